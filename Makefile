@@ -1,0 +1,30 @@
+# The words of the README. Each makes the environment first if it is not there.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: run test check test-slow bench clean
+
+run: .venv/ready
+	$(BIN)/distiq run recipes/fashion_mnist.toml
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/onnx_speed.py
+
+# torch first and alone: pinned, so that pip takes the same build for all that needs it.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e .[dev]
+	touch $@
+
+clean:
+	rm -rf .venv

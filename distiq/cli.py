@@ -1,0 +1,144 @@
+"""The command line: one call each, no logic."""
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from distiq.errors import UserError
+from distiq.progress import Lines, Live, Watch
+
+BUDGET_MISSED, BAD_INPUT = 3, 2
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Makes a trained model small and fast: distils it into a student, quantizes, exports, and measures the file.",
+    epilog="Start with `distiq init my.toml`, then `distiq run my.toml`.",
+)
+RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
+BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
+
+
+@app.command(epilog="Example: `distiq run recipes/fashion_mnist.toml --set student.training.epochs=3`")
+def run(
+    recipe: RecipeFile,
+    set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set distil.temperature=2`")] = [],  # noqa: B006
+    folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/<name>")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it goes on where it was.
+
+    Exit codes: 0 the budget holds, 2 the input is refused, 3 the budget is missed (the best file is delivered).
+    """
+    with _explained():
+        from distiq.recipe import load_recipe
+
+        settings = load_recipe(recipe, set_)
+        from distiq.compress import compress
+        from distiq.report.show import show
+
+        console = Console(highlight=False)
+        place = folder or Path("runs") / settings.name
+        with _watching(console, plain) as watch:
+            command = shlex.join(["distiq", *sys.argv[1:]])
+            record = compress(settings, run=place, watch=watch, command=command)
+        show(place / "records", console)
+        console.print(f"report: {place / 'report.html'}\nbundle: {place / 'bundle'}", markup=False)
+        if not record.verdict.met:
+            raise typer.Exit(BUDGET_MISSED)
+
+
+@app.command(epilog="Example: `distiq init my.toml`")
+def init(
+    path: Annotated[Path, typer.Argument(help="the file to write")] = Path("recipe.toml"),
+    force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
+) -> None:
+    """Writes a recipe with every key, its default and its meaning."""
+    with _explained():
+        from distiq.files import write_atomically
+        from distiq.recipe import describe
+
+        if path.exists() and not force:
+            raise UserError(f"{path}: exists already; choose another name or add --force")
+        write_atomically(path, (f"# distiq run {path}\n\n{describe()}\n").encode())
+        typer.echo(f"{path} written; run it with: distiq run {path}")
+
+
+@app.command(epilog="Example: `distiq report runs/fashion_mnist`")
+def report(folder: RunFolder) -> None:
+    """Makes a run's report.html again, from its records alone."""
+    with _explained():
+        from distiq.report.report import write_report
+
+        write_report(folder / "records", folder / "report.html")
+        typer.echo(str(folder / "report.html"))
+
+
+@app.command(epilog="Example: `distiq show runs/fashion_mnist`")
+def show(folder: RunFolder) -> None:
+    """Prints a run's result in the terminal."""
+    with _explained():
+        from distiq.report.show import show as show_records
+
+        show_records(folder / "records", Console(highlight=False))
+
+
+@app.command(epilog="Example: `distiq predict runs/fashion_mnist/bundle shoe.png`")
+def predict(
+    bundle: BundleFolder,
+    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
+) -> None:
+    """Answers images with a bundle's model file."""
+    with _explained():
+        from distiq.bundle import Bundle
+
+        opened = Bundle(bundle)
+        for image in images:
+            answers = "  ".join(f"{name} {100 * share:.1f} %" for name, share in opened.predict(image, top))
+            typer.echo(f"{image}: {answers}")
+
+
+@app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")
+def check(bundle: BundleFolder) -> None:
+    """Replays a bundle's test vectors on this machine. Exit code 3 if the file answers differently here."""
+    with _explained():
+        from distiq.bundle import Bundle
+
+        found = Bundle(bundle).check()
+        difference = f"largest difference {found.largest_difference:.3g} (allowed {found.tolerance:.3g})"
+        verdict = "pass" if found.passed else "FAIL"
+        typer.echo(f"{verdict}: {found.vectors} vectors, {found.changed} answers changed, {difference}")
+        if not found.passed:
+            raise typer.Exit(BUDGET_MISSED)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Prints what a user can put right as one message, without a traceback."""
+    try:
+        yield
+    except UserError as error:
+        typer.secho(f"distiq: {error}", err=True, fg="red")
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from here", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextlib.contextmanager
+def _watching(console: Console, plain: bool) -> Iterator[Watch]:
+    if plain or not console.is_terminal:
+        yield Lines(console)
+    else:
+        with Live(console) as live:
+            yield live

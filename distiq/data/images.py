@@ -1,0 +1,152 @@
+"""Images from files: Fashion-MNIST (packaged, IDX folder, download) and a folder per class."""
+
+import gzip
+import hashlib
+import importlib.resources
+import lzma
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distiq.data.splits import Split
+from distiq.errors import UserError
+from distiq.files import write_atomically
+
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+FASHION_MNIST_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def packaged_fashion_mnist() -> tuple[Split, Split]:
+    """The part of Fashion-MNIST that comes with distiq: 29,500 training and all 10,000 test images."""
+    root = importlib.resources.files("distiq.data") / "fashion_mnist"
+
+    def read(name: str) -> Tensor:
+        return parse_idx(lzma.decompress((root / f"{name}.xz").read_bytes()), name)
+
+    return _pair(read, "train"), _pair(read, "t10k")
+
+
+def fashion_mnist(folder: Path, download: bool) -> tuple[Split, Split]:
+    """All 60,000 training and 10,000 test images from the four official IDX files, packed or not.
+
+    Raises:
+        UserError: a file is missing, damaged, or cannot be downloaded.
+    """
+
+    def read(name: str) -> Tensor:
+        plain, packed = folder / name, folder / f"{name}.gz"
+        if download and not plain.is_file() and not packed.is_file():
+            _download(packed)
+        if plain.is_file():
+            return parse_idx(plain.read_bytes(), str(plain))
+        if not packed.is_file():
+            raise UserError(f"{packed}: missing; data.folder must hold the four IDX files of Fashion-MNIST")
+        try:
+            return parse_idx(gzip.decompress(packed.read_bytes()), str(packed))
+        except (OSError, EOFError) as error:
+            raise UserError(f"{packed}: damaged ({error}); fetch it again") from error
+
+    return _pair(read, "train"), _pair(read, "t10k")
+
+
+def parse_idx(content: bytes, name: str) -> Tensor:
+    """An IDX file of bytes: (N, 1, H, W) uint8 images or (N,) int64 labels.
+
+    Raises:
+        UserError: it is no such file or is cut short.
+    """
+    dimensions = content[3] if len(content) > 3 and content[:3] == b"\x00\x00\x08" else 0
+    header = 4 + 4 * dimensions
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
+    if dimensions not in (1, 3) or len(content) != header + int(np.prod(shape)):
+        raise UserError(f"{name}: not an IDX file of bytes, or cut short; fetch it again")
+    array = torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    return array.unsqueeze(1) if dimensions == 3 else array.long()
+
+
+def _pair(read, part: str) -> Split:  # type: ignore[no-untyped-def]
+    return Split(read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
+
+
+def _download(target: Path) -> None:
+    url = FASHION_MNIST_URL + target.name
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            content = answer.read()
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(
+            f"{url}: cannot be downloaded ({error}); without a network leave data.folder empty to use the packaged"
+            f" part, or put the file into {target.parent} yourself"
+        ) from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != FASHION_MNIST_MD5[target.name]:
+        raise UserError(f"{url}: wrong checksum {found}, expected {FASHION_MNIST_MD5[target.name]}; try again later")
+    write_atomically(target, content)
+
+
+def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+    """One PNG or JPEG, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
+
+    Raises:
+        UserError: the file is missing or does not decode.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            converted = image.convert("L" if channels == 1 else "RGB")
+            if converted.size != (width, height):
+                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+            array = np.array(converted, dtype=np.uint8)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{path}: this image does not decode ({error}); repair or remove it") from error
+    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1).contiguous()
+
+
+def image_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[tuple[str, ...], Split, Split]:
+    """Class names, training and test samples of a folder that holds train/<class>/ and test/<class>/.
+
+    Raises:
+        UserError: a part is missing, a class is empty, classes differ between the parts, an image does not decode.
+    """
+    classes = _class_names(folder / "train")
+    test_classes = _class_names(folder / "test")
+    if test_classes != classes:
+        raise UserError(
+            f"{folder}: train/ has the classes {list(classes)}, test/ has {list(test_classes)}; make them the same"
+        )
+    return classes, _read_part(folder / "train", classes, shape), _read_part(folder / "test", classes, shape)
+
+
+def _class_names(part: Path) -> tuple[str, ...]:
+    if not part.is_dir():
+        raise UserError(f"{part}: no such folder; data.folder must hold train/<class>/ and test/<class>/")
+    names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir()))
+    if len(names) < 2:
+        raise UserError(f"{part}: {len(names)} class folder(s) found; at least two are needed")
+    return names
+
+
+def _read_part(part: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> Split:
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(file for file in (part / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not files:
+            raise UserError(f"{part / name}: no PNG or JPEG images in this class; fill or remove the folder")
+        images += [read_image(file, shape) for file in files]
+        labels += [label] * len(files)
+    return Split(torch.stack(images), torch.tensor(labels))

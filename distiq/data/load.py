@@ -1,0 +1,42 @@
+"""load(): the data that a recipe names, split and checked."""
+
+from pathlib import Path
+
+from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
+from distiq.data.splits import Data, Split, split
+from distiq.errors import UserError
+from distiq.factory import call_factory
+from distiq.recipe import DataSettings
+
+
+def load(settings: DataSettings, seed: int) -> Data:
+    """Reads and splits the data.
+
+    Raises:
+        UserError: a source is unknown or a file is missing or wrong; the message names it.
+    """
+    if ".py:" in settings.source:
+        data = call_factory(settings.source, {}, "data.source")
+        if not isinstance(data, Data):
+            raise UserError(f"data.source: {settings.source} returned {type(data).__name__}; return a distiq.Data")
+        return data
+    match settings.source:
+        case "fashion_mnist":
+            classes: tuple[str, ...] = FASHION_MNIST_CLASSES
+            folder = Path(settings.folder) if settings.folder else None
+            train, test = fashion_mnist(folder, settings.download) if folder else packaged_fashion_mnist()
+        case "folder":
+            shape = (settings.channels, settings.image_size, settings.image_size)
+            classes, train, test = image_folder(Path(settings.folder), shape)
+        case unknown:
+            raise UserError(
+                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder" or "file.py:function"'
+            )
+    train = _first(train, settings.train)
+    return split(settings.source, classes, train, test, settings.validation, settings.calibration, seed)
+
+
+def _first(samples: Split, count: int) -> Split:
+    if count > len(samples):
+        raise UserError(f"data.train = {count}, but there are only {len(samples)} training images; lower it or use 0")
+    return samples.take(slice(count)) if count else samples

@@ -1,0 +1,133 @@
+"""Replayable augmentation: a view is a pure function of (seed, view number, sample index).
+
+Random numbers come from a counter-based generator, so a sample's view is the same in any order, in any batch, on any
+worker, process or device, and a teacher's stored output for it is exactly its output.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distiq.recipe import ViewSettings
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox4x32-10: four random 32-bit words for every counter.
+
+    Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 3. Words are held in int64.
+
+    Args:
+        counter: four int64 tensors of one shape, words of 0..2^32-1. key: two such words.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        # The product wraps in int64; its 64 bits are right, and the mask makes the shift a logical one.
+        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = ((p1 >> 32) & _WORD) ^ c1 ^ k0, p1 & _WORD, ((p0 >> 32) & _WORD) ^ c3 ^ k1, p0 & _WORD
+        k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def uniform(seed: int, number: int, indices: Tensor, draws: int) -> Tensor:
+    """Numbers in [0, 1), (len(indices), draws) float32: each depends on seed, view number, sample index and draw."""
+    indices = indices.long()
+    zero = torch.zeros_like(indices)
+    words: list[Tensor] = []
+    for block in range((draws + 3) // 4):
+        words += philox((indices, zero + number, zero + block, zero), (seed & _WORD, seed >> 32))
+    # 24 bits fill the mantissa of a float32; more could round up to 1.
+    return torch.stack(words[:draws], 1).div(256, rounding_mode="floor").float() / 2**24
+
+
+@dataclass(frozen=True)
+class Views:
+    """Makes views of images by the given settings and seed."""
+
+    settings: ViewSettings
+    seed: int
+
+    def number(self, epoch: int) -> int:
+        """The view shown in an epoch (from 0)."""
+        return epoch % self.settings.distinct if self.settings.distinct else epoch
+
+    def view(self, images: Tensor, number: int, indices: Tensor) -> Tensor:
+        """View `number` of samples `indices`, whose images are given.
+
+        Shapes: (B, C, H, W), (B,) -> (B, C, H, W), of the images' type.
+        """
+        settings = self.settings
+        batch, _, height, width = images.shape
+        draws = uniform(self.seed, number, indices.to(images.device), 12)
+        if settings.crop < 1:
+            images = _crop(images, settings.crop, draws[:, 8:12])
+        rows = torch.arange(height, device=images.device).expand(batch, height)
+        columns = torch.arange(width, device=images.device).expand(batch, width)
+        if settings.shift:
+            moves = (draws[:, :2] * (2 * settings.shift + 1)).long() - settings.shift
+            rows, columns = rows + moves[:, :1], columns + moves[:, 1:]
+        if settings.flip:
+            columns = torch.where(draws[:, 2:3] < 0.5, columns.flip(1), columns)
+        if settings.shift or settings.flip:
+            images = _gather(images, rows, columns)
+        if settings.erase:
+            images = _erase(images, settings.erase, draws[:, 3:8])
+        return images
+
+
+def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """images[b, :, rows[b, i], columns[b, j]], zero outside. Rows (B, H), columns (B, W)."""
+    batch, channels, height, width = images.shape
+    inside = ((rows >= 0) & (rows < height)).unsqueeze(2) & ((columns >= 0) & (columns < width)).unsqueeze(1)
+    flat = rows.clamp(0, height - 1).unsqueeze(2) * width + columns.clamp(0, width - 1).unsqueeze(1)
+    flat = flat.view(batch, 1, -1).expand(batch, channels, -1)
+    moved = images.reshape(batch, channels, -1).gather(2, flat).view(batch, channels, rows.shape[1], columns.shape[1])
+    return moved * inside.unsqueeze(1).to(images.dtype)
+
+
+def _crop(images: Tensor, smallest: float, draws: Tensor) -> Tensor:
+    """A random rectangle of `smallest`..1 of the area, aspect ratio 3/4..4/3, resized bilinearly to the full size."""
+    _, _, height, width = images.shape
+    area = smallest + (1 - smallest) * draws[:, 0]
+    aspect = torch.exp((draws[:, 1] * 2 - 1) * torch.log(torch.tensor(4 / 3)))
+    tall = (area / aspect).sqrt().clamp(max=1)
+    wide = (area * aspect).sqrt().clamp(max=1)
+    rows = _positions(height, tall, draws[:, 2])
+    columns = _positions(width, wide, draws[:, 3])
+    top, left = rows.floor(), columns.floor()
+    down, right = (rows - top).unsqueeze(1).unsqueeze(3), (columns - left).unsqueeze(1).unsqueeze(2)
+    top, left = top.long(), left.long()
+    below, beside = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
+    floats = images.float()
+    upper = _gather(floats, top, left) * (1 - right) + _gather(floats, top, beside) * right
+    lower = _gather(floats, below, left) * (1 - right) + _gather(floats, below, beside) * right
+    blended = upper * (1 - down) + lower * down
+    return blended.round().to(images.dtype) if images.dtype == torch.uint8 else blended
+
+
+def _positions(size: int, share: Tensor, offset: Tensor) -> Tensor:
+    """Source coordinates (B, size) of a window of `share` of the side that begins at `offset` of what is left."""
+    steps = (torch.arange(size, device=share.device) + 0.5) / size
+    start = offset * (1 - share)
+    return ((start.unsqueeze(1) + steps * share.unsqueeze(1)) * size - 0.5).clamp(0, size - 1)
+
+
+def _erase(images: Tensor, probability: float, draws: Tensor) -> Tensor:
+    """Zeroes a rectangle of a quarter to half of each side, in `probability` of the images (Zhong et al. 2020)."""
+    batch, _, height, width = images.shape
+    chosen = draws[:, 0] < probability
+    keep = torch.ones(batch, 1, height, width, dtype=torch.bool, device=images.device)
+    spans = []
+    for size, length_draw, offset_draw in ((height, draws[:, 1], draws[:, 2]), (width, draws[:, 3], draws[:, 4])):
+        length = ((0.25 + 0.25 * length_draw) * size).long().clamp(min=1)
+        start = (offset_draw * (size - length + 1)).long()
+        position = torch.arange(size, device=images.device).expand(batch, size)
+        spans.append((position >= start.unsqueeze(1)) & (position < (start + length).unsqueeze(1)))
+    inside = spans[0].unsqueeze(2) & spans[1].unsqueeze(1) & chosen.view(-1, 1, 1)
+    keep &= ~inside.unsqueeze(1)
+    return images * keep.to(images.dtype)

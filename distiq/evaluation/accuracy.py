@@ -1,0 +1,38 @@
+"""Right and wrong: accuracy with its interval, per class, and calibration."""
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+Z_95 = 1.959963984540054
+
+
+def wilson_interval(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:
+    """The score interval of a share (Wilson 1927): 95 % by default; (0, 1) without samples."""
+    if samples == 0:
+        return 0.0, 1.0
+    share = correct / samples
+    center = share + z * z / (2 * samples)
+    spread = z * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    scale = 1 + z * z / samples
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
+
+
+def per_class_accuracy(answers: Tensor, labels: Tensor, classes: int) -> tuple[float | None, ...]:
+    """Share of each class's samples that are answered right; None for a class without samples. Both (N,)."""
+    shares: list[float | None] = []
+    for label in range(classes):
+        members = labels == label
+        count = int(members.sum())
+        shares.append(int((answers[members] == label).sum()) / count if count else None)
+    return tuple(shares)
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over confidence bins (Naeini et al. 2015; Guo et al. 2017)."""
+    probabilities = torch.softmax(logits.float(), 1)
+    return float(
+        multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[1], n_bins=bins, norm="l1")
+    )

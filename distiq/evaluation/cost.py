@@ -1,0 +1,70 @@
+"""What a model costs: operations, parameters, bytes, milliseconds."""
+
+import copy
+import statistics
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distiq.evaluation.evaluate import Predict
+from distiq.records import LatencyRecord
+
+WARM_UPS = 3
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def multiply_adds(model: nn.Module, example: Tensor) -> int:
+    """Multiply-add operations (MACs) of one sample in convolutions and matrix products. example: (B, ...)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy.deepcopy(model).cpu().eval()(example[:1])
+    return counter.get_total_flops() // 2
+
+
+def latencies(
+    models: Mapping[str, Predict], batch: Tensor, threads: int, rounds: int = 7, seconds: float = 0.4
+) -> dict[str, LatencyRecord]:
+    """Times several models side by side, interleaved, so that a drift of the machine's speed meets all of them.
+
+    Args:
+        batch: the input of every call (B, ...).
+        threads: what the models were loaded with; it is recorded, not set.
+        rounds: how often each model has its turn; the order turns round every time.
+        seconds: length of a turn, after `WARM_UPS` calls that are not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for number in range(rounds):
+        names = list(models) if number % 2 == 0 else list(models)[::-1]
+        for name in names:
+            times[name] += _turn(models[name], batch, seconds)
+    return {name: _summary(values, len(batch), threads) for name, values in times.items()}
+
+
+def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
+    for _ in range(WARM_UPS):
+        predict(batch)
+    values: list[float] = []
+    end = time.perf_counter() + seconds
+    while not values or time.perf_counter() < end:
+        began = time.perf_counter()
+        predict(batch)
+        values.append(time.perf_counter() - began)
+    return values
+
+
+def _summary(times: list[float], batch: int, threads: int) -> LatencyRecord:
+    median = statistics.median(times)
+    p95 = sorted(times)[min(len(times) - 1, int(0.95 * len(times)))]
+    return LatencyRecord(
+        batch=batch,
+        threads=threads,
+        runs=len(times),
+        p50_ms=median * 1e3,
+        p95_ms=p95 * 1e3,
+        throughput_per_s=batch / median,
+    )

@@ -1,0 +1,75 @@
+"""evaluate(): what a model answers on a labelled split. Eager, simulated and deployed models go through here alike."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distiq.data.splits import Data, Split
+from distiq.errors import UserError
+from distiq.evaluation.accuracy import expected_calibration_error, per_class_accuracy, wilson_interval
+from distiq.records import AccuracyRecord
+
+Predict = Callable[[Tensor], Tensor]
+CHUNK = 250
+
+
+@torch.no_grad()
+def outputs(predict: Predict, data: Data, samples: Split) -> Tensor:
+    """The logits of every sample, in order: (N, classes) float32."""
+    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.images.split(CHUNK)]
+    return torch.cat(chunks)
+
+
+def evaluate(
+    predict: Predict,
+    data: Data,
+    samples: Split | None = None,
+    *,
+    teacher: Tensor | None = None,
+    float_student: Tensor | None = None,
+) -> AccuracyRecord:
+    """Accuracy of a model on a split.
+
+    Args:
+        predict: normalized images (B, C, H, W) -> logits (B, classes): a network, or what a runtime's `load` returns.
+        samples: the test split by default.
+        teacher, float_student: logits of others on the same samples, to compare answers with.
+
+    Raises:
+        UserError: an output is not finite or does not fit the number of classes.
+    """
+    samples = samples or data.test
+    return score(outputs(predict, data, samples), samples.labels, len(data.classes), teacher, float_student)
+
+
+def score(
+    logits: Tensor,
+    labels: Tensor,
+    classes: int,
+    teacher: Tensor | None = None,
+    float_student: Tensor | None = None,
+) -> AccuracyRecord:
+    """The record of given logits (N, classes) and labels (N,); see `evaluate`."""
+    if logits.shape != (len(labels), classes):
+        raise UserError(f"the model answered {tuple(logits.shape)} for {len(labels)} samples of {classes} classes")
+    if not torch.isfinite(logits).all():
+        first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
+        raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
+    answers = logits.argmax(1)
+    correct = int((answers == labels).sum())
+    return AccuracyRecord(
+        samples=len(labels),
+        correct=correct,
+        top1=correct / len(labels),
+        interval=wilson_interval(correct, len(labels)),
+        per_class=per_class_accuracy(answers, labels, classes),
+        expected_calibration_error=expected_calibration_error(logits, labels),
+        agreement_with_teacher=agreement(logits, teacher) if teacher is not None else None,
+        flips_against_float=1 - agreement(logits, float_student) if float_student is not None else None,
+    )
+
+
+def agreement(one: Tensor, other: Tensor) -> float:
+    """Share of samples on which two models' logits (N, classes) have the same largest entry."""
+    return float((one.argmax(1) == other.argmax(1)).double().mean())

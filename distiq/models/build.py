@@ -1,0 +1,184 @@
+"""build(): a network by name, and its weights from a file or a hub."""
+
+import inspect
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.factory import call_factory
+from distiq.models.mobilenet import MobileNetV2
+from distiq.models.resnet import ResNet
+
+BUILT_IN = {"resnet": ResNet, "mobilenet_v2": MobileNetV2}
+
+
+class ModelChoice(Protocol):
+    """What `build` reads of a recipe's teacher or student."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def options(self) -> dict[str, Any]: ...
+    @property
+    def weights(self) -> str: ...
+    @property
+    def trust(self) -> bool: ...
+
+
+class Logits(nn.Module):
+    """A transformers image classifier as a plain network: pixels in, logits out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(pixel_values=images).logits
+
+
+def build(choice: ModelChoice, classes: int, image_shape: tuple[int, int, int], role: str) -> nn.Module:
+    """The network that a recipe names, with its weights if it names some.
+
+    Args:
+        image_shape: (C, H, W) of the data; the network is tried on one image of that shape.
+        role: "teacher" or "student", for messages.
+
+    Raises:
+        UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
+            network does not answer (1, classes) logits.
+    """
+    model = _create(choice, classes, image_shape[0], role)
+    if choice.weights and not _comes_from_hub(choice):
+        load_weights(model, Path(choice.weights), choice.trust)
+    check_output(model, classes, image_shape, role)
+    return model
+
+
+def check_output(model: nn.Module, classes: int, image_shape: tuple[int, int, int], role: str) -> None:
+    """Raises UserError unless the network turns one image into one row of `classes` logits."""
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, *image_shape))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{role}: the network fails on an image of shape {image_shape}: {error}") from error
+    finally:
+        model.train(was_training)
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"{role}: the network answers {found} for one image, but the data has {classes} classes; its output must"
+            f" be (1, {classes}) logits. Teacher and student must both have the data's classes"
+        )
+
+
+def load_weights(model: nn.Module, path: Path, trust: bool = False) -> None:
+    """Loads a state dict into the model.
+
+    Raises:
+        UserError: the file is damaged, would run code and is not trusted, or does not fit the model.
+    """
+    state = _read_state(path, trust)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{path}: these weights do not fit the network: {error}") from error
+
+
+def _read_state(path: Path, trust: bool) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged or no safetensors file ({error})") from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=not trust)
+    except Exception as error:  # pickle raises whatever the file makes it raise
+        raise UserError(
+            f"{path}: cannot be loaded as weights alone ({type(error).__name__}); save it as .safetensors, or, if you"
+            " trust its origin, set trust = true: such a file can run code"
+        ) from error
+    if isinstance(state, nn.Module):
+        state = state.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no plain state dict; save model.state_dict()")
+    return state
+
+
+def _comes_from_hub(choice: ModelChoice) -> bool:
+    return choice.model.startswith(("transformers:", "timm:", "torchvision:")) and not choice.weights.endswith(
+        (".safetensors", ".pt", ".pth")
+    )
+
+
+def _create(choice: ModelChoice, classes: int, channels: int, role: str) -> nn.Module:
+    where = f"{role}.model"
+    if ".py:" in choice.model:
+        model = call_factory(choice.model, {"classes": classes, **choice.options}, where)
+        if not isinstance(model, nn.Module):
+            raise UserError(f"{where}: {choice.model} returned {type(model).__name__}; return an nn.Module")
+        return model
+    library, colon, name = choice.model.partition(":")
+    if not colon:
+        return _built_in(choice, classes, channels, where)
+    match library:
+        case "transformers":
+            return _transformers(name, choice, classes, channels, where)
+        case "timm":
+            timm = _require("timm", where)
+            return timm.create_model(
+                name, pretrained=bool(choice.weights), num_classes=classes, in_chans=channels, **choice.options
+            )
+        case "torchvision":
+            models = _require("torchvision", where).models
+            if channels != 3:
+                raise UserError(f"{where}: torchvision's networks read 3 channels, the data has {channels}")
+            weights = choice.weights if _comes_from_hub(choice) and choice.weights else None
+            return models.get_model(name, weights=weights, num_classes=classes, **choice.options)
+    raise UserError(f'{where}: "{library}" is no known library; take transformers:, timm:, torchvision: or file.py:')
+
+
+def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
+    if choice.model not in BUILT_IN:
+        raise UserError(
+            f'{where}: "{choice.model}" is unknown; built in are {", ".join(BUILT_IN)}; others are written'
+            " file.py:function, transformers:NAME, timm:NAME or torchvision:NAME"
+        )
+    kind = BUILT_IN[choice.model]
+    known = [name for name in inspect.signature(kind).parameters if name not in ("classes", "channels")]
+    for option in choice.options:
+        if option not in known:
+            raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
+    try:
+        return kind(classes, channels, **choice.options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {choice.model} cannot be built with {choice.options}: {error}") from error
+
+
+def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
+    transformers = _require("transformers", where)
+    auto = transformers.AutoModelForImageClassification
+    if choice.weights and _comes_from_hub(choice):
+        try:
+            return Logits(auto.from_pretrained(choice.weights, num_labels=classes, **choice.options))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"{where}: {choice.weights} cannot be loaded: {error}") from error
+    try:
+        config = transformers.AutoConfig.for_model(name, num_labels=classes, num_channels=channels, **choice.options)
+        return Logits(auto.from_config(config))
+    except (ValueError, TypeError) as error:
+        raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
+
+
+def _require(package: str, where: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(f"{where}: needs the package {package}; install it with: pip install {package}") from error

@@ -1,0 +1,63 @@
+"""Scale, zero point, rounding, error: pure functions, and the independent ruler of the tests.
+
+An affine grid stands for ``value = (q - zero_point) * scale`` with q an integer of `bits` bits, signed
+(Jacob et al. 2018, arXiv:1712.05877, equation 1). Rounding is half to even, as in every runtime.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+SMALLEST_SCALE = float(torch.finfo(torch.float32).eps)
+
+
+def affine_bounds(bits: int) -> tuple[int, int]:
+    """Smallest and largest integer of a signed grid: (-128, 127) for 8 bits."""
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def symmetric_bounds(bits: int) -> tuple[int, int]:
+    """The same, without the most negative number: (-127, 127) for 8 bits, so that the grid is symmetric."""
+    return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
+
+
+def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the signed grid that spans [low, high], widened to hold zero exactly.
+
+    Args:
+        low, high: tensors of one shape; low <= high.
+
+    Returns:
+        scale: float32, positive. zero_point: int64.
+    """
+    smallest, largest = affine_bounds(bits)
+    low, high = torch.clamp(low.double(), max=0.0), torch.clamp(high.double(), min=0.0)
+    scale = torch.clamp((high - low) / (largest - smallest), min=SMALLEST_SCALE).float()
+    zero_point = torch.clamp(smallest - torch.round(low / scale.double()), smallest, largest)
+    return scale, zero_point.long()
+
+
+def symmetric_scale(largest_magnitude: Tensor, bits: int) -> Tensor:
+    """Scale of the symmetric grid whose largest value is `largest_magnitude`; its zero point is 0."""
+    return torch.clamp(largest_magnitude.float() / symmetric_bounds(bits)[1], min=SMALLEST_SCALE)
+
+
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bounds: tuple[int, int]) -> Tensor:
+    """The integers of `x` on a grid, as int64; scale and zero point broadcast against x."""
+    return torch.clamp(torch.round(x / scale) + zero_point, *bounds).long()
+
+
+def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The values that integers stand for."""
+    return (q - zero_point) * scale
+
+
+def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
+    """Signal to quantization noise ratio in decibels: 10 log10(sum(r^2) / sum((r - a)^2)); inf when they are equal."""
+    reference, approximation = reference.double(), approximation.double()
+    noise = float((reference - approximation).square().sum())
+    signal = float(reference.square().sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

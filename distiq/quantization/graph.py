@@ -1,0 +1,154 @@
+"""The quantized graph: exported once, annotated the way integer kernels fuse, prepared and converted by torchao PT2E.
+
+Where the quantize / dequantize pairs stand decides whether a runtime computes in integers: a pair between a
+convolution and its activation, or a missing one behind an addition, leaves an island of float32.
+"""
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+from distiq.errors import UserError
+from distiq.numerics import affine_bounds, symmetric_bounds
+from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.scheme import Scheme
+
+aten = torch.ops.aten
+WEIGHTED = {
+    aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input, aten.linear.default,
+}  # fmt: skip
+ACTIVATIONS = {
+    aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
+    aten.clamp.default, aten.clamp_min.default,
+}  # fmt: skip
+ADDITIONS = {aten.add.Tensor, aten.add_.Tensor}
+POOLS = {aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim}
+SAME_GRID = {
+    aten.max_pool2d.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default,
+    aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default,
+}  # fmt: skip
+LARGEST_BATCH = 65536
+
+
+def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    """The model as a `torch.export` graph with a dynamic batch, of a copy: the model is not changed.
+
+    Args:
+        example: (B, ...) input, B >= 2.
+
+    Raises:
+        UserError: the model cannot be traced; the message names the operation.
+    """
+    model = copy.deepcopy(model).cpu().eval()
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            return program.module(check_guards=False)
+    except Exception as error:  # torch.export raises many kinds, none of them public
+        raise UserError(f"the network cannot be traced by torch.export: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The operation and the line of the model that broke the trace, from torch's long message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    place = next((line for line in reversed(lines) if line.startswith("File ") and "/torch/" not in line), "")
+    code = lines[lines.index(place) + 1] if place and lines.index(place) + 1 < len(lines) else ""
+    frame = error.__traceback__
+    while frame is not None:
+        name = frame.tb_frame.f_code.co_filename
+        if not place and "/torch/" not in name and "/distiq/" not in name and not name.startswith("<"):
+            place = f"{name}, line {frame.tb_lineno}"
+        frame = frame.tb_next
+    where = f" ({' '.join((place, code)).strip()})" if place else ""
+    return f"{first}{where}; rewrite that operation with tensor operations that do not depend on the data's values"
+
+
+def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
+    """The graph with batch norm folded and a watching point wherever the scheme puts a grid."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return prepare_pt2e(copy.deepcopy(graph), IntegerQuantizer(scheme))
+
+
+def convert(prepared: fx.GraphModule) -> fx.GraphModule:
+    """The reference graph: integer weights, and quantize / dequantize pairs in place of the points."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return convert_pt2e(copy.deepcopy(prepared))
+
+
+class IntegerQuantizer(Quantizer):
+    """Annotates a graph so that every weighted layer runs from integers to integers.
+
+    A weighted layer reads grids and its result gets one behind its activation; additions, concatenations and pooling
+    read and write grids; reshaping keeps its input's. The last layer's output stays float32: an integer kernel
+    rescales its accumulator straight to float, and a grid there would only add noise to the logits.
+    """
+
+    def __init__(self, scheme: Scheme) -> None:
+        super().__init__()
+        low, high = affine_bounds(scheme.activation_bits)
+        self.activation = QuantizationSpec(
+            torch.int8, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
+        )
+        low, high = symmetric_bounds(scheme.weight_bits)
+        self.weight = QuantizationSpec(
+            torch.int8, PerChannelWeightPoint, low, high, torch.per_channel_symmetric, ch_axis=0
+        )
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        for node in model.graph.nodes:
+            if node.op == "call_function":
+                self._annotate(node)
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        pass
+
+    def _annotate(self, node: fx.Node) -> None:
+        arguments: Any = node.args
+        if node.target in WEIGHTED and arguments[1].op == "get_attr":
+            self._mark(node, {arguments[0]: self.activation, arguments[1]: self.weight}, fused=True)
+        elif node.target in ADDITIONS and all(_is_float_tensor(argument) for argument in arguments[:2]):
+            self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
+        elif node.target in POOLS:
+            self._mark(node, {arguments[0]: self.activation}, fused=False)
+        elif node.target is aten.cat.default:
+            first, *others = arguments[0]
+            shared = SharedQuantizationSpec((first, node))
+            _note(node, {first: self.activation, **dict.fromkeys(others, shared)}, shared)
+        elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and Q_ANNOTATION_KEY in arguments[0].meta:
+            _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
+
+    def _mark(self, node: fx.Node, inputs: dict, fused: bool) -> None:
+        """Grids on the inputs, and one on the output, behind the activation if there is one alone."""
+        users = list(node.users)
+        behind = users[0] if fused and len(users) == 1 and users[0].target in ACTIVATIONS else node
+        is_last = all(user.op == "output" for user in behind.users)
+        output = None if is_last else self.activation
+        _note(node, inputs, output if behind is node else None)
+        if behind is not node:
+            _note(behind, {}, output)
+
+
+def _note(node: fx.Node, inputs: dict, output: object) -> None:
+    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output, _annotated=True)  # type: ignore[arg-type]
+
+
+def _is_float_tensor(argument: object) -> bool:
+    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
+    return isinstance(value, Tensor) and value.is_floating_point()

@@ -1,0 +1,77 @@
+"""A quantization point: the module that stands in a prepared graph where a tensor will be put on a grid.
+
+It first watches (calibration), then simulates the grid, with gradients that pass straight through it. torchao's
+`prepare_pt2e` places it and `convert_pt2e` replaces it by a quantize / dequantize pair with the same numbers.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchao.quantization.pt2e.observer import ObserverBase
+
+from distiq.numerics import SMALLEST_SCALE, affine_grid, symmetric_scale
+from distiq.quantization.ranges import Histogram, activation_range
+from distiq.quantization.scheme import Scheme
+
+
+class ActivationPoint(ObserverBase):
+    """An affine per-tensor grid. `scale` and `zero_point` are set by `freeze` and saved with the graph."""
+
+    def __init__(
+        self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, scheme: Scheme, **_: Any
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.scheme = quant_min, quant_max, qscheme, scheme
+        self.mode: Literal["watch", "simulate"] = "watch"
+        self.histogram = Histogram()
+        self.scale: Tensor
+        self.zero_point: Tensor
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "watch":
+            self.histogram.update(x)
+            return x
+        return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.quant_min, self.quant_max)
+
+    def freeze(self) -> None:
+        """Sets the grid from what was seen and begins to simulate."""
+        low, high = activation_range(self.histogram, self.scheme)
+        scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.histogram = Histogram()
+        self.mode = "simulate"
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        return self.scale, self.zero_point
+
+
+class PerChannelWeightPoint(ObserverBase):
+    """A symmetric grid per output channel, always made from the weights as they are.
+
+    torchao hands the channel axis only to a class whose name says "PerChannel".
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, ch_axis: int, **_: Any
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
+        self.latest: Tensor = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.latest = x.detach()
+        scale, zero_point = self.calculate_qparams()
+        return torch.fake_quantize_per_channel_affine(
+            x, scale, zero_point, self.ch_axis, self.quant_min, self.quant_max
+        )
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        magnitude = self.latest.flatten(1).abs().amax(1)
+        bits = (self.quant_max + 1).bit_length()
+        return symmetric_scale(magnitude, bits).clamp(min=SMALLEST_SCALE), torch.zeros_like(
+            magnitude, dtype=torch.int32
+        )

@@ -1,0 +1,69 @@
+"""Quantization-aware training: the quantized model goes on learning on its grids.
+
+It starts from the calibrated model, with batch norm folded. Activations keep their calibrated grids; the grids of
+weights follow the weights. The loss is handed in: whether a teacher stands behind it is not known here.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from distiq.data.splits import Data
+from distiq.data.views import Views
+from distiq.progress import Watch
+from distiq.quantization.quantize import QuantizedModel
+from distiq.recipe import TrainingSettings, ViewSettings
+from distiq.records import TrainingRecord
+from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
+
+LossFn = Callable[[Tensor, Batch], Losses]
+
+
+class _Objective(nn.Module):
+    def __init__(self, quantized: QuantizedModel, loss_fn: LossFn) -> None:
+        super().__init__()
+        self.quantized, self.loss_fn = quantized, loss_fn
+
+    def forward(self, batch: Batch) -> Losses:
+        return self.loss_fn(self.quantized(batch.images), batch)
+
+
+def train_quantized(
+    quantized: QuantizedModel,
+    loss_fn: LossFn,
+    data: Data,
+    training: TrainingSettings,
+    *,
+    views: ViewSettings | None = None,
+    seed: int = 0,
+    stage: str = "quantization-aware training",
+    checkpoint: Path | None = None,
+    watch: Watch | None = None,
+) -> TrainingRecord:
+    """Trains a calibrated model in place and keeps the epoch whose *quantized* validation accuracy was best.
+
+    Args:
+        loss_fn: (logits (B, classes), batch) -> named losses.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+
+    def accuracy(objective: nn.Module) -> float:
+        return validation_accuracy(objective.quantized, data)  # type: ignore[arg-type]
+
+    batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
+    objective = _Objective(quantized, loss_fn)
+    record = fit(
+        objective,
+        batches,
+        training,
+        stage=stage,
+        validate=accuracy,
+        keep_best=True,
+        checkpoint=checkpoint,
+        watch=watch,
+    )
+    quantized.cpu()
+    return record

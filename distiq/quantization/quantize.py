@@ -1,0 +1,83 @@
+"""quantize(): a float network becomes one on integer grids, by calibration alone or by training."""
+
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.errors import UserError
+from distiq.quantization.graph import convert, export_graph, prepare
+from distiq.quantization.points import ActivationPoint
+from distiq.quantization.scheme import Scheme
+
+CHUNK = 256
+
+
+class QuantizedModel(nn.Module):
+    """A network whose weights and activations lie on integer grids, simulated in float32.
+
+    It runs like any module and can be trained (the gradient passes straight through the grids). `reference()` is the
+    PT2E graph with integer weights, which the runtimes' files are lowered from; both give the same numbers.
+    """
+
+    def __init__(self, prepared: fx.GraphModule, scheme: Scheme) -> None:
+        super().__init__()
+        self.prepared, self.scheme = prepared, scheme
+        for parameter in prepared.parameters():
+            # Folding batch norm makes biases that take no gradient, and leaves its own parameters behind unused.
+            parameter.requires_grad_(parameter.is_floating_point())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.prepared(images)
+
+    def train(self, mode: bool = True) -> "QuantizedModel":
+        """Sets the flag alone: batch norm is folded and dropout gone, so the graph is the same in both modes."""
+        self.training = mode
+        return self
+
+    def reference(self) -> fx.GraphModule:
+        """The converted graph; this model is not changed."""
+        with torch.no_grad():
+            return convert(self.prepared)
+
+
+def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None) -> QuantizedModel:
+    """Static post-training quantization of a copy of the model.
+
+    Args:
+        model: (B, ...) -> (B, classes), of float32.
+        calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough.
+
+    Raises:
+        UserError: the calibration set is empty or not finite, or the model cannot be traced.
+    """
+    if len(calibration) == 0:
+        raise UserError("the calibration set is empty: static quantization reads the ranges of activations from it")
+    if not torch.isfinite(calibration).all():
+        raise UserError("the calibration set holds NaN or infinite values; remove those samples")
+    scheme = scheme or Scheme()
+    example = calibration[:2] if len(calibration) > 1 else calibration.repeat(2, *[1] * (calibration.ndim - 1))
+    quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
+    calibrate(quantized, calibration)
+    return quantized
+
+
+@torch.no_grad()
+def calibrate(quantized: QuantizedModel, calibration: Tensor) -> None:
+    """Shows the samples to the watching points, then fixes their grids."""
+    for chunk in calibration.split(CHUNK):
+        quantized(chunk)
+    for point in points(quantized):
+        point.freeze()
+
+
+def points(quantized: QuantizedModel) -> list[ActivationPoint]:
+    return [module for module in quantized.modules() if isinstance(module, ActivationPoint)]
+
+
+def restore(model: nn.Module, example: Tensor, scheme: Scheme, state: dict[str, Tensor]) -> QuantizedModel:
+    """The quantized model whose `state_dict()` was saved: the float model gives the graph, the state the numbers."""
+    quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
+    with torch.no_grad():
+        for point in points(quantized):
+            point.mode = "simulate"
+        quantized.load_state_dict(state)
+    return quantized

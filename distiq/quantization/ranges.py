@@ -1,0 +1,106 @@
+"""The range of an activation, from a histogram whose memory does not grow with the calibration set."""
+
+import torch
+from torch import Tensor
+
+from distiq.numerics import affine_bounds, affine_grid
+from distiq.quantization.scheme import Scheme
+
+BINS = 4096
+CANDIDATES = 80
+
+
+class Histogram:
+    """Counts of a stream of values in at most `BINS` bins whose width is a power of two.
+
+    Bins are aligned to multiples of their width, so doubling the width merges pairs exactly and no count is ever
+    spread by interpolation: the result does not depend on how the stream is cut into batches.
+    """
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0
+        self.width = 0.0
+        self.counts: dict[int, int] = {}
+        self.seen = 0
+
+    def update(self, values: Tensor) -> None:
+        """Counts the values; exact extremes are kept beside the bins."""
+        values = values.detach().float().flatten()
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = (low, high) if not self.seen else (min(self.low, low), max(self.high, high))
+        self.seen += values.numel()
+        self._widen()
+        bins = torch.floor(values.double() / self.width).long()
+        first = int(bins.min())
+        for offset, count in enumerate(torch.bincount(bins - first).tolist()):
+            if count:
+                self.counts[first + offset] = self.counts.get(first + offset, 0) + count
+
+    def _widen(self) -> None:
+        largest = max(abs(self.low), abs(self.high), 1e-30)
+        needed = 2.0 ** (torch.tensor(2 * largest / BINS).log2().ceil().item())
+        if not self.width:
+            self.width = needed
+        while self.width < needed:
+            self.width *= 2
+            merged: dict[int, int] = {}
+            for position, count in self.counts.items():
+                merged[position >> 1] = merged.get(position >> 1, 0) + count
+            self.counts = merged
+
+    def centers_and_counts(self) -> tuple[Tensor, Tensor]:
+        """Bin centers, within the extremes, and counts: both (K,) float64, ascending."""
+        positions = sorted(self.counts)
+        centers = (torch.tensor(positions, dtype=torch.float64) + 0.5) * self.width
+        counts = torch.tensor([self.counts[position] for position in positions], dtype=torch.float64)
+        return centers.clamp(self.low, self.high), counts
+
+
+def activation_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float]:
+    """(low, high) that the scheme takes from what calibration saw."""
+    match scheme.ranges:
+        case "minmax":
+            return histogram.low, histogram.high
+        case "percentile":
+            return percentile_range(histogram, scheme.percentile)
+        case "mse":
+            return mse_range(histogram, scheme.activation_bits)
+
+
+def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, float]:
+    """The range that leaves out (100 - percentile) percent of the values, half at each end; a side without outliers
+    (such as the zeros of a ReLU) keeps its extreme."""
+    centers, counts = histogram.centers_and_counts()
+    share = (1 - percentile / 100) / 2
+    cumulated = counts.cumsum(0) / counts.sum()
+    low = int((cumulated > share).nonzero()[0])
+    high = int((cumulated >= 1 - share).nonzero()[0])
+    half = histogram.width / 2
+    return max(float(centers[low]) - half, histogram.low), min(float(centers[high]) + half, histogram.high)
+
+
+def mse_range(histogram: Histogram, bits: int) -> tuple[float, float]:
+    """The range of least mean squared error, of rounding and clipping together, over a grid of shrunk ranges.
+
+    Both ends shrink, one after the other, twice; a side that is zero stays.
+    """
+    centers, counts = histogram.centers_and_counts()
+    shares = torch.linspace(1.0, 0.2, CANDIDATES, dtype=torch.float64)
+    low, high = torch.tensor(histogram.low).double(), torch.tensor(histogram.high).double()
+    for _ in range(2):
+        lows = torch.clamp(low, max=0.0).expand(CANDIDATES)
+        highs = high * shares if high > 0 else high.expand(CANDIDATES)
+        high = highs[_errors(centers, counts, lows, highs, bits).argmin()]
+        if low < 0:
+            lows, highs = low * shares, high.expand(CANDIDATES)
+            low = lows[_errors(centers, counts, lows, highs, bits).argmin()]
+        shares = torch.linspace(1.05, 0.8, CANDIDATES, dtype=torch.float64)
+    return max(float(low), histogram.low), min(float(high), histogram.high)
+
+
+def _errors(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bits: int) -> Tensor:
+    """Weighted squared error of every candidate range: (CANDIDATES,)."""
+    scale, zero_point = affine_grid(lows, highs, bits)
+    scale, zero_point = scale.double().unsqueeze(1), zero_point.double().unsqueeze(1)
+    grid = torch.clamp(torch.round(centers / scale) + zero_point, *affine_bounds(bits))
+    return (((grid - zero_point) * scale - centers).square() * counts).sum(1)

@@ -1,0 +1,27 @@
+"""What a quantized graph looks like: bits, granularity, and how ranges are found."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+RangeMethod = Literal["minmax", "percentile", "mse"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A static integer scheme: per-channel symmetric weights, per-tensor affine activations.
+
+    Args:
+        weight_bits, activation_bits: 8 is what runtimes have kernels for.
+        ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
+            or the range of least mean squared error ("mse").
+        percentile: for "percentile", the share of values that is kept, in percent.
+    """
+
+    weight_bits: Literal[8] = 8
+    activation_bits: Literal[8] = 8
+    ranges: RangeMethod = "minmax"
+    percentile: float = 99.99
+
+    def __str__(self) -> str:
+        share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
+        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}"

@@ -1,0 +1,379 @@
+"""The recipe: one TOML file, read into frozen values.
+
+Every key is declared here with its default and its meaning; `distiq init` prints them. An unknown key, a wrong type,
+an impossible combination and a missing file are refused before any work, with the file, the key, what was found and
+what to do.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distiq.errors import UserError
+
+Rung = Literal["static", "percentile", "mse", "qat"]
+
+
+class Part(BaseModel):
+    """A part of a recipe: frozen, typed, closed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataSettings(Part):
+    """Where the images come from and how they are split."""
+
+    source: str = Field("fashion_mnist", description='"fashion_mnist", "folder", or "file.py:function"')
+    folder: str = Field(
+        "",
+        description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
+        " folder: holds train/<class>/*.png and test/<class>/*.png",
+    )
+    download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
+    train: int = Field(0, ge=0, description="use at most so many training images; 0 takes all")
+    validation: int = Field(2000, ge=1, description="training images held out to steer by")
+    calibration: int = Field(512, ge=1, description="training images held out to calibrate quantization")
+    image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
+    channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
+
+
+class ViewSettings(Part):
+    """Augmented views of the training images; each is a pure function of (seed, view number, sample index)."""
+
+    distinct: int = Field(
+        0, ge=0, description="so many different views are used in turn; 0 makes a new one every epoch"
+    )
+    flip: bool = Field(True, description="mirror half of the images")
+    shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 never crops")
+    erase: float = Field(0.0, ge=0, le=1, description="share of the images in which a rectangle is erased")
+
+
+class TrainingSettings(Part):
+    """One training: optimizer, schedule, precision."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, description="images per step, over all processes")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description='"sgd" (Nesterov momentum) or "adamw"')
+    learning_rate: float = Field(0.1, gt=0, description="its highest value, reached after the warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    weight_decay: float = Field(5e-4, ge=0, description="not applied to biases and normalization")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate, then cosine")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the task loss")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, evaluated and kept; 0 is off")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description='"auto" times a few steps in float32 and bfloat16 and takes the faster'
+    )
+    channels_last: bool = Field(True, description="memory layout of images and weights")
+    checkpoint_seconds: float = Field(20.0, ge=0, description="a killed run loses at most so many seconds")
+
+
+class ModelSettings(Part):
+    """A network and its weights."""
+
+    model: str = Field(
+        description='"resnet", "mobilenet_v2", "file.py:function", "transformers:NAME", "timm:NAME", "torchvision:NAME"'
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
+    weights: str = Field("", description="a .safetensors file, a hub name, or a .pt/.pth file; empty trains it")
+    trust: bool = Field(False, description="allow .pt/.pth files that run code when they are loaded")
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+
+
+class TeacherSettings(ModelSettings):
+    """The large network. With `weights` it is loaded, otherwise trained."""
+
+    model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+
+
+class StudentSettings(ModelSettings):
+    """The small network."""
+
+    model: str = Field("mobilenet_v2", description=ModelSettings.model_fields["model"].description)
+
+
+class FeaturePair(Part):
+    """A layer of the student and the layer of the teacher whose activations it imitates, by module path."""
+
+    student: str = Field(description='module path in the student, such as "stages.2"')
+    teacher: str = Field(description="module path in the teacher")
+    weight: float = Field(1.0, gt=0)
+
+
+class DistilSettings(Part):
+    """What the student learns from: labels, the teacher's outputs, the teacher's layers."""
+
+    teacher: Literal["cached", "live", "none"] = Field(
+        "cached",
+        description='"cached" computes the outputs once per view; "live" at each step; "none" trains without a teacher',
+    )
+    temperature: float = Field(4.0, gt=0, description="of the softened outputs (Hinton et al. 2015)")
+    task_weight: float = Field(0.1, ge=0, description="of the cross entropy with the labels")
+    kd_weight: float = Field(0.9, ge=0, description="of the divergence from the teacher's outputs")
+    hints: tuple[FeaturePair, ...] = Field((), description="FitNets hints: activations, through a learned projection")
+    attention: tuple[FeaturePair, ...] = Field((), description="attention transfer: maps of mean squared activation")
+
+    @model_validator(mode="after")
+    def _teacher_is_used(self) -> Self:
+        features = self.hints or self.attention
+        if self.teacher == "none" and features:
+            raise ValueError('hints and attention need a teacher, but teacher = "none"; set it to "live"')
+        if self.teacher == "cached" and features:
+            raise ValueError(
+                'hints and attention read the teacher\'s layers, but teacher = "cached" stores its outputs alone;'
+                ' set it to "live"'
+            )
+        if self.teacher != "none" and not self.task_weight and not self.kd_weight and not features:
+            raise ValueError("all loss weights are zero; raise task_weight or kd_weight")
+        return self
+
+
+class QuantizeSettings(Part):
+    """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
+
+    rungs: tuple[Rung, ...] = Field(
+        ("static", "mse", "percentile", "qat"),
+        min_length=1,
+        description='"static" (min-max ranges), "percentile", "mse", "qat" (training with the teacher)',
+    )
+    percentile: float = Field(
+        99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
+    )
+    training: TrainingSettings = Field(
+        default_factory=lambda: TrainingSettings(epochs=2, learning_rate=0.005, weight_decay=0.0, precision="float32")
+    )
+
+    @model_validator(mode="after")
+    def _rungs_differ(self) -> Self:
+        if len(set(self.rungs)) < len(self.rungs):
+            raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
+        if self.training.precision not in ("float32", "auto"):
+            raise ValueError(
+                f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'
+            )
+        return self
+
+
+class Budget(Part):
+    """The limits that the deployed file must keep; each is optional."""
+
+    accuracy_drop_points: float | None = Field(
+        None, description="largest loss of accuracy against the teacher, in percentage points"
+    )
+    size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
+    latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
+
+
+class MeasureSettings(Part):
+    """How latency is measured."""
+
+    threads: int = Field(1, ge=1, description="threads of the runtime")
+    throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")
+    rounds: int = Field(5, ge=1, description="interleaved rounds over all files")
+    seconds: float = Field(0.1, gt=0, description="time spent on each file and batch size in one round")
+
+
+class Recipe(Part):
+    """Everything that a run needs to know."""
+
+    name: str = Field("distiq", pattern=r"^[A-Za-z0-9._-]+$", description="of the run; its folder is runs/<name>")
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and views")
+    data: DataSettings = Field(default_factory=DataSettings)
+    views: ViewSettings = Field(default_factory=ViewSettings)
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings)
+    student: StudentSettings = Field(default_factory=StudentSettings)
+    distil: DistilSettings = Field(default_factory=DistilSettings)
+    quantize: QuantizeSettings = Field(default_factory=QuantizeSettings)
+    budget: Budget = Field(default_factory=Budget)
+    measure: MeasureSettings = Field(default_factory=MeasureSettings)
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides such as ``distil.epochs=3``.
+
+    Paths in a recipe are taken relative to the recipe's folder.
+
+    Raises:
+        UserError: the file is missing, is not TOML, or says something that distiq does not understand.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe ({error.strerror}); `distiq init` writes one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _override(tree, override)
+    recipe = parse_recipe(tree, str(path))
+    _check_files(recipe, path)
+    return _with_absolute_paths(recipe, path.parent.resolve())
+
+
+def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
+    """Builds a Recipe from nested dictionaries; `name` stands in the error messages.
+
+    Raises:
+        UserError: one line for each thing that is wrong.
+    """
+    try:
+        # JSON mode of the strict parser takes a list for a tuple; nothing else is converted.
+        return Recipe.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        lines = [_explain(name, tree, problem) for problem in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {override}: write it as key=value, for example --set student.training.epochs=3")
+    *parents, last = key.strip().split(".")
+    for number, parent in enumerate(parents):
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {override}: {'.'.join(parents[: number + 1])} is a value, not a table")
+    try:
+        tree[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[last] = text
+
+
+def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    place = f"{name}: {key}" if key else name
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        return f"{place}: unknown key; {_suggest(str(problem['loc'][-1]), known)}"
+    if problem["type"] == "missing":
+        return f"{place}: this key is required"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"
+
+
+def _suggest(found: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    return f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(known)}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    part: Any = Recipe
+    for step in location:
+        if isinstance(step, str):
+            part = part.model_fields[step].annotation
+            part = next((a for a in getattr(part, "__args__", ()) if isinstance(a, type)), part)
+    return list(part.model_fields)
+
+
+def _check_files(recipe: Recipe, path: Path) -> None:
+    folder = path.parent.resolve()
+    if recipe.data.source == "folder" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
+    if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
+        raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
+    for role in ("teacher", "student"):
+        weights = getattr(recipe, role).weights
+        if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
+            raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}")
+    sources = {
+        "data.source": recipe.data.source,
+        "teacher.model": recipe.teacher.model,
+        "student.model": recipe.student.model,
+    }
+    for key, source in sources.items():
+        file = source.partition(":")[0]
+        if file.endswith(".py") and not (folder / file).is_file():
+            raise UserError(f"{path}: {key}: no such file: {folder / file}")
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def absolute(text: str, is_path: bool) -> str:
+        return str(folder / text) if text and is_path else text
+
+    def located(settings: Any) -> Any:
+        is_file = settings.weights.endswith((".safetensors", ".pt", ".pth")) or (folder / settings.weights).is_dir()
+        return settings.model_copy(
+            update={
+                "weights": absolute(settings.weights, is_file),
+                "model": absolute(settings.model, ".py:" in settings.model),
+            }
+        )
+
+    data = recipe.data.model_copy(
+        update={
+            "folder": absolute(recipe.data.folder, True),
+            "source": absolute(recipe.data.source, ".py:" in recipe.data.source),
+        }
+    )
+    return recipe.model_copy(
+        update={"data": data, "teacher": located(recipe.teacher), "student": located(recipe.student)}
+    )
+
+
+def describe(part: type[Part] = Recipe, path: str = "") -> str:
+    """A commented recipe: every key, its default and its meaning, as TOML."""
+    lines, tables = [], []
+    for key, field in part.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, Part):
+            name = f"{path}.{key}" if path else key
+            doc = (type(default).__doc__ or "").strip().splitlines()[0]
+            tables.append(f"\n# {doc}\n[{name}]\n{_describe_values(default, name)}")
+        else:
+            lines.append(_describe_line(key, default, field.description))
+    return "\n".join(lines + tables)
+
+
+def _describe_values(values: Part, path: str) -> str:
+    lines, tables = [], []
+    for key, field in type(values).model_fields.items():
+        value = getattr(values, key)
+        if isinstance(value, Part):
+            doc = (type(value).__doc__ or "").strip().splitlines()[0]
+            tables.append(f"\n# {doc}\n[{path}.{key}]\n{_describe_values(value, f'{path}.{key}')}")
+        else:
+            lines.append(_describe_line(key, value, field.description))
+    return "\n".join(lines + tables)
+
+
+def _describe_line(key: str, value: Any, description: str | None) -> str:
+    text = f"{key} = {_toml(value)}" if value is not None else f"# {key} = "
+    return f"{text:<32}# {description}" if description else text
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value)
+        case dict():
+            return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case Part():
+            return _toml(value.model_dump())
+        case _:
+            return str(value)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML; reading it back gives an equal Recipe."""
+    return _plain(recipe.model_dump(), "")
+
+
+def _plain(tree: dict[str, Any], path: str) -> str:
+    tables = {key: value for key, value in tree.items() if isinstance(value, dict) and key != "options"}
+    lines = [f"{key} = {_toml(value)}" for key, value in tree.items() if key not in tables and value is not None]
+    for key, value in tables.items():
+        name = f"{path}.{key}" if path else key
+        lines.append(f"\n[{name}]\n{_plain(value, name)}")
+    return "\n".join(lines)

@@ -1,0 +1,229 @@
+"""What every step returns: frozen values with units in their names, JSON in and out.
+
+The report reads these and nothing else. A record never holds a path outside its run folder.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from distiq.files import write_atomically
+
+
+class Record(BaseModel):
+    """A frozen value that is written to and read from one JSON file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    def save(self, path: Path) -> None:
+        """Writes the record as JSON; the file appears whole or not at all."""
+        write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        return cls.model_validate_json(Path(path).read_bytes())
+
+
+class Environment(Record):
+    """The machine and the software that a figure was measured with."""
+
+    cpu: str
+    cores: int
+    instruction_sets: tuple[str, ...]
+    memory_bytes: int
+    system: str
+    device: str
+    versions: dict[str, str]
+
+
+class DataRecord(Record):
+    """The splits as they were used; `digest` is the SHA-256 of every image and label."""
+
+    source: str
+    classes: tuple[str, ...]
+    train: int
+    validation: int
+    calibration: int
+    test: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    digest: str
+
+
+class EpochRecord(Record):
+    """One pass over the training images. Losses are means over the epoch, already weighted."""
+
+    epoch: int
+    losses: dict[str, float]
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+    validation_accuracy: float | None = None
+
+
+class TrainingRecord(Record):
+    """How a network was trained. `kept` is the epoch whose weights are kept, counted from 1."""
+
+    stage: str
+    epochs: tuple[EpochRecord, ...]
+    steps: int
+    kept: int
+    precision: str
+    device: str
+    seconds: float
+
+
+class AccuracyRecord(Record):
+    """What one `predict` answers on one labelled split.
+
+    `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
+    `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
+    student's own float32, None where there is nothing to compare with.
+    """
+
+    samples: int
+    correct: int
+    top1: float
+    interval: tuple[float, float]
+    per_class: tuple[float | None, ...]
+    expected_calibration_error: float
+    agreement_with_teacher: float | None = None
+    flips_against_float: float | None = None
+
+
+class LatencyRecord(Record):
+    """Wall time of one batch of `batch` samples, of interleaved repetitions after a warm-up."""
+
+    batch: int
+    threads: int
+    runs: int
+    p50_ms: float
+    p95_ms: float
+    throughput_per_s: float
+
+
+class CostRecord(Record):
+    """What a file costs: bytes on disk, memory of a fresh process that loads and runs it, time.
+
+    `file` names it within the run, such as "student-static"; the comparison's keys are these names.
+    """
+
+    file: str
+    runtime: str
+    size_bytes: int
+    parameters: int
+    macs: int
+    peak_memory_bytes: int | None
+    latency: tuple[LatencyRecord, ...]
+
+    def at_batch(self, batch: int) -> LatencyRecord:
+        return next(entry for entry in self.latency if entry.batch == batch)
+
+
+ColumnName = Literal["float32", "int8 simulated", "int8 deployed"]
+
+
+class Column(Record):
+    """One column of the table: a model in one form. A simulated model is no file and has no cost."""
+
+    name: ColumnName
+    test: AccuracyRecord
+    validation: AccuracyRecord
+    cost: CostRecord | None = None
+
+
+class ModelRecord(Record):
+    """Teacher or student: where its weights come from and its columns."""
+
+    role: Literal["teacher", "student"]
+    model: str
+    origin: str
+    parameters: int
+    macs: int
+    columns: tuple[Column, ...]
+    training: TrainingRecord | None = None
+
+    def column(self, name: ColumnName) -> Column:
+        return next(column for column in self.columns if column.name == name)
+
+
+class Breach(Record):
+    """A limit of the budget that does not hold: `excess` is how far `measured` lies beyond `allowed`, in `unit`."""
+
+    limit: str
+    allowed: float
+    measured: float
+    excess: float
+    unit: str
+
+
+class FlipRecord(Record):
+    """A test sample whose answer changed with quantization; `image_png` is base64."""
+
+    index: int
+    label: int
+    before: int
+    after: int
+    confidence_before: float
+    image_png: str
+
+
+class TrialRecord(Record):
+    """One rung of the ladder: what was tried, why, what the deployed file measured, which limits broke.
+
+    `agreement` is the share of the test set on which the simulated graph and the deployed file answer the same.
+    `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
+    test set: they are only reported.
+    """
+
+    rung: str
+    reason: str
+    scheme: str
+    simulated: Column
+    deployed: Column
+    agreement: float
+    sqnr_db: float
+    float_operations: tuple[str, ...]
+    breaches: tuple[Breach, ...]
+    test_breaches: tuple[Breach, ...]
+    seconds: float
+    training: TrainingRecord | None = None
+
+
+class ComparisonRecord(Record):
+    """Latency of all files of a run side by side in one process: `CostRecord.file` -> its latencies."""
+
+    threads: int
+    files: dict[str, tuple[LatencyRecord, ...]]
+
+
+class VerdictRecord(Record):
+    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true."""
+
+    met: bool
+    chosen: str
+    breaches: tuple[Breach, ...]
+    sentence: str
+    next_step: str | None
+
+
+class RunRecord(Record):
+    """The run as a whole: what was asked, where it ran, how it ended."""
+
+    name: str
+    command: str
+    recipe_toml: str
+    created: str
+    seconds: float
+    code_version: str
+    environment: Environment
+    data: DataRecord
+    budget: dict[str, float | None]
+    teacher: ModelRecord
+    student: ModelRecord
+    trials: tuple[TrialRecord, ...]
+    comparison: ComparisonRecord
+    flips: tuple[FlipRecord, ...]
+    verdict: VerdictRecord

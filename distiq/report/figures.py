@@ -1,0 +1,98 @@
+"""How numbers are written in a report: one function for each kind of quantity, text out.
+
+A quantity that was not measured (None) is written as a dash.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+NOTHING = "–"
+MINUS = "\N{MINUS SIGN}"
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """0.9123 -> "91.23 %"."""
+    return NOTHING if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def percent_interval(interval: tuple[float, float]) -> str:
+    """(0.9061, 0.9181) -> "90.61 to 91.81 %"."""
+    low, high = interval
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
+def points(change: float | None) -> str:
+    """A signed difference of two fractions in percentage points: -0.0042 -> "−0.42 points"."""
+    return NOTHING if change is None else f"{_signed(100 * change)} points"
+
+
+def kilobytes(size_bytes: int | None) -> str:
+    """Kilobytes of 1000 bytes: 123456 -> "123.5 kB"; from a megabyte on without decimals."""
+    if size_bytes is None:
+        return NOTHING
+    return f"{size_bytes / 1000:,.{1 if size_bytes < 1_000_000 else 0}f} kB"
+
+
+def memory(size_bytes: int | None) -> str:
+    """Megabytes or gigabytes, powers of 1000: 142300000 -> "142.3 MB", 24000000000 -> "24.0 GB"."""
+    if size_bytes is None:
+        return NOTHING
+    return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
+
+
+def milliseconds(duration_ms: float | None) -> str:
+    """Three significant digits: 0.12345 -> "0.123 ms"."""
+    return NOTHING if duration_ms is None else f"{amount(duration_ms)} ms"
+
+
+def decibels(level_db: float) -> str:
+    """31.64 -> "31.6 dB"."""
+    return f"{level_db:.1f} dB"
+
+
+def times(ratio: float | None) -> str:
+    """3.94 -> "3.9×"; from ten on without decimals."""
+    return NOTHING if ratio is None else f"{ratio:.{1 if ratio < 10 else 0}f}×"
+
+
+def count(number: int | None) -> str:
+    """1234567 -> "1,234,567"."""
+    return NOTHING if number is None else f"{number:,}"
+
+
+def per_second(rate: float | None) -> str:
+    """12345.6 -> "12,346 /s"."""
+    return NOTHING if rate is None else f"{amount(rate)} /s"
+
+
+def duration(seconds: float) -> str:
+    """93.4 -> "1 min 33 s"; 7300 -> "2 h 1 min"; below a minute "33.4 s"."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def amount(number: float) -> str:
+    """Three significant digits without an exponent: 0.12345 -> "0.123", 12.345 -> "12.3", 12345 -> "12,345"."""
+    digits = max(0, 2 - math.floor(math.log10(abs(number)))) if number else 0
+    return f"{number:,.{digits}f}".replace("-", MINUS)
+
+
+def quantity(number: float, unit: str) -> str:
+    """A figure that a person set, as it was set: (100.0, "kB") -> "100 kB", (1.0, "points") -> "1 point"."""
+    return f"{number:g} {unit.removesuffix('s') if number == 1 and unit == 'points' else unit}".rstrip()
+
+
+def tally(names: Iterable[str]) -> str:
+    """Names in order of first appearance, repeats counted: (Clip, Softmax, Clip) -> "Clip ×2, Softmax"."""
+    return ", ".join(name if n == 1 else f"{name} ×{n}" for name, n in Counter(names).items())
+
+
+def _signed(number: float) -> str:
+    text = f"{abs(number):.2f}"
+    sign = "" if not float(text) else "+" if number > 0 else MINUS
+    return sign + text

@@ -1,0 +1,270 @@
+"""The plots of a report: pure functions from records to SVG text that stands inside an HTML page.
+
+Colours are names, not values: the page's style sheet defines `--ink`, `--teacher` and so on, in light and in dark.
+Text stays text in the page's own font. The same records give the same bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from distiq.records import AccuracyRecord, CostRecord, RunRecord, TrainingRecord
+from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
+from distiq.report.figures import MINUS, amount
+from distiq.report.reading import ClassChange, accuracy_floor, class_changes, median_ms
+
+
+def accuracy_against_size(run: RunRecord) -> str:
+    """Test accuracy over file size in kB of every measured file, with the budget's limits."""
+    return _trade_off(run, "file size, kB", lambda cost: cost.size_bytes / 1000, run.budget.get("size_kb"))
+
+
+def accuracy_against_latency(run: RunRecord) -> str:
+    """Test accuracy over the median time of one image in ms of every measured file, with the budget's limits."""
+    return _trade_off(run, "latency of one image, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms"))
+
+
+def training_curves(training: TrainingRecord, name: str) -> str:
+    """The parts of the loss by epoch and, below, the validation accuracy; the kept epoch is marked."""
+    epochs = [entry.epoch for entry in training.epochs]
+    validated = [
+        (entry.epoch, 100 * entry.validation_accuracy)
+        for entry in training.epochs
+        if entry.validation_accuracy is not None
+    ]
+
+    def draw(losses: Axes, validation: Axes | None = None) -> None:
+        _draw_losses(losses, training)
+        _count_epochs(losses, epochs)
+        if validation is not None:
+            _draw_validation(validation, validated, training.kept)
+            _count_epochs(validation, epochs)
+        (validation or losses).set_xlabel("epoch")
+
+    title = f"Training of the {name}: loss{' and validation accuracy' if validated else ''} by epoch"
+    if not validated:
+        return drawn(draw, title, height=172, boxes=[(46, 34, 256, 112)])
+    return drawn(draw, title, height=304, boxes=[(46, 166, 256, 112), (46, 34, 256, 84)])
+
+
+def class_accuracy(run: RunRecord, most: int) -> str:
+    """Test accuracy of the `most` changed classes: teacher and student in float32, int8 deployed; losses first."""
+    changes = class_changes(run, most)
+    height = 19.0 * max(len(changes), 1)
+
+    def draw(axes: Axes) -> None:
+        for row, change in enumerate(changes):
+            _draw_class(axes, row, change)
+        axes.set_ylim(max(len(changes), 1) - 0.5, -0.5)
+        axes.set_yticks(range(len(changes)), [_shortened(change.name, 17) for change in changes], color=INK["ink"])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="x")
+        axes.set_xlabel("test accuracy, %", loc="left")
+        write(axes, "points", (1, 0), (10, -26), "muted", xycoords="axes fraction")
+
+    title = "Test accuracy by class: teacher float32, student float32, int8 deployed"
+    return drawn(draw, title, height=height + 44, boxes=[(104, 34, 236, height)])
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A measured file: `x` is its size or its latency, `solid` are the models that were asked for or delivered."""
+
+    label: str
+    ink: str
+    solid: bool
+    x: float
+    accuracy: AccuracyRecord
+
+    @property
+    def y(self) -> float:
+        return 100 * self.accuracy.top1
+
+    @property
+    def bar(self) -> tuple[float, float]:
+        low, high = self.accuracy.interval
+        return 100 * low, 100 * high
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """The budget in the units of the plot; None is no limit."""
+
+    x: float | None
+    y: float | None
+
+
+def _trade_off(
+    run: RunRecord, x_name: str, measure: Callable[[CostRecord], float | None], x_limit: float | None
+) -> str:
+    points = _points(run, measure)
+    floor = accuracy_floor(run)
+    limits = _Limits(x_limit, None if floor is None else 100 * floor)
+
+    def draw(axes: Axes) -> None:
+        _set_ranges(axes, points, limits)
+        _draw_limits(axes, limits)
+        for point in points:
+            _draw_point(axes, point)
+        _label_points(axes, points, _label_limits(axes, limits))
+        axes.set_title("test accuracy, %")
+        axes.set_xlabel(x_name)
+
+    return drawn(draw, f"Test accuracy against {x_name}", height=278, boxes=[(42, 34, 346, 220)])
+
+
+def _points(run: RunRecord, measure: Callable[[CostRecord], float | None]) -> list[_Point]:
+    """The files to draw, the delivered one last so that it lies on top."""
+    trials = sorted(run.trials, key=lambda trial: trial.rung == run.verdict.chosen)
+    candidates = [
+        ("teacher", "teacher", True, run.teacher.column("float32")),
+        ("student float32", "student", True, run.student.column("float32")),
+        *((trial.rung, "deployed", trial.rung == run.verdict.chosen, trial.deployed) for trial in trials),
+    ]
+    return [
+        _Point(label, ink, solid, x, column.test)
+        for label, ink, solid, column in candidates
+        if column.cost is not None and (x := measure(column.cost)) is not None
+    ]
+
+
+def _set_ranges(axes: Axes, points: Sequence[_Point], limits: _Limits) -> None:
+    xs = [x for x in (limits.x, *(point.x for point in points)) if x is not None]
+    ys = [y for y in (limits.y, *(edge for point in points for edge in point.bar)) if y is not None]
+    axes.set_xscale("log")
+    if xs and ys:
+        margin = 0.12 * max(max(ys) - min(ys), 0.5)
+        axes.set_xlim(min(xs) / 1.7, max(xs) * 1.7)
+        axes.set_ylim(min(ys) - margin, max(ys) + margin)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(axis="y")
+
+
+def _draw_limits(axes: Axes, limits: _Limits) -> None:
+    dashes: dict[str, Any] = {"color": INK["limit"], "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1}
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    if limits.x is not None:
+        axes.axvline(limits.x, **dashes)
+        right = limits.x
+    if limits.y is not None:
+        axes.axhline(limits.y, **dashes)
+        bottom = limits.y
+    if limits != _Limits(None, None):
+        axes.fill_between([left, right], bottom, top, color=INK["good"], alpha=0.10, linewidth=0, zorder=0)
+
+
+def _draw_point(axes: Axes, point: _Point) -> None:
+    colour, solid = INK[point.ink], point.solid
+    width, alpha = (1.1, 0.9) if solid else (0.7, 0.6)
+    axes.vlines(point.x, *point.bar, color=colour, linewidth=width, alpha=alpha, zorder=2)
+    axes.plot(
+        point.x,
+        point.y,
+        marker="o",
+        markersize=8 if solid and point.ink == "deployed" else 6.5,
+        markerfacecolor=colour if solid else INK["paper"],
+        markeredgecolor=colour,
+        markeredgewidth=1.3,
+        zorder=4 if solid else 3,
+    )
+
+
+def _label_limits(axes: Axes, limits: _Limits) -> list[Taken]:
+    """Writes the names of the limits beside their lines, and tells which places they take."""
+    frame, taken = axes.get_window_extent(), []
+    if limits.y is not None:
+        name, y = "accuracy limit", axes.transData.transform((1, limits.y))[1]
+        write(axes, name, (1, limits.y), (-2, 3), "limit", xycoords=axes.get_yaxis_transform(), ha="right")
+        taken.append(Taken.by_text(frame.x1 - text_width(name), y + 3, text_width(name), 12))
+        taken.append(Taken.by_line(frame.x0, y - 1, frame.width, 2))
+    if limits.x is not None:
+        name, x = "limit", axes.transData.transform((limits.x, 1))[0]
+        write(axes, name, (limits.x, 0), (3, 4), "limit", xycoords=axes.get_xaxis_transform())
+        taken.append(Taken.by_text(x, frame.y0, text_width(name), 16))
+        taken.append(Taken.by_line(x - 1, frame.y0, 2, frame.height))
+    return taken
+
+
+def _label_points(axes: Axes, points: Sequence[_Point], taken: list[Taken]) -> None:
+    """Writes each label at the free place nearest to its point: the delivered file's first, then the others'."""
+    for point in points:
+        (x, low), (_, y), (_, high) = (
+            axes.transData.transform((point.x, y)) for y in (point.bar[0], point.y, point.bar[1])
+        )
+        taken += [Taken.by_text(x - 5, y - 5, 10, 10), Taken.by_line(x - 1, low, 2, high - low)]
+    for point in reversed(points):
+        x, y = axes.transData.transform((point.x, point.y))
+        box = free_place((x, y), text_width(point.label), taken, axes.get_window_extent())
+        taken.append(Taken.by_text(*box.bounds))
+        left = box.x1 < x
+        far = max(box.x0 - x, x - box.x1, box.y0 - y, y - box.y1) > 10
+        write(
+            axes,
+            point.label,
+            (point.x, point.y),
+            ((box.x1 if left else box.x0) - x, (box.y0 + box.y1) / 2 - y),
+            point.ink,
+            ha="right" if left else "left",
+            va="center",
+            weight="bold" if point.solid else "normal",
+            arrowprops={"arrowstyle": "-", "color": INK["muted"], "linewidth": 0.5, "shrinkB": 5} if far else None,
+        )
+
+
+def _draw_losses(axes: Axes, training: TrainingRecord) -> None:
+    axes.set_title("loss")
+    parts = dict.fromkeys(part for entry in training.epochs for part in entry.losses)
+    ends = []
+    for number, part in enumerate(parts):
+        curve = [(entry.epoch, entry.losses[part]) for entry in training.epochs if part in entry.losses]
+        ink = PARTS[number % len(PARTS)]
+        marker = "o" if len(curve) < 3 else None
+        axes.plot(*zip(*curve, strict=True), color=INK[ink], marker=marker, markersize=4, clip_on=False)
+        ends.append((curve[-1], f"{part} {amount(curve[-1][1])}", ink))
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="y")
+    heights = [axes.transData.transform(end)[1] for end, _, _ in ends]
+    for (end, label, ink), height, free in zip(ends, heights, apart(heights, gap=13), strict=True):
+        write(axes, label, end, (8, free - height), ink, va="center")
+
+
+def _draw_validation(axes: Axes, validated: Sequence[tuple[int, float]], kept: int) -> None:
+    axes.set_title("validation accuracy, %")
+    axes.plot(*zip(*validated, strict=True), color=INK["ink"])
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="y")
+    for epoch, value in validated:
+        if epoch == kept:
+            axes.plot(epoch, value, "o", color=INK["ink"], markersize=5, clip_on=False)
+            write(
+                axes, f"kept {value:.2f}", (1, value), (8, 0), "ink", xycoords=axes.get_yaxis_transform(), va="center"
+            )
+
+
+def _count_epochs(axes: Axes, epochs: Sequence[int]) -> None:
+    span = epochs[-1] - epochs[0]
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    axes.set_xlim(epochs[0] - 0.02 * span - (not span), epochs[-1] + (not span))
+
+
+def _draw_class(axes: Axes, row: int, change: ClassChange) -> None:
+    shares = [share for share in (change.teacher, change.student, change.deployed) if share is not None]
+    axes.hlines(row, 100 * min(shares), 100 * max(shares), color=INK["line"], linewidth=3, zorder=1)
+    axes.plot(100 * change.teacher, row, "o", color=INK["teacher"], markersize=6, zorder=2, clip_on=False)
+    axes.plot(100 * change.deployed, row, "o", color=INK["deployed"], markersize=6, zorder=3, clip_on=False)
+    if change.student is not None:
+        ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": INK["student"], "markeredgewidth": 1.4}
+        axes.plot(100 * change.student, row, "o", markersize=7, zorder=4, clip_on=False, **ring)
+    text = f"{100 * change.change:+.1f}".replace("-", MINUS)
+    write(axes, text, (1, row), (10, 0), "muted", xycoords=axes.get_yaxis_transform(), va="center")
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

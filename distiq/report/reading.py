@@ -1,0 +1,112 @@
+"""What a report reads out of a run's records: the run itself and the few values that are found in several places."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from distiq.errors import UserError
+from distiq.records import Column, CostRecord, LatencyRecord, ModelRecord, RunRecord, TrialRecord
+
+
+def read_run(records: Path) -> RunRecord:
+    """Reads `records`/run.json.
+
+    Raises:
+        UserError: the record is missing, damaged, or lacks what every finished run has.
+    """
+    path = Path(records) / "run.json"
+    remedy = "`distiq run RECIPE` again writes it (finished steps are not repeated)"
+    try:
+        run = RunRecord.load(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the record of the run ({error.strerror}); {remedy}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        found = f"{place}: {problem['msg']}" if place else problem["msg"]
+        raise UserError(f"{path}: damaged, or written by another version of distiq ({found}); {remedy}") from error
+    if lacking := _lacking(run):
+        raise UserError(f"{path}: the record holds no {lacking}; {remedy}")
+    return run
+
+
+def chosen_trial(run: RunRecord) -> TrialRecord:
+    """The trial that was delivered."""
+    return next(trial for trial in run.trials if trial.rung == run.verdict.chosen)
+
+
+def columns_of(run: RunRecord, model: ModelRecord) -> tuple[Column, ...]:
+    """The columns of the teacher as recorded; those of the student with the chosen trial's int8 columns."""
+    if model.role == "teacher":
+        return model.columns
+    chosen = chosen_trial(run)
+    return (model.column("float32"), chosen.simulated, chosen.deployed)
+
+
+def latency_of(run: RunRecord, cost: CostRecord | None, batch: int) -> LatencyRecord | None:
+    """The latency of a file: from the side-by-side comparison, else as the file was measured alone, else None."""
+    if cost is None:
+        return None
+    entries = run.comparison.files.get(cost.file, cost.latency)
+    return next((entry for entry in entries if entry.batch == batch), None)
+
+
+def median_ms(run: RunRecord, cost: CostRecord | None) -> float | None:
+    """The median time of one sample in milliseconds."""
+    latency = latency_of(run, cost, batch=1)
+    return latency.p50_ms if latency else None
+
+
+def throughput_batch(run: RunRecord) -> int:
+    """The largest batch that any file of the run was measured with; 1 where nothing was."""
+    costs = [column.cost for model in (run.teacher, run.student) for column in columns_of(run, model) if column.cost]
+    measured = [*run.comparison.files.values(), *(cost.latency for cost in costs)]
+    return max((entry.batch for entries in measured for entry in entries), default=1)
+
+
+def accuracy_floor(run: RunRecord) -> float | None:
+    """The least test accuracy that the budget allows, as a fraction; None without such a limit."""
+    allowed = run.budget.get("accuracy_drop_points")
+    return None if allowed is None else run.teacher.column("float32").test.top1 - allowed / 100
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """Test accuracy of one class in three models (fractions); `change` is the deployed one minus the teacher's."""
+
+    name: str
+    teacher: float
+    student: float | None
+    deployed: float
+    change: float
+
+
+def class_changes(run: RunRecord, most: int) -> tuple[ClassChange, ...]:
+    """The classes with the `most` largest changes in either direction, worst first.
+
+    A class without test samples has no accuracy and is left out.
+    """
+    per_class = zip(
+        run.data.classes,
+        run.teacher.column("float32").test.per_class,
+        run.student.column("float32").test.per_class,
+        chosen_trial(run).deployed.test.per_class,
+        strict=True,
+    )
+    changes = [
+        ClassChange(name, teacher, student, deployed, deployed - teacher)
+        for name, teacher, student, deployed in per_class
+        if teacher is not None and deployed is not None
+    ]
+    largest = sorted(changes, key=lambda entry: -abs(entry.change))[:most]
+    return tuple(sorted(largest, key=lambda entry: entry.change))
+
+
+def _lacking(run: RunRecord) -> str | None:
+    if run.verdict.chosen not in (trial.rung for trial in run.trials):
+        return f'trial "{run.verdict.chosen}", which its verdict names'
+    for model in (run.teacher, run.student):
+        if "float32" not in (column.name for column in model.columns):
+            return f"float32 column of the {model.role}"
+    return None

@@ -1,0 +1,66 @@
+"""The report of a run: one HTML file that needs nothing but itself, made from the records alone."""
+
+from importlib import resources
+from pathlib import Path
+
+from distiq.files import write_atomically
+from distiq.records import RunRecord, TrainingRecord
+from distiq.report import figures, reading, tables
+
+MOST_CLASSES = 20
+
+
+def write_report(records: Path, target: Path) -> None:
+    """Reads the run in the folder `records` and writes its report to the file `target`, whole or not at all.
+
+    The same records give the same bytes.
+
+    Raises:
+        UserError: the records are missing or damaged, or `target` cannot be written.
+    """
+    write_atomically(target, render(reading.read_run(records)).encode())
+
+
+def render(run: RunRecord) -> str:
+    """The report of a run as HTML text."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from distiq.report import plots  # loads matplotlib
+
+    folder = resources.files("distiq.report")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    columns = tables.measurement_columns(run)
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        figures=figures,
+        heading=tables.verdict_heading(run),
+        limits=tables.budget_lines(run),
+        breaches=[tables.breach_sentence(breach) for breach in run.verdict.breaches],
+        headlines=tables.headlines(run),
+        trade_offs=[Markup(plots.accuracy_against_size(run)), Markup(plots.accuracy_against_latency(run))],
+        columns=columns,
+        measurements=tables.measurement_rows(run, columns),
+        ladder_headings=tables.LADDER_HEADINGS,
+        ladder=tables.ladder_rows(run),
+        trainings=[
+            (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
+        ],
+        class_plot=Markup(plots.class_accuracy(run, MOST_CLASSES)),
+        classes_left_out=max(0, len(run.data.classes) - MOST_CLASSES),
+    )
+
+
+def _trainings(run: RunRecord) -> list[tuple[str, TrainingRecord]]:
+    candidates = [
+        ("teacher", run.teacher.training),
+        ("student", run.student.training),
+        *((f'rung "{trial.rung}"', trial.training) for trial in run.trials),
+    ]
+    return [(name, training) for name, training in candidates if training is not None and training.epochs]

@@ -1,0 +1,118 @@
+"""The report of a run in the terminal: verdict, tables, classes, command; made from the records alone."""
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from distiq.records import Column, ModelRecord, RunRecord
+from distiq.report.figures import percent, points
+from distiq.report.reading import class_changes, read_run
+from distiq.report.tables import (
+    Row,
+    breach_sentence,
+    budget_lines,
+    headlines,
+    ladder_rows,
+    measurement_columns,
+    measurement_rows,
+    verdict_heading,
+)
+
+WORST_CLASSES = 5
+
+
+def show(records: Path, console: Console) -> None:
+    """Prints the run in the folder `records`; 80 columns are enough.
+
+    Raises:
+        UserError: the records are missing or damaged.
+    """
+    run = read_run(records)
+    _print_verdict(run, console)
+    _print_measurements(run, console)
+    _print_ladder(run, console)
+    _print_classes(run, console)
+    _heading(console, "Do it again")
+    # Not wrapped: the command is to be copied.
+    console.print(Text(f"  {run.command}"), soft_wrap=True)
+
+
+def _print_verdict(run: RunRecord, console: Console) -> None:
+    tone = "green" if run.verdict.met else "red"
+    console.print(Text.assemble((verdict_heading(run), f"bold {tone}"), (f"  {run.name}", "dim")))
+    console.print(Text(run.verdict.sentence))
+    for breach in run.verdict.breaches:
+        console.print(Text(f"- {breach_sentence(breach)}", tone))
+    if run.verdict.next_step:
+        console.print(Text.assemble(("Next step: ", "bold"), run.verdict.next_step))
+    if limits := budget_lines(run):
+        console.print(Text(f"Budget: {'; '.join(limits)}", "dim"))
+    grid = Table.grid(padding=(0, 2))
+    for headline in headlines(run):
+        grid.add_row(Text(headline.label), Text(headline.value, "bold"), Text(headline.note, "dim"))
+    console.print(Padding(grid, (1, 0, 0, 0)))
+
+
+def _print_measurements(run: RunRecord, console: Console) -> None:
+    _heading(console, "Float32, int8 simulated, int8 deployed")
+    columns = measurement_columns(run)
+    if len(columns) <= 4:
+        console.print(_measurements(run, columns))
+        return
+    for model in (run.teacher, run.student):
+        console.print(_measurements(run, tuple(entry for entry in columns if entry[0] is model)))
+
+
+def _measurements(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], ...]) -> Table:
+    table = _table("")
+    for model, column in columns:
+        table.add_column(Text(f"{model.role}\n{column.name}"), justify="right", no_wrap=True)
+    for row in measurement_rows(run, columns):
+        table.add_row(Text(row.head.text), *(Text(cell.text) for cell in row.cells))
+    return table
+
+
+def _print_ladder(run: RunRecord, console: Console) -> None:
+    _heading(console, "The ladder")
+    table = _table("rung")
+    for name in ("validation", "change", "test", "file", "latency", "SQNR"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("broken")
+    for row in ladder_rows(run):
+        validation, test, file, latency, _, sqnr, _, broken, _ = row.cells
+        change = validation.note.removesuffix(" points")
+        texts = (validation.text, change, test.text, file.text, latency.text, sqnr.text, broken.text)
+        table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
+    console.print(table)
+    console.print(Text("* delivered; change: of validation accuracy against the teacher, in points", "dim"))
+    for row in ladder_rows(run):
+        console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
+
+
+def _marked(row: Row) -> Text:
+    return Text(f"{'*' if row.marked else ' '} {row.head.text}")
+
+
+def _print_classes(run: RunRecord, console: Console) -> None:
+    _heading(console, "Classes that lost most")
+    table = _table("class")
+    for name in ("teacher", "student", "int8", "change"):
+        table.add_column(name, justify="right")
+    for change in class_changes(run, most=len(run.data.classes))[:WORST_CLASSES]:
+        shares = (change.teacher, change.student, change.deployed)
+        table.add_row(Text(change.name), *(Text(percent(share)) for share in shares), Text(points(change.change)))
+    console.print(table)
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print(Text(f"\n{text}", "bold"))
+
+
+def _table(first: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=24)
+    return table

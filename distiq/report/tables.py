@@ -1,0 +1,224 @@
+"""The tables of a report as text cells, for the page and for the terminal alike."""
+
+from dataclasses import dataclass
+
+from distiq.records import Breach, Column, CostRecord, ModelRecord, RunRecord, TrialRecord
+from distiq.report.figures import (
+    NOTHING,
+    amount,
+    count,
+    decibels,
+    duration,
+    kilobytes,
+    memory,
+    milliseconds,
+    per_second,
+    percent,
+    percent_interval,
+    points,
+    quantity,
+    tally,
+    times,
+)
+from distiq.report.reading import (
+    chosen_trial,
+    columns_of,
+    latency_of,
+    median_ms,
+    throughput_batch,
+)
+
+LIMITS = {
+    "accuracy_drop_points": "accuracy drop against the teacher",
+    "size_kb": "file size",
+    "latency_ms": "latency, one image",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value and, in small print, what it rests on."""
+
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named line of cells. `marked` sets it off."""
+
+    head: Cell
+    cells: tuple[Cell, ...]
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One of the few figures that stand at the top."""
+
+    label: str
+    value: str
+    note: str
+
+
+def headlines(run: RunRecord) -> tuple[Headline, ...]:
+    """Accuracy, size, latency and flips: the delivered int8 file against the teacher's float file."""
+    teacher, chosen = run.teacher.column("float32"), chosen_trial(run)
+    delivered = chosen.deployed
+    flips = delivered.test.flips_against_float
+    return (
+        Headline(
+            "Accuracy, teacher → int8",
+            f"{100 * teacher.test.top1:.2f} → {percent(delivered.test.top1)}",
+            f"{points(delivered.test.top1 - teacher.test.top1)} on {count(delivered.test.samples)} test samples;"
+            f" 95 % interval {percent_interval(delivered.test.interval)}",
+        ),
+        _size_headline(teacher.cost, delivered.cost),
+        _latency_headline(run, teacher.cost, delivered.cost),
+        Headline(
+            "Answers changed by int8",
+            percent(flips),
+            f"against the student's own float32; deployed file and simulation agree on {percent(chosen.agreement)}",
+        ),
+    )
+
+
+def measurement_columns(run: RunRecord) -> tuple[tuple[ModelRecord, Column], ...]:
+    """The columns of the main table: those of the teacher, then float32, simulated and deployed of the student."""
+    return tuple((model, column) for model in (run.teacher, run.student) for column in columns_of(run, model))
+
+
+def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], ...]) -> tuple[Row, ...]:
+    """One row for each quantity over the given columns. A simulated model is no file and has no cost."""
+    batch = throughput_batch(run)
+
+    def row(name: str, cells: list[Cell], note: str = "") -> Row:
+        return Row(Cell(name, note), tuple(cells))
+
+    tests = [column.test for _, column in columns]
+    costs = [column.cost for _, column in columns]
+    latencies = [latency_of(run, cost, 1) for cost in costs]
+    batches = [latency_of(run, cost, batch) for cost in costs]
+    return (
+        row("Accuracy", [Cell(percent(t.top1), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
+        row("Accuracy, validation", [Cell(percent(column.validation.top1)) for _, column in columns]),
+        row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
+        row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
+        row("Calibration error", [Cell(percent(t.expected_calibration_error)) for t in tests], "ECE"),
+        row("File", [Cell(kilobytes(c.size_bytes), c.runtime) if c else Cell("no file") for c in costs]),
+        row("Parameters", [Cell(count((column.cost or model).parameters)) for model, column in columns]),
+        row("Multiply-adds", [Cell(count((column.cost or model).macs)) for model, column in columns], "MACs"),
+        row(
+            "Latency, one image",
+            [Cell(milliseconds(e.p50_ms), f"p95 {milliseconds(e.p95_ms)}") if e else Cell(NOTHING) for e in latencies],
+            "median",
+        ),
+        row(
+            f"Throughput, batch {batch}",
+            [Cell(per_second(e.throughput_per_s) if e else NOTHING) for e in batches],
+            "images",
+        ),
+        row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
+    )
+
+
+LADDER_HEADINGS = (
+    Cell("Validation", "against teacher"),
+    Cell("Test", "against teacher"),
+    Cell("File"),
+    Cell("Latency", "one image"),
+    Cell("Agreement", "simulated, deployed"),
+    Cell("SQNR"),
+    Cell("Float operations left"),
+    Cell("Limits broken", "validation"),
+    Cell("Time"),
+)
+
+
+def ladder_rows(run: RunRecord) -> tuple[Row, ...]:
+    """One row for each trial in the order in which they ran, under LADDER_HEADINGS; the chosen one is marked."""
+    return tuple(_ladder_row(run, trial) for trial in run.trials)
+
+
+def breach_sentence(breach: Breach) -> str:
+    """What was allowed, what was measured, and by how much it lies beyond."""
+    unit = breach.unit
+    return (
+        f"{_limit_name(breach)}: {amount(breach.measured)} {unit} measured, {quantity(breach.allowed, unit)} allowed,"
+        f" {amount(breach.excess)} {unit} beyond"
+    )
+
+
+def broken_limits(breaches: tuple[Breach, ...]) -> str:
+    """The broken limits in a word each, or "none"."""
+    return ", ".join(breach.limit.partition("_")[0] for breach in breaches) or "none"
+
+
+def budget_lines(run: RunRecord) -> tuple[str, ...]:
+    """The limits that were set, as text."""
+    units = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms"}
+    return tuple(
+        f"{LIMITS.get(limit, limit)} at most {quantity(allowed, units.get(limit, ''))}"
+        for limit, allowed in run.budget.items()
+        if allowed is not None
+    )
+
+
+def verdict_heading(run: RunRecord) -> str:
+    """The verdict in two or three words."""
+    if not budget_lines(run):
+        return "No budget set"
+    return "Budget met" if run.verdict.met else "Budget not met"
+
+
+def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
+    teacher, deployed = run.teacher.column("float32"), trial.deployed
+    excess = [f"+{amount(breach.excess)} {breach.unit}" for breach in trial.breaches]
+    on_test = [f"test: {broken_limits(trial.test_breaches)}"] if trial.test_breaches != trial.breaches else []
+    return Row(
+        Cell(trial.rung, trial.reason),
+        (
+            Cell(percent(deployed.validation.top1), points(deployed.validation.top1 - teacher.validation.top1)),
+            Cell(percent(deployed.test.top1), points(deployed.test.top1 - teacher.test.top1)),
+            Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
+            Cell(milliseconds(median_ms(run, deployed.cost))),
+            Cell(percent(trial.agreement)),
+            Cell(decibels(trial.sqnr_db)),
+            Cell(tally(trial.float_operations) or "none"),
+            Cell(broken_limits(trial.breaches), "; ".join(excess + on_test)),
+            Cell(duration(trial.seconds)),
+        ),
+        marked=trial.rung == run.verdict.chosen,
+    )
+
+
+def _size_headline(teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
+    if teacher is None or delivered is None:
+        size = delivered.size_bytes if delivered else None
+        return Headline("File", kilobytes(size), "the teacher's file was not measured")
+    note = f"{kilobytes(teacher.size_bytes)} → {kilobytes(delivered.size_bytes)}"
+    return Headline("Size, against teacher", _gain(teacher.size_bytes, delivered.size_bytes, "smaller", "larger"), note)
+
+
+def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
+    before, after = median_ms(run, teacher), median_ms(run, delivered)
+    if teacher is None or delivered is None or before is None or after is None:
+        return Headline("Latency, one image", milliseconds(after), "the teacher's file was not measured")
+    together = {teacher.file, delivered.file} <= run.comparison.files.keys()
+    measured = latency_of(run, delivered, 1)
+    threads = measured.threads if measured else run.comparison.threads
+    note = (
+        f"{milliseconds(before)} → {milliseconds(after)}, one image, {threads} thread{'s' if threads > 1 else ''},"
+        f" measured {'side by side' if together else 'separately'}"
+    )
+    return Headline("Latency, against teacher", _gain(before, after, "faster", "slower"), note)
+
+
+def _gain(before: float, after: float, better: str, worse: str) -> str:
+    word, ratio = (better, before / after) if after <= before else (worse, after / before)
+    return f"{times(ratio)} {word}"
+
+
+def _limit_name(breach: Breach) -> str:
+    name = LIMITS.get(breach.limit, breach.limit.replace("_", " "))
+    return name[0].upper() + name[1:]

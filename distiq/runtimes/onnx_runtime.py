@@ -1,0 +1,352 @@
+"""ONNX Runtime: everything that touches it. Export, the passes over the exported file, loading, what stays in float.
+
+The int8 file holds the same scales and integer weights as the PT2E graph. Activations are stored as uint8 instead of
+int8 with the zero point moved by 128: the same grid, and the type that its x86 kernels are written for.
+"""
+
+import logging
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.files import write_atomically
+
+INPUT, OUTPUT = "images", "logits"
+LARGEST_BATCH = 65536
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
+
+
+def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
+
+    Args:
+        example: (B, ...) input, B >= 2.
+
+    Raises:
+        UserError: an operation has no ONNX form; the message names it.
+    """
+    proto = _to_onnx(model, example)
+    graph = proto.graph
+    _drop_annotations(proto)
+    _restore_global_pooling(graph)
+    if any(node.op_type == Q for node in graph.node):
+        _drop_needless_clips(graph)
+        _drop_repeated_grids(graph)
+        _store_activations_unsigned(graph)
+        _store_last_bias_as_integers(graph)
+    _drop_dead_ends(graph)
+    _shorten_names(graph)
+    onnx.checker.check_model(proto, full_check=True)
+    write_atomically(path, proto.SerializeToString())
+
+
+def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A `predict` that runs the file: normalized images (B, C, H, W) float32 -> logits (B, classes).
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    session = _session(path, threads)
+
+    def predict(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
+
+    return predict
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The computing operations that ONNX Runtime leaves in float32 in a quantized file, as "name (type)".
+
+    Read from the graph after ONNX Runtime's own optimization, so it is what runs here.
+    """
+    import onnxruntime
+
+    options = _options(1)
+    optimized = path.with_suffix(".optimized.onnx.partial")
+    options.optimized_model_filepath = str(optimized)
+    try:
+        with _quiet():
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        proto = onnx.load(str(optimized))
+    finally:
+        optimized.unlink(missing_ok=True)
+    computing = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Clip", "Relu",
+                 "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid", "HardSwish"}  # fmt: skip
+    return tuple(f"{node.name} ({node.op_type})" for node in proto.graph.node if node.op_type in computing)
+
+
+def operation_counts(path: Path) -> Counter[str]:
+    """How many nodes of each type the file holds."""
+    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def _options(threads: int):  # type: ignore[no-untyped-def]
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+def _session(path: Path, threads: int):  # type: ignore[no-untyped-def]
+    import onnxruntime
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"{path}: ONNX Runtime cannot load this file: {error}") from error
+
+
+def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    model = model if isinstance(model, torch.fx.GraphModule) else model.eval()
+    try:
+        with _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+            assert program is not None
+            return program.model_proto
+    except Exception as error:  # torch.onnx raises many kinds
+        cause = error.__cause__ or error
+        raise UserError(f"the network cannot be exported to ONNX: {str(cause).splitlines()[0]}") from error
+
+
+class _quiet:
+    """Holds back what torch.onnx logs while it exports."""
+
+    def __enter__(self) -> None:
+        self.level = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        logging.disable(self.level)
+
+
+def _drop_annotations(proto: ModelProto) -> None:
+    """Stack traces and module names are three quarters of the file that torch writes for a small network."""
+    graph = proto.graph
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    del proto.metadata_props[:]
+    graph.doc_string = proto.doc_string = ""
+    proto.producer_name, proto.producer_version = "distiq", ""
+
+
+def _initializers(graph: GraphProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def _value(constants: dict[str, TensorProto], name: str) -> np.ndarray | None:
+    return numpy_helper.to_array(constants[name]) if name in constants else None
+
+
+def _consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _replace_input(graph: GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == old:
+                node.input[position] = new
+    for output in graph.output:
+        assert output.name != old
+
+
+def _restore_global_pooling(graph: GraphProto) -> None:
+    """A mean over height and width is a GlobalAveragePool, which runtimes have integer kernels for."""
+    constants = _initializers(graph)
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2:
+            continue
+        axes = _value(constants, node.input[1])
+        keep = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+        if axes is not None and keep and sorted(axes.tolist()) in ([2, 3], [-2, -1]):
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
+
+
+def _drop_needless_clips(graph: GraphProto) -> None:
+    """Removes a Relu or Clip whose result is put on a grid that saturates at the same ends: the grid is the clip."""
+    constants = _initializers(graph)
+    consumers = _consumers(graph)
+    for node in list(graph.node):
+        if node.op_type not in ("Relu", "Clip"):
+            continue
+        behind = consumers.get(node.output[0], [])
+        if behind and all(user.op_type == Q and _saturates(node, user, constants) for user in behind):
+            _replace_input(graph, node.output[0], node.input[0])
+            graph.node.remove(node)
+
+
+def _saturates(clip: NodeProto, quantize: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Whether every value beyond the clip's ends falls on the grid's ends, as the clip's ends themselves do."""
+    scale, zero_point = _value(constants, quantize.input[1]), _value(constants, quantize.input[2])
+    if scale is None or zero_point is None or scale.size != 1:
+        return False
+    low: float | None = 0.0
+    high: float | None = None
+    if clip.op_type == "Clip":
+        ends = [_value(constants, name) if name else None for name in clip.input[1:]] + [None, None]
+        low, high = (None if end is None else float(end) for end in ends[:2])
+    limits = np.iinfo(zero_point.dtype)
+
+    def on_grid(value: float) -> float:
+        return float(np.rint(value / float(scale)) + int(zero_point))
+
+    return (low is None or on_grid(low) <= limits.min) and (high is None or on_grid(high) >= limits.max)
+
+
+def _drop_repeated_grids(graph: GraphProto) -> None:
+    """Removes Q -> DQ behind DQ -> Reshape-like when it repeats the grid that the values are on already."""
+    producers = {name: node for node in graph.node for name in node.output}
+    consumers = _consumers(graph)
+    for node in list(graph.node):
+        if node.op_type != Q:
+            continue
+        source = producers.get(node.input[0])
+        if source is None or source.op_type != DQ or list(source.input[1:]) != list(node.input[1:]):
+            continue
+        for user in consumers.get(node.output[0], []):
+            for position, name in enumerate(user.input):
+                if name == node.output[0]:
+                    user.input[position] = source.input[0]
+        graph.node.remove(node)
+
+
+def _store_activations_unsigned(graph: GraphProto) -> None:
+    """int8 activations become uint8: zero point + 128, the same grid. Weights, which are initializers, stay int8."""
+    constants = _initializers(graph)
+    moved: dict[str, str] = {}
+    for node in list(graph.node):
+        if node.op_type not in (Q, DQ) or node.input[0] in constants:
+            continue
+        zero_point = _value(constants, node.input[2])
+        if zero_point is None or zero_point.dtype != np.int8:
+            continue
+        name = moved.setdefault(node.input[2], f"{node.input[2]}_u8")
+        if name not in constants:
+            shifted = (zero_point.astype(np.int16) + 128).astype(np.uint8)
+            graph.initializer.append(numpy_helper.from_array(shifted, name))
+            constants[name] = graph.initializer[-1]
+        node.input[2] = name
+
+
+def _store_last_bias_as_integers(graph: GraphProto) -> None:
+    """The bias of a Gemm whose result stays float32 goes on the accumulator's grid: int32 of scale s_x * s_w.
+
+    ONNX Runtime does so itself for layers whose result is quantized; only with it does this one run in integers.
+    """
+    constants = _initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    consumers = _consumers(graph)
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        pair = [producers.get(name) for name in node.input[:2]]
+        if any(user.op_type == Q for user in consumers.get(node.output[0], [])) or not all(
+            source is not None and source.op_type == DQ for source in pair
+        ):
+            continue
+        scales = [_value(constants, source.input[1]) for source in pair]  # type: ignore[union-attr]
+        bias = _value(constants, node.input[2])
+        if bias is None or any(scale is None for scale in scales):
+            continue
+        scale = (scales[0] * scales[1]).astype(np.float32)  # type: ignore[operator]
+        name = node.input[2]
+        integers = np.clip(np.rint(bias / scale), -(2**31), 2**31 - 1).astype(np.int32)
+        graph.initializer.append(numpy_helper.from_array(integers, f"{name}_i32"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        pair_node = helper.make_node(
+            DQ, [f"{name}_i32", f"{name}_scale"], [f"{name}_grid"], axis=0 if scale.size > 1 else None
+        )
+        node.input[2] = f"{name}_grid"
+        graph.node.insert(position, pair_node)
+
+
+def _drop_dead_ends(graph: GraphProto) -> None:
+    """Removes nodes and constants that nothing reads, and axis attributes of per-tensor pairs."""
+    wanted = {output.name for output in graph.output}
+    while True:
+        read = wanted | {name for node in graph.node for name in node.input}
+        dead = [node for node in graph.node if not any(name in read for name in node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in list(graph.initializer):
+        if tensor.name not in read:
+            graph.initializer.remove(tensor)
+
+
+def _shorten_names(graph: GraphProto) -> None:
+    """Layers keep readable names; the values between them get short ones, which matters in a file of 100 KB."""
+    short: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for name in (*node.input, *node.output):
+            if name not in short:
+                short[name] = f"{'c' if name in constants else 'v'}{len(short)}"
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type.lower()}_{number}" if node.op_type not in (Q, DQ) else ""
+        node.input[:] = [short[name] for name in node.input]
+        node.output[:] = [short[name] for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = short[tensor.name]
+
+
+MEMORY_PROBE = """
+import sys
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+shape = [int(size) for size in sys.argv[2:]]
+
+def memory(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew: what the imports took is not the model's
+before = memory("VmRSS")
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+session.run(None, {session.get_inputs()[0].name: numpy.zeros(shape, numpy.float32)})
+print(memory("VmHWM") - before)
+"""
+
+
+def peak_memory_bytes(path: Path, shape: tuple[int, ...]) -> int | None:
+    """What loading the file and running one batch of `shape` adds to a fresh process's peak memory; Linux only."""
+    if sys.platform != "linux":
+        return None
+    command = [sys.executable, "-c", MEMORY_PROBE, str(path), *map(str, shape)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
