@@ -4,6 +4,8 @@ The public names; each is loaded when it is first used, so that `import distiq` 
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -35,6 +37,17 @@ _HOMES = {
     "write_report": "distiq.report.report",
 }
 __all__ = sorted(_HOMES)
+
+
+class _Package(ModuleType):
+    """Keeps `distiq.compress` the function: Python would put the file of that name there once it is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

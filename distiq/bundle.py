@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from distiq.data.images import read_image
@@ -56,7 +56,7 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     inputs = data.normalize(samples.images)
     outputs = load(partial / MODEL)(inputs)
     vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.images, "labels": samples.labels}
-    save_file({name: tensor.contiguous() for name, tensor in vectors.items()}, partial / VECTORS)
+    write_atomically(partial / VECTORS, save({name: tensor.contiguous() for name, tensor in vectors.items()}))
     _write_json(partial / PREPROCESSING, _preprocessing(data))
     files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
     _write_json(partial / CARD, _card(run, trial, files))
@@ -147,7 +147,10 @@ class Bundle:
     def __init__(self, folder: Path, threads: int = 1) -> None:
         self.folder = Path(folder)
         card = self._json(CARD)
-        for name, expected in card.get("sha256", {}).items():
+        hashes = card.get("sha256") if isinstance(card, dict) else None
+        if not isinstance(hashes, dict) or not {MODEL, PREPROCESSING, VECTORS} <= hashes.keys():
+            raise UserError(f"{self.folder / CARD}: damaged (it lacks the files' checksums); make the bundle again")
+        for name, expected in hashes.items():
             file = self.folder / name
             if not file.is_file():
                 raise UserError(f"{file}: missing; this bundle is not whole, make it again with distiq run")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ def call_factory(reference: str, options: dict[str, Any], where: str) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"{where}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look their module up by name
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         raise UserError(f"{where}: {path} does not import: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value) and key[0] != "_"]
+        own = {key: value for key, value in vars(module).items() if getattr(value, "__module__", "") == spec.name}
+        functions = [key for key, value in own.items() if inspect.isfunction(value) and key[0] != "_"]
         raise UserError(f'{where}: {path} has no function "{name}"; it has: {", ".join(functions) or "none"}')
     try:
         inspect.signature(function).bind(**options)

@@ -23,10 +23,10 @@ class Next(NamedTuple):
 
 def judge(budget: Budget, teacher_top1: float, top1: float, size_bytes: int, latency_ms: float) -> tuple[Breach, ...]:
     """The limits that do not hold. Accuracies are fractions of 1 on the same samples."""
-    drop = 100 * (teacher_top1 - top1)
+    drop = round(100 * (teacher_top1 - top1), 9)  # 100 * (0.92 - 0.91) is a little more than 1
     checks = (
         ("accuracy_drop_points", budget.accuracy_drop_points, drop, "points"),
-        ("size_kb", budget.size_kb, size_bytes / 1000, "KB"),
+        ("size_kb", budget.size_kb, size_bytes / 1000, "kB"),
         ("latency_ms", budget.latency_ms, latency_ms, "ms"),
     )
     return tuple(
@@ -87,7 +87,7 @@ def verdict(budget: Budget, trials: Sequence[TrialRecord], teacher: ModelRecord,
     asked = any(value is not None for value in budget.model_dump().values())
     top1, float_top1 = chosen.deployed.test.top1, student.column("float32").test.top1
     facts = (
-        f"{100 * top1:.2f} % of the test set, {cost.size_bytes / 1000:.1f} KB,"
+        f"{100 * top1:.2f} % of the test set, {cost.size_bytes / 1000:.1f} kB,"
         f" {cost.at_batch(1).p50_ms:.3f} ms an image"
     )
     if not asked:
@@ -99,12 +99,17 @@ def verdict(budget: Budget, trials: Sequence[TrialRecord], teacher: ModelRecord,
         sentence = f"The budget is missed: {over}. The best file found ({chosen.rung}) gives {facts}."
         if not chosen.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
-    step = _next_step(chosen, broken, teacher.column("float32").test.top1, float_top1) if broken else None
+    trained = any(trial.training is not None for trial in trials)
+    step = _next_step(trained, broken, teacher.column("float32").test.top1, float_top1) if broken else None
     return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)
 
 
-def _next_step(chosen: TrialRecord, broken: Sequence[Breach], teacher_top1: float, float_top1: float) -> str:
-    """The cheapest thing that is likely to mend the worst breach."""
+def _next_step(trained: bool, broken: Sequence[Breach], teacher_top1: float, float_top1: float) -> str:
+    """The cheapest thing that is likely to mend the worst breach.
+
+    Args:
+        trained: training on the grids was tried.
+    """
     worst = max(broken, key=lambda breach: breach.excess / max(abs(breach.allowed), 1e-3))
     if worst.limit == "size_kb":
         return (
@@ -122,6 +127,6 @@ def _next_step(chosen: TrialRecord, broken: Sequence[Breach], teacher_top1: floa
             f"Train the student longer or make it wider: its float32 alone is {float_drop:.2f} points below the"
             f" teacher, quantization adds {total - float_drop:.2f} (student.training.epochs, student.options)."
         )
-    if chosen.training is None:
-        return 'Add "qat" to quantize.rungs: the float32 student is within the limit, quantization costs the rest.'
+    if not trained:
+        return 'Put "qat" first in quantize.rungs: float32 alone is within the limit, quantization costs the rest.'
     return "Train longer on the grids (quantize.training.epochs): the float32 student is within the limit."

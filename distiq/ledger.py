@@ -23,6 +23,7 @@ from distiq.records import Record
 
 PACKAGE = Path(__file__).parent
 CHECKPOINT = "checkpoint.safetensors"
+CHECKSUMS = "checksums.json"
 R = TypeVar("R", bound=Record)
 
 
@@ -89,8 +90,9 @@ class Ledger:
             record = make(partial)
             record.save(partial / "record.json")
             (partial / CHECKPOINT).unlink(missing_ok=True)
+            (partial / CHECKSUMS).unlink(missing_ok=True)  # of an attempt that was killed right here
             checksums = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir()) if file.is_file()}
-            write_atomically(partial / "checksums.json", json.dumps(checksums, indent=1).encode())
+            write_atomically(partial / CHECKSUMS, json.dumps(checksums, indent=1).encode())
             partial.rename(final)
         except OSError as error:
             raise UserError(
@@ -103,7 +105,7 @@ class Ledger:
 def _damage(folder: Path) -> str | None:
     """What is wrong with a finished step's files; None if they are as they were written."""
     try:
-        checksums = json.loads((folder / "checksums.json").read_bytes())
+        checksums = json.loads((folder / CHECKSUMS).read_bytes())
     except (OSError, ValueError):
         return "its checksums cannot be read"
     for name, expected in checksums.items():

@@ -7,6 +7,7 @@ what to do.
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -72,6 +73,17 @@ class TrainingSettings(Part):
     )
     channels_last: bool = Field(True, description="memory layout of images and weights")
     checkpoint_seconds: float = Field(20.0, ge=0, description="a killed run loses at most so many seconds")
+
+
+class GridTrainingSettings(TrainingSettings):
+    """Quantization-aware training: short and gentle, since it starts from trained weights."""
+
+    epochs: int = Field(2, ge=1, description=TrainingSettings.model_fields["epochs"].description)
+    learning_rate: float = Field(0.005, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
+    weight_decay: float = Field(0.0, ge=0, description=TrainingSettings.model_fields["weight_decay"].description)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32", description="an 8-bit grid is exact in float32 alone"
+    )
 
 
 class ModelSettings(Part):
@@ -145,15 +157,13 @@ class QuantizeSettings(Part):
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
     )
-    training: TrainingSettings = Field(
-        default_factory=lambda: TrainingSettings(epochs=2, learning_rate=0.005, weight_decay=0.0, precision="float32")
-    )
+    training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
     @model_validator(mode="after")
     def _rungs_differ(self) -> Self:
         if len(set(self.rungs)) < len(self.rungs):
             raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
-        if self.training.precision not in ("float32", "auto"):
+        if self.training.precision != "float32":
             raise ValueError(
                 f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'
             )
@@ -354,15 +364,20 @@ def _toml(value: Any) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return json.dumps(value)
+            # JSON's escapes are TOML's, but for surrogate pairs (so nothing is made ASCII) and DEL.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case dict():
-            return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items()) + "}"
         case list() | tuple():
             return "[" + ", ".join(_toml(item) for item in value) + "]"
         case Part():
             return _toml(value.model_dump())
         case _:
             return str(value)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
 
 
 def to_toml(recipe: Recipe) -> str:

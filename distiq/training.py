@@ -26,6 +26,7 @@ from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
 from distiq.files import replacing
+from distiq.models.layout import make_contiguous
 from distiq.progress import Silent, Watch
 from distiq.recipe import TrainingSettings
 from distiq.records import EpochRecord, TrainingRecord
@@ -118,7 +119,7 @@ def fit(
         checkpoint: a file that is written every `checkpoint_seconds` and read at the start if it is there.
 
     Raises:
-        UserError: a loss is not finite, or the checkpoint is damaged.
+        UserError: a loss is not finite, the checkpoint is damaged or of another training, float16 without a GPU.
     """
     watch = watch or Silent()
     precision: str = settings.precision
@@ -129,6 +130,8 @@ def fit(
     mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
     AcceleratorState._reset_state()  # one process trains several networks, each with its own precision
     accelerator = Accelerator(mixed_precision=mixed)
+    if precision == "float16" and accelerator.device.type == "cpu":  # Accelerate would train in float32 instead
+        raise UserError(f'{stage}: precision = "float16" needs a GPU; take "float32" or "bfloat16"')
     if settings.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings))
@@ -140,7 +143,12 @@ def fit(
     )
     run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best)
     if state:
-        run.restore(state)
+        try:
+            run.restore(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{checkpoint}: this checkpoint is of another training ({error}); delete it to train from the start"
+            ) from error
     while run.epoch < settings.epochs:
         run.one_epoch(validate, checkpoint, watch)
     return run.finish()
@@ -287,7 +295,7 @@ class _Run:
         """Puts the kept weights into the objective and says how it went."""
         kept = self.best or self.evaluated.state_dict()
         self.plain.load_state_dict(kept)
-        self.plain.eval()
+        make_contiguous(self.plain).eval()
         return TrainingRecord(
             stage=self.stage,
             epochs=tuple(self.history),

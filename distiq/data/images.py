@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import http.client
 import importlib.resources
 import lzma
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +58,7 @@ def fashion_mnist(folder: Path, download: bool) -> tuple[Split, Split]:
             raise UserError(f"{packed}: missing; data.folder must hold the four IDX files of Fashion-MNIST")
         try:
             return parse_idx(gzip.decompress(packed.read_bytes()), str(packed))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{packed}: damaged ({error}); fetch it again") from error
 
     return _pair(read, "train"), _pair(read, "t10k")
@@ -86,7 +88,7 @@ def _download(target: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:
             content = answer.read()
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         raise UserError(
             f"{url}: cannot be downloaded ({error}); without a network leave data.folder empty to use the packaged"
             f" part, or put the file into {target.parent} yourself"
@@ -112,7 +114,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             array = np.array(converted, dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise UserError(f"{path}: this image does not decode ({error}); repair or remove it") from error
     return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1).contiguous()
 
@@ -135,7 +137,7 @@ def image_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[tuple[str, 
 def _class_names(part: Path) -> tuple[str, ...]:
     if not part.is_dir():
         raise UserError(f"{part}: no such folder; data.folder must hold train/<class>/ and test/<class>/")
-    names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir()))
+    names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir() and entry.name[0] != "."))
     if len(names) < 2:
         raise UserError(f"{part}: {len(names)} class folder(s) found; at least two are needed")
     return names

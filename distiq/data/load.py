@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
 from distiq.data.splits import Data, Split, split
 from distiq.errors import UserError
@@ -32,11 +34,12 @@ def load(settings: DataSettings, seed: int) -> Data:
             raise UserError(
                 f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder" or "file.py:function"'
             )
-    train = _first(train, settings.train)
+    train = _spread(train, settings.train)
     return split(settings.source, classes, train, test, settings.validation, settings.calibration, seed)
 
 
-def _first(samples: Split, count: int) -> Split:
+def _spread(samples: Split, count: int) -> Split:
     if count > len(samples):
         raise UserError(f"data.train = {count}, but there are only {len(samples)} training images; lower it or use 0")
-    return samples.take(slice(count)) if count else samples
+    # Evenly spread: the images of a folder are sorted by class, and the first would miss the last classes.
+    return samples.take(torch.arange(count) * len(samples) // count) if count else samples

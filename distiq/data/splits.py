@@ -113,13 +113,29 @@ def split(
     return Data(source, tuple(classes), train_part, validation_part, calibration_part, test, mean, std)
 
 
-def check(samples: Split, classes: Sequence[str], where: str) -> None:
-    """Raises UserError, saying where, if these samples cannot be learned from or measured on."""
+def check_data(data: Data) -> None:
+    """Raises UserError unless every split can be used; `Data` can be made by hand, past the checks of `split`."""
+    for part in ("train", "validation", "calibration", "test"):
+        samples = getattr(data, part)
+        if len(samples) == 0:
+            raise UserError(f"{data.source}: the {part} split is empty; a run needs all four, give it some images")
+        check(samples, data.classes, f"{data.source}: {part} split", varied=part in ("train", "test"))
+
+
+def check(samples: Split, classes: Sequence[str], where: str, varied: bool = True) -> None:
+    """Raises UserError, saying where, if these samples cannot be learned from or measured on.
+
+    Args:
+        varied: at least two classes must occur.
+    """
     images, labels = samples.images, samples.labels
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
         raise UserError(f"{where}: images are {_describe(images)}; give (N, C, H, W) as uint8 or float32")
     if labels.ndim != 1 or len(labels) != len(images):
         raise UserError(f"{where}: {len(images)} images but labels of shape {tuple(labels.shape)}; give one label each")
+    if labels.dtype != torch.int64:
+        found = str(labels.dtype).removeprefix("torch.")
+        raise UserError(f"{where}: labels are {found}; give whole numbers as int64 (labels.long())")
     if len(images) == 0:
         raise UserError(f"{where}: no images")
     if len(classes) < 2:
@@ -129,7 +145,7 @@ def check(samples: Split, classes: Sequence[str], where: str) -> None:
             f"{where}: labels run from {int(labels.min())} to {int(labels.max())}, but there are {len(classes)} classes"
             f" (0 to {len(classes) - 1}); correct the labels or name all classes"
         )
-    if len(labels.unique()) < 2:
+    if varied and len(labels.unique()) < 2:
         raise UserError(f"{where}: every image has the label {int(labels[0])}; at least two classes are needed")
     if images.is_floating_point():
         finite = torch.isfinite(images).flatten(1).all(1)

@@ -44,6 +44,9 @@ class CachedTeacher:
         logits = self.loaded[1][batch.indices]
         return Knowledge(logits.to(batch.images.device).float())
 
+    def __deepcopy__(self, _memo: dict) -> "CachedTeacher":
+        return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
+
     def _view(self, number: int, device: torch.device) -> Tensor:
         path = self.folder / f"view-{number:04d}.safetensors"
         stored = self._read(path)

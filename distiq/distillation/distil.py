@@ -142,7 +142,7 @@ def check_pairs(student: nn.Module, teacher: nn.Module, settings: DistilSettings
     seen = _activations(student, [pair.student for pair in pairs], example)
     known = _activations(teacher, [pair.teacher for pair in pairs], example)
     for pair in pairs:
-        _check_pair(pair, seen[pair.student], known[pair.teacher])
+        _check_pair(pair, seen[pair.student], known[pair.teacher], pair in settings.attention)
 
 
 @torch.no_grad()
@@ -164,7 +164,7 @@ def _projections(
     seen = _activations(student, [pair.student for pair in pairs], sample.images)
     known = teacher(sample).features
     for pair in pairs:
-        _check_pair(pair, seen[pair.student], known.get(pair.teacher))
+        _check_pair(pair, seen[pair.student], known.get(pair.teacher), pair in settings.attention)
     torch.manual_seed(batches.seed)
     return [
         HintProjection(seen[pair.student].shape[1], known[pair.teacher].shape[1], tuple(known[pair.teacher].shape[2:]))
@@ -172,14 +172,16 @@ def _projections(
     ]
 
 
-def _check_pair(pair: FeaturePair, student: Tensor, teacher: Tensor | None) -> None:
+def _check_pair(pair: FeaturePair, student: Tensor, teacher: Tensor | None, attention: bool) -> None:
     if teacher is None:
         raise UserError(
             f'distil: the teacher gives no activations of "{pair.teacher}"; a cached teacher stores outputs alone:'
             ' set distil.teacher = "live"'
         )
-    if student.ndim != teacher.ndim or student.ndim not in (2, 4):
+    if student.ndim != teacher.ndim or student.ndim not in ((4,) if attention else (2, 4)):
+        rule = "attention compares maps; choose two layers that are both (B, C, H, W)"
+        rule = rule if attention else "choose two layers that are both (B, C, H, W) or both (B, C)"
         raise UserError(
             f'distil: "{pair.student}" of the student is {tuple(student.shape)}, "{pair.teacher}" of the teacher is'
-            f" {tuple(teacher.shape)}; choose two layers that are both (B, C, H, W) or both (B, C)"
+            f" {tuple(teacher.shape)}; {rule}"
         )

@@ -46,6 +46,9 @@ class LiveTeacher:
             logits = self.model(batch.images)
         return Knowledge(logits.float(), features)
 
+    def __deepcopy__(self, _memo: dict) -> "LiveTeacher":
+        return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
+
 
 def freeze(model: nn.Module) -> nn.Module:
     """The same model in eval mode, with parameters that take no gradient."""

@@ -1,6 +1,8 @@
 """build(): a network by name, and its weights from a file or a hub."""
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +93,8 @@ def load_weights(model: nn.Module, path: Path, trust: bool = False) -> None:
 
 
 def _read_state(path: Path, trust: bool) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
@@ -130,16 +134,18 @@ def _create(choice: ModelChoice, classes: int, channels: int, role: str) -> nn.M
         case "transformers":
             return _transformers(name, choice, classes, channels, where)
         case "timm":
-            timm = _require("timm", where)
-            return timm.create_model(
-                name, pretrained=bool(choice.weights), num_classes=classes, in_chans=channels, **choice.options
-            )
+            timm, fetched = _require("timm", where), bool(choice.weights) and _comes_from_hub(choice)
+            with _explained(f'{where}: timm cannot build "{name}" with {choice.options}'):
+                return timm.create_model(
+                    name, pretrained=fetched, num_classes=classes, in_chans=channels, **choice.options
+                )
         case "torchvision":
             models = _require("torchvision", where).models
             if channels != 3:
                 raise UserError(f"{where}: torchvision's networks read 3 channels, the data has {channels}")
             weights = choice.weights if _comes_from_hub(choice) and choice.weights else None
-            return models.get_model(name, weights=weights, num_classes=classes, **choice.options)
+            with _explained(f'{where}: torchvision cannot build "{name}" with {choice.options}'):
+                return models.get_model(name, weights=weights, num_classes=classes, **choice.options)
     raise UserError(f'{where}: "{library}" is no known library; take transformers:, timm:, torchvision: or file.py:')
 
 
@@ -154,10 +160,8 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> n
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
-    try:
+    with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
         return kind(classes, channels, **choice.options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {choice.model} cannot be built with {choice.options}: {error}") from error
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
@@ -173,6 +177,15 @@ def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, w
         return Logits(auto.from_config(config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
+
+
+@contextlib.contextmanager
+def _explained(message: str) -> Iterator[None]:
+    """What a library raises for options that it does not take, as a UserError."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{message}: {error}") from error
 
 
 def _require(package: str, where: str) -> Any:

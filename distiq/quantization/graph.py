@@ -5,6 +5,7 @@ convolution and its activation, or a missing one behind an addition, leaves an i
 """
 
 import copy
+import operator
 import warnings
 from typing import Any
 
@@ -20,13 +21,14 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
+from distiq.models.layout import make_contiguous
 from distiq.numerics import affine_bounds, symmetric_bounds
-from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
 from distiq.quantization.scheme import Scheme
 
 aten = torch.ops.aten
 WEIGHTED = {
-    aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv_transpose2d.input, aten.linear.default,
+    aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default,
 }  # fmt: skip
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
@@ -50,7 +52,8 @@ def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     Raises:
         UserError: the model cannot be traced; the message names the operation.
     """
-    model = copy.deepcopy(model).cpu().eval()
+    model = make_contiguous(copy.deepcopy(model).cpu().eval())
+    example = example.clone(memory_format=torch.contiguous_format)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
         with warnings.catch_warnings():
@@ -81,14 +84,62 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     """The graph with batch norm folded and a watching point wherever the scheme puts a grid."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return prepare_pt2e(copy.deepcopy(graph), IntegerQuantizer(scheme))
+        prepared = prepare_pt2e(copy.deepcopy(graph), IntegerQuantizer(scheme))
+    _insert_bias_points(prepared)
+    return prepared
 
 
 def convert(prepared: fx.GraphModule) -> fx.GraphModule:
     """The reference graph: integer weights, and quantize / dequantize pairs in place of the points."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return convert_pt2e(copy.deepcopy(prepared))
+        prepared = copy.deepcopy(prepared)
+        for node in prepared.graph.nodes:
+            # Grids of weights are made from the weights as they are now, whether or not the graph has run with them.
+            point = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(point, PerChannelWeightPoint):
+                point(parameter_of(prepared, node))
+        _fold_bias_points(prepared)
+        return convert_pt2e(prepared)
+
+
+def bias_points(prepared: fx.GraphModule) -> list[tuple[fx.Node, BiasPoint]]:
+    """The points of biases and the nodes that stand for them."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
+    found = [(node, modules[str(node.target)]) for node in prepared.graph.nodes if node.op == "call_module"]
+    return [(node, module) for node, module in found if isinstance(module, BiasPoint)]
+
+
+def parameter_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Parameter:
+    """The parameter that a point's node reads."""
+    source: Any = node.args[0]
+    return operator.attrgetter(str(source.target))(prepared)
+
+
+def _insert_bias_points(prepared: fx.GraphModule) -> None:
+    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
+    for number, node in enumerate(list(prepared.graph.nodes)):
+        arguments: Any = node.args
+        if node.target not in WEIGHTED or len(arguments) < 3 or not isinstance(arguments[2], fx.Node):
+            continue
+        activation, weight = (modules.get(str(argument.target)) for argument in arguments[:2])
+        if isinstance(activation, ActivationPoint) and isinstance(weight, PerChannelWeightPoint):
+            name = f"bias_point_{number}"
+            prepared.add_submodule(name, BiasPoint(activation, weight))
+            with prepared.graph.inserting_before(node):
+                point = prepared.graph.call_module(name, (arguments[2],))
+            node.replace_input_with(arguments[2], point)
+    prepared.recompile()
+
+
+def _fold_bias_points(prepared: fx.GraphModule) -> None:
+    """Puts every bias on its grid for good and takes its point away."""
+    for node, point in bias_points(prepared):
+        bias = parameter_of(prepared, node)
+        bias.data = point.on_grid(bias.detach())
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        prepared.graph.erase_node(node)
+    prepared.recompile()
 
 
 class IntegerQuantizer(Quantizer):

@@ -7,12 +7,14 @@ It first watches (calibration), then simulates the grid, with gradients that pas
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchao.quantization.pt2e.observer import ObserverBase
 
 from distiq.numerics import SMALLEST_SCALE, affine_grid, symmetric_scale
 from distiq.quantization.ranges import Histogram, activation_range
 from distiq.quantization.scheme import Scheme
+
+LARGEST_BIAS = 2.0**30
 
 
 class ActivationPoint(ObserverBase):
@@ -52,7 +54,8 @@ class ActivationPoint(ObserverBase):
 class PerChannelWeightPoint(ObserverBase):
     """A symmetric grid per output channel, always made from the weights as they are.
 
-    torchao hands the channel axis only to a class whose name says "PerChannel".
+    `smallest_scale` keeps a channel's grid wide enough for its bias: see `BiasPoint`. torchao hands the channel axis
+    only to a class whose name says "PerChannel".
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class PerChannelWeightPoint(ObserverBase):
         super().__init__(dtype)
         self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
         self.latest: Tensor = torch.empty(0)
+        self.smallest_scale: Tensor
+        self.register_buffer("smallest_scale", torch.tensor(SMALLEST_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
         self.latest = x.detach()
@@ -71,7 +76,36 @@ class PerChannelWeightPoint(ObserverBase):
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         magnitude = self.latest.flatten(1).abs().amax(1)
-        bits = (self.quant_max + 1).bit_length()
-        return symmetric_scale(magnitude, bits).clamp(min=SMALLEST_SCALE), torch.zeros_like(
-            magnitude, dtype=torch.int32
-        )
+        scale = torch.maximum(symmetric_scale(magnitude, (self.quant_max + 1).bit_length()), self.smallest_scale)
+        return scale, torch.zeros_like(magnitude, dtype=torch.int32)
+
+
+class BiasPoint(nn.Module):
+    """The bias of a weighted layer on the grid of its accumulator: int32 of scale s_x * s_w (Jacob et al. 2018).
+
+    Integer kernels add the bias there. For a depthwise layer that grid can be as coarse as the layer's output, so the
+    simulation has to know it, or the deployed file answers differently.
+    """
+
+    def __init__(self, activation: ActivationPoint, weight: PerChannelWeightPoint) -> None:
+        super().__init__()
+        self.pair = (activation, weight)  # in a tuple, so that they are not registered a second time
+
+    def forward(self, bias: Tensor) -> Tensor:
+        if self.pair[0].mode == "watch":
+            return bias
+        return bias + (self.on_grid(bias.detach()) - bias.detach())
+
+    def on_grid(self, bias: Tensor) -> Tensor:
+        scale = self.scale()
+        return torch.round(bias / scale) * scale
+
+    def scale(self) -> Tensor:
+        activation, weight = self.pair
+        return activation.scale * weight.calculate_qparams()[0]
+
+    def freeze(self, bias: Tensor) -> None:
+        """Widens the weights' grid where the bias would not fit into 31 bits: on a channel of almost no weight."""
+        activation, weight = self.pair
+        needed = bias.detach().abs().max() / (activation.scale * LARGEST_BIAS)
+        weight.smallest_scale.copy_(torch.clamp(needed, min=SMALLEST_SCALE))

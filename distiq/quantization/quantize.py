@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
-from distiq.quantization.graph import convert, export_graph, prepare
+from distiq.quantization.graph import bias_points, convert, export_graph, parameter_of, prepare
 from distiq.quantization.points import ActivationPoint
 from distiq.quantization.scheme import Scheme
 
@@ -67,6 +67,8 @@ def calibrate(quantized: QuantizedModel, calibration: Tensor) -> None:
         quantized(chunk)
     for point in points(quantized):
         point.freeze()
+    for node, bias_point in bias_points(quantized.prepared):
+        bias_point.freeze(parameter_of(quantized.prepared, node))
 
 
 def points(quantized: QuantizedModel) -> list[ActivationPoint]:

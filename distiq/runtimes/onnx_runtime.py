@@ -4,6 +4,7 @@ The int8 file holds the same scales and integer weights as the PT2E graph. Activ
 int8 with the zero point moved by 128: the same grid, and the type that its x86 kernels are written for.
 """
 
+import copy
 import logging
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.models.layout import make_contiguous
 
 INPUT, OUTPUT = "images", "logits"
 LARGEST_BATCH = 65536
@@ -113,7 +115,9 @@ def _session(path: Path, threads: int):  # type: ignore[no-untyped-def]
 
 def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    model = model if isinstance(model, torch.fx.GraphModule) else model.eval()
+    if not isinstance(model, torch.fx.GraphModule):
+        model = make_contiguous(copy.deepcopy(model).cpu().eval())
+    example = example.clone(memory_format=torch.contiguous_format)
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

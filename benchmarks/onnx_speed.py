@@ -1,0 +1,126 @@
+"""distiq's int8 file against the one that onnxruntime's own quantize_static makes of the same float model.
+
+    python benchmarks/onnx_speed.py [--run runs/fashion_mnist] [--out benchmarks/results/onnx_speed.json]
+
+Takes teacher and student of a finished run (`make run`). Both tools calibrate on the same calibration split with
+min-max ranges. All three files of a network are timed in one process, interleaved, at batch 1 and 32 with 1 and 2
+threads, medians; the ratio below 1 means that distiq's file is faster. Both are measured on the full test set too.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from rich.console import Console
+from rich.table import Table
+
+from distiq import environment
+from distiq.data.load import load as load_data
+from distiq.data.splits import Data
+from distiq.evaluation.cost import latencies
+from distiq.evaluation.evaluate import agreement, outputs
+from distiq.files import write_atomically
+from distiq.models.build import build, load_weights
+from distiq.numerics import sqnr_db
+from distiq.quantization.quantize import quantize
+from distiq.recipe import load_recipe
+from distiq.runtimes.export import export, load
+
+
+class Reader(CalibrationDataReader):
+    """The calibration split, 64 images at a time."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.chunks = iter(images.split(64))
+
+    def get_next(self) -> dict | None:
+        chunk = next(self.chunks, None)
+        return None if chunk is None else {"images": chunk.numpy()}
+
+
+def three_files(model: torch.nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str, Path]:
+    """Paths of the float file, distiq's int8 file and quantize_static's."""
+    paths = {name: folder / f"{name}.onnx" for name in ("float32", "distiq", "quantize_static")}
+    export(model, paths["float32"], calibration[:2])
+    export(quantize(model, calibration), paths["distiq"], calibration[:2])
+    quant_pre_process(str(paths["float32"]), str(folder / "pre.onnx"))
+    quantize_static(
+        str(folder / "pre.onnx"),
+        str(paths["quantize_static"]),
+        Reader(calibration),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+    return paths
+
+
+def compare(role: str, model: torch.nn.Module, data: Data) -> dict:
+    """Figures of one network."""
+    calibration = data.normalize(data.calibration.images)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = three_files(model, calibration, Path(folder))
+        answers = {name: outputs(load(path), data, data.test) for name, path in paths.items()}
+        found: dict = {"network": role, "bytes": {name: path.stat().st_size for name, path in paths.items()}}
+        for name in ("distiq", "quantize_static"):
+            found[name] = {
+                "accuracy": float((answers[name].argmax(1) == data.test.labels).double().mean()),
+                "flips": 1 - agreement(answers[name], answers["float32"]),
+                "sqnr_db": sqnr_db(answers["float32"], answers[name]),
+            }
+        found["latency_ms"] = []
+        for threads in (1, 2):
+            models = {name: load(path, threads) for name, path in paths.items()}
+            for batch in (1, 32):
+                images = data.normalize(data.test.images[:batch])
+                timed = latencies(models, images, threads, rounds=15, seconds=0.15)
+                row = {name: record.p50_ms for name, record in timed.items()}
+                found["latency_ms"].append({"threads": threads, "batch": batch, **row})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/fashion_mnist"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/onnx_speed.json"))
+    arguments = parser.parse_args()
+    recipe = load_recipe(arguments.run / "recipe.toml")
+    data = load_data(recipe.data, recipe.seed)
+    results = []
+    for role in ("teacher", "student"):
+        model = build(getattr(recipe, role), len(data.classes), data.image_shape, role)
+        weights = max(arguments.run.glob(f"steps/{role}-*/weights.safetensors"), key=lambda path: path.stat().st_mtime)
+        load_weights(model, weights)
+        results.append(compare(role, model.eval(), data))
+    report = {"environment": environment.describe().model_dump(), "results": results}
+    write_atomically(arguments.out, json.dumps(report, indent=1).encode())
+    table = Table("network", "threads", "batch", "float32 ms", "quantize_static ms", "distiq ms", "distiq / static")
+    for result in results:
+        for row in result["latency_ms"]:
+            times = [row["float32"], row["quantize_static"], row["distiq"]]
+            ratio = f"{row['distiq'] / row['quantize_static']:.2f}"
+            cells = [result["network"], row["threads"], row["batch"], *(f"{time:.3f}" for time in times), ratio]
+            table.add_row(*map(str, cells))
+    Console().print(table)
+    quality = Table("network", "file", "bytes", "accuracy", "flips", "SQNR dB")
+    for result in results:
+        for name in ("quantize_static", "distiq"):
+            figures = result[name]
+            quality.add_row(
+                result["network"],
+                name,
+                f"{result['bytes'][name]:,}",
+                f"{100 * figures['accuracy']:.2f} %",
+                f"{100 * figures['flips']:.2f} %",
+                f"{figures['sqnr_db']:.1f}",
+            )
+    Console().print(quality)
+
+
+if __name__ == "__main__":
+    main()

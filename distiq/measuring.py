@@ -1,0 +1,162 @@
+"""Measuring a file: its answers, its cost, and its place beside the float network that it was made from."""
+
+import base64
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from distiq.data.splits import Data
+from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
+from distiq.evaluation.evaluate import Predict, agreement, outputs, score
+from distiq.numerics import sqnr_db
+from distiq.quantization.quantize import QuantizedModel
+from distiq.recipe import MeasureSettings
+from distiq.records import Column, ColumnName, CostRecord, FlipRecord, LatencyRecord, TrainingRecord, TrialRecord
+from distiq.runtimes.export import RUNTIMES, export, load
+from distiq.runtimes.onnx_runtime import float_operations, peak_memory_bytes
+
+MODEL_FILE, ANSWERS = "model.onnx", "answers.safetensors"
+WORST_FLIPS = 12
+Answers = dict[str, Tensor]
+"""Logits by split: "test" and "validation"."""
+
+
+@dataclass
+class Measuring:
+    """Measures files on one task. `teacher` holds the teacher's answers once they are known."""
+
+    data: Data
+    settings: MeasureSettings
+    teacher: Answers | None = None
+    example: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.example = self.data.normalize(self.data.calibration.images[:2])
+
+    def answers(self, predict: Predict) -> Answers:
+        return {
+            "test": outputs(predict, self.data, self.data.test),
+            "validation": outputs(predict, self.data, self.data.validation),
+        }
+
+    def column(
+        self, name: ColumnName, answers: Answers, float_answers: Answers | None, cost: CostRecord | None
+    ) -> Column:
+        """A column of the table from given answers."""
+        classes = len(self.data.classes)
+
+        def part(split: str, labels: Tensor):  # type: ignore[no-untyped-def]
+            teacher = self.teacher[split] if self.teacher else None
+            own = float_answers[split] if float_answers else None
+            return score(answers[split], labels, classes, teacher, own)
+
+        test, validation = self.data.test.labels, self.data.validation.labels
+        return Column(name=name, cost=cost, test=part("test", test), validation=part("validation", validation))
+
+    def file(
+        self, name: ColumnName, file: str, folder: Path, model: nn.Module, float_answers: Answers | None = None
+    ) -> tuple[Column, Answers]:
+        """The column of the exported file in a folder, and its answers, which are also kept there.
+
+        Args:
+            file: what the file is called in the run's records.
+            model: the float network, for parameters and operations.
+        """
+        path = folder / MODEL_FILE
+        answers = self.answers(load(path, self.settings.threads))
+        save_file(answers, folder / ANSWERS)
+        cost = CostRecord(
+            file=file,
+            runtime=RUNTIMES[path.suffix],
+            size_bytes=path.stat().st_size,
+            parameters=parameter_count(model),
+            macs=multiply_adds(model, self.example),
+            peak_memory_bytes=peak_memory_bytes(path, (1, *self.data.image_shape)),
+            latency=self.latencies({file: path})[file],
+        )
+        return self.column(name, answers, float_answers, cost), answers
+
+    def latencies(self, files: dict[str, Path]) -> dict[str, tuple[LatencyRecord, ...]]:
+        """Latency at batch 1 and throughput at the larger batch, of all files side by side."""
+        settings, test = self.settings, self.data.test.images
+        models = {name: load(path, settings.threads) for name, path in files.items()}
+        found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(files, ())
+        for size in sorted({1, settings.throughput_batch}):
+            images = self.data.normalize(test[torch.arange(size) % len(test)])
+            timed = latencies(models, images, settings.threads, settings.rounds, settings.seconds)
+            found = {name: (*found[name], timed[name]) for name in files}
+        return found
+
+    def quantized(
+        self,
+        folder: Path,
+        file: str,
+        rung: str,
+        reason: str,
+        quantized: QuantizedModel,
+        model: nn.Module,
+        float_answers: Answers,
+        training: TrainingRecord | None = None,
+    ) -> TrialRecord:
+        """Exports a quantized model and measures it simulated and deployed, against its own float network.
+
+        The budget is not judged here: the record's breaches are empty.
+        """
+        began = time.monotonic()
+        export(quantized, folder / MODEL_FILE, self.example)
+        simulated = self.answers(quantized)
+        column, deployed = self.file("int8 deployed", file, folder, model, float_answers)
+        return TrialRecord(
+            rung=rung,
+            reason=reason,
+            scheme=str(quantized.scheme) + (", trained on its grids" if training else ""),
+            simulated=self.column("int8 simulated", simulated, float_answers, None),
+            deployed=column,
+            agreement=agreement(simulated["test"], deployed["test"]),
+            sqnr_db=sqnr_db(float_answers["test"], deployed["test"]),
+            float_operations=float_operations(folder / MODEL_FILE),
+            breaches=(),
+            test_breaches=(),
+            seconds=time.monotonic() - began + (training.seconds if training else 0.0),
+            training=training,
+        )
+
+    def worst_flips(self, before: Tensor, after: Tensor) -> tuple[FlipRecord, ...]:
+        """The test images whose right answer was lost, those that the float network was surest of first.
+
+        Args:
+            before, after: logits of the test set (N, classes), float and quantized.
+        """
+        labels = self.data.test.labels
+        probabilities = torch.softmax(before, 1)
+        lost = (before.argmax(1) == labels) & (after.argmax(1) != labels)
+        order = sorted(lost.nonzero().flatten().tolist(), key=lambda index: -float(probabilities[index].max()))
+        return tuple(
+            FlipRecord(
+                index=index,
+                label=int(labels[index]),
+                before=int(before[index].argmax()),
+                after=int(after[index].argmax()),
+                confidence_before=float(probabilities[index].max()),
+                image_png=_png(self.data.test.images[index]),
+            )
+            for index in order[:WORST_FLIPS]
+        )
+
+
+def _png(image: Tensor) -> str:
+    """A (C, H, W) image as base64 PNG; float images are stretched to 0..255."""
+    from PIL import Image
+
+    if image.dtype != torch.uint8:
+        low, high = image.min(), image.max()
+        image = ((image - low) / (high - low + 1e-12) * 255).byte()
+    array = image[0].numpy() if image.shape[0] != 3 else image.permute(1, 2, 0).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,24 @@
+"""Small data that every room's tests may use."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from distiq.data.splits import Data, from_tensors
+
+
+def bright_quadrants(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noisy 8x8 images, (N, 1, 8, 8) uint8; the label is the quadrant that is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 4, (count,), generator=generator)
+    images = torch.randint(0, 100, (count, 1, 8, 8), generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        top, left = 4 * (label // 2), 4 * (label % 2)
+        image[:, top : top + 4, left : left + 4] += 120
+    return images.to(torch.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> Data:
+    """128 training, 32 validation, 16 calibration and 48 test images of four classes."""
+    return from_tensors(bright_quadrants(176, 0), bright_quadrants(48, 1), validation=32, calibration=16)

@@ -1,0 +1,157 @@
+import pytest
+import torch
+
+from distiq.data.splits import Split, channel_statistics, check, collect, from_tensors
+from distiq.errors import UserError
+
+
+def numbered(count=60, classes=3, dtype=torch.uint8):
+    """Images whose first pixel is their own number."""
+    images = torch.zeros(count, 2, 4, 5)
+    images[:, 0, 0, 0] = torch.arange(count)
+    return images.to(dtype), torch.arange(count) % classes
+
+
+def make(train=None, test=None, **settings):
+    return from_tensors(train or numbered(), test or numbered(20), **{"validation": 10, "calibration": 5, **settings})
+
+
+def numbers(split) -> list[int]:
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_splits_are_disjoint_and_whole():
+    data = make()
+    parts = [numbers(part) for part in (data.train, data.validation, data.calibration)]
+    assert [len(part) for part in parts] == [45, 10, 5]
+    assert sorted(number for part in parts for number in part) == list(range(60))
+    assert numbers(data.test) == list(range(20))
+    for part in (data.train, data.validation, data.calibration, data.test):
+        assert [number % 3 for number in numbers(part)] == part.labels.tolist()
+
+
+def test_splits_are_a_function_of_the_seed():
+    assert make(seed=1).digest() == make(seed=1).digest()
+    assert make(seed=1).digest() != make(seed=2).digest()
+
+
+def test_digest_sees_every_label_and_pixel():
+    first = make().digest()
+    for change in (0, 1):
+        test = [tensor.clone() for tensor in numbered(20)]
+        test[change].flatten()[7] = 1 + test[change].flatten()[7] % 2
+        assert make(test=tuple(test)).digest() != first
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_statistics_are_those_of_torch(dtype):
+    images = torch.randint(0, 256, (5000, 3, 2, 3), generator=torch.Generator().manual_seed(0)).to(dtype)
+    values = images.double() / (255 if dtype == torch.uint8 else 1)
+    mean, std = channel_statistics(images)
+    torch.testing.assert_close(torch.tensor(mean), values.mean((0, 2, 3)).float())
+    torch.testing.assert_close(torch.tensor(std), values.std((0, 2, 3), unbiased=False).float())
+
+
+def test_normalized_training_images_have_mean_0_and_variance_1():
+    images = torch.randint(0, 256, (60, 2, 4, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    data = make(train=(images, torch.arange(60) % 3))
+    normalized = data.normalize(data.train.images)
+    assert normalized.dtype == torch.float32
+    torch.testing.assert_close(normalized.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalized.std((0, 2, 3), unbiased=False), torch.ones(2))
+
+
+def test_a_constant_channel_does_not_divide_by_zero():
+    data = make()  # the second channel is black everywhere
+    assert torch.isfinite(data.normalize(data.test.images)).all()
+
+
+def test_statistics_are_of_the_training_split_alone():
+    data = make()
+    assert data.mean == channel_statistics(data.train.images)[0]
+
+
+def test_ready_images_are_left_alone():
+    data = make(train=numbered(dtype=torch.float32), test=numbered(20, dtype=torch.float32), normalized=True)
+    assert torch.equal(data.normalize(data.train.images), data.train.images)
+
+
+def test_names_of_the_classes():
+    assert make().classes == ("0", "1", "2")
+    assert make(classes=["a", "b", "c", "d"]).classes == ("a", "b", "c", "d")
+
+
+def test_the_record_counts():
+    record = make().record()
+    assert (record.train, record.validation, record.calibration, record.test) == (45, 10, 5, 20)
+    assert record.image_shape == (2, 4, 5)
+    assert record.digest == make().digest()
+
+
+def test_collect_joins_batches():
+    images, labels = numbered(10)
+    loader = [(images[:4], labels[:4].int()), (images[4:], labels[4:].int())]
+    found = collect(loader)
+    assert torch.equal(found[0], images)
+    assert torch.equal(found[1], labels)
+
+
+def spoiled(value: float):
+    images, labels = numbered(dtype=torch.float32)
+    images[7, 0, 0, 0] = images[9, 1, 1, 1] = value
+    return images, labels
+
+
+@pytest.mark.parametrize(
+    ("train", "settings", "message"),
+    [
+        (spoiled(float("nan")), {}, r"image 7 holds NaN or infinite pixels \(2 images do\)"),
+        (spoiled(float("inf")), {}, "image 7 holds NaN or infinite"),
+        ((numbered()[0], numbered()[1] - 1), {}, "labels run from -1 to 1, but there are 2 classes"),
+        (numbered(), {"classes": ["a", "b"]}, r"labels run from 0 to 2, but there are 2 classes \(0 to 1\)"),
+        (numbered(classes=1), {}, "only one class"),
+        (numbered(classes=1), {"classes": ["a", "b"]}, "every image has the label 0; at least two"),
+        ((numbered()[0][:0], numbered()[1][:0]), {}, "no images"),
+        (numbered(dtype=torch.float64), {}, r"images are float64 \(60, 2, 4, 5\); give \(N, C, H, W\)"),
+        ((numbered()[0][:, 0], numbered()[1]), {}, r"images are uint8 \(60, 4, 5\)"),
+        ((numbered()[0], numbered()[1][:50]), {}, r"60 images but labels of shape \(50,\)"),
+        ((numbered()[0], numbered()[1].unsqueeze(1)), {}, r"labels of shape \(60, 1\)"),
+        ((numbered()[0], numbered()[1].float()), {}, "labels are float32; give whole numbers as int64"),
+        ((numbered()[0], numbered()[1].int()), {}, "labels are int32; give whole numbers as int64"),
+    ],
+    ids=[
+        "nan", "inf", "negative label", "label too large", "one class", "one label", "empty", "float64", "three axes",
+        "fewer labels", "two axes", "float labels", "int32 labels",
+    ],
+)  # fmt: skip
+def test_samples_that_cannot_be_learned_from_are_refused(train, settings, message):
+    with pytest.raises(UserError, match=f"^tensors: training set: .*{message}"):
+        make(train=train, **settings)
+
+
+def test_the_test_set_is_checked_too():
+    with pytest.raises(UserError, match=r"^tensors: test set: no images"):
+        make(test=tuple(part[:0] for part in numbered()))
+
+
+@pytest.mark.parametrize(
+    "test", [numbered(dtype=torch.float32), (numbered()[0][:, :1], numbered()[1])], ids=["type", "shape"]
+)
+def test_training_and_test_images_must_be_alike(test):
+    with pytest.raises(
+        UserError, match=r"training images are uint8 \(60, 2, 4, 5\), test images are .*make them alike"
+    ):
+        make(test=test)
+
+
+@pytest.mark.parametrize(("validation", "calibration"), [(60, 1), (30, 29), (500, 5)])
+def test_too_few_images_are_refused(validation, calibration):
+    with pytest.raises(
+        UserError, match=f"60 training images cannot give {validation} for validation and {calibration}"
+    ):
+        make(validation=validation, calibration=calibration)
+
+
+def test_check_names_the_place():
+    with pytest.raises(UserError, match=r"^here: no images"):
+        check(Split(*(part[:0] for part in numbered())), ("a", "b"), "here")

@@ -1,0 +1,128 @@
+"""Stored outputs are the live ones, computed once, and made anew whenever they do not fit."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distiq.data.splits import Data, from_tensors
+from distiq.data.views import Views
+from distiq.distillation.cache import CachedTeacher
+from distiq.distillation.teacher import LiveTeacher
+from distiq.recipe import ViewSettings
+from distiq.training import Batch, Batches
+
+VIEWS = Views(ViewSettings(shift=1), seed=3)
+
+
+class Counting(nn.Module):
+    """Counts the samples that pass through a network."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.samples = inner, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.samples += len(images)
+        return self.inner(images)
+
+
+class Forbidden(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError("the stored outputs were not used")
+
+
+@pytest.fixture
+def cached(teacher: nn.Module, data: Data, tmp_path: Path) -> Callable[..., CachedTeacher]:
+    def make(model: nn.Module = teacher, key: str = "key") -> CachedTeacher:
+        return CachedTeacher(LiveTeacher(model), data, VIEWS, tmp_path, key)
+
+    return make
+
+
+@pytest.fixture
+def batches(data: Data) -> Batches:
+    return Batches(data, VIEWS, 32, seed=0)
+
+
+def test_equals_the_live_teacher_to_the_stored_precision(cached, batches: Batches, teacher: nn.Module):
+    live, stored = LiveTeacher(teacher), cached()
+    for epoch in range(2):
+        for batch in batches.epoch(epoch):
+            # Other batches add up in another order: one unit in the last place of float16 is 2^-11 of the value.
+            torch.testing.assert_close(stored(batch).logits, live(batch).logits, rtol=2**-11 + 1e-5, atol=1e-6)
+
+
+def test_is_the_live_output_rounded_to_half(cached, data: Data, teacher: nn.Module):
+    indices = torch.arange(len(data.train))
+    images = data.normalize(VIEWS.view(data.train.images, 0, indices))
+    whole = Batch(images, data.train.labels, indices, 0)
+    assert torch.equal(cached()(whole).logits, LiveTeacher(teacher)(whole).logits.half().float())
+
+
+def test_each_view_is_computed_once(cached, batches: Batches, data: Data, teacher: nn.Module):
+    counting = Counting(teacher)
+    stored = cached(counting)
+    for epoch in (0, 0, 1):
+        for batch in batches.epoch(epoch):
+            stored(batch)
+    assert counting.samples == 2 * len(data.train)
+
+
+def test_a_second_run_reads_and_never_computes(cached, batches: Batches):
+    batch = next(batches.epoch(0))
+    first = cached()(batch)
+    again = cached(Forbidden())(batch)
+    assert torch.equal(first.logits, again.logits)
+
+
+def test_views_differ(cached, data: Data):
+    stored = cached()
+    whole = Batch(data.normalize(data.train.images), data.train.labels, torch.arange(len(data.train)), 0)
+    assert not torch.equal(stored(whole).logits, stored(whole._replace(view=1)).logits)
+
+
+def another_key(path: Path) -> None:
+    save_file(load_file(path), path, {"key": "another teacher"})
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def wrong_length(path: Path) -> None:
+    save_file({"logits": load_file(path)["logits"][:-1].clone()}, path, {"key": "key"})
+
+
+def other_content(path: Path) -> None:
+    save_file({"something": torch.zeros(3)}, path, {"key": "key"})
+
+
+@pytest.mark.parametrize("spoil", [another_key, cut_short, empty, wrong_length, other_content])
+def test_a_file_that_does_not_fit_is_made_anew(spoil: Callable[[Path], None], cached, batches: Batches, tmp_path: Path):
+    batch = next(batches.epoch(0))
+    expected = cached()(batch).logits
+    (file,) = tmp_path.glob("*.safetensors")
+    spoil(file)
+    assert torch.equal(cached()(batch).logits, expected)
+    assert torch.equal(cached(Forbidden())(batch).logits, expected), "the file was written again"
+
+
+def test_size_per_sample_and_nothing_partial(tmp_path: Path):
+    classes, count = 10, 2000
+    labels = torch.arange(count + 20) % classes
+    images = torch.zeros(count + 20, 1, 4, 4)
+    data = from_tensors((images, labels), (images[:20], labels[:20]), validation=10, calibration=10)
+    teacher = LiveTeacher(nn.Sequential(nn.Flatten(), nn.Linear(16, classes)))
+    CachedTeacher(teacher, data, VIEWS, tmp_path, "k" * 200)(next(Batches(data, VIEWS, 8, 0).epoch(0)))
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_size <= 24 * count
+    assert math.isclose(file.stat().st_size / count, 2 * classes, rel_tol=0.05), "float16"

@@ -1,0 +1,161 @@
+"""distil(): what is trained, what is not, and what is refused before training."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import nn
+
+from distiq.data.splits import Data
+from distiq.data.views import Views
+from distiq.distillation.cache import CachedTeacher
+from distiq.distillation.distil import Distillation, check_pairs, distil
+from distiq.distillation.teacher import LiveTeacher
+from distiq.errors import UserError
+from distiq.progress import Lines
+from distiq.recipe import DistilSettings, FeaturePair, TrainingSettings, ViewSettings
+from distiq.training import Batch, Batches
+
+LIVE = DistilSettings(teacher="live")
+
+
+def layers(**pairs: tuple[str, str]) -> DistilSettings:
+    named = {kind: (FeaturePair(student=one, teacher=other),) for kind, (one, other) in pairs.items()}
+    return DistilSettings(teacher="live", **named)
+
+
+def states_equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_neither_network_is_changed(student, teacher, data: Data, training: TrainingSettings):
+    networks = (student.eval(), teacher.train())
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    trained, _ = distil(student, teacher, data, LIVE, training)
+    assert all(states_equal(old, network.state_dict()) for old, network in zip(before, networks, strict=True))
+    assert (student.training, teacher.training) == (False, True)
+    assert all(parameter.requires_grad for network in networks for parameter in network.parameters())
+    assert not states_equal(before[0], trained.state_dict())
+    assert not trained.training
+    assert [p.stride() for p in trained.parameters()] == [p.stride() for p in student.parameters()]
+
+
+def test_losses_are_named_and_weighted(student, teacher, data: Data):
+    settings = DistilSettings(teacher="live", temperature=2.0, task_weight=0.25, kd_weight=0.5)
+    batch = next(Batches(data, Views(ViewSettings(), 0), 16, 0).epoch(0))
+    answering = LiveTeacher(teacher)
+    found = Distillation(student.eval(), answering, settings)(batch)
+    ours, theirs = student(batch.images), answering(batch).logits
+    divergence = F.kl_div(F.log_softmax(ours / 2, 1), F.softmax(theirs / 2, 1), reduction="batchmean")
+    assert set(found) == {"task", "kd"}
+    torch.testing.assert_close(found["task"], 0.25 * F.cross_entropy(ours, batch.labels))
+    torch.testing.assert_close(found["kd"], 0.5 * 4 * divergence)
+
+
+@pytest.mark.parametrize(("weights", "names"), [((1.0, 0.0), {"task"}), ((0.0, 1.0), {"kd"})])
+def test_a_loss_without_weight_is_not_there(weights, names, student, teacher, data: Data, training: TrainingSettings):
+    settings = DistilSettings(teacher="live", task_weight=weights[0], kd_weight=weights[1])
+    _, record = distil(student, teacher, data, settings, training)
+    assert set(record.epochs[0].losses) == names
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_a_teacher_it_is_the_plain_task_loss(smoothing: float, student, data: Data):
+    batch = next(Batches(data, Views(ViewSettings(), 0), 16, 0).epoch(0))
+    objective = Distillation(student.eval(), None, DistilSettings(task_weight=0.1), smoothing)
+    found = objective(batch)
+    assert list(found) == ["task"]
+    expected = F.cross_entropy(student(batch.images), batch.labels, label_smoothing=smoothing)
+    torch.testing.assert_close(found["task"], expected)
+
+
+def test_gradient_goes_to_the_student_alone(student, teacher, data: Data):
+    batch = next(Batches(data, Views(ViewSettings(), 0), 16, 0).epoch(0))
+    objective = Distillation(student, LiveTeacher(teacher), LIVE)
+    sum(objective(batch).values()).backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not any(name.startswith("teacher") for name in objective.state_dict())
+
+
+def test_hints_and_attention_run_and_projections_are_dropped(student, teacher, data: Data, training: TrainingSettings):
+    settings = layers(hints=("stages.1", "stages.0"), attention=("stages.0", "stages.1"))
+    trained, record = distil(student, teacher, data, settings, training)
+    assert set(record.epochs[0].losses) == {"task", "kd", "hint stages.1", "attention stages.0"}
+    assert trained.state_dict().keys() == student.state_dict().keys()
+    assert not any(module._forward_hooks for module in trained.modules())
+
+
+def test_hints_of_linear_layers(student, teacher, data: Data, training: TrainingSettings):
+    _, record = distil(student, teacher, data, layers(hints=("classifier", "classifier")), training)
+    assert "hint classifier" in record.epochs[0].losses
+
+
+def test_learning_from_a_teacher_lowers_the_divergence(student, teacher, data: Data):
+    training = TrainingSettings(epochs=6, batch_size=32, learning_rate=0.05, precision="float32")
+    settings = DistilSettings(teacher="live", task_weight=0.0, kd_weight=1.0)
+    _, record = distil(student, teacher, data, settings, training)
+    assert record.epochs[-1].losses["kd"] < record.epochs[0].losses["kd"] / 2
+
+
+@pytest.mark.parametrize("kind", ["live", "cached"])
+def test_copies_of_the_objective_share_the_teacher(kind: str, student, teacher, data: Data, tmp_path):
+    """The moving average and the choice of precision copy the objective; a watch, which holds a lock, has no copy."""
+    answering = LiveTeacher(teacher)
+    if kind == "cached":
+        watch = Lines(Console(quiet=True))
+        answering = CachedTeacher(answering, data, Views(ViewSettings(), 0), tmp_path, "key", watch)
+    assert copy.deepcopy(Distillation(student, answering, LIVE)).teacher is answering
+    training = TrainingSettings(epochs=1, batch_size=32, learning_rate=0.05, precision="auto", ema_decay=0.5)
+    trained, _ = distil(student, answering, data, LIVE, training)
+    assert trained.state_dict().keys() == student.state_dict().keys()
+
+
+def test_cached_and_live_teachers_train_alike(student, teacher, data: Data, training: TrainingSettings, tmp_path):
+    live = LiveTeacher(teacher)
+    stored = CachedTeacher(live, data, Views(ViewSettings(), 0), tmp_path, "key")
+    records = [distil(student, one, data, LIVE, training)[1] for one in (live, stored)]
+    one, other = (record.epochs[-1].losses["kd"] for record in records)
+    assert one == pytest.approx(other, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (layers(hints=("stages.7", "stages.0")), r'no module "stages\.7"; near it: .*stages\.1'),
+        (layers(attention=("stages.0", "layers.0")), 'no module "layers.0"'),
+        (
+            layers(hints=("classifier", "stages.0")),
+            r'"classifier" of the student is \(\d+, 2\), "stages.0" of the .*or both \(B, C\)',
+        ),
+        (layers(attention=("classifier", "classifier")), r"attention compares maps; choose two layers that are both"),
+        (layers(attention=("stages.0", "classifier")), r"choose two layers that are both \(B, C, H, W\)"),
+    ],
+)
+def test_wrong_pairs_are_refused_before_training(
+    settings, message: str, student, teacher, data: Data, training, tmp_path
+):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(UserError, match=message):
+        distil(student, teacher, data, settings, training, checkpoint=checkpoint)
+    assert not checkpoint.exists()
+    with pytest.raises(UserError, match=message):
+        check_pairs(student, teacher, settings, data.normalize(data.train.images[:2]))
+
+
+def test_a_cached_teacher_with_hints_is_refused(student, teacher, data: Data, training: TrainingSettings, tmp_path):
+    stored = CachedTeacher(LiveTeacher(teacher), data, Views(ViewSettings(), 0), tmp_path, "key")
+    with pytest.raises(UserError, match=r'set distil\.teacher = "live"'):
+        distil(student, stored, data, layers(hints=("stages.0", "stages.0")), training)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(student, data: Data, training: TrainingSettings):
+    def broken(batch: Batch) -> None:
+        known = LiveTeacher(nn.Sequential(nn.Flatten(), nn.Linear(144, 2)))(batch)
+        known.logits.fill_(float("nan"))
+        return known
+
+    with pytest.raises(UserError, match=r"student: the loss part\(s\) kd became nan in epoch 1, step 1; lower"):
+        distil(student, broken, data, LIVE, training)

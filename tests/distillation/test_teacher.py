@@ -1,0 +1,57 @@
+"""A live teacher: frozen, in eval mode, without gradients, in full precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from distiq.distillation.distil import as_teacher
+from distiq.distillation.teacher import LiveTeacher, freeze
+from distiq.recipe import DistilSettings, FeaturePair
+from distiq.training import Batch
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return Batch(torch.randn(5, 1, 12, 12), torch.zeros(5, dtype=torch.long), torch.arange(5), 0)
+
+
+def test_frozen_and_in_eval(teacher: nn.Module):
+    model = LiveTeacher(teacher.train()).model
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_answers_carry_no_gradient_and_leave_statistics_alone(teacher: nn.Module, batch: Batch):
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    known = LiveTeacher(teacher, ["stages.1"])(batch._replace(images=batch.images.requires_grad_()))
+    assert not known.logits.requires_grad
+    assert not known.features["stages.1"].requires_grad
+    assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
+
+
+def test_full_precision_under_autocast(teacher: nn.Module, batch: Batch):
+    live = LiveTeacher(teacher, ["stem"])
+    plain = live(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        known = live(batch)
+    assert known.features["stem"].dtype == known.logits.dtype == torch.float32
+    assert torch.equal(known.logits, plain.logits)
+
+
+def test_a_network_is_copied_and_the_caller_s_stays_as_it_is(teacher: nn.Module, batch: Batch):
+    teacher.train()
+    pair = FeaturePair(student="stem", teacher="stages.0")
+    answering = as_teacher(teacher, DistilSettings(teacher="live", hints=(pair,)))
+    assert answering is not None
+    assert set(answering(batch).features) == {"stages.0"}
+    assert all(module.training for module in teacher.modules())
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("value", [None, LiveTeacher(nn.Identity())])
+def test_no_teacher_and_a_ready_one_pass_unchanged(value: LiveTeacher | None):
+    assert as_teacher(value, DistilSettings()) is value
+
+
+def test_freeze_is_in_place(teacher: nn.Module):
+    assert freeze(teacher) is teacher

@@ -1,0 +1,69 @@
+"""Intervals, shares per class and calibration against hand values and slow oracles."""
+
+import math
+
+import pytest
+import torch
+
+from distiq.evaluation.accuracy import Z_95, expected_calibration_error, per_class_accuracy, wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("correct", "samples", "low", "high"),
+    [
+        # By hand with z^2 = 3.8415: (s + z^2/2 -+ z sqrt(s (n - s) / n + z^2 / 4)) / (n + z^2).
+        (0, 10, 0.0, 3.8415 / 13.8415),
+        (10, 10, 10 / 13.8415, 1.0),
+        (5, 10, 0.5 - 1.95996 * math.sqrt(2.5 + 0.96037) / 13.8415, 0.5 + 1.95996 * math.sqrt(2.5 + 0.96037) / 13.8415),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson_by_hand(correct: int, samples: int, low: float, high: float):
+    assert wilson_interval(correct, samples) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(("correct", "samples"), [(0, 3), (1, 7), (50, 100), (9350, 10_000), (10_000, 10_000)])
+def test_wilson_ends_solve_the_score_equation(correct: int, samples: int):
+    """At an inner end p of the interval |share - p| = z sqrt(p (1 - p) / n) (Wilson 1927)."""
+    share = correct / samples
+    for end in wilson_interval(correct, samples):
+        if 1e-9 < end < 1 - 1e-9:
+            assert abs(share - end) == pytest.approx(Z_95 * math.sqrt(end * (1 - end) / samples), rel=1e-6)
+
+
+@pytest.mark.parametrize(("correct", "samples"), [(3, 8), (80, 100), (9350, 10_000)])
+def test_wilson_is_scipy_s(correct: int, samples: int):
+    stats = pytest.importorskip("scipy.stats")
+    interval = stats.binomtest(correct, samples).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(correct, samples) == pytest.approx(tuple(interval), rel=1e-9)
+
+
+def test_per_class():
+    answers, labels = torch.tensor([0, 0, 1, 2, 2, 1]), torch.tensor([0, 1, 1, 2, 2, 2])
+    assert per_class_accuracy(answers, labels, 4) == (1.0, 0.5, 2 / 3, None)
+
+
+def slow_calibration_error(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
+    """Sample by sample: the weighted gap of every confidence bin."""
+    grouped: dict[int, list[tuple[float, bool]]] = {}
+    for row, label in zip(torch.softmax(logits, 1).tolist(), labels.tolist(), strict=True):
+        confidence = max(row)
+        grouped.setdefault(min(int(confidence * bins), bins - 1), []).append(
+            (confidence, row.index(confidence) == label)
+        )
+    gaps = [abs(sum(c for c, _ in entries) - sum(right for _, right in entries)) for entries in grouped.values()]
+    return sum(gaps) / len(labels)
+
+
+@pytest.mark.parametrize("bins", [1, 5, 15])
+def test_calibration_error_against_a_slow_oracle(bins: int):
+    torch.manual_seed(0)
+    logits, labels = 2 * torch.randn(500, 4), torch.randint(0, 4, (500,))
+    found = expected_calibration_error(logits, labels, bins)
+    assert found == pytest.approx(slow_calibration_error(logits, labels, bins), abs=1e-5)
+
+
+def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
+    logits = 50 * torch.eye(3)
+    assert expected_calibration_error(logits, torch.arange(3)) == pytest.approx(0, abs=1e-6)
+    assert expected_calibration_error(logits, (torch.arange(3) + 1) % 3) == pytest.approx(1, abs=1e-6)

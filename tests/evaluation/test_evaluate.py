@@ -1,0 +1,87 @@
+"""evaluate(): one way for eager, simulated and deployed models; counts by hand."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import CHUNK, agreement, evaluate, outputs, score
+from distiq.quantization.quantize import quantize
+from distiq.runtimes.export import export, load
+
+
+def oracle(images: Tensor) -> Tensor:
+    """Reads the label from the first pixel."""
+    return nn.functional.one_hot(images[:, 0, 0, 0].round().long(), 3).float()
+
+
+def test_all_right_and_all_wrong(data: Data):
+    right = evaluate(oracle, data)
+    assert (right.samples, right.correct, right.top1, right.per_class) == (300, 300, 1.0, (1.0, 1.0, 1.0))
+    wrong = evaluate(lambda images: oracle(images).roll(1, 1), data)
+    assert (wrong.correct, wrong.top1) == (0, 0.0)
+    assert wrong.interval[0] == pytest.approx(0, abs=1e-12)
+    assert wrong.interval[1] > 0.01
+
+
+def test_the_split_is_the_one_asked_for_and_the_test_split_by_default(data: Data):
+    assert evaluate(oracle, data).samples == len(data.test)
+    assert evaluate(oracle, data, data.validation).samples == len(data.validation) == 20
+
+
+def test_outputs_are_in_order_and_in_chunks(data: Data):
+    sizes = []
+
+    def predict(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return oracle(images)
+
+    assert torch.equal(outputs(predict, data, data.test).argmax(1), data.test.labels)
+    assert sizes == [CHUNK, 300 - CHUNK]
+
+
+def test_eager_simulated_and_deployed_go_the_same_way(data: Data, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    quantized = quantize(model, data.normalize(data.calibration.images))
+    deployed = load(export(quantized, tmp_path / "int8.onnx", data.calibration.images))
+    with torch.no_grad():
+        logits = model(data.normalize(data.test.images))
+    eager = evaluate(model, data)
+    assert eager.correct == int((logits.argmax(1) == data.test.labels).sum())
+    for predict in (quantized, deployed):
+        record = evaluate(predict, data, teacher=logits, float_student=logits)
+        assert record.agreement_with_teacher > 0.9
+        assert record.flips_against_float == pytest.approx(1 - record.agreement_with_teacher)
+        assert abs(record.top1 - eager.top1) <= record.flips_against_float + 1e-9
+
+
+def test_agreement_and_flips_by_hand():
+    ours, theirs = torch.eye(4), torch.eye(4)[[0, 1, 2, 2]]
+    assert agreement(ours, theirs) == 0.75
+    record = score(ours, torch.tensor([0, 1, 2, 0]), 4, teacher=theirs, float_student=torch.eye(4)[[1, 0, 2, 3]])
+    assert record.correct == 3
+    assert record.agreement_with_teacher == 0.75
+    assert record.flips_against_float == 0.5
+
+
+def test_nothing_to_compare_with_is_none():
+    record = score(torch.eye(2), torch.arange(2), 2)
+    assert record.agreement_with_teacher is record.flips_against_float is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused(value: float, data: Data):
+    def broken(images: Tensor) -> Tensor:
+        logits = oracle(images)
+        logits[5, 1] = value
+        return logits
+
+    with pytest.raises(UserError, match="not finite for sample 5"):
+        evaluate(broken, data)
+
+
+def test_the_wrong_number_of_classes_is_refused(data: Data):
+    with pytest.raises(UserError, match=r"answered \(300, 2\) for 300 samples of 3 classes"):
+        evaluate(lambda images: oracle(images)[:, :2], data)

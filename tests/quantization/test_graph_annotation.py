@@ -1,0 +1,109 @@
+"""Where the quantize / dequantize pairs stand: counted by hand for one network with everything in it."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.quantization.quantize import quantize
+
+aten, decomposed = torch.ops.aten, torch.ops.quantized_decomposed
+Q, DQ = decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default
+
+
+@pytest.fixture
+def graph(mixed: nn.Module, images: Tensor) -> fx.Graph:
+    return quantize(mixed, images[:64]).reference().graph
+
+
+def nodes(graph: fx.Graph, target: object) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.target == target]
+
+
+def source(dequantized: fx.Node) -> tuple[fx.Node, tuple]:
+    """What stands on a grid behind a dequantize node, and the grid."""
+    assert dequantized.target == DQ
+    quantized = dequantized.args[0]
+    assert quantized.target == Q
+    assert quantized.args[1:] == dequantized.args[1:]
+    return quantized.args[0], quantized.args[1:]
+
+
+def test_one_grid_per_value(graph: fx.Graph):
+    # input, conv + relu, depthwise + relu6, 1x1 conv, add + relu, cat, max pool, average pool, flatten
+    assert len(nodes(graph, Q)) == 9
+    assert len(nodes(graph, decomposed.dequantize_per_channel.default)) == 4  # weights
+    assert all(any(user.target == DQ for user in node.users) for node in nodes(graph, Q))
+
+
+def test_every_operation_reads_grids(graph: fx.Graph):
+    reading = [
+        aten.conv2d.default,
+        aten.add.Tensor,
+        aten.max_pool2d.default,
+        aten.avg_pool2d.default,
+        aten.linear.default,
+    ]
+    for target in reading:
+        for node in nodes(graph, target):
+            count = 2 if target == aten.add.Tensor else 1
+            assert all(argument.target == DQ for argument in node.args[:count]), node
+    for part in nodes(graph, aten.cat.default)[0].args[0]:
+        assert part.target == DQ
+
+
+def test_no_grid_between_a_layer_and_its_activation(graph: fx.Graph):
+    activations = [*nodes(graph, aten.relu.default), *nodes(graph, aten.relu6.default)]
+    assert len(activations) == 3
+    before = {node.args[0].target for node in activations}
+    assert before == {aten.conv2d.default, aten.add.Tensor}
+    assert all([user.target for user in node.users] == [Q] for node in activations)
+
+
+def test_the_last_layer_stays_float(graph: fx.Graph):
+    (linear,) = nodes(graph, aten.linear.default)
+    assert [user.op for user in linear.users] == ["output"]
+
+
+def test_concatenated_values_share_their_grid_with_the_result(graph: fx.Graph):
+    (cat,) = nodes(graph, aten.cat.default)
+    grids = {source(part)[1] for part in cat.args[0]}
+    (behind,) = cat.users
+    assert grids == {behind.args[1:]}
+
+
+@pytest.mark.parametrize("target", [aten.max_pool2d.default, aten.flatten.using_ints])
+def test_moving_values_keeps_their_grid(target: object, graph: fx.Graph):
+    (node,) = nodes(graph, target)
+    (behind,) = node.users
+    assert source(node.args[0])[1] == behind.args[1:]
+
+
+def test_an_average_gets_its_own_grid(graph: fx.Graph):
+    (node,) = nodes(graph, aten.avg_pool2d.default)
+    (behind,) = node.users
+    assert source(node.args[0])[1] != behind.args[1:]
+
+
+def test_a_value_of_two_readers_has_one_grid(graph: fx.Graph):
+    """relu of the first convolution feeds the depthwise one and the addition."""
+    (first,) = [node for node in nodes(graph, aten.relu.default) if node.args[0].target == aten.conv2d.default]
+    (quantized,) = first.users
+    assert quantized.target == Q
+    assert len(quantized.users) == 2
+
+
+def test_an_activation_of_a_shared_value_is_not_fused(images: Tensor):
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(1, 2, 3), nn.Linear(200, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.linear((y.relu() + y).flatten(1))
+
+    quantized = quantize(Shared(), images)
+    (conv,) = nodes(quantized.reference().graph, aten.conv2d.default)
+    assert [user.target for user in conv.users] == [Q]
+    with torch.no_grad():
+        assert torch.equal(quantized(images), quantized.reference()(images))

@@ -1,0 +1,81 @@
+"""Training on the grids: weights learn, activation grids stay, the best epoch is kept."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.quantization.qat import train_quantized
+from distiq.quantization.quantize import QuantizedModel, points, quantize
+from distiq.recipe import TrainingSettings, ViewSettings
+from distiq.training import Batch, Losses, validation_accuracy
+
+STILL = ViewSettings(flip=False, shift=0)
+
+
+def task(logits: Tensor, batch: Batch) -> Losses:
+    return Losses(task=F.cross_entropy(logits, batch.labels))
+
+
+def settings(epochs: int, learning_rate: float = 0.02) -> TrainingSettings:
+    return TrainingSettings(epochs=epochs, batch_size=32, learning_rate=learning_rate, precision="float32")
+
+
+@pytest.fixture
+def quantized(resnet: nn.Module, data: Data) -> QuantizedModel:
+    return quantize(resnet, data.normalize(data.calibration.images))
+
+
+def test_loss_falls_weights_move_grids_stay(quantized: QuantizedModel, data: Data):
+    grids = [(point.scale.clone(), point.zero_point.clone()) for point in points(quantized)]
+    weights = {name: value.clone() for name, value in quantized.named_parameters()}
+    record = train_quantized(quantized, task, data, settings(5), views=STILL)
+    assert record.epochs[-1].losses["task"] < 0.8 * record.epochs[0].losses["task"]
+    assert [(point.scale, point.zero_point) for point in points(quantized)] == grids
+    assert all(not torch.equal(weights[name], value) for name, value in quantized.named_parameters())
+
+
+def test_gradient_reaches_every_parameter(quantized: QuantizedModel, data: Data):
+    images = data.normalize(data.train.images[:32])
+    task(quantized(images), Batch(images, data.train.labels[:32], torch.arange(32), 0))["task"].backward()
+    for name, parameter in quantized.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_simulated_stays_the_reference(quantized: QuantizedModel, data: Data):
+    train_quantized(quantized, task, data, settings(2), views=STILL)
+    strides = {parameter.stride() for parameter in quantized.parameters()}
+    assert strides == {torch.empty(parameter.shape).stride() for parameter in quantized.parameters()}
+    images = data.normalize(data.test.images)
+    with torch.no_grad():
+        reference = quantized.reference()
+        assert torch.equal(reference(images), quantized(images))
+
+
+@pytest.mark.parametrize("learning_rate", [0.02, 2.0])
+def test_the_best_epoch_on_the_grids_is_kept(learning_rate: float, quantized: QuantizedModel, data: Data):
+    training = settings(4, learning_rate).model_copy(update={"clip_norm": 1.0})
+    record = train_quantized(quantized, task, data, training, views=STILL)
+    accuracies = [epoch.validation_accuracy for epoch in record.epochs]
+    assert accuracies[record.kept - 1] == max(accuracies)
+    assert validation_accuracy(quantized, data) == max(accuracies)
+
+
+def test_the_loss_is_the_one_handed_in(quantized: QuantizedModel, data: Data):
+    def pulled_to_zero(logits: Tensor, _batch: Batch) -> Losses:
+        return Losses(size=logits.square().mean())
+
+    record = train_quantized(quantized, pulled_to_zero, data, settings(3), views=STILL)
+    assert set(record.epochs[0].losses) == {"size"}
+    assert record.epochs[-1].losses["size"] < record.epochs[0].losses["size"]
+
+
+def test_a_loss_that_is_not_finite_is_refused(quantized: QuantizedModel, data: Data):
+    def broken(logits: Tensor, _batch: Batch) -> Losses:
+        return Losses(task=logits.sum() / 0)
+
+    with pytest.raises(UserError, match="quantization-aware training: the loss part"):
+        train_quantized(quantized, broken, data, settings(1))

@@ -1,0 +1,145 @@
+"""Holds the arrows of docs/ARCHITECTURE.md: which room may import which."""
+
+import ast
+import functools
+import graphlib
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import distiq
+
+PACKAGE = Path(distiq.__file__).parent
+SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
+UPPER = {"training", "measuring", "report", "compress", "cli", "bundle", "ladder", "__main__"} | SIDE_BY_SIDE
+HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "torchao", "accelerate", "matplotlib", "transformers", "PIL"}
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(source: str) -> set[str]:
+    """Rooms of distiq that a file imports, at its top or inside a function."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            # `from distiq import ladder` names the room after the import.
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("distiq.")}
+
+
+@functools.cache
+def arrows() -> dict[str, set[str]]:
+    """Room -> the other rooms that it imports."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        room = room_of(file)
+        found.setdefault(room, set()).update(imported_rooms(file.read_text(encoding="utf-8")) - {room})
+    return found
+
+
+def test_the_reader_of_imports_sees_them_all():
+    source = (
+        "import distiq.data.load\nfrom distiq import ladder\ndef f():\n    from distiq.report.show import show\n"
+        "import torch\nfrom pathlib import Path"
+    )
+    assert imported_rooms(source) == {"data", "ladder", "report"}
+
+
+def test_rooms_import_no_one_another_in_a_circle():
+    assert "cli" in graphlib.TopologicalSorter(arrows()).static_order()
+
+
+def test_the_four_rooms_stand_side_by_side():
+    graph = arrows()
+    assert {room: graph[room] & SIDE_BY_SIDE for room in SIDE_BY_SIDE} == {room: set() for room in SIDE_BY_SIDE}
+
+
+@pytest.mark.parametrize(
+    ("room", "allowed"),
+    [
+        ("report", {"records", "files", "errors"}),
+        ("records", {"files", "errors"}),
+        ("files", {"errors"}),
+        ("errors", set()),
+        ("numerics", set()),
+        ("recipe", {"errors"}),
+        ("ladder", {"recipe", "records"}),
+        ("progress", set()),
+    ],
+)
+def test_a_room_imports_only(room, allowed):
+    assert arrows()[room] <= allowed
+
+
+@pytest.mark.parametrize("room", ["data", "models"])
+def test_the_lower_rooms_import_nothing_above(room):
+    other = {"data": "models", "models": "data"}[room]
+    assert not arrows()[room] & (UPPER | {other})
+
+
+def test_only_the_runtimes_room_touches_a_runtime():
+    touching = set()
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(module.split(".")[0] in ("onnx", "onnxruntime", "onnxscript") for module in modules):
+                touching.add(file.relative_to(PACKAGE).as_posix())
+    assert touching <= {"runtimes/onnx_runtime.py"}
+
+
+def test_folders_have_empty_init_files():
+    for init in PACKAGE.glob("*/__init__.py"):
+        assert init.read_text() == "", init
+
+
+@pytest.mark.parametrize("name", distiq.__all__)
+def test_every_public_name_is_there(name):
+    assert getattr(distiq, name).__name__ == name
+    assert name in dir(distiq)
+
+
+def test_compress_stays_a_function_once_its_file_is_imported():
+    importlib.import_module("distiq.compress")
+    for _ in range(2):
+        assert distiq.compress is sys.modules["distiq.compress"].compress
+
+
+def test_an_unknown_public_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'distill'"):
+        _ = distiq.distill
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after `code`."""
+    tail = "\nimport json, sys\nprint('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    result = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True, check=True)
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_importing_distiq_is_quick():
+    assert not loaded_by("import distiq") & (HEAVY | {"numpy", "pydantic", "typer"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["init", "/dev/null"]])
+def test_the_command_line_loads_no_runtime_before_it_works(arguments):
+    code = f"""
+import runpy, sys
+sys.argv = ["distiq", *{arguments!r}]
+try:
+    runpy.run_module("distiq", run_name="__main__")
+except SystemExit:
+    pass
+"""
+    loaded = loaded_by(code)
+    assert "typer" in loaded
+    assert not loaded & HEAVY

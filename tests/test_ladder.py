@@ -1,0 +1,204 @@
+import pytest
+
+from distiq.ladder import best, judge, next_rung, verdict
+from distiq.recipe import Budget
+from distiq.records import AccuracyRecord, Breach, Column, CostRecord, LatencyRecord, ModelRecord, TrainingRecord
+from distiq.records import TrialRecord as Trial
+
+RUNGS = ("static", "mse", "percentile", "qat")
+BUDGET = Budget(accuracy_drop_points=1.0)
+
+
+def accuracy(top1: float) -> AccuracyRecord:
+    return AccuracyRecord(
+        samples=1000,
+        correct=round(1000 * top1),
+        top1=top1,
+        interval=(0.0, 1.0),
+        per_class=(top1,),
+        expected_calibration_error=0.0,
+    )
+
+
+def column(name: str, top1: float, size_bytes: int = 90_000, latency_ms: float = 0.2) -> Column:
+    latency = LatencyRecord(
+        batch=1, threads=1, runs=9, p50_ms=latency_ms, p95_ms=latency_ms, throughput_per_s=1000 / latency_ms
+    )
+    cost = CostRecord(
+        file="f",
+        runtime="r",
+        size_bytes=size_bytes,
+        parameters=1,
+        macs=1,
+        peak_memory_bytes=None,
+        latency=(latency,),
+    )
+    return Column(name=name, test=accuracy(top1), validation=accuracy(top1), cost=cost)
+
+
+def breach(limit: str = "accuracy_drop_points", allowed: float = 1.0, measured: float = 1.5) -> Breach:
+    unit = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms"}[limit]
+    return Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
+
+
+def trial(rung: str, *breaches: Breach, test: tuple[Breach, ...] | None = None, top1: float = 0.9) -> Trial:
+    trained = TrainingRecord(stage="qat", epochs=(), steps=1, kept=1, precision="float32", device="cpu", seconds=1.0)
+    return Trial(
+        rung=rung,
+        reason="",
+        scheme="",
+        simulated=column("int8 simulated", top1),
+        deployed=column("int8 deployed", top1),
+        agreement=1.0,
+        sqnr_db=20.0,
+        float_operations=(),
+        breaches=breaches,
+        test_breaches=breaches if test is None else test,
+        seconds=1.0,
+        training=trained if rung == "qat" else None,
+    )
+
+
+def model(role: str, top1: float) -> ModelRecord:
+    return ModelRecord(
+        role=role, model="resnet", origin="given", parameters=1, macs=1, columns=(column("float32", top1),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "measured", "excess", "unit"),
+    [
+        (Budget(accuracy_drop_points=1.0), "accuracy_drop_points", 2.0, 1.0, "points"),
+        (Budget(size_kb=80), "size_kb", 90.0, 10.0, "kB"),
+        (Budget(latency_ms=0.15), "latency_ms", 0.2, 0.05, "ms"),
+    ],
+)
+def test_each_limit_is_judged_alone(budget, limit, measured, excess, unit):
+    (found,) = judge(budget, 0.92, 0.90, 90_000, 0.2)
+    assert (found.limit, found.unit) == (limit, unit)
+    assert found.measured == pytest.approx(measured)
+    assert found.excess == pytest.approx(excess)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(), Budget(accuracy_drop_points=2.5, size_kb=91, latency_ms=0.3), Budget(size_kb=90, latency_ms=0.2)],
+)
+def test_limits_that_hold(budget):
+    assert judge(budget, 0.92, 0.90, 90_000, 0.2) == ()
+
+
+@pytest.mark.parametrize("points", [0.1, 0.3, 0.5, 1.0, 1.1, 2.0])
+@pytest.mark.parametrize("teacher", [0.9, 0.91, 0.92, 0.93, 0.947])
+def test_a_drop_of_exactly_the_limit_is_allowed(points, teacher):
+    student = round(teacher - points / 100, 6)
+    assert judge(Budget(accuracy_drop_points=points), teacher, student, 1, 1) == ()
+    assert judge(Budget(accuracy_drop_points=points), teacher, student - 1e-5, 1, 1)
+
+
+def test_a_student_may_be_asked_to_beat_its_teacher():
+    budget = Budget(accuracy_drop_points=-0.5)
+    assert judge(budget, 0.90, 0.906, 1, 1) == ()
+    assert judge(budget, 0.90, 0.904, 1, 1)[0].excess == pytest.approx(0.1)
+
+
+def test_the_first_rung_comes_first():
+    assert next_rung(RUNGS, [], BUDGET, 0.0) == (
+        "static",
+        "the first rung: post-training quantization with min-max ranges",
+    )
+    assert next_rung(("qat",), [], Budget(), 0.0).rung == "qat"
+
+
+@pytest.mark.parametrize("budget", [BUDGET, Budget()])
+def test_nothing_more_is_tried_when_nothing_is_broken(budget):
+    assert next_rung(RUNGS, [trial("static")], budget, 0.0) is None
+
+
+def test_rungs_are_climbed_in_their_order():
+    trials = []
+    for rung in RUNGS:
+        assert next_rung(RUNGS, trials, BUDGET, 0.0).rung == rung
+        trials.append(trial(rung, breach()))
+    assert next_rung(RUNGS, trials, BUDGET, 0.0) is None
+
+
+def test_the_reason_says_what_broke():
+    reason = next_rung(RUNGS, [trial("static", breach(measured=1.5))], BUDGET, 0.0).reason
+    assert reason == "static lost 0.50 points too many: post-training quantization, ranges of least squared error"
+
+
+def test_better_ranges_are_skipped_when_float_itself_is_too_low():
+    following = next_rung(RUNGS, [trial("static", breach())], BUDGET, 1.2)
+    assert following.rung == "qat"
+    assert "better ranges cannot help, since float32 itself loses 1.20" in following.reason
+    assert next_rung(("static", "mse"), [trial("static", breach())], BUDGET, 1.2) is None
+
+
+@pytest.mark.parametrize("limit", ["size_kb", "latency_ms"])
+def test_no_rung_mends_size_or_speed(limit):
+    budget = Budget(accuracy_drop_points=1.0, size_kb=80, latency_ms=0.1)
+    assert next_rung(RUNGS, [trial("static", breach(limit))], budget, 0.0) is None
+    assert next_rung(RUNGS, [trial("static", breach(limit), breach())], budget, 0.0).rung == "mse"
+
+
+def test_best_is_the_first_that_breaks_nothing():
+    trials = [trial("static", breach()), trial("mse", top1=0.8), trial("qat", top1=0.9)]
+    assert best(trials).rung == "mse"
+
+
+def test_best_breaks_its_limits_by_the_least_share():
+    accuracy_over, size_over = breach(allowed=1.0, measured=1.5), breach("size_kb", 100, 140)
+    assert best([trial("static", accuracy_over), trial("mse", size_over)]).rung == "mse"  # 50 % against 40 %
+    assert best([trial("static", size_over, breach(measured=1.2)), trial("mse", accuracy_over)]).rung == "mse"
+    assert best([trial("static", size_over, top1=0.8), trial("mse", size_over, top1=0.9)]).rung == "mse"
+
+
+def decide(budget: Budget, *trials: Trial, teacher: float = 0.92, student: float = 0.915):
+    return verdict(budget, trials, model("teacher", teacher), model("student", student))
+
+
+def test_a_verdict_without_a_budget():
+    found = decide(Budget(), trial("static"))
+    assert (found.met, found.chosen, found.next_step) == (True, "static", None)
+    assert found.sentence == "No budget was set. The static file: 90.00 % of the test set, 90.0 kB, 0.200 ms an image."
+
+
+def test_a_verdict_of_a_budget_that_holds():
+    found = decide(BUDGET, trial("static", breach()), trial("mse"))
+    assert (found.met, found.chosen, found.breaches, found.next_step) == (True, "mse", (), None)
+    assert found.sentence.startswith("The budget holds: the mse file gives 90.00 %")
+
+
+def test_a_verdict_of_a_budget_that_is_missed():
+    found = decide(BUDGET, trial("static", breach(measured=1.5), breach("size_kb", 80, 90)))
+    assert not found.met
+    assert len(found.breaches) == 2
+    assert found.sentence.startswith(
+        "The budget is missed: accuracy_drop_points by 0.5 points and size_kb by 10 kB. The best file found (static)"
+    )
+
+
+def test_the_verdict_is_of_the_test_set():
+    found = decide(BUDGET, trial("static", test=(breach(),)))
+    assert not found.met
+    assert "On the validation split, which steers the ladder, every limit held." in found.sentence
+    assert decide(BUDGET, trial("static", breach(), test=())).met
+
+
+@pytest.mark.parametrize(
+    ("breaches", "student", "rungs", "words"),
+    [
+        ((breach("size_kb", 80, 100),), 0.915, ["static"], "smaller: the file is 1.25 times the limit"),
+        ((breach("latency_ms", 0.1, 0.2),), 0.915, ["static"], "cheaper: it takes 2.00 times the limit"),
+        ((breach(measured=3.0),), 0.9, ["static"], "2.00 points below the teacher, quantization adds 1.00"),
+        ((breach(measured=3.0),), 0.915, ["static"], '"qat"'),
+        ((breach(measured=3.0),), 0.915, ["qat"], "Train longer on the grids"),
+        ((breach(measured=3.0),), 0.915, ["static", "qat"], "Train longer on the grids"),
+        ((breach("size_kb", 80, 81), breach(measured=3.0)), 0.9, ["static"], "Train the student longer"),
+    ],
+    ids=["size", "latency", "float", "no qat", "qat", "qat tried, another chosen", "worst first"],
+)  # fmt: skip
+def test_the_next_step_mends_the_worst_limit(breaches, student, rungs, words):
+    trials = [trial(rung, *breaches) for rung in rungs]
+    assert words in decide(BUDGET, *trials, student=student).next_step

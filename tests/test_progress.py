@@ -1,0 +1,62 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from distiq.progress import Lines, Live, Silent
+
+
+def make_console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), width=120, force_terminal=terminal)
+
+
+def test_lines_prints_stage_step_and_note():
+    console = make_console(terminal=False)
+    lines = Lines(console, seconds=0)
+    lines.stage("training [the] student")
+    lines.step(1, 4, {"epoch": "1/2", "task": 0.123456})
+    lines.note("accuracy [bold]91 %")
+    stage, step, note = console.file.getvalue().splitlines()
+    assert stage.endswith(" s] training [the] student")
+    assert step.startswith("          1/4  epoch 1/2  task 0.1235  ")
+    assert step.endswith(" s left")
+    assert note == "          accuracy [bold]91 %"
+
+
+def test_lines_does_not_print_every_step():
+    console = make_console(terminal=False)
+    lines = Lines(console, seconds=3600)
+    lines.stage("training")
+    for step in range(100):
+        lines.step(step + 1, 100, {})
+    assert len(console.file.getvalue().splitlines()) == 1
+
+
+def test_a_long_note_stays_on_one_line():
+    console = make_console(terminal=False)
+    Lines(console).note("x" * 300)
+    assert len(console.file.getvalue().splitlines()) == 1
+
+
+def test_live_shows_the_stage_and_keeps_its_notes():
+    console = make_console(terminal=True)
+    with Live(console) as live:
+        live.step(1, 2, {})  # before any stage: nothing to show
+        live.stage("first")
+        live.step(3, 4, {"loss": 0.5})
+        live.note("went [well]")
+        live.stage("second")
+        assert [task.description for task in live.progress.tasks] == ["second"]
+        live.step(1, 4, {"loss": 0.25})
+        assert live.progress.tasks[0].percentage == pytest.approx(25)
+        assert live.progress.tasks[0].fields["values"] == "loss 0.25"
+    text = console.file.getvalue()
+    assert "first" in text
+    assert "went [well]" in text
+
+
+def test_silent_takes_everything():
+    silent = Silent()
+    silent.stage("a")
+    silent.step(1, 2, {"loss": 1.0})
+    silent.note("b")

@@ -1,0 +1,254 @@
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from distiq.errors import UserError
+from distiq.recipe import (
+    DistilSettings,
+    FeaturePair,
+    QuantizeSettings,
+    Recipe,
+    TrainingSettings,
+    describe,
+    load_recipe,
+    parse_recipe,
+    to_toml,
+)
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+
+
+def write(tmp_path: Path, text: str = "") -> Path:
+    path = tmp_path / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_recipe(write(tmp_path, text), overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_understood(path):
+    assert load_recipe(path).name == path.stem
+
+
+def test_there_are_shipped_recipes():
+    assert RECIPES
+
+
+def test_an_empty_recipe_is_the_default(tmp_path):
+    assert load_recipe(write(tmp_path)) == Recipe()
+
+
+def test_describe_is_the_default_recipe_with_every_key():
+    tree = tomllib.loads(describe())
+    assert parse_recipe(tree) == Recipe()
+    for name, part in Recipe():
+        if name != "budget" and hasattr(part, "model_dump"):
+            assert set(part.model_dump()) == set(tree[name])
+    for limit in ("accuracy_drop_points", "size_kb", "latency_ms"):
+        assert f"# {limit} = " in describe()
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        parse_recipe(
+            {
+                "name": "a.b-c_1",
+                "seed": 7,
+                "student": {
+                    "options": {"width": 0.5, "stages": [[1, 2], [3]], "relu": True, "t": 'a "b" \\ \n é \U0001f600'},
+                    "weights": "ünïcode \x7f \U0001f600.pt",
+                },
+                "teacher": {"options": {"id2label": {"0": "t shirt", "a key": 1}}},
+                "distil": {"teacher": "live", "hints": [{"student": "a.0", "teacher": "b", "weight": 1e-5}]},
+                "quantize": {"rungs": ["qat"], "training": {"learning_rate": 1e-7}},
+                "budget": {"size_kb": 100},
+            }
+        ),
+    ],
+    ids=["default", "full"],
+)  # fmt: skip
+def test_to_toml_reads_back_equal(recipe):
+    assert parse_recipe(tomllib.loads(to_toml(recipe))) == recipe
+
+
+def test_a_part_given_in_part_keeps_its_other_defaults():
+    training = parse_recipe({"quantize": {"training": {"epochs": 5}}}).quantize.training
+    assert training == QuantizeSettings().training.model_copy(update={"epochs": 5})
+    assert training.precision == "float32"
+    assert parse_recipe({"teacher": {"options": {}}}).teacher.model == "resnet"
+    assert parse_recipe({"student": {"options": {}}}).student.model == "mobilenet_v2"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[distil]\ntempreture = 3", 'distil.tempreture: unknown key; did you mean "temperature"?'),
+        ("sed = 3", 'sed: unknown key; did you mean "seed"?'),
+        ("[student.training]\nepoch = 3", 'student.training.epoch: unknown key; did you mean "epochs"?'),
+        ("[measure]\nzzz = 3", "measure.zzz: unknown key; known here: threads, throughput_batch, rounds, seconds"),
+        (
+            '[distil]\nteacher = "live"\nhints = [{student = "a", teacher = "b", wieght = 2}]',
+            'distil.hints.0.wieght: unknown key; did you mean "weight"?',
+        ),
+        ('[distil]\nteacher = "live"\nhints = [{student = "a"}]', "distil.hints.0.teacher: this key is required"),
+    ],
+)
+def test_a_key_that_is_unknown_or_missing_is_named(tmp_path, text, message):
+    assert refusal(tmp_path, text) == f"{tmp_path / 'my.toml'}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('seed = "3"', ["my.toml: seed: ", "integer", 'but found "3"']),
+        ("seed = 1.5", ["seed: ", "integer", "but found 1.5"]),
+        ("seed = true", ["seed: ", "integer", "but found true"]),
+        ("seed = -1", ["seed: ", "greater than or equal to 0", "but found -1"]),
+        ("[distil]\ntemperature = 0", ["distil.temperature: ", "greater than 0"]),
+        ("[views]\ncrop = 1.2", ["views.crop: ", "less than or equal to 1"]),
+        ('[distil]\nteacher = "cache"', ["distil.teacher: ", "'cached', 'live' or 'none'", 'but found "cache"']),
+        ('[quantize]\nrungs = ["static", "gptq"]', ["quantize.rungs.1: ", "'static'", 'but found "gptq"']),
+        ("[quantize]\nrungs = []", ["quantize.rungs: ", "at least 1"]),
+        ("[data]\nchannels = 2", ["data.channels: ", "1 or 3"]),
+        ("teacher = 3", ["teacher: ", "object", "but found 3"]),
+        ('name = "a/b"', ["name: ", "pattern", 'but found "a/b"']),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path, text, parts):
+    message = refusal(tmp_path, text)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("key", ["distil.temperature", "budget.size_kb", "student.training.learning_rate"])
+def test_numbers_must_be_finite(tmp_path, key, value):
+    assert f"{key}: input should be a finite number" in refusal(tmp_path, "", f"{key}={value}")
+
+
+@pytest.mark.parametrize("features", ["hints", "attention"])
+@pytest.mark.parametrize("teacher", ["none", "cached"])
+def test_layers_need_a_live_teacher(tmp_path, features, teacher):
+    pair = '[{student = "a", teacher = "b"}]'
+    message = refusal(tmp_path, f'[distil]\nteacher = "{teacher}"\n{features} = {pair}')
+    assert "my.toml: distil: hints and attention" in message
+    assert 'set it to "live"' in message
+    with pytest.raises(ValueError, match='set it to "live"'):
+        DistilSettings(teacher=teacher, **{features: (FeaturePair(student="a", teacher="b"),)})
+
+
+def test_something_must_be_learned(tmp_path):
+    assert "all loss weights are zero" in refusal(tmp_path, "[distil]\ntask_weight = 0\nkd_weight = 0")
+
+
+def test_rungs_differ(tmp_path):
+    assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["mse", "qat", "mse"]')
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "auto"])
+def test_grids_are_trained_in_float32(tmp_path, precision):
+    message = refusal(tmp_path, f'[quantize.training]\nprecision = "{precision}"')
+    assert f'training.precision = "{precision}" cannot carry an 8-bit grid exactly; take "float32"' in message
+
+
+def test_several_mistakes_are_told_at_once(tmp_path):
+    lines = refusal(tmp_path, 'seed = "x"\n[distil]\ntempreture = 3\n[budget]\nsize_kb = -1').splitlines()
+    assert len(lines) == 3
+    assert {line.split(": ")[1] for line in lines} == {"seed", "distil.tempreture", "budget.size_kb"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[teacher]\nweights = "no.safetensors"', "teacher.weights: no such file: "),
+        ('[student]\nweights = "no.pt"', "student.weights: no such file: "),
+        ('[data]\nfolder = "none"', "data.folder: no such folder: "),
+        ('[data]\nsource = "folder"', 'data.folder: source = "folder" needs a folder'),
+        ('[data]\nsource = "none.py:load"', "data.source: no such file: "),
+        ('[teacher]\nmodel = "none.py:f"', "teacher.model: no such file: "),
+        ('[student]\nmodel = "none.py:f"', "student.model: no such file: "),
+    ],
+)
+def test_a_missing_file_is_named(tmp_path, text, message):
+    assert f"my.toml: {message}" in refusal(tmp_path, text)
+
+
+def test_a_folder_that_is_to_be_downloaded_may_be_missing(tmp_path):
+    recipe = load_recipe(write(tmp_path, '[data]\nfolder = "later"\ndownload = true'))
+    assert recipe.data.folder == str(tmp_path / "later")
+
+
+def test_paths_are_taken_from_the_recipes_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    (tmp_path / "net.py").write_text("")
+    (tmp_path / "w.pt").write_text("")
+    recipe = load_recipe(write(tmp_path, '[teacher]\nmodel = "net.py:make"\nweights = "w.pt"'))
+    assert recipe.teacher.model == f"{tmp_path / 'net.py'}:make"
+    assert recipe.teacher.weights == str(tmp_path / "w.pt")
+    assert (recipe.student.model, recipe.student.weights, recipe.data.folder) == ("mobilenet_v2", "", "")
+
+
+def test_a_hub_name_stays_as_it_is(tmp_path):
+    text = '[teacher]\nmodel = "transformers:resnet"\nweights = "microsoft/resnet-18"'
+    assert load_recipe(write(tmp_path, text)).teacher.weights == "microsoft/resnet-18"
+
+
+def test_overrides(tmp_path):
+    recipe = load_recipe(
+        write(tmp_path, "seed = 1\n[student.training]\nepochs = 9"),
+        [
+            "seed=2",
+            "name=plain-text",
+            'distil.teacher="none"',
+            "student.training.epochs=3",
+            "student.options.width=0.5",
+            'quantize.rungs=["mse"]',
+            " budget.size_kb = 50",
+        ],
+    )
+    assert (recipe.seed, recipe.name, recipe.distil.teacher) == (2, "plain-text", "none")
+    assert recipe.student.training == TrainingSettings(epochs=3)
+    assert recipe.student.options == {"width": 0.5}
+    assert recipe.quantize.rungs == ("mse",)
+    assert recipe.budget.size_kb == 50
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", " = 3"])
+def test_an_override_without_key_or_value_is_refused(tmp_path, override):
+    assert f"--set {override}: write it as key=value" in refusal(tmp_path, "", override)
+
+
+def test_an_override_below_a_value_is_refused(tmp_path):
+    message = refusal(tmp_path, "seed = 3", "seed.more=4")
+    assert message == "--set seed.more=4: seed is a value, not a table"
+
+
+def test_an_override_is_checked_like_the_file(tmp_path):
+    assert 'distil.tempreture: unknown key; did you mean "temperature"?' in refusal(tmp_path, "", "distil.tempreture=3")
+    assert 'seed: input should be a valid integer, but found "many"' in refusal(tmp_path, "", "seed=many")
+
+
+def test_a_missing_recipe_is_explained(tmp_path):
+    with pytest.raises(UserError, match=r"none.toml: cannot read the recipe .*`distiq init` writes one"):
+        load_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("content", [b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe"])
+def test_what_is_no_toml_is_explained(tmp_path, content):
+    (tmp_path / "bad.toml").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'bad.toml'}: not valid TOML: ")):
+        load_recipe(tmp_path / "bad.toml")
+
+
+def test_parts_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().seed = 3

@@ -1,0 +1,137 @@
+"""The command line: what it prints, and its exit codes."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from distiq.cli import app
+from distiq.ledger import Ledger
+from distiq.recipe import Recipe, load_recipe
+
+
+def distiq(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_init_writes_a_recipe_that_loads_with_the_defaults(tmp_path: Path):
+    path = tmp_path / "my.toml"
+    result = distiq("init", path)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert f"distiq run {path}" in result.stdout
+    assert load_recipe(path) == Recipe()
+
+
+def test_init_overwrites_by_force_alone(tmp_path: Path):
+    path = tmp_path / "my.toml"
+    path.write_text("mine")
+    refused = distiq("init", path)
+    assert refused.exit_code == 2
+    assert "exists already; choose another name or add --force" in refused.stderr
+    assert path.read_text() == "mine"
+    assert distiq("init", path, "--force").exit_code == 0
+    assert tomllib.loads(path.read_text())
+
+
+def test_a_missed_budget_ends_with_3_and_what_to_do_next(finished):
+    assert finished.returncode == 3, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "The budget is missed: accuracy_drop_points by" in " ".join(finished.stdout.split())
+    assert f"bundle: {finished.folder / 'bundle'}" in finished.stdout
+
+
+def test_stages_are_printed_in_their_order(finished):
+    stages = ["reading data", "checking both networks", "training the teacher", "measuring the teacher's float32 file",
+              "quantizing the teacher", "training the student with the teacher", "measuring the student's float32 file",
+              "static:", "qat:", "timing all files side by side", "writing bundle and report"]  # fmt: skip
+    places = [finished.stdout.find(f"s] {stage}") for stage in stages]
+    assert min(places) >= 0
+    assert places == sorted(places)
+
+
+def test_a_budget_that_holds_ends_with_0(finished, run_copy: Path):
+    result = distiq("run", finished.recipe, "--run", run_copy, "--set", "budget.accuracy_drop_points=100")
+    assert result.exit_code == 0, result.output
+    assert "] training" not in result.stdout, "both networks are reused"
+    assert "] static: " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("student.training.epochs = 0", "greater than or equal to 1"),
+        ('student.model = "resnett"', 'student.model: "resnett" is unknown; built in are resnet'),
+        ('data.sorce = "x"', 'data.sorce: unknown key; did you mean "source"?'),
+        ("no toml", "not valid TOML"),
+    ],
+)
+def test_a_bad_recipe_ends_with_2_and_one_message(change: str, said: str, tmp_path: Path):
+    path = tmp_path / "bad.toml"
+    path.write_text(change)
+    result = distiq("run", path, "--run", tmp_path / "run")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stderr.startswith("distiq: ")
+    assert "Traceback" not in result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_show_prints_the_verdict_and_the_three_columns(finished):
+    result = distiq("show", finished.folder)
+    assert result.exit_code == 0
+    for part in ("float32", "int8", "The budget is missed"):
+        assert part in result.stdout
+
+
+def test_report_makes_the_report_again(run_copy: Path):
+    (run_copy / "report.html").unlink()
+    result = distiq("report", run_copy)
+    assert (result.exit_code, result.stdout.strip()) == (0, str(run_copy / "report.html"))
+    assert "<html" in (run_copy / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["show", "report"])
+def test_a_folder_without_records_is_refused(command: str, tmp_path: Path):
+    result = distiq(command, tmp_path)
+    assert result.exit_code == 2
+    assert str(tmp_path) in result.stderr
+
+
+def test_predict_answers_every_image_on_a_line(finished, photos: Path):
+    images = [photos / "test" / "dark" / f"{number:03d}.png" for number in range(3)]
+    result = distiq("predict", finished.folder / "bundle", *images, "--top", 2)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [str(image) for image in images]
+    assert all("dark" in line and "bright" in line and "%" in line for line in lines)
+
+
+def test_check_replays_the_vectors(finished):
+    result = distiq("check", finished.folder / "bundle")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("pass: 32 vectors, 0 answers changed")
+
+
+@pytest.mark.parametrize("command", [["check"], ["predict", "image.png"]])
+def test_a_damaged_bundle_ends_with_2(command: list[str], run_copy: Path):
+    (run_copy / "bundle" / "model.onnx").write_bytes(b"damaged")
+    result = distiq(command[0], run_copy / "bundle", *command[1:])
+    assert result.exit_code == 2
+    assert "model.onnx: damaged or changed" in result.stderr
+
+
+def test_a_second_run_in_the_folder_at_the_same_time_is_refused(finished, run_copy: Path):
+    before = (run_copy / "report.html").stat().st_mtime_ns
+    with Ledger(run_copy):
+        result = distiq("run", finished.recipe, "--run", run_copy)
+    assert result.exit_code == 2
+    assert "another distiq run is writing here" in result.stderr
+    assert (run_copy / "report.html").stat().st_mtime_ns == before
+
+
+def test_help_names_every_command():
+    result = distiq("--help")
+    assert result.exit_code == 0
+    for command in ("run", "init", "report", "show", "predict", "check"):
+        assert command in result.stdout

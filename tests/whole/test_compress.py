@@ -1,0 +1,147 @@
+"""compress(): from networks and tensors to a bundle; what it reuses, what it delivers, what it leaves alone."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distiq.compress import compress
+from distiq.data.splits import Data, from_tensors
+from distiq.progress import Silent
+from distiq.recipe import Recipe, parse_recipe
+from distiq.records import RunRecord
+
+
+class Heard(Silent):
+    """Remembers the stages and counts the steps."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.steps = 0
+
+    def stage(self, title: str) -> None:
+        self.stages.append(title)
+
+    def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None:
+        self.steps += 1
+
+
+def network(width: int) -> nn.Module:
+    torch.manual_seed(width)
+    layers = [nn.Conv2d(1, width, 3, 2, 1), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(width, 2))
+
+
+def recipe(**parts: dict) -> Recipe:
+    training = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "precision": "float32"}
+    tree = {
+        "name": "tiny",
+        "teacher": {"training": training},
+        "student": {"training": training},
+        "views": {"flip": False, "shift": 0},
+        "quantize": {"rungs": ["static"]},
+        "measure": {"throughput_batch": 2, "rounds": 1, "seconds": 0.002},
+    }
+    return parse_recipe(tree | parts)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    labels = torch.arange(200) % 2
+    images = torch.rand(200, 1, 12, 12, generator=torch.Generator().manual_seed(0)) + labels.view(-1, 1, 1, 1)
+    return from_tensors((images[:140], labels[:140]), (images[140:], labels[140:]), validation=30, calibration=20)
+
+
+def files(run: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (run / "steps").rglob("*")}
+
+
+def test_a_budget_that_holds(data: Data, tmp_path: Path):
+    teacher, student = network(6), network(4)
+    before = [copy.deepcopy(model.state_dict()) for model in (teacher, student)]
+    settings = recipe(budget={"accuracy_drop_points": 100.0, "size_kb": 1000.0, "latency_ms": 1000.0})
+    record = compress(settings, run=tmp_path / "run", teacher=teacher, student=student, data=data)
+
+    assert record.verdict.met
+    assert (record.verdict.chosen, record.verdict.breaches, record.verdict.next_step) == ("static", (), None)
+    assert [trial.rung for trial in record.trials] == ["static"]
+    assert record.teacher.origin == "given"
+    assert record.teacher.training is None
+    assert [column.name for column in record.student.columns] == ["float32", "int8 simulated", "int8 deployed"]
+    assert record.student.column("int8 deployed").cost.size_bytes == (tmp_path / "run/bundle/model.onnx").stat().st_size
+    assert record.student.training.epochs[0].losses.keys() == {"task", "kd"}
+    assert RunRecord.load(tmp_path / "run" / "records" / "run.json") == record
+    assert (tmp_path / "run" / "report.html").is_file()
+
+    for model, state in zip((teacher, student), before, strict=True):
+        assert all(torch.equal(state[key], value) for key, value in model.state_dict().items()), "networks are copied"
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    made, heard = files(tmp_path / "run"), Heard()
+    again = compress(settings, run=tmp_path / "run", teacher=teacher, student=student, data=data, watch=heard)
+    assert files(tmp_path / "run") == made, "nothing is made again"
+    assert heard.steps == 0
+    assert heard.stages == ["reading data", "checking both networks", "writing bundle and report"]
+    assert (again.trials, again.comparison, again.verdict) == (record.trials, record.comparison, record.verdict)
+
+
+def test_a_budget_that_cannot_hold_delivers_the_best(finished):
+    record = RunRecord.load(finished.folder / "records" / "run.json")
+    assert not record.verdict.met
+    assert record.verdict.next_step
+    assert [breach.limit for breach in record.verdict.breaches] == ["accuracy_drop_points"]
+    (breach,) = record.verdict.breaches
+    assert breach.excess == pytest.approx(breach.measured - breach.allowed)
+    assert [trial.rung for trial in record.trials] == ["static", "qat"]
+    best = max(record.trials, key=lambda trial: trial.deployed.validation.top1)
+    assert record.verdict.chosen == best.rung
+    (chosen,) = finished.folder.glob(f"steps/trial-{best.rung}-*")
+    assert (chosen / "model.onnx").read_bytes() == (finished.folder / "bundle" / "model.onnx").read_bytes()
+
+
+def test_every_figure_comes_from_the_file_that_it_names(finished):
+    record = RunRecord.load(finished.folder / "records" / "run.json")
+    assert list(record.comparison.files) == [
+        "teacher-float32", "teacher-int8", "student-float32", "student-static", "student-qat",
+    ]  # fmt: skip
+    for model in (record.teacher, record.student):
+        for name in ("float32", "int8 deployed"):
+            cost = model.column(name).cost
+            assert cost.file in record.comparison.files
+            assert [entry.batch for entry in cost.latency] == [1, 2]
+        assert model.column("int8 simulated").cost is None
+    for trial in record.trials:
+        assert trial.float_operations == ()
+        assert trial.agreement > 0.95
+
+
+def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_path: Path):
+    settings = recipe(distil={"teacher": "none"})
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    assert record.student.training.epochs[0].losses.keys() == {"task"}
+    assert not (tmp_path / "cache").exists()
+    assert record.verdict.met, "no budget was set"
+
+
+def test_layers_as_knowledge(data: Data, tmp_path: Path):
+    pairs = {"hints": [{"student": "2", "teacher": "2"}], "attention": [{"student": "0", "teacher": "0"}]}
+    settings = recipe(distil={"teacher": "live", **pairs})
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    assert record.student.training.epochs[0].losses.keys() == {"task", "kd", "hint 2", "attention 0"}
+    assert record.student.parameters == sum(parameter.numel() for parameter in network(4).parameters())
+
+
+def test_another_setting_makes_only_what_depends_on_it(finished, run_copy: Path, data: Data):
+    from distiq.recipe import load_recipe
+
+    made = files(run_copy)
+    changed = load_recipe(finished.recipe, ["quantize.training.epochs=1"])
+    compress(changed, run=run_copy)
+    now = files(run_copy)
+    assert {path: now[path] for path in made} == made, "what was there stays"
+    new = {path.name.rpartition("-")[0] for path in now.keys() - made.keys() if path.is_dir()}
+    assert new == {"trial-qat", "comparison"}

@@ -1,0 +1,106 @@
+"""A run that is killed at any moment continues, and ends with the same weights and files, bit for bit."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError, safe_open
+
+from distiq.files import sha256_of_file
+
+
+def steps_done(run: Path, stage: str) -> int:
+    """How far the checkpoint of a training under way has come, in steps of its current epoch; -1 without one."""
+    for path in run.glob(f"steps/{stage}-*.partial/checkpoint.safetensors"):
+        try:
+            with safe_open(path, "pt") as file:
+                return json.loads(file.metadata()["meta"])["step"]
+        except (OSError, SafetensorError):  # it was replaced or removed between two looks
+            return -1
+    return -1
+
+
+def in_an_epoch_of(stage: str) -> Callable[[Path], bool]:
+    return lambda run: steps_done(run, stage) >= 3
+
+
+def while_measuring(step: str) -> Callable[[Path], bool]:
+    return lambda run: any(run.glob(f"steps/{step}-*.partial/model.onnx"))
+
+
+def kill_when(reached: Callable[[Path], bool], run: Path, process: subprocess.Popen[str]) -> None:
+    """SIGKILL at the moment that is named by what lies on the disk."""
+    end = time.monotonic() + 120
+    while not reached(run):
+        assert process.poll() is None, f"the run ended before it was killed: {process.communicate()}"
+        assert time.monotonic() < end, "the moment never came"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def lasting_files(run: Path) -> dict[str, str]:
+    """SHA-256 of everything in the steps that does not hold a time: weights, exported files, answers."""
+    files = [file for pattern in ("*.safetensors", "*.onnx") for file in run.glob(f"steps/*/{pattern}")]
+    return {str(file.relative_to(run)): sha256_of_file(file) for file in files}
+
+
+def losses(run: Path) -> dict[str, list]:
+    """What the epochs of every training recorded."""
+    found = {}
+    for path in run.glob("steps/*/record.json"):
+        training = json.loads(path.read_text()).get("training")
+        if training:
+            epochs = [(epoch["losses"], epoch["validation_accuracy"]) for epoch in training["epochs"]]
+            found[path.parent.name] = [epochs, training["kept"], training["steps"]]
+    return found
+
+
+QUICK = {
+    "student, in an epoch": in_an_epoch_of("student"),
+    "training on grids, in an epoch": in_an_epoch_of("trial-qat"),
+}
+MANY = {
+    "teacher, in an epoch": in_an_epoch_of("teacher"),
+    "measuring the teacher": while_measuring("teacher-float32"),
+    "student, first step": lambda run: steps_done(run, "student") >= 1,
+    "student, later": lambda run: steps_done(run, "student") >= 10,
+    "measuring the student": while_measuring("student-float32"),
+    "measuring a trial": while_measuring("trial-static"),
+    "training on grids": in_an_epoch_of("trial-qat"),
+    "measuring the trained trial": while_measuring("trial-qat"),
+    "before the end": lambda run: any(run.glob("steps/trial-qat-*/record.json")),
+}
+
+
+@pytest.mark.parametrize("moments", [QUICK, pytest.param(MANY, marks=pytest.mark.slow)], ids=["quick", "many"])
+def test_killed_runs_end_as_the_uninterrupted_one(moments: dict, finished, started, tmp_path: Path):
+    run = tmp_path / "run"
+    for moment in moments.values():
+        kill_when(moment, run, started(finished.recipe, run))
+        assert not (run / "records" / "run.json").exists()
+    process = started(finished.recipe, run)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == finished.returncode == 3, stderr
+    assert list(run.glob("steps/*.partial")) == []
+    expected = lasting_files(finished.folder)
+    assert {"teacher", "student", "trial"} <= {name.split("/")[1].split("-")[0] for name in expected}
+    assert lasting_files(run) == expected
+    assert losses(run) == losses(finished.folder)
+    assert (run / "bundle" / "model.onnx").read_bytes() == (finished.folder / "bundle" / "model.onnx").read_bytes()
+
+
+def test_a_kill_loses_no_finished_step(finished, started, run_copy: Path):
+    """The last step is taken away and the run killed while it is made again: the others are not touched."""
+    (last,) = run_copy.glob("steps/trial-qat-*")
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    before = {path: path.stat().st_mtime_ns for path in run_copy.glob("steps/*/*")}
+    kill_when(in_an_epoch_of("trial-qat"), run_copy, started(finished.recipe, run_copy))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
