@@ -4,8 +4,6 @@ The public names; each is loaded when it is first used, so that `import distiq` 
 """
 
 import importlib
-import sys
-from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -24,7 +22,7 @@ _HOMES = {
     "UserError": "distiq.errors",
     "ViewSettings": "distiq.recipe",
     "collect": "distiq.data.splits",
-    "compress": "distiq.compress",
+    "compress": "distiq.pipeline",
     "distil": "distiq.distillation.distil",
     "evaluate": "distiq.evaluation.evaluate",
     "export": "distiq.runtimes.export",
@@ -37,17 +35,6 @@ _HOMES = {
     "write_report": "distiq.report.report",
 }
 __all__ = sorted(_HOMES)
-
-
-class _Package(ModuleType):
-    """Keeps `distiq.compress` the function: Python would put the file of that name there once it is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

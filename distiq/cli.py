@@ -43,7 +43,7 @@ def run(
         from distiq.recipe import load_recipe
 
         settings = load_recipe(recipe, set_)
-        from distiq.compress import compress
+        from distiq.pipeline import compress
         from distiq.report.show import show
 
         console = Console(highlight=False)

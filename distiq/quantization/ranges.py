@@ -6,7 +6,7 @@ from torch import Tensor
 from distiq.numerics import affine_bounds, affine_grid
 from distiq.quantization.scheme import Scheme
 
-BINS = 4096
+BINS = 16384
 CANDIDATES = 80
 
 

@@ -1,5 +1,7 @@
 """Where the quantize / dequantize pairs stand: counted by hand for one network with everything in it."""
 
+import operator
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -11,8 +13,13 @@ Q, DQ = decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor
 
 
 @pytest.fixture
-def graph(mixed: nn.Module, images: Tensor) -> fx.Graph:
-    return quantize(mixed, images[:64]).reference().graph
+def reference(mixed: nn.Module, images: Tensor) -> fx.GraphModule:
+    return quantize(mixed, images[:64]).reference()
+
+
+@pytest.fixture
+def graph(reference: fx.GraphModule) -> fx.Graph:
+    return reference.graph
 
 
 def nodes(graph: fx.Graph, target: object) -> list[fx.Node]:
@@ -49,6 +56,18 @@ def test_every_operation_reads_grids(graph: fx.Graph):
             assert all(argument.target == DQ for argument in node.args[:count]), node
     for part in nodes(graph, aten.cat.default)[0].args[0]:
         assert part.target == DQ
+
+
+def test_biases_lie_on_their_accumulator_s_grid(reference: fx.GraphModule):
+    """Multiples of (scale of the input) * (scale of the weights), per channel (Jacob et al. 2018, section 2.4)."""
+    layers = [*nodes(reference.graph, aten.conv2d.default), *nodes(reference.graph, aten.linear.default)]
+    assert len(layers) == 4
+    for node in layers:
+        image, weight, bias = node.args[:3]
+        scale = image.args[1] * operator.attrgetter(weight.args[1].target)(reference).double()
+        steps = operator.attrgetter(bias.target)(reference).detach().double() / scale
+        assert steps.abs().max() > 1
+        torch.testing.assert_close(steps, steps.round(), rtol=1e-6, atol=1e-6)
 
 
 def test_no_grid_between_a_layer_and_its_activation(graph: fx.Graph):

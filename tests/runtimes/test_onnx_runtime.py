@@ -56,8 +56,8 @@ def test_deployed_answers_as_simulated(exported, images: Tensor):
     deployed = load(exported.int8_file)(images)
     # A kernel rounds a sum on the edge of two steps the other way at times; such a step reaches few logits, and little.
     span = simulated.max() - simulated.min()
-    assert (deployed - simulated).abs().max() < 0.03 * span
-    assert (deployed - simulated).abs().mean() < 0.002 * span
+    assert (deployed - simulated).abs().max() < 0.02 * span
+    assert (deployed - simulated).abs().mean() < 1e-4 * span
     top = simulated.topk(2, dim=1).values
     clear = top[:, 0] - top[:, 1] > span / 255
     assert clear.sum() > 1000
@@ -107,6 +107,18 @@ def test_no_activation_is_left_that_its_grid_does(exported):
     counts = operation_counts(exported.int8_file)
     assert counts["Relu"] == counts["Clip"] == 0
     assert operation_counts(exported.float_file)["Relu"] + operation_counts(exported.float_file)["Clip"] > 0
+
+
+def test_a_channel_of_almost_no_weight_keeps_its_bias(images: Tensor, tmp_path: Path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[1] *= 1e-12
+        model[0].bias[1] = 2.0
+        quantized = quantize(model, images[:64])
+        deployed = load(export(quantized, tmp_path / "model.onnx", images))(images[:100])
+        torch.testing.assert_close(deployed, quantized(images[:100]), rtol=0, atol=0.01)
+        torch.testing.assert_close(deployed, model(images[:100]), rtol=0, atol=0.1)
 
 
 class Clipped(nn.Module):

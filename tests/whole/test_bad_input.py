@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from distiq.cli import app
-from distiq.compress import compress
 from distiq.errors import UserError
+from distiq.pipeline import compress
 from distiq.progress import Silent
 from distiq.recipe import load_recipe
 

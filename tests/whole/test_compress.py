@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from distiq.compress import compress
 from distiq.data.splits import Data, from_tensors
+from distiq.pipeline import compress
 from distiq.progress import Silent
 from distiq.recipe import Recipe, parse_recipe
 from distiq.records import RunRecord
