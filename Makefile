@@ -16,8 +16,9 @@ check: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
-bench: .venv/ready
+bench: run
 	$(BIN)/python benchmarks/onnx_speed.py
+	$(BIN)/python benchmarks/teacher_helps.py recipes/fashion_mnist.toml
 
 # torch first and alone: pinned, so that pip takes the same build for all that needs it.
 .venv/ready: pyproject.toml constraints.txt

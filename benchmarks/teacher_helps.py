@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
 from distiq import environment
 from distiq.data.load import load as load_data
@@ -25,7 +24,7 @@ from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import distil
 from distiq.distillation.teacher import LiveTeacher
 from distiq.evaluation.evaluate import evaluate
-from distiq.files import write_atomically
+from distiq.files import save_tensors, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger
 from distiq.models.build import build
 from distiq.progress import Lines
@@ -60,7 +59,7 @@ def main() -> None:
             model, teacher, data, distillation, settings.training,
             views=recipe.views, seed=seed, stage=role, checkpoint=folder / CHECKPOINT, watch=watch,
         )  # fmt: skip
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "w.safetensors")
+        save_tensors(model.state_dict(), folder / "w.safetensors")
         record = evaluate(model, data)
         watch.note(f"{100 * record.top1:.2f} % of the test set")
         return record

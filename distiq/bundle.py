@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from distiq.data.images import read_image
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.files import sha256_of_file, write_atomically
+from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.records import RunRecord, TrialRecord
 from distiq.runtimes.export import Predict, load
@@ -56,7 +56,7 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     inputs = data.normalize(samples.images)
     outputs = load(partial / MODEL)(inputs)
     vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.images, "labels": samples.labels}
-    write_atomically(partial / VECTORS, save({name: tensor.contiguous() for name, tensor in vectors.items()}))
+    save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
     files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
     _write_json(partial / CARD, _card(run, trial, files))

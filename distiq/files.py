@@ -5,11 +5,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distiq.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -51,6 +54,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def save_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes tensors as safetensors, whole or not at all; they are taken to the CPU and made contiguous."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:  # a full disk, among others
+            raise OSError(None, str(error)) from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
+from distiq.files import save_tensors
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe import MeasureSettings
@@ -69,7 +69,7 @@ class Measuring:
         """
         path = folder / MODEL_FILE
         answers = self.answers(load(path, self.settings.threads))
-        save_file(answers, folder / ANSWERS)
+        save_tensors(answers, folder / ANSWERS)
         cost = CostRecord(
             file=file,
             runtime=RUNTIMES[path.suffix],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq import environment, ladder
@@ -22,7 +22,7 @@ from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import check_pairs, distil, output_losses
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.evaluation.cost import multiply_adds, parameter_count
-from distiq.files import sha256_of_file, sha256_of_json, write_atomically
+from distiq.files import save_tensors, sha256_of_file, sha256_of_json, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
 from distiq.models.build import build, check_output, load_weights
@@ -162,7 +162,8 @@ class _Story:
         """What decides a network before it is trained: its code, options and starting weights."""
         given, settings = self.given[role], self._settings(role)
         if given is not None:
-            state = {key: hashlib.sha256(value.numpy().tobytes()).hexdigest() for key, value in _state(given).items()}
+            tensors = {key: value.detach().cpu().contiguous().numpy() for key, value in given.state_dict().items()}
+            state = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in tensors.items()}
             return {"given": sha256_of_json([str(given), state])}
         inputs: dict[str, Any] = {"model": settings.model, "options": settings.options, "weights": settings.weights}
         for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
@@ -181,7 +182,7 @@ class _Story:
 
         def make(folder: Path) -> Trained:
             if loaded:
-                save_file(_state(self.built["teacher"]), folder / WEIGHTS)
+                save_tensors(self.built["teacher"].state_dict(), folder / WEIGHTS)
                 return Trained(origin="given" if given else f"loaded from {settings.weights}", training=None)
             plain = self.recipe.distil.model_copy(update={"teacher": "none", "hints": (), "attention": ()})
             return self._train("teacher", None, plain, folder)
@@ -248,7 +249,7 @@ class _Story:
             checkpoint=folder / CHECKPOINT,
             watch=self.watch,
         )
-        save_file(_state(trained), folder / WEIGHTS)
+        save_tensors(trained.state_dict(), folder / WEIGHTS)
         accuracy = record.epochs[-1].validation_accuracy or 0.0
         self.watch.note(
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
@@ -331,7 +332,7 @@ class _Story:
             self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]}")
             quantized = self._calibrated(student.model, scheme)
             training = self._train_on_grids(quantized, teacher, folder) if rung == "qat" else None
-            save_file(_state(quantized), folder / WEIGHTS)
+            save_tensors(quantized.state_dict(), folder / WEIGHTS)
             return self.measuring.quantized(
                 folder, f"student-{rung}", rung, "", quantized, student.model, student.answers, training
             )
@@ -377,11 +378,13 @@ class _Story:
     # The end ----------------------------------------------------------------------------------------------------------
 
     def _finish(self, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> RunRecord:
+        comparison = self._compare()
+        trials = [self._timed_together(teacher, trial, comparison) for trial in trials]
         chosen = ladder.best(trials)
         file = self.files[f"student-{chosen.rung}"]
-        comparison = self._compare()
+        teacher_record = _timed(teacher.record, comparison)
         columns = (*student.record.columns, chosen.simulated, chosen.deployed)
-        student_record = student.record.model_copy(update={"columns": columns})
+        student_record = _timed(student.record.model_copy(update={"columns": columns}), comparison)
         record = RunRecord(
             name=self.recipe.name,
             command=self.command,
@@ -392,18 +395,28 @@ class _Story:
             environment=environment.describe(),
             data=self.data_record,
             budget=self.recipe.budget.model_dump(),
-            teacher=teacher.record,
+            teacher=teacher_record,
             student=student_record,
             trials=tuple(trials),
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
-            verdict=ladder.verdict(self.recipe.budget, trials, teacher.record, student_record),
+            verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record),
         )
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.data)
         record.save(self.ledger.records / "run.json")
         write_report(self.ledger.records, self.ledger.folder / "report.html")
         return record
+
+    def _timed_together(self, teacher: _Network, trial: TrialRecord, comparison: ComparisonRecord) -> TrialRecord:
+        """The trial with the latencies that were measured side by side, and its limits judged by them."""
+        trial = trial.model_copy(update={"deployed": _timed_column(trial.deployed, comparison)})
+        return trial.model_copy(
+            update={
+                "breaches": self._judge(teacher, trial, "validation"),
+                "test_breaches": self._judge(teacher, trial, "test"),
+            }
+        )
 
     def _compare(self) -> ComparisonRecord:
         """All files of the run, timed side by side."""
@@ -416,6 +429,13 @@ class _Story:
         return self.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's tensors, safe to write: on the CPU, contiguous, sharing nothing."""
-    return {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+def _timed_column(column: Column, comparison: ComparisonRecord) -> Column:
+    if column.cost is None:
+        return column
+    latency = comparison.files[column.cost.file]
+    return column.model_copy(update={"cost": column.cost.model_copy(update={"latency": latency})})
+
+
+def _timed(record: ModelRecord, comparison: ComparisonRecord) -> ModelRecord:
+    """The record with the latencies that were measured side by side."""
+    return record.model_copy(update={"columns": tuple(_timed_column(entry, comparison) for entry in record.columns)})

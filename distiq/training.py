@@ -18,14 +18,13 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
-from distiq.files import replacing
+from distiq.files import save_tensors
 from distiq.models.layout import make_contiguous
 from distiq.progress import Silent, Watch
 from distiq.recipe import TrainingSettings
@@ -168,8 +167,7 @@ class _Checkpoint(NamedTuple):
             raise UserError(f"{path}: damaged checkpoint ({error}); delete it to train from the start") from error
 
     def write(self, path: Path) -> None:
-        with replacing(path) as temporary:
-            save_file(self.tensors, temporary, {"meta": json.dumps(self.meta)})
+        save_tensors(self.tensors, path, {"meta": json.dumps(self.meta)})
 
 
 class _Run:
@@ -327,7 +325,7 @@ class _Run:
             "kept": self.kept,
             "history": [entry.model_dump() for entry in self.history],
         }
-        _Checkpoint({key: value.contiguous().clone() for key, value in tensors.items()}, meta).write(path)
+        _Checkpoint(tensors, meta).write(path)
 
     def restore(self, state: _Checkpoint) -> None:
         """Goes back to where a checkpoint was written."""

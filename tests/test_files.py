@@ -3,9 +3,11 @@ import os
 import stat
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
 from distiq.errors import UserError
-from distiq.files import replacing, sha256_of_file, sha256_of_json, write_atomically
+from distiq.files import replacing, save_tensors, sha256_of_file, sha256_of_json, write_atomically
 
 
 def test_a_written_file_is_whole_and_alone(tmp_path):
@@ -73,3 +75,13 @@ def test_hashes(tmp_path):
     assert sha256_of_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
     assert sha256_of_json({"b": [1], "a": None}) == hashlib.sha256(b'{"a":null,"b":[1]}').hexdigest()
     assert sha256_of_json({"a": 1, "b": 2}) == sha256_of_json({"b": 2, "a": 1})
+
+
+def test_a_full_disk_leaves_no_tensors_behind(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(UserError, match=r"weights\.safetensors: writing failed \(.*No space left"):
+        save_tensors({"weight": torch.ones(2)}, tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []

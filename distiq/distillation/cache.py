@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.teacher import Knowledge, LiveTeacher
-from distiq.files import replacing
+from distiq.files import save_tensors
 from distiq.progress import Silent, Watch
 from distiq.training import Batch
 
@@ -53,8 +52,7 @@ class CachedTeacher:
         if stored is not None:
             return stored
         logits = self._compute(number, device)
-        with replacing(path) as temporary:
-            save_file({"logits": logits}, temporary, {"key": self.key})
+        save_tensors({"logits": logits}, path, {"key": self.key})
         return logits
 
     def _read(self, path: Path) -> Tensor | None:

@@ -1,0 +1,51 @@
+"""Grids of weights and biases."""
+
+import torch
+from torch import nn
+
+from distiq.quantization.graph import bias_points, parameter_of
+from distiq.quantization.points import LARGEST_BIAS
+from distiq.quantization.quantize import QuantizedModel, quantize
+
+
+def quantized_layer(weight: torch.Tensor, bias: torch.Tensor) -> QuantizedModel:
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2])
+    layer.weight.data, layer.bias.data = weight, bias  # type: ignore[union-attr]
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(weight.shape[0] * 16, 2))
+    torch.manual_seed(0)
+    return quantize(model, torch.randn(32, weight.shape[1], 4, 4))
+
+
+def test_a_bias_is_simulated_on_its_accumulators_grid():
+    torch.manual_seed(1)
+    quantized = quantized_layer(torch.randn(3, 2, 1, 1), torch.randn(3))
+    node, point = bias_points(quantized.prepared)[0]
+    bias = parameter_of(quantized.prepared, node).detach()
+    steps = point(bias) / point.scale()
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+    assert ((point(bias) - bias).abs() <= point.scale() / 2 * 1.001).all()
+
+
+def test_the_reference_graph_holds_the_bias_on_its_grid():
+    torch.manual_seed(1)
+    quantized = quantized_layer(torch.randn(3, 2, 1, 1), torch.randn(3))
+    node, point = bias_points(quantized.prepared)[0]
+    wanted = point.on_grid(parameter_of(quantized.prepared, node).detach())
+    held = [value for value in quantized.reference().state_dict().values() if value.shape == wanted.shape]
+    assert any(torch.equal(value, wanted) for value in held if value.is_floating_point())
+
+
+def test_a_channel_of_almost_no_weight_keeps_its_bias():
+    weight = torch.randn(2, 1, 1, 1) * torch.tensor([1.0, 1e-20]).view(2, 1, 1, 1)
+    quantized = quantized_layer(weight, torch.tensor([0.5, 1000.0]))
+    node, point = bias_points(quantized.prepared)[0]
+    bias = parameter_of(quantized.prepared, node).detach()
+    assert ((bias / point.scale()).abs() <= LARGEST_BIAS * 1.001).all()
+    assert torch.allclose(point(bias), bias, rtol=1e-2)
+
+
+def test_the_gradient_passes_a_bias_point_unchanged():
+    quantized = quantized_layer(torch.randn(2, 1, 1, 1), torch.randn(2))
+    bias = torch.randn(2, requires_grad=True)
+    bias_points(quantized.prepared)[0][1](bias).sum().backward()
+    assert torch.equal(bias.grad, torch.ones(2))  # type: ignore[arg-type]
