@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
+from distiq.errors import UserError
 from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel
-from distiq.recipe import TrainingSettings, ViewSettings
+from distiq.recipe import GridTrainingSettings, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 
@@ -33,7 +34,7 @@ def train_quantized(
     quantized: QuantizedModel,
     loss_fn: LossFn,
     data: Data,
-    training: TrainingSettings,
+    training: TrainingSettings | None = None,
     *,
     views: ViewSettings | None = None,
     seed: int = 0,
@@ -45,10 +46,15 @@ def train_quantized(
 
     Args:
         loss_fn: (logits (B, classes), batch) -> named losses.
+        training: two gentle epochs by default. Its precision must be "float32" (or "auto", which means that here).
 
     Raises:
-        UserError: the loss is not finite.
+        UserError: another precision, or the loss is not finite.
     """
+    training = training or GridTrainingSettings()
+    if training.precision not in ("float32", "auto"):
+        raise UserError(f'{stage}: precision = "{training.precision}" cannot carry an 8-bit grid; take "float32"')
+    training = training.model_copy(update={"precision": "float32"})
 
     def accuracy(objective: nn.Module) -> float:
         return validation_accuracy(objective.quantized, data)  # type: ignore[arg-type]
