@@ -32,7 +32,7 @@ BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashi
 def run(
     recipe: RecipeFile,
     set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set distil.temperature=2`")] = [],  # noqa: B006
-    folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/<name>")] = None,
+    folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/NAME")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
 ) -> None:
     """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it goes on where it was.
