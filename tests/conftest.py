@@ -6,6 +6,9 @@ from torch import Tensor
 
 from distiq.data.splits import Data, from_tensors
 
+# Runs in this process and in processes of their own are compared bit for bit: sums must be split alike.
+torch.set_num_threads(1)
+
 
 def bright_quadrants(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Noisy 8x8 images, (N, 1, 8, 8) uint8; the label is the quadrant that is bright."""

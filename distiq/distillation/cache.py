@@ -39,7 +39,8 @@ class CachedTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         if self.loaded is None or self.loaded[0] != batch.view:
-            self.loaded = (batch.view, self._view(batch.view, batch.images.device))
+            with torch.autocast(batch.images.device.type, enabled=False):  # it knows no float16 on a CPU
+                self.loaded = (batch.view, self._view(batch.view, batch.images.device))
         logits = self.loaded[1][batch.indices]
         return Knowledge(logits.to(batch.images.device).float())
 

@@ -126,3 +126,10 @@ def test_size_per_sample_and_nothing_partial(tmp_path: Path):
     (file,) = tmp_path.iterdir()
     assert file.stat().st_size <= 24 * count
     assert math.isclose(file.stat().st_size / count, 2 * classes, rel_tol=0.05), "float16"
+
+
+def test_a_view_is_stored_under_autocast_too(cached, batches: Batches):
+    batch = next(batches.epoch(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = cached(key="mixed")(batch).logits
+    assert torch.equal(mixed, cached()(batch).logits)

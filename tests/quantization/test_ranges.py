@@ -46,9 +46,10 @@ def test_does_not_depend_on_the_cut(size: int, sample: Tensor):
 
 
 def test_counts_by_hand():
-    found = histogram(torch.tensor([0.0, 0.1, 2048.0, -2048.0]))
-    assert found.width == 1.0  # 2 * 2048 / 4096 bins
-    assert found.counts == {0: 2, 2048: 1, -2048: 1}
+    half = BINS / 2
+    found = histogram(torch.tensor([0.0, 0.1, half, -half]))
+    assert found.width == 1.0  # 2 * half / BINS
+    assert found.counts == {0: 2, half: 1, -half: 1}
 
 
 def test_memory_is_bounded_while_the_range_grows():
