@@ -16,7 +16,16 @@ from distiq.files import save_tensors
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe import MeasureSettings
-from distiq.records import Column, ColumnName, CostRecord, FlipRecord, LatencyRecord, TrainingRecord, TrialRecord
+from distiq.records import (
+    AccuracyRecord,
+    Column,
+    ColumnName,
+    CostRecord,
+    FlipRecord,
+    LatencyRecord,
+    TrainingRecord,
+    TrialRecord,
+)
 from distiq.runtimes.export import RUNTIMES, export, load
 from distiq.runtimes.onnx_runtime import float_operations, peak_memory_bytes
 
@@ -50,7 +59,7 @@ class Measuring:
         """A column of the table from given answers."""
         classes = len(self.data.classes)
 
-        def part(split: str, labels: Tensor):  # type: ignore[no-untyped-def]
+        def part(split: str, labels: Tensor) -> AccuracyRecord:
             teacher = self.teacher[split] if self.teacher else None
             own = float_answers[split] if float_answers else None
             return score(answers[split], labels, classes, teacher, own)
