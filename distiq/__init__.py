@@ -21,6 +21,7 @@ _HOMES = {
     "TrainingSettings": "distiq.recipe",
     "UserError": "distiq.errors",
     "ViewSettings": "distiq.recipe",
+    "ablate": "distiq.ablation",
     "collect": "distiq.data.splits",
     "compress": "distiq.pipeline",
     "distil": "distiq.distillation.distil",

@@ -57,6 +57,37 @@ def run(
             raise typer.Exit(BUDGET_MISSED)
 
 
+@app.command(epilog="Example: `distiq ablate recipes/fashion_mnist.toml --seeds 5`")
+def ablate(
+    recipe: RecipeFile,
+    seeds: Annotated[int, typer.Option(min=1, help="how many seeds; more give a narrower interval")] = 3,
+    set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set distil.temperature=2`")] = [],  # noqa: B006
+    folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/NAME")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Says whether the teacher helps: the same student without it, with its outputs, with the recipe's losses.
+
+    Interrupted, the same command goes on. The result also stands in the run's report.
+    """
+    with _explained():
+        from distiq.recipe import load_recipe
+
+        settings = load_recipe(recipe, set_)
+        from distiq.ablation import ablate as ablate_recipe
+        from distiq.report.report import write_report
+        from distiq.report.show import show_ablation
+
+        console = Console(highlight=False)
+        place = folder or Path("runs") / settings.name
+        with _watching(console, plain) as watch:
+            command = shlex.join(["distiq", *sys.argv[1:]])
+            record = ablate_recipe(settings, seeds=seeds, run=place, watch=watch, command=command)
+        show_ablation(record, console)
+        if (place / "records" / "run.json").exists():
+            write_report(place / "records", place / "report.html")
+            console.print(f"report: {place / 'report.html'}", markup=False)
+
+
 @app.command(epilog="Example: `distiq init my.toml`")
 def init(
     path: Annotated[Path, typer.Argument(help="the file to write")] = Path("recipe.toml"),

@@ -1,15 +1,10 @@
 """compress(recipe): the whole story, top to bottom."""
 
-import copy
 import datetime
-import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -17,37 +12,25 @@ from distiq import environment, ladder
 from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
-from distiq.data.views import Views
-from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.distil import check_pairs, distil, output_losses
-from distiq.distillation.teacher import LiveTeacher, Teacher
+from distiq.distillation.distil import output_losses
 from distiq.evaluation.cost import multiply_adds, parameter_count
-from distiq.files import save_tensors, sha256_of_file, sha256_of_json, write_atomically
+from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
-from distiq.models.build import build, check_output, load_weights
+from distiq.networks import TRAINING_CODE, WEIGHTS, Networks
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import export_graph
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import DistilSettings, ModelSettings, Recipe, Rung, to_toml
+from distiq.recipe import Recipe, Rung, to_toml
 from distiq.records import Breach, Column, ComparisonRecord, ModelRecord, Record, RunRecord, TrainingRecord, TrialRecord
 from distiq.report.report import write_report
 from distiq.runtimes.export import export
 from distiq.training import Batch, Losses
 
-WEIGHTS = "weights.safetensors"
-TRAINING_CODE = ("training.py", "numerics.py", "data", "models", "distillation")
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
 QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
-
-
-class Trained(Record):
-    """The record of a step that leaves weights."""
-
-    origin: str
-    training: TrainingRecord | None
 
 
 class Measured(Record):
@@ -89,8 +72,6 @@ def compress(
 class _Network:
     """A trained network, the step that made it, and what its float32 file answered."""
 
-    role: str
-    name: str
     model: nn.Module
     step: Step
     answers: Answers
@@ -121,12 +102,16 @@ class _Story:
             f"{found.source}: {found.train} training, {found.validation} validation, {found.calibration} calibration,"
             f" {found.test} test images"
         )
-        self.given = {"teacher": teacher, "student": student}
+        self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
         self.measuring = Measuring(self.data, recipe.measure)
         self.files: dict[str, Path] = {}
         self.beside = ""  # the teacher whose answers the columns are compared with
-        self.shared = {"data": found.digest, "seed": recipe.seed}
-        self.measured_by = {**self.shared, **recipe.measure.model_dump(), "cpu": environment.describe().cpu}
+        self.measured_by = {
+            "data": found.digest,
+            "seed": recipe.seed,
+            **recipe.measure.model_dump(),
+            "cpu": environment.describe().cpu,
+        }
 
     def tell(self) -> RunRecord:
         self._refuse_early()
@@ -139,80 +124,24 @@ class _Story:
     # Before any training ----------------------------------------------------------------------------------------------
 
     def _refuse_early(self) -> None:
-        """Builds both networks and traces them: what cannot work is refused before anything is trained."""
-        self.watch.stage("checking both networks")
-        self.built = {role: self._build(role) for role in ("teacher", "student")}
-        for role, model in self.built.items():
-            check_output(model, len(self.data.classes), self.data.image_shape, role)
+        for model in self.networks.refuse_early().values():
             export_graph(model, self.measuring.example)
-        if self.recipe.distil.teacher != "none":
-            check_pairs(self.built["student"], self.built["teacher"], self.recipe.distil, self.measuring.example)
-
-    def _settings(self, role: str) -> ModelSettings:
-        return self.recipe.teacher if role == "teacher" else self.recipe.student
-
-    def _build(self, role: str) -> nn.Module:
-        given = self.given[role]
-        if given is not None:
-            return copy.deepcopy(given)
-        set_seed(self.recipe.seed)
-        return build(self._settings(role), len(self.data.classes), self.data.image_shape, role)
-
-    def _network_inputs(self, role: str) -> dict[str, Any]:
-        """What decides a network before it is trained: its code, options and starting weights."""
-        given, settings = self.given[role], self._settings(role)
-        if given is not None:
-            tensors = {key: value.detach().cpu().contiguous().numpy() for key, value in given.state_dict().items()}
-            state = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in tensors.items()}
-            return {"given": sha256_of_json([str(given), state])}
-        inputs: dict[str, Any] = {"model": settings.model, "options": settings.options, "weights": settings.weights}
-        for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
-            if path and Path(path).is_file():
-                inputs[key] = sha256_of_file(Path(path))
-        return inputs
 
     # Teacher and student ----------------------------------------------------------------------------------------------
 
     def _teacher(self) -> _Network:
-        settings, given = self.recipe.teacher, self.given["teacher"] is not None
-        loaded = given or bool(settings.weights)
-        inputs = self.shared | {"network": self._network_inputs("teacher")}
-        if not loaded:
-            inputs |= {"training": settings.training.model_dump(), "views": self.recipe.views.model_dump()}
-
-        def make(folder: Path) -> Trained:
-            if loaded:
-                save_tensors(self.built["teacher"].state_dict(), folder / WEIGHTS)
-                return Trained(origin="given" if given else f"loaded from {settings.weights}", training=None)
-            plain = self.recipe.distil.model_copy(update={"teacher": "none", "hints": (), "attention": ()})
-            return self._train("teacher", None, plain, folder)
-
-        teacher = self._network("teacher", inputs, make)
+        teacher = self._network("teacher", self.networks.teacher())
         self.measuring.teacher, self.beside = teacher.answers, teacher.step.key
         columns = (*teacher.record.columns, *self._quantized_teacher(teacher))
         teacher.record = teacher.record.model_copy(update={"columns": columns})
         return teacher
 
     def _student(self, teacher: _Network) -> _Network:
-        inputs = self.shared | {
-            "network": self._network_inputs("student"),
-            "training": self.recipe.student.training.model_dump(),
-            "views": self.recipe.views.model_dump(),
-            "distil": self.recipe.distil.model_dump(),
-            "teacher": teacher.step.key if self.recipe.distil.teacher != "none" else None,
-        }
+        return self._network("student", self.networks.student(teacher.step, self.recipe.distil, self.recipe.seed))
 
-        def make(folder: Path) -> Trained:
-            return self._train("student", self._answering(teacher), self.recipe.distil, folder)
-
-        return self._network("student", inputs, make)
-
-    def _network(self, role: str, inputs: dict[str, Any], make: Callable[[Path], Trained]) -> _Network:
-        """Trains or loads a network in one step, exports and measures its float32 file in another."""
-        step = self.ledger.step(role, inputs, TRAINING_CODE, Trained, make)
-        model = self.built[role]
-        load_weights(model, step.folder / WEIGHTS)
-        model.eval()
+    def _network(self, role: str, step: Step) -> _Network:
+        """A trained network; its float32 file is exported and measured in a step of its own."""
+        model = self.networks.load(role, step)
 
         def measure(folder: Path) -> Measured:
             self.watch.stage(f"measuring the {role}'s float32 file")
@@ -222,53 +151,17 @@ class _Story:
         key = self.measured_by | {"network": step.key, "form": "float32", "beside": self.beside}
         measured = self.ledger.step(f"{role}-float32", key, MEASURING_CODE, Measured, measure)
         self.files[f"{role}-float32"] = measured.folder / MODEL_FILE
-        name = self._settings(role).model if self.given[role] is None else type(model).__name__
+        given = self.networks.given[role]
         record = ModelRecord(
             role="teacher" if role == "teacher" else "student",
-            model=name,
+            model=self.networks.settings(role).model if given is None else type(model).__name__,
             origin=step.record.origin,
             parameters=parameter_count(model),
             macs=multiply_adds(model, self.measuring.example),
             columns=(measured.record.column,),
             training=step.record.training,
         )
-        return _Network(role, name, model, step, load_file(measured.folder / ANSWERS), record)
-
-    def _train(self, role: str, teacher: Teacher | None, distillation: DistilSettings, folder: Path) -> Trained:
-        how = "" if role == "teacher" else " without a teacher" if teacher is None else " with the teacher"
-        self.watch.stage(f"training the {role}{how}")
-        trained, record = distil(
-            self.built[role],
-            teacher,
-            self.data,
-            distillation,
-            self._settings(role).training,
-            views=self.recipe.views,
-            seed=self.recipe.seed,
-            stage=role,
-            checkpoint=folder / CHECKPOINT,
-            watch=self.watch,
-        )
-        save_tensors(trained.state_dict(), folder / WEIGHTS)
-        accuracy = record.epochs[-1].validation_accuracy or 0.0
-        self.watch.note(
-            f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
-            f" {100 * accuracy:.2f} %"
-        )
-        return Trained(origin="trained here", training=record)
-
-    def _answering(self, teacher: _Network) -> Teacher | None:
-        """The teacher as the recipe wants it; its stored outputs serve the student and the training on grids."""
-        settings = self.recipe.distil
-        if settings.teacher == "none":
-            return None
-        live = LiveTeacher(teacher.model, [pair.teacher for pair in (*settings.hints, *settings.attention)])
-        if settings.teacher == "live":
-            return live
-        views = Views(self.recipe.views, self.recipe.seed)
-        key = f"{teacher.step.key} {self.data_record.digest} {self.recipe.views.model_dump_json()} {self.recipe.seed}"
-        folder = self.ledger.folder / "cache" / f"teacher-{teacher.step.key}"
-        return CachedTeacher(live, self.data, views, folder, key, self.watch)
+        return _Network(model, step, load_file(measured.folder / ANSWERS), record)
 
     # Quantization -----------------------------------------------------------------------------------------------------
 
@@ -357,7 +250,7 @@ class _Story:
                 return Scheme()
 
     def _train_on_grids(self, quantized: QuantizedModel, teacher: _Network, folder: Path) -> TrainingRecord:
-        answering = self._answering(teacher)
+        answering = self.networks.answering(teacher.step, self.recipe.distil, self.recipe.seed)
         smoothing = self.recipe.student.training.label_smoothing
 
         def loss_fn(logits: Tensor, batch: Batch) -> Losses:

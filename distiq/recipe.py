@@ -11,9 +11,9 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from distiq.errors import UserError
 
@@ -53,6 +53,20 @@ class ViewSettings(Part):
     shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 never crops")
     erase: float = Field(0.0, ge=0, le=1, description="share of the images in which a rectangle is erased")
+    mixup: float = Field(
+        0.0, ge=0, le=1, description="share of the images that are blended with another one (Zhang et al. 2018)"
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=1, description="share of the images that get a rectangle of another one (Yun et al. 2019)"
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_mixing_an_image(self) -> Self:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(
+                f"mixup + cutmix = {self.mixup + self.cutmix:g} is more than every image; at most 1 in sum"
+            )
+        return self
 
 
 class TrainingSettings(Part):
@@ -110,12 +124,55 @@ class StudentSettings(ModelSettings):
     model: str = Field("mobilenet_v2", description=ModelSettings.model_fields["model"].description)
 
 
-class FeaturePair(Part):
-    """A layer of the student and the layer of the teacher whose activations it imitates, by module path."""
+OutputLoss = Literal[
+    "kd", "soft_cross_entropy", "logit_mse", "dkd", "dist", "logit_standardization_kd", "multi_level_kd"
+]
+LayerLoss = Literal[
+    "hint_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd", "vid", "mgd",
+    "similarity_preserving", "rkd", "pkt", "correlation_congruence", "crd", "embedding_cosine", "similarity_queue",
+]  # fmt: skip
+OUTPUT_LOSSES: tuple[str, ...] = get_args(OutputLoss)
 
-    student: str = Field(description='module path in the student, such as "stages.2"')
-    teacher: str = Field(description="module path in the teacher")
-    weight: float = Field(1.0, gt=0)
+
+class KnowledgeLoss(Part):
+    """A knowledge loss by its name in the field, beside the plain one; docs/knowledge.md says which when."""
+
+    name: OutputLoss | LayerLoss = Field(description='such as "dkd", "hint_mse", "attention_transfer", "rkd", "crd"')
+    weight: float = Field(1.0, gt=0, description="factor of the loss")
+    student: tuple[str, ...] = Field((), description='module path or paths in the student, such as "stages.2"')
+    teacher: tuple[str, ...] = Field((), description="as many module paths in the teacher")
+    options: dict[str, Any] = Field(default_factory=dict, description="the loss's own, such as {beta = 8.0}")
+
+    @field_validator("student", "teacher", mode="before")
+    @classmethod
+    def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> Self:
+        if self.name in OUTPUT_LOSSES:
+            if self.student or self.teacher:
+                raise ValueError(f"{self.name} compares outputs; leave student and teacher out")
+        elif not self.student or len(self.student) != len(self.teacher):
+            raise ValueError(
+                f"{self.name} compares layers; name as many of the teacher ({len(self.teacher)} found) as of the"
+                f" student ({len(self.student)} found), at least one"
+            )
+        if self.name == "fsp" and len(self.student) < 2:
+            raise ValueError('fsp compares the flow between layers; name two or more, such as ["stages.0", "stages.1"]')
+        return self
+
+
+class CacheSettings(Part):
+    """How a cached teacher's answers are stored, one file per view."""
+
+    storage: Literal["float16", "quantized", "top_k"] = Field(
+        "float16",
+        description='"float16": 2 bytes per class; "quantized": 6 bits per class; "top_k": the likeliest classes alone',
+    )
+    top_k: int = Field(16, ge=1, description="classes kept by top_k; the rest share what is left of the probability")
+    features: bool = Field(False, description="also store the layers that the losses compare (float16)")
+    limit_mb: float = Field(4000, gt=0, description="largest store; views beyond it are answered anew each time")
 
 
 class DistilSettings(Part):
@@ -126,22 +183,44 @@ class DistilSettings(Part):
         description='"cached" computes the outputs once per view; "live" at each step; "none" trains without a teacher',
     )
     temperature: float = Field(4.0, gt=0, description="of the softened outputs (Hinton et al. 2015)")
-    task_weight: float = Field(0.1, ge=0, description="of the cross entropy with the labels")
-    kd_weight: float = Field(0.9, ge=0, description="of the divergence from the teacher's outputs")
-    hints: tuple[FeaturePair, ...] = Field((), description="FitNets hints: activations, through a learned projection")
-    attention: tuple[FeaturePair, ...] = Field((), description="attention transfer: maps of mean squared activation")
+    task_weight: float = Field(0.1, ge=0, description="of the cross entropy with the labels; 0 needs no labels")
+    kd_weight: float = Field(0.9, ge=0, description="of the divergence from the teacher's outputs (plain distillation)")
+    losses: tuple[KnowledgeLoss, ...] = Field(
+        (), description='more: [[distil.losses]] name = "rkd", student = "pool", teacher = "pool", weight = 1.0'
+    )
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+
+    @property
+    def layer_losses(self) -> tuple[KnowledgeLoss, ...]:
+        return tuple(loss for loss in self.losses if loss.name not in OUTPUT_LOSSES)
+
+    @property
+    def output_losses(self) -> tuple[KnowledgeLoss, ...]:
+        """Plain distillation, if it has a weight, and the listed losses between outputs."""
+        listed = tuple(loss for loss in self.losses if loss.name in OUTPUT_LOSSES)
+        if not self.kd_weight:
+            return listed
+        return (KnowledgeLoss(name="kd", weight=self.kd_weight, options={"temperature": self.temperature}), *listed)
+
+    @property
+    def teacher_paths(self) -> list[str]:
+        """Module paths of the teacher whose activations are wanted, each once."""
+        return list(dict.fromkeys(path for loss in self.layer_losses for path in loss.teacher))
+
+    def without_teacher(self) -> "DistilSettings":
+        """The same training on the labels alone."""
+        return self.model_copy(update={"teacher": "none", "losses": ()})
 
     @model_validator(mode="after")
     def _teacher_is_used(self) -> Self:
-        features = self.hints or self.attention
-        if self.teacher == "none" and features:
-            raise ValueError('hints and attention need a teacher, but teacher = "none"; set it to "live"')
-        if self.teacher == "cached" and features:
+        if self.teacher == "none" and self.losses:
+            raise ValueError('losses need a teacher, but teacher = "none"; set it to "cached" or "live"')
+        if self.teacher == "cached" and self.layer_losses and not self.cache.features:
             raise ValueError(
-                'hints and attention read the teacher\'s layers, but teacher = "cached" stores its outputs alone;'
-                ' set it to "live"'
+                f'{self.layer_losses[0].name} reads the teacher\'s layers, but teacher = "cached" stores its outputs'
+                ' alone; set teacher = "live", or cache.features = true if the disk has room'
             )
-        if self.teacher != "none" and not self.task_weight and not self.kd_weight and not features:
+        if self.teacher != "none" and not self.task_weight and not self.kd_weight and not self.losses:
             raise ValueError("all loss weights are zero; raise task_weight or kd_weight")
         return self
 

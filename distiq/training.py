@@ -35,13 +35,23 @@ class Batch(NamedTuple):
     """Training samples as the network sees them.
 
     images: (B, C, H, W) float32, normalized. labels: (B,). indices: (B,) positions in the training split.
-    view: the number of the view that `images` show.
+    view: the number of the view that `images` show. partners, shares: (B,), the other label of a mixed image and the
+    share of the own one; None where views do not mix.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     view: int
+    partners: Tensor | None = None
+    shares: Tensor | None = None
+
+    def to(self, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> "Batch":
+        """The same batch on a device; indices stay where they are, for they index what lies in main memory."""
+        images = self.images.to(device, memory_format=layout)
+        moved = (None if value is None else value.to(device) for value in (self.labels, self.partners, self.shares))
+        labels, partners, shares = moved
+        return Batch(images, labels, self.indices, self.view, partners, shares)  # type: ignore[arg-type]
 
 
 class Losses(dict[str, Tensor]):
@@ -70,9 +80,13 @@ class Batches:
         number = self.views.number(epoch)
         for step in range(start, len(self)):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size][process::processes]
-            samples = self.data.train.take(indices)
-            images = self.data.normalize(self.views.view(samples.images, number, indices))
-            yield Batch(images, samples.labels, indices, number)
+            yield self.batch(number, indices)
+
+    def batch(self, number: int, indices: Tensor) -> Batch:
+        """View `number` of the given training samples (B,), normalized."""
+        shown = self.views.shown(self.data.train, number, indices)
+        images = self.data.normalize(shown.images)
+        return Batch(images, shown.labels, indices, number, shown.partners, shown.shares)
 
 
 def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
@@ -202,11 +216,12 @@ class _Run:
         total = settings.epochs * per_epoch
         began = saved = time.monotonic()
         first, images = self.step, 0
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         processes = self.accelerator.num_processes
         self.model.train()
         for batch in self.batches.epoch(self.epoch, self.step, self.accelerator.process_index, processes):
             rate = learning_rate(settings, self.epoch * per_epoch + self.step, total)
-            self._train_step(self._to_device(batch), rate)
+            self._train_step(batch.to(self.accelerator.device, layout), rate)
             self.step += 1
             images += len(batch.labels) * processes
             now = time.monotonic()
@@ -228,16 +243,6 @@ class _Run:
         self._end_epoch(validate, images / spent, self.seconds, rate if self.step > first else 0.0)
         if checkpoint is not None:
             self._save(checkpoint, self.seconds)
-
-    def _to_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
-        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
-        return Batch(
-            batch.images.to(device, memory_format=layout),
-            batch.labels.to(device),
-            batch.indices,
-            batch.view,
-        )
 
     def _train_step(self, batch: Batch, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -372,8 +377,7 @@ def faster_precision(objective: nn.Module, batches: Batches, settings: TrainingS
     device = Accelerator().device
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     trial.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
-    batch = next(batches.epoch(0))
-    batch = batch._replace(images=batch.images.to(device, memory_format=layout), labels=batch.labels.to(device))
+    batch = next(batches.epoch(0)).to(device, layout)
     medians = {}
     for name, enabled in (("float32", False), ("bfloat16", True)):
         times = []

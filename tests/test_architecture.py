@@ -14,7 +14,18 @@ import distiq
 
 PACKAGE = Path(distiq.__file__).parent
 SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
-UPPER = {"training", "measuring", "report", "pipeline", "cli", "bundle", "ladder", "__main__"} | SIDE_BY_SIDE
+UPPER = {
+    "training",
+    "networks",
+    "ablation",
+    "measuring",
+    "report",
+    "pipeline",
+    "cli",
+    "bundle",
+    "ladder",
+    "__main__",
+} | SIDE_BY_SIDE
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "torchao", "accelerate", "matplotlib", "transformers", "PIL"}
 
 

@@ -6,8 +6,6 @@ import pytest
 
 from distiq.errors import UserError
 from distiq.recipe import (
-    DistilSettings,
-    FeaturePair,
     QuantizeSettings,
     Recipe,
     TrainingSettings,
@@ -68,7 +66,14 @@ def test_describe_is_the_default_recipe_with_every_key():
                     "weights": "ünïcode \x7f \U0001f600.pt",
                 },
                 "teacher": {"options": {"id2label": {"0": "t shirt", "a key": 1}}},
-                "distil": {"teacher": "live", "hints": [{"student": "a.0", "teacher": "b", "weight": 1e-5}]},
+                "distil": {
+                    "teacher": "live",
+                    "losses": [
+                        {"name": "hint_mse", "student": "a.0", "teacher": "b", "weight": 1e-5},
+                        {"name": "fsp", "student": ["a", "b"], "teacher": ["c", "d"]},
+                        {"name": "dkd", "options": {"beta": 2.0}},
+                    ],
+                },
                 "quantize": {"rungs": ["qat"], "training": {"learning_rate": 1e-7}},
                 "budget": {"size_kb": 100},
             }
@@ -96,10 +101,10 @@ def test_a_part_given_in_part_keeps_its_other_defaults():
         ("[student.training]\nepoch = 3", 'student.training.epoch: unknown key; did you mean "epochs"?'),
         ("[measure]\nzzz = 3", "measure.zzz: unknown key; known here: threads, throughput_batch, rounds, seconds"),
         (
-            '[distil]\nteacher = "live"\nhints = [{student = "a", teacher = "b", wieght = 2}]',
-            'distil.hints.0.wieght: unknown key; did you mean "weight"?',
+            '[distil]\nteacher = "live"\nlosses = [{name = "hint_mse", student = "a", teacher = "b", wieght = 2}]',
+            'distil.losses.0.wieght: unknown key; did you mean "weight"?',
         ),
-        ('[distil]\nteacher = "live"\nhints = [{student = "a"}]', "distil.hints.0.teacher: this key is required"),
+        ("[distil]\nlosses = [{weight = 1.0}]", "distil.losses.0.name: this key is required"),
     ],
 )
 def test_a_key_that_is_unknown_or_missing_is_named(tmp_path, text, message):
@@ -135,15 +140,45 @@ def test_numbers_must_be_finite(tmp_path, key, value):
     assert f"{key}: input should be a finite number" in refusal(tmp_path, "", f"{key}={value}")
 
 
-@pytest.mark.parametrize("features", ["hints", "attention"])
-@pytest.mark.parametrize("teacher", ["none", "cached"])
-def test_layers_need_a_live_teacher(tmp_path, features, teacher):
-    pair = '[{student = "a", teacher = "b"}]'
-    message = refusal(tmp_path, f'[distil]\nteacher = "{teacher}"\n{features} = {pair}')
-    assert "my.toml: distil: hints and attention" in message
-    assert 'set it to "live"' in message
-    with pytest.raises(ValueError, match='set it to "live"'):
-        DistilSettings(teacher=teacher, **{features: (FeaturePair(student="a", teacher="b"),)})
+PAIR = '[{name = "hint_mse", student = "a", teacher = "b"}]'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'teacher = "none"\nlosses = {PAIR}', 'losses need a teacher, but teacher = "none"'),
+        (f'teacher = "cached"\nlosses = {PAIR}', 'hint_mse reads the teacher\'s layers, but teacher = "cached"'),
+        ('losses = [{name = "dkd", student = "a"}]', "dkd compares outputs; leave student and teacher out"),
+        (
+            'losses = [{name = "rkd"}]',
+            "as many of the teacher (0 found) as of the student (0 found), at least one",
+        ),
+        (
+            'losses = [{name = "rkd", student = ["a", "b"], teacher = "c"}]',
+            "as many of the teacher (1 found) as of the student (2 found)",
+        ),
+        ('losses = [{name = "fsp", student = "a", teacher = "b"}]', "name two or more"),
+    ],
+)
+def test_losses_that_cannot_be_are_refused(tmp_path, text, message):
+    assert message in refusal(tmp_path, f"[distil]\n{text}")
+
+
+def test_layers_of_a_cached_teacher_may_be_stored():
+    losses = [{"name": "rkd", "student": "pool", "teacher": ["pool"]}]
+    settings = parse_recipe({"distil": {"losses": losses, "cache": {"features": True}}}).distil
+    assert settings.teacher_paths == ["pool"]
+    assert settings.losses[0].student == ("pool",)
+
+
+def test_an_unknown_loss_names_the_known(tmp_path):
+    message = refusal(tmp_path, '[distil]\nlosses = [{name = "hint"}]')
+    assert "'hint_mse'" in message
+    assert 'but found "hint"' in message
+
+
+def test_more_mixing_than_images_is_refused(tmp_path):
+    assert "mixup + cutmix = 1.2 is more than every image" in refusal(tmp_path, "[views]\nmixup = 0.6\ncutmix = 0.6")
 
 
 def test_something_must_be_learned(tmp_path):

@@ -5,10 +5,12 @@ worker, process or device, and a teacher's stored output for it is exactly its o
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from distiq.data.splits import Split
 from distiq.recipe import ViewSettings
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -45,6 +47,18 @@ def uniform(seed: int, number: int, indices: Tensor, draws: int) -> Tensor:
     return torch.stack(words[:draws], 1).div(256, rounding_mode="floor").float() / 2**24
 
 
+class Shown(NamedTuple):
+    """Samples as they are shown: images (B, C, H, W), labels (B,) and, where views mix, what they are mixed with.
+
+    partners: labels (B,) of the other images. shares: (B,) float32, how much of the own image is left; 1 is all.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partners: Tensor | None = None
+    shares: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Views:
     """Makes views of images by the given settings and seed."""
@@ -55,6 +69,22 @@ class Views:
     def number(self, epoch: int) -> int:
         """The view shown in an epoch (from 0)."""
         return epoch % self.settings.distinct if self.settings.distinct else epoch
+
+    def shown(self, split: Split, number: int, indices: Tensor) -> Shown:
+        """View `number` of samples `indices` (B,) of a split, mixed with their partners where the settings say so.
+
+        The partner is a view of another sample, drawn from the whole split: also a function of seed, number and index.
+        """
+        samples = split.take(indices)
+        images = self.view(samples.images, number, indices)
+        settings = self.settings
+        if not (settings.mixup or settings.cutmix):
+            return Shown(images, samples.labels)
+        draws = uniform(self.seed, number, indices, 18)[:, 12:]
+        partners = (indices + 1 + (draws[:, 0] * (len(split) - 1)).long()) % len(split)
+        others = split.take(partners)
+        mixed, shares = _mix(images, self.view(others.images, number, partners), settings, draws[:, 1:])
+        return Shown(mixed, samples.labels, others.labels, shares)
 
     def view(self, images: Tensor, number: int, indices: Tensor) -> Tensor:
         """View `number` of samples `indices`, whose images are given.
@@ -131,3 +161,32 @@ def _erase(images: Tensor, probability: float, draws: Tensor) -> Tensor:
     inside = spans[0].unsqueeze(2) & spans[1].unsqueeze(1) & chosen.view(-1, 1, 1)
     keep &= ~inside.unsqueeze(1)
     return images * keep.to(images.dtype)
+
+
+def _mix(images: Tensor, others: Tensor, settings: ViewSettings, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Blends or patches images with others (B, C, H, W); returns them and the share (B,) that is left of the own.
+
+    mixup (Zhang et al. 2018, arXiv:1710.09412) and cutmix (Yun et al. 2019, arXiv:1905.04899), with shares drawn
+    uniformly (Beta(1, 1)), as function matching wants it (Beyer et al. 2022, arXiv:2106.05237).
+    """
+    height, width = images.shape[2:]
+    blended = draws[:, 0] < settings.mixup
+    patched = ~blended & (draws[:, 0] < settings.mixup + settings.cutmix)
+    shares = torch.where(blended, draws[:, 1], torch.ones_like(draws[:, 1]))
+    factor = shares.view(-1, 1, 1, 1)
+    mixed = images.float() * factor + others.float() * (1 - factor)
+    side = (1 - draws[:, 1]).sqrt()
+    rows = _span(height, side, draws[:, 2])
+    columns = _span(width, side, draws[:, 3])
+    inside = rows.unsqueeze(2) & columns.unsqueeze(1) & patched.view(-1, 1, 1)
+    mixed = torch.where(inside.unsqueeze(1), others.float(), mixed)
+    shares = shares - inside.flatten(1).float().mean(1)
+    return (mixed.round() if images.dtype == torch.uint8 else mixed).to(images.dtype), shares
+
+
+def _span(size: int, share: Tensor, offset: Tensor) -> Tensor:
+    """(B, size): true on a stretch of `share` of the size that begins at `offset` of what is left."""
+    length = (share * size).round().long()
+    start = (offset * (size - length + 1)).long().unsqueeze(1)
+    position = torch.arange(size, device=share.device)
+    return (position >= start) & (position < start + length.unsqueeze(1))

@@ -1,9 +1,12 @@
-"""A teacher's outputs, computed once per view and stored.
+"""A teacher's answers, computed once per view and stored.
 
-A file holds the float16 logits of every training sample for one view, beside the key of what made them: teacher,
-data, views. It appears whole or not at all; one with another key or size is computed anew.
+A file holds the answers to every training sample for one view, beside the key of what made them (teacher, data,
+views, form) and a checksum. It appears whole or not at all; one that is stale or damaged is computed anew. A view is
+computed in fixed chunks when it is first asked for, so that a resumed training reads the same bits.
 """
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,12 +15,15 @@ from torch import Tensor
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
-from distiq.distillation.teacher import Knowledge, LiveTeacher
+from distiq.distillation.storage import decode, encode
+from distiq.distillation.teacher import Knowledge, Teacher
 from distiq.files import save_tensors
 from distiq.progress import Silent, Watch
-from distiq.training import Batch
+from distiq.recipe import CacheSettings
+from distiq.training import Batch, Batches
 
 CHUNK = 512
+Rows = dict[str, Tensor]
 
 
 class CachedTeacher:
@@ -28,50 +34,90 @@ class CachedTeacher:
         data, views: the training split and how its views are made.
         folder: where the files stand, one per view.
         key: says which teacher, data and views the files belong to.
+        settings: the form and the largest size of the store.
+        paths: the teacher's modules whose activations are stored too.
     """
 
     def __init__(
-        self, live: LiveTeacher, data: Data, views: Views, folder: Path, key: str, watch: Watch | None = None
+        self,
+        live: Teacher,
+        data: Data,
+        views: Views,
+        folder: Path,
+        key: str,
+        watch: Watch | None = None,
+        settings: CacheSettings | None = None,
+        paths: Sequence[str] = (),
     ) -> None:
-        self.live, self.data, self.views = live, data, views
-        self.folder, self.key, self.watch = folder, key, watch or Silent()
-        self.loaded: tuple[int, Tensor] | None = None
+        self.live, self.folder, self.watch, self.paths = live, folder, watch or Silent(), tuple(paths)
+        self.settings = settings or CacheSettings()
+        self.batches = Batches(data, views, CHUNK, seed=0)
+        self.classes = len(data.classes)
+        form = self.settings.model_dump_json(exclude={"limit_mb"})
+        self.key = f"{key} {form} {' '.join(self.paths)}"
+        self.loaded: tuple[int, Rows] | None = None
 
     def __call__(self, batch: Batch) -> Knowledge:
+        device = batch.images.device
         if self.loaded is None or self.loaded[0] != batch.view:
-            with torch.autocast(batch.images.device.type, enabled=False):  # it knows no float16 on a CPU
-                self.loaded = (batch.view, self._view(batch.view, batch.images.device))
-        logits = self.loaded[1][batch.indices]
-        return Knowledge(logits.to(batch.images.device).float())
+            self.loaded = None  # one view at a time in memory
+            with torch.autocast(device.type, enabled=False):  # it knows no float16 on a CPU
+                self.loaded = (batch.view, self._view(batch.view, device))
+        rows = {name: tensor[batch.indices] for name, tensor in self.loaded[1].items()}
+        features = {path: rows.pop(_feature(path)).to(device).float() for path in self.paths}
+        return Knowledge(decode(rows, self.classes).to(device), features)
 
     def __deepcopy__(self, _memo: dict) -> "CachedTeacher":
         return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
 
-    def _view(self, number: int, device: torch.device) -> Tensor:
+    def _view(self, number: int, device: torch.device) -> Rows:
+        """Every sample's answer to a view. Of several processes the first computes and writes, the others read."""
         path = self.folder / f"view-{number:04d}.safetensors"
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and torch.distributed.get_rank() > 0:
+            torch.distributed.barrier()
         stored = self._read(path)
-        if stored is not None:
-            return stored
-        logits = self._compute(number, device)
-        save_tensors({"logits": logits}, path, {"key": self.key})
-        return logits
+        if stored is None:
+            stored = self._compute(number, device)
+            if self._has_room(stored, path):
+                save_tensors(stored, path, {"key": self.key, "sha256": _checksum(stored)})
+        if several and torch.distributed.get_rank() == 0:
+            torch.distributed.barrier()
+        return stored
 
-    def _read(self, path: Path) -> Tensor | None:
+    def _has_room(self, rows: Rows, path: Path) -> bool:
+        others = sum(file.stat().st_size for file in self.folder.glob("view-*.safetensors") if file != path)
+        return others + sum(tensor.nbytes for tensor in rows.values()) <= self.settings.limit_mb * 1e6
+
+    def _read(self, path: Path) -> Rows | None:
         try:
             with safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("key") != self.key:
+                meta = file.metadata() or {}
+                if meta.get("key") != self.key:
                     return None
-                logits = file.get_tensor("logits")
+                rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError):
             return None
-        return logits if len(logits) == len(self.data.train) else None
+        return rows if meta.get("sha256") == _checksum(rows) else None
 
-    def _compute(self, number: int, device: torch.device) -> Tensor:
-        chunks = []
-        total = len(self.data.train)
+    def _compute(self, number: int, device: torch.device) -> Rows:
+        chunks: list[Rows] = []
+        total = len(self.batches.data.train)
         for indices in torch.arange(total).split(CHUNK):
-            samples = self.data.train.take(indices)
-            images = self.data.normalize(self.views.view(samples.images, number, indices)).to(device)
-            chunks.append(self.live(Batch(images, samples.labels, indices, number)).logits.half().cpu())
+            known = self.live(self.batches.batch(number, indices).to(device))
+            chunk = encode(known.logits.float().cpu(), self.settings)
+            chunks.append(chunk | {_feature(path): known.features[path].half().cpu() for path in self.paths})
             self.watch.step(int(indices[-1]) + 1, total, {"teacher's answers to view": str(number)})
-        return torch.cat(chunks)
+        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _feature(path: str) -> str:
+    return f"features.{path}"
+
+
+def _checksum(rows: Rows) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(rows):
+        sha.update(f"{name} {tuple(rows[name].shape)}".encode())
+        sha.update(rows[name].contiguous().numpy().data)
+    return sha.hexdigest()

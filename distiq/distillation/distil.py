@@ -1,7 +1,8 @@
 """distil(): trains a student on labels and on what a teacher knows."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +11,12 @@ from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
-from distiq.distillation import losses
-from distiq.distillation.projections import HintProjection
 from distiq.distillation.taps import tapped
-from distiq.distillation.teacher import Knowledge, LiveTeacher, Teacher, freeze
+from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
+from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, FeaturePair, TrainingSettings, ViewSettings
+from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 
@@ -24,7 +24,7 @@ from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 class Distillation(nn.Module):
     """The objective: named losses of a batch. With `teacher` None it is the plain task loss.
 
-    The student and the projections are its parameters; the teacher is no submodule, so it is in no checkpoint.
+    The student and the losses' own modules are its parameters; the teacher is no submodule, so it is in no checkpoint.
     """
 
     def __init__(
@@ -33,45 +33,58 @@ class Distillation(nn.Module):
         teacher: Teacher | None,
         settings: DistilSettings,
         label_smoothing: float = 0.0,
-        projections: Sequence[HintProjection] = (),
+        terms: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.student = student
-        self.projections = nn.ModuleList(projections)
+        self.terms = nn.ModuleList(terms)
         self.teacher, self.settings, self.label_smoothing = teacher, settings, label_smoothing
-        self.paths = [pair.student for pair in (*settings.hints, *settings.attention)] if teacher else []
+        self.wanted = settings.layer_losses if teacher is not None else ()
+        self.names = numbered(self.wanted)
+        if isinstance(teacher, MeanTeacher):
+            self.followed = teacher.follow(student)
+        self.paths = [path for loss in self.wanted for path in loss.student]
 
     def forward(self, batch: Batch) -> Losses:
         with tapped(self.student, self.paths) as features:
             logits = self.student(batch.images)
         known = self.teacher(batch) if self.teacher is not None else None
         named = output_losses(logits, batch, known, self.settings, self.label_smoothing)
-        return named if known is None else Losses(named | self._feature_losses(features, known))
-
-    def _feature_losses(self, features: dict[str, Tensor], known: Knowledge) -> Losses:
-        named = Losses()
-        for pair, projection in zip(self.settings.hints, self.projections, strict=True):
-            hint = losses.hint_mse(projection(features[pair.student]), known.features[pair.teacher])
-            named[f"hint {pair.student}"] = pair.weight * hint
-        for pair in self.settings.attention:
-            attention = losses.attention_transfer(features[pair.student], known.features[pair.teacher])
-            named[f"attention {pair.student}"] = pair.weight * attention
+        if known is not None:
+            for name, wanted, term in zip(self.names, self.wanted, self.terms, strict=True):
+                named[name] = wanted.weight * term(_layers(wanted, features, known, batch.indices))
         return named
+
+
+def _layers(wanted: KnowledgeLoss, seen: dict[str, Tensor], known: Knowledge, indices: Tensor) -> Layers:
+    return Layers([seen[path] for path in wanted.student], [known.features[path] for path in wanted.teacher], indices)
 
 
 def output_losses(
     logits: Tensor, batch: Batch, known: Knowledge | None, settings: DistilSettings, label_smoothing: float = 0.0
 ) -> Losses:
     """The weighted losses that need the student's logits (B, classes) alone; without a teacher, the plain task loss."""
-    task = F.cross_entropy(logits.float(), batch.labels, label_smoothing=label_smoothing)
     if known is None:
-        return Losses(task=task)
+        return Losses(task=_task(logits, batch, label_smoothing))
     named = Losses()
     if settings.task_weight:
-        named["task"] = settings.task_weight * task
-    if settings.kd_weight:
-        named["kd"] = settings.kd_weight * losses.kd(logits, known.logits, temperature=settings.temperature)
+        named["task"] = settings.task_weight * _task(logits, batch, label_smoothing)
+    wanted_losses = settings.output_losses
+    for name, wanted in zip(numbered(wanted_losses), wanted_losses, strict=True):
+        named[name] = wanted.weight * output_loss(wanted, logits, known.logits, batch.labels)
     return named
+
+
+def _task(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """Cross entropy with the labels; of a mixed image, with both by their shares."""
+    logits = logits.float()
+    if batch.partners is None or batch.shares is None:
+        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+    own, other = (
+        F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+        for labels in (batch.labels, batch.partners)
+    )
+    return (batch.shares * own + (1 - batch.shares) * other).mean()
 
 
 def distil(
@@ -106,8 +119,8 @@ def distil(
     student = copy.deepcopy(student)
     answering = as_teacher(teacher, settings)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
-    projections = _projections(student, answering, settings, batches)
-    objective = Distillation(student, answering, settings, training.label_smoothing, projections)
+    terms = _terms(student, answering, settings, batches)
+    objective = Distillation(student, answering, settings, training.label_smoothing, terms)
 
     def accuracy(trained: nn.Module) -> float:
         return validation_accuracy(trained.student, data)  # type: ignore[arg-type]
@@ -127,61 +140,61 @@ def distil(
 def as_teacher(teacher: nn.Module | Teacher | None, settings: DistilSettings) -> Teacher | None:
     """A network becomes a live teacher (of a copy, so that the caller's is not frozen); others pass unchanged."""
     if isinstance(teacher, nn.Module):
-        paths = [pair.teacher for pair in (*settings.hints, *settings.attention)]
-        return LiveTeacher(freeze(copy.deepcopy(teacher)), paths)
+        return LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
     return teacher
 
 
-def check_pairs(student: nn.Module, teacher: nn.Module, settings: DistilSettings, example: Tensor) -> None:
-    """Raises UserError unless every hint and attention pair names two layers that can be compared.
-
-    Args:
-        example: normalized images (B, C, H, W).
-    """
-    pairs = (*settings.hints, *settings.attention)
-    seen = _activations(student, [pair.student for pair in pairs], example)
-    known = _activations(teacher, [pair.teacher for pair in pairs], example)
-    for pair in pairs:
-        _check_pair(pair, seen[pair.student], known[pair.teacher], pair in settings.attention)
-
-
-@torch.no_grad()
-def _activations(model: nn.Module, paths: Sequence[str], example: Tensor) -> dict[str, Tensor]:
-    with tapped(model, paths) as features:
-        model.eval()(example)
-    return features
+def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSettings, data: Data) -> None:
+    """Raises UserError unless every loss of the settings can be computed on these two networks and this data."""
+    check_options(settings)
+    batches = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0)
+    example = batches.batch(0, torch.arange(2))
+    logits = torch.zeros(2, len(data.classes))
+    for wanted in settings.output_losses:
+        try:
+            output_loss(wanted, logits, logits, example.labels)
+        except ValueError as error:
+            raise UserError(f"distil.losses: {error}") from error
+    answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
+    _built(copy.deepcopy(student), answering, settings, batches)
 
 
-def _projections(
-    student: nn.Module, teacher: Teacher | None, settings: DistilSettings, batches: Batches
-) -> list[HintProjection]:
-    """One projection per hint, sized by running both networks on two samples."""
-    pairs = (*settings.hints, *settings.attention)
-    if teacher is None or not pairs:
+def _terms(student: nn.Module, teacher: Teacher | None, settings: DistilSettings, batches: Batches) -> list[nn.Module]:
+    """One module per loss between layers, sized by running both networks on two samples."""
+    check_options(settings)
+    if teacher is None or not settings.layer_losses:
         return []
-    batch = next(batches.epoch(0))
-    sample = Batch(batch.images[:2], batch.labels[:2], batch.indices[:2], batch.view)
-    seen = _activations(student, [pair.student for pair in pairs], sample.images)
-    known = teacher(sample).features
-    for pair in pairs:
-        _check_pair(pair, seen[pair.student], known.get(pair.teacher), pair in settings.attention)
+    return _built(student, teacher, settings, batches)
+
+
+def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batches: Batches) -> list[nn.Module]:
+    """Every loss between layers as a module, tried on the two samples that it was sized by."""
+    sample = batches.batch(0, torch.arange(min(2, len(batches.data.train))))
+    paths = [path for loss in settings.layer_losses for path in loss.student]
+    with torch.no_grad(), tapped(student, paths) as seen:
+        student.eval()(sample.images)
+    known = teacher(sample)
     torch.manual_seed(batches.seed)
-    return [
-        HintProjection(seen[pair.student].shape[1], known[pair.teacher].shape[1], tuple(known[pair.teacher].shape[2:]))
-        for pair in settings.hints
-    ]
+    built = []
+    for wanted in settings.layer_losses:
+        if missing := [path for path in wanted.teacher if path not in known.features]:
+            raise UserError(
+                f'distil.losses: {wanted.name}: the teacher gives no activations of "{missing[0]}"; a cached teacher'
+                ' stores outputs alone: set distil.teacher = "live", or distil.cache.features = true'
+            )
+        layers = _layers(wanted, seen, known, sample.indices)
+        with _explained(f"{wanted.name} ({', '.join(wanted.student)}; {', '.join(wanted.teacher)})"):
+            term = layer_term(wanted, layers, len(batches.data.train))
+            with torch.no_grad():
+                copy.deepcopy(term).eval()(layers)
+        built.append(term)
+    return built
 
 
-def _check_pair(pair: FeaturePair, student: Tensor, teacher: Tensor | None, attention: bool) -> None:
-    if teacher is None:
-        raise UserError(
-            f'distil: the teacher gives no activations of "{pair.teacher}"; a cached teacher stores outputs alone:'
-            ' set distil.teacher = "live"'
-        )
-    if student.ndim != teacher.ndim or student.ndim not in ((4,) if attention else (2, 4)):
-        rule = "attention compares maps; choose two layers that are both (B, C, H, W)"
-        rule = rule if attention else "choose two layers that are both (B, C, H, W) or both (B, C)"
-        raise UserError(
-            f'distil: "{pair.student}" of the student is {tuple(student.shape)}, "{pair.teacher}" of the teacher is'
-            f" {tuple(teacher.shape)}; {rule}"
-        )
+@contextlib.contextmanager
+def _explained(loss: str) -> Iterator[None]:
+    """Says of which loss a ValueError is."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"distil.losses: {loss}: {error}") from error

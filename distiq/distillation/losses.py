@@ -1,63 +1,76 @@
-"""Knowledge losses: pure functions of student and teacher tensors, in their papers' form.
+"""Every knowledge loss, by its name in the field.
 
-Each returns a scalar in float32 or wider, whatever autocast makes of its inputs. The teacher's tensors carry no
-gradient. Learned projections, where a method has them, stand in `distiq.distillation.projections`.
+The functions are pure: (student, teacher[, labels or mask], *, options) -> scalar in float32 or wider, whatever
+autocast makes of their inputs; the teacher's tensors are expected without gradient. A loss of one layer takes one
+pair of tensors, a loss of two layers takes a tuple of two. The classes have parameters or a memory of their own.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from distiq.distillation.feature_losses import (
+    attention_map,
+    attention_transfer,
+    fsp,
+    hint_mse,
+    nst_gaussian,
+    nst_poly,
+    reviewkd_hcl,
+)
+from distiq.distillation.learned_losses import CRD, MGD, VID, ReviewKD, SimilarityQueue
+from distiq.distillation.logit_losses import (
+    dist,
+    dkd,
+    kd,
+    logit_mse,
+    logit_standardization_kd,
+    multi_level_kd,
+    soft_cross_entropy,
+)
+from distiq.distillation.relation_losses import (
+    correlation_congruence,
+    embedding_cosine,
+    pkt,
+    rkd,
+    similarity_preserving,
+)
+from distiq.distillation.token_losses import (
+    attention_ce,
+    attention_mse,
+    gram_token_mse,
+    hidden_cosine,
+    hidden_mse,
+    minilm_relation,
+    pkd_cls,
+)
 
-
-def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Knowledge distillation: KL(teacher || student) of the softened outputs, batch mean, times T^2.
-
-    Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network" (arXiv:1503.02531). The factor T^2
-    keeps the gradient's size independent of T (their section 2).
-
-    Shapes: logits (B, C); logits (B, C) -> scalar.
-    """
-    log_student = F.log_softmax(_wide(student) / temperature, dim=1)
-    log_teacher = F.log_softmax(_wide(teacher) / temperature, dim=1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def hint_mse(student: Tensor, teacher: Tensor) -> Tensor:
-    """FitNets hint: mean squared difference of two activations of one shape.
-
-    Romero et al. 2015, "FitNets: hints for thin deep nets" (arXiv:1412.6550), equation 3, as a mean over elements.
-
-    Raises:
-        ValueError: the shapes differ; a projection makes them alike.
-    """
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"hint_mse: student {tuple(student.shape)} and teacher {tuple(teacher.shape)} differ; add a projection"
-        )
-    return F.mse_loss(_wide(student), _wide(teacher))
-
-
-def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
-    """Attention transfer: mean squared difference of the normalized maps of one pair of layers.
-
-    Zagoruyko and Komodakis 2017, "Paying more attention to attention" (arXiv:1612.03928), equation 2: the map is the
-    mean over channels of |activation|^power, normalized per sample. A larger map is pooled to the smaller one's size,
-    as in the authors' code; channels may differ.
-
-    Shapes: (B, C1, H1, W1); (B, C2, H2, W2) -> scalar.
-    """
-    size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
-    return (attention_map(student, size, power) - attention_map(teacher, size, power)).square().mean()
-
-
-def attention_map(features: Tensor, size: tuple[int, int], power: float = 2.0) -> Tensor:
-    """(B, C, H, W) -> (B, size[0] * size[1]), of unit length per sample."""
-    features = _wide(features)
-    if features.shape[2:] != size:
-        features = F.adaptive_avg_pool2d(features, size)
-    return F.normalize(features.abs().pow(power).mean(1).flatten(1))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: a KL term in bfloat16 is noise."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+__all__ = [
+    "CRD",
+    "MGD",
+    "VID",
+    "ReviewKD",
+    "SimilarityQueue",
+    "attention_ce",
+    "attention_map",
+    "attention_mse",
+    "attention_transfer",
+    "correlation_congruence",
+    "dist",
+    "dkd",
+    "embedding_cosine",
+    "fsp",
+    "gram_token_mse",
+    "hidden_cosine",
+    "hidden_mse",
+    "hint_mse",
+    "kd",
+    "logit_mse",
+    "logit_standardization_kd",
+    "minilm_relation",
+    "multi_level_kd",
+    "nst_gaussian",
+    "nst_poly",
+    "pkd_cls",
+    "pkt",
+    "reviewkd_hcl",
+    "rkd",
+    "similarity_preserving",
+    "soft_cross_entropy",
+]

@@ -1,13 +1,18 @@
 """A teacher is a value with one method: whatever stands behind it, it turns a batch into knowledge."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distiq.data.splits import Data
 from distiq.distillation.taps import tapped
+from distiq.errors import UserError
 from distiq.training import Batch
 
 
@@ -53,3 +58,138 @@ class LiveTeacher:
 def freeze(model: nn.Module) -> nn.Module:
     """The same model in eval mode, with parameters that take no gradient."""
     return model.eval().requires_grad_(False)
+
+
+class PredictTeacher:
+    """A teacher without a PyTorch model: any callable from images to logits, such as `distiq.load("teacher.onnx")`.
+
+    Args:
+        predict: normalized images (B, C, H, W) float32 -> logits (B, classes), as tensor or array.
+    """
+
+    def __init__(self, predict: Callable[[Tensor], Tensor | np.ndarray]) -> None:
+        self.predict = predict
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        with torch.no_grad():
+            logits = torch.as_tensor(self.predict(batch.images.cpu().contiguous()))
+        return Knowledge(logits.to(batch.images.device).float())
+
+    def __deepcopy__(self, _memo: dict) -> "PredictTeacher":
+        return self
+
+
+class Ensemble:
+    """Several teachers as one: the logarithm of their probabilities' mean.
+
+    Args:
+        weights: "mean" counts all alike; "confidence" counts each by how well it answers the sample's label, as
+            Zhang et al. 2022 do, "Confidence-aware multi-teacher knowledge distillation" (arXiv:2201.00007),
+            equation 3: (1 - softmax of the cross entropies) / (teachers - 1).
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], weights: Literal["mean", "confidence"] = "mean") -> None:
+        if len(teachers) < 2:
+            raise UserError(f"Ensemble: {len(teachers)} teacher(s) given; it needs two or more")
+        self.teachers, self.weights = tuple(teachers), weights
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        logs = torch.stack([teacher(batch).logits.float().log_softmax(1) for teacher in self.teachers])
+        count = len(logs)
+        if self.weights == "mean":
+            shares = logs.new_full((count, len(batch.labels)), 1 / count)
+        else:
+            surprise = -logs.gather(2, batch.labels.expand(count, -1).unsqueeze(2)).squeeze(2)
+            shares = (1 - surprise.softmax(0)) / (count - 1)
+        return Knowledge((logs + shares.log().unsqueeze(2)).logsumexp(0))
+
+    def __deepcopy__(self, _memo: dict) -> "Ensemble":
+        return self
+
+
+class AdaptedTeacher:
+    """A teacher that was trained with other preprocessing, at another resolution, or with another order of labels.
+
+    Args:
+        teacher: expects images in its own way and answers its own classes.
+        data: the student's data; its preprocessing is undone, its classes are answered.
+        classes: the teacher's classes in its order; None means the data's. Classes that the data lacks are left out.
+        mean, std: the teacher's normalization per channel, of pixels in 0..1; None means the data's.
+        size: (height, width) that the teacher wants; None leaves the image as it is.
+
+    Raises:
+        UserError: the data has a class that the teacher does not know; both lists are shown.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        data: Data,
+        *,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        known = tuple(classes) if classes is not None else data.classes
+        if missing := [name for name in data.classes if name not in known]:
+            raise UserError(
+                f"the teacher does not know {', '.join(map(repr, missing))}. The teacher's classes:"
+                f" {', '.join(known)}. The data's classes: {', '.join(data.classes)}"
+            )
+        self.teacher, self.size = teacher, size
+        self.columns = torch.tensor([known.index(name) for name in data.classes])
+        self.theirs = (tuple(mean or data.mean), tuple(std or data.std))
+        self.ours = (data.mean, data.std)
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        known = self.teacher(batch._replace(images=self._prepared(batch.images)))
+        return Knowledge(known.logits[:, self.columns.to(known.logits.device)], known.features)
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        if self.theirs != self.ours:
+            (mean, std), (own_mean, own_std) = (
+                [torch.tensor(value, device=images.device).view(1, -1, 1, 1) for value in pair]
+                for pair in (self.theirs, self.ours)
+            )
+            images = (images * own_std + own_mean - mean) / std
+        if self.size is not None and tuple(images.shape[2:]) != tuple(self.size):
+            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
+        return images
+
+    def __deepcopy__(self, _memo: dict) -> "AdaptedTeacher":
+        return self
+
+
+class MeanTeacher:
+    """The moving average of the student's own weights as its teacher.
+
+    Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv:1703.01780): the average takes in the
+    student's weights before each answer, and never less than an even mean of all so far.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        self.decay = decay
+        self.student: nn.Module | None = None
+        self.average: nn.Module | None = None
+
+    def follow(self, student: nn.Module) -> nn.Module:
+        """Starts from a copy of the student, and returns it: it belongs into the training's checkpoint."""
+        self.student, self.average = student, freeze(copy.deepcopy(student))
+        self.average.register_buffer("answers", torch.zeros(()))
+        return self.average
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Knowledge:
+        assert self.student is not None, "follow() comes first"
+        assert self.average is not None
+        if self.student.training:
+            count = self.average.get_buffer("answers")
+            decay = min(self.decay, float(count / (count + 1)))
+            count += 1
+            own = {**dict(self.student.named_parameters()), **dict(self.student.named_buffers())}
+            for name, value in (*self.average.named_parameters(), *self.average.named_buffers()):
+                if name != "answers":
+                    value.copy_(value * decay + own[name] * (1 - decay) if value.is_floating_point() else own[name])
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return Knowledge(self.average.eval()(batch.images).float())

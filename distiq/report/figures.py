@@ -27,6 +27,16 @@ def points(change: float | None) -> str:
     return NOTHING if change is None else f"{_signed(100 * change)} points"
 
 
+def points_interval(interval: tuple[float, float]) -> str:
+    """Percentage points: (-0.12, 0.3) -> "−0.12 to +0.30"."""
+    return f"{_signed(interval[0])} to {_signed(interval[1])}"
+
+
+def p_value(p: float) -> str:
+    """0.0312 -> "0.031"; below a thousandth "< 0.001"."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def kilobytes(size_bytes: int | None) -> str:
     """Kilobytes of 1000 bytes: 123456 -> "123.5 kB"; from a megabyte on without decimals."""
     if size_bytes is None:

@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from distiq.records import AccuracyRecord, CostRecord, RunRecord, TrainingRecord
+from distiq.records import AblationRecord, AccuracyRecord, CostRecord, RunRecord, TrainingRecord
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount
 from distiq.report.reading import ClassChange, accuracy_floor, class_changes, median_ms
@@ -67,6 +67,28 @@ def class_accuracy(run: RunRecord, most: int) -> str:
 
     title = "Test accuracy by class: teacher float32, student float32, int8 deployed"
     return drawn(draw, title, height=height + 44, boxes=[(104, 34, 236, height)])
+
+
+def teacher_effect(ablation: AblationRecord) -> str:
+    """Each comparison of an ablation as a difference in points with its interval; zero is drawn through."""
+    height = 34.0 * len(ablation.pairs)
+
+    def draw(axes: Axes) -> None:
+        for row, pair in enumerate(ablation.pairs):
+            ink = INK[{"helps": "good", "hurts": "limit", "cannot tell": "muted"}[pair.verdict]]
+            axes.hlines(row, *pair.interval_points, color=ink, linewidth=2)
+            axes.plot(pair.difference_points, row, "o", markersize=8, color=ink, zorder=4)
+            axes.plot(pair.per_seed_points, [row + 0.28] * len(pair.per_seed_points), "|", color=INK["muted"])
+            write(axes, f"{pair.first} against {pair.second}: {pair.verdict}", (0, row), (0, 10), "ink",
+                  xycoords=axes.get_yaxis_transform())  # fmt: skip
+        axes.axvline(0, color=INK["line"], linewidth=1.2, zorder=0)
+        axes.set_ylim(len(ablation.pairs) - 0.4, -0.7)
+        axes.set_yticks([])
+        axes.margins(x=0.08)
+        axes.grid(axis="x")
+        axes.set_xlabel("points of test accuracy")
+
+    return drawn(draw, "Effect of the teacher on test accuracy", height=height + 50, boxes=[(16, 34, 368, height)])
 
 
 @dataclass(frozen=True)

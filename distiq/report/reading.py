@@ -2,11 +2,26 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from distiq.errors import UserError
-from distiq.records import Column, CostRecord, LatencyRecord, ModelRecord, RunRecord, TrialRecord
+from distiq.records import (
+    AblationRecord,
+    Column,
+    CostRecord,
+    LatencyRecord,
+    ModelRecord,
+    Record,
+    RunRecord,
+    TrialRecord,
+)
+
+R = TypeVar("R", bound=Record)
+
+
+REMEDY = "`distiq run RECIPE` again writes it (finished steps are not repeated)"
 
 
 def read_run(records: Path) -> RunRecord:
@@ -16,9 +31,25 @@ def read_run(records: Path) -> RunRecord:
         UserError: the record is missing, damaged, or lacks what every finished run has.
     """
     path = Path(records) / "run.json"
-    remedy = "`distiq run RECIPE` again writes it (finished steps are not repeated)"
+    run = _read(path, RunRecord, REMEDY)
+    if lacking := _lacking(run):
+        raise UserError(f"{path}: the record holds no {lacking}; {REMEDY}")
+    return run
+
+
+def read_ablation(records: Path) -> AblationRecord | None:
+    """Reads `records`/ablation.json; None where no ablation was made.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = Path(records) / "ablation.json"
+    return _read(path, AblationRecord, "`distiq ablate RECIPE` again writes it") if path.exists() else None
+
+
+def _read(path: Path, kind: type[R], remedy: str) -> R:
     try:
-        run = RunRecord.load(path)
+        return kind.load(path)
     except OSError as error:
         raise UserError(f"{path}: cannot read the record of the run ({error.strerror}); {remedy}") from error
     except ValidationError as error:
@@ -26,9 +57,6 @@ def read_run(records: Path) -> RunRecord:
         place = ".".join(str(part) for part in problem["loc"])
         found = f"{place}: {problem['msg']}" if place else problem["msg"]
         raise UserError(f"{path}: damaged, or written by another version of distiq ({found}); {remedy}") from error
-    if lacking := _lacking(run):
-        raise UserError(f"{path}: the record holds no {lacking}; {remedy}")
-    return run
 
 
 def chosen_trial(run: RunRecord) -> TrialRecord:

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import RunRecord, TrainingRecord
+from distiq.records import AblationRecord, RunRecord, TrainingRecord
 from distiq.report import figures, reading, tables
 
 MOST_CLASSES = 20
@@ -18,11 +18,11 @@ def write_report(records: Path, target: Path) -> None:
     Raises:
         UserError: the records are missing or damaged, or `target` cannot be written.
     """
-    write_atomically(target, render(reading.read_run(records)).encode())
+    write_atomically(target, render(reading.read_run(records), reading.read_ablation(records)).encode())
 
 
-def render(run: RunRecord) -> str:
-    """The report of a run as HTML text."""
+def render(run: RunRecord, ablation: AblationRecord | None = None) -> str:
+    """The report of a run, and of its ablation if there is one, as HTML text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -40,6 +40,9 @@ def render(run: RunRecord) -> str:
     return environment.get_template("report.html.jinja").render(
         run=run,
         figures=figures,
+        tables=tables,
+        ablation=ablation,
+        ablation_plot=Markup(plots.teacher_effect(ablation)) if ablation else "",
         heading=tables.verdict_heading(run),
         limits=tables.budget_lines(run),
         breaches=[tables.breach_sentence(breach) for breach in run.verdict.breaches],

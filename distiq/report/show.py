@@ -8,17 +8,20 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distiq.records import Column, ModelRecord, RunRecord
+from distiq.records import AblationRecord, Column, ModelRecord, RunRecord
 from distiq.report.figures import percent, points
-from distiq.report.reading import class_changes, read_run
+from distiq.report.reading import class_changes, read_ablation, read_run
 from distiq.report.tables import (
     Row,
+    ablation_sentence,
+    arm_rows,
     breach_sentence,
     budget_lines,
     headlines,
     ladder_rows,
     measurement_columns,
     measurement_rows,
+    pair_rows,
     verdict_heading,
 )
 
@@ -36,9 +39,33 @@ def show(records: Path, console: Console) -> None:
     _print_measurements(run, console)
     _print_ladder(run, console)
     _print_classes(run, console)
+    if ablation := read_ablation(records):
+        show_ablation(ablation, console)
     _heading(console, "Do it again")
     # Not wrapped: the command is to be copied.
     console.print(Text(f"  {run.command}"), soft_wrap=True)
+
+
+def show_ablation(ablation: AblationRecord, console: Console) -> None:
+    """Prints whether the teacher helped."""
+    _heading(console, "Did the teacher help?")
+    console.print(Text(ablation_sentence(ablation)))
+    table = _table("")
+    for name in ("points", "95 % interval", "verdict"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for pair in pair_rows(ablation):
+        difference, _, _, verdict = pair.cells
+        table.add_row(
+            Text(pair.head.text), *map(Text, (difference.text.removesuffix(" points"), difference.note, verdict.text))
+        )
+    console.print(table)
+    arms = _table("")
+    for name in ("mean", "each seed, %"):
+        arms.add_column(name, justify="right")
+    for row in arm_rows(ablation):
+        arms.add_row(Text(row.head.text), *(Text(cell.text) for cell in row.cells))
+    console.print(arms)
+    console.print(Text(f"teacher: {percent(ablation.teacher.top1)}", "dim"))
 
 
 def _print_verdict(run: RunRecord, console: Console) -> None:
@@ -114,5 +141,5 @@ def _heading(console: Console, text: str) -> None:
 
 def _table(first: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=24)
+    table.add_column(first, overflow="ellipsis", no_wrap=True, max_width=34)
     return table

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distiq.records import Breach, Column, CostRecord, ModelRecord, RunRecord, TrialRecord
+from distiq.records import AblationRecord, Breach, Column, CostRecord, ModelRecord, RunRecord, TrialRecord
 from distiq.report.figures import (
     NOTHING,
     amount,
@@ -12,10 +12,12 @@ from distiq.report.figures import (
     kilobytes,
     memory,
     milliseconds,
+    p_value,
     per_second,
     percent,
     percent_interval,
     points,
+    points_interval,
     quantity,
     tally,
     times,
@@ -222,3 +224,57 @@ def _gain(before: float, after: float, better: str, worse: str) -> str:
 def _limit_name(breach: Breach) -> str:
     name = LIMITS.get(breach.limit, breach.limit.replace("_", " "))
     return name[0].upper() + name[1:]
+
+
+ABLATION_HEADINGS = (
+    Cell("Difference", "95 % interval"),
+    Cell("Each seed"),
+    Cell("McNemar p", "each seed"),
+    Cell("Verdict"),
+)
+
+
+def arm_rows(ablation: AblationRecord) -> tuple[Row, ...]:
+    """One row for each arm: mean accuracy and that of each seed."""
+    return tuple(
+        Row(
+            Cell(arm.name),
+            (
+                Cell(percent(sum(arm.top1) / len(arm.top1)), f"mean of {len(arm.top1)} seeds"),
+                Cell(", ".join(f"{100 * top1:.2f}" for top1 in arm.top1)),
+            ),
+        )
+        for arm in ablation.arms
+    )
+
+
+def pair_rows(ablation: AblationRecord) -> tuple[Row, ...]:
+    """One row for each comparison, under ABLATION_HEADINGS."""
+    return tuple(
+        Row(
+            Cell(f"{pair.first} against {pair.second}"),
+            (
+                Cell(points(pair.difference_points / 100), points_interval(pair.interval_points)),
+                Cell(", ".join(points(value / 100).removesuffix(" points") for value in pair.per_seed_points)),
+                Cell(", ".join(p_value(p) for p in pair.mcnemar_p)),
+                Cell(pair.verdict, f"n = {len(ablation.seeds)} seeds, {count(ablation.samples)} images"),
+            ),
+            marked=pair.verdict == "helps",
+        )
+        for pair in ablation.pairs
+    )
+
+
+def ablation_sentence(ablation: AblationRecord) -> str:
+    """Whether the recipe's way of using the teacher helped, in one sentence."""
+    pair = next(pair for pair in reversed(ablation.pairs) if pair.second == "no teacher")
+    says = {
+        "helps": "The teacher helps",
+        "hurts": "The teacher hurts",
+        "cannot tell": "Whether the teacher helps cannot be told from these seeds",
+    }
+    return (
+        f"{says[pair.verdict]}: {points(pair.difference_points / 100)} (95 % interval"
+        f" {points_interval(pair.interval_points)}, {len(ablation.seeds)} seeds,"
+        f" {count(ablation.samples)} test images)."
+    )

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from distiq.data.splits import Split
 from distiq.data.views import Views, philox, uniform
 from distiq.recipe import ViewSettings
 
@@ -64,6 +65,7 @@ def test_a_view_is_the_same_in_any_order_and_any_batch(dtype):
 def test_a_view_is_the_same_in_another_process():
     script = """
 import hashlib, torch
+from distiq.data.splits import Split
 from distiq.data.views import Views
 from distiq.recipe import ViewSettings
 images = torch.randint(1, 256, (24, 3, 8, 10), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -175,3 +177,57 @@ def test_erase_takes_its_share_of_the_images():
 def test_distinct_views_come_in_turn():
     assert [alone(distinct=3).number(epoch) for epoch in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     assert [alone().number(epoch) for epoch in range(4)] == [0, 1, 2, 3]
+
+
+MIXED = Views(ViewSettings(shift=1, mixup=0.4, cutmix=0.4), 3)
+
+
+def make_split(count: int = 40) -> Split:
+    images = torch.randint(0, 256, (count, 1, 10, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Split(images, torch.arange(count) % 7)
+
+
+def test_mixed_views_do_not_depend_on_the_batch():
+    split = make_split()
+    whole = MIXED.shown(split, 2, torch.arange(40))
+    some = torch.tensor([31, 4, 17])
+    alone = MIXED.shown(split, 2, some)
+    for one, other in zip(whole, alone, strict=True):
+        assert torch.equal(one[some], other)
+
+
+def test_a_sample_is_mixed_with_another_by_the_share_that_is_told():
+    still = Views(ViewSettings(flip=False, shift=0, mixup=1.0), 3)
+    split = make_split()
+    shown = still.shown(split, 0, torch.arange(40))
+    own, mixed = split.images.float(), shown.images.float()
+    share = shown.shares.view(-1, 1, 1, 1)
+    assert ((share >= 0) & (share <= 1)).all()
+    # Solve for the other image, which must be one of the split with the label that is told.
+    for index in torch.nonzero(shown.shares < 0.5).flatten().tolist():
+        other = (mixed[index] - share[index] * own[index]) / (1 - share[index])
+        distance = (split.images.float() - other).abs().flatten(1).amax(1)
+        nearest = int(distance.argmin())
+        assert distance[nearest] <= 1.01, "rounding of a pixel, at most doubled"
+        assert nearest != index
+        assert split.labels[nearest] == shown.partners[index]
+
+
+def test_cutmix_replaces_as_many_pixels_as_its_share_says():
+    still = Views(ViewSettings(flip=False, shift=0, cutmix=1.0), 3)
+    images = torch.zeros(40, 1, 10, 8)
+    split = Split(torch.arange(40).view(-1, 1, 1, 1) + images, torch.arange(40))
+    shown = still.shown(split, 1, torch.arange(40))
+    kept = (shown.images == split.images).flatten(1).float().mean(1)
+    torch.testing.assert_close(kept, shown.shares)
+    patched = (shown.shares < 1) & (shown.shares > 0)
+    contrast = shown.images.flatten(1).amax(1) - shown.images.flatten(1).amin(1)
+    assert torch.equal(contrast, (shown.partners - shown.labels).abs() * patched)
+
+
+def test_shares_of_mixing_and_none():
+    split = make_split(2000)
+    shares = MIXED.shown(split, 0, torch.arange(2000)).shares
+    assert float((shares < 1).float().mean()) == pytest.approx(0.8, abs=0.04)
+    plain = Views(ViewSettings(), 3).shown(split, 0, torch.arange(2000))
+    assert (plain.partners, plain.shares) == (None, None)

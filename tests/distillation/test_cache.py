@@ -13,7 +13,7 @@ from distiq.data.splits import Data, from_tensors
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.teacher import LiveTeacher
-from distiq.recipe import ViewSettings
+from distiq.recipe import CacheSettings, ViewSettings
 from distiq.training import Batch, Batches
 
 VIEWS = Views(ViewSettings(shift=1), seed=3)
@@ -133,3 +133,51 @@ def test_a_view_is_stored_under_autocast_too(cached, batches: Batches):
     with torch.autocast("cpu", torch.bfloat16):
         mixed = cached(key="mixed")(batch).logits
     assert torch.equal(mixed, cached()(batch).logits)
+
+
+def bit_flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 64
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_is_found(cached, batches: Batches, tmp_path: Path):
+    batch = next(batches.epoch(0))
+    expected = cached()(batch).logits
+    (file,) = tmp_path.glob("*.safetensors")
+    bit_flipped(file)
+    assert torch.equal(cached()(batch).logits, expected)
+
+
+def test_another_form_or_other_layers_are_made_anew(teacher, data: Data, batches: Batches, tmp_path: Path):
+    batch = next(batches.epoch(0))
+
+    def made(settings: CacheSettings, paths: tuple[str, ...] = ()) -> CachedTeacher:
+        return CachedTeacher(LiveTeacher(teacher, paths), data, VIEWS, tmp_path, "key", None, settings, paths)
+
+    exact = made(CacheSettings())(batch)
+    rough = made(CacheSettings(storage="quantized"))(batch)
+    assert not torch.equal(exact.logits, rough.logits)
+    torch.testing.assert_close(exact.logits.softmax(1), rough.logits.softmax(1), atol=0.02, rtol=0)
+    layers = made(CacheSettings(features=True), ("stages.1",))(batch)
+    live = LiveTeacher(teacher, ["stages.1"])(batch)
+    torch.testing.assert_close(layers.features["stages.1"], live.features["stages.1"], rtol=2e-3, atol=1e-4)
+
+
+def test_a_full_store_answers_anew_and_writes_no_more(teacher, data: Data, batches: Batches, tmp_path: Path):
+    counting = Counting(teacher)
+    one_view = 2 * 2 * len(data.train) / 1e6
+    settings = CacheSettings(limit_mb=1.01 * one_view)
+    stored = CachedTeacher(LiveTeacher(counting), data, VIEWS, tmp_path, "key", None, settings)
+    for epoch in (0, 1, 0, 1):
+        for batch in batches.epoch(epoch):
+            stored(batch)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert counting.samples == 3 * len(data.train), "view 0 once, view 1 in both epochs"
+
+
+def test_mixed_images_are_answered_as_they_are_shown(teacher, data: Data, tmp_path: Path):
+    views = Views(ViewSettings(shift=1, mixup=0.5, cutmix=0.5), seed=3)
+    batch = next(Batches(data, views, 32, 0).epoch(0))
+    stored = CachedTeacher(LiveTeacher(teacher), data, views, tmp_path, "key")(batch)
+    torch.testing.assert_close(stored.logits, LiveTeacher(teacher)(batch).logits, rtol=2**-11 + 1e-5, atol=1e-5)

@@ -11,19 +11,19 @@ from torch import nn
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.distil import Distillation, check_pairs, distil
+from distiq.distillation.distil import Distillation, check_losses, distil
 from distiq.distillation.teacher import LiveTeacher
 from distiq.errors import UserError
 from distiq.progress import Lines
-from distiq.recipe import DistilSettings, FeaturePair, TrainingSettings, ViewSettings
+from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
 from distiq.training import Batch, Batches
 
 LIVE = DistilSettings(teacher="live")
 
 
 def layers(**pairs: tuple[str, str]) -> DistilSettings:
-    named = {kind: (FeaturePair(student=one, teacher=other),) for kind, (one, other) in pairs.items()}
-    return DistilSettings(teacher="live", **named)
+    losses = [KnowledgeLoss(name=name, student=(one,), teacher=(other,)) for name, (one, other) in pairs.items()]
+    return DistilSettings(teacher="live", losses=tuple(losses))
 
 
 def states_equal(one: dict, other: dict) -> bool:
@@ -81,16 +81,16 @@ def test_gradient_goes_to_the_student_alone(student, teacher, data: Data):
 
 
 def test_hints_and_attention_run_and_projections_are_dropped(student, teacher, data: Data, training: TrainingSettings):
-    settings = layers(hints=("stages.1", "stages.0"), attention=("stages.0", "stages.1"))
+    settings = layers(hint_mse=("stages.1", "stages.0"), attention_transfer=("stages.0", "stages.1"))
     trained, record = distil(student, teacher, data, settings, training)
-    assert set(record.epochs[0].losses) == {"task", "kd", "hint stages.1", "attention stages.0"}
+    assert set(record.epochs[0].losses) == {"task", "kd", "hint_mse", "attention_transfer"}
     assert trained.state_dict().keys() == student.state_dict().keys()
     assert not any(module._forward_hooks for module in trained.modules())
 
 
 def test_hints_of_linear_layers(student, teacher, data: Data, training: TrainingSettings):
-    _, record = distil(student, teacher, data, layers(hints=("classifier", "classifier")), training)
-    assert "hint classifier" in record.epochs[0].losses
+    _, record = distil(student, teacher, data, layers(hint_mse=("classifier", "classifier")), training)
+    assert "hint_mse" in record.epochs[0].losses
 
 
 def test_learning_from_a_teacher_lowers_the_divergence(student, teacher, data: Data):
@@ -124,14 +124,17 @@ def test_cached_and_live_teachers_train_alike(student, teacher, data: Data, trai
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (layers(hints=("stages.7", "stages.0")), r'no module "stages\.7"; near it: .*stages\.1'),
-        (layers(attention=("stages.0", "layers.0")), 'no module "layers.0"'),
+        (layers(hint_mse=("stages.7", "stages.0")), r'no module "stages\.7"; near it: .*stages\.1'),
+        (layers(attention_transfer=("stages.0", "layers.0")), 'no module "layers.0"'),
         (
-            layers(hints=("classifier", "stages.0")),
-            r'"classifier" of the student is \(\d+, 2\), "stages.0" of the .*or both \(B, C\)',
+            layers(hint_mse=("classifier", "stages.0")),
+            r"hint_mse \(classifier; stages.0\): student \(2, 2\) and teacher .*or both \(B, C\)",
         ),
-        (layers(attention=("classifier", "classifier")), r"attention compares maps; choose two layers that are both"),
-        (layers(attention=("stages.0", "classifier")), r"choose two layers that are both \(B, C, H, W\)"),
+        (
+            layers(attention_transfer=("classifier", "classifier")),
+            r"do not fit; choose layers that are both \(B, C",
+        ),
+        (layers(attention_transfer=("stages.0", "classifier")), r"choose layers that are both \(B, C, H, W\)"),
     ],
 )
 def test_wrong_pairs_are_refused_before_training(
@@ -142,13 +145,13 @@ def test_wrong_pairs_are_refused_before_training(
         distil(student, teacher, data, settings, training, checkpoint=checkpoint)
     assert not checkpoint.exists()
     with pytest.raises(UserError, match=message):
-        check_pairs(student, teacher, settings, data.normalize(data.train.images[:2]))
+        check_losses(student, teacher, settings, data)
 
 
 def test_a_cached_teacher_with_hints_is_refused(student, teacher, data: Data, training: TrainingSettings, tmp_path):
     stored = CachedTeacher(LiveTeacher(teacher), data, Views(ViewSettings(), 0), tmp_path, "key")
     with pytest.raises(UserError, match=r'set distil\.teacher = "live"'):
-        distil(student, stored, data, layers(hints=("stages.0", "stages.0")), training)
+        distil(student, stored, data, layers(hint_mse=("stages.0", "stages.0")), training)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name(student, data: Data, training: TrainingSettings):

@@ -6,7 +6,7 @@ from torch import nn
 
 from distiq.distillation.distil import as_teacher
 from distiq.distillation.teacher import LiveTeacher, freeze
-from distiq.recipe import DistilSettings, FeaturePair
+from distiq.recipe import DistilSettings, KnowledgeLoss
 from distiq.training import Batch
 
 
@@ -40,8 +40,8 @@ def test_full_precision_under_autocast(teacher: nn.Module, batch: Batch):
 
 def test_a_network_is_copied_and_the_caller_s_stays_as_it_is(teacher: nn.Module, batch: Batch):
     teacher.train()
-    pair = FeaturePair(student="stem", teacher="stages.0")
-    answering = as_teacher(teacher, DistilSettings(teacher="live", hints=(pair,)))
+    loss = KnowledgeLoss(name="hint_mse", student=("stem",), teacher=("stages.0",))
+    answering = as_teacher(teacher, DistilSettings(teacher="live", losses=(loss,)))
     assert answering is not None
     assert set(answering(batch).features) == {"stages.0"}
     assert all(module.training for module in teacher.modules())

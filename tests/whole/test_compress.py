@@ -128,10 +128,13 @@ def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_
 
 
 def test_layers_as_knowledge(data: Data, tmp_path: Path):
-    pairs = {"hints": [{"student": "2", "teacher": "2"}], "attention": [{"student": "0", "teacher": "0"}]}
-    settings = recipe(distil={"teacher": "live", **pairs})
+    losses = [
+        {"name": "hint_mse", "student": "2", "teacher": "2"},
+        {"name": "attention_transfer", "student": "0", "teacher": "0"},
+    ]
+    settings = recipe(distil={"teacher": "cached", "losses": losses, "cache": {"features": True}})
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
-    assert record.student.training.epochs[0].losses.keys() == {"task", "kd", "hint 2", "attention 0"}
+    assert record.student.training.epochs[0].losses.keys() == {"task", "kd", "hint_mse", "attention_transfer"}
     assert record.student.parameters == sum(parameter.numel() for parameter in network(4).parameters())
 
 

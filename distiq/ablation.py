@@ -1,0 +1,130 @@
+"""ablate(recipe): did the teacher help? The same student and steps with and without, over several seeds."""
+
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from distiq import environment
+from distiq.data.load import load as load_data
+from distiq.data.splits import check_data
+from distiq.errors import UserError
+from distiq.evaluation.compare import mcnemar, paired_interval
+from distiq.evaluation.evaluate import outputs, score
+from distiq.files import save_tensors
+from distiq.ledger import Ledger, Step
+from distiq.networks import Networks
+from distiq.progress import Silent, Watch
+from distiq.recipe import DistilSettings, Recipe, to_toml
+from distiq.records import AblationRecord, AccuracyRecord, ArmRecord, PairRecord, Record
+
+ANSWERS = "answers.safetensors"
+PAIRS = (("outputs alone", "no teacher"), ("recipe", "no teacher"), ("recipe", "outputs alone"))
+ANSWERING_CODE = ("ablation.py", "evaluation", "data", "models")
+
+
+class Answered(Record):
+    """The record of a step that leaves a network's answers to the test set."""
+
+    test: AccuracyRecord
+
+
+def arms_of(settings: DistilSettings) -> dict[str, DistilSettings]:
+    """What is compared: no teacher, its outputs alone (plain distillation), the recipe's losses where they differ."""
+    plain = DistilSettings()
+    weights = {} if settings.kd_weight else {"kd_weight": plain.kd_weight, "task_weight": plain.task_weight}
+    logits = settings.model_copy(update={"losses": (), **weights})
+    arms = {"no teacher": settings.without_teacher(), "outputs alone": logits}
+    return arms if logits == settings else {**arms, "recipe": settings}
+
+
+def ablate(
+    recipe: Recipe,
+    *,
+    seeds: int = 3,
+    run: Path | None = None,
+    watch: Watch | None = None,
+    command: str = "distiq.ablate(recipe)",
+) -> AblationRecord:
+    """Trains the recipe's student without its teacher, with the teacher's outputs, and with all losses of the recipe.
+
+    Every arm has the same steps, and the same weights, order and views in each seed; float32 students are compared on
+    the full test set after the last epoch. One teacher serves all. An interrupted ablation goes on where it was; a
+    teacher that `compress` left in the run folder is used again.
+
+    Args:
+        seeds: how many; the recipe's own is the first.
+        run: the run folder; by default runs/<name>.
+
+    Raises:
+        UserError: the recipe or the data is refused, or the recipe has no teacher.
+    """
+    if recipe.distil.teacher == "none":
+        raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
+    began = time.monotonic()
+    watch = watch or Silent()
+    with Ledger(run or Path("runs") / recipe.name) as ledger:
+        environment.keep_freed_memory()
+        watch.stage("reading data")
+        data = load_data(recipe.data, recipe.seed)
+        check_data(data)
+        networks = Networks(recipe, ledger, data, watch)
+        networks.refuse_early()
+        labels, classes = data.test.labels, len(data.classes)
+
+        def answered(role: str, step: Step) -> Step:
+            def make(folder: Path) -> Answered:
+                answers = outputs(networks.load(role, step), data, data.test)
+                save_tensors({"test": answers}, folder / ANSWERS)
+                return Answered(test=score(answers, labels, classes))
+
+            inputs = {"data": networks.digest, "network": step.key}
+            return ledger.step(f"{role}-answers", inputs, ANSWERING_CODE, Answered, make)
+
+        teacher = networks.teacher()
+        found: dict[str, list[Step]] = {}
+        arms = arms_of(recipe.distil)
+        for number in range(seeds):
+            seed = recipe.seed + number
+            for arm, settings in arms.items():
+                watch.stage(f"seed {seed}: {arm}")
+                step = answered("student", networks.student(teacher, settings, seed))
+                found.setdefault(arm, []).append(step)
+                watch.note(f"{100 * step.record.test.top1:.2f} % of the test set")
+        right = {
+            arm: torch.stack([load_file(step.folder / ANSWERS)["test"].argmax(1) == labels for step in steps])
+            for arm, steps in found.items()
+        }
+        record = AblationRecord(
+            name=recipe.name,
+            command=command,
+            recipe_toml=to_toml(recipe),
+            environment=environment.describe(),
+            teacher=answered("teacher", teacher).record.test,
+            seeds=tuple(recipe.seed + number for number in range(seeds)),
+            samples=len(labels),
+            arms=tuple(
+                ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in found.items()
+            ),
+            pairs=tuple(_pair(first, second, right[first], right[second]) for first, second in PAIRS if first in right),
+            seconds=time.monotonic() - began,
+        )
+        record.save(ledger.records / "ablation.json")
+    return record
+
+
+def _pair(first: str, second: str, ours: torch.Tensor, theirs: torch.Tensor) -> PairRecord:
+    """Compares two arms by their right answers (seeds, samples)."""
+    mean, low, high = paired_interval(ours, theirs)
+    fixed, broken = (ours & ~theirs).sum(1).tolist(), (~ours & theirs).sum(1).tolist()
+    verdict = "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
+    return PairRecord(
+        first=first,
+        second=second,
+        difference_points=100 * mean,
+        interval_points=(100 * low, 100 * high),
+        per_seed_points=tuple((100 * (ours.float() - theirs.float()).mean(1)).tolist()),
+        mcnemar_p=tuple(mcnemar(one, other) for one, other in zip(fixed, broken, strict=True)),
+        verdict=verdict,
+    )

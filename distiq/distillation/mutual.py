@@ -1,0 +1,82 @@
+"""mutual(): students without a teacher learn from one another while they learn from the labels."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distiq.data.splits import Data
+from distiq.data.views import Views
+from distiq.distillation import losses
+from distiq.errors import UserError
+from distiq.progress import Watch
+from distiq.recipe import TrainingSettings, ViewSettings
+from distiq.records import TrainingRecord
+from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
+
+
+class Mutual(nn.Module):
+    """Each student's cross entropy and its mean divergence from the others' answers, which carry no gradient."""
+
+    def __init__(self, students: Sequence[nn.Module], temperature: float, weight: float) -> None:
+        super().__init__()
+        self.students = nn.ModuleList(students)
+        self.temperature, self.weight = temperature, weight
+
+    def forward(self, batch: Batch) -> Losses:
+        answers = [student(batch.images) for student in self.students]
+        named = Losses()
+        for number, own in enumerate(answers, start=1):
+            others = [answer.detach() for answer in answers if answer is not own]
+            divergences = [losses.kd(own, other, temperature=self.temperature) for other in others]
+            named[f"task {number}"] = F.cross_entropy(own.float(), batch.labels)
+            named[f"kd {number}"] = self.weight * torch.stack(divergences).mean()
+        return named
+
+
+def mutual(
+    students: Sequence[nn.Module],
+    data: Data,
+    training: TrainingSettings | None = None,
+    *,
+    temperature: float = 1.0,
+    weight: float = 1.0,
+    views: ViewSettings | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    watch: Watch | None = None,
+) -> tuple[list[nn.Module], TrainingRecord]:
+    """Trains copies of two or more students on one another's answers.
+
+    Zhang et al. 2018, "Deep mutual learning" (arXiv:1706.00384), equations 7 and 8; all students step at once.
+
+    Returns:
+        The trained students in eval mode, and how the training went; its validation accuracy is the students' mean.
+
+    Raises:
+        UserError: fewer than two students, views that mix images, or a loss that is not finite.
+    """
+    if len(students) < 2:
+        raise UserError(f"mutual: {len(students)} student(s) given; it needs two or more")
+    if views is not None and (views.mixup or views.cutmix):
+        raise UserError("mutual: takes no mixup or cutmix; set both to 0")
+    training = training or TrainingSettings()
+    objective = Mutual([copy.deepcopy(student) for student in students], temperature, weight)
+
+    def accuracy(trained: nn.Module) -> float:
+        each = [validation_accuracy(student, data) for student in trained.students]  # type: ignore[union-attr]
+        return sum(each) / len(each)
+
+    record = fit(
+        objective,
+        Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed),
+        training,
+        stage="mutual learning",
+        validate=accuracy,
+        checkpoint=checkpoint,
+        watch=watch,
+    )
+    return [student.to("cpu").eval() for student in objective.students], record

@@ -1,0 +1,171 @@
+"""From a line of a recipe to a module that computes that loss on a batch: which layers, which projection.
+
+A term's `forward` takes what was seen of the student and what is known of the teacher, and returns a scalar.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from distiq.distillation import losses
+from distiq.distillation.feature_losses import embedded
+from distiq.distillation.projections import HintProjection
+from distiq.errors import UserError
+from distiq.recipe import DistilSettings, KnowledgeLoss
+
+Loss = Callable[..., Tensor]
+
+
+class Layers(NamedTuple):
+    """Activations of the named layers, in the recipe's order, and the samples' positions in the training split."""
+
+    student: list[Tensor]
+    teacher: list[Tensor]
+    indices: Tensor
+
+
+class Pairs(nn.Module):
+    """The sum over pairs of layers of a loss of two tensors, through a projection each."""
+
+    def __init__(self, loss: Loss, projections: Sequence[nn.Module], options: dict[str, Any], pooled: bool) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(projections)
+        self.loss, self.options, self.pooled = loss, options, pooled
+
+    def forward(self, layers: Layers) -> Tensor:
+        terms = []
+        for student, teacher, projection in zip(layers.student, layers.teacher, self.projections, strict=True):
+            ours, theirs = (embedded(x) if self.pooled else x for x in (student, teacher))
+            terms.append(self.loss(projection(ours), theirs, **self.options))
+        return torch.stack(terms).sum()
+
+
+class Modules(nn.Module):
+    """The sum over pairs of layers of losses that are modules."""
+
+    def __init__(self, modules: Sequence[nn.Module], pooled: bool = False, indexed: bool = False) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(modules)
+        self.pooled, self.indexed = pooled, indexed
+
+    def forward(self, layers: Layers) -> Tensor:
+        terms = []
+        for student, teacher, loss in zip(layers.student, layers.teacher, self.losses, strict=True):
+            pair = (embedded(student), embedded(teacher)) if self.pooled else (student, teacher)
+            terms.append(loss(*pair, layers.indices) if self.indexed else loss(*pair))
+        return torch.stack(terms).sum()
+
+
+class Flows(nn.Module):
+    """The sum of `fsp` over consecutive layers."""
+
+    def forward(self, layers: Layers) -> Tensor:
+        pairs = zip(
+            zip(layers.student, layers.student[1:], strict=False),
+            zip(layers.teacher, layers.teacher[1:], strict=False),
+            strict=True,
+        )
+        return torch.stack([losses.fsp(ours, theirs) for ours, theirs in pairs]).sum()
+
+
+class Review(nn.Module):
+    """`ReviewKD` over all layers at once."""
+
+    def __init__(self, review: losses.ReviewKD) -> None:
+        super().__init__()
+        self.review = review
+
+    def forward(self, layers: Layers) -> Tensor:
+        return self.review(layers.student, layers.teacher)
+
+
+def output_loss(wanted: KnowledgeLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """The value of a loss between outputs (B, C), without its weight."""
+    loss = getattr(losses, wanted.name)
+    return loss(student, teacher, labels, **wanted.options) if wanted.name == "dkd" else loss(
+        student, teacher, **wanted.options
+    )  # fmt: skip
+
+
+def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Module:
+    """The module of a loss between layers.
+
+    Args:
+        example: what both networks give for two samples; projections are sized by it.
+        samples: of the training split, for losses with a memory.
+
+    Raises:
+        ValueError: the layers do not fit the loss.
+    """
+    options = wanted.options
+    pairs = list(zip(example.student, example.teacher, strict=True))
+    widths = [(embedded(ours).shape[1], embedded(theirs).shape[1]) for ours, theirs in pairs]
+    channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in pairs]
+    match wanted.name:
+        case "hint_mse":
+            _same_rank(wanted.name, pairs, (2, 4))
+            made = [
+                HintProjection(*widths, tuple(pair[1].shape[2:])) for widths, pair in zip(channels, pairs, strict=True)
+            ]
+            return Pairs(losses.hint_mse, made, options, pooled=False)
+        case "attention_transfer" | "nst_poly" | "nst_gaussian":
+            _same_rank(wanted.name, pairs, (4,))
+            return Pairs(getattr(losses, wanted.name), [nn.Identity() for _ in pairs], options, pooled=False)
+        case "similarity_preserving":
+            return Pairs(losses.similarity_preserving, [nn.Identity() for _ in pairs], options, pooled=False)
+        case "rkd" | "pkt":
+            return Pairs(getattr(losses, wanted.name), [nn.Identity() for _ in pairs], options, pooled=True)
+        case "correlation_congruence" | "embedding_cosine":
+            linear = [nn.Linear(*width) for width in widths]
+            return Pairs(getattr(losses, wanted.name), linear, options, pooled=True)
+        case "fsp":
+            return Flows()
+        case "reviewkd":
+            _same_rank(wanted.name, pairs, (4,))
+            return Review(losses.ReviewKD([one for one, _ in channels], [other for _, other in channels], **options))
+        case "vid" | "mgd":
+            _same_rank(wanted.name, pairs, (4,))
+            module: type[losses.VID | losses.MGD] = losses.VID if wanted.name == "vid" else losses.MGD
+            return Modules([module(*width, **options) for width in channels])
+        case "crd":
+            return Modules([losses.CRD(*width, samples, **options) for width in widths], pooled=True, indexed=True)
+        case "similarity_queue":
+            return Modules([losses.SimilarityQueue(*width, **options) for width in widths], pooled=True)
+    raise AssertionError(wanted.name)
+
+
+def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[int, ...]) -> None:
+    for ours, theirs in pairs:
+        if ours.ndim != theirs.ndim or ours.ndim not in ranks:
+            maps = "choose layers that are both (B, C, H, W)" + (" or both (B, C)" if 2 in ranks else "")
+            raise ValueError(f"student {tuple(ours.shape)} and teacher {tuple(theirs.shape)} do not fit; {maps}")
+
+
+def check_options(settings: DistilSettings) -> None:
+    """Raises UserError unless every loss of the settings has the options that it is given."""
+    for wanted in settings.losses:
+        names = {
+            "vid": "VID",
+            "mgd": "MGD",
+            "reviewkd": "ReviewKD",
+            "crd": "CRD",
+            "similarity_queue": "SimilarityQueue",
+        }
+        parameters = inspect.signature(getattr(losses, names.get(wanted.name, wanted.name))).parameters.values()
+        known = [entry.name for entry in parameters if entry.kind is inspect.Parameter.KEYWORD_ONLY]
+        for option in wanted.options:
+            if option not in known:
+                has = f"it has {', '.join(known)}" if known else "it has none"
+                raise UserError(f"distil.losses: {wanted.name}: unknown option {option!r}; {has}")
+
+
+def numbered(wanted: Sequence[KnowledgeLoss]) -> list[str]:
+    """A name for each loss: its own, with a number from the second of a kind on."""
+    names: list[str] = []
+    for loss in wanted:
+        before = sum(name.split(" ")[0] == loss.name for name in names)
+        names.append(f"{loss.name} {before + 1}" if before else loss.name)
+    return names

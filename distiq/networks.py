@@ -1,0 +1,183 @@
+"""Teacher and students of a recipe: built, refused early, trained in steps of a ledger."""
+
+import copy
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+from safetensors.torch import load_file
+from torch import nn
+
+from distiq.data.splits import Data
+from distiq.data.views import Views
+from distiq.distillation.cache import CachedTeacher
+from distiq.distillation.distil import check_losses, distil
+from distiq.distillation.teacher import LiveTeacher, Teacher
+from distiq.files import save_tensors, sha256_of_file, sha256_of_json
+from distiq.ledger import CHECKPOINT, Ledger, Step
+from distiq.models.build import build, check_output
+from distiq.models.layout import make_contiguous
+from distiq.progress import Watch
+from distiq.recipe import DistilSettings, ModelSettings, Recipe
+from distiq.records import Record, TrainingRecord
+
+WEIGHTS = "weights.safetensors"
+TRAINING_CODE = ("networks.py", "training.py", "numerics.py", "data", "models", "distillation")
+
+
+class Trained(Record):
+    """The record of a step that leaves weights."""
+
+    origin: str
+    training: TrainingRecord | None
+
+
+class Networks:
+    """Makes the networks of one recipe; every training is a step of the ledger, reused when nothing changed.
+
+    Args:
+        given: networks in place of the recipe's, by role; the teacher's is trained already.
+    """
+
+    def __init__(
+        self, recipe: Recipe, ledger: Ledger, data: Data, watch: Watch, given: dict[str, nn.Module | None] | None = None
+    ) -> None:
+        self.recipe, self.ledger, self.data, self.watch = recipe, ledger, data, watch
+        self.given: dict[str, nn.Module | None] = {"teacher": None, "student": None, **(given or {})}
+        self.first: dict[str, nn.Module] = {}  # as built with the recipe's seed
+        self.digest = data.digest()
+        self.shared = {"data": self.digest, "seed": recipe.seed}
+
+    def refuse_early(self) -> dict[str, nn.Module]:
+        """Builds both networks and tries them: what cannot work is refused before anything is trained."""
+        self.watch.stage("checking both networks")
+        built = {role: self.build(role) for role in ("teacher", "student")}
+        for role, model in built.items():
+            check_output(model, len(self.data.classes), self.data.image_shape, role)
+        if self.recipe.distil.teacher != "none":
+            check_losses(built["student"], built["teacher"], self.recipe.distil, self.data)
+        return built
+
+    def settings(self, role: str) -> ModelSettings:
+        return self.recipe.teacher if role == "teacher" else self.recipe.student
+
+    def build(self, role: str, seed: int | None = None) -> nn.Module:
+        """A network before training: a copy of the given one, or the recipe's with weights drawn from the seed."""
+        given = self.given[role]
+        if given is not None:
+            return copy.deepcopy(given)
+        if seed is not None and seed != self.recipe.seed:
+            set_seed(seed)
+            return build(self.settings(role), len(self.data.classes), self.data.image_shape, role)
+        if role not in self.first:
+            set_seed(self.recipe.seed)
+            self.first[role] = build(self.settings(role), len(self.data.classes), self.data.image_shape, role)
+        return copy.deepcopy(self.first[role])
+
+    def inputs(self, role: str) -> dict[str, Any]:
+        """What decides a network before it is trained: its code, options and starting weights."""
+        given, settings = self.given[role], self.settings(role)
+        if given is not None:
+            tensors = {key: value.detach().cpu().contiguous().numpy() for key, value in given.state_dict().items()}
+            state = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in tensors.items()}
+            return {"given": sha256_of_json([str(given), state])}
+        inputs: dict[str, Any] = {"model": settings.model, "options": settings.options, "weights": settings.weights}
+        for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
+            if path and Path(path).is_file():
+                inputs[key] = sha256_of_file(Path(path))
+        return inputs
+
+    def teacher(self) -> Step:
+        """The teacher's weights: given, loaded or trained."""
+        settings, given = self.recipe.teacher, self.given["teacher"] is not None
+        loaded = given or bool(settings.weights)
+        inputs = self.shared | {"network": self.inputs("teacher")}
+        if not loaded:
+            inputs |= {"training": settings.training.model_dump(), "views": self.recipe.views.model_dump()}
+
+        def make(folder: Path) -> Trained:
+            model = self.build("teacher")
+            if loaded:
+                save_tensors(make_contiguous(model).state_dict(), folder / WEIGHTS)
+                return Trained(origin="given" if given else f"loaded from {settings.weights}", training=None)
+            return self._train("teacher", model, None, self.recipe.distil.without_teacher(), self.recipe.seed, folder)
+
+        return self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
+
+    def student(self, teacher: Step | None, distillation: DistilSettings, seed: int) -> Step:
+        """The weights of a student trained with the given settings and seed.
+
+        Args:
+            teacher: the teacher's step; not read, and may be None, where the settings take no teacher.
+            seed: of the student's weights, the order of the samples and the views.
+        """
+        taught = teacher is not None and distillation.teacher != "none"
+        inputs = {
+            "data": self.digest,
+            "seed": seed,
+            "network": self.inputs("student"),
+            "training": self.recipe.student.training.model_dump(),
+            "views": self.recipe.views.model_dump(),
+            "distil": distillation.model_dump(),
+            "teacher": teacher.key if teacher is not None and taught else None,
+        }
+
+        def make(folder: Path) -> Trained:
+            model = self.build("student", seed)
+            answering = self.answering(teacher, distillation, seed) if taught else None
+            return self._train("student", model, answering, distillation, seed, folder)
+
+        return self.ledger.step("student", inputs, TRAINING_CODE, Trained, make)
+
+    def load(self, role: str, step: Step) -> nn.Module:
+        """The network that a step left, in eval mode."""
+        model = self.build(role)
+        model.load_state_dict(load_file(step.folder / WEIGHTS))
+        return model.eval()
+
+    def answering(self, teacher: Step | None, distillation: DistilSettings, seed: int) -> Teacher | None:
+        """The teacher as the settings want it; its stored outputs serve every student of the same seed."""
+        if teacher is None or distillation.teacher == "none":
+            return None
+        live = LiveTeacher(self.load("teacher", teacher), distillation.teacher_paths)
+        if distillation.teacher == "live":
+            return live
+        key = f"{teacher.key} {self.digest} {self.recipe.views.model_dump_json()} {seed}"
+        form = sha256_of_json([distillation.cache.storage, distillation.cache.top_k, distillation.teacher_paths])[:6]
+        folder = self.ledger.folder / "cache" / f"teacher-{teacher.key}-{form}-seed{seed}"
+        views = Views(self.recipe.views, seed)
+        return CachedTeacher(
+            live, self.data, views, folder, key, self.watch, distillation.cache, distillation.teacher_paths
+        )
+
+    def _train(
+        self,
+        role: str,
+        model: nn.Module,
+        teacher: Teacher | None,
+        distillation: DistilSettings,
+        seed: int,
+        folder: Path,
+    ) -> Trained:
+        how = "" if role == "teacher" else " without a teacher" if teacher is None else " with the teacher"
+        self.watch.stage(f"training the {role}{how}" + (f", seed {seed}" if seed != self.recipe.seed else ""))
+        trained, record = distil(
+            model,
+            teacher,
+            self.data,
+            distillation,
+            self.settings(role).training,
+            views=self.recipe.views,
+            seed=seed,
+            stage=role,
+            checkpoint=folder / CHECKPOINT,
+            watch=self.watch,
+        )
+        save_tensors(trained.state_dict(), folder / WEIGHTS)
+        accuracy = record.epochs[-1].validation_accuracy or 0.0
+        self.watch.note(
+            f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
+            f" {100 * accuracy:.2f} %"
+        )
+        return Trained(origin="trained here", training=record)
