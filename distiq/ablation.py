@@ -83,13 +83,14 @@ def ablate(
             return ledger.step(f"{role}-answers", inputs, ANSWERING_CODE, Answered, make)
 
         teacher = networks.teacher()
+        source = networks.last_teacher(teacher)
         found: dict[str, list[Step]] = {}
         arms = arms_of(recipe.distil)
         for number in range(seeds):
             seed = recipe.seed + number
             for arm, settings in arms.items():
                 watch.stage(f"seed {seed}: {arm}")
-                step = answered("student", networks.student(teacher, settings, seed))
+                step = answered("student", networks.student(source, settings, seed))
                 found.setdefault(arm, []).append(step)
                 watch.note(f"{100 * step.record.test.top1:.2f} % of the test set")
         right = {

@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
@@ -33,6 +33,13 @@ class Trained(Record):
     training: TrainingRecord | None
 
 
+class Source(NamedTuple):
+    """A trained network by its role and step."""
+
+    role: str
+    step: Step
+
+
 class Networks:
     """Makes the networks of one recipe; every training is a step of the ledger, reused when nothing changed.
 
@@ -50,9 +57,9 @@ class Networks:
         self.shared = {"data": self.digest, "seed": recipe.seed}
 
     def refuse_early(self) -> dict[str, nn.Module]:
-        """Builds both networks and tries them: what cannot work is refused before anything is trained."""
-        self.watch.stage("checking both networks")
-        built = {role: self.build(role) for role in ("teacher", "student")}
+        """Builds all networks and tries them: what cannot work is refused before anything is trained."""
+        self.watch.stage("checking the networks")
+        built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.image_shape, role)
         if self.recipe.distil.teacher != "none":
@@ -60,11 +67,11 @@ class Networks:
         return built
 
     def settings(self, role: str) -> ModelSettings:
-        return self.recipe.teacher if role == "teacher" else self.recipe.student
+        return self.recipe.networks()[role]
 
     def build(self, role: str, seed: int | None = None) -> nn.Module:
         """A network before training: a copy of the given one, or the recipe's with weights drawn from the seed."""
-        given = self.given[role]
+        given = self.given.get(role)
         if given is not None:
             return copy.deepcopy(given)
         if seed is not None and seed != self.recipe.seed:
@@ -77,7 +84,7 @@ class Networks:
 
     def inputs(self, role: str) -> dict[str, Any]:
         """What decides a network before it is trained: its code, options and starting weights."""
-        given, settings = self.given[role], self.settings(role)
+        given, settings = self.given.get(role), self.settings(role)
         if given is not None:
             tensors = {key: value.detach().cpu().contiguous().numpy() for key, value in given.state_dict().items()}
             state = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in tensors.items()}
@@ -105,30 +112,41 @@ class Networks:
 
         return self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
 
-    def student(self, teacher: Step | None, distillation: DistilSettings, seed: int) -> Step:
+    def last_teacher(self, teacher: Step) -> Source:
+        """The network that teaches the student: the teacher, or the last of a chain of assistants that it taught."""
+        source = Source("teacher", teacher)
+        for number in range(len(self.recipe.assistants)):
+            role = f"assistants.{number}"
+            source = Source(role, self._taught(role, source, self.recipe.distil, self.recipe.seed))
+        return source
+
+    def student(self, source: Source, distillation: DistilSettings, seed: int) -> Step:
         """The weights of a student trained with the given settings and seed.
 
         Args:
-            teacher: the teacher's step; not read, and may be None, where the settings take no teacher.
+            source: who teaches; not read where the settings take no teacher.
             seed: of the student's weights, the order of the samples and the views.
         """
-        taught = teacher is not None and distillation.teacher != "none"
+        return self._taught("student", source, distillation, seed)
+
+    def _taught(self, role: str, source: Source, distillation: DistilSettings, seed: int) -> Step:
+        taught = distillation.teacher != "none"
         inputs = {
             "data": self.digest,
             "seed": seed,
-            "network": self.inputs("student"),
-            "training": self.recipe.student.training.model_dump(),
+            "network": self.inputs(role),
+            "training": self.settings(role).training.model_dump(),
             "views": self.recipe.views.model_dump(),
             "distil": distillation.model_dump(),
-            "teacher": teacher.key if teacher is not None and taught else None,
+            "teacher": source.step.key if taught else None,
         }
 
         def make(folder: Path) -> Trained:
-            model = self.build("student", seed)
-            answering = self.answering(teacher, distillation, seed) if taught else None
-            return self._train("student", model, answering, distillation, seed, folder)
+            return self._train(
+                role, self.build(role, seed), self.answering(source, distillation, seed), distillation, seed, folder
+            )
 
-        return self.ledger.step("student", inputs, TRAINING_CODE, Trained, make)
+        return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make)
 
     def load(self, role: str, step: Step) -> nn.Module:
         """The network that a step left, in eval mode."""
@@ -136,16 +154,16 @@ class Networks:
         model.load_state_dict(load_file(step.folder / WEIGHTS))
         return model.eval()
 
-    def answering(self, teacher: Step | None, distillation: DistilSettings, seed: int) -> Teacher | None:
+    def answering(self, source: Source, distillation: DistilSettings, seed: int) -> Teacher | None:
         """The teacher as the settings want it; its stored outputs serve every student of the same seed."""
-        if teacher is None or distillation.teacher == "none":
+        if distillation.teacher == "none":
             return None
-        live = LiveTeacher(self.load("teacher", teacher), distillation.teacher_paths)
+        live = LiveTeacher(self.load(*source), distillation.teacher_paths)
         if distillation.teacher == "live":
             return live
-        key = f"{teacher.key} {self.digest} {self.recipe.views.model_dump_json()} {seed}"
+        key = f"{source.step.key} {self.digest} {self.recipe.views.model_dump_json()} {seed}"
         form = sha256_of_json([distillation.cache.storage, distillation.cache.top_k, distillation.teacher_paths])[:6]
-        folder = self.ledger.folder / "cache" / f"teacher-{teacher.key}-{form}-seed{seed}"
+        folder = self.ledger.folder / "cache" / f"teacher-{source.step.key}-{form}-seed{seed}"
         views = Views(self.recipe.views, seed)
         return CachedTeacher(
             live, self.data, views, folder, key, self.watch, distillation.cache, distillation.teacher_paths
@@ -160,7 +178,7 @@ class Networks:
         seed: int,
         folder: Path,
     ) -> Trained:
-        how = "" if role == "teacher" else " without a teacher" if teacher is None else " with the teacher"
+        how = "" if role == "teacher" else " without a teacher" if teacher is None else " with its teacher"
         self.watch.stage(f"training the {role}{how}" + (f", seed {seed}" if seed != self.recipe.seed else ""))
         trained, record = distil(
             model,

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq import environment, ladder
+from distiq.advice import advise
 from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
@@ -117,6 +118,7 @@ class _Story:
         self._refuse_early()
         write_atomically(self.ledger.folder / "recipe.toml", to_toml(self.recipe).encode())
         teacher = self._teacher()
+        self._advise(teacher)
         student = self._student(teacher)
         trials = self._climb(teacher, student)
         return self._finish(teacher, student, trials)
@@ -136,8 +138,24 @@ class _Story:
         teacher.record = teacher.record.model_copy(update={"columns": columns})
         return teacher
 
+    def _advise(self, teacher: _Network) -> None:
+        """Says what is known of the teacher before hours are spent on its student."""
+        validation = self.data.validation.labels
+        self.advice = advise(
+            self.recipe,
+            teacher.record.column("float32").validation,
+            teacher.answers["validation"],
+            validation,
+            self.data.train.labels,
+            self.data.classes,
+            (teacher.record.parameters, parameter_count(self.networks.build("student"))),
+        )
+        for warning in self.advice.warnings if self.recipe.distil.teacher != "none" else ():
+            self.watch.note(f"warning: {warning}")
+
     def _student(self, teacher: _Network) -> _Network:
-        return self._network("student", self.networks.student(teacher.step, self.recipe.distil, self.recipe.seed))
+        self.source = self.networks.last_teacher(teacher.step)
+        return self._network("student", self.networks.student(self.source, self.recipe.distil, self.recipe.seed))
 
     def _network(self, role: str, step: Step) -> _Network:
         """A trained network; its float32 file is exported and measured in a step of its own."""
@@ -224,7 +242,7 @@ class _Story:
         def make(folder: Path) -> TrialRecord:
             self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]}")
             quantized = self._calibrated(student.model, scheme)
-            training = self._train_on_grids(quantized, teacher, folder) if rung == "qat" else None
+            training = self._train_on_grids(quantized, folder) if rung == "qat" else None
             save_tensors(quantized.state_dict(), folder / WEIGHTS)
             return self.measuring.quantized(
                 folder, f"student-{rung}", rung, "", quantized, student.model, student.answers, training
@@ -249,8 +267,8 @@ class _Story:
             case _:
                 return Scheme()
 
-    def _train_on_grids(self, quantized: QuantizedModel, teacher: _Network, folder: Path) -> TrainingRecord:
-        answering = self.networks.answering(teacher.step, self.recipe.distil, self.recipe.seed)
+    def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:
+        answering = self.networks.answering(self.source, self.recipe.distil, self.recipe.seed)
         smoothing = self.recipe.student.training.label_smoothing
 
         def loss_fn(logits: Tensor, batch: Batch) -> Losses:
@@ -290,6 +308,7 @@ class _Story:
             budget=self.recipe.budget.model_dump(),
             teacher=teacher_record,
             student=student_record,
+            advice=self.advice,
             trials=tuple(trials),
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),

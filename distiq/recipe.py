@@ -118,6 +118,12 @@ class TeacherSettings(ModelSettings):
     model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
 
 
+class AssistantSettings(ModelSettings):
+    """A network between teacher and student: the teacher teaches it, and it teaches the student."""
+
+    model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+
+
 class StudentSettings(ModelSettings):
     """The small network."""
 
@@ -276,11 +282,33 @@ class Recipe(Part):
     data: DataSettings = Field(default_factory=DataSettings)
     views: ViewSettings = Field(default_factory=ViewSettings)
     teacher: TeacherSettings = Field(default_factory=TeacherSettings)
+    assistants: tuple[AssistantSettings, ...] = Field(
+        (),
+        description="[[assistants]]: networks between the two, from large to small (Mirzadeh et al. 2020)",
+    )
     student: StudentSettings = Field(default_factory=StudentSettings)
     distil: DistilSettings = Field(default_factory=DistilSettings)
     quantize: QuantizeSettings = Field(default_factory=QuantizeSettings)
     budget: Budget = Field(default_factory=Budget)
     measure: MeasureSettings = Field(default_factory=MeasureSettings)
+
+    def networks(self) -> dict[str, ModelSettings]:
+        """The recipe's networks by role: teacher, assistants.0 and so on, student."""
+        between = {f"assistants.{number}": assistant for number, assistant in enumerate(self.assistants)}
+        return {"teacher": self.teacher, **between, "student": self.student}
+
+    @model_validator(mode="after")
+    def _assistants_have_a_teacher(self) -> Self:
+        if self.assistants and self.distil.teacher == "none":
+            raise ValueError('assistants need a teacher, but distil.teacher = "none"; set it to "cached" or "live"')
+        if any(assistant.weights for assistant in self.assistants):
+            raise ValueError("an assistant is trained here and takes no weights; name a trained network as the teacher")
+        if self.assistants and self.distil.layer_losses:
+            raise ValueError(
+                f"{self.distil.layer_losses[0].name} names layers of one teacher and one student; with assistants use"
+                " losses between outputs alone"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -368,14 +396,13 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
-    for role in ("teacher", "student"):
-        weights = getattr(recipe, role).weights
+    for role, settings in recipe.networks().items():
+        weights = settings.weights
         if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
             raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}")
     sources = {
         "data.source": recipe.data.source,
-        "teacher.model": recipe.teacher.model,
-        "student.model": recipe.student.model,
+        **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
     }
     for key, source in sources.items():
         file = source.partition(":")[0]
@@ -403,7 +430,12 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         }
     )
     return recipe.model_copy(
-        update={"data": data, "teacher": located(recipe.teacher), "student": located(recipe.student)}
+        update={
+            "data": data,
+            "teacher": located(recipe.teacher),
+            "assistants": tuple(located(assistant) for assistant in recipe.assistants),
+            "student": located(recipe.student),
+        }
     )
 
 

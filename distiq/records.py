@@ -209,6 +209,13 @@ class VerdictRecord(Record):
     next_step: str | None
 
 
+class AdviceRecord(Record):
+    """What was known before the student was trained: facts, and warnings with their reasons."""
+
+    facts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
 class RunRecord(Record):
     """The run as a whole: what was asked, where it ran, how it ended."""
 
@@ -223,6 +230,7 @@ class RunRecord(Record):
     budget: dict[str, float | None]
     teacher: ModelRecord
     student: ModelRecord
+    advice: AdviceRecord
     trials: tuple[TrialRecord, ...]
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]

@@ -177,6 +177,23 @@ def test_an_unknown_loss_names_the_known(tmp_path):
     assert 'but found "hint"' in message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[distil]\nteacher = "none"\n[[assistants]]\nmodel = "resnet"', "assistants need a teacher"),
+        ('[[assistants]]\nweights = "hub/name"', "an assistant is trained here and takes no weights"),
+        (
+            f'[distil]\nteacher = "live"\nlosses = {PAIR}\n[[assistants]]\nmodel = "resnet"',
+            "hint_mse names layers of one teacher and one student",
+        ),
+        ("[[assistants]]\nmodl = 3", 'assistants.0.modl: unknown key; did you mean "model"?'),
+        ('[[assistants]]\nmodel = "gone.py:make"', "assistants.0.model: no such file"),
+    ],
+)
+def test_assistants_that_cannot_be_are_refused(tmp_path, text, message):
+    assert message in refusal(tmp_path, text)
+
+
 def test_more_mixing_than_images_is_refused(tmp_path):
     assert "mixup + cutmix = 1.2 is more than every image" in refusal(tmp_path, "[views]\nmixup = 0.6\ncutmix = 0.6")
 

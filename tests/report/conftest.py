@@ -11,6 +11,7 @@ from PIL import Image
 
 from distiq.records import (
     AccuracyRecord,
+    AdviceRecord,
     Breach,
     Column,
     ColumnName,
@@ -206,6 +207,7 @@ def run_record(
             columns=(student,),
             training=training("student", ("task", "kd"), 15, 0.918) if trained else None,
         ),
+        advice=AdviceRecord(facts=("teacher: 91.82 % of the validation split",), warnings=("too <hot>",)),
         trials=trials,
         comparison=ComparisonRecord(threads=1, files={entry.file: entry.latency for entry in files}),
         flips=tuple(flip(index, n) for index in range(6)),

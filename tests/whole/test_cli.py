@@ -43,8 +43,8 @@ def test_a_missed_budget_ends_with_3_and_what_to_do_next(finished):
 
 
 def test_stages_are_printed_in_their_order(finished):
-    stages = ["reading data", "checking both networks", "training the teacher", "measuring the teacher's float32 file",
-              "quantizing the teacher", "training the student with the teacher", "measuring the student's float32 file",
+    stages = ["reading data", "checking the networks", "training the teacher", "measuring the teacher's float32 file",
+              "quantizing the teacher", "training the student with its teacher", "measuring the student's float32 file",
               "static:", "qat:", "timing all files side by side", "writing bundle and report"]  # fmt: skip
     places = [finished.stdout.find(f"s] {stage}") for stage in stages]
     assert min(places) >= 0

@@ -85,7 +85,7 @@ def test_a_budget_that_holds(data: Data, tmp_path: Path):
     again = compress(settings, run=tmp_path / "run", teacher=teacher, student=student, data=data, watch=heard)
     assert files(tmp_path / "run") == made, "nothing is made again"
     assert heard.steps == 0
-    assert heard.stages == ["reading data", "checking both networks", "writing bundle and report"]
+    assert heard.stages == ["reading data", "checking the networks", "writing bundle and report"]
     assert (again.trials, again.comparison, again.verdict) == (record.trials, record.comparison, record.verdict)
 
 
@@ -148,3 +148,15 @@ def test_another_setting_makes_only_what_depends_on_it(finished, run_copy: Path,
     assert {path: now[path] for path in made} == made, "what was there stays"
     new = {path.name.rpartition("-")[0] for path in now.keys() - made.keys() if path.is_dir()}
     assert new == {"trial-qat", "comparison"}
+
+
+def test_an_assistant_stands_between(data: Data, tmp_path: Path):
+    options = {"widths": [5, 9], "blocks": 1}
+    between = {"model": "resnet", "options": options, "training": {"epochs": 1, "batch_size": 16}}
+    settings = recipe(assistants=[between])
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    (step,) = (path for path in (tmp_path / "steps").iterdir() if path.name.startswith("assistants.0-"))
+    caches = {path.name.split("-")[1] for path in (tmp_path / "cache").iterdir()}
+    assert step.name.rpartition("-")[2] in caches, "the student learned from the assistant"
+    assert len(caches) == 2, "and the assistant from the teacher"
+    assert record.student.training.epochs[0].losses.keys() == {"task", "kd"}

@@ -1,0 +1,105 @@
+"""What can be said before the student is trained: facts about teacher, task and student, and warnings with reasons."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from distiq.recipe import Recipe
+from distiq.records import AccuracyRecord, AdviceRecord
+
+NEARLY_UNIFORM, NEARLY_HARD = 0.97, 0.01  # of the largest possible entropy
+FAR_APART = 50  # times fewer parameters
+FEW_STEPS = 300
+
+
+def advise(
+    recipe: Recipe,
+    teacher: AccuracyRecord,
+    logits: Tensor,
+    labels: Tensor,
+    train_labels: Tensor,
+    classes: tuple[str, ...],
+    parameters: tuple[int, int],
+) -> AdviceRecord:
+    """Facts and warnings about a distillation that has not begun.
+
+    Args:
+        teacher: its accuracy on the validation split. logits, labels: its answers there, (N, classes) and (N,).
+        train_labels: of the training split.
+        parameters: of teacher and student.
+    """
+    guess = float(train_labels.bincount().max()) / len(train_labels)
+    ratio = parameters[0] / max(1, parameters[1])
+    softness = _softness(logits, recipe.distil.temperature)
+    batch_size, epochs = recipe.student.training.batch_size, recipe.student.training.epochs
+    steps = epochs * max(1, len(train_labels) // batch_size)
+    facts = [
+        f"teacher: {100 * teacher.top1:.2f} % of the validation split, calibration error"
+        f" {100 * teacher.expected_calibration_error:.1f} % (always guessing one class: {100 * guess:.1f} %)",
+        f"student: {parameters[1]:,} parameters, {ratio:.1f} times fewer than the teacher; {steps:,} steps",
+        f"targets at temperature {recipe.distil.temperature:g}: {100 * softness:.0f} % of the entropy of no knowledge",
+        *_overlap(logits, classes),
+    ]
+    warnings = []
+    if teacher.interval[0] <= guess:
+        warnings.append(
+            f"the teacher is not shown to be better than always guessing the most frequent class ({100 * guess:.1f} %);"
+            " check its weights, its preprocessing and the order of its labels"
+        )
+    if mapping := _other_order(logits, labels, teacher.top1, classes):
+        warnings.append(f"the teacher seems to have its labels in another order: {mapping}; see AdaptedTeacher")
+    if softness > NEARLY_UNIFORM:
+        warnings.append(
+            f"temperature {recipe.distil.temperature:g} makes the teacher's targets nearly uniform; lower it, since"
+            " nothing of its knowledge is left in them"
+        )
+    if softness < NEARLY_HARD:
+        warnings.append(
+            f"at temperature {recipe.distil.temperature:g} the teacher's targets hardly differ from the labels;"
+            " raise it"
+        )
+    if parameters[1] > parameters[0]:
+        warnings.append(f"the student is larger than its teacher ({parameters[1]:,} and {parameters[0]:,} parameters)")
+    if ratio > FAR_APART and not recipe.assistants:
+        warnings.append(
+            f"the student is {ratio:.0f} times smaller than its teacher; a network between them may teach it better"
+            " ([[assistants]], Mirzadeh et al. 2020)"
+        )
+    if steps < FEW_STEPS:
+        warnings.append(f"{steps} steps are few; a student needs patience to imitate (Beyer et al. 2022)")
+    return AdviceRecord(facts=tuple(facts), warnings=tuple(warnings))
+
+
+def _softness(logits: Tensor, temperature: float) -> float:
+    """Mean entropy of the softened answers as a share of the largest possible."""
+    logs = (logits / temperature).log_softmax(1)
+    return float(-(logs.exp() * logs).sum(1).mean()) / math.log(logits.shape[1])
+
+
+def _overlap(logits: Tensor, classes: tuple[str, ...]) -> list[str]:
+    """The two classes between which the teacher is most often undecided."""
+    probabilities = logits.softmax(1)
+    shared = probabilities.t() @ probabilities
+    shared.fill_diagonal_(0)
+    one, other = divmod(int(shared.argmax()), len(classes))
+    undecided = (probabilities[:, one].minimum(probabilities[:, other]) > 0.1).float().mean()
+    if not undecided:
+        return []
+    return [
+        f"classes that overlap most for the teacher: {classes[one]} and {classes[other]} (each over 10 % on"
+        f" {100 * float(undecided):.1f} % of the samples)"
+    ]
+
+
+def _other_order(logits: Tensor, labels: Tensor, top1: float, classes: tuple[str, ...]) -> str:
+    """The teacher's order in the data's classes, if the answers fit another order far better; else nothing."""
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
+    counts.index_put_((logits.argmax(1), labels), torch.ones_like(labels), accumulate=True)
+    order = counts.argmax(1)
+    permutation = len(order.unique()) == len(classes)
+    relabelled = float(counts.max(1).values.sum()) / len(labels)
+    if not permutation or relabelled < top1 + 0.3:
+        return ""
+    moved = [f"its {classes[i]} is {classes[int(label)]}" for i, label in enumerate(order) if i != int(label)]
+    return ", ".join(moved[:5]) + (", ..." if len(moved) > 5 else "")
