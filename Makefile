@@ -18,7 +18,8 @@ test-slow: .venv/ready
 
 bench: run
 	$(BIN)/python benchmarks/onnx_speed.py
-	$(BIN)/python benchmarks/teacher_helps.py recipes/fashion_mnist.toml
+	$(BIN)/python benchmarks/cached_teacher.py
+	$(BIN)/distiq ablate recipes/fashion_mnist.toml --seeds 5
 
 # torch first and alone: pinned, so that pip takes the same build for all that needs it.
 .venv/ready: pyproject.toml constraints.txt

@@ -1,6 +1,7 @@
 """ablate(recipe): did the teacher help? The same student and steps with and without, over several seeds."""
 
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,6 @@ from distiq.recipe import DistilSettings, Recipe, to_toml
 from distiq.records import AblationRecord, AccuracyRecord, ArmRecord, PairRecord, Record
 
 ANSWERS = "answers.safetensors"
-PAIRS = (("outputs alone", "no teacher"), ("recipe", "no teacher"), ("recipe", "outputs alone"))
 ANSWERING_CODE = ("ablation.py", "evaluation", "data", "models")
 
 
@@ -43,6 +43,7 @@ def ablate(
     recipe: Recipe,
     *,
     seeds: int = 3,
+    arms: Mapping[str, DistilSettings] | None = None,
     run: Path | None = None,
     watch: Watch | None = None,
     command: str = "distiq.ablate(recipe)",
@@ -55,6 +56,8 @@ def ablate(
 
     Args:
         seeds: how many; the recipe's own is the first.
+        arms: what is compared, by name, "no teacher" first; by default `arms_of` the recipe. Each is compared with
+            "no teacher" and, where there is such an arm, with "outputs alone".
         run: the run folder; by default runs/<name>.
 
     Raises:
@@ -70,7 +73,8 @@ def ablate(
         data = load_data(recipe.data, recipe.seed)
         check_data(data)
         networks = Networks(recipe, ledger, data, watch)
-        networks.refuse_early()
+        arms = arms or arms_of(recipe.distil)
+        networks.refuse_early(*arms.values())
         labels, classes = data.test.labels, len(data.classes)
 
         def answered(role: str, step: Step) -> Step:
@@ -85,7 +89,6 @@ def ablate(
         teacher = networks.teacher()
         source = networks.last_teacher(teacher)
         found: dict[str, list[Step]] = {}
-        arms = arms_of(recipe.distil)
         for number in range(seeds):
             seed = recipe.seed + number
             for arm, settings in arms.items():
@@ -108,11 +111,17 @@ def ablate(
             arms=tuple(
                 ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in found.items()
             ),
-            pairs=tuple(_pair(first, second, right[first], right[second]) for first, second in PAIRS if first in right),
+            pairs=tuple(_pair(first, second, right[first], right[second]) for first, second in _pairs(right)),
             seconds=time.monotonic() - began,
         )
         record.save(ledger.records / "ablation.json")
     return record
+
+
+def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Every arm against no teacher, and every arm against the outputs alone."""
+    for second in ("no teacher", "outputs alone"):
+        yield from ((first, second) for first in arms if second in arms and first not in ("no teacher", second))
 
 
 def _pair(first: str, second: str, ours: torch.Tensor, theirs: torch.Tensor) -> PairRecord:

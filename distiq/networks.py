@@ -56,14 +56,19 @@ class Networks:
         self.digest = data.digest()
         self.shared = {"data": self.digest, "seed": recipe.seed}
 
-    def refuse_early(self) -> dict[str, nn.Module]:
-        """Builds all networks and tries them: what cannot work is refused before anything is trained."""
+    def refuse_early(self, *others: DistilSettings) -> dict[str, nn.Module]:
+        """Builds all networks and tries them: what cannot work is refused before anything is trained.
+
+        Args:
+            others: what the student shall also be trained with.
+        """
         self.watch.stage("checking the networks")
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.image_shape, role)
-        if self.recipe.distil.teacher != "none":
-            check_losses(built["student"], built["teacher"], self.recipe.distil, self.data)
+        for settings in (self.recipe.distil, *others):
+            if settings.teacher != "none":
+                check_losses(built["student"], built["teacher"], settings, self.data)
         return built
 
     def settings(self, role: str) -> ModelSettings:
