@@ -9,12 +9,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdaptedTeacher": "distiq.distillation.teacher",
     "Budget": "distiq.recipe",
     "Bundle": "distiq.bundle",
     "CachedTeacher": "distiq.distillation.cache",
     "Data": "distiq.data.splits",
     "DistilSettings": "distiq.recipe",
+    "Ensemble": "distiq.distillation.teacher",
+    "KnowledgeLoss": "distiq.recipe",
     "LiveTeacher": "distiq.distillation.teacher",
+    "MeanTeacher": "distiq.distillation.teacher",
+    "PredictTeacher": "distiq.distillation.teacher",
     "QuantizedModel": "distiq.quantization.quantize",
     "Recipe": "distiq.recipe",
     "Scheme": "distiq.quantization.scheme",
@@ -22,6 +27,7 @@ _HOMES = {
     "UserError": "distiq.errors",
     "ViewSettings": "distiq.recipe",
     "ablate": "distiq.ablation",
+    "born_again": "distiq.distillation.generations",
     "collect": "distiq.data.splits",
     "compress": "distiq.pipeline",
     "distil": "distiq.distillation.distil",
@@ -31,7 +37,9 @@ _HOMES = {
     "latencies": "distiq.evaluation.cost",
     "load": "distiq.runtimes.export",
     "load_recipe": "distiq.recipe",
+    "mutual": "distiq.distillation.mutual",
     "quantize": "distiq.quantization.quantize",
+    "reuse_classifier": "distiq.distillation.simkd",
     "train_quantized": "distiq.quantization.qat",
     "write_report": "distiq.report.report",
 }

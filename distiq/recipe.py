@@ -134,7 +134,7 @@ OutputLoss = Literal[
     "kd", "soft_cross_entropy", "logit_mse", "dkd", "dist", "logit_standardization_kd", "multi_level_kd"
 ]
 LayerLoss = Literal[
-    "hint_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd", "vid", "mgd",
+    "hint_mse", "feature_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd", "vid", "mgd",
     "similarity_preserving", "rkd", "pkt", "correlation_congruence", "crd", "embedding_cosine", "similarity_queue",
 ]  # fmt: skip
 OUTPUT_LOSSES: tuple[str, ...] = get_args(OutputLoss)

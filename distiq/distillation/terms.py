@@ -17,6 +17,11 @@ from distiq.errors import UserError
 from distiq.recipe import DistilSettings, KnowledgeLoss
 
 Loss = Callable[..., Tensor]
+NAMES = {
+    "feature_mse": "hint_mse", "vid": "VID", "mgd": "MGD", "reviewkd": "ReviewKD", "crd": "CRD",
+    "similarity_queue": "SimilarityQueue",
+}  # fmt: skip
+"""Losses whose name in a recipe is not their name in `losses`."""
 
 
 class Layers(NamedTuple):
@@ -111,6 +116,8 @@ def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Modul
                 HintProjection(*widths, tuple(pair[1].shape[2:])) for widths, pair in zip(channels, pairs, strict=True)
             ]
             return Pairs(losses.hint_mse, made, options, pooled=False)
+        case "feature_mse":
+            return Pairs(losses.hint_mse, [nn.Identity() for _ in pairs], options, pooled=False)
         case "attention_transfer" | "nst_poly" | "nst_gaussian":
             _same_rank(wanted.name, pairs, (4,))
             return Pairs(getattr(losses, wanted.name), [nn.Identity() for _ in pairs], options, pooled=False)
@@ -147,14 +154,7 @@ def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[i
 def check_options(settings: DistilSettings) -> None:
     """Raises UserError unless every loss of the settings has the options that it is given."""
     for wanted in settings.losses:
-        names = {
-            "vid": "VID",
-            "mgd": "MGD",
-            "reviewkd": "ReviewKD",
-            "crd": "CRD",
-            "similarity_queue": "SimilarityQueue",
-        }
-        parameters = inspect.signature(getattr(losses, names.get(wanted.name, wanted.name))).parameters.values()
+        parameters = inspect.signature(getattr(losses, NAMES.get(wanted.name, wanted.name))).parameters.values()
         known = [entry.name for entry in parameters if entry.kind is inspect.Parameter.KEYWORD_ONLY]
         for option in wanted.options:
             if option not in known:

@@ -49,15 +49,14 @@ def settings_of(name: str, teacher: str = "live", **more: Any) -> DistilSettings
     layers = () if name in OUTPUT_LOSSES else ("stem", "stages.1")
     if name in ("rkd", "pkt", "crd", "embedding_cosine", "similarity_queue", "correlation_congruence"):
         layers = ("pool",)
-    wider = () if name == "fsp" else layers
-    loss = KnowledgeLoss(name=name, student=layers, teacher=wider or layers, weight=0.01)
+    loss = KnowledgeLoss(name=name, student=layers, teacher=layers, weight=0.01)
     return DistilSettings(teacher=teacher, task_weight=0.5, kd_weight=0.0, losses=(loss,), **more)
 
 
 def networks(name: str) -> tuple[ResNet, ResNet]:
     torch.manual_seed(1)
-    # fsp alone needs as many channels on both sides.
-    return ResNet(CLASSES, 1, (4, 8), 1), ResNet(CLASSES, 1, (4, 8) if name == "fsp" else (6, 12), 1)
+    # these alone need as many channels on both sides.
+    return ResNet(CLASSES, 1, (4, 8), 1), ResNet(CLASSES, 1, (4, 8) if name in ("fsp", "feature_mse") else (6, 12), 1)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -96,7 +95,11 @@ import sys, torch
 from accelerate.state import PartialState
 from tests.contracts.test_losses_train import make_data, networks, settings_of
 from distiq.distillation.distil import distil
-from distiq.recipe import TrainingSettings
+from pathlib import Path
+from distiq.data.views import Views
+from distiq.distillation.cache import CachedTeacher
+from distiq.distillation.teacher import LiveTeacher
+from distiq.recipe import TrainingSettings, ViewSettings
 torch.set_num_threads(1)
 made = make_data()
 training = TrainingSettings(epochs=1, batch_size=16, learning_rate=0.01, precision="float32")
@@ -106,6 +109,11 @@ for name in sys.argv[2:]:
     trained, record = distil(student, teacher, made, settings_of(name), training)
     total = sum(float(value.double().sum()) for value in trained.parameters())
     lines.append(f"{name} {PartialState().num_processes} {total:.9g}")
+student, teacher = networks("kd")
+cached = CachedTeacher(LiveTeacher(teacher), made, Views(ViewSettings(), 0), Path(sys.argv[1]) / "cache", "key")
+trained, record = distil(student, cached, made, settings_of("kd"), training)
+total = sum(float(value.double().sum()) for value in trained.parameters())
+lines.append(f"cached {PartialState().num_processes} {total:.9g}")
 rank = PartialState().process_index
 open(f"{sys.argv[1]}/{rank}.txt", "w").write("\\n".join(lines))
 """
@@ -129,4 +137,4 @@ def test_trains_on_two_processes(tmp_path: Path):
     assert ran.returncode == 0, ran.stderr[-3000:]
     one, other = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
     assert one == other
-    assert [line.split()[:2] for line in one] == [[name, "2"] for name in NAMES]
+    assert [line.split()[:2] for line in one] == [[name, "2"] for name in [*NAMES, "cached"]]
