@@ -37,20 +37,23 @@ class Lines:
 
     def __init__(self, console: Console, seconds: float = 10.0) -> None:
         self.console, self.seconds = console, seconds
-        self.began = self.started = self.shown = time.monotonic()
+        self.began = self.shown = time.monotonic()
+        self.first = (self.began, 0, 0)  # when, done, total of the work that is under way
 
     def stage(self, title: str) -> None:
-        self.started = self.shown = time.monotonic()
-        self.console.print(
-            f"[{self.started - self.began:5.0f} s] {title}", highlight=False, markup=False, soft_wrap=True
-        )
+        self.shown = time.monotonic()
+        self.first = (self.shown, 0, 0)
+        self.console.print(f"[{self.shown - self.began:5.0f} s] {title}", highlight=False, markup=False, soft_wrap=True)
 
     def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None:
         now = time.monotonic()
+        began, first, whole = self.first
+        if total != whole or done <= first:
+            self.first = began, first, _ = now, done - 1, total  # a resumed training begins in the middle
         if now - self.shown < self.seconds:
             return
         self.shown = now
-        left = (now - self.started) / max(done, 1) * (total - done)
+        left = (now - began) / max(1, done - first) * (total - done)
         self.console.print(
             f"          {done}/{total}  {_format(values)}  {left:.0f} s left",
             highlight=False,

@@ -32,6 +32,17 @@ def test_lines_does_not_print_every_step():
     assert len(console.file.getvalue().splitlines()) == 1
 
 
+def test_time_left_counts_from_where_a_resumed_training_began(monkeypatch):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("distiq.progress.time.monotonic", lambda: next(clock))
+    console = make_console(terminal=False)
+    lines = Lines(console, seconds=0)
+    lines.stage("training")
+    for done in range(501, 504):  # ten seconds a step
+        lines.step(done, 600, {})
+    assert console.file.getvalue().splitlines()[-1].endswith("  647 s left")  # 20 s for 3 steps: 97 * 20 / 3
+
+
 def test_a_long_note_stays_on_one_line():
     console = make_console(terminal=False)
     Lines(console).note("x" * 300)
