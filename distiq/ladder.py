@@ -10,6 +10,7 @@ WHAT_IT_IS: dict[Rung, str] = {
     "static": "post-training quantization with min-max ranges",
     "percentile": "post-training quantization, ranges without outliers",
     "mse": "post-training quantization, ranges of least squared error",
+    "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
     "qat": "quantization-aware training with the teacher",
 }
 
@@ -59,7 +60,7 @@ def next_rung(
         skipped = [rung for rung in left if rung != "qat"]
         left = [rung for rung in left if rung == "qat"]
         if skipped:
-            reason += f"; better ranges cannot help, since float32 itself loses {float_drop_points:.2f}"
+            reason += f"; nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
     return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}") if left else None
 
 

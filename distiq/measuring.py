@@ -127,7 +127,7 @@ class Measuring:
             simulated=self.column("int8 simulated", simulated, float_answers, None),
             deployed=column,
             agreement=agreement(simulated["test"], deployed["test"]),
-            sqnr_db=sqnr_db(float_answers["test"], deployed["test"]),
+            sqnr_db=sqnr_db(float_answers["validation"], deployed["validation"]),
             float_operations=float_operations(folder / MODEL_FILE),
             breaches=(),
             test_breaches=(),

@@ -1,5 +1,6 @@
 """compress(recipe): the whole story, top to bottom."""
 
+import dataclasses
 import datetime
 import time
 from dataclasses import dataclass
@@ -254,18 +255,21 @@ class _Story:
         return step.record
 
     def _scheme(self, rung: Rung, trials: list[TrialRecord]) -> Scheme:
-        """The scheme of a rung; training starts from the best ranges that were found."""
-        ranges: str = rung
-        if rung == "qat":
-            calibrated = [trial for trial in trials if trial.training is None]
-            ranges = max(calibrated, key=lambda trial: trial.sqnr_db).rung if calibrated else "mse"
-        match ranges:
-            case "percentile":
-                return Scheme(ranges="percentile", percentile=self.recipe.quantize.percentile)
+        """The scheme of a rung; rounding and training start from the best that was found without training."""
+        percentile = self.recipe.quantize.percentile
+        match rung:
+            case "static":
+                return Scheme()
             case "mse":
                 return Scheme(ranges="mse")
-            case _:
-                return Scheme()
+            case "percentile":
+                return Scheme(ranges="percentile", percentile=percentile)
+        untrained = [trial for trial in trials if trial.training is None]
+        best = max(untrained, key=lambda trial: trial.sqnr_db).rung if untrained else "mse"
+        if best == "rounding":
+            return self._scheme("rounding", [trial for trial in untrained if trial.rung != "rounding"])
+        start = self._scheme(best, [])  # type: ignore[arg-type]
+        return dataclasses.replace(start, rounding="gptq") if rung == "rounding" else start
 
     def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:
         answering = self.networks.answering(self.source, self.recipe.distil, self.recipe.seed)

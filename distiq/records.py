@@ -175,7 +175,7 @@ class TrialRecord(Record):
 
     `agreement` is the share of the test set on which the simulated graph and the deployed file answer the same.
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
-    test set: they are only reported.
+    test set: they are only reported. `sqnr_db` is of the logits on the validation split.
     """
 
     rung: str

@@ -27,9 +27,8 @@ from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWei
 from distiq.quantization.scheme import Scheme
 
 aten = torch.ops.aten
-WEIGHTED = {
-    aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default,
-}  # fmt: skip
+CONVOLUTIONS = {aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding}
+WEIGHTED = {*CONVOLUTIONS, aten.linear.default}
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,

@@ -52,7 +52,7 @@ class ActivationPoint(ObserverBase):
 
 
 class PerChannelWeightPoint(ObserverBase):
-    """A symmetric grid per output channel, always made from the weights as they are.
+    """A symmetric grid per output channel: made from the weights as they are, unless `fix` has set it.
 
     `smallest_scale` keeps a channel's grid wide enough for its bias: see `BiasPoint`. torchao hands the channel axis
     only to a class whose name says "PerChannel".
@@ -65,7 +65,13 @@ class PerChannelWeightPoint(ObserverBase):
         self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
         self.latest: Tensor = torch.empty(0)
         self.smallest_scale: Tensor
+        self.scale: Tensor | None
         self.register_buffer("smallest_scale", torch.tensor(SMALLEST_SCALE))
+        self.register_buffer("scale", None)
+
+    def fix(self, scale: Tensor) -> None:
+        """Keeps these scales (channels,) from now on: rounding has put the weights on their grid."""
+        self.scale = scale.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         self.latest = x.detach()
@@ -75,6 +81,9 @@ class PerChannelWeightPoint(ObserverBase):
         )
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if self.scale is not None:
+            scale = torch.maximum(self.scale, self.smallest_scale)
+            return scale, torch.zeros_like(scale, dtype=torch.int32)
         magnitude = self.latest.flatten(1).abs().amax(1)
         scale = torch.maximum(symmetric_scale(magnitude, (self.quant_max + 1).bit_length()), self.smallest_scale)
         return scale, torch.zeros_like(magnitude, dtype=torch.int32)

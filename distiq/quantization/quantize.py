@@ -5,10 +5,12 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.quantization.graph import bias_points, convert, export_graph, parameter_of, prepare
-from distiq.quantization.points import ActivationPoint
+from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.rounding import round_weights
 from distiq.quantization.scheme import Scheme
 
 CHUNK = 256
+ROUNDING_SAMPLES = 256
 
 
 class QuantizedModel(nn.Module):
@@ -57,6 +59,8 @@ def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None
     example = calibration[:2] if len(calibration) > 1 else calibration.repeat(2, *[1] * (calibration.ndim - 1))
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
     calibrate(quantized, calibration)
+    if scheme.rounding == "gptq":
+        round_weights(quantized.prepared, calibration[:ROUNDING_SAMPLES])
     return quantized
 
 
@@ -81,5 +85,8 @@ def restore(model: nn.Module, example: Tensor, scheme: Scheme, state: dict[str, 
     with torch.no_grad():
         for point in points(quantized):
             point.mode = "simulate"
+        for name, module in quantized.named_modules():
+            if isinstance(module, PerChannelWeightPoint) and f"{name}.scale" in state:
+                module.fix(state[f"{name}.scale"])
         quantized.load_state_dict(state)
     return quantized

@@ -11,17 +11,22 @@ class Scheme:
     """A static integer scheme: per-channel symmetric weights, per-tensor affine activations.
 
     Args:
-        weight_bits, activation_bits: 8 is what runtimes have kernels for.
+        weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
+        activation_bits: 8.
+        rounding: each weight to the nearest grid value, or all of a layer together so that its output on the
+            calibration samples changes least ("gptq", closed form), with the biases corrected.
         ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
             or the range of least mean squared error ("mse").
         percentile: for "percentile", the share of values that is kept, in percent.
     """
 
-    weight_bits: Literal[8] = 8
+    weight_bits: Literal[2, 3, 4, 6, 8] = 8
     activation_bits: Literal[8] = 8
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
+    rounding: Literal["nearest", "gptq"] = "nearest"
 
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
-        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}"
+        rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
+        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}{rounding}"

@@ -160,3 +160,15 @@ def test_an_assistant_stands_between(data: Data, tmp_path: Path):
     assert step.name.rpartition("-")[2] in caches, "the student learned from the assistant"
     assert len(caches) == 2, "and the assistant from the teacher"
     assert record.student.training.epochs[0].losses.keys() == {"task", "kd"}
+
+
+def test_closed_form_rounding_is_a_rung_and_a_start_for_training(data: Data, tmp_path: Path):
+    training = {"epochs": 1, "batch_size": 16}
+    settings = recipe(
+        quantize={"rungs": ["rounding", "qat"], "training": training}, budget={"accuracy_drop_points": -100.0}
+    )
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    rounded, trained = record.trials
+    assert rounded.scheme == "static W8A8, mse, closed-form rounding"
+    assert trained.scheme == "static W8A8, mse, closed-form rounding, trained on its grids"
+    assert min(trial.agreement for trial in record.trials) > 0.95

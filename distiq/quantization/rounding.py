@@ -1,0 +1,247 @@
+"""Closed-form rounding of weights: layer by layer, each against its float original on the inputs that it really gets.
+
+Frantar et al. 2023, "GPTQ" (arXiv:2210.17323), and Frantar and Alistarh 2022, "Optimal brain compression"
+(arXiv:2208.11580), for linear, convolution, grouped and depthwise layers. Deviations: the target is what the float
+network's layer gave on *its* inputs, so that a layer also mends the errors of those before it; the mean error goes into
+the bias (empirical bias correction, Nagel et al. 2019, arXiv:1906.04721, section 4.2); scales are chosen by the
+error that the layer's inputs make of them.
+"""
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from distiq.numerics import SMALLEST_SCALE
+from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, parameter_of
+from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
+
+CHUNK = 32
+DAMPING = 0.01  # of the mean diagonal, added to it (GPTQ's own)
+PULL = 0.05  # the same, of the correction for errors of earlier layers: few samples do not move weights far
+SHRINKS = 24
+
+
+class Moments(NamedTuple):
+    """What a layer's inputs and its float outputs say, over all samples and positions, per group of channels.
+
+    covariance: (G, K, K) of the inputs as they are; cross: (G, O, K) of the error that is to be mended with those
+    inputs; input_mean: (G, K); error_mean: (G, O), float output minus what the float weights give here.
+    """
+
+    covariance: Tensor
+    cross: Tensor
+    input_mean: Tensor
+    error_mean: Tensor
+
+
+@torch.no_grad()
+def round_weights(prepared: fx.GraphModule, samples: Tensor) -> None:
+    """Replaces the weights of a calibrated graph by grid values, in place, and corrects its biases.
+
+    Args:
+        prepared: its points simulate. samples: (N, ...) as the network sees them.
+    """
+    Rounding(prepared, samples).run()
+
+
+class Rounding:
+    """Runs float and quantized network side by side, node by node, and rounds each layer when it is reached."""
+
+    def __init__(self, prepared: fx.GraphModule, samples: Tensor) -> None:
+        self.prepared = prepared
+        self.modules = dict(prepared.named_modules(remove_duplicate=False))
+        self.chunks = samples.split(CHUNK)
+        last_use = {source: node for node in prepared.graph.nodes for source in node.all_input_nodes}
+        self.finished: dict[fx.Node, list[fx.Node]] = {}
+        for source, user in last_use.items():
+            self.finished.setdefault(user, []).append(source)
+        self.constant: set[fx.Node] = set()  # what does not depend on the samples is computed once
+        self.float: dict[fx.Node, list[Any]] = {}
+        self.quantized: dict[fx.Node, list[Any]] = {}
+
+    def run(self) -> None:
+        for node in self.prepared.graph.nodes:
+            if node.op == "output":
+                continue
+            if all(source in self.constant for source in node.all_input_nodes) and node.op != "placeholder":
+                self.constant.add(node)
+            self.float[node] = self._values(node, self.float, on_grids=False)
+            if node.target in WEIGHTED and isinstance(self._module(node.args[1]), PerChannelWeightPoint):
+                self._round(node)
+            self.quantized[node] = self._values(node, self.quantized, on_grids=True)
+            for source in self.finished.get(node, ()):
+                if source.op != "get_attr":
+                    self.float.pop(source, None)
+                    self.quantized.pop(source, None)
+
+    def _module(self, node: object) -> object:
+        return self.modules.get(str(node.target)) if isinstance(node, fx.Node) else None
+
+    def _values(self, node: fx.Node, known: dict[fx.Node, list[Any]], on_grids: bool) -> list[Any]:
+        count = 1 if node in self.constant else len(self.chunks)
+        return [self._value(node, known, number, on_grids) for number in range(count)]
+
+    def _value(self, node: fx.Node, known: dict[fx.Node, list[Any]], number: int, on_grids: bool) -> Any:
+        """What a node gives for a chunk; without grids, points pass their input on."""
+        if node.op == "placeholder":
+            return self.chunks[number]
+        if node.op == "get_attr":
+            # The float network keeps the values that it began with.
+            value = operator.attrgetter(str(node.target))(self.prepared)
+            return value if on_grids else value.detach().clone()
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda source: self._known(known, source, number))
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            is_point = isinstance(module, ActivationPoint | PerChannelWeightPoint | BiasPoint)
+            return args[0] if is_point and not on_grids else module(*args, **kwargs)
+        assert node.op == "call_function", node.op
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _known(self, known: dict[fx.Node, list[Any]], source: fx.Node, number: int) -> Any:
+        values = known[source]
+        return values[min(number, len(values) - 1)]
+
+    def _round(self, node: fx.Node) -> None:
+        """Rounds the weights of a layer and renews what the quantized network knows of them."""
+        arguments: Any = node.args
+        weight_point, bias_point = self._module(arguments[1]), None
+        assert isinstance(weight_point, PerChannelWeightPoint)
+        weight = parameter_of(self.prepared, arguments[1])
+        bias = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], fx.Node) else None
+        bias_point = self._module(bias) if bias is not None else None
+        has_bias = isinstance(bias_point, BiasPoint)
+        groups = _groups(node)
+        moments = self._moments(node, weight, groups, centred=has_bias)
+        shaped = weight.reshape(groups, -1, moments.covariance.shape[-1]).clone()
+        wanted = shaped + _correction(moments)
+        bound = weight_point.quant_max
+        scale = choose_scale(wanted, moments.covariance, bound, search=bound < 127)
+        scale = torch.maximum(scale, weight_point.smallest_scale)
+        rounded = gptq(wanted, moments.covariance, scale, bound)
+        weight.copy_(rounded.reshape(weight.shape))
+        weight_point.fix(scale.flatten())
+        if isinstance(bias_point, BiasPoint) and bias is not None:
+            parameter = parameter_of(self.prepared, bias)
+            # The float weights' mean error, and what rounding has added to it.
+            change = moments.error_mean + ((shaped - rounded) @ moments.input_mean.unsqueeze(2)).squeeze(2)
+            parameter.add_(change.flatten().to(parameter.dtype))
+            bias_point.freeze(parameter)
+        renewed = [arguments[1]] + ([bias] if bias is not None else [])
+        for source in renewed:
+            for inner in (*source.all_input_nodes, source):
+                self.quantized[inner] = self._values(inner, self.quantized, on_grids=True)
+
+    def _moments(self, node: fx.Node, weight: Tensor, groups: int, centred: bool) -> Moments:
+        source: Any = node.args[0]
+        sums: list[Tensor] | None = None
+        count = 0
+        for number in range(len(self.chunks)):
+            inputs = self._known(self.quantized, source, number)
+            originals = self._known(self.float, source, number)
+            ours, theirs = (_columns(node, value, weight, groups) for value in (inputs, originals))
+            # What the float weights give on the float inputs, minus what they give on these.
+            error = weight.reshape(groups, -1, ours.shape[1]) @ (theirs - ours)
+            terms = [ours @ ours.transpose(1, 2), error @ ours.transpose(1, 2), ours.sum(2), error.sum(2)]
+            terms = [value.double() for value in terms]
+            sums = terms if sums is None else [one + other for one, other in zip(sums, terms, strict=True)]
+            count += ours.shape[2]
+        assert sums is not None
+        covariance, cross, input_mean, error_mean = (value / count for value in sums)
+        if centred:  # the bias takes up the means
+            covariance = covariance - input_mean.unsqueeze(2) * input_mean.unsqueeze(1)
+            cross = cross - error_mean.unsqueeze(2) * input_mean.unsqueeze(1)
+        return Moments(*(value.float() for value in (covariance, cross, input_mean, error_mean)))
+
+
+def _groups(node: fx.Node) -> int:
+    arguments: Any = node.args
+    return int(arguments[6]) if node.target in CONVOLUTIONS and len(arguments) > 6 else 1
+
+
+def _columns(node: fx.Node, value: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """A layer's input as the columns that its weights are multiplied with: (groups, K, samples * positions)."""
+    if node.target not in CONVOLUTIONS:
+        return value.reshape(1, -1, value.shape[-1]).transpose(1, 2)
+    arguments: Any = [*node.args, *[None] * (7 - len(node.args))]
+    stride, padding, dilation = (arguments[place] or default for place, default in ((3, 1), (4, 0), (5, 1)))
+    kernel = tuple(weight.shape[2:])
+    if value.ndim == 3:  # one dimension is two of which one is 1
+        value, kernel = value.unsqueeze(2), (1, *kernel)
+        stride, dilation = ((1, *_pair(entry, 1)) for entry in (stride, dilation))
+        padding = padding if isinstance(padding, str) else (0, *_pair(padding, 1))
+    if isinstance(padding, str):
+        value = _padded_same(value, kernel, _pair(dilation, 2)) if padding == "same" else value
+        padding = 0
+    unfolded = F.unfold(value, kernel, dilation, padding, stride)
+    batch, rows, positions = unfolded.shape
+    return unfolded.view(batch, groups, rows // groups, positions).permute(1, 2, 0, 3).flatten(2)
+
+
+def _pair(value: Any, length: int) -> tuple[int, ...]:
+    return (int(value),) * length if isinstance(value, int) else tuple(value)
+
+
+def _padded_same(value: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+    spans = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    sides = [side for span in reversed(spans) for side in (span // 2, span - span // 2)]
+    return F.pad(value, sides)
+
+
+def _correction(moments: Moments) -> Tensor:
+    """The change of the weights that mends what earlier layers did wrong: least squares, pulled towards none."""
+    diagonal = moments.covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    eye = torch.eye(moments.covariance.shape[1])
+    damped = moments.covariance + PULL * diagonal.view(-1, 1, 1) * eye
+    return torch.linalg.solve(damped.double(), moments.cross.transpose(1, 2).double()).transpose(1, 2).float()
+
+
+def choose_scale(weight: Tensor, covariance: Tensor, bound: int, search: bool) -> Tensor:
+    """A symmetric scale for every row: of its largest weight, or of the least error under the inputs' variances.
+
+    Shapes: (G, O, K), (G, K, K) -> (G, O, 1).
+    """
+    full = weight.abs().amax(2, keepdim=True).clamp(min=bound * SMALLEST_SCALE) / bound
+    if not search:
+        return full
+    variance = covariance.diagonal(dim1=1, dim2=2).clamp(min=0).unsqueeze(1)
+    best, least = full, torch.full_like(full, math.inf)
+    for shrink in torch.linspace(1.0, 0.35, SHRINKS).tolist():
+        scale = full * shrink
+        error = ((_on_grid(weight, scale, bound) - weight).square() * variance).sum(2, keepdim=True)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    return best
+
+
+def _on_grid(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
+    return torch.clamp(torch.round(weight / scale), -bound, bound) * scale
+
+
+def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tensor:
+    """Rounds column by column; what a column loses, the columns that follow make up for as well as they can.
+
+    Columns go in the order of falling variance ("act order").
+
+    Shapes: (G, O, K), (G, K, K), (G, O, 1) -> (G, O, K), on the grid.
+    """
+    groups, _, columns = weight.shape
+    diagonal = covariance.diagonal(dim1=1, dim2=2)
+    order = diagonal.argsort(1, descending=True)
+    back = order.argsort(1)
+    weight = weight.gather(2, order.unsqueeze(1).expand_as(weight)).clone()
+    covariance = covariance.gather(1, order.unsqueeze(2).expand_as(covariance))
+    covariance = covariance.gather(2, order.unsqueeze(1).expand_as(covariance)).double()
+    damping = (DAMPING * diagonal.mean(1)).clamp(min=1e-10).view(groups, 1, 1).double()
+    covariance = covariance + damping * torch.eye(columns, dtype=torch.float64)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    factor = torch.linalg.cholesky(inverse, upper=True).float()
+    rounded = torch.empty_like(weight)
+    for column in range(columns):
+        own = weight[:, :, column : column + 1]
+        rounded[:, :, column : column + 1] = _on_grid(own, scale, bound)
+        loss = (own - rounded[:, :, column : column + 1]) / factor[:, column, column].view(groups, 1, 1)
+        weight[:, :, column:] -= loss * factor[:, column : column + 1, column:]
+    return rounded.gather(2, back.unsqueeze(1).expand_as(rounded))

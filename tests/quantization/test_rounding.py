@@ -1,0 +1,143 @@
+"""Closed-form rounding: what it minimizes, on every kind of layer, and what a whole network gains."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distiq.numerics import sqnr_db
+from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, export_graph
+from distiq.quantization.quantize import QuantizedModel, quantize, restore
+from distiq.quantization.rounding import _columns, _groups, choose_scale, gptq
+from distiq.quantization.scheme import Scheme
+from tests.quantization.conftest import make
+
+
+def covariance_of(columns: int, groups: int = 1) -> Tensor:
+    mixed = torch.randn(groups, columns, 3 * columns, generator=torch.Generator().manual_seed(0))
+    mixed = mixed + 6 * mixed.mean(1, keepdim=True)  # inputs go together
+    return mixed @ mixed.transpose(1, 2) / mixed.shape[2]
+
+
+def loss(weight: Tensor, rounded: Tensor, covariance: Tensor) -> Tensor:
+    """(G, O): what the layer's output loses, mean square."""
+    difference = weight - rounded
+    return ((difference @ covariance) * difference).sum(2)
+
+
+def nearest(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
+    return torch.clamp(torch.round(weight / scale), -bound, bound) * scale
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_loses_less_than_the_nearest(bits: int):
+    bound = 2 ** (bits - 1) - 1
+    weight, covariance = torch.randn(2, 6, 20), covariance_of(20, 2)
+    scale = choose_scale(weight, covariance, bound, search=bits < 8)
+    rounded = gptq(weight, covariance, scale, bound)
+    steps = rounded / scale
+    torch.testing.assert_close(steps, steps.round())
+    assert steps.abs().max() <= bound + 1e-4
+    assert loss(weight, rounded, covariance).sum() < 0.8 * loss(weight, nearest(weight, scale, bound), covariance).sum()
+
+
+def test_is_near_the_best_of_all_roundings():
+    weight, covariance = torch.randn(1, 8, 6), covariance_of(6)
+    scale = weight.abs().amax(2, keepdim=True) / 7
+    found = loss(weight, gptq(weight, covariance, scale, 7), covariance)[0]
+    floor = torch.floor(weight / scale)
+    choices = torch.tensor(list(itertools.product([-1.0, 0.0, 1.0, 2.0], repeat=6)))
+    best = torch.zeros(8)
+    for row in range(8):
+        every = torch.clamp(floor[:, row] + choices, -7, 7) * scale[:, row]
+        best[row] = loss(weight[:, row : row + 1], every.unsqueeze(0), covariance).min()
+    assert best.sum() <= found.sum() <= 2 * best.sum()
+    assert found.sum() < loss(weight, nearest(weight, scale, 7), covariance).sum()
+
+
+def test_inputs_that_do_not_go_together_leave_the_nearest():
+    weight = torch.randn(1, 4, 9)
+    covariance = torch.diag_embed(torch.rand(1, 9) + 0.5)
+    scale = weight.abs().amax(2, keepdim=True) / 7
+    torch.testing.assert_close(gptq(weight, covariance, scale, 7), nearest(weight, scale, 7))
+
+
+def test_inputs_that_are_always_zero_do_no_harm():
+    weight, covariance = torch.randn(1, 4, 9), covariance_of(9)
+    covariance[:, 3] = covariance[:, :, 3] = 0
+    scale = weight.abs().amax(2, keepdim=True) / 7
+    assert torch.isfinite(gptq(weight, covariance, scale, 7)).all()
+
+
+LAYERS = {
+    "plain": (nn.Conv2d(4, 6, 3, padding=1), (5, 4, 9, 7)),
+    "strided": (nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(1, 2)), (5, 4, 9, 7)),
+    "dilated": (nn.Conv2d(4, 6, 3, dilation=2, padding=2), (5, 4, 9, 7)),
+    "grouped": (nn.Conv2d(4, 6, 3, groups=2), (5, 4, 9, 7)),
+    "depthwise": (nn.Conv2d(4, 8, 3, groups=4, padding=1), (5, 4, 9, 7)),
+    "same": (nn.Conv2d(4, 6, (3, 2), padding="same"), (5, 4, 9, 7)),
+    "one": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (5, 4, 11)),
+    "one same": (nn.Conv1d(4, 6, 4, padding="same"), (5, 4, 11)),
+    "linear": (nn.Linear(4, 6), (5, 4)),
+    "linear of tokens": (nn.Linear(4, 6), (5, 3, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_columns_times_weights_are_the_layer(kind: str):
+    layer, shape = LAYERS[kind]
+    x = torch.randn(shape)
+    graph = export_graph(layer, x)
+    (node,) = (node for node in graph.graph.nodes if node.target in WEIGHTED)
+    groups = _groups(node)
+    columns = _columns(node, x, layer.weight, groups)
+    products = layer.weight.reshape(groups, -1, columns.shape[1]) @ columns
+    expected = layer(x) - layer.bias.view((-1, *[1] * (x.ndim - 2)) if node.target in CONVOLUTIONS else (-1,))
+    axis = 1 if node.target in CONVOLUTIONS else expected.ndim - 1
+    torch.testing.assert_close(products.flatten(0, 1), expected.movedim(axis, 0).flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def weighted(quantized: QuantizedModel) -> int:
+    return sum(type(module).__name__ == "PerChannelWeightPoint" for module in quantized.modules())
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_a_network_comes_nearer_to_its_float(network: nn.Module, images: Tensor, bits: int):
+    with torch.no_grad():
+        expected = network(images)
+        plain = quantize(network, images[:128], Scheme(weight_bits=bits))
+        rounded = quantize(network, images[:128], Scheme(weight_bits=bits, rounding="gptq"))
+        gain = sqnr_db(expected, rounded(images)) - sqnr_db(expected, plain(images))
+    assert gain > (3.0 if bits < 8 else 0.0)
+    state = {name: value for name, value in rounded.state_dict().items() if name.endswith(".scale") and value.ndim == 1}
+    assert len(state) == weighted(rounded)
+
+
+def test_the_float_network_is_not_changed(resnet: nn.Module, images: Tensor):
+    before = {key: value.clone() for key, value in resnet.state_dict().items()}
+    quantize(resnet, images[:32], Scheme(weight_bits=4, rounding="gptq"))
+    assert all(torch.equal(value, before[key]) for key, value in resnet.state_dict().items())
+
+
+def test_simulated_and_reference_agree_and_state_restores(network: nn.Module, images: Tensor):
+    scheme = Scheme(weight_bits=4, rounding="gptq")
+    quantized = quantize(network, images[:64], scheme)
+    with torch.no_grad():
+        expected = quantized(images)
+        assert torch.equal(quantized.reference()(images), expected)
+        again = restore(network, images[:2], scheme, quantized.state_dict())
+        assert torch.equal(again(images), expected)
+
+
+def test_bias_takes_up_the_mean_error(images: Tensor):
+    network = make("mobilenet")
+    with torch.no_grad():
+        expected = network(images)
+
+        def shift(rounding: str) -> float:
+            quantized = quantize(network, images, Scheme(weight_bits=3, rounding=rounding))
+            return float((quantized(images) - expected).mean(0).norm())
+
+        assert shift("gptq") < 0.3 * shift("nearest")
