@@ -41,6 +41,7 @@ _HOMES = {
     "quantize": "distiq.quantization.quantize",
     "reuse_classifier": "distiq.distillation.simkd",
     "train_quantized": "distiq.quantization.qat",
+    "with_unlabelled": "distiq.data.splits",
     "write_report": "distiq.report.report",
 }
 __all__ = sorted(_HOMES)

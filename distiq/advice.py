@@ -29,7 +29,8 @@ def advise(
         train_labels: of the training split.
         parameters: of teacher and student.
     """
-    guess = float(train_labels.bincount().max()) / len(train_labels)
+    known = train_labels[train_labels >= 0]
+    guess = float(known.bincount().max()) / len(known)
     ratio = parameters[0] / max(1, parameters[1])
     softness = _softness(logits, recipe.distil.temperature)
     batch_size, epochs = recipe.student.training.batch_size, recipe.student.training.epochs

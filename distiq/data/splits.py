@@ -10,6 +10,8 @@ from torch import Tensor
 from distiq.errors import UserError
 from distiq.records import DataRecord
 
+UNLABELLED = -1
+
 
 @dataclass(frozen=True)
 class Split:
@@ -17,7 +19,7 @@ class Split:
 
     Args:
         images: (N, C, H, W), uint8 in 0..255 or float32.
-        labels: (N,) int64.
+        labels: (N,) int64; `UNLABELLED` in a training split: such a sample is learned from through a teacher alone.
     """
 
     images: Tensor
@@ -113,20 +115,39 @@ def split(
     return Data(source, tuple(classes), train_part, validation_part, calibration_part, test, mean, std)
 
 
+def with_unlabelled(data: Data, images: Tensor) -> Data:
+    """The data with more training images (N, C, H, W) whose labels nobody knows; a teacher answers for them.
+
+    Raises:
+        UserError: they are of another shape or type, or not finite.
+    """
+    own = data.train.images
+    if images.shape[1:] != own.shape[1:] or images.dtype != own.dtype:
+        raise UserError(
+            f"unlabelled images are {_describe(images)}, training images are {_describe(own)}; make them alike"
+        )
+    labels = torch.full((len(images),), UNLABELLED)
+    more = replace(data, train=Split(torch.cat([own, images]), torch.cat([data.train.labels, labels])))
+    check_data(more)
+    return more
+
+
 def check_data(data: Data) -> None:
     """Raises UserError unless every split can be used; `Data` can be made by hand, past the checks of `split`."""
     for part in ("train", "validation", "calibration", "test"):
         samples = getattr(data, part)
         if len(samples) == 0:
             raise UserError(f"{data.source}: the {part} split is empty; a run needs all four, give it some images")
-        check(samples, data.classes, f"{data.source}: {part} split", varied=part in ("train", "test"))
+        varied, lowest = part in ("train", "test"), UNLABELLED if part == "train" else 0
+        check(samples, data.classes, f"{data.source}: {part} split", varied, lowest)
 
 
-def check(samples: Split, classes: Sequence[str], where: str, varied: bool = True) -> None:
+def check(samples: Split, classes: Sequence[str], where: str, varied: bool = True, lowest: int = 0) -> None:
     """Raises UserError, saying where, if these samples cannot be learned from or measured on.
 
     Args:
         varied: at least two classes must occur.
+        lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
     """
     images, labels = samples.images, samples.labels
     if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
@@ -140,7 +161,7 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
         raise UserError(f"{where}: no images")
     if len(classes) < 2:
         raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
-    if int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+    if int(labels.min()) < lowest or int(labels.max()) >= len(classes):
         raise UserError(
             f"{where}: labels run from {int(labels.min())} to {int(labels.max())}, but there are {len(classes)} classes"
             f" (0 to {len(classes) - 1}); correct the labels or name all classes"

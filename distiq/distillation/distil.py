@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import UNLABELLED, Data
 from distiq.data.views import Views
 from distiq.distillation.taps import tapped
 from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
@@ -76,15 +76,17 @@ def output_losses(
 
 
 def _task(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Cross entropy with the labels; of a mixed image, with both by their shares."""
-    logits = logits.float()
+    """Cross entropy with the labels, mean over the labelled samples; of a mixed image, with both by their shares."""
+
+    def surprise(labels: Tensor) -> Tensor:
+        return F.cross_entropy(
+            logits.float(), labels, label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="none"
+        )
+
+    known = (batch.labels != UNLABELLED).sum().clamp(min=1)
     if batch.partners is None or batch.shares is None:
-        return F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-    own, other = (
-        F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
-        for labels in (batch.labels, batch.partners)
-    )
-    return (batch.shares * own + (1 - batch.shares) * other).mean()
+        return surprise(batch.labels).sum() / known
+    return (batch.shares * surprise(batch.labels) + (1 - batch.shares) * surprise(batch.partners)).sum() / known
 
 
 def distil(
@@ -148,6 +150,8 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     """Raises UserError unless every loss of the settings can be computed on these two networks and this data."""
     check_options(settings)
     batches = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0)
+    if any(loss.name == "dkd" for loss in settings.losses) and int(data.train.labels.min()) == UNLABELLED:
+        raise UserError("distil.losses: dkd needs the label of every sample, and some have none; use kd")
     example = batches.batch(0, torch.arange(2))
     logits = torch.zeros(2, len(data.classes))
     for wanted in settings.output_losses:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import UNLABELLED, Data
 from distiq.distillation.taps import tapped
 from distiq.errors import UserError
 from distiq.training import Batch
@@ -99,8 +99,9 @@ class Ensemble:
         if self.weights == "mean":
             shares = logs.new_full((count, len(batch.labels)), 1 / count)
         else:
-            surprise = -logs.gather(2, batch.labels.expand(count, -1).unsqueeze(2)).squeeze(2)
-            shares = (1 - surprise.softmax(0)) / (count - 1)
+            known = batch.labels != UNLABELLED
+            surprise = -logs.gather(2, batch.labels.clamp(min=0).expand(count, -1).unsqueeze(2)).squeeze(2)
+            shares = (1 - (surprise * known).softmax(0)) / (count - 1)  # without a label all count alike
         return Knowledge((logs + shares.log().unsqueeze(2)).logsumexp(0))
 
     def __deepcopy__(self, _memo: dict) -> "Ensemble":

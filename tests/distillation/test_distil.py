@@ -1,6 +1,7 @@
 """distil(): what is trained, what is not, and what is refused before training."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import Data, with_unlabelled
 from distiq.data.views import Views
+from distiq.distillation import losses
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, check_losses, distil
 from distiq.distillation.teacher import LiveTeacher
@@ -162,3 +164,40 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(student, data: Data, trai
 
     with pytest.raises(UserError, match=r"student: the loss part\(s\) kd became nan in epoch 1, step 1; lower"):
         distil(student, broken, data, LIVE, training)
+
+
+def test_unlabelled_samples_teach_through_the_teacher_alone(student, teacher, data: Data):
+    more = with_unlabelled(data, data.train.images[:40])
+    assert len(more.train) == len(data.train) + 40
+    batch = Batches(more, Views(ViewSettings(flip=False, shift=0), 0), 16, 0).batch(0, torch.tensor([0, 3, 100, 120]))
+    assert batch.labels[2:].tolist() == [-1, -1]
+    found = Distillation(student.eval(), LiveTeacher(teacher), LIVE)(batch)
+    logits = student(batch.images)
+    torch.testing.assert_close(found["task"], 0.1 * F.cross_entropy(logits[:2], batch.labels[:2]))
+    torch.testing.assert_close(found["kd"], 0.9 * losses.kd(logits, teacher.eval()(batch.images)))
+    alone = batch._replace(labels=torch.full((4,), -1))
+    assert Distillation(student, None, LIVE)(alone)["task"].item() == 0
+
+
+def test_a_loss_that_needs_every_label_is_refused(student, teacher, data: Data):
+    settings = DistilSettings(teacher="live", losses=(KnowledgeLoss(name="dkd"),))
+    three = replace(data, classes=("0", "1", "2"))
+    with pytest.raises(UserError, match="dkd needs the label of every sample"):
+        check_losses(student, teacher, settings, with_unlabelled(three, data.train.images[:4]))
+
+
+def test_unlabelled_images_must_fit(data: Data):
+    with pytest.raises(UserError, match="make them alike"):
+        with_unlabelled(data, torch.zeros(4, 3, 12, 12))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_mixed_images_count_for_both_labels(smoothing: float, student, data: Data):
+    views = Views(ViewSettings(mixup=1.0), 0)
+    batch = Batches(data, views, 16, 0).batch(0, torch.arange(16))
+    logits = student.eval()(batch.images)
+    targets = torch.zeros(16, 2)
+    for labels, shares in ((batch.labels, batch.shares), (batch.partners, 1 - batch.shares)):
+        targets += F.one_hot(labels, 2) * shares.unsqueeze(1)
+    expected = F.cross_entropy(logits, targets * (1 - smoothing) + smoothing / 2)
+    torch.testing.assert_close(Distillation(student, None, LIVE, smoothing)(batch)["task"], expected)
