@@ -15,7 +15,7 @@ from distiq.evaluation.compare import mcnemar, paired_interval
 from distiq.evaluation.evaluate import outputs, score
 from distiq.files import save_tensors
 from distiq.ledger import Ledger, Step
-from distiq.networks import Networks
+from distiq.networks import Networks, basis_of
 from distiq.progress import Silent, Watch
 from distiq.recipe import DistilSettings, Recipe, to_toml
 from distiq.records import AblationRecord, AccuracyRecord, ArmRecord, PairRecord, Record
@@ -74,6 +74,8 @@ def ablate(
         check_data(data)
         networks = Networks(recipe, ledger, data, watch)
         arms = arms or arms_of(recipe.distil)
+        if len(arms) < 2 or "no teacher" not in arms:
+            raise UserError(f'arms: {", ".join(arms)}; give "no teacher" and at least one more')
         networks.refuse_early(*arms.values())
         labels, classes = data.test.labels, len(data.classes)
 
@@ -105,6 +107,7 @@ def ablate(
             command=command,
             recipe_toml=to_toml(recipe),
             environment=environment.describe(),
+            basis=basis_of(recipe),
             teacher=answered("teacher", teacher).record.test,
             seeds=tuple(recipe.seed + number for number in range(seeds)),
             samples=len(labels),
@@ -128,7 +131,8 @@ def _pair(first: str, second: str, ours: torch.Tensor, theirs: torch.Tensor) -> 
     """Compares two arms by their right answers (seeds, samples)."""
     mean, low, high = paired_interval(ours, theirs)
     fixed, broken = (ours & ~theirs).sum(1).tolist(), (~ours & theirs).sum(1).tolist()
-    verdict = "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
+    one_seed = len(ours) == 1  # says nothing of other seeds
+    verdict = "cannot tell" if one_seed else "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
     return PairRecord(
         first=first,
         second=second,

@@ -40,6 +40,11 @@ class Source(NamedTuple):
     step: Step
 
 
+def basis_of(recipe: Recipe) -> str:
+    """Says which teacher and student a record is of: a hash of the recipe without what comes after their training."""
+    return sha256_of_json(recipe.model_dump(mode="json", exclude={"name", "quantize", "budget", "measure"}))[:16]
+
+
 class Networks:
     """Makes the networks of one recipe; every training is a step of the ledger, reused when nothing changed.
 
@@ -142,7 +147,8 @@ class Networks:
             "network": self.inputs(role),
             "training": self.settings(role).training.model_dump(),
             "views": self.recipe.views.model_dump(),
-            "distil": distillation.model_dump(),
+            "distil": distillation.model_dump(exclude={"cache": {"limit_mb"}}) if taught else None,
+            "losses": [loss.model_dump() for loss in distillation.output_losses] if taught else None,
             "teacher": source.step.key if taught else None,
         }
 

@@ -19,14 +19,24 @@ from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
-from distiq.networks import TRAINING_CODE, WEIGHTS, Networks
+from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import export_graph
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import Recipe, Rung, to_toml
-from distiq.records import Breach, Column, ComparisonRecord, ModelRecord, Record, RunRecord, TrainingRecord, TrialRecord
+from distiq.records import (
+    AdviceRecord,
+    Breach,
+    Column,
+    ComparisonRecord,
+    ModelRecord,
+    Record,
+    RunRecord,
+    TrainingRecord,
+    TrialRecord,
+)
 from distiq.report.report import write_report
 from distiq.runtimes.export import export
 from distiq.training import Batch, Losses
@@ -141,6 +151,9 @@ class _Story:
 
     def _advise(self, teacher: _Network) -> None:
         """Says what is known of the teacher before hours are spent on its student."""
+        self.advice: AdviceRecord | None = None
+        if self.recipe.distil.teacher == "none":
+            return
         validation = self.data.validation.labels
         self.advice = advise(
             self.recipe,
@@ -151,7 +164,7 @@ class _Story:
             self.data.classes,
             (teacher.record.parameters, parameter_count(self.networks.build("student"))),
         )
-        for warning in self.advice.warnings if self.recipe.distil.teacher != "none" else ():
+        for warning in self.advice.warnings:
             self.watch.note(f"warning: {warning}")
 
     def _student(self, teacher: _Network) -> _Network:
@@ -264,7 +277,9 @@ class _Story:
                 return Scheme(ranges="mse")
             case "percentile":
                 return Scheme(ranges="percentile", percentile=percentile)
-        untrained = [trial for trial in trials if trial.training is None]
+        rungs = [trial.rung for trial in trials]
+        before = trials[: rungs.index("rounding") + 1] if "rounding" in rungs else trials
+        untrained = [trial for trial in before if trial.training is None]
         best = max(untrained, key=lambda trial: trial.sqnr_db).rung if untrained else "mse"
         if best == "rounding":
             return self._scheme("rounding", [trial for trial in untrained if trial.rung != "rounding"])
@@ -272,12 +287,13 @@ class _Story:
         return dataclasses.replace(start, rounding="gptq") if rung == "rounding" else start
 
     def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:
-        answering = self.networks.answering(self.source, self.recipe.distil, self.recipe.seed)
+        settings = self.recipe.distil.on_grids()
+        answering = self.networks.answering(self.source, settings, self.recipe.seed)
         smoothing = self.recipe.student.training.label_smoothing
 
         def loss_fn(logits: Tensor, batch: Batch) -> Losses:
             known = answering(batch) if answering is not None else None
-            return output_losses(logits, batch, known, self.recipe.distil, smoothing)
+            return output_losses(logits, batch, known, settings, smoothing)
 
         return train_quantized(
             quantized,
@@ -306,6 +322,7 @@ class _Story:
             recipe_toml=to_toml(self.recipe),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             seconds=time.monotonic() - self.began,
+            basis=basis_of(self.recipe),
             code_version=source_hash(".")[:16],
             environment=environment.describe(),
             data=self.data_record,

@@ -213,6 +213,12 @@ class DistilSettings(Part):
         """Module paths of the teacher whose activations are wanted, each once."""
         return list(dict.fromkeys(path for loss in self.layer_losses for path in loss.teacher))
 
+    def on_grids(self) -> "DistilSettings":
+        """What the training on grids learns from: outputs alone; the teacher's, where nothing else is left."""
+        left = self.model_copy(update={"losses": tuple(loss for loss in self.losses if loss.name in OUTPUT_LOSSES)})
+        nothing = self.teacher != "none" and not left.task_weight and not left.output_losses
+        return left.model_copy(update={"kd_weight": 1.0}) if nothing else left
+
     def without_teacher(self) -> "DistilSettings":
         """The same training on the labels alone."""
         return self.model_copy(update={"teacher": "none", "losses": ()})
@@ -225,6 +231,15 @@ class DistilSettings(Part):
             raise ValueError(
                 f'{self.layer_losses[0].name} reads the teacher\'s layers, but teacher = "cached" stores its outputs'
                 ' alone; set teacher = "live", or cache.features = true if the disk has room'
+            )
+        if (
+            self.teacher == "cached"
+            and self.cache.storage != "float16"
+            and any(loss.name == "logit_mse" for loss in self.losses)
+        ):
+            raise ValueError(
+                f'logit_mse compares the logits themselves; cache.storage = "{self.cache.storage}" keeps them only up'
+                ' to a shift; take "float16"'
             )
         if self.teacher != "none" and not self.task_weight and not self.kd_weight and not self.losses:
             raise ValueError("all loss weights are zero; raise task_weight or kd_weight")
@@ -296,6 +311,12 @@ class Recipe(Part):
         """The recipe's networks by role: teacher, assistants.0 and so on, student."""
         between = {f"assistants.{number}": assistant for number, assistant in enumerate(self.assistants)}
         return {"teacher": self.teacher, **between, "student": self.student}
+
+    @model_validator(mode="after")
+    def _mixed_images_have_no_label(self) -> Self:
+        if (self.views.mixup or self.views.cutmix) and any(loss.name == "dkd" for loss in self.distil.losses):
+            raise ValueError("dkd needs one label per image, but views.mixup or views.cutmix blends two; set them to 0")
+        return self
 
     @model_validator(mode="after")
     def _assistants_have_a_teacher(self) -> Self:
@@ -466,7 +487,10 @@ def _describe_values(values: Part, path: str) -> str:
 
 
 def _describe_line(key: str, value: Any, description: str | None) -> str:
-    text = f"{key} = {_toml(value)}" if value is not None else f"# {key} = "
+    if value == () or value is None:  # tables of that name may follow, or nothing is set
+        text = f"# {key} = {_toml(value) if value == () else ''}"
+    else:
+        text = f"{key} = {_toml(value)}"
     return f"{text:<32}# {description}" if description else text
 
 

@@ -222,6 +222,7 @@ class RunRecord(Record):
     name: str
     command: str
     recipe_toml: str
+    basis: str = ""
     created: str
     seconds: float
     code_version: str
@@ -230,7 +231,7 @@ class RunRecord(Record):
     budget: dict[str, float | None]
     teacher: ModelRecord
     student: ModelRecord
-    advice: AdviceRecord
+    advice: AdviceRecord | None = None
     trials: tuple[TrialRecord, ...]
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]
@@ -261,12 +262,16 @@ class PairRecord(Record):
 
 
 class AblationRecord(Record):
-    """Whether the teacher helped: the same student and steps, trained in several ways over the same seeds."""
+    """Whether the teacher helped: the same student and steps, trained in several ways over the same seeds.
+
+    `basis` is that of the run with the same teacher and student.
+    """
 
     name: str
     command: str
     recipe_toml: str
     environment: Environment
+    basis: str
     teacher: AccuracyRecord
     seeds: tuple[int, ...]
     samples: int

@@ -321,6 +321,8 @@ class _Run:
                 f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in entry.items() if value is not None
             }
         tensors["random"] = torch.get_rng_state()
+        if self.accelerator.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
         meta: dict[str, object] = {
             "epoch": self.epoch,
             "step": self.step,
@@ -348,6 +350,8 @@ class _Run:
             entries.setdefault(int(number), {})[name] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
         torch.set_rng_state(state.tensors["random"])
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors["random.cuda"], self.accelerator.device)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -79,8 +79,8 @@ class Data:
         )
 
     def digest(self) -> str:
-        """SHA-256 over the images and labels of every split, in order."""
-        sha = hashlib.sha256()
+        """SHA-256 over classes, normalization, and the images and labels of every split, in order."""
+        sha = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
             for tensor in (split.images, split.labels):
                 sha.update(tensor.contiguous().numpy().tobytes())

@@ -56,34 +56,47 @@ class CachedTeacher:
         form = self.settings.model_dump_json(exclude={"limit_mb"})
         self.key = f"{key} {form} {' '.join(self.paths)}"
         self.loaded: tuple[int, Rows] | None = None
+        self.too_large = False  # a single view is more than the store may hold
 
     def __call__(self, batch: Batch) -> Knowledge:
         device = batch.images.device
+        if self.too_large:
+            return self.live(batch)
         if self.loaded is None or self.loaded[0] != batch.view:
             self.loaded = None  # one view at a time in memory
             with torch.autocast(device.type, enabled=False):  # it knows no float16 on a CPU
-                self.loaded = (batch.view, self._view(batch.view, device))
-        rows = {name: tensor[batch.indices] for name, tensor in self.loaded[1].items()}
+                found = self._view(batch.view, device)
+            if found is None:
+                return self.live(batch)
+            self.loaded = (batch.view, found)
+        indices = batch.indices.cpu()  # distributed wrappers move every tensor of a batch
+        rows = {name: tensor[indices] for name, tensor in self.loaded[1].items()}
         features = {path: rows.pop(_feature(path)).to(device).float() for path in self.paths}
         return Knowledge(decode(rows, self.classes).to(device), features)
 
     def __deepcopy__(self, _memo: dict) -> "CachedTeacher":
         return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
 
-    def _view(self, number: int, device: torch.device) -> Rows:
-        """Every sample's answer to a view. Of several processes the first computes and writes, the others read."""
+    def _view(self, number: int, device: torch.device) -> Rows | None:
+        """Every sample's answer to a view. Of several processes the first computes and writes, the others read.
+
+        None if a view is larger than the whole store may be.
+        """
         path = self.folder / f"view-{number:04d}.safetensors"
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         if several and torch.distributed.get_rank() > 0:
             torch.distributed.barrier()
-        stored = self._read(path)
-        if stored is None:
+        try:
+            stored = self._read(path)
+            if stored is not None:
+                return stored
             stored = self._compute(number, device)
-            if self._has_room(stored, path):
+            if stored is not None and self._has_room(stored, path):
                 save_tensors(stored, path, {"key": self.key, "sha256": _checksum(stored)})
-        if several and torch.distributed.get_rank() == 0:
-            torch.distributed.barrier()
-        return stored
+            return stored
+        finally:
+            if several and torch.distributed.get_rank() == 0:
+                torch.distributed.barrier()
 
     def _has_room(self, rows: Rows, path: Path) -> bool:
         others = sum(file.stat().st_size for file in self.folder.glob("view-*.safetensors") if file != path)
@@ -100,13 +113,18 @@ class CachedTeacher:
             return None
         return rows if meta.get("sha256") == _checksum(rows) else None
 
-    def _compute(self, number: int, device: torch.device) -> Rows:
+    def _compute(self, number: int, device: torch.device) -> Rows | None:
         chunks: list[Rows] = []
         total = len(self.batches.data.train)
         for indices in torch.arange(total).split(CHUNK):
             known = self.live(self.batches.batch(number, indices).to(device))
             chunk = encode(known.logits.float().cpu(), self.settings)
             chunks.append(chunk | {_feature(path): known.features[path].half().cpu() for path in self.paths})
+            bytes_each = sum(rows.nbytes for rows in chunks[0].values()) / min(CHUNK, total)
+            if bytes_each * total > self.settings.limit_mb * 1e6:
+                self.too_large = True
+                self.watch.note(f"a view's answers exceed cache.limit_mb = {self.settings.limit_mb:g}: not stored")
+                return None
             self.watch.step(int(indices[-1]) + 1, total, {"teacher's answers to view": str(number)})
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 

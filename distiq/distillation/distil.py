@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distiq.data.splits import UNLABELLED, Data
 from distiq.data.views import Views
+from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.taps import tapped
 from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
@@ -65,17 +66,17 @@ def output_losses(
 ) -> Losses:
     """The weighted losses that need the student's logits (B, classes) alone; without a teacher, the plain task loss."""
     if known is None:
-        return Losses(task=_task(logits, batch, label_smoothing))
+        return Losses(task=task_loss(logits, batch, label_smoothing))
     named = Losses()
     if settings.task_weight:
-        named["task"] = settings.task_weight * _task(logits, batch, label_smoothing)
+        named["task"] = settings.task_weight * task_loss(logits, batch, label_smoothing)
     wanted_losses = settings.output_losses
     for name, wanted in zip(numbered(wanted_losses), wanted_losses, strict=True):
         named[name] = wanted.weight * output_loss(wanted, logits, known.logits, batch.labels)
     return named
 
 
-def _task(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+def task_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     """Cross entropy with the labels, mean over the labelled samples; of a mixed image, with both by their shares."""
 
     def surprise(labels: Tensor) -> Tensor:
@@ -83,10 +84,12 @@ def _task(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
             logits.float(), labels, label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="none"
         )
 
-    known = (batch.labels != UNLABELLED).sum().clamp(min=1)
-    if batch.partners is None or batch.shares is None:
-        return surprise(batch.labels).sum() / known
-    return (batch.shares * surprise(batch.labels) + (1 - batch.shares) * surprise(batch.partners)).sum() / known
+    known = (batch.labels != UNLABELLED).float()
+    total = surprise(batch.labels)
+    if batch.partners is not None and batch.shares is not None:
+        known = batch.shares * known + (1 - batch.shares) * (batch.partners != UNLABELLED)
+        total = batch.shares * total + (1 - batch.shares) * surprise(batch.partners)
+    return total.sum() / known.sum().clamp(min=1e-6)
 
 
 def distil(
@@ -119,6 +122,8 @@ def distil(
     """
     settings, training = settings or DistilSettings(), training or TrainingSettings()
     student = copy.deepcopy(student)
+    if teacher is not None:
+        _check_labels(settings, data, views or ViewSettings())
     answering = as_teacher(teacher, settings)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     terms = _terms(student, answering, settings, batches)
@@ -150,17 +155,23 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     """Raises UserError unless every loss of the settings can be computed on these two networks and this data."""
     check_options(settings)
     batches = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0)
-    if any(loss.name == "dkd" for loss in settings.losses) and int(data.train.labels.min()) == UNLABELLED:
-        raise UserError("distil.losses: dkd needs the label of every sample, and some have none; use kd")
+    _check_labels(settings, data, ViewSettings())
     example = batches.batch(0, torch.arange(2))
     logits = torch.zeros(2, len(data.classes))
     for wanted in settings.output_losses:
-        try:
-            output_loss(wanted, logits, logits, example.labels)
-        except ValueError as error:
-            raise UserError(f"distil.losses: {error}") from error
+        with _explained(wanted.name):
+            _check_finite(output_loss(wanted, logits, logits + torch.arange(len(data.classes)), example.labels))
     answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
     _built(copy.deepcopy(student), answering, settings, batches)
+
+
+def _check_labels(settings: DistilSettings, data: Data, views: ViewSettings) -> None:
+    if not any(loss.name == "dkd" for loss in settings.losses):
+        return
+    if int(data.train.labels.min()) == UNLABELLED:
+        raise UserError("distil.losses: dkd needs the label of every sample, and some have none; use kd")
+    if views.mixup or views.cutmix:
+        raise UserError("distil.losses: dkd needs one label per image, but mixup or cutmix blends two; use kd")
 
 
 def _terms(student: nn.Module, teacher: Teacher | None, settings: DistilSettings, batches: Batches) -> list[nn.Module]:
@@ -177,20 +188,24 @@ def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batch
     paths = [path for loss in settings.layer_losses for path in loss.student]
     with torch.no_grad(), tapped(student, paths) as seen:
         student.eval()(sample.images)
-    known = teacher(sample)
+    if isinstance(teacher, MeanTeacher):
+        raise UserError("distil.losses: a MeanTeacher gives outputs alone; leave out the losses between layers")
+    # Of a stored teacher two samples are not worth a whole view.
+    known = (teacher.live if isinstance(teacher, CachedTeacher) and teacher.paths else teacher)(sample)
     torch.manual_seed(batches.seed)
     built = []
     for wanted in settings.layer_losses:
         if missing := [path for path in wanted.teacher if path not in known.features]:
             raise UserError(
-                f'distil.losses: {wanted.name}: the teacher gives no activations of "{missing[0]}"; a cached teacher'
-                ' stores outputs alone: set distil.teacher = "live", or distil.cache.features = true'
+                f'distil.losses: {wanted.name}: this teacher gives no activations of "{missing[0]}"; a stored'
+                " one needs distil.cache.features = true, an ensemble or a callable has none: set"
+                ' distil.teacher = "live"'
             )
         layers = _layers(wanted, seen, known, sample.indices)
         with _explained(f"{wanted.name} ({', '.join(wanted.student)}; {', '.join(wanted.teacher)})"):
             term = layer_term(wanted, layers, len(batches.data.train))
             with torch.no_grad():
-                copy.deepcopy(term).eval()(layers)
+                _check_finite(copy.deepcopy(term).eval()(layers))
         built.append(term)
     return built
 
@@ -200,5 +215,10 @@ def _explained(loss: str) -> Iterator[None]:
     """Says of which loss a ValueError is."""
     try:
         yield
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"distil.losses: {loss}: {error}") from error
+
+
+def _check_finite(value: Tensor) -> None:
+    if not torch.isfinite(value):
+        raise ValueError(f"gives {value.item()} for an example; check its options")

@@ -123,7 +123,8 @@ def reviewkd_hcl(student: Tensor, teacher: Tensor) -> Tensor:
 
 def embedded(features: Tensor | Sequence[Tensor]) -> Tensor:
     """(B, D): maps are averaged over height and width, tokens over their positions."""
-    assert isinstance(features, Tensor)
+    if not isinstance(features, Tensor) or not 2 <= features.ndim <= 4:
+        raise ValueError(f"a layer gives {type(features).__name__}; choose one whose output is a tensor of 2 to 4 axes")
     return features if features.ndim == 2 else features.flatten(2).mean(2) if features.ndim == 4 else features.mean(1)
 
 

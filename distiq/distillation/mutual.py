@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation import losses
+from distiq.distillation.distil import task_loss
 from distiq.errors import UserError
 from distiq.progress import Watch
 from distiq.recipe import TrainingSettings, ViewSettings
@@ -21,8 +21,11 @@ from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 class Mutual(nn.Module):
     """Each student's cross entropy and its mean divergence from the others' answers, which carry no gradient."""
 
-    def __init__(self, students: Sequence[nn.Module], temperature: float, weight: float) -> None:
+    def __init__(
+        self, students: Sequence[nn.Module], temperature: float, weight: float, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
+        self.label_smoothing = label_smoothing
         self.students = nn.ModuleList(students)
         self.temperature, self.weight = temperature, weight
 
@@ -32,7 +35,7 @@ class Mutual(nn.Module):
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]
             divergences = [losses.kd(own, other, temperature=self.temperature) for other in others]
-            named[f"task {number}"] = F.cross_entropy(own.float(), batch.labels)
+            named[f"task {number}"] = task_loss(own, batch, self.label_smoothing)
             named[f"kd {number}"] = self.weight * torch.stack(divergences).mean()
         return named
 
@@ -57,14 +60,12 @@ def mutual(
         The trained students in eval mode, and how the training went; its validation accuracy is the students' mean.
 
     Raises:
-        UserError: fewer than two students, views that mix images, or a loss that is not finite.
+        UserError: fewer than two students, or a loss that is not finite.
     """
     if len(students) < 2:
         raise UserError(f"mutual: {len(students)} student(s) given; it needs two or more")
-    if views is not None and (views.mixup or views.cutmix):
-        raise UserError("mutual: takes no mixup or cutmix; set both to 0")
     training = training or TrainingSettings()
-    objective = Mutual([copy.deepcopy(student) for student in students], temperature, weight)
+    objective = Mutual([copy.deepcopy(student) for student in students], temperature, weight, training.label_smoothing)
 
     def accuracy(trained: nn.Module) -> float:
         each = [validation_accuracy(student, data) for student in trained.students]  # type: ignore[union-attr]

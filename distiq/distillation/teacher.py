@@ -99,6 +99,8 @@ class Ensemble:
         if self.weights == "mean":
             shares = logs.new_full((count, len(batch.labels)), 1 / count)
         else:
+            if batch.partners is not None:
+                raise UserError('Ensemble: "confidence" needs one label per image, but views blend two; take "mean"')
             known = batch.labels != UNLABELLED
             surprise = -logs.gather(2, batch.labels.clamp(min=0).expand(count, -1).unsqueeze(2)).squeeze(2)
             shares = (1 - (surprise * known).softmax(0)) / (count - 1)  # without a label all count alike

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from distiq.numerics import SMALLEST_SCALE
 from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, parameter_of
 from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
 
 CHUNK = 32
+MOST_COLUMNS = 8192  # of a layer: more would fill the memory with their covariance
+MOST_VALUES = 2**24  # of unfolded input at a time
 DAMPING = 0.01  # of the mean diagonal, added to it (GPTQ's own)
 PULL = 0.05  # the same, of the correction for errors of earlier layers: few samples do not move weights far
 SHRINKS = 24
@@ -59,6 +61,7 @@ class Rounding:
         self.finished: dict[fx.Node, list[fx.Node]] = {}
         for source, user in last_use.items():
             self.finished.setdefault(user, []).append(source)
+        self.rounded: set[nn.Parameter] = set()
         self.constant: set[fx.Node] = set()  # what does not depend on the samples is computed once
         self.float: dict[fx.Node, list[Any]] = {}
         self.quantized: dict[fx.Node, list[Any]] = {}
@@ -111,6 +114,9 @@ class Rounding:
         weight_point, bias_point = self._module(arguments[1]), None
         assert isinstance(weight_point, PerChannelWeightPoint)
         weight = parameter_of(self.prepared, arguments[1])
+        if weight in self.rounded or weight[0].numel() > MOST_COLUMNS:
+            return  # a weight that two layers share keeps its first rounding; a huge one stays at the nearest
+        self.rounded.add(weight)
         bias = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], fx.Node) else None
         bias_point = self._module(bias) if bias is not None else None
         has_bias = isinstance(bias_point, BiasPoint)
@@ -142,13 +148,15 @@ class Rounding:
         for number in range(len(self.chunks)):
             inputs = self._known(self.quantized, source, number)
             originals = self._known(self.float, source, number)
-            ours, theirs = (_columns(node, value, weight, groups) for value in (inputs, originals))
-            # What the float weights give on the float inputs, minus what they give on these.
-            error = weight.reshape(groups, -1, ours.shape[1]) @ (theirs - ours)
-            terms = [ours @ ours.transpose(1, 2), error @ ours.transpose(1, 2), ours.sum(2), error.sum(2)]
-            terms = [value.double() for value in terms]
-            sums = terms if sums is None else [one + other for one, other in zip(sums, terms, strict=True)]
-            count += ours.shape[2]
+            samples = max(1, MOST_VALUES // max(1, inputs[0].numel() * weight[0, 0].numel()))
+            for given, original in zip(inputs.split(samples), originals.split(samples), strict=True):
+                ours, theirs = (_columns(node, value, weight, groups) for value in (given, original))
+                # What the float weights give on the float inputs, minus what they give on these.
+                error = weight.reshape(groups, -1, ours.shape[1]) @ (theirs - ours)
+                terms = [ours @ ours.transpose(1, 2), error @ ours.transpose(1, 2), ours.sum(2), error.sum(2)]
+                terms = [value.double() for value in terms]
+                sums = terms if sums is None else [one + other for one, other in zip(sums, terms, strict=True)]
+                count += ours.shape[2]
         assert sums is not None
         covariance, cross, input_mean, error_mean = (value / count for value in sums)
         if centred:  # the bias takes up the means

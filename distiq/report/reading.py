@@ -37,14 +37,17 @@ def read_run(records: Path) -> RunRecord:
     return run
 
 
-def read_ablation(records: Path) -> AblationRecord | None:
-    """Reads `records`/ablation.json; None where no ablation was made.
+def read_ablation(records: Path, run: RunRecord) -> AblationRecord | None:
+    """Reads `records`/ablation.json; None where none was made, or of another teacher or student than the run's.
 
     Raises:
         UserError: the record is damaged.
     """
     path = Path(records) / "ablation.json"
-    return _read(path, AblationRecord, "`distiq ablate RECIPE` again writes it") if path.exists() else None
+    if not path.exists():
+        return None
+    ablation = _read(path, AblationRecord, "`distiq ablate RECIPE` again writes it")
+    return ablation if ablation.basis == run.basis else None
 
 
 def _read(path: Path, kind: type[R], remedy: str) -> R:

@@ -18,7 +18,8 @@ def write_report(records: Path, target: Path) -> None:
     Raises:
         UserError: the records are missing or damaged, or `target` cannot be written.
     """
-    write_atomically(target, render(reading.read_run(records), reading.read_ablation(records)).encode())
+    run = reading.read_run(records)
+    write_atomically(target, render(run, reading.read_ablation(records, run)).encode())
 
 
 def render(run: RunRecord, ablation: AblationRecord | None = None) -> str:

@@ -39,7 +39,7 @@ def show(records: Path, console: Console) -> None:
     _print_measurements(run, console)
     _print_ladder(run, console)
     _print_classes(run, console)
-    if ablation := read_ablation(records):
+    if ablation := read_ablation(records, run):
         show_ablation(ablation, console)
     _heading(console, "Do it again")
     # Not wrapped: the command is to be copied.

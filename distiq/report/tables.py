@@ -267,14 +267,16 @@ def pair_rows(ablation: AblationRecord) -> tuple[Row, ...]:
 
 def ablation_sentence(ablation: AblationRecord) -> str:
     """Whether the recipe's way of using the teacher helped, in one sentence."""
-    pair = next(pair for pair in reversed(ablation.pairs) if pair.second == "no teacher")
+    against_none = {pair.first: pair for pair in ablation.pairs if pair.second == "no teacher"}
+    name = next(name for name in ("recipe", "outputs alone", *against_none) if name in against_none)
+    pair = against_none[name]
     says = {
         "helps": "The teacher helps",
         "hurts": "The teacher hurts",
         "cannot tell": "Whether the teacher helps cannot be told from these seeds",
     }
     return (
-        f"{says[pair.verdict]}: {points(pair.difference_points / 100)} (95 % interval"
+        f"{says[pair.verdict]} ({name}): {points(pair.difference_points / 100)} (95 % interval"
         f" {points_interval(pair.interval_points)}, {len(ablation.seeds)} seeds,"
         f" {count(ablation.samples)} test images)."
     )

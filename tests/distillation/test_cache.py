@@ -176,6 +176,15 @@ def test_a_full_store_answers_anew_and_writes_no_more(teacher, data: Data, batch
     assert counting.samples == 3 * len(data.train), "view 0 once, view 1 in both epochs"
 
 
+def test_a_view_larger_than_the_store_is_answered_live(teacher, data: Data, batches: Batches, tmp_path: Path):
+    settings = CacheSettings(features=True, limit_mb=1e-3)
+    live = LiveTeacher(teacher, ["stem"])
+    stored = CachedTeacher(live, data, VIEWS, tmp_path, "key", None, settings, ("stem",))
+    for batch in batches.epoch(0):
+        assert torch.equal(stored(batch).features["stem"], live(batch).features["stem"])
+    assert not list(tmp_path.iterdir())
+
+
 def test_mixed_images_are_answered_as_they_are_shown(teacher, data: Data, tmp_path: Path):
     views = Views(ViewSettings(shift=1, mixup=0.5, cutmix=0.5), seed=3)
     batch = next(Batches(data, views, 32, 0).epoch(0))

@@ -14,7 +14,7 @@ from distiq.data.views import Views
 from distiq.distillation import losses
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, check_losses, distil
-from distiq.distillation.teacher import LiveTeacher
+from distiq.distillation.teacher import LiveTeacher, MeanTeacher
 from distiq.errors import UserError
 from distiq.progress import Lines
 from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
@@ -201,3 +201,22 @@ def test_mixed_images_count_for_both_labels(smoothing: float, student, data: Dat
         targets += F.one_hot(labels, 2) * shares.unsqueeze(1)
     expected = F.cross_entropy(logits, targets * (1 - smoothing) + smoothing / 2)
     torch.testing.assert_close(Distillation(student, None, LIVE, smoothing)(batch)["task"], expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (KnowledgeLoss(name="kd", options={"temperature": "x"}), "distil.losses: kd: unsupported"),
+        (KnowledgeLoss(name="kd", options={"temperature": 0}), "gives nan for an example; check its options"),
+        (KnowledgeLoss(name="kd", options={"heat": 3}), "unknown option 'heat'; it has temperature"),
+        (KnowledgeLoss(name="multi_level_kd", options={"temperatures": []}), "multi_level_kd"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(loss: KnowledgeLoss, message: str, student, teacher, data: Data):
+    with pytest.raises(UserError, match=message):
+        check_losses(student, teacher, DistilSettings(teacher="live", losses=(loss,)), data)
+
+
+def test_layers_of_a_mean_teacher_are_refused(student, data: Data):
+    with pytest.raises(UserError, match="a MeanTeacher gives outputs alone"):
+        distil(student, MeanTeacher(), data, layers(hint_mse=("stem", "stem")))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import Data, with_unlabelled
 from distiq.distillation.distil import Distillation, distil
 from distiq.distillation.generations import born_again, ensemble
 from distiq.distillation.mutual import Mutual, mutual
@@ -166,7 +166,18 @@ def test_mutual_gradients_stay_with_each_student(batch: Batch, student):
     assert all(parameter.grad is None for parameter in other.parameters())
 
 
-@pytest.mark.parametrize(("count", "views", "message"), [(1, None, "two or more"), (2, {"mixup": 0.5}, "no mixup")])
-def test_mutual_refuses(count: int, views: dict | None, message: str, student, data: Data):
-    with pytest.raises(UserError, match=message):
-        mutual([student] * count, data, views=ViewSettings(**views) if views else None)
+def test_one_student_is_refused(student, data: Data):
+    with pytest.raises(UserError, match="two or more"):
+        mutual([student], data)
+
+
+def test_mutual_takes_mixed_and_unlabelled_images(student, data: Data, training: TrainingSettings):
+    more = with_unlabelled(data, data.train.images[:32])
+    _, record = mutual([student, student], more, training, views=ViewSettings(mixup=0.5))
+    assert set(record.epochs[0].losses) == {"task 1", "kd 1", "task 2", "kd 2"}
+
+
+def test_confidence_in_mixed_images_is_refused(batch: Batch):
+    joined = Ensemble([LiveTeacher(Fixed(0.9, 0.1)), LiveTeacher(Fixed(0.5, 0.5))], "confidence")
+    with pytest.raises(UserError, match="one label per image"):
+        joined(batch._replace(partners=batch.labels, shares=torch.ones(4)))

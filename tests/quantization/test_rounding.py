@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.numerics import sqnr_db
@@ -141,3 +142,27 @@ def test_bias_takes_up_the_mean_error(images: Tensor):
             return float((quantized(images) - expected).mean(0).norm())
 
         assert shift("gptq") < 0.3 * shift("nearest")
+
+
+class Twice(nn.Module):
+    """One convolution that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.classifier = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(144, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.conv(F.relu(self.conv(x))).flatten(1))
+
+
+def test_a_weight_that_is_used_twice_is_rounded_once(images: Tensor):
+    torch.manual_seed(0)
+    network = Twice().eval()
+    with torch.no_grad():
+        expected = network(images)
+        plain, rounded = (
+            quantize(network, images[:128], Scheme(weight_bits=4, rounding=rounding))
+            for rounding in ("nearest", "gptq")
+        )
+        assert sqnr_db(expected, rounded(images)) > sqnr_db(expected, plain(images)) - 1
+        assert torch.equal(rounded.reference()(images), rounded(images))
