@@ -98,6 +98,8 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
             point = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
             if isinstance(point, PerChannelWeightPoint):
                 point(parameter_of(prepared, node))
+        for node, bias_point in bias_points(prepared):
+            bias_point.value = bias_point.on_grid(parameter_of(prepared, node).detach())
         _fold_bias_points(prepared)
         return convert_pt2e(prepared)
 
@@ -133,10 +135,20 @@ def _insert_bias_points(prepared: fx.GraphModule) -> None:
 
 def _fold_bias_points(prepared: fx.GraphModule) -> None:
     """Puts every bias on its grid for good and takes its point away."""
+    sources: set[Any] = set()
     for node, point in bias_points(prepared):
         bias = parameter_of(prepared, node)
-        bias.data = point.on_grid(bias.detach())
-        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        source: Any = node.args[0]
+        value: Any = source
+        if source in sources:  # a layer that is used twice has another grid the second time
+            name = f"{node.target}_value"
+            prepared.register_parameter(name, nn.Parameter(point.value.clone(), requires_grad=False))
+            with prepared.graph.inserting_before(node):
+                value = prepared.graph.get_attr(name)
+        else:
+            bias.data = point.value.clone()
+        sources.add(source)
+        node.replace_all_uses_with(value)
         prepared.graph.erase_node(node)
     prepared.recompile()
 

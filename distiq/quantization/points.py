@@ -99,6 +99,7 @@ class BiasPoint(nn.Module):
     def __init__(self, activation: ActivationPoint, weight: PerChannelWeightPoint) -> None:
         super().__init__()
         self.pair = (activation, weight)  # in a tuple, so that they are not registered a second time
+        self.value = torch.empty(0)  # the bias on its grid, while the graph is converted
 
     def forward(self, bias: Tensor) -> Tensor:
         if self.pair[0].mode == "watch":
