@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 
 class Watch(Protocol):
@@ -99,8 +100,9 @@ class Live:
             self.progress.update(self.task, completed=done, total=total, values=_format(values))
 
     def note(self, text: str) -> None:
-        self.progress.console.print(f"[green]✓[/] {self.title}: ", end="", highlight=False)
-        self.progress.console.print(text, highlight=False, markup=False)
+        # One call: what is printed without a line end is lost above a live line.
+        line = Text.assemble(("✓ ", "green"), f"{self.title}: {text}")
+        self.progress.console.print(line, highlight=False, soft_wrap=True)
 
 
 def _format(values: Mapping[str, float | str]) -> str:
