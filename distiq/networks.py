@@ -19,7 +19,7 @@ from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.build import build, check_output
 from distiq.models.layout import make_contiguous
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, ModelSettings, Recipe
+from distiq.recipe import DistilSettings, ModelSettings, Recipe, ViewSettings
 from distiq.records import Record, TrainingRecord
 
 WEIGHTS = "weights.safetensors"
@@ -79,6 +79,10 @@ class Networks:
     def settings(self, role: str) -> ModelSettings:
         return self.recipe.networks()[role]
 
+    def views(self, role: str) -> ViewSettings:
+        """What a network is shown in training: students the views that a teacher answers, the teacher always new ones."""
+        return self.recipe.views.model_copy(update={"distinct": 0}) if role == "teacher" else self.recipe.views
+
     def build(self, role: str, seed: int | None = None) -> nn.Module:
         """A network before training: a copy of the given one, or the recipe's with weights drawn from the seed."""
         given = self.given.get(role)
@@ -111,7 +115,7 @@ class Networks:
         loaded = given or bool(settings.weights)
         inputs = self.shared | {"network": self.inputs("teacher")}
         if not loaded:
-            inputs |= {"training": settings.training.model_dump(), "views": self.recipe.views.model_dump()}
+            inputs |= {"training": settings.training.model_dump(), "views": self.views("teacher").model_dump()}
 
         def make(folder: Path) -> Trained:
             model = self.build("teacher")
@@ -197,7 +201,7 @@ class Networks:
             self.data,
             distillation,
             self.settings(role).training,
-            views=self.recipe.views,
+            views=self.views(role),
             seed=seed,
             stage=role,
             checkpoint=folder / CHECKPOINT,

@@ -47,7 +47,7 @@ class ViewSettings(Part):
     """Augmented views of the training images; each is a pure function of (seed, view number, sample index)."""
 
     distinct: int = Field(
-        0, ge=0, description="so many different views are used in turn; 0 makes a new one every epoch"
+        0, ge=0, description="students learn from so many views in turn, each answered once; 0: a new one every epoch"
     )
     flip: bool = Field(True, description="mirror half of the images")
     shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")

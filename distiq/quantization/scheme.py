@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-RangeMethod = Literal["minmax", "percentile", "mse"]
+RangeMethod = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Scheme:
         rounding: each weight to the nearest grid value, or all of a layer together so that its output on the
             calibration samples changes least ("gptq", closed form), with the biases corrected.
         ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
-            or the range of least mean squared error ("mse").
+            the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
+            batches' extremes ("moving_average").
         percentile: for "percentile", the share of values that is kept, in percent.
     """
 
