@@ -45,9 +45,9 @@ def main() -> None:
         ],
     )
     data = load_data(recipe.data, recipe.seed)
-    shape, classes = data.image_shape, len(data.classes)
-    live = LiveTeacher(build(recipe.teacher, classes, shape, "teacher"))
-    student = build(recipe.student, classes, shape, "student")
+    example, classes = data.example, len(data.classes)
+    live = LiveTeacher(build(recipe.teacher, classes, example, "teacher"))
+    student = build(recipe.student, classes, example, "student")
     seconds: dict[str, list[float]] = {"no teacher": [], "stored": [], "live": []}
     with tempfile.TemporaryDirectory() as folder:
         stored = CachedTeacher(live, data, Views(recipe.views, recipe.seed), Path(folder), "benchmark")

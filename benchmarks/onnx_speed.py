@@ -29,6 +29,7 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.recipe import load_recipe
 from distiq.runtimes.export import export, load
+from distiq.runtimes.onnx_runtime import INPUT
 
 
 class Reader(CalibrationDataReader):
@@ -39,7 +40,7 @@ class Reader(CalibrationDataReader):
 
     def get_next(self) -> dict | None:
         chunk = next(self.chunks, None)
-        return None if chunk is None else {"images": chunk.numpy()}
+        return None if chunk is None else {INPUT: chunk.numpy()}
 
 
 def three_files(model: torch.nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str, Path]:
@@ -62,7 +63,7 @@ def three_files(model: torch.nn.Module, calibration: torch.Tensor, folder: Path)
 
 def compare(role: str, model: torch.nn.Module, data: Data) -> dict:
     """Figures of one network."""
-    calibration = data.normalize(data.calibration.images)
+    calibration = data.normalize(data.calibration.inputs)
     with tempfile.TemporaryDirectory() as folder:
         paths = three_files(model, calibration, Path(folder))
         answers = {name: outputs(load(path), data, data.test) for name, path in paths.items()}
@@ -77,7 +78,7 @@ def compare(role: str, model: torch.nn.Module, data: Data) -> dict:
         for threads in (1, 2):
             models = {name: load(path, threads) for name, path in paths.items()}
             for batch in (1, 32):
-                images = data.normalize(data.test.images[:batch])
+                images = data.normalize(data.test.inputs[:batch])
                 timed = latencies(models, images, threads, rounds=15, seconds=0.15)
                 row = {name: record.p50_ms for name, record in timed.items()}
                 found["latency_ms"].append({"threads": threads, "batch": batch, **row})
@@ -93,7 +94,7 @@ def main() -> None:
     data = load_data(recipe.data, recipe.seed)
     results = []
     for role in ("teacher", "student"):
-        model = build(getattr(recipe, role), len(data.classes), data.image_shape, role)
+        model = build(getattr(recipe, role), len(data.classes), data.example, role)
         weights = max(arguments.run.glob(f"steps/{role}-*/weights.safetensors"), key=lambda path: path.stat().st_mtime)
         load_weights(model, weights)
         results.append(compare(role, model.eval(), data))

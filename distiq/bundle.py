@@ -53,9 +53,9 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     partial.mkdir(parents=True, exist_ok=True)
     write_atomically(partial / MODEL, model.read_bytes())
     samples = data.test.take(slice(VECTOR_COUNT))
-    inputs = data.normalize(samples.images)
+    inputs = data.normalize(samples.inputs)
     outputs = load(partial / MODEL)(inputs)
-    vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.images, "labels": samples.labels}
+    vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.inputs, "labels": samples.labels}
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
     files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
@@ -70,10 +70,10 @@ def _write_json(path: Path, value: object) -> None:
 
 def _preprocessing(data: Data) -> dict[str, object]:
     return {
-        "shape": list(data.image_shape),
+        "shape": list(data.sample_shape),
         "layout": "CHW",
-        "color": "grey" if data.image_shape[0] == 1 else "rgb",
-        "divide_by": 255 if data.train.images.dtype == torch.uint8 else 1,
+        "color": "grey" if data.sample_shape[0] == 1 else "rgb",
+        "divide_by": 255 if data.train.inputs.dtype == torch.uint8 else 1,
         "mean": list(data.mean),
         "std": list(data.std),
         "resize": "bilinear",

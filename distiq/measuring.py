@@ -45,7 +45,7 @@ class Measuring:
     example: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.example = self.data.normalize(self.data.calibration.images[:2])
+        self.example = self.data.normalize(self.data.calibration.inputs[:2])
 
     def answers(self, predict: Predict) -> Answers:
         return {
@@ -85,14 +85,14 @@ class Measuring:
             size_bytes=path.stat().st_size,
             parameters=parameter_count(model),
             macs=multiply_adds(model, self.example),
-            peak_memory_bytes=peak_memory_bytes(path, (1, *self.data.image_shape)),
+            peak_memory_bytes=peak_memory_bytes(path, (1, *self.data.sample_shape)),
             latency=self.latencies({file: path})[file],
         )
         return self.column(name, answers, float_answers, cost), answers
 
     def latencies(self, files: dict[str, Path]) -> dict[str, tuple[LatencyRecord, ...]]:
         """Latency at batch 1 and throughput at the larger batch, of all files side by side."""
-        settings, test = self.settings, self.data.test.images
+        settings, test = self.settings, self.data.test.inputs
         models = {name: load(path, settings.threads) for name, path in files.items()}
         found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(files, ())
         for size in sorted({1, settings.throughput_batch}):
@@ -152,7 +152,7 @@ class Measuring:
                 before=int(before[index].argmax()),
                 after=int(after[index].argmax()),
                 confidence_before=float(probabilities[index].max()),
-                image_png=_png(self.data.test.images[index]),
+                image_png=_png(self.data.test.inputs[index]),
             )
             for index in order[:WORST_FLIPS]
         )

@@ -70,7 +70,7 @@ class Networks:
         self.watch.stage("checking the networks")
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
-            check_output(model, len(self.data.classes), self.data.image_shape, role)
+            check_output(model, len(self.data.classes), self.data.example, role)
         for settings in (self.recipe.distil, *others):
             if settings.teacher != "none":
                 check_losses(built["student"], built["teacher"], settings, self.data)
@@ -80,7 +80,7 @@ class Networks:
         return self.recipe.networks()[role]
 
     def views(self, role: str) -> ViewSettings:
-        """What a network is shown in training: students the views that a teacher answers, the teacher always new ones."""
+        """What a network is shown: students the views that their teacher answers, the teacher always new ones."""
         return self.recipe.views.model_copy(update={"distinct": 0}) if role == "teacher" else self.recipe.views
 
     def build(self, role: str, seed: int | None = None) -> nn.Module:
@@ -90,10 +90,10 @@ class Networks:
             return copy.deepcopy(given)
         if seed is not None and seed != self.recipe.seed:
             set_seed(seed)
-            return build(self.settings(role), len(self.data.classes), self.data.image_shape, role)
+            return build(self.settings(role), len(self.data.classes), self.data.example, role)
         if role not in self.first:
             set_seed(self.recipe.seed)
-            self.first[role] = build(self.settings(role), len(self.data.classes), self.data.image_shape, role)
+            self.first[role] = build(self.settings(role), len(self.data.classes), self.data.example, role)
         return copy.deepcopy(self.first[role])
 
     def inputs(self, role: str) -> dict[str, Any]:

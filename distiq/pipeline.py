@@ -198,7 +198,7 @@ class _Story:
     # Quantization -----------------------------------------------------------------------------------------------------
 
     def _calibrated(self, model: nn.Module, scheme: Scheme) -> QuantizedModel:
-        return quantize(model, self.data.normalize(self.data.calibration.images), scheme)
+        return quantize(model, self.data.normalize(self.data.calibration.inputs), scheme)
 
     def _quantized_teacher(self, teacher: _Network) -> tuple[Column, Column]:
         """What quantizing the teacher itself would give: the reference that a student has to beat."""

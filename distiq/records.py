@@ -38,15 +38,16 @@ class Environment(Record):
 
 
 class DataRecord(Record):
-    """The splits as they were used; `digest` is the SHA-256 of every image and label."""
+    """The splits as they were used; `digest` is the SHA-256 of every input and label."""
 
     source: str
+    kind: Literal["image", "audio", "text", "table"] = "image"
     classes: tuple[str, ...]
     train: int
     validation: int
     calibration: int
     test: int
-    image_shape: tuple[int, int, int]
+    sample_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str

@@ -34,12 +34,12 @@ from distiq.records import EpochRecord, TrainingRecord
 class Batch(NamedTuple):
     """Training samples as the network sees them.
 
-    images: (B, C, H, W) float32, normalized. labels: (B,). indices: (B,) positions in the training split.
-    view: the number of the view that `images` show. partners, shares: (B,), the other label of a mixed image and the
+    inputs: (B, ...), normalized. labels: (B,). indices: (B,) positions in the training split.
+    view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and the
     share of the own one; None where views do not mix.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     indices: Tensor
     view: int
@@ -48,10 +48,10 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> "Batch":
         """The same batch on a device; indices stay where they are, for they index what lies in main memory."""
-        images = self.images.to(device, memory_format=layout)
+        inputs = self.inputs.to(device, memory_format=layout if self.inputs.ndim == 4 else torch.preserve_format)
         moved = (None if value is None else value.to(device) for value in (self.labels, self.partners, self.shares))
         labels, partners, shares = moved
-        return Batch(images, labels, self.indices, self.view, partners, shares)  # type: ignore[arg-type]
+        return Batch(inputs, labels, self.indices, self.view, partners, shares)  # type: ignore[arg-type]
 
 
 class Losses(dict[str, Tensor]):
@@ -85,7 +85,7 @@ class Batches:
     def batch(self, number: int, indices: Tensor) -> Batch:
         """View `number` of the given training samples (B,), normalized."""
         shown = self.views.shown(self.data.train, number, indices)
-        images = self.data.normalize(shown.images)
+        images = self.data.normalize(shown.inputs)
         return Batch(images, shown.labels, indices, number, shown.partners, shown.shares)
 
 
@@ -365,8 +365,10 @@ def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float
     right = 0
     for start in range(0, len(data.validation), batch):
         samples = data.validation.take(slice(start, start + batch))
-        images = data.normalize(samples.images.to(device)).contiguous(memory_format=torch.channels_last)
-        right += int((model(images).argmax(1).cpu() == samples.labels).sum())
+        inputs = data.normalize(samples.inputs.to(device))
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        right += int((model(inputs).argmax(1).cpu() == samples.labels).sum())
     return right / len(data.validation)
 
 

@@ -19,7 +19,7 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert sentence == names["run"].verdict.sentence
     assert len(accuracies.split()) == 3
     assert (tmp_path / "runs/mine/bundle/model.onnx").is_file()
-    assert names["predict"](names["data"].normalize(names["data"].test.images)).shape == (100, 2)
+    assert names["predict"](names["data"].normalize(names["data"].test.inputs)).shape == (100, 2)
 
 
 def test_commands_are_those_of_the_makefile():

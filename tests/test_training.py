@@ -39,7 +39,7 @@ class Objective(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Losses:
-        task = F.cross_entropy(self.network(batch.images), batch.labels)
+        task = F.cross_entropy(self.network(batch.inputs), batch.labels)
         return Losses(task=0.75 * task, more=0.25 * task)
 
 
@@ -171,7 +171,7 @@ def test_a_batch_shows_the_view_of_its_samples(batches, tiny_data):
     samples = tiny_data.train.take(batch.indices)
     assert batch.view == 2
     assert torch.equal(batch.labels, samples.labels)
-    assert torch.equal(batch.images, tiny_data.normalize(batches.views.view(samples.images, 2, batch.indices)))
+    assert torch.equal(batch.inputs, tiny_data.normalize(batches.views.view(samples.inputs, 2, batch.indices)))
 
 
 def test_distinct_views_are_shown_in_turn(tiny_data):

@@ -1,8 +1,9 @@
-"""Labelled images as tensors, and their four disjoint splits."""
+"""Labelled samples as tensors, and their four disjoint splits."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,14 @@ from distiq.errors import UserError
 from distiq.records import DataRecord
 
 UNLABELLED = -1
+Kind = Literal["image", "audio", "text", "table"]
+NOUNS: dict[Kind, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
+FORMS: dict[Kind, tuple[int, tuple[torch.dtype, ...], str]] = {
+    "image": (4, (torch.uint8, torch.float32), "(N, C, H, W) as uint8 or float32"),
+    "audio": (2, (torch.int16, torch.float32), "(N, T) as int16 or float32"),
+    "text": (2, (torch.int64,), "(N, L) token numbers as int64"),
+    "table": (2, (torch.float32,), "(N, F) as float32"),
+}
 
 
 @dataclass(frozen=True)
@@ -18,18 +27,19 @@ class Split:
     """Samples with labels.
 
     Args:
-        images: (N, C, H, W), uint8 in 0..255 or float32.
+        inputs: (N, ...), of the form that `FORMS` gives for their kind.
         labels: (N,) int64; `UNLABELLED` in a training split: such a sample is learned from through a teacher alone.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
+    kind: Kind = "image"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: Tensor | slice) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.inputs[indices], self.labels[indices], self.kind)
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Data:
     """The splits of one task. Only measurement touches `test`; `validation` steers; `calibration` sets ranges.
 
     Args:
-        mean, std: per channel, in units of the images divided by 255 where they are uint8; what `normalize` applies.
+        mean, std: what `normalize` applies. Images: per channel, in units of the images divided by 255 where they are
+            uint8. Tables: per column. Empty for clips and texts.
     """
 
     source: str
@@ -50,29 +61,44 @@ class Data:
     std: tuple[float, ...]
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def kind(self) -> Kind:
+        return self.train.kind
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """What the network sees: float32, zero mean and unit variance per channel.
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.inputs.shape[1:])
 
-        Shapes: (B, C, H, W) -> (B, C, H, W).
+    @property
+    def example(self) -> Tensor:
+        """(1, ...) zeros of the form that the network sees."""
+        return torch.zeros(1, *self.sample_shape, dtype=torch.int64 if self.kind == "text" else torch.float32)
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """What the network sees: images and tables of zero mean and unit variance, waveforms in -1..1, token numbers.
+
+        Shapes: (B, ...) -> (B, ...), float32 but for token numbers.
         """
-        scale = 255.0 if images.dtype == torch.uint8 else 1.0
-        mean = torch.tensor(self.mean, device=images.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(1, -1, 1, 1)
-        return (images.float() / scale - mean) / std
+        if self.kind == "text":
+            return inputs
+        scale = {torch.uint8: 255.0, torch.int16: 32768.0}.get(inputs.dtype, 1.0)
+        inputs = inputs.float() / scale
+        if not self.mean:
+            return inputs
+        shape = (1, -1, *[1] * (inputs.ndim - 2))
+        mean = torch.tensor(self.mean, device=inputs.device).view(shape)
+        std = torch.tensor(self.std, device=inputs.device).view(shape)
+        return (inputs - mean) / std
 
     def record(self) -> DataRecord:
         return DataRecord(
             source=self.source,
+            kind=self.kind,
             classes=self.classes,
             train=len(self.train),
             validation=len(self.validation),
             calibration=len(self.calibration),
             test=len(self.test),
-            image_shape=self.image_shape,
+            sample_shape=self.sample_shape,
             mean=self.mean,
             std=self.std,
             digest=self.digest(),
@@ -80,54 +106,62 @@ class Data:
 
     def digest(self) -> str:
         """SHA-256 over classes, normalization, and the images and labels of every split, in order."""
-        sha = hashlib.sha256(repr((self.classes, self.mean, self.std)).encode())
+        sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std)).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
-            for tensor in (split.images, split.labels):
+            for tensor in (split.inputs, split.labels):
                 sha.update(tensor.contiguous().numpy().tobytes())
         return sha.hexdigest()
 
 
 def split(
-    source: str, classes: Sequence[str], train: Split, test: Split, validation: int, calibration: int, seed: int
+    source: str,
+    classes: Sequence[str],
+    train: Split,
+    test: Split,
+    validation: int,
+    calibration: int,
+    seed: int,
 ) -> Data:
     """Checks the samples, then holds out `validation` and `calibration` of the training samples at random.
 
     Raises:
-        UserError: too few samples, a single class, labels out of range, images that are not finite.
+        UserError: too few samples, a single class, labels out of range, values that are not finite.
     """
     check(train, classes, f"{source}: training set")
     check(test, classes, f"{source}: test set")
-    if train.images.shape[1:] != test.images.shape[1:] or train.images.dtype != test.images.dtype:
+    noun = NOUNS[train.kind]
+    if train.inputs.shape[1:] != test.inputs.shape[1:] or train.inputs.dtype != test.inputs.dtype:
         raise UserError(
-            f"{source}: training images are {_describe(train.images)}, test images are {_describe(test.images)};"
+            f"{source}: training {noun} are {_describe(train.inputs)}, test {noun} are {_describe(test.inputs)};"
             " make them alike"
         )
     left = len(train) - validation - calibration
     if left < 2:
         raise UserError(
-            f"{source}: {len(train)} training images cannot give {validation} for validation and {calibration} for"
+            f"{source}: {len(train)} training {noun} cannot give {validation} for validation and {calibration} for"
             " calibration and leave any to train on; lower data.validation and data.calibration"
         )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     parts = order.split([left, validation, calibration])
     train_part, validation_part, calibration_part = (train.take(part.sort().values) for part in parts)
-    mean, std = channel_statistics(train_part.images)
+    mean, std = channel_statistics(train_part.inputs) if train.kind in ("image", "table") else ((), ())
     return Data(source, tuple(classes), train_part, validation_part, calibration_part, test, mean, std)
 
 
-def with_unlabelled(data: Data, images: Tensor) -> Data:
-    """The data with more training images (N, C, H, W) whose labels nobody knows; a teacher answers for them.
+def with_unlabelled(data: Data, inputs: Tensor) -> Data:
+    """The data with more training inputs (N, ...) whose labels nobody knows; a teacher answers for them.
 
     Raises:
         UserError: they are of another shape or type, or not finite.
     """
-    own = data.train.images
-    if images.shape[1:] != own.shape[1:] or images.dtype != own.dtype:
+    own = data.train.inputs
+    if inputs.shape[1:] != own.shape[1:] or inputs.dtype != own.dtype:
+        noun = NOUNS[data.kind]
         raise UserError(
-            f"unlabelled images are {_describe(images)}, training images are {_describe(own)}; make them alike"
+            f"unlabelled {noun} are {_describe(inputs)}, training {noun} are {_describe(own)}; make them alike"
         )
-    labels = torch.full((len(images),), UNLABELLED)
-    more = replace(data, train=Split(torch.cat([own, images]), torch.cat([data.train.labels, labels])))
+    labels = torch.full((len(inputs),), UNLABELLED)
+    more = replace(data, train=Split(torch.cat([own, inputs]), torch.cat([data.train.labels, labels]), data.kind))
     check_data(more)
     return more
 
@@ -137,7 +171,9 @@ def check_data(data: Data) -> None:
     for part in ("train", "validation", "calibration", "test"):
         samples = getattr(data, part)
         if len(samples) == 0:
-            raise UserError(f"{data.source}: the {part} split is empty; a run needs all four, give it some images")
+            raise UserError(
+                f"{data.source}: the {part} split is empty; a run needs all four, give it some {NOUNS[data.kind]}"
+            )
         varied, lowest = part in ("train", "test"), UNLABELLED if part == "train" else 0
         check(samples, data.classes, f"{data.source}: {part} split", varied, lowest)
 
@@ -149,16 +185,17 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
         varied: at least two classes must occur.
         lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
     """
-    images, labels = samples.images, samples.labels
-    if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
-        raise UserError(f"{where}: images are {_describe(images)}; give (N, C, H, W) as uint8 or float32")
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise UserError(f"{where}: {len(images)} images but labels of shape {tuple(labels.shape)}; give one label each")
+    inputs, labels = samples.inputs, samples.labels
+    noun, (dimensions, types, form) = NOUNS[samples.kind], FORMS[samples.kind]
+    if inputs.ndim != dimensions or inputs.dtype not in types:
+        raise UserError(f"{where}: {noun} are {_describe(inputs)}; give {form}")
+    if labels.ndim != 1 or len(labels) != len(inputs):
+        raise UserError(f"{where}: {len(inputs)} {noun} but labels of shape {tuple(labels.shape)}; give one label each")
     if labels.dtype != torch.int64:
         found = str(labels.dtype).removeprefix("torch.")
         raise UserError(f"{where}: labels are {found}; give whole numbers as int64 (labels.long())")
-    if len(images) == 0:
-        raise UserError(f"{where}: no images")
+    if len(inputs) == 0:
+        raise UserError(f"{where}: no {noun}")
     if len(classes) < 2:
         raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
     if int(labels.min()) < lowest or int(labels.max()) >= len(classes):
@@ -167,26 +204,27 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
             f" (0 to {len(classes) - 1}); correct the labels or name all classes"
         )
     if varied and len(labels.unique()) < 2:
-        raise UserError(f"{where}: every image has the label {int(labels[0])}; at least two classes are needed")
-    if images.is_floating_point():
-        finite = torch.isfinite(images).flatten(1).all(1)
+        raise UserError(f"{where}: every sample has the label {int(labels[0])}; at least two classes are needed")
+    if inputs.is_floating_point():
+        finite = torch.isfinite(inputs).flatten(1).all(1)
         if not finite.all():
-            first = int((~finite).nonzero()[0])
+            first, count = int((~finite).nonzero()[0]), int((~finite).sum())
             raise UserError(
-                f"{where}: image {first} holds NaN or infinite pixels ({int((~finite).sum())} images do); remove them"
+                f"{where}: {noun[:-1]} {first} holds NaN or infinite values ({count} {noun} do); remove them"
             )
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel, of images scaled to 0..1 where they are uint8."""
-    scale = 255.0 if images.dtype == torch.uint8 else 1.0
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
+def channel_statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel (dimension 1), of images scaled to 0..1 where they are uint8."""
+    scale = 255.0 if inputs.dtype == torch.uint8 else 1.0
+    total = torch.zeros(inputs.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(total)
-    for chunk in images.split(4096):
+    others = [dimension for dimension in range(inputs.ndim) if dimension != 1]
+    for chunk in inputs.split(4096):
         values = chunk.double() / scale
-        total += values.sum((0, 2, 3))
-        squares += values.square().sum((0, 2, 3))
-    count = images.numel() / images.shape[1]
+        total += values.sum(others)
+        squares += values.square().sum(others)
+    count = inputs.numel() / inputs.shape[1]
     mean = total / count
     std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
     return tuple(mean.tolist()), tuple(std.tolist())
@@ -200,28 +238,30 @@ def from_tensors(
     calibration: int = 256,
     seed: int = 0,
     normalized: bool = False,
+    kind: Kind = "image",
 ) -> Data:
-    """Data from tensors: (images, labels) for training and for test.
+    """Data from tensors: (inputs, labels) for training and for test.
 
     Args:
         classes: their names; by default the numbers that occur in the training labels.
-        normalized: the images are ready for the network; no mean is taken away.
+        normalized: the inputs are ready for the network; no mean is taken away.
+        kind: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
 
     Raises:
         UserError: as `split`.
     """
     count = int(train[1].max()) + 1 if len(train[1]) else 0
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
-    data = split("tensors", names, Split(*train), Split(*test), validation, calibration, seed)
-    channels = data.image_shape[0]
+    data = split("tensors", names, Split(*train, kind), Split(*test, kind), validation, calibration, seed)
+    channels = len(data.mean)
     return replace(data, mean=(0.0,) * channels, std=(1.0,) * channels) if normalized else data
 
 
 def collect(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """All batches of a DataLoader as two tensors in memory; what a loader draws at random is frozen by this."""
-    images, labels = zip(*loader, strict=True)
-    return torch.cat(images), torch.cat(labels).long()
+    inputs, labels = zip(*loader, strict=True)
+    return torch.cat(inputs), torch.cat(labels).long()
 
 
-def _describe(images: Tensor) -> str:
-    return f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+def _describe(inputs: Tensor) -> str:
+    return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"

@@ -48,12 +48,12 @@ def uniform(seed: int, number: int, indices: Tensor, draws: int) -> Tensor:
 
 
 class Shown(NamedTuple):
-    """Samples as they are shown: images (B, C, H, W), labels (B,) and, where views mix, what they are mixed with.
+    """Samples as they are shown: inputs (B, ...), labels (B,) and, where views mix, what they are mixed with.
 
-    partners: labels (B,) of the other images. shares: (B,) float32, how much of the own image is left; 1 is all.
+    partners: labels (B,) of the other samples. shares: (B,) float32, how much of the own image is left; 1 is all.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     partners: Tensor | None = None
     shares: Tensor | None = None
@@ -61,7 +61,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Views:
-    """Makes views of images by the given settings and seed."""
+    """Makes views of samples by the given settings and seed."""
 
     settings: ViewSettings
     seed: int
@@ -76,14 +76,16 @@ class Views:
         The partner is a view of another sample, drawn from the whole split: also a function of seed, number and index.
         """
         samples = split.take(indices)
-        images = self.view(samples.images, number, indices)
+        if split.kind != "image":
+            return Shown(samples.inputs, samples.labels)
+        images = self.view(samples.inputs, number, indices)
         settings = self.settings
         if not (settings.mixup or settings.cutmix):
             return Shown(images, samples.labels)
         draws = uniform(self.seed, number, indices, 18)[:, 12:]
         partners = (indices + 1 + (draws[:, 0] * (len(split) - 1)).long()) % len(split)
         others = split.take(partners)
-        mixed, shares = _mix(images, self.view(others.images, number, partners), settings, draws[:, 1:])
+        mixed, shares = _mix(images, self.view(others.inputs, number, partners), settings, draws[:, 1:])
         return Shown(mixed, samples.labels, others.labels, shares)
 
     def view(self, images: Tensor, number: int, indices: Tensor) -> Tensor:

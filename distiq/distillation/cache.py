@@ -59,7 +59,7 @@ class CachedTeacher:
         self.too_large = False  # a single view is more than the store may hold
 
     def __call__(self, batch: Batch) -> Knowledge:
-        device = batch.images.device
+        device = batch.inputs.device
         if self.too_large:
             return self.live(batch)
         if self.loaded is None or self.loaded[0] != batch.view:

@@ -48,7 +48,7 @@ class Distillation(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         with tapped(self.student, self.paths) as features:
-            logits = self.student(batch.images)
+            logits = self.student(batch.inputs)
         known = self.teacher(batch) if self.teacher is not None else None
         named = output_losses(logits, batch, known, self.settings, self.label_smoothing)
         if known is not None:
@@ -187,7 +187,7 @@ def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batch
     sample = batches.batch(0, torch.arange(min(2, len(batches.data.train))))
     paths = [path for loss in settings.layer_losses for path in loss.student]
     with torch.no_grad(), tapped(student, paths) as seen:
-        student.eval()(sample.images)
+        student.eval()(sample.inputs)
     if isinstance(teacher, MeanTeacher):
         raise UserError("distil.losses: a MeanTeacher gives outputs alone; leave out the losses between layers")
     # Of a stored teacher two samples are not worth a whole view.

@@ -30,7 +30,7 @@ class Mutual(nn.Module):
         self.temperature, self.weight = temperature, weight
 
     def forward(self, batch: Batch) -> Losses:
-        answers = [student(batch.images) for student in self.students]
+        answers = [student(batch.inputs) for student in self.students]
         named = Losses()
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]

@@ -42,13 +42,13 @@ class LiveTeacher:
         self.model, self.paths = freeze(model), tuple(paths)
 
     def __call__(self, batch: Batch) -> Knowledge:
-        self.model.to(batch.images.device)
+        self.model.to(batch.inputs.device)
         with (
             torch.no_grad(),
-            torch.autocast(batch.images.device.type, enabled=False),
+            torch.autocast(batch.inputs.device.type, enabled=False),
             tapped(self.model, self.paths) as features,
         ):
-            logits = self.model(batch.images)
+            logits = self.model(batch.inputs)
         return Knowledge(logits.float(), features)
 
     def __deepcopy__(self, _memo: dict) -> "LiveTeacher":
@@ -72,8 +72,8 @@ class PredictTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         with torch.no_grad():
-            logits = torch.as_tensor(self.predict(batch.images.cpu().contiguous()))
-        return Knowledge(logits.to(batch.images.device).float())
+            logits = torch.as_tensor(self.predict(batch.inputs.cpu().contiguous()))
+        return Knowledge(logits.to(batch.inputs.device).float())
 
     def __deepcopy__(self, _memo: dict) -> "PredictTeacher":
         return self
@@ -146,7 +146,7 @@ class AdaptedTeacher:
         self.ours = (data.mean, data.std)
 
     def __call__(self, batch: Batch) -> Knowledge:
-        known = self.teacher(batch._replace(images=self._prepared(batch.images)))
+        known = self.teacher(batch._replace(inputs=self._prepared(batch.inputs)))
         return Knowledge(known.logits[:, self.columns.to(known.logits.device)], known.features)
 
     def _prepared(self, images: Tensor) -> Tensor:
@@ -194,5 +194,5 @@ class MeanTeacher:
             for name, value in (*self.average.named_parameters(), *self.average.named_buffers()):
                 if name != "answers":
                     value.copy_(value * decay + own[name] * (1 - decay) if value.is_floating_point() else own[name])
-        with torch.autocast(batch.images.device.type, enabled=False):
-            return Knowledge(self.average.eval()(batch.images).float())
+        with torch.autocast(batch.inputs.device.type, enabled=False):
+            return Knowledge(self.average.eval()(batch.inputs).float())

@@ -17,7 +17,7 @@ CHUNK = 250
 @torch.no_grad()
 def outputs(predict: Predict, data: Data, samples: Split) -> Tensor:
     """The logits of every sample, in order: (N, classes) float32."""
-    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.images.split(CHUNK)]
+    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.inputs.split(CHUNK)]
     return torch.cat(chunks)
 
 

@@ -43,38 +43,40 @@ class Logits(nn.Module):
         return self.model(pixel_values=images).logits
 
 
-def build(choice: ModelChoice, classes: int, image_shape: tuple[int, int, int], role: str) -> nn.Module:
+def build(choice: ModelChoice, classes: int, example: Tensor, role: str) -> nn.Module:
     """The network that a recipe names, with its weights if it names some.
 
     Args:
-        image_shape: (C, H, W) of the data; the network is tried on one image of that shape.
+        example: (1, ...) input of the data's form, on which the network is tried.
         role: "teacher" or "student", for messages.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
             network does not answer (1, classes) logits.
     """
-    model = _create(choice, classes, image_shape[0], role)
+    model = _create(choice, classes, example.shape[1], role)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust)
-    check_output(model, classes, image_shape, role)
+    check_output(model, classes, example, role)
     return model
 
 
-def check_output(model: nn.Module, classes: int, image_shape: tuple[int, int, int], role: str) -> None:
-    """Raises UserError unless the network turns one image into one row of `classes` logits."""
+def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> None:
+    """Raises UserError unless the network turns one input (1, ...) into one row of `classes` logits."""
     was_training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *image_shape))
+            logits = model.eval()(example)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(f"{role}: the network fails on an image of shape {image_shape}: {error}") from error
+        raise UserError(
+            f"{role}: the network fails on an input of shape {tuple(example.shape[1:])}: {error}"
+        ) from error
     finally:
         model.train(was_training)
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
-            f"{role}: the network answers {found} for one image, but the data has {classes} classes; its output must"
+            f"{role}: the network answers {found} for one input, but the data has {classes} classes; its output must"
             f" be (1, {classes}) logits. Teacher and student must both have the data's classes"
         )
 

@@ -27,7 +27,7 @@ class _Objective(nn.Module):
         self.quantized, self.loss_fn = quantized, loss_fn
 
     def forward(self, batch: Batch) -> Losses:
-        return self.loss_fn(self.quantized(batch.images), batch)
+        return self.loss_fn(self.quantized(batch.inputs), batch)
 
 
 def train_quantized(

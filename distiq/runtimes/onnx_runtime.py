@@ -23,7 +23,7 @@ from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import make_contiguous
 
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUT = "input", "logits"
 LARGEST_BATCH = 65536
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
@@ -343,7 +343,9 @@ def memory(field):
 open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew: what the imports took is not the model's
 before = memory("VmRSS")
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-session.run(None, {session.get_inputs()[0].name: numpy.zeros(shape, numpy.float32)})
+entry = session.get_inputs()[0]
+kind = numpy.int64 if entry.type == "tensor(int64)" else numpy.float32
+session.run(None, {entry.name: numpy.zeros(shape, kind)})
 print(memory("VmHWM") - before)
 """
 

@@ -82,7 +82,7 @@ def test_a_cached_teacher_serves_as_well_as_a_live_one(name: str, data: Data, tm
     for answering in (live, cached):
         torch.manual_seed(0)
         if name in OUTPUT_LOSSES:
-            values.append(output_losses(student.eval()(batch.images), batch, answering(batch), settings)[name])
+            values.append(output_losses(student.eval()(batch.inputs), batch, answering(batch), settings)[name])
             continue
         terms = _terms(copy.deepcopy(student), answering, settings, Batches(data, views, 16, 0))
         torch.manual_seed(0)  # masks and negatives are drawn

@@ -41,9 +41,9 @@ def packaged():
 
 def test_packaged_fashion_mnist_is_whole(packaged):
     train, test = packaged
-    assert train.images.shape == (29_500, 1, 28, 28)
-    assert test.images.shape == (10_000, 1, 28, 28)
-    assert train.images.dtype == torch.uint8
+    assert train.inputs.shape == (29_500, 1, 28, 28)
+    assert test.inputs.shape == (10_000, 1, 28, 28)
+    assert train.inputs.dtype == torch.uint8
     assert torch.bincount(test.labels).tolist() == [1000] * 10
     assert torch.bincount(train.labels, minlength=10).min() > 2000
 
@@ -54,7 +54,7 @@ def test_the_packaged_test_set_is_the_original(packaged):
     pixels = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
     labels = gzip.decompress((ORIGINAL / "t10k-labels-idx1-ubyte.gz").read_bytes())[8:]
     for index in (0, 9999):
-        assert np.array_equal(packaged[1].images[index, 0].numpy(), pixels[index])
+        assert np.array_equal(packaged[1].inputs[index, 0].numpy(), pixels[index])
         assert int(packaged[1].labels[index]) == labels[index]
 
 
@@ -89,7 +89,7 @@ def test_a_folder_of_idx_files(tmp_path, packed):
     train, test = fashion_mnist(idx_folder(tmp_path, packed), download=False)
     assert train.labels.tolist() == list(range(6))
     assert test.labels.tolist() == list(range(4))
-    assert int(train.images[0, 0, 1, 2]) == 30  # row 1, column 2 of the first image of 28 columns
+    assert int(train.inputs[0, 0, 1, 2]) == 30  # row 1, column 2 of the first image of 28 columns
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -202,8 +202,8 @@ def test_a_folder_per_class(folder):
     (folder / "train" / "cat" / "notes.txt").write_text("not an image")
     classes, train, test = image_folder(folder, (3, 4, 4))
     assert classes == ("cat", "dog")
-    assert train.images.shape == (6, 3, 4, 4)
-    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
+    assert train.inputs.shape == (6, 3, 4, 4)
+    assert train.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert test.labels.tolist() == [0, 0, 1, 1, 1]
 

@@ -45,7 +45,7 @@ def test_fashion_mnist_is_there_without_a_network():
 def test_a_folder_of_images(folder):
     data = load(settings(folder), seed=0)
     assert data.classes == ("a", "b", "c")
-    assert data.image_shape == (1, 6, 6)
+    assert data.sample_shape == (1, 6, 6)
     assert [len(part) for part in (data.train, data.validation, data.calibration, data.test)] == [24, 4, 2, 30]
 
 

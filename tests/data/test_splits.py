@@ -17,7 +17,7 @@ def make(train=None, test=None, **settings):
 
 
 def numbers(split) -> list[int]:
-    return split.images[:, 0, 0, 0].tolist()
+    return split.inputs[:, 0, 0, 0].tolist()
 
 
 def test_splits_are_disjoint_and_whole():
@@ -55,7 +55,7 @@ def test_statistics_are_those_of_torch(dtype):
 def test_normalized_training_images_have_mean_0_and_variance_1():
     images = torch.randint(0, 256, (60, 2, 4, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     data = make(train=(images, torch.arange(60) % 3))
-    normalized = data.normalize(data.train.images)
+    normalized = data.normalize(data.train.inputs)
     assert normalized.dtype == torch.float32
     torch.testing.assert_close(normalized.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(normalized.std((0, 2, 3), unbiased=False), torch.ones(2))
@@ -63,17 +63,17 @@ def test_normalized_training_images_have_mean_0_and_variance_1():
 
 def test_a_constant_channel_does_not_divide_by_zero():
     data = make()  # the second channel is black everywhere
-    assert torch.isfinite(data.normalize(data.test.images)).all()
+    assert torch.isfinite(data.normalize(data.test.inputs)).all()
 
 
 def test_statistics_are_of_the_training_split_alone():
     data = make()
-    assert data.mean == channel_statistics(data.train.images)[0]
+    assert data.mean == channel_statistics(data.train.inputs)[0]
 
 
 def test_ready_images_are_left_alone():
     data = make(train=numbered(dtype=torch.float32), test=numbered(20, dtype=torch.float32), normalized=True)
-    assert torch.equal(data.normalize(data.train.images), data.train.images)
+    assert torch.equal(data.normalize(data.train.inputs), data.train.inputs)
 
 
 def test_names_of_the_classes():
@@ -84,7 +84,7 @@ def test_names_of_the_classes():
 def test_the_record_counts():
     record = make().record()
     assert (record.train, record.validation, record.calibration, record.test) == (45, 10, 5, 20)
-    assert record.image_shape == (2, 4, 5)
+    assert record.sample_shape == (2, 4, 5)
     assert record.digest == make().digest()
 
 
@@ -105,12 +105,12 @@ def spoiled(value: float):
 @pytest.mark.parametrize(
     ("train", "settings", "message"),
     [
-        (spoiled(float("nan")), {}, r"image 7 holds NaN or infinite pixels \(2 images do\)"),
+        (spoiled(float("nan")), {}, r"image 7 holds NaN or infinite values \(2 images do\)"),
         (spoiled(float("inf")), {}, "image 7 holds NaN or infinite"),
         ((numbered()[0], numbered()[1] - 1), {}, "labels run from -1 to 1, but there are 2 classes"),
         (numbered(), {"classes": ["a", "b"]}, r"labels run from 0 to 2, but there are 2 classes \(0 to 1\)"),
         (numbered(classes=1), {}, "only one class"),
-        (numbered(classes=1), {"classes": ["a", "b"]}, "every image has the label 0; at least two"),
+        (numbered(classes=1), {"classes": ["a", "b"]}, "every sample has the label 0; at least two"),
         ((numbered()[0][:0], numbered()[1][:0]), {}, "no images"),
         (numbered(dtype=torch.float64), {}, r"images are float64 \(60, 2, 4, 5\); give \(N, C, H, W\)"),
         ((numbered()[0][:, 0], numbered()[1]), {}, r"images are uint8 \(60, 4, 5\)"),

@@ -200,13 +200,13 @@ def test_a_sample_is_mixed_with_another_by_the_share_that_is_told():
     still = Views(ViewSettings(flip=False, shift=0, mixup=1.0), 3)
     split = make_split()
     shown = still.shown(split, 0, torch.arange(40))
-    own, mixed = split.images.float(), shown.images.float()
+    own, mixed = split.inputs.float(), shown.inputs.float()
     share = shown.shares.view(-1, 1, 1, 1)
     assert ((share >= 0) & (share <= 1)).all()
     # Solve for the other image, which must be one of the split with the label that is told.
     for index in torch.nonzero(shown.shares < 0.5).flatten().tolist():
         other = (mixed[index] - share[index] * own[index]) / (1 - share[index])
-        distance = (split.images.float() - other).abs().flatten(1).amax(1)
+        distance = (split.inputs.float() - other).abs().flatten(1).amax(1)
         nearest = int(distance.argmin())
         assert distance[nearest] <= 1.01, "rounding of a pixel, at most doubled"
         assert nearest != index
@@ -218,10 +218,10 @@ def test_cutmix_replaces_as_many_pixels_as_its_share_says():
     images = torch.zeros(40, 1, 10, 8)
     split = Split(torch.arange(40).view(-1, 1, 1, 1) + images, torch.arange(40))
     shown = still.shown(split, 1, torch.arange(40))
-    kept = (shown.images == split.images).flatten(1).float().mean(1)
+    kept = (shown.inputs == split.inputs).flatten(1).float().mean(1)
     torch.testing.assert_close(kept, shown.shares)
     patched = (shown.shares < 1) & (shown.shares > 0)
-    contrast = shown.images.flatten(1).amax(1) - shown.images.flatten(1).amin(1)
+    contrast = shown.inputs.flatten(1).amax(1) - shown.inputs.flatten(1).amin(1)
     assert torch.equal(contrast, (shown.partners - shown.labels).abs() * patched)
 
 

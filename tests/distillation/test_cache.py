@@ -59,7 +59,7 @@ def test_equals_the_live_teacher_to_the_stored_precision(cached, batches: Batche
 
 def test_is_the_live_output_rounded_to_half(cached, data: Data, teacher: nn.Module):
     indices = torch.arange(len(data.train))
-    images = data.normalize(VIEWS.view(data.train.images, 0, indices))
+    images = data.normalize(VIEWS.view(data.train.inputs, 0, indices))
     whole = Batch(images, data.train.labels, indices, 0)
     assert torch.equal(cached()(whole).logits, LiveTeacher(teacher)(whole).logits.half().float())
 
@@ -82,7 +82,7 @@ def test_a_second_run_reads_and_never_computes(cached, batches: Batches):
 
 def test_views_differ(cached, data: Data):
     stored = cached()
-    whole = Batch(data.normalize(data.train.images), data.train.labels, torch.arange(len(data.train)), 0)
+    whole = Batch(data.normalize(data.train.inputs), data.train.labels, torch.arange(len(data.train)), 0)
     assert not torch.equal(stored(whole).logits, stored(whole._replace(view=1)).logits)
 
 

@@ -49,7 +49,7 @@ def test_losses_are_named_and_weighted(student, teacher, data: Data):
     batch = next(Batches(data, Views(ViewSettings(), 0), 16, 0).epoch(0))
     answering = LiveTeacher(teacher)
     found = Distillation(student.eval(), answering, settings)(batch)
-    ours, theirs = student(batch.images), answering(batch).logits
+    ours, theirs = student(batch.inputs), answering(batch).logits
     divergence = F.kl_div(F.log_softmax(ours / 2, 1), F.softmax(theirs / 2, 1), reduction="batchmean")
     assert set(found) == {"task", "kd"}
     torch.testing.assert_close(found["task"], 0.25 * F.cross_entropy(ours, batch.labels))
@@ -69,7 +69,7 @@ def test_without_a_teacher_it_is_the_plain_task_loss(smoothing: float, student, 
     objective = Distillation(student.eval(), None, DistilSettings(task_weight=0.1), smoothing)
     found = objective(batch)
     assert list(found) == ["task"]
-    expected = F.cross_entropy(student(batch.images), batch.labels, label_smoothing=smoothing)
+    expected = F.cross_entropy(student(batch.inputs), batch.labels, label_smoothing=smoothing)
     torch.testing.assert_close(found["task"], expected)
 
 
@@ -167,14 +167,14 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(student, data: Data, trai
 
 
 def test_unlabelled_samples_teach_through_the_teacher_alone(student, teacher, data: Data):
-    more = with_unlabelled(data, data.train.images[:40])
+    more = with_unlabelled(data, data.train.inputs[:40])
     assert len(more.train) == len(data.train) + 40
     batch = Batches(more, Views(ViewSettings(flip=False, shift=0), 0), 16, 0).batch(0, torch.tensor([0, 3, 100, 120]))
     assert batch.labels[2:].tolist() == [-1, -1]
     found = Distillation(student.eval(), LiveTeacher(teacher), LIVE)(batch)
-    logits = student(batch.images)
+    logits = student(batch.inputs)
     torch.testing.assert_close(found["task"], 0.1 * F.cross_entropy(logits[:2], batch.labels[:2]))
-    torch.testing.assert_close(found["kd"], 0.9 * losses.kd(logits, teacher.eval()(batch.images)))
+    torch.testing.assert_close(found["kd"], 0.9 * losses.kd(logits, teacher.eval()(batch.inputs)))
     alone = batch._replace(labels=torch.full((4,), -1))
     assert Distillation(student, None, LIVE)(alone)["task"].item() == 0
 
@@ -183,7 +183,7 @@ def test_a_loss_that_needs_every_label_is_refused(student, teacher, data: Data):
     settings = DistilSettings(teacher="live", losses=(KnowledgeLoss(name="dkd"),))
     three = replace(data, classes=("0", "1", "2"))
     with pytest.raises(UserError, match="dkd needs the label of every sample"):
-        check_losses(student, teacher, settings, with_unlabelled(three, data.train.images[:4]))
+        check_losses(student, teacher, settings, with_unlabelled(three, data.train.inputs[:4]))
 
 
 def test_unlabelled_images_must_fit(data: Data):
@@ -195,7 +195,7 @@ def test_unlabelled_images_must_fit(data: Data):
 def test_mixed_images_count_for_both_labels(smoothing: float, student, data: Data):
     views = Views(ViewSettings(mixup=1.0), 0)
     batch = Batches(data, views, 16, 0).batch(0, torch.arange(16))
-    logits = student.eval()(batch.images)
+    logits = student.eval()(batch.inputs)
     targets = torch.zeros(16, 2)
     for labels, shares in ((batch.labels, batch.shares), (batch.partners, 1 - batch.shares)):
         targets += F.one_hot(labels, 2) * shares.unsqueeze(1)

@@ -14,7 +14,7 @@ from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings
 
 @pytest.fixture
 def example(data: Data) -> torch.Tensor:
-    return data.normalize(data.train.images[:2])
+    return data.normalize(data.train.inputs[:2])
 
 
 def test_projector_and_classifier_count(student, teacher, example: torch.Tensor):

@@ -23,7 +23,7 @@ def test_frozen_and_in_eval(teacher: nn.Module):
 
 def test_answers_carry_no_gradient_and_leave_statistics_alone(teacher: nn.Module, batch: Batch):
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    known = LiveTeacher(teacher, ["stages.1"])(batch._replace(images=batch.images.requires_grad_()))
+    known = LiveTeacher(teacher, ["stages.1"])(batch._replace(inputs=batch.inputs.requires_grad_()))
     assert not known.logits.requires_grad
     assert not known.features["stages.1"].requires_grad
     assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())

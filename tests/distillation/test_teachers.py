@@ -45,7 +45,7 @@ def test_a_callable_teaches_without_a_network(batch: Batch, teacher: nn.Module):
 def test_an_onnx_file_teaches(teacher, student, data: Data, training: TrainingSettings, tmp_path: Path):
     from distiq.runtimes.export import export, load
 
-    export(teacher.eval(), tmp_path / "teacher.onnx", data.normalize(data.train.images[:2]))
+    export(teacher.eval(), tmp_path / "teacher.onnx", data.normalize(data.train.inputs[:2]))
     settings = DistilSettings(teacher="live", task_weight=0.0, kd_weight=1.0)
     answering = PredictTeacher(load(tmp_path / "teacher.onnx"))
     one, other = (distil(student, way, data, settings, training)[1] for way in (answering, teacher))
@@ -93,7 +93,7 @@ def test_the_teacher_sees_its_own_preprocessing_and_size(batch: Batch, data: Dat
 
     adapted = AdaptedTeacher(PredictTeacher(look), data, mean=(0.5,), std=(0.25,), size=(6, 6))
     pixels = torch.full((4, 1, 12, 12), 51, dtype=torch.uint8)  # 0.2 of 255
-    adapted(batch._replace(images=data.normalize(pixels)))
+    adapted(batch._replace(inputs=data.normalize(pixels)))
     torch.testing.assert_close(seen[0], torch.full((4, 1, 6, 6), (0.2 - 0.5) / 0.25))
 
 
@@ -143,8 +143,8 @@ def test_each_generation_starts_anew_and_learns_from_the_last(student, data: Dat
     made = born_again(student, data, 3, training=training)
     assert [set(one.training.epochs[0].losses) for one in made] == [{"task"}, {"task", "kd"}, {"task", "kd"}]
     assert not torch.equal(made[0].model.classifier.weight, made[1].model.classifier.weight)
-    batch = Batch(data.normalize(data.test.images), data.test.labels, torch.arange(32), 0)
-    mean = torch.stack([one.model(batch.images).softmax(1) for one in made]).mean(0)
+    batch = Batch(data.normalize(data.test.inputs), data.test.labels, torch.arange(32), 0)
+    mean = torch.stack([one.model(batch.inputs).softmax(1) for one in made]).mean(0)
     torch.testing.assert_close(ensemble(made)(batch).logits.softmax(1), mean)
 
 
@@ -172,7 +172,7 @@ def test_one_student_is_refused(student, data: Data):
 
 
 def test_mutual_takes_mixed_and_unlabelled_images(student, data: Data, training: TrainingSettings):
-    more = with_unlabelled(data, data.train.images[:32])
+    more = with_unlabelled(data, data.train.inputs[:32])
     _, record = mutual([student, student], more, training, views=ViewSettings(mixup=0.5))
     assert set(record.epochs[0].losses) == {"task 1", "kd 1", "task 2", "kd 2"}
 

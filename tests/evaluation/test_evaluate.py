@@ -44,10 +44,10 @@ def test_outputs_are_in_order_and_in_chunks(data: Data):
 def test_eager_simulated_and_deployed_go_the_same_way(data: Data, tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
-    quantized = quantize(model, data.normalize(data.calibration.images))
-    deployed = load(export(quantized, tmp_path / "int8.onnx", data.calibration.images))
+    quantized = quantize(model, data.normalize(data.calibration.inputs))
+    deployed = load(export(quantized, tmp_path / "int8.onnx", data.calibration.inputs))
     with torch.no_grad():
-        logits = model(data.normalize(data.test.images))
+        logits = model(data.normalize(data.test.inputs))
     eager = evaluate(model, data)
     assert eager.correct == int((logits.argmax(1) == data.test.labels).sum())
     for predict in (quantized, deployed):

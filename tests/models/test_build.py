@@ -16,7 +16,9 @@ TINY = {"widths": [4, 8], "blocks": 1}
 
 
 def make(model="resnet", options=None, classes=3, shape=SHAPE, **more):
-    return build(StudentSettings(model=model, options=options or {}, **more), classes, shape, "student")
+    return build(
+        StudentSettings(model=model, options=options or {}, **more), classes, torch.zeros(1, *shape), "student"
+    )
 
 
 def refusal(*args, **more) -> str:
@@ -63,7 +65,7 @@ def test_options_that_cannot_be_built_are_refused(model, options):
 
 
 def test_a_network_that_fails_on_the_data_is_refused():
-    assert "student: the network fails on an image of shape (1, 8, 8)" in refusal("mobilenet_v2", {"stem_stride": 0})
+    assert "student: the network fails on an input of shape (1, 8, 8)" in refusal("mobilenet_v2", {"stem_stride": 0})
 
 
 FACTORY = """
@@ -99,8 +101,8 @@ def test_a_network_of_ones_own(file):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("too_wide", "the network answers (1, 4) for one image, but the data has 3 classes"),
-        ("two_answers", "the network answers tuple for one image"),
+        ("too_wide", "the network answers (1, 4) for one input, but the data has 3 classes"),
+        ("two_answers", "the network answers tuple for one input"),
         ("no_net", "returned str; return an nn.Module"),
         ("none", "has no function"),
     ],
@@ -114,7 +116,7 @@ def test_the_trial_changes_nothing(training):
     torch.manual_seed(0)
     model = ResNet(3, 1, [4], 1).train(training)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    check_output(model, 3, SHAPE, "student")
+    check_output(model, 3, torch.zeros(1, *SHAPE), "student")
     assert model.training is training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

@@ -25,7 +25,7 @@ def settings(epochs: int, learning_rate: float = 0.02) -> TrainingSettings:
 
 @pytest.fixture
 def quantized(resnet: nn.Module, data: Data) -> QuantizedModel:
-    return quantize(resnet, data.normalize(data.calibration.images))
+    return quantize(resnet, data.normalize(data.calibration.inputs))
 
 
 def test_loss_falls_weights_move_grids_stay(quantized: QuantizedModel, data: Data):
@@ -38,7 +38,7 @@ def test_loss_falls_weights_move_grids_stay(quantized: QuantizedModel, data: Dat
 
 
 def test_gradient_reaches_every_parameter(quantized: QuantizedModel, data: Data):
-    images = data.normalize(data.train.images[:32])
+    images = data.normalize(data.train.inputs[:32])
     task(quantized(images), Batch(images, data.train.labels[:32], torch.arange(32), 0))["task"].backward()
     for name, parameter in quantized.named_parameters():
         assert parameter.grad is not None, name
@@ -49,7 +49,7 @@ def test_simulated_stays_the_reference(quantized: QuantizedModel, data: Data):
     train_quantized(quantized, task, data, settings(2), views=STILL)
     strides = {parameter.stride() for parameter in quantized.parameters()}
     assert strides == {torch.empty(parameter.shape).stride() for parameter in quantized.parameters()}
-    images = data.normalize(data.test.images)
+    images = data.normalize(data.test.inputs)
     with torch.no_grad():
         reference = quantized.reference()
         assert torch.equal(reference(images), quantized(images))

@@ -183,7 +183,7 @@ def run_record(
             validation=2000,
             calibration=512,
             test=10_000,
-            image_shape=(1, 28, 28),
+            sample_shape=(1, 28, 28),
             mean=(0.286,),
             std=(0.353,),
             digest="5e" * 32,

@@ -29,7 +29,7 @@ def nan_pixels():
 
 def nan_pixels_by_hand():
     data = from_tensors(tensors(), tensors(), validation=8, calibration=8)
-    data.calibration.images[2] = float("nan")
+    data.calibration.inputs[2] = float("nan")
     return data
 
 def labels_out_of_range():
@@ -161,10 +161,10 @@ def test_folder(spoil: Callable[[Path], None], said: list[str], recipe_file, ref
 @pytest.mark.parametrize(
     ("function", "said"),
     [
-        ("nan_pixels", ["image 7 holds NaN or infinite pixels", "remove them"]),
-        ("nan_pixels_by_hand", ["calibration split: image 2 holds NaN or infinite pixels"]),
+        ("nan_pixels", ["image 7 holds NaN or infinite values", "remove them"]),
+        ("nan_pixels_by_hand", ["calibration split: image 2 holds NaN or infinite values"]),
         ("labels_out_of_range", ["labels run from 0 to 2, but there are 2 classes (0 to 1)", "name all classes"]),
-        ("one_class", ["every image has the label 0; at least two classes are needed"]),
+        ("one_class", ["every sample has the label 0; at least two classes are needed"]),
         ("no_calibration", ["the calibration split is empty"]),
         ("no_validation", ["the validation split is empty"]),
         ("nothing", ['has no function "nothing"; it has: ', "nan_pixels"]),
@@ -181,10 +181,10 @@ def test_data_of_a_function(function: str, said: list[str], recipe_file, refused
     [
         (
             "five_classes",
-            ["answers (1, 5) for one image, but the data has 2 classes", "must both have the data's classes"],
+            ["answers (1, 5) for one input, but the data has 2 classes", "must both have the data's classes"],
         ),
         ("branching", ["cannot be traced by torch.export", "if flat.mean() > 0:", "mine.py", "rewrite that operation"]),
-        ("fails", ["the network fails on an image of shape (1, 12, 12)"]),
+        ("fails", ["the network fails on an input of shape (1, 12, 12)"]),
     ],
 )
 def test_network(function: str, said: list[str], role: str, recipe_file, refused, factories: Path):
