@@ -72,9 +72,9 @@ def activation_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float
         case "percentile":
             return percentile_range(histogram, scheme.percentile)
         case "mse":
-            return _least(histogram, scheme.activation_bits, squared_errors)
+            return mse_range(histogram, scheme.activation_bits)
         case "entropy":
-            return _least(histogram, scheme.activation_bits, divergences)
+            return entropy_range(histogram, scheme.activation_bits)
         case "moving_average":
             return histogram.smooth_low, histogram.smooth_high
 

@@ -1,12 +1,24 @@
 """Histograms that do not depend on how the stream is cut, and the ranges that are read from them."""
 
+import math
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from distiq.numerics import affine_bounds, affine_grid, dequantize, quantize
-from distiq.quantization.ranges import BINS, Histogram, activation_range, mse_range, percentile_range
-from distiq.quantization.scheme import Scheme
+from distiq.quantization.ranges import (
+    BINS,
+    SMOOTHING,
+    Histogram,
+    activation_range,
+    divergences,
+    entropy_range,
+    mse_range,
+    percentile_range,
+)
+from distiq.quantization.scheme import RangeMethod, Scheme
 
 SAMPLES = {
     "normal": lambda: torch.randn(20_000),
@@ -106,7 +118,58 @@ def test_mse_comes_near_an_exhaustive_search(sample: Tensor):
     assert squared_error(sample, *mse_range(found, 8)) <= 1.1 * exhaustive
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def slow_divergence(found: Histogram, low: float, high: float, bits: int) -> float:
+    """KL(values, grid values) in nat, bin by bin."""
+    scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), bits)
+    pairs = [(c, n) for c, n in zip(*(x.tolist() for x in found.centers_and_counts()), strict=True) if n]
+    kept = [(center, count) for center, count in pairs if low <= center <= high]
+    own = [count for _, count in kept]
+    own[0] += sum(count for center, count in pairs if center < low)
+    own[-1] += sum(count for center, count in pairs if center > high)
+    levels = [int(quantize(torch.tensor(c), scale, zero_point, affine_bounds(bits))) for c, _ in kept]
+    inside = sum(count for _, count in kept)
+    total = 0.0
+    for value, level in zip(own, levels, strict=True):
+        same = [count for (_, count), other in zip(kept, levels, strict=True) if other == level]
+        total += value / found.seen * math.log(value / found.seen / (sum(same) / len(same) / inside))
+    return total
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.3])
+def test_divergence_bin_by_bin(share: float):
+    torch.manual_seed(0)
+    found = histogram(torch.randn(400))
+    low, high = share * found.low, share * found.high
+    computed = divergences(
+        *found.centers_and_counts(), torch.tensor([low]).double(), torch.tensor([high]).double(), bits=4
+    )
+    assert computed.item() == pytest.approx(slow_divergence(found, low, high, 4), rel=1e-5)
+
+
+def test_entropy_is_never_worse_than_minmax(sample: Tensor):
+    found = histogram(sample)
+    low, high = entropy_range(found, 8)
+    assert found.low <= low < high <= found.high
+    ranges = torch.tensor([[low, high], [found.low, found.high]]).double()
+    ranges = torch.stack([ranges[:, 0].clamp(max=0), ranges[:, 1].clamp(min=0)])
+    chosen, widest = divergences(*found.centers_and_counts(), *ranges, bits=8).tolist()
+    assert chosen <= widest + 1e-6
+
+
+def test_entropy_cuts_off_a_lonely_outlier():
+    torch.manual_seed(0)
+    low, high = entropy_range(histogram(torch.cat([torch.randn(20_000), torch.tensor([600.0])])), 8)
+    assert high < 300
+    assert low < -2
+
+
+def test_moving_average_by_hand():
+    found = histogram(torch.tensor([-1.0, 2.0]), torch.tensor([-3.0, 1.0]))
+    expected = (-1 + SMOOTHING * (-3 + 1), 2 + SMOOTHING * (1 - 2))
+    assert activation_range(found, Scheme(ranges="moving_average")) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("method", get_args(RangeMethod))
 def test_relu_output_keeps_its_zero(method: str):
     torch.manual_seed(0)
     low, high = activation_range(histogram(torch.randn(10_000).relu()), Scheme(ranges=method, percentile=99.0))
@@ -114,7 +177,7 @@ def test_relu_output_keeps_its_zero(method: str):
     assert high > 0
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+@pytest.mark.parametrize("method", get_args(RangeMethod))
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
 def test_a_constant_activation_has_a_grid(method: str, value: float):
     low, high = activation_range(histogram(torch.full((100,), value)), Scheme(ranges=method))
