@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distiq.recipe import Budget, Rung
-from distiq.records import Breach, ModelRecord, TrialRecord, VerdictRecord
+from distiq.records import Breach, ModelRecord, SensitivityRecord, TrialRecord, VerdictRecord
 
 WHAT_IT_IS: dict[Rung, str] = {
     "static": "post-training quantization with min-max ranges",
     "percentile": "post-training quantization, ranges without outliers",
     "mse": "post-training quantization, ranges of least squared error",
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
+    "float_layers": "the layers whose weights make the most noise left in float32",
     "qat": "quantization-aware training with the teacher",
 }
+FLOAT_LAYERS = 2
+LITTLE, MOST = 0.2, 0.5
+"""Shares of the noise: below `LITTLE` a cure is not worth trying, `MOST` is enough to blame a few layers."""
 
 
 class Next(NamedTuple):
@@ -38,30 +42,69 @@ def judge(budget: Budget, teacher_top1: float, top1: float, size_bytes: int, lat
 
 
 def next_rung(
-    rungs: Sequence[Rung], trials: Sequence[TrialRecord], budget: Budget, float_drop_points: float
+    rungs: Sequence[Rung],
+    trials: Sequence[TrialRecord],
+    budget: Budget,
+    float_drop_points: float,
+    evidence: SensitivityRecord | None = None,
 ) -> Next | None:
     """The next attempt, or None when the budget holds or nothing that is left can help.
 
     Args:
         float_drop_points: what the float32 student loses against the teacher on the validation split.
+        evidence: where the noise of the first trial comes from.
     """
     if not trials:
         return Next(rungs[0], f"the first rung: {WHAT_IT_IS[rungs[0]]}")
     last = trials[-1]
     accuracy = [breach for breach in last.breaches if breach.limit == "accuracy_drop_points"]
-    if not accuracy or budget.accuracy_drop_points is None:
+    if not accuracy:
         # The budget holds, or only size or speed is missing: every rung's file has the same of both.
         return None
+    without = skipped(rungs, trials, budget, float_drop_points, evidence)
     tried = {trial.rung for trial in trials}
-    left = [rung for rung in rungs if rung not in tried]
+    left = [rung for rung in rungs if rung not in tried and rung not in without]
+    if not left:
+        return None
     reason = f"{last.rung} lost {accuracy[0].excess:.2f} points too many"
-    if float_drop_points > budget.accuracy_drop_points:
-        # Ranges bring the grid closer to float32, which is not good enough itself; only training can pass it.
-        skipped = [rung for rung in left if rung != "qat"]
-        left = [rung for rung in left if rung == "qat"]
-        if skipped:
-            reason += f"; nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
-    return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}") if left else None
+    for why in dict.fromkeys(why for rung, why in without.items() if rungs.index(rung) < rungs.index(left[0])):
+        reason += f"; {why}"
+    return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}")
+
+
+def skipped(
+    rungs: Sequence[Rung],
+    trials: Sequence[TrialRecord],
+    budget: Budget,
+    float_drop_points: float,
+    evidence: SensitivityRecord | None,
+) -> dict[Rung, str]:
+    """The untried rungs that cannot help, and why."""
+    tried = {trial.rung for trial in trials}
+    allowed = budget.accuracy_drop_points
+    found: dict[Rung, str] = {}
+    for rung in rungs:
+        if rung in tried or rung == "qat":
+            continue
+        if allowed is not None and float_drop_points > allowed:
+            # All of these bring the grids closer to float32, which is not good enough itself.
+            found[rung] = f"nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
+        elif evidence is not None and (why := _cannot_help(rung, evidence)):
+            found[rung] = why
+    return found
+
+
+def _cannot_help(rung: Rung, evidence: SensitivityRecord) -> str | None:
+    weights = evidence.weights_share
+    if rung in ("mse", "percentile") and 1 - weights < LITTLE:
+        return f"ranges are not the cause, since activations make {100 * (1 - weights):.0f} % of the noise"
+    if rung in ("rounding", "float_layers") and weights < LITTLE:
+        return f"weights are not the cause, since they make {100 * weights:.0f} % of the noise"
+    if rung == "float_layers":
+        layers, share = evidence.worst_layers(FLOAT_LAYERS)
+        if share < MOST:
+            return f"the noise is spread over the layers: the worst {len(layers)} make {100 * share:.0f} % of it"
+    return None
 
 
 def best(trials: Sequence[TrialRecord]) -> TrialRecord:

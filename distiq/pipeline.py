@@ -25,6 +25,7 @@ from distiq.quantization.graph import export_graph
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
+from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Recipe, Rung, to_toml
 from distiq.records import (
     AdviceRecord,
@@ -34,6 +35,7 @@ from distiq.records import (
     ModelRecord,
     Record,
     RunRecord,
+    SensitivityRecord,
     TrainingRecord,
     TrialRecord,
 )
@@ -220,7 +222,9 @@ class _Story:
         trials: list[TrialRecord] = []
         rungs, budget = self.recipe.quantize.rungs, self.recipe.budget
         top1 = [network.record.column("float32").validation.top1 for network in (teacher, student)]
-        while following := ladder.next_rung(rungs, trials, budget, 100 * (top1[0] - top1[1])):
+        float_drop = 100 * (top1[0] - top1[1])
+        self.evidence: SensitivityRecord | None = None
+        while following := ladder.next_rung(rungs, trials, budget, float_drop, self.evidence):
             trial = self._attempt(following.rung, teacher, student, trials)
             trial = trial.model_copy(
                 update={
@@ -235,7 +239,25 @@ class _Story:
                 f"{100 * trial.deployed.test.top1:.2f} % of the test set; on the validation split"
                 f" {'misses ' + broken if broken else 'every limit holds'}"
             )
+            if self.evidence is None and any(breach.limit == "accuracy_drop_points" for breach in trial.breaches):
+                self.evidence = self._sensitivity(student)
+        self.skipped = ladder.skipped(rungs, trials, budget, float_drop, self.evidence) if trials[-1].breaches else {}
         return trials
+
+    def _sensitivity(self, student: _Network) -> SensitivityRecord:
+        """Where the noise of the plainest quantization comes from."""
+
+        def make(_folder: Path) -> SensitivityRecord:
+            self.watch.stage("looking where the noise comes from")
+            samples = self.data.normalize(self.data.calibration.inputs[:SAMPLES])
+            return sensitivity(self._calibrated(student.model, Scheme()), samples, "static", self.watch)
+
+        inputs = {"data": self.data_record.digest, "seed": self.recipe.seed, "student": student.step.key}
+        record = self.ledger.step("sensitivity", inputs, QUANTIZING_CODE, SensitivityRecord, make).record
+        self.watch.note(
+            f"{100 * record.weights_share:.0f} % of the noise comes from weights, the rest from activations"
+        )
+        return record
 
     def _judge(self, teacher: _Network, trial: TrialRecord, split: str) -> tuple[Breach, ...]:
         cost = trial.deployed.cost
@@ -244,6 +266,8 @@ class _Story:
         return ladder.judge(self.recipe.budget, wanted, found, cost.size_bytes, cost.at_batch(1).p50_ms)
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
+        if rung == "float_layers" and self.evidence is None:
+            self.evidence = self._sensitivity(student)
         scheme = self._scheme(rung, trials)
         inputs = self.measured_by | {"student": student.step.key, "beside": self.beside, "scheme": str(scheme)}
         if rung == "qat":
@@ -268,23 +292,25 @@ class _Story:
         return step.record
 
     def _scheme(self, rung: Rung, trials: list[TrialRecord]) -> Scheme:
-        """The scheme of a rung; rounding and training start from the best that was found without training."""
-        percentile = self.recipe.quantize.percentile
+        """The scheme of a rung; rounding, float layers and training start from the best found without training."""
         match rung:
-            case "static":
-                return Scheme()
-            case "mse":
-                return Scheme(ranges="mse")
+            case "static" | "mse":
+                return Scheme(ranges="minmax" if rung == "static" else "mse")
             case "percentile":
-                return Scheme(ranges="percentile", percentile=percentile)
+                return Scheme(ranges="percentile", percentile=self.recipe.quantize.percentile)
         rungs = [trial.rung for trial in trials]
-        before = trials[: rungs.index("rounding") + 1] if "rounding" in rungs else trials
+        before = trials[: rungs.index(rung)] if rung in rungs else trials
         untrained = [trial for trial in before if trial.training is None]
-        best = max(untrained, key=lambda trial: trial.sqnr_db).rung if untrained else "mse"
-        if best == "rounding":
-            return self._scheme("rounding", [trial for trial in untrained if trial.rung != "rounding"])
-        start = self._scheme(best, [])  # type: ignore[arg-type]
-        return dataclasses.replace(start, rounding="gptq") if rung == "rounding" else start
+        if not untrained:
+            start = Scheme(ranges="mse")
+        else:
+            best = max(untrained, key=lambda trial: trial.sqnr_db).rung
+            start = self._scheme(best, untrained)  # type: ignore[arg-type]
+        if rung == "rounding":
+            return dataclasses.replace(start, rounding="gptq")
+        if rung == "float_layers" and self.evidence is not None:
+            return dataclasses.replace(start, float_layers=self.evidence.worst_layers(ladder.FLOAT_LAYERS)[0])
+        return start
 
     def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:
         settings = self.recipe.distil.on_grids()
@@ -331,6 +357,8 @@ class _Story:
             student=student_record,
             advice=self.advice,
             trials=tuple(trials),
+            skipped=dict(self.skipped),
+            sensitivity=self.evidence,
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
             verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record),

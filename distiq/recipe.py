@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from distiq.errors import UserError
 
-Rung = Literal["static", "percentile", "mse", "rounding", "qat"]
+Rung = Literal["static", "percentile", "mse", "rounding", "float_layers", "qat"]
 
 
 class Part(BaseModel):
@@ -250,9 +250,10 @@ class QuantizeSettings(Part):
     """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
 
     rungs: tuple[Rung, ...] = Field(
-        ("static", "mse", "percentile", "rounding", "qat"),
+        ("static", "mse", "percentile", "rounding", "float_layers", "qat"),
         min_length=1,
-        description='"static" (min-max), "percentile", "mse", "rounding" (closed form), "qat" (with the teacher)',
+        description='"static" (min-max), "percentile", "mse", "rounding" (closed form), "float_layers" (the worst stay'
+        ' float32), "qat" (with the teacher)',
     )
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"

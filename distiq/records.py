@@ -200,6 +200,45 @@ class ComparisonRecord(Record):
     files: dict[str, tuple[LatencyRecord, ...]]
 
 
+class NoiseRecord(Record):
+    """What a grid costs at the network's output while everything else stays float32.
+
+    `place` is the module path of the layer, or of the operation behind whose output the grid lies. `sqnr_db` is of the
+    logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities.
+    """
+
+    place: str
+    part: Literal["weights", "activations"]
+    sqnr_db: float
+    divergence_nat: float
+
+
+class SensitivityRecord(Record):
+    """Where the noise of quantization comes from: all weights alone, all activations alone, and each grid alone.
+
+    `rung` names the trial; `samples` is the number of unlabelled calibration samples.
+    """
+
+    rung: str
+    samples: int
+    weights: NoiseRecord
+    activations: NoiseRecord
+    grids: tuple[NoiseRecord, ...]
+
+    @property
+    def weights_share(self) -> float:
+        """The share of the noise power at the output that comes from weights; the rest comes from activations."""
+        weights, activations = (10 ** (-noise.sqnr_db / 10) for noise in (self.weights, self.activations))
+        return weights / (weights + activations) if weights + activations else 0.0
+
+    def worst_layers(self, most: int) -> tuple[tuple[str, ...], float]:
+        """The layers whose weights make the most noise, at most so many, and their share of that of all weights."""
+        power = {grid.place: 10 ** (-grid.sqnr_db / 10) for grid in self.grids if grid.part == "weights"}
+        worst = tuple(sorted(power, key=lambda place: -power[place])[:most])
+        total = sum(power.values())
+        return worst, sum(power[place] for place in worst) / total if total else 0.0
+
+
 class VerdictRecord(Record):
     """How the run ended. `chosen` names the delivered rung; without a budget `met` is true."""
 
@@ -218,7 +257,7 @@ class AdviceRecord(Record):
 
 
 class RunRecord(Record):
-    """The run as a whole: what was asked, where it ran, how it ended."""
+    """The run as a whole: what was asked, where it ran, how it ended. `skipped` says why a rung was not tried."""
 
     name: str
     command: str
@@ -234,6 +273,8 @@ class RunRecord(Record):
     student: ModelRecord
     advice: AdviceRecord | None = None
     trials: tuple[TrialRecord, ...]
+    skipped: dict[str, str] = {}
+    sensitivity: SensitivityRecord | None = None
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]
     verdict: VerdictRecord

@@ -1,8 +1,20 @@
+import math
+
 import pytest
 
-from distiq.ladder import best, judge, next_rung, verdict
+from distiq.ladder import best, judge, next_rung, skipped, verdict
 from distiq.recipe import Budget
-from distiq.records import AccuracyRecord, Breach, Column, CostRecord, LatencyRecord, ModelRecord, TrainingRecord
+from distiq.records import (
+    AccuracyRecord,
+    Breach,
+    Column,
+    CostRecord,
+    LatencyRecord,
+    ModelRecord,
+    NoiseRecord,
+    SensitivityRecord,
+    TrainingRecord,
+)
 from distiq.records import TrialRecord as Trial
 
 RUNGS = ("static", "mse", "percentile", "qat")
@@ -133,6 +145,46 @@ def test_better_ranges_are_skipped_when_float_itself_is_too_low():
     assert following.rung == "qat"
     assert "nothing without training can help, since float32 itself loses 1.20" in following.reason
     assert next_rung(("static", "mse"), [trial("static", breach())], BUDGET, 1.2) is None
+
+
+def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:
+    return NoiseRecord(place=place, part=part, sqnr_db=sqnr_db, divergence_nat=0.0)
+
+
+def evidence(weights_db: float, activations_db: float, *layers_db: float) -> SensitivityRecord:
+    return SensitivityRecord(
+        rung="static",
+        samples=8,
+        weights=noise("all", "weights", weights_db),
+        activations=noise("all", "activations", activations_db),
+        grids=tuple(noise(f"layer{number}", "weights", db) for number, db in enumerate(layers_db)),
+    )
+
+
+EVERY = ("static", "mse", "percentile", "rounding", "float_layers", "qat")
+
+
+@pytest.mark.parametrize(
+    ("found", "without", "why"),
+    [
+        (evidence(20, 30, 20), ["mse", "percentile"], "ranges are not the cause, since activations make 9 %"),
+        (evidence(30, 20, 30), ["rounding", "float_layers"], "weights are not the cause, since they make 9 %"),
+        (evidence(20, 20, 26, 26, 26, 26, 26), ["float_layers"], "the worst 2 make 40 % of it"),
+        (evidence(20, 20, 20, 26, 26), [], ""),
+        (evidence(math.inf, 20), ["rounding", "float_layers"], "they make 0 %"),
+        (evidence(math.inf, math.inf), ["rounding", "float_layers"], "they make 0 %"),
+    ],
+)
+def test_a_rung_that_cannot_help_is_skipped(found, without, why):
+    reasons = skipped(EVERY, [trial("static", breach())], BUDGET, 0.0, found)
+    assert list(reasons) == without
+    assert all(why in reason for reason in reasons.values())
+
+
+def test_the_reason_names_the_evidence():
+    following = next_rung(EVERY, [trial("static", breach())], BUDGET, 0.0, evidence(20, 30, 20))
+    assert following.rung == "rounding"
+    assert following.reason.count("ranges are not the cause") == 1
 
 
 @pytest.mark.parametrize("limit", ["size_kb", "latency_ms"])

@@ -117,6 +117,11 @@ def parameter_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Parameter:
     return operator.attrgetter(str(source.target))(prepared)
 
 
+def layer_of(weight: fx.Node) -> str:
+    """The module path of the layer whose weight a node reads: "stages.0.conv" for "stages.0.conv.weight"."""
+    return str(weight.target).rpartition(".")[0]
+
+
 def _insert_bias_points(prepared: fx.GraphModule) -> None:
     modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
     for number, node in enumerate(list(prepared.graph.nodes)):
@@ -163,6 +168,7 @@ class IntegerQuantizer(Quantizer):
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
+        self.scheme = scheme
         low, high = affine_bounds(scheme.activation_bits)
         self.activation = QuantizationSpec(
             torch.int8, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
@@ -184,7 +190,8 @@ class IntegerQuantizer(Quantizer):
     def _annotate(self, node: fx.Node) -> None:
         arguments: Any = node.args
         if node.target in WEIGHTED and arguments[1].op == "get_attr":
-            self._mark(node, {arguments[0]: self.activation, arguments[1]: self.weight}, fused=True)
+            if not self.scheme.keeps_float(layer_of(arguments[1])):
+                self._mark(node, {arguments[0]: self.activation, arguments[1]: self.weight}, fused=True)
         elif node.target in ADDITIONS and all(_is_float_tensor(argument) for argument in arguments[:2]):
             self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
         elif node.target in POOLS:

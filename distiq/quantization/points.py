@@ -26,6 +26,7 @@ class ActivationPoint(ObserverBase):
         super().__init__(dtype)
         self.quant_min, self.quant_max, self.qscheme, self.scheme = quant_min, quant_max, qscheme, scheme
         self.mode: Literal["watch", "simulate"] = "watch"
+        self.enabled = True  # while it is not, values pass unchanged
         self.histogram = Histogram()
         self.scale: Tensor
         self.zero_point: Tensor
@@ -35,6 +36,7 @@ class ActivationPoint(ObserverBase):
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "watch":
             self.histogram.update(x)
+        if self.mode == "watch" or not self.enabled:
             return x
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, self.quant_min, self.quant_max)
 
@@ -63,6 +65,7 @@ class PerChannelWeightPoint(ObserverBase):
     ) -> None:
         super().__init__(dtype)
         self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
+        self.enabled = True  # while it is not, weights pass unchanged
         self.latest: Tensor = torch.empty(0)
         self.smallest_scale: Tensor
         self.scale: Tensor | None
@@ -75,6 +78,8 @@ class PerChannelWeightPoint(ObserverBase):
 
     def forward(self, x: Tensor) -> Tensor:
         self.latest = x.detach()
+        if not self.enabled:
+            return x
         scale, zero_point = self.calculate_qparams()
         return torch.fake_quantize_per_channel_affine(
             x, scale, zero_point, self.ch_axis, self.quant_min, self.quant_max
@@ -102,7 +107,8 @@ class BiasPoint(nn.Module):
         self.value = torch.empty(0)  # the bias on its grid, while the graph is converted
 
     def forward(self, bias: Tensor) -> Tensor:
-        if self.pair[0].mode == "watch":
+        activation, weight = self.pair
+        if activation.mode == "watch" or not (activation.enabled and weight.enabled):
             return bias
         return bias + (self.on_grid(bias.detach()) - bias.detach())
 

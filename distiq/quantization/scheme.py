@@ -19,6 +19,7 @@ class Scheme:
             the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
             batches' extremes ("moving_average").
         percentile: for "percentile", the share of values that is kept, in percent.
+        float_layers: module paths whose weights stay float32; what lies inside of them too.
     """
 
     weight_bits: Literal[2, 3, 4, 6, 8] = 8
@@ -26,8 +27,14 @@ class Scheme:
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
     rounding: Literal["nearest", "gptq"] = "nearest"
+    float_layers: tuple[str, ...] = ()
+
+    def keeps_float(self, path: str) -> bool:
+        """Whether the layer at a module path stays float32."""
+        return any(path == layer or path.startswith(f"{layer}.") for layer in self.float_layers)
 
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
         rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
-        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}{rounding}"
+        layers = f", {' and '.join(self.float_layers)} in float32" if self.float_layers else ""
+        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{layers}"

@@ -1,0 +1,111 @@
+"""Sensitivity: what each grid costs at the network's output, alone. No labels are needed."""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from distiq.numerics import sqnr_db
+from distiq.progress import Silent, Watch
+from distiq.quantization.graph import layer_of
+from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.quantize import QuantizedModel
+from distiq.records import NoiseRecord, SensitivityRecord
+
+SAMPLES = 128
+CHUNK = 64
+Point = ActivationPoint | PerChannelWeightPoint
+
+
+class Grid(NamedTuple):
+    """A grid of the network: the module path that it belongs to, what lies on it, and its point."""
+
+    place: str
+    part: Literal["weights", "activations"]
+    point: Point
+
+
+def grids(quantized: QuantizedModel) -> list[Grid]:
+    """All grids in the order of the network; one that several values share stands once."""
+    modules = dict(quantized.prepared.named_modules(remove_duplicate=False))
+    found: dict[nn.Module, Grid] = {}
+    for node in quantized.prepared.graph.nodes:
+        point = modules.get(str(node.target)) if node.op == "call_module" else None
+        if isinstance(point, PerChannelWeightPoint):
+            found.setdefault(point, Grid(layer_of(node.all_input_nodes[0]), "weights", point))
+        elif isinstance(point, ActivationPoint):
+            found.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
+    return list(found.values())
+
+
+def sensitivity(
+    quantized: QuantizedModel, samples: Tensor, rung: str = "", watch: Watch | None = None
+) -> SensitivityRecord:
+    """Switches every grid on alone, and all weights and all activations together, and compares the outputs.
+
+    Args:
+        quantized: its weights rounded to the nearest; closed-form rounding or training has no float32 to compare with.
+        samples: (N, ...) normalized inputs, as the network sees them.
+        rung: what the record names as its trial.
+    """
+    watch = watch or Silent()
+    every = grids(quantized)
+    reference = _outputs(quantized, samples, ())
+
+    def noise(place: str, part: Literal["weights", "activations"], points: list[Point]) -> NoiseRecord:
+        outputs = _outputs(quantized, samples, points)
+        return NoiseRecord(
+            place=place,
+            part=part,
+            sqnr_db=sqnr_db(reference, outputs),
+            divergence_nat=divergence(reference, outputs),
+        )
+
+    single = []
+    for number, grid in enumerate(every):
+        watch.step(number + 1, len(every), {"grid": grid.place})
+        single.append(noise(grid.place, grid.part, [grid.point]))
+    return SensitivityRecord(
+        rung=rung,
+        samples=len(samples),
+        weights=noise("all", "weights", [grid.point for grid in every if grid.part == "weights"]),
+        activations=noise("all", "activations", [grid.point for grid in every if grid.part == "activations"]),
+        grids=tuple(single),
+    )
+
+
+def divergence(reference: Tensor, outputs: Tensor) -> float:
+    """Mean KL(reference || outputs) of the class probabilities in nat; logits are (N, classes)."""
+    own, other = F.log_softmax(reference.double(), 1), F.log_softmax(outputs.double(), 1)
+    return float(F.kl_div(other, own, reduction="batchmean", log_target=True))
+
+
+@torch.no_grad()
+def _outputs(quantized: QuantizedModel, samples: Tensor, active: Collection[Point]) -> Tensor:
+    with _only(quantized, active):
+        return torch.cat([quantized(chunk) for chunk in samples.split(CHUNK)])
+
+
+@contextlib.contextmanager
+def _only(quantized: QuantizedModel, active: Collection[Point]) -> Iterator[None]:
+    """These points put values on their grids, all others let them pass."""
+    points = [grid.point for grid in grids(quantized)]
+    for point in points:
+        point.enabled = any(point is other for other in active)
+    try:
+        yield
+    finally:
+        for point in points:
+            point.enabled = True
+
+
+def _place(node: fx.Node) -> str:
+    """The module path of the operation that makes a value; the network's input is "input"."""
+    if node.op == "placeholder":
+        return "input"
+    stack: Any = node.meta.get("nn_module_stack")
+    path = list(stack.values())[-1][0] if stack else ""
+    return path or node.name

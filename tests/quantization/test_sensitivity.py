@@ -1,0 +1,85 @@
+"""What each grid costs at the output: against networks in which the cause was planted."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distiq.numerics import sqnr_db
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
+from distiq.quantization.sensitivity import divergence, grids, sensitivity
+
+
+def weights_of(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def test_every_layer_stands_once(network: nn.Module, images: Tensor):
+    found = grids(quantize(network, images))
+    assert sorted(grid.place for grid in found if grid.part == "weights") == sorted(weights_of(network))
+    assert found[0].part == "weights"
+    assert {"input"} <= {grid.place for grid in found if grid.part == "activations"}
+    assert len({id(grid.point) for grid in found}) == len(found)
+
+
+def test_all_grids_together_are_the_quantized_network(network: nn.Module, images: Tensor):
+    quantized = quantize(network, images)
+    expected = quantized(images)
+    sensitivity(quantized, images[:16])
+    assert torch.equal(quantized(images), expected)  # the grids are on again
+
+
+def test_the_planted_layer_is_found(mixed: nn.Module, images: Tensor):
+    calm = sensitivity(quantize(mixed, images), images[:64])
+    with torch.no_grad():
+        weight = mixed.get_submodule("project").weight
+        weight[:, 0] *= 400  # every channel's grid has to span this one input, which hardly ever speaks
+        mixed.get_submodule("depthwise").weight[0] /= 400
+        mixed.get_submodule("norm2").running_mean[0] /= 400
+        mixed.get_submodule("norm2").running_var[0] /= 400**2
+        mixed.get_submodule("norm2").weight[0] /= 400
+        mixed.get_submodule("norm2").bias[0] /= 400
+    found = sensitivity(quantize(mixed, images), images[:64])
+    assert found.worst_layers(1)[0] == ("project",)
+    assert found.weights_share > calm.weights_share
+    assert found.weights.sqnr_db < calm.weights.sqnr_db - 10
+
+
+def test_an_outlier_is_the_activations_fault(mixed: nn.Module, images: Tensor):
+    samples = images.clone()
+    samples[0, 0, 0, 0] = 3000.0
+    found = sensitivity(quantize(mixed, samples), images[1:65])
+    calm = sensitivity(quantize(mixed, images), images[1:65])
+    assert found.weights_share < 0.1
+    at_input = [next(grid.sqnr_db for grid in record.grids if grid.place == "input") for record in (found, calm)]
+    assert at_input[0] < at_input[1] - 20
+
+
+def test_leaving_the_worst_layer_in_float_takes_its_noise_away(mixed: nn.Module, images: Tensor):
+    quantized = quantize(mixed, images)
+    layer = sensitivity(quantized, images[:64]).worst_layers(1)[0][0]
+    left = quantize(mixed, images, Scheme(float_layers=(layer,)))
+    assert layer not in [grid.place for grid in grids(left) if grid.part == "weights"]
+    with torch.no_grad():
+        reference = copy.deepcopy(mixed)(images)
+        assert sqnr_db(reference, left(images)) > sqnr_db(reference, quantized(images))
+
+
+def test_shares_by_hand(images: Tensor):
+    layer = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
+    with torch.no_grad():
+        layer[1].weight.copy_(torch.randint(-127, 128, (4, 144)).float())
+        layer[1].weight[:, 0] = 127.0  # so that the grid's step is 1 and the weights lie on it
+    found = sensitivity(quantize(layer, images), images[:32])
+    assert found.weights.sqnr_db == math.inf
+    assert found.weights_share == 0.0
+    assert found.worst_layers(3) == (("1",), 0.0)
+
+
+def test_divergence_of_two_coins():
+    reference, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])
+    assert divergence(reference, other) == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
+    assert divergence(other, other) == 0.0
