@@ -12,6 +12,7 @@ WHAT_IT_IS: dict[Rung, str] = {
     "mse": "post-training quantization, ranges of least squared error",
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
     "float_layers": "the layers whose weights make the most noise left in float32",
+    "mixed": "4-bit weights in the layers where they cost least, until the file is small enough",
     "qat": "quantization-aware training with the teacher",
 }
 FLOAT_LAYERS = 2
@@ -57,16 +58,18 @@ def next_rung(
     if not trials:
         return Next(rungs[0], f"the first rung: {WHAT_IT_IS[rungs[0]]}")
     last = trials[-1]
-    accuracy = [breach for breach in last.breaches if breach.limit == "accuracy_drop_points"]
-    if not accuracy:
-        # The budget holds, or only size or speed is missing: every rung's file has the same of both.
+    broken = {breach.limit: breach for breach in last.breaches}
+    tried = {trial.rung for trial in trials}
+    if "size_kb" in broken and "mixed" in rungs and "mixed" not in tried:
+        return Next("mixed", f"the file is {broken['size_kb'].excess:.1f} kB too large: {WHAT_IT_IS['mixed']}")
+    if "accuracy_drop_points" not in broken:
+        # The budget holds, or only size or speed is missing: the files of all other rungs have the same of both.
         return None
     without = skipped(rungs, trials, budget, float_drop_points, evidence)
-    tried = {trial.rung for trial in trials}
     left = [rung for rung in rungs if rung not in tried and rung not in without]
     if not left:
         return None
-    reason = f"{last.rung} lost {accuracy[0].excess:.2f} points too many"
+    reason = f"{last.rung} lost {broken['accuracy_drop_points'].excess:.2f} points too many"
     for why in dict.fromkeys(why for rung, why in without.items() if rungs.index(rung) < rungs.index(left[0])):
         reason += f"; {why}"
     return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}")
@@ -86,7 +89,11 @@ def skipped(
     for rung in rungs:
         if rung in tried or rung == "qat":
             continue
-        if allowed is not None and float_drop_points > allowed:
+        if "mixed" in tried:
+            found[rung] = "the file would be too large again"
+        elif rung == "mixed":
+            found[rung] = "the file is small enough"
+        elif allowed is not None and float_drop_points > allowed:
             # All of these bring the grids closer to float32, which is not good enough itself.
             found[rung] = f"nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
         elif evidence is not None and (why := _cannot_help(rung, evidence)):

@@ -22,6 +22,7 @@ from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import export_graph
+from distiq.quantization.mixed import narrow_layers
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
@@ -45,6 +46,10 @@ from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
 QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
+
+
+NARROW_BITS = 4
+NODE_BYTES = 64  # what a packed weight adds to the file: a node and its names
 
 
 class Measured(Record):
@@ -220,7 +225,8 @@ class _Story:
     def _climb(self, teacher: _Network, student: _Network) -> list[TrialRecord]:
         """The attempts, in order; each is kept with its file."""
         trials: list[TrialRecord] = []
-        rungs, budget = self.recipe.quantize.rungs, self.recipe.budget
+        budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
+        rungs = tuple(rung for rung in self.recipe.quantize.rungs if rung != "mixed" or not narrow)
         top1 = [network.record.column("float32").validation.top1 for network in (teacher, student)]
         float_drop = 100 * (top1[0] - top1[1])
         self.evidence: SensitivityRecord | None = None
@@ -244,20 +250,35 @@ class _Story:
         self.skipped = ladder.skipped(rungs, trials, budget, float_drop, self.evidence) if trials[-1].breaches else {}
         return trials
 
-    def _sensitivity(self, student: _Network) -> SensitivityRecord:
-        """Where the noise of the plainest quantization comes from."""
+    def _sensitivity(self, student: _Network, bits: int | None = None) -> SensitivityRecord:
+        """Where the noise of the plainest quantization comes from; `bits` of the weights in place of the recipe's."""
+        scheme = Scheme(weight_bits=bits or self.recipe.quantize.weight_bits)  # type: ignore[arg-type]
 
         def make(_folder: Path) -> SensitivityRecord:
-            self.watch.stage("looking where the noise comes from")
+            self.watch.stage(f"looking where the noise comes from ({scheme})")
             samples = self.data.normalize(self.data.calibration.inputs[:SAMPLES])
-            return sensitivity(self._calibrated(student.model, Scheme()), samples, "static", self.watch)
+            return sensitivity(self._calibrated(student.model, scheme), samples, "static", self.watch)
 
-        inputs = {"data": self.data_record.digest, "seed": self.recipe.seed, "student": student.step.key}
+        inputs = {"data": self.data_record.digest, "student": student.step.key, "scheme": str(scheme)}
         record = self.ledger.step("sensitivity", inputs, QUANTIZING_CODE, SensitivityRecord, make).record
-        self.watch.note(
-            f"{100 * record.weights_share:.0f} % of the noise comes from weights, the rest from activations"
-        )
+        share = 100 * record.weights_share
+        self.watch.note(f"{share:.0f} % of the noise comes from weights, the rest from activations")
         return record
+
+    def _narrowed(self, start: Scheme, student: _Network, too_large: float) -> Scheme:
+        """The scheme with 4-bit weights in the layers where they add the least noise.
+
+        Args:
+            too_large: bytes that the file has to lose.
+        """
+        wide, narrow = (self._sensitivity(student, bits) for bits in (self.recipe.quantize.weight_bits, NARROW_BITS))
+        power = [{grid.place: 10 ** (-grid.sqnr_db / 10) for grid in record.grids} for record in (wide, narrow)]
+        layers = [grid.place for grid in wide.grids if grid.part == "weights"]
+        saved = {layer: student.model.get_parameter(f"{layer}.weight").numel() / 2 - NODE_BYTES for layer in layers}
+        chosen = narrow_layers({layer: power[1][layer] - power[0][layer] for layer in layers}, saved, too_large)
+        self.watch.note(f"4-bit weights in {len(chosen)} of {len(layers)} layers: {', '.join(chosen)}")
+        bits = tuple((layer, NARROW_BITS) for layer in chosen)
+        return dataclasses.replace(start, layer_bits=bits, float_layers=(), rounding="gptq")
 
     def _judge(self, teacher: _Network, trial: TrialRecord, split: str) -> tuple[Breach, ...]:
         cost = trial.deployed.cost
@@ -266,9 +287,7 @@ class _Story:
         return ladder.judge(self.recipe.budget, wanted, found, cost.size_bytes, cost.at_batch(1).p50_ms)
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
-        if rung == "float_layers" and self.evidence is None:
-            self.evidence = self._sensitivity(student)
-        scheme = self._scheme(rung, trials)
+        scheme = self._scheme(rung, student, trials)
         inputs = self.measured_by | {"student": student.step.key, "beside": self.beside, "scheme": str(scheme)}
         if rung == "qat":
             inputs |= {
@@ -291,25 +310,34 @@ class _Story:
         self.files[f"student-{rung}"] = step.folder / MODEL_FILE
         return step.record
 
-    def _scheme(self, rung: Rung, trials: list[TrialRecord]) -> Scheme:
-        """The scheme of a rung; rounding, float layers and training start from the best found without training."""
+    def _scheme(self, rung: Rung, student: _Network, trials: list[TrialRecord]) -> Scheme:
+        """The scheme of a rung. Those that cost more than a calibration start from the best found without training;
+        training starts from the narrowed weights, if the file had to shrink."""
+        plain = Scheme(weight_bits=self.recipe.quantize.weight_bits)
         match rung:
-            case "static" | "mse":
-                return Scheme(ranges="minmax" if rung == "static" else "mse")
+            case "static":
+                return plain
+            case "mse":
+                return dataclasses.replace(plain, ranges="mse")
             case "percentile":
-                return Scheme(ranges="percentile", percentile=self.recipe.quantize.percentile)
+                return dataclasses.replace(plain, ranges="percentile", percentile=self.recipe.quantize.percentile)
         rungs = [trial.rung for trial in trials]
         before = trials[: rungs.index(rung)] if rung in rungs else trials
         untrained = [trial for trial in before if trial.training is None]
-        if not untrained:
-            start = Scheme(ranges="mse")
-        else:
-            best = max(untrained, key=lambda trial: trial.sqnr_db).rung
-            start = self._scheme(best, untrained)  # type: ignore[arg-type]
-        if rung == "rounding":
-            return dataclasses.replace(start, rounding="gptq")
-        if rung == "float_layers" and self.evidence is not None:
-            return dataclasses.replace(start, float_layers=self.evidence.worst_layers(ladder.FLOAT_LAYERS)[0])
+        narrowed = [trial for trial in untrained if trial.rung == "mixed"]
+        start = dataclasses.replace(plain, ranges="mse")
+        if untrained:
+            best = max(narrowed or untrained, key=lambda trial: trial.sqnr_db).rung
+            start = self._scheme(best, student, untrained)  # type: ignore[arg-type]
+        match rung:
+            case "rounding":
+                return dataclasses.replace(start, rounding="gptq")
+            case "float_layers":
+                self.evidence = self.evidence or self._sensitivity(student)
+                return dataclasses.replace(start, float_layers=self.evidence.worst_layers(ladder.FLOAT_LAYERS)[0])
+            case "mixed":
+                size = before[0].deployed.cost.size_bytes if before and before[0].deployed.cost else 0
+                return self._narrowed(start, student, size - 1000 * (self.recipe.budget.size_kb or 0))
         return start
 
     def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:

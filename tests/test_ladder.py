@@ -161,7 +161,7 @@ def evidence(weights_db: float, activations_db: float, *layers_db: float) -> Sen
     )
 
 
-EVERY = ("static", "mse", "percentile", "rounding", "float_layers", "qat")
+EVERY = ("static", "mse", "percentile", "rounding", "float_layers", "mixed", "qat")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,7 @@ EVERY = ("static", "mse", "percentile", "rounding", "float_layers", "qat")
 )
 def test_a_rung_that_cannot_help_is_skipped(found, without, why):
     reasons = skipped(EVERY, [trial("static", breach())], BUDGET, 0.0, found)
+    assert reasons.pop("mixed") == "the file is small enough"
     assert list(reasons) == without
     assert all(why in reason for reason in reasons.values())
 
@@ -185,6 +186,18 @@ def test_the_reason_names_the_evidence():
     following = next_rung(EVERY, [trial("static", breach())], BUDGET, 0.0, evidence(20, 30, 20))
     assert following.rung == "rounding"
     assert following.reason.count("ranges are not the cause") == 1
+
+
+def test_narrow_weights_come_first_when_the_file_is_too_large():
+    budget = Budget(accuracy_drop_points=1.0, size_kb=80)
+    too_large = breach("size_kb", 80, 95)
+    following = next_rung(EVERY, [trial("static", breach(), too_large)], budget, 0.0)
+    assert following.rung == "mixed" and "15.0 kB too large" in following.reason
+    # From there on only training can bring the accuracy back: other rungs have wide weights again.
+    trials = [trial("static", breach(), too_large), trial("mixed", breach())]
+    assert next_rung(EVERY, trials, budget, 0.0).rung == "qat"
+    assert next_rung(EVERY, [trials[0], trial("mixed")], budget, 0.0) is None
+    assert next_rung(EVERY, [trial("static", too_large), trial("mixed", too_large)], budget, 0.0) is None
 
 
 @pytest.mark.parametrize("limit", ["size_kb", "latency_ms"])

@@ -173,10 +173,8 @@ class IntegerQuantizer(Quantizer):
         self.activation = QuantizationSpec(
             torch.int8, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
         )
-        low, high = symmetric_bounds(scheme.weight_bits)
-        self.weight = QuantizationSpec(
-            torch.int8, PerChannelWeightPoint, low, high, torch.per_channel_symmetric, ch_axis=0
-        )
+        bits = {scheme.weight_bits, *dict(scheme.layer_bits).values()}
+        self.weights = {width: _weight_grid(width) for width in bits}
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         for node in model.graph.nodes:
@@ -190,8 +188,10 @@ class IntegerQuantizer(Quantizer):
     def _annotate(self, node: fx.Node) -> None:
         arguments: Any = node.args
         if node.target in WEIGHTED and arguments[1].op == "get_attr":
-            if not self.scheme.keeps_float(layer_of(arguments[1])):
-                self._mark(node, {arguments[0]: self.activation, arguments[1]: self.weight}, fused=True)
+            layer = layer_of(arguments[1])
+            if not self.scheme.keeps_float(layer):
+                weight = self.weights[self.scheme.bits_of(layer)]
+                self._mark(node, {arguments[0]: self.activation, arguments[1]: weight}, fused=True)
         elif node.target in ADDITIONS and all(_is_float_tensor(argument) for argument in arguments[:2]):
             self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
         elif node.target in POOLS:
@@ -212,6 +212,11 @@ class IntegerQuantizer(Quantizer):
         _note(node, inputs, output if behind is node else None)
         if behind is not node:
             _note(behind, {}, output)
+
+
+def _weight_grid(bits: int) -> QuantizationSpec:
+    low, high = symmetric_bounds(bits)
+    return QuantizationSpec(torch.int8, PerChannelWeightPoint, low, high, torch.per_channel_symmetric, ch_axis=0)
 
 
 def _note(node: fx.Node, inputs: dict, output: object) -> None:

@@ -4,6 +4,7 @@ It first watches (calibration), then simulates the grid, with gradients that pas
 `prepare_pt2e` places it and `convert_pt2e` replaces it by a quantize / dequantize pair with the same numbers.
 """
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -54,7 +55,7 @@ class ActivationPoint(ObserverBase):
 
 
 class PerChannelWeightPoint(ObserverBase):
-    """A symmetric grid per output channel: made from the weights as they are, unless `fix` has set it.
+    """A symmetric grid per output channel: made from the weights as they are, kept by `fix`, or trained by `learn`.
 
     `smallest_scale` keeps a channel's grid wide enough for its bias: see `BiasPoint`. torchao hands the channel axis
     only to a class whose name says "PerChannel".
@@ -76,10 +77,19 @@ class PerChannelWeightPoint(ObserverBase):
         """Keeps these scales (channels,) from now on: rounding has put the weights on their grid."""
         self.scale = scale.detach().clone()
 
+    def learn(self) -> None:
+        """Makes the scales a parameter that begins where they are (Esser et al. 2020, "Learned step size
+        quantization", arXiv:1902.08153)."""
+        scale = self.calculate_qparams()[0].clone()
+        del self.scale
+        self.scale = nn.Parameter(scale)
+
     def forward(self, x: Tensor) -> Tensor:
         self.latest = x.detach()
         if not self.enabled:
             return x
+        if isinstance(self.scale, nn.Parameter):
+            return learned_step(x, torch.maximum(self.scale, self.smallest_scale), self.quant_max)
         scale, zero_point = self.calculate_qparams()
         return torch.fake_quantize_per_channel_affine(
             x, scale, zero_point, self.ch_axis, self.quant_min, self.quant_max
@@ -87,11 +97,24 @@ class PerChannelWeightPoint(ObserverBase):
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         if self.scale is not None:
-            scale = torch.maximum(self.scale, self.smallest_scale)
+            scale = torch.maximum(self.scale.detach(), self.smallest_scale)
             return scale, torch.zeros_like(scale, dtype=torch.int32)
         magnitude = self.latest.flatten(1).abs().amax(1)
         scale = torch.maximum(symmetric_scale(magnitude, (self.quant_max + 1).bit_length()), self.smallest_scale)
         return scale, torch.zeros_like(magnitude, dtype=torch.int32)
+
+
+def learned_step(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
+    """Weights (O, ...) on symmetric grids of steps (O,), with gradients for both (Esser et al. 2020, equations 1-5).
+
+    The gradient passes straight through the rounding, stops where a weight is clipped, and the step's is divided by
+    sqrt(weights of the channel * bound), so that steps and weights learn at like speed.
+    """
+    factor = 1 / math.sqrt(weight[0].numel() * bound)
+    scale = scale * factor + (scale - scale * factor).detach()
+    scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    steps = torch.clamp(weight / scale, -bound, bound)
+    return (steps + (torch.round(steps) - steps).detach()) * scale
 
 
 class BiasPoint(nn.Module):

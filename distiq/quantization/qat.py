@@ -1,7 +1,8 @@
 """Quantization-aware training: the quantized model goes on learning on its grids.
 
-It starts from the calibrated model, with batch norm folded. Activations keep their calibrated grids; the grids of
-weights follow the weights. The loss is handed in: whether a teacher stands behind it is not known here.
+It starts from the calibrated model, with batch norm folded. Activations keep their calibrated grids; 8-bit grids of
+weights follow the weights, and the few levels of narrower ones are learned. The loss is handed in: whether a teacher
+stands behind it is not known here.
 """
 
 from collections.abc import Callable
@@ -12,12 +13,15 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
+from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
+from distiq.quantization.points import PerChannelWeightPoint
 from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe import GridTrainingSettings, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 
+EIGHT_BITS = symmetric_bounds(8)[1]
 LossFn = Callable[[Tensor, Batch], Losses]
 
 
@@ -55,6 +59,10 @@ def train_quantized(
     if training.precision not in ("float32", "auto"):
         raise UserError(f'{stage}: precision = "{training.precision}" cannot carry an 8-bit grid; take "float32"')
     training = training.model_copy(update={"precision": "float32"})
+
+    for point in quantized.modules():
+        if isinstance(point, PerChannelWeightPoint) and point.quant_max < EIGHT_BITS:
+            point.learn()
 
     def accuracy(objective: nn.Module) -> float:
         return validation_accuracy(objective.quantized, data)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ class Scheme:
             the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
             batches' extremes ("moving_average").
         percentile: for "percentile", the share of values that is kept, in percent.
+        layer_bits: weight bits of single layers by module path, in place of `weight_bits`.
         float_layers: module paths whose weights stay float32; what lies inside of them too.
     """
 
@@ -27,7 +28,12 @@ class Scheme:
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
     rounding: Literal["nearest", "gptq"] = "nearest"
+    layer_bits: tuple[tuple[str, int], ...] = ()
     float_layers: tuple[str, ...] = ()
+
+    def bits_of(self, path: str) -> int:
+        """The weight bits of the layer at a module path."""
+        return dict(self.layer_bits).get(path, self.weight_bits)
 
     def keeps_float(self, path: str) -> bool:
         """Whether the layer at a module path stays float32."""
@@ -37,4 +43,5 @@ class Scheme:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
         rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
         layers = f", {' and '.join(self.float_layers)} in float32" if self.float_layers else ""
-        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{layers}"
+        bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
+        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{layers}"

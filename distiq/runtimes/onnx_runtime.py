@@ -26,6 +26,8 @@ from distiq.models.layout import make_contiguous
 INPUT, OUTPUT = "input", "logits"
 LARGEST_BATCH = 65536
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
+SMALLEST_PACKED = 128  # weights: fewer are not worth a node
+PACKING_OPSET = 21  # the first with INT4
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -46,6 +48,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
         _drop_repeated_grids(graph)
         _store_activations_unsigned(graph)
         _store_last_bias_as_integers(graph)
+        _pack_narrow_weights(proto)
     _drop_dead_ends(graph)
     _shorten_names(graph)
     onnx.checker.check_model(proto, full_check=True)
@@ -296,6 +299,35 @@ def _store_last_bias_as_integers(graph: GraphProto) -> None:
         )
         node.input[2] = f"{name}_grid"
         graph.node.insert(position, pair_node)
+
+
+def _pack_narrow_weights(proto: ModelProto) -> None:
+    """Integer weights between -8 and 7 are stored as INT4, two in a byte, and cast to int8.
+
+    ONNX Runtime folds the cast when it loads the file, so it computes with its int8 kernels as before.
+    """
+    graph = proto.graph
+    constants = _initializers(graph)
+    weights = {node.input[0] for node in graph.node if node.op_type == DQ and node.input[0] in constants}
+    for name in sorted(weights):
+        values = _value(constants, name)
+        if values is None or values.dtype != np.int8 or values.size < SMALLEST_PACKED:
+            continue
+        if values.min() < -8 or values.max() > 7:
+            continue
+        nibbles = np.append(values.ravel(), np.zeros(values.size % 2, np.int8)).astype(np.uint8) & 15
+        packed = nibbles[0::2] | nibbles[1::2] << 4
+        tensor = TensorProto(
+            name=f"{name}_i4", data_type=TensorProto.INT4, dims=values.shape, raw_data=packed.tobytes()
+        )
+        graph.initializer.append(tensor)
+        graph.node.insert(0, helper.make_node("Cast", [tensor.name], [f"{name}_i8"], to=TensorProto.INT8))
+        for node in graph.node:
+            if node.op_type == DQ and node.input[0] == name:
+                node.input[0] = f"{name}_i8"
+        for entry in proto.opset_import:
+            if entry.domain == "":
+                entry.version = max(entry.version, PACKING_OPSET)
 
 
 def _drop_dead_ends(graph: GraphProto) -> None:

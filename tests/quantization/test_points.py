@@ -1,10 +1,13 @@
 """Grids of weights and biases."""
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
 from distiq.quantization.graph import bias_points, parameter_of
-from distiq.quantization.points import LARGEST_BIAS
+from distiq.quantization.points import LARGEST_BIAS, PerChannelWeightPoint, learned_step
 from distiq.quantization.quantize import QuantizedModel, quantize
 
 
@@ -42,6 +45,35 @@ def test_a_channel_of_almost_no_weight_keeps_its_bias():
     bias = parameter_of(quantized.prepared, node).detach()
     assert ((bias / point.scale()).abs() <= LARGEST_BIAS * 1.001).all()
     assert torch.allclose(point(bias), bias, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bound", [1, 7])
+def test_a_learned_step_by_the_papers_equations(bound: int):
+    torch.manual_seed(0)
+    weight = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([0.1, 0.3, 1.0], dtype=torch.float64, requires_grad=True)
+    toward = torch.randn(3, 5, dtype=torch.float64)
+    value = learned_step(weight, scale, bound)
+    (value * toward).sum().backward()
+    for row in range(3):
+        step, total = scale[row].item(), 0.0
+        for column in range(5):
+            ratio = weight[row, column].item() / step
+            inside = -bound < ratio < bound
+            assert value[row, column].item() == pytest.approx(max(-bound, min(bound, round(ratio))) * step)
+            assert weight.grad[row, column].item() == pytest.approx(toward[row, column].item() if inside else 0.0)
+            slope = round(ratio) - ratio if inside else math.copysign(bound, ratio)
+            total += slope * toward[row, column].item() / math.sqrt(5 * bound)
+        assert scale.grad[row].item() == pytest.approx(total)
+
+
+def test_learning_begins_with_the_same_values():
+    weight = torch.randn(4, 3)
+    point = PerChannelWeightPoint(torch.int8, -7, 7, torch.per_channel_symmetric, ch_axis=0)
+    before = point(weight)
+    point.learn()
+    assert torch.allclose(point(weight), before, atol=1e-6)
+    assert not point.calculate_qparams()[0].requires_grad
 
 
 def test_the_gradient_passes_a_bias_point_unchanged():

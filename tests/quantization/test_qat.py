@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.errors import UserError
+from distiq.quantization.points import PerChannelWeightPoint
 from distiq.quantization.qat import train_quantized
-from distiq.quantization.quantize import QuantizedModel, points, quantize
+from distiq.quantization.quantize import QuantizedModel, points, quantize, restore
+from distiq.quantization.scheme import Scheme
 from distiq.recipe import TrainingSettings, ViewSettings
 from distiq.training import Batch, Losses, validation_accuracy
 
@@ -35,6 +37,26 @@ def test_loss_falls_weights_move_grids_stay(quantized: QuantizedModel, data: Dat
     assert record.epochs[-1].losses["task"] < 0.8 * record.epochs[0].losses["task"]
     assert [(point.scale, point.zero_point) for point in points(quantized)] == grids
     assert all(not torch.equal(weights[name], value) for name, value in quantized.named_parameters())
+
+
+def test_narrow_grids_learn_their_steps_and_are_kept(resnet: nn.Module, data: Data):
+    calibration = data.normalize(data.calibration.inputs)
+    scheme = Scheme(weight_bits=4)
+    quantized = quantize(resnet, calibration, scheme)
+    steps = {name: scale for name, scale in scales(quantized).items() if scale.numel() > 1}
+    train_quantized(quantized, task, data, settings(3), views=STILL)
+    learned = scales(quantized)
+    assert all(not torch.allclose(learned[name], scale, rtol=1e-4) for name, scale in steps.items())
+    images = data.normalize(data.test.inputs)
+    with torch.no_grad():
+        assert torch.allclose(quantized.reference()(images), quantized(images), atol=1e-5)
+        again = restore(resnet, images[:2], scheme, quantized.state_dict())
+        assert torch.equal(again(images), quantized(images))
+
+
+def scales(quantized: QuantizedModel) -> dict[str, Tensor]:
+    found = [(name, module) for name, module in quantized.named_modules() if isinstance(module, PerChannelWeightPoint)]
+    return {name: point.calculate_qparams()[0].detach().clone() for name, point in found}
 
 
 def test_gradient_reaches_every_parameter(quantized: QuantizedModel, data: Data):

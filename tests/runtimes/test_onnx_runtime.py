@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_runtime import float_operations, operation_counts, peak_memory_bytes
+from distiq.runtimes.onnx_runtime import SMALLEST_PACKED, float_operations, operation_counts, peak_memory_bytes
 
+INT4 = onnx.TensorProto.INT4
 DECOMPOSED = torch.ops.quantized_decomposed
 
 
@@ -101,6 +103,20 @@ def test_every_integer_and_scale_is_the_reference_graph_s(exported):
         if node.target == DECOMPOSED.dequantize_per_channel.default
     }
     assert scales <= {array.tobytes() for array in known.values() if array.dtype == np.float32}
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_narrow_weights_are_packed_and_still_computed_in_integers(bits: int, exported, images: Tensor, tmp_path: Path):
+    quantized = quantize(exported.model, images, Scheme(weight_bits=bits))
+    path = export(quantized, tmp_path / "narrow.onnx", images[:2])
+    assert float_operations(path) == ()
+    with torch.no_grad():
+        deployed, simulated = load(path)(images), quantized(images)
+    assert (deployed - simulated).abs().mean() < 1e-4 * (simulated.max() - simulated.min())
+    narrow = {tensor.name: tensor for tensor in onnx.load(str(path)).graph.initializer if tensor.data_type == INT4}
+    wide = [value for value in quantized.reference().buffers() if value.dtype == torch.int8 and value.ndim > 1]
+    packed = {numpy_helper.to_array(tensor).astype(np.int8).tobytes() for tensor in narrow.values()}
+    assert packed == {value.numpy().tobytes() for value in wide if value.numel() >= SMALLEST_PACKED}
 
 
 def test_no_activation_is_left_that_its_grid_does(exported):

@@ -119,6 +119,35 @@ def test_every_figure_comes_from_the_file_that_it_names(finished):
         assert trial.agreement > 0.95
 
 
+def test_a_file_that_is_too_large_gets_narrow_weights_and_trains_on_them(data: Data, tmp_path: Path):
+    def student(width: int) -> nn.Module:
+        torch.manual_seed(1)
+        return nn.Sequential(*network(width)[:3], nn.Conv2d(width, 48, 3), nn.ReLU(), *network(width)[3:5],
+                             nn.Linear(48, 2))  # fmt: skip
+
+    static = compress(recipe(), run=tmp_path / "static", teacher=network(6), student=student(32), data=data)
+    size = static.trials[0].deployed.cost.size_bytes
+    settings = recipe(
+        budget={"accuracy_drop_points": -100.0, "size_kb": (size - 4000) / 1000},
+        quantize={"rungs": ["static", "mixed", "qat"], "training": {"epochs": 1, "batch_size": 16}},
+    )
+    record = compress(settings, run=tmp_path / "run", teacher=network(6), student=student(32), data=data)
+    assert [trial.rung for trial in record.trials] == ["static", "mixed", "qat"]
+    for trial in record.trials[1:]:
+        assert trial.deployed.cost.size_bytes <= size - 4000
+        assert trial.float_operations == () and trial.agreement > 0.95
+        assert "W4/8A8" in trial.scheme
+    assert record.sensitivity.rung == "static"
+
+
+def test_a_few_layers_in_float(data: Data, tmp_path: Path):
+    settings = recipe(quantize={"rungs": ["float_layers"]})
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    (trial,) = record.trials
+    assert "0 and 5 in float32" in trial.scheme or "5 and 0 in float32" in trial.scheme
+    assert len(trial.float_operations) == 2
+
+
 def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_path: Path):
     settings = recipe(distil={"teacher": "none"})
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
