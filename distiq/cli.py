@@ -88,6 +88,34 @@ def ablate(
             console.print(f"report: {place / 'report.html'}", markup=False)
 
 
+@app.command(epilog="Example: `distiq diagnose runs/fashion_mnist`, then `distiq diagnose runs/fashion_mnist --cure`")
+def diagnose(
+    folder: RunFolder,
+    cure: Annotated[bool, typer.Option("--cure", help="run the recipe again with what the diagnosis advises")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Says why a run's int8 file lost accuracy: the checklist, each grid alone, the cause, the cure."""
+    with _explained():
+        from distiq.diagnosis import diagnose as diagnose_run
+        from distiq.recipe import load_recipe
+        from distiq.report.report import write_report
+        from distiq.report.show import show, show_diagnosis
+
+        console = Console(highlight=False)
+        with _watching(console, plain) as watch:
+            found = diagnose_run(folder, watch)
+        show_diagnosis(found, console)
+        write_report(folder / "records", folder / "report.html")
+        if cure and found.cure:
+            from distiq.pipeline import compress
+
+            settings = load_recipe(folder / "recipe.toml", list(found.cure))
+            with _watching(console, plain) as watch:
+                compress(settings, run=folder, watch=watch, command=shlex.join(["distiq", *sys.argv[1:]]))
+            show(folder / "records", console)
+        console.print(f"report: {folder / 'report.html'}", markup=False)
+
+
 @app.command(epilog="Example: `distiq init my.toml`")
 def init(
     path: Annotated[Path, typer.Argument(help="the file to write")] = Path("recipe.toml"),

@@ -9,6 +9,7 @@ records/                       what the report reads
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from distiq.records import Record
 PACKAGE = Path(__file__).parent
 CHECKPOINT = "checkpoint.safetensors"
 CHECKSUMS = "checksums.json"
+STEP = re.compile("-[0-9a-f]{16}")
 R = TypeVar("R", bound=Record)
 
 
@@ -100,6 +102,17 @@ class Ledger:
                 " --run, then run again: finished steps are kept"
             ) from error
         return Step(record, final, key)
+
+    def latest(self, name: str) -> Path:
+        """The folder of the newest finished step of a name.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = [path for path in self.folder.glob(f"steps/{name}-*") if STEP.fullmatch(path.name.removeprefix(name))]
+        if not found:
+            raise UserError(f'{self.folder}: no finished step "{name}"; run the recipe again')
+        return max(found, key=lambda path: path.stat().st_mtime)
 
 
 def _damage(folder: Path) -> str | None:

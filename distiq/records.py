@@ -280,6 +280,28 @@ class RunRecord(Record):
     verdict: VerdictRecord
 
 
+class FindingRecord(Record):
+    """One check of a diagnosis: what was looked at, what was seen, and whether it explains a loss."""
+
+    check: str
+    suspect: bool
+    text: str
+
+
+class DiagnosisRecord(Record):
+    """Why a quantized student lost accuracy: the checks in their order, the cause in a sentence, the cure.
+
+    `cure` holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
+    """
+
+    rung: str
+    basis: str
+    findings: tuple[FindingRecord, ...]
+    cause: str
+    cure: tuple[str, ...]
+    sensitivity: SensitivityRecord
+
+
 class ArmRecord(Record):
     """One way of training the student: its test accuracy (fractions) in each seed."""
 

@@ -18,6 +18,7 @@ UPPER = {
     "training",
     "networks",
     "ablation",
+    "diagnosis",
     "measuring",
     "report",
     "pipeline",

@@ -61,6 +61,11 @@ def decibels(level_db: float) -> str:
     return f"{level_db:.1f} dB"
 
 
+def nats(divergence: float) -> str:
+    """0.00012 -> "0.00012 nat": two significant digits."""
+    return f"{divergence:.2g} nat"
+
+
 def times(ratio: float | None) -> str:
     """3.94 -> "3.9×"; from ten on without decimals."""
     return NOTHING if ratio is None else f"{ratio:.{1 if ratio < 10 else 0}f}×"

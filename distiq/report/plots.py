@@ -11,10 +11,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from distiq.records import AblationRecord, AccuracyRecord, CostRecord, RunRecord, TrainingRecord
+from distiq.records import AblationRecord, AccuracyRecord, CostRecord, RunRecord, SensitivityRecord, TrainingRecord
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
-from distiq.report.figures import MINUS, amount
+from distiq.report.figures import MINUS, amount, decibels
 from distiq.report.reading import ClassChange, accuracy_floor, class_changes, median_ms
+from distiq.report.tables import noise_shares
 
 
 def accuracy_against_size(run: RunRecord) -> str:
@@ -89,6 +90,27 @@ def teacher_effect(ablation: AblationRecord) -> str:
         axes.set_xlabel("points of test accuracy")
 
     return drawn(draw, "Effect of the teacher on test accuracy", height=height + 50, boxes=[(16, 34, 368, height)])
+
+
+def noise_by_grid(found: SensitivityRecord, most: int) -> str:
+    """The noisiest grids as bars: the share of the noise that each makes alone, weights and activations apart."""
+    shown = noise_shares(found)[:most]
+    height = 19.0 * len(shown)
+
+    def draw(axes: Axes) -> None:
+        for row, (noise, share) in enumerate(shown):
+            axes.barh(row, 100 * share, 0.62, color=INK["student" if noise.part == "weights" else "deployed"])
+            write(axes, decibels(noise.sqnr_db), (100 * share, row), (6, 0), "muted", va="center")
+        axes.set_ylim(len(shown) - 0.5, -0.5)
+        axes.set_xlim(0, 118 * shown[0][1])
+        axes.set_yticks(
+            range(len(shown)), [_ending(noise.place or "output", 24) for noise, _ in shown], color=INK["ink"]
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="x")
+        axes.set_xlabel("share of the noise, %")
+
+    return drawn(draw, "Noise by grid: weights and activations", height=height + 44, boxes=[(152, 34, 232, height)])
 
 
 @dataclass(frozen=True)
@@ -286,6 +308,10 @@ def _draw_class(axes: Axes, row: int, change: ClassChange) -> None:
         axes.plot(100 * change.student, row, "o", markersize=7, zorder=4, clip_on=False, **ring)
     text = f"{100 * change.change:+.1f}".replace("-", MINUS)
     write(axes, text, (1, row), (10, 0), "muted", xycoords=axes.get_yaxis_transform(), va="center")
+
+
+def _ending(path: str, most: int) -> str:
+    return path if len(path) <= most else "…" + path[1 - most :]
 
 
 def _shortened(text: str, most: int) -> str:

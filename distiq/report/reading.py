@@ -11,6 +11,7 @@ from distiq.records import (
     AblationRecord,
     Column,
     CostRecord,
+    DiagnosisRecord,
     LatencyRecord,
     ModelRecord,
     Record,
@@ -48,6 +49,19 @@ def read_ablation(records: Path, run: RunRecord) -> AblationRecord | None:
         return None
     ablation = _read(path, AblationRecord, "`distiq ablate RECIPE` again writes it")
     return ablation if ablation.basis == run.basis else None
+
+
+def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:
+    """Reads `records`/diagnosis.json; None where none was made, or of another teacher or student than the run's.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = Path(records) / "diagnosis.json"
+    if not path.exists():
+        return None
+    diagnosis = _read(path, DiagnosisRecord, "`distiq diagnose RUN` again writes it")
+    return diagnosis if diagnosis.basis == run.basis else None
 
 
 def _read(path: Path, kind: type[R], remedy: str) -> R:

@@ -4,10 +4,11 @@ from importlib import resources
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import AblationRecord, RunRecord, TrainingRecord
+from distiq.records import AblationRecord, DiagnosisRecord, RunRecord, TrainingRecord
 from distiq.report import figures, reading, tables
 
 MOST_CLASSES = 20
+MOST_GRIDS = 12
 
 
 def write_report(records: Path, target: Path) -> None:
@@ -19,11 +20,12 @@ def write_report(records: Path, target: Path) -> None:
         UserError: the records are missing or damaged, or `target` cannot be written.
     """
     run = reading.read_run(records)
-    write_atomically(target, render(run, reading.read_ablation(records, run)).encode())
+    page = render(run, reading.read_ablation(records, run), reading.read_diagnosis(records, run))
+    write_atomically(target, page.encode())
 
 
-def render(run: RunRecord, ablation: AblationRecord | None = None) -> str:
-    """The report of a run, and of its ablation if there is one, as HTML text."""
+def render(run: RunRecord, ablation: AblationRecord | None = None, diagnosis: DiagnosisRecord | None = None) -> str:
+    """The report of a run, and of its ablation and diagnosis if there are any, as HTML text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -38,12 +40,17 @@ def render(run: RunRecord, ablation: AblationRecord | None = None) -> str:
         lstrip_blocks=True,
     )
     columns = tables.measurement_columns(run)
+    noise = diagnosis.sensitivity if diagnosis else run.sensitivity
     return environment.get_template("report.html.jinja").render(
         run=run,
         figures=figures,
         tables=tables,
         ablation=ablation,
         ablation_plot=Markup(plots.teacher_effect(ablation)) if ablation else "",
+        diagnosis=diagnosis,
+        noise=noise,
+        noise_rows=tables.noise_rows(noise, MOST_GRIDS) if noise else (),
+        noise_plot=Markup(plots.noise_by_grid(noise, MOST_GRIDS)) if noise else "",
         heading=tables.verdict_heading(run),
         limits=tables.budget_lines(run),
         breaches=[tables.breach_sentence(breach) for breach in run.verdict.breaches],

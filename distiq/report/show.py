@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distiq.records import AblationRecord, Column, ModelRecord, RunRecord
+from distiq.records import AblationRecord, Column, DiagnosisRecord, ModelRecord, RunRecord
 from distiq.report.figures import percent, points
-from distiq.report.reading import class_changes, read_ablation, read_run
+from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
     Row,
     ablation_sentence,
@@ -21,11 +21,12 @@ from distiq.report.tables import (
     ladder_rows,
     measurement_columns,
     measurement_rows,
+    noise_rows,
     pair_rows,
     verdict_heading,
 )
 
-WORST_CLASSES = 5
+WORST_CLASSES, NOISIEST = 5, 8
 
 
 def show(records: Path, console: Console) -> None:
@@ -39,6 +40,8 @@ def show(records: Path, console: Console) -> None:
     _print_measurements(run, console)
     _print_ladder(run, console)
     _print_classes(run, console)
+    if diagnosis := read_diagnosis(records, run):
+        show_diagnosis(diagnosis, console)
     if ablation := read_ablation(records, run):
         show_ablation(ablation, console)
     _heading(console, "Do it again")
@@ -66,6 +69,23 @@ def show_ablation(ablation: AblationRecord, console: Console) -> None:
         arms.add_row(Text(row.head.text), *(Text(cell.text) for cell in row.cells))
     console.print(arms)
     console.print(Text(f"teacher: {percent(ablation.teacher.top1)}", "dim"))
+
+
+def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
+    """Prints why accuracy dropped: the cause, what was checked, the noisiest grids."""
+    _heading(console, "Why did accuracy drop?")
+    console.print(Text(diagnosis.cause))
+    for finding in diagnosis.findings:
+        console.print(Text.assemble("! " if finding.suspect else "  ", (f"{finding.check}: ", "bold"), finding.text))
+    table = _table("")
+    for name in ("SQNR", "divergence", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in noise_rows(diagnosis.sensitivity, NOISIEST):
+        name = f"{row.head.text} ({row.head.note})" if row.head.note else row.head.text
+        table.add_row(Text(name), *(Text(cell.text) for cell in row.cells))
+    console.print(table)
+    if diagnosis.cure:
+        console.print(Text.assemble(("Cure: ", "bold"), " ".join(f"--set '{entry}'" for entry in diagnosis.cure)))
 
 
 def _print_verdict(run: RunRecord, console: Console) -> None:
@@ -118,6 +138,8 @@ def _print_ladder(run: RunRecord, console: Console) -> None:
     console.print(Text("* delivered; change: of validation accuracy against the teacher, in points", "dim"))
     for row in ladder_rows(run):
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
+    for rung, why in run.skipped.items():
+        console.print(Text.assemble(f"  {rung}: ", (f"not tried: {why}", "dim")))
 
 
 def _marked(row: Row) -> Text:

@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass
 
-from distiq.records import AblationRecord, Breach, Column, CostRecord, ModelRecord, RunRecord, TrialRecord
+from distiq.records import (
+    AblationRecord,
+    Breach,
+    Column,
+    CostRecord,
+    ModelRecord,
+    NoiseRecord,
+    RunRecord,
+    SensitivityRecord,
+    TrialRecord,
+)
 from distiq.report.figures import (
     NOTHING,
     amount,
@@ -12,6 +22,7 @@ from distiq.report.figures import (
     kilobytes,
     memory,
     milliseconds,
+    nats,
     p_value,
     per_second,
     percent,
@@ -171,6 +182,35 @@ def verdict_heading(run: RunRecord) -> str:
     if not budget_lines(run):
         return "No budget set"
     return "Budget met" if run.verdict.met else "Budget not met"
+
+
+NOISE_HEADINGS = (
+    Cell("SQNR", "of the logits, this grid alone"),
+    Cell("Divergence", "of the probabilities"),
+    Cell("Share", "of the noise"),
+)
+
+
+def noise_shares(found: SensitivityRecord) -> tuple[tuple[NoiseRecord, float], ...]:
+    """Every grid with its share of the noise power that the grids make one by one; the noisiest first."""
+    power = [(noise, 10 ** (-noise.sqnr_db / 10)) for noise in found.grids]
+    total = sum(value for _, value in power) or 1.0
+    return tuple(sorted(((noise, value / total) for noise, value in power), key=lambda entry: -entry[1]))
+
+
+def noise_rows(found: SensitivityRecord, most: int) -> tuple[Row, ...]:
+    """All weights, all activations, then the noisiest grids, under NOISE_HEADINGS."""
+
+    def row(name: str, noise: NoiseRecord, share: float, marked: bool = False) -> Row:
+        cells = (Cell(decibels(noise.sqnr_db)), Cell(nats(noise.divergence_nat)), Cell(percent(share, 0)))
+        return Row(Cell(name, noise.part if noise.place != "all" else ""), cells, marked)
+
+    share = found.weights_share
+    return (
+        row("all weights", found.weights, share, True),
+        row("all activations", found.activations, 1 - share, True),
+        *(row(noise.place or "output", noise, part) for noise, part in noise_shares(found)[:most]),
+    )
 
 
 def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:

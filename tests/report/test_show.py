@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from distiq.errors import UserError
+from distiq.records import RunRecord
 from distiq.report.show import show
 
 SaveRun = Callable[..., Path]
@@ -52,3 +53,10 @@ def test_one_trial_and_loaded_weights(save_run: SaveRun):
 def test_a_missing_record_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="distiq run RECIPE"):
         shown(tmp_path)
+
+
+def test_a_rung_that_was_not_tried_is_named(save_run: SaveRun):
+    records = save_run()
+    run = RunRecord.load(records / "run.json")
+    run.model_copy(update={"skipped": {"mse": "ranges are not the cause"}}).save(records / "run.json")
+    assert "mse: not tried: ranges are not the cause" in shown(records)

@@ -1,0 +1,245 @@
+"""diagnose(run): why did accuracy drop? The field's checklist for quantized networks, as an algorithm.
+
+After Nagel et al. 2021, "A white paper on neural network quantization" (arXiv:2106.08295), section 3.6 and figure 4.8.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distiq.bundle import PREPROCESSING, VECTORS, Bundle
+from distiq.data.load import load as load_data
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import agreement, outputs
+from distiq.ladder import FLOAT_LAYERS, MOST
+from distiq.ledger import Ledger
+from distiq.measuring import ANSWERS
+from distiq.networks import WEIGHTS, Networks
+from distiq.numerics import sqnr_db
+from distiq.progress import Silent, Watch
+from distiq.quantization.points import ActivationPoint
+from distiq.quantization.quantize import quantize
+from distiq.quantization.ranges import Histogram, percentile_range
+from distiq.quantization.scheme import Scheme
+from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
+from distiq.recipe import load_recipe
+from distiq.records import DiagnosisRecord, FindingRecord, RunRecord, SensitivityRecord, TrialRecord
+
+NEGLIGIBLE_POINTS = 0.1
+SAME_ANSWERS = 0.999
+OUTLIER = 4.0  # a range so many times as wide as what 99.9 % of the values need
+CALIBRATION_DB = 3.0
+NOTHING: tuple[str, ...] = ()
+
+
+def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
+    """Looks for the cause of the first trial's loss and keeps what it found in the run's records.
+
+    Args:
+        run: the folder of a finished run; its networks are loaded, nothing is trained.
+
+    Raises:
+        UserError: the run is not finished, or another process writes there.
+    """
+    watch = watch or Silent()
+    with Ledger(run) as ledger:
+        record = _Patient(ledger, watch).examine()
+        record.save(ledger.records / "diagnosis.json")
+        return record
+
+
+@dataclass
+class _Finding:
+    """A check that was made; `cause` and `cure` are what it stands for if it is suspect."""
+
+    check: str
+    suspect: bool
+    text: str
+    cause: str
+    cure: tuple[str, ...] = ()
+
+
+class _Patient:
+    """The student of a finished run with everything that the checks look at."""
+
+    def __init__(self, ledger: Ledger, watch: Watch) -> None:
+        self.ledger, self.watch = ledger, watch
+        if not (ledger.records / "run.json").is_file():
+            raise UserError(f"{ledger.folder}: no finished run; `distiq run RECIPE --run {ledger.folder}` makes one")
+        self.run = RunRecord.load(ledger.records / "run.json")
+        self.recipe = load_recipe(ledger.folder / "recipe.toml")
+        watch.stage("reading data and student")
+        self.data: Data = load_data(self.recipe.data, self.recipe.seed)
+        if self.data.record().digest != self.run.data.digest:
+            raise UserError(f"{self.recipe.data.source}: the data is no longer that of the run; restore it")
+        networks = Networks(self.recipe, ledger, self.data, watch)
+        self.student: nn.Module = networks.build("student")
+        try:
+            self.student.load_state_dict(load_file(ledger.latest("student") / WEIGHTS))
+        except RuntimeError:
+            raise UserError(
+                f"{ledger.folder}: the run's student was handed in from Python and is not the recipe's; use"
+                " distiq.quantization.sensitivity on the network itself"
+            ) from None
+        self.student.eval()
+        self.calibration = self.data.normalize(self.data.calibration.inputs)
+        self.validation = self.data.normalize(self.data.validation.inputs[: len(self.calibration)])
+        self.scheme = Scheme(weight_bits=self.recipe.quantize.weight_bits)
+        self.quantized = quantize(self.student, self.calibration, self.scheme)
+        self.trial: TrialRecord = self.run.trials[0]
+
+    def examine(self) -> DiagnosisRecord:
+        self.watch.stage("switching every grid on alone")
+        self.noise: SensitivityRecord = sensitivity(
+            self.quantized, self.calibration[:SAMPLES], self.trial.rung, self.watch
+        )
+        checks: tuple[Callable[[], Iterator[_Finding]], ...] = (
+            self._float_student, self._float_file, self._preprocessing, self._deployment, self._calibration,
+            self._outliers, self._one_layer, self._weights_or_activations,
+        )  # fmt: skip
+        findings = [finding for check in checks for finding in check()]
+        lost = 100 * (self.run.teacher.column("float32").test.top1 - self.trial.deployed.test.top1)
+        if lost <= NEGLIGIBLE_POINTS:
+            cause, cure = f"Nothing to explain: the file loses {lost:.2f} points against the teacher.", NOTHING
+        else:
+            first = next(finding for finding in findings if finding.suspect)
+            cause, cure = first.cause, first.cure
+        return DiagnosisRecord(
+            rung=self.trial.rung,
+            basis=self.run.basis,
+            findings=tuple(
+                FindingRecord(check=finding.check, suspect=finding.suspect, text=finding.text) for finding in findings
+            ),
+            cause=cause,
+            cure=cure,
+            sensitivity=self.noise,
+        )
+
+    def _float_student(self) -> Iterator[_Finding]:
+        teacher, student = (model.column("float32").test.top1 for model in (self.run.teacher, self.run.student))
+        before, after = 100 * (teacher - student), 100 * (student - self.trial.deployed.test.top1)
+        yield _Finding(
+            "float32 student",
+            before > max(after, NEGLIGIBLE_POINTS),
+            f"float32 loses {before:.2f} points against the teacher, quantization another {after:.2f}",
+            f"Most of the loss is there before quantization: the float32 student is {before:.2f} points below its"
+            " teacher. Train it longer or make it wider.",
+            (f"student.training.epochs={2 * self.recipe.student.training.epochs}",),
+        )
+
+    def _float_file(self) -> Iterator[_Finding]:
+        stored = load_file(self.ledger.latest("student-float32") / ANSWERS)["validation"]
+        same = agreement(stored, outputs(self.student, self.data, self.data.validation))
+        yield _Finding(
+            "float32 file",
+            same < SAME_ANSWERS,
+            f"the exported float32 file answers like PyTorch on {100 * same:.2f} % of the validation samples",
+            f"The export is at fault: already the float32 file answers otherwise on {100 * (1 - same):.2f} % of the"
+            " samples.",
+        )
+
+    def _preprocessing(self) -> Iterator[_Finding]:
+        folder = self.ledger.folder / "bundle"
+        if not (folder / PREPROCESSING).is_file():
+            return
+        vectors = load_file(folder / VECTORS)
+        difference = float((Bundle(folder).normalize(vectors["pixels"]) - vectors["inputs"]).abs().max())
+        yield _Finding(
+            "preprocessing",
+            difference > 1e-4,
+            f"the bundle's preprocessing gives the training's inputs to within {difference:.1g}",
+            f"The bundle prepares its inputs otherwise than the training did (by up to {difference:.3g}).",
+        )
+
+    def _deployment(self) -> Iterator[_Finding]:
+        same = self.trial.agreement
+        yield _Finding(
+            "runtime",
+            same < SAME_ANSWERS,
+            f"the deployed file answers like its simulation on {100 * same:.2f} % of the test samples",
+            f"The runtime computes otherwise than the simulation on {100 * (1 - same):.2f} % of the samples.",
+        )
+
+    def _calibration(self) -> Iterator[_Finding]:
+        """Would other samples have given better ranges? Judged on samples that neither has seen."""
+        half = len(self.validation) // 2
+        seen, unseen = self.validation[:half], self.validation[half:]
+        other = quantize(self.student, seen, self.scheme)
+        reference = self._answers(self.student, unseen)
+        ours, theirs = (sqnr_db(reference, self._answers(model, unseen)) for model in (self.quantized, other))
+        yield _Finding(
+            "calibration",
+            theirs - ours > CALIBRATION_DB,
+            f"{ours:.1f} dB on held-out validation samples; calibrated on validation samples it would be"
+            f" {theirs:.1f} dB",
+            f"The calibration samples are drawn from elsewhere than the validation samples: calibrated on the latter,"
+            f" the noise falls by {theirs - ours:.1f} dB. Hold out more samples for calibration.",
+            (f"data.calibration={2 * self.recipe.data.calibration}",),
+        )
+
+    def _outliers(self) -> Iterator[_Finding]:
+        """Are there ranges that a few values stretch?"""
+        ratios = _stretched(self.student, self.calibration, self.scheme)
+        place, ratio = max(ratios.items(), key=lambda entry: entry[1])
+        share = 1 - self.noise.weights_share
+        yield _Finding(
+            "range outliers",
+            ratio > OUTLIER and share > MOST,
+            f'the widest range, behind "{place}", is {ratio:.1f} times what 99.9 % of its values need',
+            f'A few outliers stretch the range behind "{place}" to {ratio:.1f} times what 99.9 % of the values need,'
+            f" and activations make {100 * share:.0f} % of the noise.",
+            ('quantize.rungs=["percentile", "mse"]',),
+        )
+
+    def _one_layer(self) -> Iterator[_Finding]:
+        layers, share = self.noise.worst_layers(FLOAT_LAYERS)
+        names = " and ".join(f'"{layer}"' for layer in layers)
+        yield _Finding(
+            "single layers",
+            share > MOST and self.noise.weights_share > MOST,
+            f"the weights of {names} make {100 * share:.0f} % of the noise of all weights",
+            f"The weights of {names} make {100 * share:.0f} % of the noise of all weights.",
+            ('quantize.rungs=["rounding", "float_layers"]',),
+        )
+
+    def _weights_or_activations(self) -> Iterator[_Finding]:
+        weights, activations = self.noise.weights.sqnr_db, self.noise.activations.sqnr_db
+        share = self.noise.weights_share
+        blame, cure = ("weights", '["rounding", "qat"]') if share > MOST else ("activations", '["mse", "qat"]')
+        part = 100 * max(share, 1 - share)
+        yield _Finding(
+            "weights or activations",
+            True,  # one of the two it is
+            f"weights alone {weights:.1f} dB, activations alone {activations:.1f} dB",
+            f"The noise comes mostly from {blame} ({part:.0f} %) and is spread over the network.",
+            (f"quantize.rungs={cure}",),
+        )
+
+    @staticmethod
+    @torch.no_grad()
+    def _answers(model: nn.Module, samples: Tensor) -> Tensor:
+        return torch.cat([model(chunk) for chunk in samples.split(SAMPLES)])
+
+
+@torch.no_grad()
+def _stretched(model: nn.Module, samples: Tensor, scheme: Scheme) -> dict[str, float]:
+    """Width of each activation's range over the width of what 99.9 % of its values need, by place."""
+    watching = quantize(model, samples, scheme)
+    points = [grid for grid in grids(watching) if isinstance(grid.point, ActivationPoint)]
+    for grid in points:
+        grid.point.histogram, grid.point.mode = Histogram(), "watch"  # type: ignore[union-attr]
+    for chunk in samples.split(SAMPLES):
+        watching(chunk)
+    found: dict[str, float] = {}
+    for grid in points:
+        histogram = grid.point.histogram  # type: ignore[union-attr]
+        low, high = percentile_range(histogram, 99.9)
+        needed = max(high, 0.0) - min(low, 0.0)
+        width = max(histogram.high, 0.0) - min(histogram.low, 0.0)
+        found[grid.place] = max(found.get(grid.place, 1.0), width / needed if needed else 1.0)
+    return found

@@ -1,0 +1,38 @@
+"""The noise of a run's grids as a table and as a plot."""
+
+import pytest
+
+from distiq.records import NoiseRecord, SensitivityRecord
+from distiq.report.plots import noise_by_grid
+from distiq.report.tables import noise_rows, noise_shares
+
+
+def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:
+    return NoiseRecord(place=place, part=part, sqnr_db=sqnr_db, divergence_nat=1e-3)
+
+
+FOUND = SensitivityRecord(
+    rung="static",
+    samples=128,
+    weights=noise("all", "weights", 20.0),
+    activations=noise("all", "activations", 30.0),
+    grids=(noise("input", "activations", 30.0), noise("stem.0", "weights", 20.0), noise("", "activations", 30.0)),
+)
+
+
+def test_shares_are_of_the_noise_power():
+    shares = {noise.place: share for noise, share in noise_shares(FOUND)}
+    assert shares == pytest.approx({"stem.0": 10 / 12, "input": 1 / 12, "": 1 / 12})
+    assert FOUND.weights_share == pytest.approx(10 / 11)
+
+
+def test_the_noisiest_come_first_after_the_sums():
+    rows = noise_rows(FOUND, most=2)
+    assert [row.head.text for row in rows] == ["all weights", "all activations", "stem.0", "input"]
+    assert [row.cells[2].text for row in rows] == ["91 %", "9 %", "83 %", "8 %"]
+
+
+def test_the_plot_names_places_and_decibels():
+    plot = noise_by_grid(FOUND, most=3)
+    assert all(text in plot for text in ("stem.0", "input", "output", "20.0 dB"))
+    assert noise_by_grid(FOUND, most=3) == plot

@@ -1,0 +1,62 @@
+"""diagnose(): what it says of a finished run, what it leaves alone, what it refuses."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from distiq.cli import app
+from distiq.diagnosis import OUTLIER, _stretched, diagnose
+from distiq.errors import UserError
+from distiq.quantization.scheme import Scheme
+from distiq.records import DiagnosisRecord, RunRecord
+
+
+def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):
+    before = {path.name: path.stat().st_mtime_ns for path in (run_copy / "steps").iterdir()}
+    found = diagnose(run_copy)
+    assert {path.name: path.stat().st_mtime_ns for path in (run_copy / "steps").iterdir()} == before
+    assert DiagnosisRecord.load(run_copy / "records" / "diagnosis.json") == found
+
+    run = RunRecord.load(run_copy / "records" / "run.json")
+    checks = {finding.check: finding for finding in found.findings}
+    assert list(checks)[:4] == ["float32 student", "float32 file", "preprocessing", "runtime"]
+    assert not any(checks[name].suspect for name in ("float32 file", "preprocessing", "runtime"))
+    trial, teacher, student = run.trials[0], run.teacher.column("float32").test, run.student.column("float32").test
+    assert f"float32 loses {100 * (teacher.top1 - student.top1):.2f} points" in checks["float32 student"].text
+    if teacher.top1 - trial.deployed.test.top1 <= 0.001:
+        assert found.cause.startswith("Nothing to explain") and found.cure == ()
+    places = [grid.place for grid in found.sensitivity.grids if grid.part == "weights"]
+    assert places == sorted(set(places), key=places.index) and len(places) == len(run_layers())
+    assert run.sensitivity is not None and run.sensitivity.weights == found.sensitivity.weights
+
+
+def run_layers() -> list[str]:
+    from distiq.models.resnet import ResNet
+
+    model = ResNet(2, 1, (4, 8), 1)
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def test_the_command_prints_the_cause_and_renews_the_report(run_copy: Path):
+    result = CliRunner().invoke(app, ["diagnose", str(run_copy), "--plain"])
+    assert result.exit_code == 0, result.output
+    assert "Why did accuracy drop?" in result.output and "weights or activations: weights alone" in result.output
+    assert "Where the noise comes from" in (run_copy / "report.html").read_text()
+
+
+def test_a_stretched_range_is_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).eval()
+    samples = torch.randn(64, 1, 12, 12)
+    calm = _stretched(model, samples, Scheme())
+    samples[0, 0, 5, 5] = 1000.0
+    stretched = _stretched(model, samples, Scheme())
+    assert max(calm.values()) < OUTLIER < stretched["input"]
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="no finished run"):
+        diagnose(tmp_path)
