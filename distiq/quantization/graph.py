@@ -33,11 +33,18 @@ ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
 }  # fmt: skip
-ADDITIONS = {aten.add.Tensor, aten.add_.Tensor}
-POOLS = {aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim}
+PAIRED = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor}
+ALONE = {
+    aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim,
+    aten.sigmoid.default, aten.sigmoid_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
+}  # fmt: skip
+GATES = {
+    aten.silu.default: aten.sigmoid.default, aten.silu_.default: aten.sigmoid.default,
+    aten.hardswish.default: aten.hardsigmoid.default, aten.hardswish_.default: aten.hardsigmoid.default,
+}  # fmt: skip
 SAME_GRID = {
     aten.max_pool2d.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default,
-    aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default,
+    aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default, aten.pad.default, aten.constant_pad_nd.default,
 }  # fmt: skip
 LARGEST_BATCH = 65536
 
@@ -58,9 +65,25 @@ def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-            return program.module(check_guards=False)
+            graph = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many kinds, none of them public
         raise UserError(f"the network cannot be traced by torch.export: {_reason(error)}") from error
+    _open_gates(graph)
+    return graph
+
+
+def _open_gates(graph: fx.GraphModule) -> None:
+    """Writes SiLU and hard-swish as x * gate(x), which integer kernels have: one grid for the gate, one behind it."""
+    for node in list(graph.graph.nodes):
+        if node.target in GATES:
+            source = node.args[0]
+            with graph.graph.inserting_before(node):
+                gate = graph.graph.call_function(GATES[node.target], (source,))
+                product = graph.graph.call_function(aten.mul.Tensor, (source, gate))
+            gate.meta, product.meta = dict(node.meta), dict(node.meta)
+            node.replace_all_uses_with(product)
+            graph.graph.erase_node(node)
+    graph.recompile()
 
 
 def _reason(error: Exception) -> str:
@@ -161,9 +184,10 @@ def _fold_bias_points(prepared: fx.GraphModule) -> None:
 class IntegerQuantizer(Quantizer):
     """Annotates a graph so that every weighted layer runs from integers to integers.
 
-    A weighted layer reads grids and its result gets one behind its activation; additions, concatenations and pooling
-    read and write grids; reshaping keeps its input's. The last layer's output stays float32: an integer kernel
-    rescales its accumulator straight to float, and a grid there would only add noise to the logits.
+    A weighted layer reads grids and its result gets one behind its activation; additions, products, gates,
+    concatenations and pooling read and write grids; reshaping and padding keep their input's. The last layer's output
+    stays float32: an integer kernel rescales its accumulator straight to float, and a grid there would only add noise
+    to the logits.
     """
 
     def __init__(self, scheme: Scheme) -> None:
@@ -192,9 +216,9 @@ class IntegerQuantizer(Quantizer):
             if not self.scheme.keeps_float(layer):
                 weight = self.weights[self.scheme.bits_of(layer)]
                 self._mark(node, {arguments[0]: self.activation, arguments[1]: weight}, fused=True)
-        elif node.target in ADDITIONS and all(_is_float_tensor(argument) for argument in arguments[:2]):
+        elif node.target in PAIRED and all(_is_float_tensor(argument) for argument in arguments[:2]):
             self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
-        elif node.target in POOLS:
+        elif node.target in ALONE:
             self._mark(node, {arguments[0]: self.activation}, fused=False)
         elif node.target is aten.cat.default:
             first, *others = arguments[0]

@@ -44,6 +44,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     _drop_annotations(proto)
     _restore_global_pooling(graph)
     if any(node.op_type == Q for node in graph.node):
+        _fold_padding(graph)
         _drop_needless_clips(graph)
         _drop_repeated_grids(graph)
         _store_activations_unsigned(graph)
@@ -86,7 +87,8 @@ def float_operations(path: Path) -> tuple[str, ...]:
     finally:
         optimized.unlink(missing_ok=True)
     computing = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Clip", "Relu",
-                 "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid", "HardSwish"}  # fmt: skip
+                 "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid", "HardSigmoid", "HardSwish",
+                 "Pad"}  # fmt: skip
     return tuple(f"{node.name} ({node.op_type})" for node in proto.graph.node if node.op_type in computing)
 
 
@@ -249,6 +251,33 @@ def _drop_repeated_grids(graph: GraphProto) -> None:
                 if name == node.output[0]:
                     user.input[position] = source.input[0]
         graph.node.remove(node)
+
+
+def _fold_padding(graph: GraphProto) -> None:
+    """A zero padding in front of a convolution goes into the convolution: alone it would be computed in float32."""
+    constants, consumers = _initializers(graph), _consumers(graph)
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        amounts, chain = _value(constants, pad.input[1]), [pad]
+        for wanted in (Q, DQ, "Conv"):
+            users = consumers.get(chain[-1].output[0], [])
+            if len(users) == 1 and users[0].op_type == wanted:
+                chain.append(users[0])
+        mode = next((helper.get_attribute_value(entry) for entry in pad.attribute if entry.name == "mode"), b"constant")
+        value = _value(constants, pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
+        if amounts is None or len(chain) < 4 or mode != b"constant" or value is None or value.any():
+            continue
+        axes = len(amounts) // 2
+        outer, inner = amounts.reshape(2, axes)[:, :2], amounts.reshape(2, axes)[:, 2:]
+        convolution = chain[-1]
+        own = next((entry for entry in convolution.attribute if entry.name == "pads"), None)
+        automatic = any(entry.name == "auto_pad" and entry.s != b"NOTSET" for entry in convolution.attribute)
+        if outer.any() or (amounts < 0).any() or automatic:
+            continue
+        pads = inner.flatten() + (np.array(own.ints) if own is not None else 0)
+        if own is not None:
+            convolution.attribute.remove(own)
+        convolution.attribute.append(helper.make_attribute("pads", [int(amount) for amount in pads]))
+        convolution.input[0] = pad.input[0]
 
 
 def _store_activations_unsigned(graph: GraphProto) -> None:

@@ -30,6 +30,23 @@ class Branches(nn.Module):
         return self.classifier(torch.flatten(F.avg_pool2d(x, 2), 1))
 
 
+class Gates(nn.Module):
+    """What EfficientNets are made of: SiLU, squeeze and excitation, a padding that stands alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.squeeze, self.excite = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.classifier = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.silu(self.norm(self.stem(images)))
+        y = F.relu(self.depthwise(F.pad(x, (1, 1, 1, 1))))
+        gate = torch.sigmoid(self.excite(F.silu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))))
+        return self.classifier(F.adaptive_avg_pool2d(y * gate + x, 1).flatten(1))
+
+
 class Exported(NamedTuple):
     """A float network, the same on grids, and both files."""
 
@@ -41,6 +58,7 @@ class Exported(NamedTuple):
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "branches": Branches,
+    "gates": Gates,
     "resnet": lambda: ResNet(4, 1, (4, 8), 1),
     "mobilenet": lambda: MobileNetV2(4, 1, 0.25, stages=((1, 16, 1, 1), (4, 24, 2, 2)), activation="relu6"),
 }

@@ -105,6 +105,18 @@ def test_every_integer_and_scale_is_the_reference_graph_s(exported):
     assert scales <= {array.tobytes() for array in known.values() if array.dtype == np.float32}
 
 
+def test_a_hard_swish_leaves_its_gate_in_float_and_says_so(images: Tensor, tmp_path: Path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Hardswish(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(256, 4))
+    quantized = quantize(model, images[:64])
+    path = export(quantized, tmp_path / "hard.onnx", images[:2])
+    (name,) = float_operations(path)
+    assert "HardSigmoid" in name
+    with torch.no_grad():
+        assert torch.allclose(load(path)(images[:64]), quantized(images[:64]), atol=1e-4)
+        assert (quantized(images[:64]) - model(images[:64])).abs().max() < 0.1 * model(images[:64]).abs().max()
+
+
 @pytest.mark.parametrize("bits", [3, 4])
 def test_narrow_weights_are_packed_and_still_computed_in_integers(bits: int, exported, images: Tensor, tmp_path: Path):
     quantized = quantize(exported.model, images, Scheme(weight_bits=bits))
