@@ -1,7 +1,9 @@
 """MobileNetV2 for small images: inverted residuals with linear bottlenecks.
 
 Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks" (arXiv:1801.04381). The stages are an
-argument, since the paper's 17 blocks at stride 32 are made for 224 x 224 pixels. Activations are ReLU or ReLU6.
+argument, since the paper's 17 blocks at stride 32 are made for 224 x 224 pixels. With SiLU and squeeze-and-excitation
+the blocks are EfficientNet's (Tan and Le 2019, arXiv:1905.11946), with hard-swish MobileNetV3's (Howard et al. 2019,
+arXiv:1905.02244).
 """
 
 from collections.abc import Sequence
@@ -9,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "hard_swish": nn.Hardswish}
 SMALL_IMAGE_STAGES = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 32, 2, 2), (4, 48, 2, 1))
 
 
@@ -29,19 +32,35 @@ def conv_bn(
     return nn.Sequential(*layers, activation) if activation is not None else nn.Sequential(*layers)
 
 
-class InvertedResidual(nn.Module):
-    """Expand (1x1), filter (depthwise 3x3), project (1x1, linear); a shortcut where the shape allows it."""
+class SqueezeExcite(nn.Module):
+    """Weighs every channel by what all of them hold on average (Hu et al. 2018, arXiv:1709.01507)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int, activation: type[nn.Module]) -> None:
+    def __init__(self, channels: int, squeezed: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.pool, self.activation = nn.AdaptiveAvgPool2d(1), activation
+        self.squeeze, self.excite = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.excite(self.activation(self.squeeze(self.pool(x)))))
+
+
+class InvertedResidual(nn.Module):
+    """Expand (1x1), filter (depthwise 3x3), weigh (optional), project (1x1, linear); a shortcut where it fits."""
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, expansion: int, activation: type[nn.Module], squeeze: float = 0.0
+    ) -> None:
         super().__init__()
         hidden = inputs * expansion
         self.expand = conv_bn(inputs, hidden, 1, 1, 1, activation()) if expansion != 1 else nn.Identity()
         self.depthwise = conv_bn(hidden, hidden, 3, stride, hidden, activation())
+        squeezed = max(1, int(squeeze * inputs))
+        self.weigh = SqueezeExcite(hidden, squeezed, activation()) if squeeze else nn.Identity()
         self.project = conv_bn(hidden, outputs, 1, 1, 1, None)
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.project(self.depthwise(self.expand(x)))
+        y = self.project(self.weigh(self.depthwise(self.expand(x))))
         return x + y if self.residual else y
 
 
@@ -56,7 +75,8 @@ class MobileNetV2(nn.Module):
         stem_stride: its stride; 2 halves the cost of the whole network by four.
         stages: rows of (expansion, channels, blocks, stride), the paper's table 2.
         head: channels of the last 1x1 convolution, before the multiplier; 0 leaves it out.
-        activation: "relu" or "relu6".
+        activation: "relu", "relu6", "silu" or "hard_swish".
+        squeeze: hidden channels of squeeze-and-excitation as a share of a block's input; 0 leaves it out.
 
     Shapes: (B, channels, H, W) -> (B, classes) logits.
     """
@@ -71,18 +91,21 @@ class MobileNetV2(nn.Module):
         stages: Sequence[Sequence[int]] = SMALL_IMAGE_STAGES,
         head: int = 128,
         activation: str = "relu6",
+        squeeze: float = 0.0,
     ) -> None:
         super().__init__()
-        if activation not in ("relu", "relu6"):
-            raise ValueError(f'mobilenet_v2: activation = "{activation}" is unknown; take "relu" or "relu6"')
-        kind = {"relu": nn.ReLU, "relu6": nn.ReLU6}[activation]
+        if activation not in ACTIVATIONS:
+            known = '", "'.join(ACTIVATIONS)
+            raise ValueError(f'mobilenet_v2: activation = "{activation}" is unknown; take one of "{known}"')
+        kind = ACTIVATIONS[activation]
         inputs = round_to(stem * width)
         self.stem = conv_bn(channels, inputs, 3, stem_stride, 1, kind())
         built = []
         for expansion, stage_channels, count, stride in stages:
             outputs, blocks = round_to(stage_channels * width), []
             for number in range(count):
-                blocks.append(InvertedResidual(inputs, outputs, stride if number == 0 else 1, expansion, kind))
+                step = stride if number == 0 else 1
+                blocks.append(InvertedResidual(inputs, outputs, step, expansion, kind, squeeze))
                 inputs = outputs
             built.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*built)

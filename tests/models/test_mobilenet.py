@@ -75,5 +75,18 @@ def test_activations(activation, kind):
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match='activation = "gelu" is unknown; take "relu" or "relu6"'):
+    with pytest.raises(ValueError, match='activation = "gelu" is unknown; take one of'):
         MobileNetV2(5, 1, activation="gelu")
+
+
+def test_squeeze_and_excitation_by_hand():
+    torch.manual_seed(0)
+    block = InvertedResidual(8, 8, 1, 2, nn.SiLU, squeeze=0.25).eval()
+    x = torch.randn(2, 16, 5, 5)
+    mean = x.mean((2, 3))
+    squeezed = torch.nn.functional.silu(mean @ block.weigh.squeeze.weight.flatten(1).T + block.weigh.squeeze.bias)
+    gate = torch.sigmoid(squeezed @ block.weigh.excite.weight.flatten(1).T + block.weigh.excite.bias)
+    assert block.weigh.squeeze.out_channels == 2
+    assert torch.allclose(block.weigh(x), x * gate[:, :, None, None], atol=1e-6)
+    plain = sum(parameter.numel() for parameter in InvertedResidual(8, 8, 1, 2, nn.SiLU).parameters())
+    assert sum(parameter.numel() for parameter in block.parameters()) == plain + (16 * 2 + 2) + (2 * 16 + 16)
