@@ -1,0 +1,210 @@
+"""Post-training quantization side by side: distiq, onnxruntime, torchao PT2E and, where installed, NNCF.
+
+    python benchmarks/quantization.py [--epochs 6] [--run runs/quantization] [--only resnet,mobilenet]
+
+The same float32 networks, trained here on Fashion-MNIST by the same `fit`; the same 512 unlabelled calibration images;
+the full test set. Each tool's file is run in its runtime (torchao's graph in PyTorch). A second table has weights of 4
+and 3 bits with 128 images: naive rounding against the closed form, with its time. Networks and rows that are there are
+not made again; `--out` names the figures' file.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distiq import environment
+from distiq.data.load import load as load_data
+from distiq.data.splits import Data
+from distiq.distillation.distil import distil
+from distiq.evaluation.evaluate import Predict, agreement, outputs
+from distiq.files import save_tensors, write_atomically
+from distiq.models.mobilenet import MobileNetV2
+from distiq.models.resnet import ResNet
+from distiq.numerics import sqnr_db
+from distiq.progress import Lines
+from distiq.quantization.graph import export_graph
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
+from distiq.recipe import DataSettings, TrainingSettings, ViewSettings
+from distiq.runtimes.export import export, load
+from distiq.runtimes.onnx_runtime import INPUT
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "resnet": lambda: ResNet(10, 1, (16, 48, 96), 1),
+    "mobilenet": lambda: MobileNetV2(10, 1, stem_stride=2, activation="relu6"),
+    "efficientnet": lambda: MobileNetV2(10, 1, stem_stride=2, activation="silu", squeeze=0.25),
+}
+NARROW_SAMPLES = 128
+Maker = Callable[[nn.Module, Tensor, Path], Predict]
+
+
+def trained(name: str, data: Data, epochs: int, folder: Path, console: Console) -> nn.Module:
+    """A float32 network, from the folder if it is there."""
+    torch.manual_seed(0)
+    model, path = NETWORKS[name](), folder / f"{name}-{epochs}.safetensors"
+    if path.is_file():
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    console.print(f"training {name}")
+    training = TrainingSettings(epochs=epochs, batch_size=64, learning_rate=0.1)
+    model, _ = distil(model, None, data, training=training, views=ViewSettings(), watch=Lines(console))
+    save_tensors(model.state_dict(), path)
+    return model.eval()
+
+
+def distiq_with(scheme: Scheme) -> Maker:
+    def make(model: nn.Module, calibration: Tensor, folder: Path) -> Predict:
+        return load(export(quantize(model, calibration, scheme), folder / "distiq.onnx", calibration[:2]))
+
+    return make
+
+
+def onnxruntime_with(method: str) -> Maker:
+    def make(model: nn.Module, calibration: Tensor, folder: Path) -> Predict:
+        from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.chunks = iter(calibration.split(64))
+
+            def get_next(self) -> dict | None:
+                chunk = next(self.chunks, None)
+                return None if chunk is None else {INPUT: chunk.numpy()}
+
+        export(model, folder / "float.onnx", calibration[:2])
+        quant_pre_process(str(folder / "float.onnx"), str(folder / "pre.onnx"))
+        quantize_static(
+            str(folder / "pre.onnx"),
+            str(folder / "static.onnx"),
+            Reader(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[method],
+        )
+        return load(folder / "static.onnx")
+
+    return make
+
+
+def torchao_pt2e(model: nn.Module, calibration: Tensor, _folder: Path) -> Predict:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
+        X86InductorQuantizer,
+        get_default_x86_inductor_quantization_config,
+    )
+
+    quantizer = X86InductorQuantizer()
+    quantizer.set_global(get_default_x86_inductor_quantization_config())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare_pt2e(export_graph(model, calibration[:2]), quantizer)
+        for chunk in calibration.split(64):
+            prepared(chunk)
+        return convert_pt2e(prepared)
+
+
+def nncf(model: nn.Module, calibration: Tensor, folder: Path) -> Predict:
+    import nncf as tool
+    import onnx
+
+    export(model, folder / "float.onnx", calibration[:2])
+    samples = tool.Dataset([{INPUT: chunk.numpy()} for chunk in calibration.split(1)])
+    quantized = tool.quantize(onnx.load(str(folder / "float.onnx")), samples, subset_size=len(calibration))
+    onnx.save(quantized, str(folder / "nncf.onnx"))
+    return load(folder / "nncf.onnx")
+
+
+INT8: dict[str, Maker] = {
+    "distiq static": distiq_with(Scheme()),
+    "distiq mse": distiq_with(Scheme(ranges="mse")),
+    "distiq rounding": distiq_with(Scheme(rounding="gptq")),
+    "onnxruntime min-max": onnxruntime_with("MinMax"),
+    "onnxruntime entropy": onnxruntime_with("Entropy"),
+    "onnxruntime percentile": onnxruntime_with("Percentile"),
+    "torchao PT2E": torchao_pt2e,
+    "NNCF": nncf,
+}
+NARROW: dict[str, Maker] = {
+    f"W{bits} {name}": distiq_with(Scheme(weight_bits=bits, rounding=rounding))  # type: ignore[arg-type]
+    for bits in (4, 3)
+    for name, rounding in (("naive", "nearest"), ("closed form", "gptq"))
+}
+
+
+def row(maker: Maker, model: nn.Module, samples: Tensor, data: Data, float_answers: Tensor) -> dict | None:
+    """Figures of one tool on one network; None where the tool is not installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        try:
+            predict = maker(model, samples, Path(folder))
+        except ImportError:
+            return None
+        seconds = time.perf_counter() - began
+        answers = outputs(predict, data, data.test)
+    labels = data.test.labels
+    top1, float_top1 = (float((given.argmax(1) == labels).double().mean()) for given in (answers, float_answers))
+    return {
+        "top1": top1,
+        "float_top1": float_top1,
+        "drop_points": 100 * (float_top1 - top1),
+        "flips": 1 - agreement(answers, float_answers),
+        "sqnr_db": sqnr_db(float_answers, answers),
+        "seconds": seconds,
+    }
+
+
+def show(found: dict, console: Console) -> None:
+    table = Table("network", "tool", "float32", "quantized", "drop", "flips", "SQNR", "time")
+    for key, figures in found.items():
+        network, tool = key.split("/")
+        percents = (f"{100 * figures[name]:.2f} %" for name in ("float_top1", "top1"))
+        rest = (f"{figures['drop_points']:.2f}", f"{100 * figures['flips']:.2f} %", f"{figures['sqnr_db']:.1f} dB")
+        table.add_row(network, tool, *percents, *rest, f"{figures['seconds']:.1f} s")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--run", type=Path, default=Path("runs/quantization"))
+    parser.add_argument("--only", default=",".join(NETWORKS))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
+    arguments = parser.parse_args()
+    console = Console()
+    arguments.run.mkdir(parents=True, exist_ok=True)
+    data = load_data(DataSettings(), 0)
+    calibration = data.normalize(data.calibration.inputs)
+    figures_file = arguments.run / "figures.json"
+    found: dict = json.loads(figures_file.read_text()) if figures_file.is_file() else {}
+    for name in arguments.only.split(","):
+        model = trained(name, data, arguments.epochs, arguments.run, console)
+        float_answers = outputs(model, data, data.test)
+        for samples, makers in ((calibration, INT8), (calibration[:NARROW_SAMPLES], NARROW)):
+            for tool, maker in makers.items():
+                if f"{name}/{tool}" in found:
+                    continue
+                console.print(f"{name}: {tool}")
+                if (figures := row(maker, model, samples, data, float_answers)) is None:
+                    console.print("  not installed")
+                    continue
+                found[f"{name}/{tool}"] = figures
+                write_atomically(figures_file, json.dumps(found, indent=1).encode())
+    report = {"environment": environment.describe().model_dump(), "epochs": arguments.epochs, "figures": found}
+    write_atomically(arguments.out, json.dumps(report, indent=1).encode())
+    show(found, console)
+
+
+if __name__ == "__main__":
+    main()
