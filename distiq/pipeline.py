@@ -13,7 +13,7 @@ from distiq import environment, ladder
 from distiq.advice import advise
 from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
-from distiq.data.splits import Data, check_data
+from distiq.data.splits import NOUNS, Data, check_data
 from distiq.distillation.distil import output_losses
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, sha256_of_file, write_atomically
@@ -112,8 +112,10 @@ class _Story:
         self.data_record = found = self.data.record()
         watch.note(
             f"{found.source}: {found.train} training, {found.validation} validation, {found.calibration} calibration,"
-            f" {found.test} test images"
+            f" {found.test} test {NOUNS[found.kind]}"
         )
+        for note in found.notes:
+            watch.note(note)
         self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
         self.measuring = Measuring(self.data, recipe.measure)
         self.files: dict[str, Path] = {}

@@ -26,10 +26,30 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class DataSettings(Part):
-    """Where the images come from and how they are split."""
+class AudioSettings(Part):
+    """Clips of sound: how they are brought to one form, and who is heard in the test set alone."""
 
-    source: str = Field("fashion_mnist", description='"fashion_mnist", "folder", or "file.py:function"')
+    rate: int = Field(16000, ge=1000, description="samples per second; clips of another rate are resampled")
+    seconds: float = Field(
+        1.0, gt=0, description="length of the window; shorter clips get silence, longer ones are cut"
+    )
+    manifest: str = Field(
+        "",
+        description="audio: a CSV file in `folder` with the columns path, label, and speaker or split;"
+        " empty takes train/<class>/*.wav and test/<class>/*.wav",
+    )
+    held_out: tuple[str, ...] = Field(
+        (), description='speakers whose clips are the test set, such as ["theo"]; empty takes the given split'
+    )
+
+
+class DataSettings(Part):
+    """Where the samples come from and how they are split."""
+
+    source: str = Field(
+        "fashion_mnist",
+        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", or "file.py:function"',
+    )
     folder: str = Field(
         "",
         description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
@@ -41,6 +61,7 @@ class DataSettings(Part):
     calibration: int = Field(512, ge=1, description="training images held out to calibrate quantization")
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
+    audio: AudioSettings = Field(default_factory=AudioSettings)
 
 
 class ViewSettings(Part):
@@ -415,6 +436,8 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     folder = path.parent.resolve()
     if recipe.data.source == "folder" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
+    if recipe.data.source == "audio" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
     for role, settings in recipe.networks().items():

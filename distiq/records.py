@@ -38,7 +38,10 @@ class Environment(Record):
 
 
 class DataRecord(Record):
-    """The splits as they were used; `digest` is the SHA-256 of every input and label."""
+    """The splits as they were used; `digest` is the SHA-256 of every input and label.
+
+    `rate` is that of clips, in samples per second. `notes` say what was done to fit the samples.
+    """
 
     source: str
     kind: Literal["image", "audio", "text", "table"] = "image"
@@ -50,6 +53,8 @@ class DataRecord(Record):
     sample_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    rate: int = 0
+    notes: tuple[str, ...] = ()
     digest: str
 
 
