@@ -64,8 +64,25 @@ class DataSettings(Part):
     audio: AudioSettings = Field(default_factory=AudioSettings)
 
 
+class AudioViewSettings(Part):
+    """What a view does to a clip; images are not touched by it."""
+
+    shift: float = Field(0.1, ge=0, le=1, description="move in time by up to this share of the window, either way")
+    speed: float = Field(0.0, ge=0, lt=1, description="play faster or slower by up to this share, pitch with it")
+    gain_db: float = Field(6.0, ge=0, description="louder or quieter by up to so many decibels")
+    noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
+    snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
+    mask: float = Field(0.0, ge=0, le=1, description="longest stretch of silence put over a clip, share of the window")
+
+    @model_validator(mode="after")
+    def _snr_is_a_range(self) -> Self:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db = {list(self.snr_db)} begins above its end; give the lowest first")
+        return self
+
+
 class ViewSettings(Part):
-    """Augmented views of the training images; each is a pure function of (seed, view number, sample index)."""
+    """Augmented views of the training samples; each is a pure function of (seed, view number, sample index)."""
 
     distinct: int = Field(
         0, ge=0, description="students learn from so many views in turn, each answered once; 0: a new one every epoch"
@@ -80,6 +97,7 @@ class ViewSettings(Part):
     cutmix: float = Field(
         0.0, ge=0, le=1, description="share of the images that get a rectangle of another one (Yun et al. 2019)"
     )
+    audio: AudioViewSettings = Field(default_factory=AudioViewSettings)
 
     @model_validator(mode="after")
     def _one_kind_of_mixing_an_image(self) -> Self:
