@@ -31,6 +31,7 @@ from distiq.records import (
     Breach,
     Column,
     ComparisonRecord,
+    FloatModulesRecord,
     ModelRecord,
     Record,
     RunRecord,
@@ -43,6 +44,12 @@ from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
 QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
+
+
+class Decided(Record):
+    """The record of the step that decides which modules stay in float32."""
+
+    modules: FloatModulesRecord | None
 
 
 class Measured(Record):
@@ -204,22 +211,42 @@ class _Story:
 
     def _quantized_teacher(self, teacher: _Network) -> tuple[Column, Column]:
         """What quantizing the teacher itself would give: the reference that a student has to beat."""
+        decided = self._float_modules("teacher", teacher, None)
+        scheme = Scheme(float_modules=decided.paths if decided and decided.kept else ())
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage("quantizing the teacher, as a reference")
-            quantized = self._calibrated(teacher.model, Scheme())
+            quantized = self._calibrated(teacher.model, scheme)
             return self.measuring.quantized(
                 folder, "teacher-int8", "static", "reference", quantized, teacher.model, teacher.answers
             )
 
-        inputs = self.measured_by | {"network": teacher.step.key, "scheme": str(Scheme())}
+        inputs = self.measured_by | {"network": teacher.step.key, "scheme": str(scheme)}
         step = self.ledger.step("teacher-int8", inputs, QUANTIZING_CODE, TrialRecord, make)
         self.files["teacher-int8"] = step.folder / MODEL_FILE
         return step.record.simulated, step.record.deployed
 
+    def _float_modules(self, role: str, network: _Network, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
+        """Which modules stay in float32, and the measurement behind it."""
+
+        def make(_folder: Path) -> Decided:
+            self.watch.stage(f"what int8 does to the {role}'s front-end")
+            return Decided(modules=self.measuring.float_modules(network.model, asked))
+
+        inputs = self.measured_by | {"network": network.step.key, "asked": asked}
+        found = self.ledger.step(f"{role}-float-modules", inputs, QUANTIZING_CODE, Decided, make).record.modules
+        if found is not None:
+            says = "stays in float32" if found.kept else "goes to int8"
+            self.watch.note(
+                f"{', '.join(found.paths)} {says}: SQNR of the logits {found.sqnr_db_float:.1f} dB with it in float32,"
+                f" {found.sqnr_db_int8:.1f} dB in int8"
+            )
+        return found
+
     def _climb(self, teacher: _Network, student: _Network) -> list[TrialRecord]:
         """The attempts, in order; each is kept with its file."""
         trials: list[TrialRecord] = []
+        self.decided = self._float_modules("student", student, self.recipe.quantize.float_modules)
         rungs, budget = self.recipe.quantize.rungs, self.recipe.budget
         top1 = [network.record.column("float32").validation.top1 for network in (teacher, student)]
         while following := ladder.next_rung(rungs, trials, budget, 100 * (top1[0] - top1[1])):
@@ -246,7 +273,8 @@ class _Story:
         return ladder.judge(self.recipe.budget, wanted, found, cost.size_bytes, cost.at_batch(1).p50_ms)
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
-        scheme = self._scheme(rung, trials)
+        kept = self.decided.paths if self.decided and self.decided.kept else ()
+        scheme = dataclasses.replace(self._scheme(rung, trials), float_modules=kept)
         inputs = self.measured_by | {"student": student.step.key, "beside": self.beside, "scheme": str(scheme)}
         if rung == "qat":
             inputs |= {
@@ -332,6 +360,7 @@ class _Story:
             teacher=teacher_record,
             student=student_record,
             advice=self.advice,
+            float_modules=self.decided,
             trials=tuple(trials),
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),

@@ -296,6 +296,10 @@ class QuantizeSettings(Part):
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
     )
+    float_modules: tuple[str, ...] | None = Field(
+        None,
+        description='student modules that stay in float32, such as ["frontend"]; unset: a front-end that int8 harms',
+    )
     training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
     @model_validator(mode="after")

@@ -181,7 +181,8 @@ class TrialRecord(Record):
 
     `agreement` is the share of the test set on which the simulated graph and the deployed file answer the same.
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
-    test set: they are only reported. `sqnr_db` is of the logits on the validation split.
+    test set: they are only reported. `sqnr_db` is of the logits on the validation split. `float_operations` is what the
+    runtime computes in float32 though it was to be int8; `intended_float_operations` lie in modules that stay in float.
     """
 
     rung: str
@@ -192,10 +193,23 @@ class TrialRecord(Record):
     agreement: float
     sqnr_db: float
     float_operations: tuple[str, ...]
+    intended_float_operations: tuple[str, ...] = ()
     breaches: tuple[Breach, ...]
     test_breaches: tuple[Breach, ...]
     seconds: float
     training: TrainingRecord | None = None
+
+
+class FloatModulesRecord(Record):
+    """What int8 would do to modules of the network: SQNR of its logits on the calibration split, both ways, in dB.
+
+    `kept` says whether they stay in float32.
+    """
+
+    paths: tuple[str, ...]
+    sqnr_db_int8: float
+    sqnr_db_float: float
+    kept: bool
 
 
 class ComparisonRecord(Record):
@@ -238,6 +252,7 @@ class RunRecord(Record):
     teacher: ModelRecord
     student: ModelRecord
     advice: AdviceRecord | None = None
+    float_modules: FloatModulesRecord | None = None
     trials: tuple[TrialRecord, ...]
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]

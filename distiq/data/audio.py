@@ -10,7 +10,7 @@ import lzma
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,6 +136,25 @@ def fitted(samples: np.ndarray, length: int) -> np.ndarray:
         return samples[start : start + length]
     before = (length - len(samples)) // 2
     return np.pad(samples, (before, length - len(samples) - before))
+
+
+def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Windows of a long clip and where they begin, `step` apart; silence follows in the last where the clip ends."""
+    for start in range(0, max(1, len(samples) - length + step), step):
+        part = samples[start : start + length]
+        yield start, np.pad(part, (0, length - len(part)))
+
+
+def remarks(sound: Sound, settings: AudioSettings) -> tuple[str, ...]:
+    """What is done to a clip to fit it into the window, in words."""
+    seconds = len(sound.samples) / sound.rate
+    said = [
+        (sound.rate != settings.rate, f"resampled from {sound.rate} to {settings.rate} Hz"),
+        (sound.channels > 1, f"{sound.channels} channels averaged to one"),
+        (seconds < settings.seconds, f"{seconds:.2f} s long: silence around it fills the window"),
+        (seconds > settings.seconds, f"{seconds:.2f} s long: only the middle {settings.seconds:g} s are heard"),
+    ]
+    return tuple(text for applies, text in said if applies)
 
 
 def window_length(settings: AudioSettings) -> int:

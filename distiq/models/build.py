@@ -13,10 +13,16 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.factory import call_factory
+from distiq.models.audio import DSCNN, AudioResNet
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 
-BUILT_IN = {"resnet": ResNet, "mobilenet_v2": MobileNetV2}
+BUILT_IN: dict[str, type[nn.Module]] = {
+    "resnet": ResNet,
+    "mobilenet_v2": MobileNetV2,
+    "ds_cnn": DSCNN,
+    "audio_resnet": AudioResNet,
+}
 
 
 class ModelChoice(Protocol):
@@ -158,12 +164,14 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> n
             " file.py:function, transformers:NAME, timm:NAME or torchvision:NAME"
         )
     kind = BUILT_IN[choice.model]
-    known = [name for name in inspect.signature(kind).parameters if name not in ("classes", "channels")]
+    parameters = inspect.signature(kind).parameters
+    known = [name for name in parameters if name not in ("classes", "channels")]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
-        return kind(classes, channels, **choice.options)
+        own = {"channels": channels} if "channels" in parameters else {}
+        return kind(classes, **own, **choice.options)
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:

@@ -7,6 +7,7 @@ convolution and its activation, or a missing one behind an addition, leaves an i
 import copy
 import operator
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -80,7 +81,12 @@ def _reason(error: Exception) -> str:
 
 
 def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
-    """The graph with batch norm folded and a watching point wherever the scheme puts a grid."""
+    """The graph with batch norm folded and a watching point wherever the scheme puts a grid.
+
+    Raises:
+        UserError: the scheme keeps a module in float32 that the network does not have.
+    """
+    check_paths(graph, scheme.float_modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = prepare_pt2e(copy.deepcopy(graph), IntegerQuantizer(scheme))
@@ -163,6 +169,7 @@ class IntegerQuantizer(Quantizer):
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
+        self.float_modules = scheme.float_modules
         low, high = affine_bounds(scheme.activation_bits)
         self.activation = QuantizationSpec(
             torch.int8, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
@@ -174,7 +181,7 @@ class IntegerQuantizer(Quantizer):
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         for node in model.graph.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and not is_within(node, self.float_modules):
                 self._annotate(node)
         return model
 
@@ -205,6 +212,21 @@ class IntegerQuantizer(Quantizer):
         _note(node, inputs, output if behind is node else None)
         if behind is not node:
             _note(behind, {}, output)
+
+
+def is_within(node: fx.Node, paths: Sequence[str]) -> bool:
+    """Whether a node of an exported graph belongs to one of the modules at these paths, or to a part of one."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(path and path == found for path in paths for found in stack)
+
+
+def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
+    """Raises UserError if one of the module paths names nothing that computes in an exported graph."""
+    for path in paths:
+        if not any(is_within(node, (path,)) for node in graph.graph.nodes):
+            stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.graph.nodes)
+            known = sorted({found for stack in stacks for found, _ in stack if found and "." not in found})
+            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(known)}')
 
 
 def _note(node: fx.Node, inputs: dict, output: object) -> None:

@@ -18,6 +18,7 @@ class Scheme:
         ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
             the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
             batches' extremes ("moving_average").
+        float_modules: paths of modules that stay in float32, with all that is in them.
         percentile: for "percentile", the share of values that is kept, in percent.
     """
 
@@ -26,8 +27,10 @@ class Scheme:
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
     rounding: Literal["nearest", "gptq"] = "nearest"
+    float_modules: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
         rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
-        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}{rounding}"
+        kept = f", {' and '.join(self.float_modules)} in float32" if self.float_modules else ""
+        return f"static W{self.weight_bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{kept}"
