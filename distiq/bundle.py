@@ -18,12 +18,12 @@ from torch import Tensor
 
 from distiq.data.audio import fitted, read_sound, remarks, resampled, windows
 from distiq.data.images import read_image
-from distiq.data.splits import NOUNS, Data
+from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
-from distiq.records import RunRecord, TrialRecord
+from distiq.records import NOUNS, RunRecord, TrialRecord
 from distiq.runtimes.export import Predict, load
 
 MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"

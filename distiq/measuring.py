@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distiq.data.splits import Data, Kind
+from distiq.data.splits import Data
 from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.files import save_tensors
@@ -25,6 +25,7 @@ from distiq.records import (
     CostRecord,
     FlipRecord,
     FloatModulesRecord,
+    Kind,
     LatencyRecord,
     TrainingRecord,
     TrialRecord,

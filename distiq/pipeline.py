@@ -13,7 +13,7 @@ from distiq import environment, ladder
 from distiq.advice import advise
 from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
-from distiq.data.splits import NOUNS, Data, check_data
+from distiq.data.splits import Data, check_data
 from distiq.distillation.distil import output_losses
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, sha256_of_file, write_atomically
@@ -21,12 +21,13 @@ from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
-from distiq.quantization.graph import export_graph
+from distiq.quantization.graph import check_paths, export_graph
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import Recipe, Rung, to_toml
 from distiq.records import (
+    NOUNS,
     AdviceRecord,
     Breach,
     Column,
@@ -146,8 +147,10 @@ class _Story:
     # Before any training ----------------------------------------------------------------------------------------------
 
     def _refuse_early(self) -> None:
-        for model in self.networks.refuse_early().values():
-            export_graph(model, self.measuring.example)
+        for role, model in self.networks.refuse_early().items():
+            graph = export_graph(model, self.measuring.example)
+            if role == "student":
+                check_paths(graph, self.recipe.quantize.float_modules or ())
 
     # Teacher and student ----------------------------------------------------------------------------------------------
 
@@ -364,7 +367,7 @@ class _Story:
             trials=tuple(trials),
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
-            verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record),
+            verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind),
         )
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.data)

@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from distiq.files import write_atomically
 
+Kind = Literal["image", "audio", "text", "table"]
+NOUNS: dict[Kind, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
+ONE: dict[Kind, str] = {"image": "one image", "audio": "one clip", "text": "one text", "table": "one row"}
+
 
 class Record(BaseModel):
     """A frozen value that is written to and read from one JSON file."""
@@ -44,7 +48,7 @@ class DataRecord(Record):
     """
 
     source: str
-    kind: Literal["image", "audio", "text", "table"] = "image"
+    kind: Kind = "image"
     classes: tuple[str, ...]
     train: int
     validation: int

@@ -7,10 +7,11 @@ import torch
 
 from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
 from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
-from distiq.data.splits import NOUNS, Data, Split, split
+from distiq.data.splits import Data, Split, split
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.recipe import DataSettings
+from distiq.records import NOUNS
 
 
 def load(settings: DataSettings, seed: int) -> Data:

@@ -3,17 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.records import DataRecord
+from distiq.records import NOUNS, DataRecord, Kind
 
 UNLABELLED = -1
-Kind = Literal["image", "audio", "text", "table"]
-NOUNS: dict[Kind, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
 FORMS: dict[Kind, tuple[int, tuple[torch.dtype, ...], str]] = {
     "image": (4, (torch.uint8, torch.float32), "(N, C, H, W) as uint8 or float32"),
     "audio": (2, (torch.int16, torch.float32), "(N, T) as int16 or float32"),
