@@ -1,4 +1,4 @@
-"""From a folder of WAV files to a bundle that hears: one run of tones, which the tests of this file share."""
+"""From a folder of WAV files to a bundle that hears: one run on tones and hisses, shared by this file's tests."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ seconds = 0.25
 [views]
 distinct = 2
 [views.audio]
-noise = 0.5
+speed = 0.1
 [teacher]
 model = "audio_resnet"
 options = {{rate = 4000, bands = 16, widths = [8]}}
@@ -62,6 +62,11 @@ def tone(hertz: float, seconds: float = SECONDS, rate: int = RATE) -> np.ndarray
     return (12000 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.int16)
 
 
+def hiss(seed: int, seconds: float = SECONDS, rate: int = RATE) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(-9000, 9000, round(seconds * rate))
+    return noise.astype(np.int16)
+
+
 def distiq(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
@@ -71,10 +76,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("tones")
     for part, count in (("train", 40), ("test", 15)):
-        for name, hertz in (("low", 300), ("high", 1300)):
+        for name in ("hiss", "tone"):
             (folder / part / name).mkdir(parents=True)
             for number in range(count):
-                wavfile.write(folder / part / name / f"{number:02d}.wav", RATE, tone(hertz + 5 * number))
+                sound = tone(300 + 30 * number) if name == "tone" else hiss(number)
+                wavfile.write(folder / part / name / f"{number:02d}.wav", RATE, sound)
     (folder / "tones.toml").write_text(RECIPE.format(folder=folder))
     result = distiq("run", folder / "tones.toml", "--run", folder / "run", "--plain")
     assert result.exit_code in (0, 3), result.output
@@ -100,7 +106,7 @@ def test_the_front_end_stays_in_float_by_measurement_and_the_rest_is_int8(record
     assert trial.agreement == 1.0
 
 
-def test_low_is_told_from_high(record: RunRecord):
+def test_tones_are_told_from_hisses(record: RunRecord):
     assert record.trials[0].deployed.test.top1 >= 0.9
     assert (record.data.kind, record.data.rate, record.data.sample_shape) == ("audio", RATE, (1000,))
 
@@ -126,7 +132,7 @@ def test_check_passes_where_it_was_made(run: Path):
     assert distiq("check", run / "bundle").output.startswith("pass")
 
 
-@pytest.mark.parametrize("name", ["low", "high"])
+@pytest.mark.parametrize("name", ["hiss", "tone"])
 def test_predict_answers_a_clip(name: str, run: Path):
     path = run.parent / "test" / name / "03.wav"
     result = distiq("predict", run / "bundle", path)
@@ -146,19 +152,19 @@ def test_predict_says_what_it_did_to_a_clip(run: Path, tmp_path: Path):
 
 
 def test_a_long_clip_is_answered_window_by_window(run: Path, bundle: Bundle, tmp_path: Path):
-    song = np.concatenate([tone(300, 0.5), tone(1300, 0.5), tone(300, 0.3)])
+    song = np.concatenate([tone(300, 0.5), hiss(99, 0.5), tone(700, 0.3)])
     wavfile.write(tmp_path / "song.wav", RATE, song)
     heard = list(bundle.listen(tmp_path / "song.wav", 0.25))
     assert [window.start_s for window in heard] == [0, 0.25, 0.5, 0.75, 1.0, 1.25]
-    assert [window.answers[0].label for window in heard[:5]] == ["low", "low", "high", "high", "low"]
+    assert [window.answers[0].label for window in heard[:5]] == ["tone", "tone", "hiss", "hiss", "tone"]
     output = distiq("predict", run / "bundle", tmp_path / "song.wav", "--every", 0.25).output
-    assert output.splitlines()[2].startswith(f"{tmp_path / 'song.wav'}, 0.50 to 0.75 s: high ")
+    assert output.splitlines()[2].startswith(f"{tmp_path / 'song.wav'}, 0.50 to 0.75 s: hiss ")
     lines = distiq("predict", run / "bundle", tmp_path / "song.wav").output
     assert "1.30 s long: only the middle 0.25 s are heard" in lines
 
 
 def test_a_window_is_the_clip_that_begins_there(bundle: Bundle, tmp_path: Path):
-    song = np.concatenate([tone(300), tone(1300)])
+    song = np.concatenate([tone(300), hiss(99)])
     wavfile.write(tmp_path / "song.wav", RATE, song)
     wavfile.write(tmp_path / "second.wav", RATE, song[1000:])
     assert list(bundle.listen(tmp_path / "song.wav", 0.25))[1].answers == bundle.predict(tmp_path / "second.wav")
@@ -167,7 +173,7 @@ def test_a_window_is_the_clip_that_begins_there(bundle: Bundle, tmp_path: Path):
 @pytest.mark.parametrize("every", [0.0, -1.0])
 def test_a_step_that_is_not_positive_is_refused(every: float, bundle: Bundle, run: Path):
     with pytest.raises(UserError, match="give a positive time"):
-        list(bundle.listen(run.parent / "test" / "low" / "00.wav", every))
+        list(bundle.listen(run.parent / "test" / "tone" / "00.wav", every))
 
 
 @pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b"RIFF", "does not decode"), (None, "no such file")])
@@ -209,7 +215,7 @@ def test_what_cannot_work_is_refused_before_training(old: str, new: str, said: s
 
 def test_the_files_of_the_folder_are_what_was_measured(run: Path, bundle: Bundle, record: RunRecord):
     right = 0
-    for name in ("low", "high"):
+    for name in ("hiss", "tone"):
         for path in sorted((run.parent / "test" / name).iterdir()):
             assert read_sound(path).rate == RATE
             right += bundle.predict(path, 1)[0].label == name
