@@ -23,6 +23,10 @@ BUILT_IN: dict[str, type[nn.Module]] = {
     "ds_cnn": DSCNN,
     "audio_resnet": AudioResNet,
 }
+WAVEFORM_MODELS = (
+    "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
+)  # fmt: skip
+"""What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
 
 
 class ModelChoice(Protocol):
@@ -47,6 +51,25 @@ class Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(pixel_values=images).logits
+
+
+class Waves(nn.Module):
+    """A transformers audio classifier as a plain network: waveforms (B, T) in -1..1 in, logits out.
+
+    Args:
+        normalize: bring every clip to zero mean and unit variance first, as the feature extractors of these networks
+            do by default.
+    """
+
+    def __init__(self, model: nn.Module, normalize: bool = True) -> None:
+        super().__init__()
+        self.model, self.normalize = model, normalize
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        if self.normalize:
+            centred = waveforms - waveforms.mean(1, keepdim=True)
+            waveforms = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
+        return self.model(input_values=waveforms).logits
 
 
 def build(choice: ModelChoice, classes: int, example: Tensor, role: str) -> nn.Module:
@@ -176,6 +199,8 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> n
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
     transformers = _require("transformers", where)
+    if name in WAVEFORM_MODELS:
+        return _hearing(transformers, name, choice, classes, where)
     auto = transformers.AutoModelForImageClassification
     if choice.weights and _comes_from_hub(choice):
         try:
@@ -187,6 +212,19 @@ def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, w
         return Logits(auto.from_config(config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
+
+
+def _hearing(transformers: Any, name: str, choice: ModelChoice, classes: int, where: str) -> nn.Module:
+    auto = transformers.AutoModelForAudioClassification
+    try:
+        if choice.weights and _comes_from_hub(choice):
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(choice.weights)
+            model = auto.from_pretrained(choice.weights, num_labels=classes, **choice.options)
+            return Waves(model, getattr(extractor, "do_normalize", True))
+        return Waves(auto.from_config(transformers.AutoConfig.for_model(name, num_labels=classes, **choice.options)))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        what = choice.weights or f'"{name}" with {choice.options}'
+        raise UserError(f"{where}: transformers cannot build {what}: {error}") from error
 
 
 @contextlib.contextmanager
