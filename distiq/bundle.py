@@ -1,12 +1,13 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
 model.onnx           the file
-preprocessing.json   how pixels become its input, and what its outputs mean
+preprocessing.json   how pixels or sound become its input, and what its outputs mean
 vectors.safetensors  inputs and the outputs that this file gave where it was made
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from distiq.data.audio import fitted, read_sound, remarks, resampled, windows
 from distiq.data.images import read_image
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
-from distiq.records import RunRecord, TrialRecord
+from distiq.recipe import AudioSettings
+from distiq.records import NOUNS, RunRecord, TrialRecord
 from distiq.runtimes.export import Predict, load
 
 MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"
@@ -32,6 +35,14 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
+
+
+class Heard(NamedTuple):
+    """What was heard in a window of a long clip: its begin and end in seconds, the likeliest classes."""
+
+    start_s: float
+    end_s: float
+    answers: list[Prediction]
 
 
 class Check(NamedTuple):
@@ -55,7 +66,8 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     samples = data.test.take(slice(VECTOR_COUNT))
     inputs = data.normalize(samples.inputs)
     outputs = load(partial / MODEL)(inputs)
-    vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.inputs, "labels": samples.labels}
+    raw = "pixels" if data.kind == "image" else "samples"
+    vectors = {"inputs": inputs, "outputs": outputs, raw: samples.inputs, "labels": samples.labels}
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
     files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
@@ -69,7 +81,22 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _preprocessing(data: Data) -> dict[str, object]:
+    answers = {
+        "labels": list(data.classes),
+        "output": "logits; the largest is the answer, softmax gives probabilities",
+    }
+    if data.kind == "audio":
+        return {
+            "kind": "audio",
+            "shape": list(data.sample_shape),
+            "rate": data.rate,
+            "channels": "one; several are averaged",
+            "window": "a shorter clip stands in the middle of silence, of a longer one the middle is heard",
+            "divide_by": 32768 if data.train.inputs.dtype == torch.int16 else 1,
+            **answers,
+        }
     return {
+        "kind": data.kind,
         "shape": list(data.sample_shape),
         "layout": "CHW",
         "color": "grey" if data.sample_shape[0] == 1 else "rgb",
@@ -77,8 +104,7 @@ def _preprocessing(data: Data) -> dict[str, object]:
         "mean": list(data.mean),
         "std": list(data.std),
         "resize": "bilinear",
-        "labels": list(data.classes),
-        "output": "logits; the largest is the answer, softmax gives probabilities",
+        **answers,
     }
 
 
@@ -112,6 +138,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
     latency = cost.at_batch(1)
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
     teacher = run.teacher.column("float32").test.top1
+    noun, example = NOUNS[run.data.kind], "clip.wav" if run.data.kind == "audio" else "image.png"
     return (
         f"""# {run.name}
 
@@ -120,16 +147,16 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
 
 | measured on the file | |
 |---|---|
-| accuracy, {test.samples} test images | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
+| accuracy, {test.samples} test {noun} | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
 | teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
 | size | {cost.size_bytes:,} bytes |
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
-| agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test images |
+| agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test {noun} |
 
 Measured on {run.environment.cpu} with {versions}.
-Trained on {run.data.source}: {run.data.train} images. Made with `{run.command}`, {run.created}.
+Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
-`distiq check .` replays the test vectors on another machine; `distiq predict . image.png` answers an image.
+`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a file.
 
 """
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
@@ -169,19 +196,60 @@ class Bundle:
             raise UserError(f"{path}: damaged ({error}); make the bundle again") from error
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 pixels -> the model's float32 input."""
+        """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's float32 input."""
+        if self.kind == "audio":
+            return pixels.float() / self.preprocessing["divide_by"]
         mean, std = (torch.tensor(self.preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
         return (pixels.float() / self.preprocessing["divide_by"] - mean) / std
 
-    def predict(self, image: Path, top: int = 3) -> list[Prediction]:
-        """The likeliest classes of an image file, likeliest first.
+    @property
+    def kind(self) -> str:
+        """What the model reads: "image" or "audio"."""
+        return self.preprocessing.get("kind", "image")
+
+    @property
+    def audio(self) -> AudioSettings:
+        """Rate and window that the model of clips expects."""
+        rate = self.preprocessing["rate"]
+        return AudioSettings(rate=rate, seconds=self.preprocessing["shape"][0] / rate)
+
+    def predict(self, file: Path, top: int = 3) -> list[Prediction]:
+        """The likeliest classes of an image or of a clip (WAV, FLAC), likeliest first.
 
         Raises:
             UserError: the file is missing or does not decode.
         """
+        if self.kind == "audio":
+            clip = fitted(resampled(read_sound(file), self.audio.rate), self.preprocessing["shape"][0])
+            return self._answers(torch.from_numpy(clip.copy()), top)
         channels, height, width = self.preprocessing["shape"]
-        pixels = read_image(image, (channels, height, width)).unsqueeze(0)
-        probabilities = torch.softmax(self.run(self.normalize(pixels))[0], 0)
+        return self._answers(read_image(file, (channels, height, width)), top)
+
+    def remarks(self, file: Path) -> tuple[str, ...]:
+        """What is done to a clip before the model hears it: resampling, channels, length."""
+        return remarks(read_sound(file), self.audio) if self.kind == "audio" else ()
+
+    def listen(self, file: Path, every: float, top: int = 3) -> Iterator[Heard]:
+        """Answers a long clip window after window, as a microphone's stream would be.
+
+        Args:
+            every: seconds from one window to the next.
+
+        Raises:
+            UserError: the model does not hear, `every` is not positive, the file is missing or does not decode.
+        """
+        if self.kind != "audio":
+            raise UserError(f"{self.folder}: this model reads images; windows in time are for models of sound")
+        rate, length = self.audio.rate, self.preprocessing["shape"][0]
+        if every <= 0:
+            raise UserError(f"every = {every:g} s; give a positive time from one window to the next")
+        samples = resampled(read_sound(file), rate)
+        for start, window in windows(samples, length, max(1, round(every * rate))):
+            answers = self._answers(torch.from_numpy(window.copy()), top)
+            yield Heard(start / rate, (start + length) / rate, answers)
+
+    def _answers(self, sample: Tensor, top: int) -> list[Prediction]:
+        probabilities = torch.softmax(self.run(self.normalize(sample.unsqueeze(0)))[0], 0)
         best = probabilities.topk(min(top, len(probabilities)))
         return [
             Prediction(self.preprocessing["labels"][index], value)

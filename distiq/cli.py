@@ -154,17 +154,26 @@ def show(folder: RunFolder) -> None:
 @app.command(epilog="Example: `distiq predict runs/fashion_mnist/bundle shoe.png`")
 def predict(
     bundle: BundleFolder,
-    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WAV or FLAC files", show_default=False)],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
+    every: Annotated[float | None, typer.Option(help="sound: answer a window every so many seconds")] = None,
 ) -> None:
-    """Answers images with a bundle's model file."""
+    """Answers images or clips with a bundle's model file."""
     with _explained():
-        from distiq.bundle import Bundle
+        from distiq.bundle import Bundle, Prediction
+
+        def words(answers: list[Prediction]) -> str:
+            return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
 
         opened = Bundle(bundle)
-        for image in images:
-            answers = "  ".join(f"{name} {100 * share:.1f} %" for name, share in opened.predict(image, top))
-            typer.echo(f"{image}: {answers}")
+        for file in files:
+            if every is not None:
+                for heard in opened.listen(file, every, top):
+                    typer.echo(f"{file}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
+                continue
+            typer.echo(f"{file}: {words(opened.predict(file, top))}")
+            for remark in opened.remarks(file):
+                typer.echo(f"  ({remark})")
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")

@@ -89,7 +89,8 @@ class _Patient:
         self.student.eval()
         self.calibration = self.data.normalize(self.data.calibration.inputs)
         self.validation = self.data.normalize(self.data.validation.inputs[: len(self.calibration)])
-        self.scheme = Scheme(weight_bits=self.recipe.quantize.weight_bits)
+        kept = self.run.float_modules.paths if self.run.float_modules and self.run.float_modules.kept else ()
+        self.scheme = Scheme(weight_bits=self.recipe.quantize.weight_bits, float_modules=kept)
         self.quantized = quantize(self.student, self.calibration, self.scheme)
         self.trial: TrialRecord = self.run.trials[0]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distiq.recipe import Budget, Rung
-from distiq.records import Breach, ModelRecord, SensitivityRecord, TrialRecord, VerdictRecord
+from distiq.records import ONE, Breach, Kind, ModelRecord, SensitivityRecord, TrialRecord, VerdictRecord
 
 WHAT_IT_IS: dict[Rung, str] = {
     "static": "post-training quantization with min-max ranges",
@@ -126,7 +126,13 @@ def _overrun(breaches: Sequence[Breach]) -> float:
     return sum(breach.excess / max(abs(breach.allowed), 1e-3) for breach in breaches)
 
 
-def verdict(budget: Budget, trials: Sequence[TrialRecord], teacher: ModelRecord, student: ModelRecord) -> VerdictRecord:
+def verdict(
+    budget: Budget,
+    trials: Sequence[TrialRecord],
+    teacher: ModelRecord,
+    student: ModelRecord,
+    kind: Kind = "image",
+) -> VerdictRecord:
     """How the run ended, in a sentence, with the cheapest next step where a limit is broken.
 
     Limits are judged on the test set here; the ladder was steered by the validation split.
@@ -139,7 +145,7 @@ def verdict(budget: Budget, trials: Sequence[TrialRecord], teacher: ModelRecord,
     top1, float_top1 = chosen.deployed.test.top1, student.column("float32").test.top1
     facts = (
         f"{100 * top1:.2f} % of the test set, {cost.size_bytes / 1000:.1f} kB,"
-        f" {cost.at_batch(1).p50_ms:.3f} ms an image"
+        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[kind]}"
     )
     if not asked:
         sentence = f"No budget was set. The {chosen.rung} file: {facts}."

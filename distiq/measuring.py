@@ -13,8 +13,10 @@ from distiq.data.splits import Data
 from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.files import save_tensors
+from distiq.models.audio import front_ends
 from distiq.numerics import sqnr_db
-from distiq.quantization.quantize import QuantizedModel
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.scheme import Scheme
 from distiq.recipe import MeasureSettings
 from distiq.records import (
     AccuracyRecord,
@@ -22,6 +24,8 @@ from distiq.records import (
     ColumnName,
     CostRecord,
     FlipRecord,
+    FloatModulesRecord,
+    Kind,
     LatencyRecord,
     TrainingRecord,
     TrialRecord,
@@ -31,6 +35,7 @@ from distiq.runtimes.onnx_runtime import float_operations, peak_memory_bytes
 
 MODEL_FILE, ANSWERS = "model.onnx", "answers.safetensors"
 WORST_FLIPS = 12
+HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
 Answers = dict[str, Tensor]
 """Logits by split: "test" and "validation"."""
 
@@ -120,6 +125,8 @@ class Measuring:
         export(quantized, folder / MODEL_FILE, self.example)
         simulated = self.answers(quantized)
         column, deployed = self.file("int8 deployed", file, folder, model, float_answers)
+        computed_in_float = float_operations(folder / MODEL_FILE)
+        meant = tuple(f"{path}/" for path in quantized.scheme.float_modules)
         return TrialRecord(
             rung=rung,
             reason=reason,
@@ -128,12 +135,35 @@ class Measuring:
             deployed=column,
             agreement=agreement(simulated["test"], deployed["test"]),
             sqnr_db=sqnr_db(float_answers["validation"], deployed["validation"]),
-            float_operations=float_operations(folder / MODEL_FILE),
+            float_operations=tuple(name for name in computed_in_float if not name.startswith(meant)),
+            intended_float_operations=tuple(name for name in computed_in_float if name.startswith(meant)),
             breaches=(),
             test_breaches=(),
             seconds=time.monotonic() - began + (training.seconds if training else 0.0),
             training=training,
         )
+
+    def float_modules(self, model: nn.Module, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
+        """Whether modules stay in float32: those that are asked for do; front-ends do where int8 costs the logits much.
+
+        Args:
+            asked: module paths, or None to look for front-ends.
+
+        Returns:
+            None if there is nothing to decide.
+        """
+        paths = front_ends(model) if asked is None else asked
+        if not paths:
+            return None
+        samples = self.data.normalize(self.data.calibration.inputs)
+
+        def sqnr(scheme: Scheme) -> float:
+            with torch.no_grad():
+                return sqnr_db(model(samples), quantize(model, samples, scheme)(samples))
+
+        everywhere, without = sqnr(Scheme()), sqnr(Scheme(float_modules=paths))
+        kept = asked is not None or without - everywhere > HARMFUL_DB
+        return FloatModulesRecord(paths=paths, sqnr_db_int8=everywhere, sqnr_db_float=without, kept=kept)
 
     def worst_flips(self, before: Tensor, after: Tensor) -> tuple[FlipRecord, ...]:
         """The test images whose right answer was lost, those that the float network was surest of first.
@@ -152,10 +182,23 @@ class Measuring:
                 before=int(before[index].argmax()),
                 after=int(after[index].argmax()),
                 confidence_before=float(probabilities[index].max()),
-                image_png=_png(self.data.test.inputs[index]),
+                image_png=_png(picture(self.data.test.inputs[index], self.data.kind)),
             )
             for index in order[:WORST_FLIPS]
         )
+
+
+def picture(sample: Tensor, kind: Kind) -> Tensor:
+    """What a person sees of a sample: an image is itself, a clip the waveform as a grey image (1, 48, 128)."""
+    if kind != "audio":
+        return sample
+    rows, columns = 48, 128
+    spans = sample.float().tensor_split(columns)
+    loudest = float(sample.float().abs().max()) or 1.0
+    top, bottom = (torch.stack([end(span) for span in spans]) / loudest for end in (torch.amax, torch.amin))
+    height = torch.linspace(1, -1, rows).unsqueeze(1)
+    inside = (height <= top + 1 / rows) & (height >= bottom - 1 / rows)
+    return torch.where(inside, 0, 255).byte().unsqueeze(0)
 
 
 def _png(image: Tensor) -> str:

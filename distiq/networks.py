@@ -16,6 +16,7 @@ from distiq.distillation.distil import check_losses, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
+from distiq.models.audio import check_rate
 from distiq.models.build import build, check_output
 from distiq.models.layout import make_contiguous
 from distiq.progress import Watch
@@ -71,6 +72,7 @@ class Networks:
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.example, role)
+            check_rate(model, self.data.rate, role)
         for settings in (self.recipe.distil, *others):
             if settings.teacher != "none":
                 check_losses(built["student"], built["teacher"], settings, self.data)

@@ -21,7 +21,7 @@ from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
-from distiq.quantization.graph import export_graph
+from distiq.quantization.graph import check_paths, export_graph
 from distiq.quantization.mixed import narrow_layers
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize
@@ -29,10 +29,12 @@ from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Recipe, Rung, to_toml
 from distiq.records import (
+    NOUNS,
     AdviceRecord,
     Breach,
     Column,
     ComparisonRecord,
+    FloatModulesRecord,
     ModelRecord,
     Record,
     RunRecord,
@@ -50,6 +52,12 @@ QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
 
 NARROW_BITS = 4
 NODE_BYTES = 64  # what a packed weight adds to the file: a node and its names
+
+
+class Decided(Record):
+    """The record of the step that decides which modules stay in float32."""
+
+    modules: FloatModulesRecord | None
 
 
 class Measured(Record):
@@ -119,8 +127,10 @@ class _Story:
         self.data_record = found = self.data.record()
         watch.note(
             f"{found.source}: {found.train} training, {found.validation} validation, {found.calibration} calibration,"
-            f" {found.test} test images"
+            f" {found.test} test {NOUNS[found.kind]}"
         )
+        for note in found.notes:
+            watch.note(note)
         self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
         self.measuring = Measuring(self.data, recipe.measure)
         self.files: dict[str, Path] = {}
@@ -144,8 +154,10 @@ class _Story:
     # Before any training ----------------------------------------------------------------------------------------------
 
     def _refuse_early(self) -> None:
-        for model in self.networks.refuse_early().values():
-            export_graph(model, self.measuring.example)
+        for role, model in self.networks.refuse_early().items():
+            graph = export_graph(model, self.measuring.example)
+            if role == "student":
+                check_paths(graph, self.recipe.quantize.float_modules or ())
 
     # Teacher and student ----------------------------------------------------------------------------------------------
 
@@ -209,22 +221,42 @@ class _Story:
 
     def _quantized_teacher(self, teacher: _Network) -> tuple[Column, Column]:
         """What quantizing the teacher itself would give: the reference that a student has to beat."""
+        decided = self._float_modules("teacher", teacher, None)
+        scheme = Scheme(float_modules=decided.paths if decided and decided.kept else ())
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage("quantizing the teacher, as a reference")
-            quantized = self._calibrated(teacher.model, Scheme())
+            quantized = self._calibrated(teacher.model, scheme)
             return self.measuring.quantized(
                 folder, "teacher-int8", "static", "reference", quantized, teacher.model, teacher.answers
             )
 
-        inputs = self.measured_by | {"network": teacher.step.key, "scheme": str(Scheme())}
+        inputs = self.measured_by | {"network": teacher.step.key, "scheme": str(scheme)}
         step = self.ledger.step("teacher-int8", inputs, QUANTIZING_CODE, TrialRecord, make)
         self.files["teacher-int8"] = step.folder / MODEL_FILE
         return step.record.simulated, step.record.deployed
 
+    def _float_modules(self, role: str, network: _Network, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
+        """Which modules stay in float32, and the measurement behind it."""
+
+        def make(_folder: Path) -> Decided:
+            self.watch.stage(f"what int8 does to the {role}'s front-end")
+            return Decided(modules=self.measuring.float_modules(network.model, asked))
+
+        inputs = self.measured_by | {"network": network.step.key, "asked": asked}
+        found = self.ledger.step(f"{role}-float-modules", inputs, QUANTIZING_CODE, Decided, make).record.modules
+        if found is not None:
+            says = "stays in float32" if found.kept else "goes to int8"
+            self.watch.note(
+                f"{', '.join(found.paths)} {says}: SQNR of the logits {found.sqnr_db_float:.1f} dB with it in float32,"
+                f" {found.sqnr_db_int8:.1f} dB in int8"
+            )
+        return found
+
     def _climb(self, teacher: _Network, student: _Network) -> list[TrialRecord]:
         """The attempts, in order; each is kept with its file."""
         trials: list[TrialRecord] = []
+        self.decided = self._float_modules("student", student, self.recipe.quantize.float_modules)
         budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
         rungs = tuple(rung for rung in self.recipe.quantize.rungs if rung != "mixed" or not narrow)
         top1 = [network.record.column("float32").validation.top1 for network in (teacher, student)]
@@ -250,9 +282,14 @@ class _Story:
         self.skipped = ladder.skipped(rungs, trials, budget, float_drop, self.evidence) if trials[-1].breaches else {}
         return trials
 
+    def _plain(self, bits: int | None = None) -> Scheme:
+        """What every scheme of this run begins with; `bits` of the weights in place of the recipe's."""
+        kept = self.decided.paths if self.decided and self.decided.kept else ()
+        return Scheme(weight_bits=bits or self.recipe.quantize.weight_bits, float_modules=kept)  # type: ignore[arg-type]
+
     def _sensitivity(self, student: _Network, bits: int | None = None) -> SensitivityRecord:
         """Where the noise of the plainest quantization comes from; `bits` of the weights in place of the recipe's."""
-        scheme = Scheme(weight_bits=bits or self.recipe.quantize.weight_bits)  # type: ignore[arg-type]
+        scheme = self._plain(bits)
 
         def make(_folder: Path) -> SensitivityRecord:
             self.watch.stage(f"looking where the noise comes from ({scheme})")
@@ -278,7 +315,7 @@ class _Story:
         chosen = narrow_layers({layer: power[1][layer] - power[0][layer] for layer in layers}, saved, too_large)
         self.watch.note(f"4-bit weights in {len(chosen)} of {len(layers)} layers: {', '.join(chosen)}")
         bits = tuple((layer, NARROW_BITS) for layer in chosen)
-        return dataclasses.replace(start, layer_bits=bits, float_layers=(), rounding="gptq")
+        return dataclasses.replace(start, layer_bits=bits, float_modules=self._plain().float_modules, rounding="gptq")
 
     def _judge(self, teacher: _Network, trial: TrialRecord, split: str) -> tuple[Breach, ...]:
         cost = trial.deployed.cost
@@ -313,7 +350,7 @@ class _Story:
     def _scheme(self, rung: Rung, student: _Network, trials: list[TrialRecord]) -> Scheme:
         """The scheme of a rung. Those that cost more than a calibration start from the best found without training;
         training starts from the narrowed weights, if the file had to shrink."""
-        plain = Scheme(weight_bits=self.recipe.quantize.weight_bits)
+        plain = self._plain()
         match rung:
             case "static":
                 return plain
@@ -334,7 +371,8 @@ class _Story:
                 return dataclasses.replace(start, rounding="gptq")
             case "float_layers":
                 self.evidence = self.evidence or self._sensitivity(student)
-                return dataclasses.replace(start, float_layers=self.evidence.worst_layers(ladder.FLOAT_LAYERS)[0])
+                layers, _ = self.evidence.worst_layers(ladder.FLOAT_LAYERS)
+                return dataclasses.replace(start, float_modules=(*plain.float_modules, *layers))
             case "mixed":
                 size = before[0].deployed.cost.size_bytes if before and before[0].deployed.cost else 0
                 return self._narrowed(start, student, size - 1000 * (self.recipe.budget.size_kb or 0))
@@ -384,12 +422,13 @@ class _Story:
             teacher=teacher_record,
             student=student_record,
             advice=self.advice,
+            float_modules=self.decided,
             trials=tuple(trials),
             skipped=dict(self.skipped),
             sensitivity=self.evidence,
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
-            verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record),
+            verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind),
         )
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.data)

@@ -26,10 +26,30 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class DataSettings(Part):
-    """Where the images come from and how they are split."""
+class AudioSettings(Part):
+    """Clips of sound: how they are brought to one form, and who is heard in the test set alone."""
 
-    source: str = Field("fashion_mnist", description='"fashion_mnist", "folder", or "file.py:function"')
+    rate: int = Field(16000, ge=1000, description="samples per second; clips of another rate are resampled")
+    seconds: float = Field(
+        1.0, gt=0, description="length of the window; shorter clips get silence, longer ones are cut"
+    )
+    manifest: str = Field(
+        "",
+        description="audio: a CSV file in `folder` with the columns path, label, and speaker or split;"
+        " empty takes train/<class>/*.wav and test/<class>/*.wav",
+    )
+    held_out: tuple[str, ...] = Field(
+        (), description='speakers whose clips are the test set, such as ["theo"]; empty takes the given split'
+    )
+
+
+class DataSettings(Part):
+    """Where the samples come from and how they are split."""
+
+    source: str = Field(
+        "fashion_mnist",
+        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", or "file.py:function"',
+    )
     folder: str = Field(
         "",
         description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
@@ -41,10 +61,28 @@ class DataSettings(Part):
     calibration: int = Field(512, ge=1, description="training images held out to calibrate quantization")
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
+    audio: AudioSettings = Field(default_factory=AudioSettings)
+
+
+class AudioViewSettings(Part):
+    """What a view does to a clip; images are not touched by it."""
+
+    shift: float = Field(0.1, ge=0, le=1, description="move in time by up to this share of the window, either way")
+    speed: float = Field(0.0, ge=0, lt=1, description="play faster or slower by up to this share, pitch with it")
+    gain_db: float = Field(6.0, ge=0, description="louder or quieter by up to so many decibels")
+    noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
+    snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
+    mask: float = Field(0.0, ge=0, le=1, description="longest stretch of silence put over a clip, share of the window")
+
+    @model_validator(mode="after")
+    def _snr_is_a_range(self) -> Self:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db = {list(self.snr_db)} begins above its end; give the lowest first")
+        return self
 
 
 class ViewSettings(Part):
-    """Augmented views of the training images; each is a pure function of (seed, view number, sample index)."""
+    """Augmented views of the training samples; each is a pure function of (seed, view number, sample index)."""
 
     distinct: int = Field(
         0, ge=0, description="students learn from so many views in turn, each answered once; 0: a new one every epoch"
@@ -59,6 +97,7 @@ class ViewSettings(Part):
     cutmix: float = Field(
         0.0, ge=0, le=1, description="share of the images that get a rectangle of another one (Yun et al. 2019)"
     )
+    audio: AudioViewSettings = Field(default_factory=AudioViewSettings)
 
     @model_validator(mode="after")
     def _one_kind_of_mixing_an_image(self) -> Self:
@@ -261,6 +300,10 @@ class QuantizeSettings(Part):
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
     )
+    float_modules: tuple[str, ...] | None = Field(
+        None,
+        description='student modules that stay in float32, such as ["frontend"]; unset: a front-end that int8 harms',
+    )
     training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
     @model_validator(mode="after")
@@ -419,6 +462,8 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     folder = path.parent.resolve()
     if recipe.data.source == "folder" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
+    if recipe.data.source == "audio" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
     for role, settings in recipe.networks().items():

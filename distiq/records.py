@@ -10,6 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from distiq.files import write_atomically
 
+Kind = Literal["image", "audio", "text", "table"]
+NOUNS: dict[Kind, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
+ONE: dict[Kind, str] = {"image": "one image", "audio": "one clip", "text": "one text", "table": "one row"}
+
 
 class Record(BaseModel):
     """A frozen value that is written to and read from one JSON file."""
@@ -38,10 +42,13 @@ class Environment(Record):
 
 
 class DataRecord(Record):
-    """The splits as they were used; `digest` is the SHA-256 of every input and label."""
+    """The splits as they were used; `digest` is the SHA-256 of every input and label.
+
+    `rate` is that of clips, in samples per second. `notes` say what was done to fit the samples.
+    """
 
     source: str
-    kind: Literal["image", "audio", "text", "table"] = "image"
+    kind: Kind = "image"
     classes: tuple[str, ...]
     train: int
     validation: int
@@ -50,6 +57,8 @@ class DataRecord(Record):
     sample_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    rate: int = 0
+    notes: tuple[str, ...] = ()
     digest: str
 
 
@@ -176,7 +185,8 @@ class TrialRecord(Record):
 
     `agreement` is the share of the test set on which the simulated graph and the deployed file answer the same.
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
-    test set: they are only reported. `sqnr_db` is of the logits on the validation split.
+    test set: they are only reported. `sqnr_db` is of the logits on the validation split. `float_operations` is what the
+    runtime computes in float32 though it was to be int8; `intended_float_operations` lie in modules that stay in float.
     """
 
     rung: str
@@ -187,10 +197,23 @@ class TrialRecord(Record):
     agreement: float
     sqnr_db: float
     float_operations: tuple[str, ...]
+    intended_float_operations: tuple[str, ...] = ()
     breaches: tuple[Breach, ...]
     test_breaches: tuple[Breach, ...]
     seconds: float
     training: TrainingRecord | None = None
+
+
+class FloatModulesRecord(Record):
+    """What int8 would do to modules of the network: SQNR of its logits on the calibration split, both ways, in dB.
+
+    `kept` says whether they stay in float32.
+    """
+
+    paths: tuple[str, ...]
+    sqnr_db_int8: float
+    sqnr_db_float: float
+    kept: bool
 
 
 class ComparisonRecord(Record):
@@ -272,6 +295,7 @@ class RunRecord(Record):
     teacher: ModelRecord
     student: ModelRecord
     advice: AdviceRecord | None = None
+    float_modules: FloatModulesRecord | None = None
     trials: tuple[TrialRecord, ...]
     skipped: dict[str, str] = {}
     sensitivity: SensitivityRecord | None = None

@@ -226,7 +226,10 @@ def decide(budget: Budget, *trials: Trial, teacher: float = 0.92, student: float
 def test_a_verdict_without_a_budget():
     found = decide(Budget(), trial("static"))
     assert (found.met, found.chosen, found.next_step) == (True, "static", None)
-    assert found.sentence == "No budget was set. The static file: 90.00 % of the test set, 90.0 kB, 0.200 ms an image."
+    assert (
+        found.sentence
+        == "No budget was set. The static file: 90.00 % of the test set, 90.0 kB, 0.200 ms for one image."
+    )
 
 
 def test_a_verdict_of_a_budget_that_holds():

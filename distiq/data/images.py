@@ -125,8 +125,8 @@ def image_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[tuple[str, 
     Raises:
         UserError: a part is missing, a class is empty, classes differ between the parts, an image does not decode.
     """
-    classes = _class_names(folder / "train")
-    test_classes = _class_names(folder / "test")
+    classes = class_names(folder / "train")
+    test_classes = class_names(folder / "test")
     if test_classes != classes:
         raise UserError(
             f"{folder}: train/ has the classes {list(classes)}, test/ has {list(test_classes)}; make them the same"
@@ -134,7 +134,12 @@ def image_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[tuple[str, 
     return classes, _read_part(folder / "train", classes, shape), _read_part(folder / "test", classes, shape)
 
 
-def _class_names(part: Path) -> tuple[str, ...]:
+def class_names(part: Path) -> tuple[str, ...]:
+    """The classes of a part: its folders, at least two.
+
+    Raises:
+        UserError: there are fewer.
+    """
     if not part.is_dir():
         raise UserError(f"{part}: no such folder; data.folder must hold train/<class>/ and test/<class>/")
     names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir() and entry.name[0] != "."))

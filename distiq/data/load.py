@@ -1,14 +1,17 @@
 """load(): the data that a recipe names, split and checked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
 from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
 from distiq.data.splits import Data, Split, split
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.recipe import DataSettings
+from distiq.records import NOUNS
 
 
 def load(settings: DataSettings, seed: int) -> Data:
@@ -30,16 +33,34 @@ def load(settings: DataSettings, seed: int) -> Data:
         case "folder":
             shape = (settings.channels, settings.image_size, settings.image_size)
             classes, train, test = image_folder(Path(settings.folder), shape)
+        case "spoken_digits" | "audio":
+            return _load_audio(settings, seed)
         case unknown:
             raise UserError(
-                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder" or "file.py:function"'
+                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio" or'
+                ' "file.py:function"'
             )
     train = _spread(train, settings.train)
     return split(settings.source, classes, train, test, settings.validation, settings.calibration, seed)
 
 
+def _load_audio(settings: DataSettings, seed: int) -> Data:
+    folder = Path(settings.folder)
+    if settings.source == "spoken_digits":
+        clips = spoken_digits(settings.audio)
+    elif settings.audio.manifest:
+        clips = audio_manifest(folder, settings.audio)
+    else:
+        clips = audio_folder(folder, settings.audio)
+    train = _spread(clips.train, settings.train)
+    data = split(settings.source, clips.classes, train, clips.test, settings.validation, settings.calibration, seed)
+    return replace(data, rate=clips.rate, notes=clips.notes)
+
+
 def _spread(samples: Split, count: int) -> Split:
     if count > len(samples):
-        raise UserError(f"data.train = {count}, but there are only {len(samples)} training images; lower it or use 0")
+        raise UserError(
+            f"data.train = {count}, but there are only {len(samples)} training {NOUNS[samples.kind]}; lower it or use 0"
+        )
     # Evenly spread: the images of a folder are sorted by class, and the first would miss the last classes.
     return samples.take(torch.arange(count) * len(samples) // count) if count else samples

@@ -3,17 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.records import DataRecord
+from distiq.records import NOUNS, DataRecord, Kind
 
 UNLABELLED = -1
-Kind = Literal["image", "audio", "text", "table"]
-NOUNS: dict[Kind, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
 FORMS: dict[Kind, tuple[int, tuple[torch.dtype, ...], str]] = {
     "image": (4, (torch.uint8, torch.float32), "(N, C, H, W) as uint8 or float32"),
     "audio": (2, (torch.int16, torch.float32), "(N, T) as int16 or float32"),
@@ -49,6 +46,8 @@ class Data:
     Args:
         mean, std: what `normalize` applies. Images: per channel, in units of the images divided by 255 where they are
             uint8. Tables: per column. Empty for clips and texts.
+        rate: of clips, samples per second; 0 for others.
+        notes: what was done to fit the samples, for people.
     """
 
     source: str
@@ -59,6 +58,8 @@ class Data:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    rate: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -101,12 +102,14 @@ class Data:
             sample_shape=self.sample_shape,
             mean=self.mean,
             std=self.std,
+            rate=self.rate,
+            notes=self.notes,
             digest=self.digest(),
         )
 
     def digest(self) -> str:
         """SHA-256 over classes, normalization, and the images and labels of every split, in order."""
-        sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std)).encode())
+        sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std, self.rate)).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
             for tensor in (split.inputs, split.labels):
                 sha.update(tensor.contiguous().numpy().tobytes())
@@ -239,6 +242,7 @@ def from_tensors(
     seed: int = 0,
     normalized: bool = False,
     kind: Kind = "image",
+    rate: int = 0,
 ) -> Data:
     """Data from tensors: (inputs, labels) for training and for test.
 
@@ -246,6 +250,7 @@ def from_tensors(
         classes: their names; by default the numbers that occur in the training labels.
         normalized: the inputs are ready for the network; no mean is taken away.
         kind: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
+        rate: of audio, samples per second.
 
     Raises:
         UserError: as `split`.
@@ -253,7 +258,7 @@ def from_tensors(
     count = int(train[1].max()) + 1 if len(train[1]) else 0
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
     data = split("tensors", names, Split(*train, kind), Split(*test, kind), validation, calibration, seed)
-    channels = len(data.mean)
+    data, channels = replace(data, rate=rate), len(data.mean)
     return replace(data, mean=(0.0,) * channels, std=(1.0,) * channels) if normalized else data
 
 

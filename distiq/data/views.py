@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.splits import Split
+from distiq.data.waveforms import hushed, louder, moved, with_noise
 from distiq.recipe import ViewSettings
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -47,6 +48,19 @@ def uniform(seed: int, number: int, indices: Tensor, draws: int) -> Tensor:
     return torch.stack(words[:draws], 1).div(256, rounding_mode="floor").float() / 2**24
 
 
+def white_noise(seed: int, number: int, indices: Tensor, length: int) -> Tensor:
+    """Noise of mean 0 and power 1, (len(indices), length) float32, from counters that `uniform` never uses.
+
+    Its values are uniform, its spectrum is flat. Each 32-bit word gives two values.
+    """
+    indices = indices.long().unsqueeze(1)
+    blocks = torch.arange((length + 7) // 8, device=indices.device).expand(len(indices), -1)
+    zero = torch.zeros_like(blocks)
+    words = torch.cat(philox((zero + indices, zero + number, blocks, zero + 1), (seed & _WORD, seed >> 32)), 1)
+    halves = torch.cat([words & 0xFFFF, words >> 16], 1)[:, :length]
+    return ((halves.float() + 0.5) / 2**16 - 0.5) * 12**0.5
+
+
 class Shown(NamedTuple):
     """Samples as they are shown: inputs (B, ...), labels (B,) and, where views mix, what they are mixed with.
 
@@ -76,6 +90,8 @@ class Views:
         The partner is a view of another sample, drawn from the whole split: also a function of seed, number and index.
         """
         samples = split.take(indices)
+        if split.kind == "audio":
+            return Shown(self.heard(samples.inputs, number, indices), samples.labels)
         if split.kind != "image":
             return Shown(samples.inputs, samples.labels)
         images = self.view(samples.inputs, number, indices)
@@ -110,6 +126,32 @@ class Views:
         if settings.erase:
             images = _erase(images, settings.erase, draws[:, 3:8])
         return images
+
+    def heard(self, clips: Tensor, number: int, indices: Tensor) -> Tensor:
+        """View `number` of samples `indices`, whose clips are given.
+
+        Shapes: (B, T), (B,) -> (B, T), of the clips' type.
+        """
+        settings, window = self.settings.audio, clips.shape[1]
+        indices = indices.to(clips.device)
+        draws = uniform(self.seed, number, indices, 8)
+        both_ways = 2 * draws[:, :3] - 1
+        waves = clips.float()
+        if settings.shift or settings.speed:
+            shift = (both_ways[:, 0] * settings.shift * window).round()
+            waves = moved(waves, shift, 1 + both_ways[:, 1] * settings.speed)
+        if settings.gain_db:
+            waves = louder(waves, both_ways[:, 2] * settings.gain_db)
+        if settings.mask:
+            length = (draws[:, 3] * settings.mask * window).round()
+            waves = hushed(waves, (draws[:, 4] * (window - length)).round(), length)
+        if settings.noise:
+            low, high = settings.snr_db
+            noise = white_noise(self.seed, number, indices, window)
+            waves = with_noise(waves, noise, low + draws[:, 6] * (high - low), draws[:, 5] < settings.noise)
+        if clips.dtype == torch.int16:
+            waves = waves.round().clamp(-32768, 32767)
+        return waves.to(clips.dtype)
 
 
 def _gather(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -13,10 +13,20 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.factory import call_factory
+from distiq.models.audio import DSCNN, AudioResNet
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 
-BUILT_IN = {"resnet": ResNet, "mobilenet_v2": MobileNetV2}
+BUILT_IN: dict[str, type[nn.Module]] = {
+    "resnet": ResNet,
+    "mobilenet_v2": MobileNetV2,
+    "ds_cnn": DSCNN,
+    "audio_resnet": AudioResNet,
+}
+WAVEFORM_MODELS = (
+    "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
+)  # fmt: skip
+"""What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
 
 
 class ModelChoice(Protocol):
@@ -41,6 +51,25 @@ class Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(pixel_values=images).logits
+
+
+class Waves(nn.Module):
+    """A transformers audio classifier as a plain network: waveforms (B, T) in -1..1 in, logits out.
+
+    Args:
+        normalize: bring every clip to zero mean and unit variance first, as the feature extractors of these networks
+            do by default.
+    """
+
+    def __init__(self, model: nn.Module, normalize: bool = True) -> None:
+        super().__init__()
+        self.model, self.normalize = model, normalize
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        if self.normalize:
+            centred = waveforms - waveforms.mean(1, keepdim=True)
+            waveforms = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
+        return self.model(input_values=waveforms).logits
 
 
 def build(choice: ModelChoice, classes: int, example: Tensor, role: str) -> nn.Module:
@@ -158,16 +187,20 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> n
             " file.py:function, transformers:NAME, timm:NAME or torchvision:NAME"
         )
     kind = BUILT_IN[choice.model]
-    known = [name for name in inspect.signature(kind).parameters if name not in ("classes", "channels")]
+    parameters = inspect.signature(kind).parameters
+    known = [name for name in parameters if name not in ("classes", "channels")]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
-        return kind(classes, channels, **choice.options)
+        own = {"channels": channels} if "channels" in parameters else {}
+        return kind(classes, **own, **choice.options)
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
     transformers = _require("transformers", where)
+    if name in WAVEFORM_MODELS:
+        return _hearing(transformers, name, choice, classes, where)
     auto = transformers.AutoModelForImageClassification
     if choice.weights and _comes_from_hub(choice):
         try:
@@ -179,6 +212,19 @@ def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, w
         return Logits(auto.from_config(config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
+
+
+def _hearing(transformers: Any, name: str, choice: ModelChoice, classes: int, where: str) -> nn.Module:
+    auto = transformers.AutoModelForAudioClassification
+    try:
+        if choice.weights and _comes_from_hub(choice):
+            extractor = transformers.AutoFeatureExtractor.from_pretrained(choice.weights)
+            model = auto.from_pretrained(choice.weights, num_labels=classes, **choice.options)
+            return Waves(model, getattr(extractor, "do_normalize", True))
+        return Waves(auto.from_config(transformers.AutoConfig.for_model(name, num_labels=classes, **choice.options)))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        what = choice.weights or f'"{name}" with {choice.options}'
+        raise UserError(f"{where}: transformers cannot build {what}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -39,19 +39,25 @@ class ResNet(nn.Module):
         channels: channels of the input image.
         widths: channels of the stages; every stage after the first halves height and width.
         blocks: basic blocks of each stage, one number for all or one per stage. Depth is ``2 * sum(blocks) + 2``.
+        stem_stride: stride of the stem; 2 makes the whole network four times as cheap.
 
     Shapes: (B, channels, H, W) -> (B, classes) logits.
     """
 
     def __init__(
-        self, classes: int, channels: int = 3, widths: Sequence[int] = (16, 32, 64), blocks: int | Sequence[int] = 3
+        self,
+        classes: int,
+        channels: int = 3,
+        widths: Sequence[int] = (16, 32, 64),
+        blocks: int | Sequence[int] = 3,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         per_stage = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(per_stage) != len(widths) or min(per_stage, default=0) < 1:
             raise ValueError(f"resnet: blocks = {blocks} does not give one positive number per stage {list(widths)}")
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+            nn.Conv2d(channels, widths[0], 3, stem_stride, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
         stages, inputs = [], widths[0]
         for number, (outputs, count) in enumerate(zip(widths, per_stage, strict=True)):

@@ -7,6 +7,7 @@ convolution and its activation, or a missing one behind an addition, leaves an i
 import copy
 import operator
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,7 +104,12 @@ def _reason(error: Exception) -> str:
 
 
 def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
-    """The graph with batch norm folded and a watching point wherever the scheme puts a grid."""
+    """The graph with batch norm folded and a watching point wherever the scheme puts a grid.
+
+    Raises:
+        UserError: the scheme keeps a module in float32 that the network does not have.
+    """
+    check_paths(graph, scheme.float_modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = prepare_pt2e(copy.deepcopy(graph), IntegerQuantizer(scheme))
@@ -202,7 +208,7 @@ class IntegerQuantizer(Quantizer):
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         for node in model.graph.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and not is_within(node, self.scheme.float_modules):
                 self._annotate(node)
         return model
 
@@ -212,10 +218,8 @@ class IntegerQuantizer(Quantizer):
     def _annotate(self, node: fx.Node) -> None:
         arguments: Any = node.args
         if node.target in WEIGHTED and arguments[1].op == "get_attr":
-            layer = layer_of(arguments[1])
-            if not self.scheme.keeps_float(layer):
-                weight = self.weights[self.scheme.bits_of(layer)]
-                self._mark(node, {arguments[0]: self.activation, arguments[1]: weight}, fused=True)
+            weight = self.weights[self.scheme.bits_of(layer_of(arguments[1]))]
+            self._mark(node, {arguments[0]: self.activation, arguments[1]: weight}, fused=True)
         elif node.target in PAIRED and all(_is_float_tensor(argument) for argument in arguments[:2]):
             self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
         elif node.target in ALONE:
@@ -241,6 +245,21 @@ class IntegerQuantizer(Quantizer):
 def _weight_grid(bits: int) -> QuantizationSpec:
     low, high = symmetric_bounds(bits)
     return QuantizationSpec(torch.int8, PerChannelWeightPoint, low, high, torch.per_channel_symmetric, ch_axis=0)
+
+
+def is_within(node: fx.Node, paths: Sequence[str]) -> bool:
+    """Whether a node of an exported graph belongs to one of the modules at these paths, or to a part of one."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(path and path == found for path in paths for found in stack)
+
+
+def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
+    """Raises UserError if one of the module paths names nothing that computes in an exported graph."""
+    for path in paths:
+        if not any(is_within(node, (path,)) for node in graph.graph.nodes):
+            stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.graph.nodes)
+            known = sorted({found for stack in stacks for found, _ in stack if found and "." not in found})
+            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(known)}')
 
 
 def _note(node: fx.Node, inputs: dict, output: object) -> None:

@@ -18,9 +18,9 @@ class Scheme:
         ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
             the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
             batches' extremes ("moving_average").
+        float_modules: paths of modules that stay in float32, with all that is in them.
         percentile: for "percentile", the share of values that is kept, in percent.
         layer_bits: weight bits of single layers by module path, in place of `weight_bits`.
-        float_layers: module paths whose weights stay float32; what lies inside of them too.
     """
 
     weight_bits: Literal[2, 3, 4, 6, 8] = 8
@@ -29,19 +29,15 @@ class Scheme:
     percentile: float = 99.99
     rounding: Literal["nearest", "gptq"] = "nearest"
     layer_bits: tuple[tuple[str, int], ...] = ()
-    float_layers: tuple[str, ...] = ()
+    float_modules: tuple[str, ...] = ()
 
     def bits_of(self, path: str) -> int:
         """The weight bits of the layer at a module path."""
         return dict(self.layer_bits).get(path, self.weight_bits)
 
-    def keeps_float(self, path: str) -> bool:
-        """Whether the layer at a module path stays float32."""
-        return any(path == layer or path.startswith(f"{layer}.") for layer in self.float_layers)
-
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
         rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
-        layers = f", {' and '.join(self.float_layers)} in float32" if self.float_layers else ""
+        kept = f", {' and '.join(self.float_modules)} in float32" if self.float_modules else ""
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
-        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{layers}"
+        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{kept}"

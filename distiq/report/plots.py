@@ -11,7 +11,15 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from distiq.records import AblationRecord, AccuracyRecord, CostRecord, RunRecord, SensitivityRecord, TrainingRecord
+from distiq.records import (
+    ONE,
+    AblationRecord,
+    AccuracyRecord,
+    CostRecord,
+    RunRecord,
+    SensitivityRecord,
+    TrainingRecord,
+)
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount, decibels
 from distiq.report.reading import ClassChange, accuracy_floor, class_changes, median_ms
@@ -24,8 +32,10 @@ def accuracy_against_size(run: RunRecord) -> str:
 
 
 def accuracy_against_latency(run: RunRecord) -> str:
-    """Test accuracy over the median time of one image in ms of every measured file, with the budget's limits."""
-    return _trade_off(run, "latency of one image, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms"))
+    """Test accuracy over the median time of one sample in ms of every measured file, with the budget's limits."""
+    return _trade_off(
+        run, f"latency of {ONE[run.data.kind]}, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms")
+    )
 
 
 def training_curves(training: TrainingRecord, name: str) -> str:

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import AblationRecord, DiagnosisRecord, RunRecord, TrainingRecord
+from distiq.records import NOUNS, AblationRecord, DiagnosisRecord, RunRecord, TrainingRecord
 from distiq.report import figures, reading, tables
 
 MOST_CLASSES = 20
@@ -43,6 +43,8 @@ def render(run: RunRecord, ablation: AblationRecord | None = None, diagnosis: Di
     noise = diagnosis.sensitivity if diagnosis else run.sensitivity
     return environment.get_template("report.html.jinja").render(
         run=run,
+        noun=NOUNS[run.data.kind],
+        float_modules=tables.float_modules_sentence(run),
         figures=figures,
         tables=tables,
         ablation=ablation,

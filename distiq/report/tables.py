@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from distiq.records import (
+    NOUNS,
+    ONE,
     AblationRecord,
     Breach,
     Column,
@@ -44,7 +46,7 @@ from distiq.report.reading import (
 LIMITS = {
     "accuracy_drop_points": "accuracy drop against the teacher",
     "size_kb": "file size",
-    "latency_ms": "latency, one image",
+    "latency_ms": "latency, one sample",
 }
 
 
@@ -122,14 +124,14 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
         row("Parameters", [Cell(count((column.cost or model).parameters)) for model, column in columns]),
         row("Multiply-adds", [Cell(count((column.cost or model).macs)) for model, column in columns], "MACs"),
         row(
-            "Latency, one image",
+            f"Latency, {ONE[run.data.kind]}",
             [Cell(milliseconds(e.p50_ms), f"p95 {milliseconds(e.p95_ms)}") if e else Cell(NOTHING) for e in latencies],
             "median",
         ),
         row(
             f"Throughput, batch {batch}",
             [Cell(per_second(e.throughput_per_s) if e else NOTHING) for e in batches],
-            "images",
+            NOUNS[run.data.kind],
         ),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
     )
@@ -139,13 +141,27 @@ LADDER_HEADINGS = (
     Cell("Validation", "against teacher"),
     Cell("Test", "against teacher"),
     Cell("File"),
-    Cell("Latency", "one image"),
+    Cell("Latency", "one sample"),
     Cell("Agreement", "simulated, deployed"),
     Cell("SQNR"),
     Cell("Float operations left"),
     Cell("Limits broken", "validation"),
     Cell("Time"),
 )
+
+
+def float_modules_sentence(run: RunRecord) -> str:
+    """Which modules stay in float32, and what int8 would do to them; empty if none was in question."""
+    found = run.float_modules
+    if found is None:
+        return ""
+    names = " and ".join(found.paths)
+    if not found.kept:
+        return f"{names} in int8 costs the logits {decibels(found.sqnr_db_float - found.sqnr_db_int8)} of SQNR."
+    return (
+        f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.kind]} is"
+        f" {decibels(found.sqnr_db_float)} so, and {decibels(found.sqnr_db_int8)} in int8."
+    )
 
 
 def ladder_rows(run: RunRecord) -> tuple[Row, ...]:
@@ -226,12 +242,17 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
             Cell(milliseconds(median_ms(run, deployed.cost))),
             Cell(percent(trial.agreement)),
             Cell(decibels(trial.sqnr_db)),
-            Cell(tally(trial.float_operations) or "none"),
+            Cell(tally(trial.float_operations) or "none", _intended(trial)),
             Cell(broken_limits(trial.breaches), "; ".join(excess + on_test)),
             Cell(duration(trial.seconds)),
         ),
         marked=trial.rung == run.verdict.chosen,
     )
+
+
+def _intended(trial: TrialRecord) -> str:
+    modules = dict.fromkeys(name.rpartition("/")[0] for name in trial.intended_float_operations)
+    return f"beside {len(trial.intended_float_operations)} meant so in {', '.join(modules)}" if modules else ""
 
 
 def _size_headline(teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
@@ -245,12 +266,13 @@ def _size_headline(teacher: CostRecord | None, delivered: CostRecord | None) -> 
 def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
     before, after = median_ms(run, teacher), median_ms(run, delivered)
     if teacher is None or delivered is None or before is None or after is None:
-        return Headline("Latency, one image", milliseconds(after), "the teacher's file was not measured")
+        return Headline(f"Latency, {ONE[run.data.kind]}", milliseconds(after), "the teacher's file was not measured")
     together = {teacher.file, delivered.file} <= run.comparison.files.keys()
     measured = latency_of(run, delivered, 1)
     threads = measured.threads if measured else run.comparison.threads
+    many = "s" if threads > 1 else ""
     note = (
-        f"{milliseconds(before)} → {milliseconds(after)}, one image, {threads} thread{'s' if threads > 1 else ''},"
+        f"{milliseconds(before)} → {milliseconds(after)}, {ONE[run.data.kind]}, {threads} thread{many},"
         f" measured {'side by side' if together else 'separately'}"
     )
     return Headline("Latency, against teacher", _gain(before, after, "faster", "slower"), note)
@@ -297,7 +319,7 @@ def pair_rows(ablation: AblationRecord) -> tuple[Row, ...]:
                 Cell(points(pair.difference_points / 100), points_interval(pair.interval_points)),
                 Cell(", ".join(points(value / 100).removesuffix(" points") for value in pair.per_seed_points)),
                 Cell(", ".join(p_value(p) for p in pair.mcnemar_p)),
-                Cell(pair.verdict, f"n = {len(ablation.seeds)} seeds, {count(ablation.samples)} images"),
+                Cell(pair.verdict, f"n = {len(ablation.seeds)} seeds, {count(ablation.samples)} samples"),
             ),
             marked=pair.verdict == "helps",
         )
@@ -318,5 +340,5 @@ def ablation_sentence(ablation: AblationRecord) -> str:
     return (
         f"{says[pair.verdict]} ({name}): {points(pair.difference_points / 100)} (95 % interval"
         f" {points_interval(pair.interval_points)}, {len(ablation.seeds)} seeds,"
-        f" {count(ablation.samples)} test images)."
+        f" {count(ablation.samples)} test samples)."
     )

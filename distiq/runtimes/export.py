@@ -28,7 +28,8 @@ def export(model: nn.Module, path: Path, example: Tensor) -> Path:
     reference = getattr(model, "reference", None)
     graph = reference() if reference is not None else model
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
-    onnx_runtime.export_onnx(graph, pair, path)
+    kept_in_float = model.scheme.float_modules if reference is not None else ()  # type: ignore[union-attr]
+    onnx_runtime.export_onnx(graph, pair, path, kept_in_float)  # type: ignore[arg-type]
     return path
 
 

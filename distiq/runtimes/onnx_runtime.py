@@ -4,19 +4,23 @@ The int8 file holds the same scales and integer weights as the PT2E graph. Activ
 int8 with the zero point moved by 128: the same grid, and the type that its x86 kernels are written for.
 """
 
+import ast
 import copy
 import logging
+import math
 import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxscript import ir
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from distiq.errors import UserError
@@ -25,22 +29,28 @@ from distiq.models.layout import make_contiguous
 
 INPUT, OUTPUT = "input", "logits"
 LARGEST_BATCH = 65536
+LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
+COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
+             "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
+             "HardSigmoid", "HardSwish", "Pad"}  # fmt: skip
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 PACKING_OPSET = 21  # the first with INT4
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_onnx(model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = ()) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
 
     Args:
         example: (B, ...) input, B >= 2.
+        named: module paths; what computes in them carries the path in its name, as "frontend/conv_3".
 
     Raises:
         UserError: an operation has no ONNX form; the message names it.
     """
     proto = _to_onnx(model, example)
     graph = proto.graph
+    _name_after_modules(graph, named)
     _drop_annotations(proto)
     _restore_global_pooling(graph)
     if any(node.op_type == Q for node in graph.node):
@@ -86,10 +96,7 @@ def float_operations(path: Path) -> tuple[str, ...]:
         proto = onnx.load(str(optimized))
     finally:
         optimized.unlink(missing_ok=True)
-    computing = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Clip", "Relu",
-                 "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid", "HardSigmoid", "HardSwish",
-                 "Pad"}  # fmt: skip
-    return tuple(f"{node.name} ({node.op_type})" for node in proto.graph.node if node.op_type in computing)
+    return tuple(f"{node.name} ({node.op_type})" for node in proto.graph.node if node.op_type in COMPUTING)
 
 
 def operation_counts(path: Path) -> Counter[str]:
@@ -134,12 +141,26 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 dynamo=True,
                 dynamic_shapes=({0: batch},),
                 verbose=False,
+                optimize=False,
             )
             assert program is not None
+            optimize_ir(program.model, should_fold=_folds)
             return program.model_proto
     except Exception as error:  # torch.onnx raises many kinds
         cause = error.__cause__ or error
         raise UserError(f"the network cannot be exported to ONNX: {str(cause).splitlines()[0]}") from error
+
+
+def _folds(node: ir.Node) -> bool | None:
+    """Leaves weights that are a formula of a few numbers to the runtime, which computes them when it loads the file.
+
+    Written out, the Fourier basis of an audio front-end would be many times as large as the network behind it.
+    """
+    shapes = [value.shape for value in (*node.outputs[:1], *node.inputs) if value is not None]
+    if any(shape is None for shape in shapes):
+        return None
+    written, *read = (math.prod(shape.numpy()) for shape in shapes if shape is not None)
+    return False if written > max(LARGEST_WRITTEN, sum(read)) else None
 
 
 class _quiet:
@@ -151,6 +172,14 @@ class _quiet:
 
     def __exit__(self, *_: object) -> None:
         logging.disable(self.level)
+
+
+def _name_after_modules(graph: GraphProto, paths: Sequence[str]) -> None:
+    """Gives every node the path among `paths` of the module that it comes from, or no name."""
+    for node in graph.node:
+        scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = ast.literal_eval(scopes)
+        node.name = next((path for path in paths if path in modules), "")
 
 
 def _drop_annotations(proto: ModelProto) -> None:
@@ -384,7 +413,8 @@ def _shorten_names(graph: GraphProto) -> None:
             if name not in short:
                 short[name] = f"{'c' if name in constants else 'v'}{len(short)}"
     for number, node in enumerate(graph.node):
-        node.name = f"{node.op_type.lower()}_{number}" if node.op_type not in (Q, DQ) else ""
+        module = f"{node.name}/" if node.name and node.op_type in COMPUTING else ""
+        node.name = f"{module}{node.op_type.lower()}_{number}" if node.op_type not in (Q, DQ) else ""
         node.input[:] = [short[name] for name in node.input]
         node.output[:] = [short[name] for name in node.output]
     for tensor in graph.initializer:

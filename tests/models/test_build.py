@@ -43,7 +43,10 @@ def test_an_unknown_name_is_refused_with_the_known():
 
 
 def test_an_unknown_option_is_refused_with_the_known():
-    assert refusal("resnet", {"width": 3}) == 'student.model: resnet has no option "width"; it has widths, blocks'
+    assert (
+        refusal("resnet", {"width": 3})
+        == 'student.model: resnet has no option "width"; it has widths, blocks, stem_stride'
+    )
     assert 'has no option "classes"' in refusal("resnet", {"classes": 3})
 
 

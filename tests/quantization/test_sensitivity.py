@@ -61,7 +61,7 @@ def test_an_outlier_is_the_activations_fault(mixed: nn.Module, images: Tensor):
 def test_leaving_the_worst_layer_in_float_takes_its_noise_away(mixed: nn.Module, images: Tensor):
     quantized = quantize(mixed, images)
     layer = sensitivity(quantized, images[:64]).worst_layers(1)[0][0]
-    left = quantize(mixed, images, Scheme(float_layers=(layer,)))
+    left = quantize(mixed, images, Scheme(float_modules=(layer,)))
     assert layer not in [grid.place for grid in grids(left) if grid.part == "weights"]
     with torch.no_grad():
         reference = copy.deepcopy(mixed)(images)

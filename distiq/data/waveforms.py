@@ -1,0 +1,46 @@
+"""What a view does to waveforms: pure functions of clips (B, T) float32 and of numbers drawn for each clip, (B,)."""
+
+import torch
+from torch import Tensor
+
+
+def moved(clips: Tensor, shift: Tensor, speed: Tensor) -> Tensor:
+    """Every clip later by `shift` samples and played `speed` times as fast around its middle; silence comes in.
+
+    Between two samples lies the straight line; a faster clip is also higher in pitch.
+    """
+    length = clips.shape[1]
+    middle = (length - 1) / 2
+    time = torch.arange(length, dtype=torch.float32, device=clips.device)
+    place = middle + (time - middle - shift.unsqueeze(1)) * speed.unsqueeze(1)
+    left = place.floor()
+    share = place - left
+    return _at(clips, left.long()) * (1 - share) + _at(clips, left.long() + 1) * share
+
+
+def _at(clips: Tensor, places: Tensor) -> Tensor:
+    """clips[b, places[b, t]], zero outside."""
+    inside = (places >= 0) & (places < clips.shape[1])
+    return clips.gather(1, places.clamp(0, clips.shape[1] - 1)) * inside
+
+
+def louder(clips: Tensor, decibels: Tensor) -> Tensor:
+    """Every clip by so many decibels louder; negative is quieter."""
+    return clips * (10 ** (decibels / 20)).unsqueeze(1)
+
+
+def with_noise(clips: Tensor, noise: Tensor, snr_db: Tensor, chosen: Tensor) -> Tensor:
+    """Noise (B, T) of unit power is added to the `chosen` clips (B,) at a signal-to-noise ratio in decibels.
+
+    The signal's power is that of the whole window, silence included; a silent clip gets none.
+    """
+    power = clips.square().mean(1)
+    height = (power / 10 ** (snr_db / 10)).sqrt() * chosen
+    return clips + noise * height.unsqueeze(1)
+
+
+def hushed(clips: Tensor, start: Tensor, length: Tensor) -> Tensor:
+    """Silence from sample `start` on, `length` samples long."""
+    time = torch.arange(clips.shape[1], device=clips.device)
+    inside = (time >= start.unsqueeze(1)) & (time < (start + length).unsqueeze(1))
+    return clips * ~inside

@@ -1,0 +1,138 @@
+"""Networks that hear: a front-end, then convolutions over its bands and frames.
+
+DS-CNN: Zhang et al. 2017, "Hello Edge: Keyword Spotting on Microcontrollers" (arXiv:1711.07128), section 4: one
+convolution, then depthwise-separable blocks, average pooling, one linear layer. Deviation: every block may have its
+own width and stride.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.models.frontend import MFCC, LogMel
+from distiq.models.mobilenet import conv_bn
+from distiq.models.resnet import ResNet
+
+Features = Literal["log_mel", "mfcc"]
+# Of speech in -1..1: what brings the logarithms of most bands near zero mean and unit variance.
+LOG_MEL_CENTRE, LOG_MEL_SPREAD, MFCC_SPREAD = -5.0, 5.0, 20.0
+
+
+def front_end(features: str, rate: int, bands: int, coefficients: int, window_ms: float, hop_ms: float) -> nn.Module:
+    """The module that turns waveforms into features.
+
+    Raises:
+        ValueError: the features are unknown, or do not fit together.
+    """
+    window, hop = (round(rate * length / 1000) for length in (window_ms, hop_ms))
+    match features:
+        case "log_mel":
+            return LogMel(rate, window, hop, bands, centre=LOG_MEL_CENTRE, spread=LOG_MEL_SPREAD)
+        case "mfcc":
+            return MFCC(rate, coefficients, window, hop, bands, spread=MFCC_SPREAD)
+    raise ValueError(f'features = "{features}" is unknown; take "log_mel" or "mfcc"')
+
+
+def check_rate(model: nn.Module, rate: int, role: str) -> None:
+    """Raises UserError if a front-end was made for clips of another rate than the data's."""
+    for name in front_ends(model):
+        expected = model.get_submodule(name).rate
+        if rate and expected != rate:
+            raise UserError(
+                f"{role}: its front-end is made for {expected} Hz, the clips have {rate} Hz; set {role}.options.rate ="
+                f" {rate}, or data.audio.rate = {expected}"
+            )
+
+
+def front_ends(model: nn.Module) -> tuple[str, ...]:
+    """Module paths of the front-ends in a network."""
+    found = [name for name, module in model.named_modules() if isinstance(module, LogMel | MFCC)]
+    return tuple(name for name in found if not name.startswith(tuple(f"{other}." for other in found)))
+
+
+class DSCNN(nn.Module):
+    """A depthwise-separable CNN on log-mel bands or MFCC.
+
+    Args:
+        classes: number of classes, the width of the output.
+        rate: samples per second of the waveforms.
+        features: "log_mel" or "mfcc".
+        bands: mel bands; coefficients: MFCC that are kept.
+        window_ms, hop_ms: of a frame, in milliseconds.
+        stem: channels, kernel (features, frames) and stride (features, frames) of the first convolution.
+        widths: channels of the blocks; strides: of the blocks, in both directions.
+
+    Shapes: (B, T) waveforms in -1..1 -> (B, classes) logits.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        rate: int = 16000,
+        features: Features = "log_mel",
+        bands: int = 40,
+        coefficients: int = 10,
+        window_ms: float = 32.0,
+        hop_ms: float = 16.0,
+        stem: int = 32,
+        kernel: Sequence[int] = (5, 5),
+        stride: Sequence[int] = (2, 2),
+        widths: Sequence[int] = (32, 32, 32, 32),
+        strides: Sequence[int] = (1, 1, 1, 1),
+    ) -> None:
+        super().__init__()
+        if len(strides) != len(widths):
+            raise ValueError(f"ds_cnn: {len(widths)} widths but {len(strides)} strides; give one stride each")
+        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
+        (tall, wide), (down, along) = kernel, stride
+        first = nn.Conv2d(1, stem, (tall, wide), (down, along), (tall // 2, wide // 2), bias=False)
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(stem), nn.ReLU())
+        blocks, inputs = [], stem
+        for width, step in zip(widths, strides, strict=True):
+            depthwise = conv_bn(inputs, inputs, 3, step, inputs, nn.ReLU())
+            blocks.append(nn.Sequential(depthwise, conv_bn(inputs, width, 1, 1, 1, nn.ReLU())))
+            inputs = width
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(inputs, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        maps = self.blocks(self.stem(self.frontend(waveforms).unsqueeze(1)))
+        return self.classifier(torch.flatten(self.pool(maps), 1))
+
+
+class AudioResNet(nn.Module):
+    """A CIFAR-style ResNet on log-mel bands, which it sees as an image of one channel.
+
+    Args:
+        classes, rate, features, bands, coefficients, window_ms, hop_ms: as for `DSCNN`.
+        widths, blocks, stem_stride: as for `ResNet`.
+
+    Shapes: (B, T) waveforms in -1..1 -> (B, classes) logits.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        rate: int = 16000,
+        features: Features = "log_mel",
+        bands: int = 40,
+        coefficients: int = 10,
+        window_ms: float = 32.0,
+        hop_ms: float = 16.0,
+        widths: Sequence[int] = (16, 32, 64),
+        blocks: int | Sequence[int] = 1,
+        stem_stride: int = 2,
+    ) -> None:
+        super().__init__()
+        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
+        self.network = ResNet(classes, 1, widths, blocks, stem_stride)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.network(self.frontend(waveforms).unsqueeze(1))
