@@ -1,7 +1,7 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
 model.onnx           the file
-preprocessing.json   how pixels become its input, and what its outputs mean
+preprocessing.json   how pixels, or the columns of a row, become its input, and what its outputs mean
 vectors.safetensors  inputs and the outputs that this file gave where it was made
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
 """
@@ -15,8 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from distiq.data.columns import read_columns
 from distiq.data.images import read_image
-from distiq.data.splits import Data
+from distiq.data.splits import NOUNS, Data
+from distiq.data.tables import Encoding
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
@@ -25,6 +27,7 @@ from distiq.runtimes.export import Predict, load
 
 MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"
 VECTOR_COUNT = 32
+EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "table": "rows.csv"}
 
 
 class Prediction(NamedTuple):
@@ -32,6 +35,13 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
+
+
+class Prepared(NamedTuple):
+    """Inputs (B, ...) as the model wants them, and sentences about what was missing or unknown in the samples."""
+
+    inputs: Tensor
+    notes: tuple[str, ...] = ()
 
 
 class Check(NamedTuple):
@@ -55,7 +65,9 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     samples = data.test.take(slice(VECTOR_COUNT))
     inputs = data.normalize(samples.inputs)
     outputs = load(partial / MODEL)(inputs)
-    vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.inputs, "labels": samples.labels}
+    vectors = {"inputs": inputs, "outputs": outputs, "labels": samples.labels}
+    if data.kind == "image":
+        vectors["pixels"] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
     files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
@@ -69,16 +81,21 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _preprocessing(data: Data) -> dict[str, object]:
-    return {
+    answers = {
+        "kind": data.kind,
         "shape": list(data.sample_shape),
+        "labels": list(data.classes),
+        "output": "logits; the largest is the answer, softmax gives probabilities",
+    }
+    if data.kind != "image":
+        return answers | data.preparation
+    return answers | {
         "layout": "CHW",
         "color": "grey" if data.sample_shape[0] == 1 else "rgb",
         "divide_by": 255 if data.train.inputs.dtype == torch.uint8 else 1,
         "mean": list(data.mean),
         "std": list(data.std),
         "resize": "bilinear",
-        "labels": list(data.classes),
-        "output": "logits; the largest is the answer, softmax gives probabilities",
     }
 
 
@@ -112,6 +129,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
     latency = cost.at_batch(1)
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
     teacher = run.teacher.column("float32").test.top1
+    noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
     return (
         f"""# {run.name}
 
@@ -120,16 +138,16 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
 
 | measured on the file | |
 |---|---|
-| accuracy, {test.samples} test images | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
+| accuracy, {test.samples} test {noun} | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
 | teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
 | size | {cost.size_bytes:,} bytes |
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
-| agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test images |
+| agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test {noun} |
 
 Measured on {run.environment.cpu} with {versions}.
-Trained on {run.data.source}: {run.data.train} images. Made with `{run.command}`, {run.created}.
+Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
-`distiq check .` replays the test vectors on another machine; `distiq predict . image.png` answers an image.
+`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
 
 """
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
@@ -173,15 +191,39 @@ class Bundle:
         mean, std = (torch.tensor(self.preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
         return (pixels.float() / self.preprocessing["divide_by"] - mean) / std
 
-    def predict(self, image: Path, top: int = 3) -> list[Prediction]:
-        """The likeliest classes of an image file, likeliest first.
+    def prepare(self, sample: Path | str) -> Prepared:
+        """The model's inputs: of an image file one, of a file of rows (CSV, TSV, JSON) one for each.
 
         Raises:
-            UserError: the file is missing or does not decode.
+            UserError: the file is missing, does not decode, or its columns are not those of the training.
         """
-        channels, height, width = self.preprocessing["shape"]
-        pixels = read_image(image, (channels, height, width)).unsqueeze(0)
-        probabilities = torch.softmax(self.run(self.normalize(pixels))[0], 0)
+        match self.preprocessing.get("kind", "image"):
+            case "image":
+                channels, height, width = self.preprocessing["shape"]
+                return Prepared(self.normalize(read_image(Path(sample), (channels, height, width)).unsqueeze(0)))
+            case "table" if "table" in self.preprocessing:
+                encoding = Encoding.from_json(self.preprocessing["table"])
+                rows = read_columns(Path(sample), encoding.columns)
+                if not rows[encoding.columns[0]]:
+                    raise UserError(f"{sample}: holds no row")
+                return Prepared(*encoding.encode(rows, str(sample)))
+            case kind:
+                raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
+
+    def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
+        """The likeliest classes of each input (B, ...), likeliest first."""
+        return [self._likeliest(logits, top) for logits in self.run(inputs)]
+
+    def predict(self, sample: Path | str, top: int = 3) -> list[Prediction]:
+        """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
+
+        Raises:
+            UserError: as `prepare`.
+        """
+        return self.answer(self.prepare(sample).inputs[:1], top)[0]
+
+    def _likeliest(self, logits: Tensor, top: int) -> list[Prediction]:
+        probabilities = torch.softmax(logits, 0)
         best = probabilities.topk(min(top, len(probabilities)))
         return [
             Prediction(self.preprocessing["labels"][index], value)

@@ -126,17 +126,24 @@ def show(folder: RunFolder) -> None:
 @app.command(epilog="Example: `distiq predict runs/fashion_mnist/bundle shoe.png`")
 def predict(
     bundle: BundleFolder,
-    images: Annotated[list[Path], typer.Argument(help="PNG or JPEG files", show_default=False)],
+    samples: Annotated[
+        list[str], typer.Argument(help="PNG or JPEG files, or files of rows (CSV, TSV, JSON)", show_default=False)
+    ],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
 ) -> None:
-    """Answers images with a bundle's model file."""
+    """Answers samples with a bundle's model file."""
     with _explained():
         from distiq.bundle import Bundle
 
         opened = Bundle(bundle)
-        for image in images:
-            answers = "  ".join(f"{name} {100 * share:.1f} %" for name, share in opened.predict(image, top))
-            typer.echo(f"{image}: {answers}")
+        for sample in samples:
+            prepared = opened.prepare(sample)
+            for note in prepared.notes:
+                typer.secho(note, err=True, fg="yellow")
+            answers = opened.answer(prepared.inputs, top)
+            for number, answer in enumerate(answers, start=1):
+                place = f"{sample}, row {number}" if len(answers) > 1 else sample
+                typer.echo(f"{place}: " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in answer))
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")

@@ -26,10 +26,24 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class DataSettings(Part):
-    """Where the images come from and how they are split."""
+class TableSettings(Part):
+    """Rows of named columns; source = "table" reads them from two files in data.folder, "adult" has its own."""
 
-    source: str = Field("fashion_mnist", description='"fashion_mnist", "folder", or "file.py:function"')
+    train: str = Field("train.csv", description="table: the file of training rows: CSV, TSV, JSON lines, Parquet")
+    test: str = Field("test.csv", description="table: the file of test rows")
+    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    label: str = Field("label", description="the column of the class")
+    numeric: tuple[str, ...] = Field((), description="columns of numbers; adult: empty takes all")
+    categorical: tuple[str, ...] = Field((), description="columns of categories; adult: empty takes all")
+    bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
+
+
+class DataSettings(Part):
+    """Where the samples come from and how they are split."""
+
+    source: str = Field(
+        "fashion_mnist", description='"fashion_mnist", "folder", "adult", "table", or "file.py:function"'
+    )
     folder: str = Field(
         "",
         description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
@@ -41,6 +55,7 @@ class DataSettings(Part):
     calibration: int = Field(512, ge=1, description="training images held out to calibrate quantization")
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
+    table: TableSettings = Field(default_factory=TableSettings)
 
 
 class ViewSettings(Part):
@@ -116,6 +131,19 @@ class TeacherSettings(ModelSettings):
     """The large network. With `weights` it is loaded, otherwise trained."""
 
     model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+    predict: str = Field(
+        "",
+        description='"file.py:function": any callable in place of a network; the function is given the data (and the'
+        " options) and returns it: array in, probabilities or logits out",
+    )
+
+    @model_validator(mode="after")
+    def _callable_is_finished(self) -> Self:
+        if self.predict and self.weights:
+            raise ValueError("predict names a finished teacher, which takes no weights; leave one of the two out")
+        if self.predict and ".py:" not in self.predict:
+            raise ValueError(f'predict = "{self.predict}" names no function; write "file.py:function"')
+        return self
 
 
 class AssistantSettings(ModelSettings):
@@ -276,6 +304,9 @@ class Budget(Part):
     accuracy_drop_points: float | None = Field(
         None, description="largest loss of accuracy against the teacher, in percentage points"
     )
+    auc_drop_points: float | None = Field(
+        None, description="two classes: largest loss of AUC against the teacher, in hundredths"
+    )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
 
@@ -316,6 +347,15 @@ class Recipe(Part):
     def _mixed_images_have_no_label(self) -> Self:
         if (self.views.mixup or self.views.cutmix) and any(loss.name == "dkd" for loss in self.distil.losses):
             raise ValueError("dkd needs one label per image, but views.mixup or views.cutmix blends two; set them to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _a_callable_has_no_layers(self) -> Self:
+        if self.teacher.predict and self.distil.layer_losses:
+            raise ValueError(
+                f"{self.distil.layer_losses[0].name} reads the teacher's layers, but teacher.predict is a callable,"
+                " which has none; use losses between outputs alone"
+            )
         return self
 
     @model_validator(mode="after")
@@ -415,6 +455,8 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     folder = path.parent.resolve()
     if recipe.data.source == "folder" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
+    if recipe.data.source == "table" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "table" needs the folder of data.table.train and .test')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
     for role, settings in recipe.networks().items():
@@ -425,6 +467,7 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
     }
+    sources["teacher.predict"] = recipe.teacher.predict
     for key, source in sources.items():
         file = source.partition(":")[0]
         if file.endswith(".py") and not (folder / file).is_file():
@@ -453,7 +496,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "data": data,
-            "teacher": located(recipe.teacher),
+            "teacher": located(recipe.teacher).model_copy(update={"predict": absolute(recipe.teacher.predict, True)}),
             "assistants": tuple(located(assistant) for assistant in recipe.assistants),
             "student": located(recipe.student),
         }

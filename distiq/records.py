@@ -38,7 +38,10 @@ class Environment(Record):
 
 
 class DataRecord(Record):
-    """The splits as they were used; `digest` is the SHA-256 of every input and label."""
+    """The splits as they were used; `digest` is the SHA-256 of every input and label.
+
+    `notes` say what was missing, unknown or cut in the raw samples.
+    """
 
     source: str
     kind: Literal["image", "audio", "text", "table"] = "image"
@@ -51,6 +54,7 @@ class DataRecord(Record):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
 
 class EpochRecord(Record):
@@ -80,6 +84,7 @@ class AccuracyRecord(Record):
     """What one `predict` answers on one labelled split.
 
     `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
+    `auc` is the area under the ROC curve, of two classes alone.
     `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
     student's own float32, None where there is nothing to compare with.
     """
@@ -90,6 +95,7 @@ class AccuracyRecord(Record):
     interval: tuple[float, float]
     per_class: tuple[float | None, ...]
     expected_calibration_error: float
+    auc: float | None = None
     agreement_with_teacher: float | None = None
     flips_against_float: float | None = None
 
@@ -136,13 +142,13 @@ class Column(Record):
 
 
 class ModelRecord(Record):
-    """Teacher or student: where its weights come from and its columns."""
+    """Teacher or student: where its weights come from and its columns. A callable has no parameters to count."""
 
     role: Literal["teacher", "student"]
     model: str
     origin: str
-    parameters: int
-    macs: int
+    parameters: int | None
+    macs: int | None
     columns: tuple[Column, ...]
     training: TrainingRecord | None = None
 

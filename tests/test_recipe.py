@@ -50,7 +50,7 @@ def test_describe_is_the_default_recipe_with_every_key():
         if name != "budget" and hasattr(part, "model_dump"):
             lists = {key for key, value in part.model_dump().items() if value == ()}  # tables may follow, so no line
             assert set(part.model_dump()) - lists == set(tree[name])
-    for limit in ("accuracy_drop_points", "size_kb", "latency_ms"):
+    for limit in ("accuracy_drop_points", "auc_drop_points", "size_kb", "latency_ms"):
         assert f"# {limit} = " in describe()
 
 

@@ -1,11 +1,13 @@
 """load(): the data that a recipe names, split and checked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
-from distiq.data.splits import Data, Split, split
+from distiq.data.splits import NOUNS, Data, Split, split
+from distiq.data.tables import table
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.recipe import DataSettings
@@ -30,16 +32,31 @@ def load(settings: DataSettings, seed: int) -> Data:
         case "folder":
             shape = (settings.channels, settings.image_size, settings.image_size)
             classes, train, test = image_folder(Path(settings.folder), shape)
+        case "adult" | "table":
+            return _from_table(settings, seed)
         case unknown:
             raise UserError(
-                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder" or "file.py:function"'
+                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "adult", "table" or'
+                ' "file.py:function"'
             )
+    return _split(settings, classes, train, test, seed)
+
+
+def _from_table(settings: DataSettings, seed: int) -> Data:
+    known = table(settings)
+    data = _split(settings, known.classes, known.train, known.test, seed)
+    return replace(data, mean=(), std=(), preparation={"table": known.encoding.as_json()}, notes=known.notes)
+
+
+def _split(settings: DataSettings, classes: tuple[str, ...], train: Split, test: Split, seed: int) -> Data:
     train = _spread(train, settings.train)
     return split(settings.source, classes, train, test, settings.validation, settings.calibration, seed)
 
 
 def _spread(samples: Split, count: int) -> Split:
     if count > len(samples):
-        raise UserError(f"data.train = {count}, but there are only {len(samples)} training images; lower it or use 0")
-    # Evenly spread: the images of a folder are sorted by class, and the first would miss the last classes.
+        raise UserError(
+            f"data.train = {count}, but there are only {len(samples)} training {NOUNS[samples.kind]}; lower it or use 0"
+        )
+    # Evenly spread: the samples of a folder are sorted by class, and the first would miss the last classes.
     return samples.take(torch.arange(count) * len(samples) // count) if count else samples

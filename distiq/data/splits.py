@@ -1,9 +1,10 @@
 """Labelled samples as tensors, and their four disjoint splits."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,7 +49,9 @@ class Data:
 
     Args:
         mean, std: what `normalize` applies. Images: per channel, in units of the images divided by 255 where they are
-            uint8. Tables: per column. Empty for clips and texts.
+            uint8. Tables: per column. Empty for clips, texts and tables that are encoded already.
+        preparation: how raw samples (rows of a table, texts) became inputs, as JSON values; the bundle carries it.
+        notes: sentences about what was missing, unknown or cut in the raw samples.
     """
 
     source: str
@@ -59,6 +62,8 @@ class Data:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    preparation: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -102,11 +107,14 @@ class Data:
             mean=self.mean,
             std=self.std,
             digest=self.digest(),
+            notes=self.notes,
         )
 
     def digest(self) -> str:
-        """SHA-256 over classes, normalization, and the images and labels of every split, in order."""
+        """SHA-256 over classes, preparation, normalization, and the inputs and labels of every split, in order."""
         sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std)).encode())
+        if self.preparation:
+            sha.update(json.dumps(self.preparation, sort_keys=True).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
             for tensor in (split.inputs, split.labels):
                 sha.update(tensor.contiguous().numpy().tobytes())

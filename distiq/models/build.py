@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.factory import call_factory
+from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 
-BUILT_IN = {"resnet": ResNet, "mobilenet_v2": MobileNetV2}
+BUILT_IN: dict[str, type[nn.Module]] = {"resnet": ResNet, "mobilenet_v2": MobileNetV2, "mlp": MLP}
 
 
 class ModelChoice(Protocol):
@@ -158,7 +159,7 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> n
             " file.py:function, transformers:NAME, timm:NAME or torchvision:NAME"
         )
     kind = BUILT_IN[choice.model]
-    known = [name for name in inspect.signature(kind).parameters if name not in ("classes", "channels")]
+    known = [name for name in inspect.signature(kind).parameters if name not in ("classes", "channels", "features")]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')

@@ -77,5 +77,5 @@ def test_a_function_that_returns_something_else_is_refused(tmp_path):
 
 
 def test_an_unknown_source_is_refused():
-    with pytest.raises(UserError, match=r'^data.source: "mnist" is unknown; take "fashion_mnist", "folder" or'):
+    with pytest.raises(UserError, match=r'^data.source: "mnist" is unknown; take "fashion_mnist", "folder", "adult"'):
         load(DataSettings(source="mnist"), seed=0)
