@@ -2,6 +2,7 @@
 
 model.onnx           the file
 preprocessing.json   how pixels, or the columns of a row, become its input, and what its outputs mean
+tokenizer.json       of texts: how they are cut into tokens
 vectors.safetensors  inputs and the outputs that this file gave where it was made
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
 """
@@ -19,6 +20,7 @@ from distiq.data.columns import read_columns
 from distiq.data.images import read_image
 from distiq.data.splits import NOUNS, Data
 from distiq.data.tables import Encoding
+from distiq.data.text import TextEncoder
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
@@ -26,6 +28,7 @@ from distiq.records import RunRecord, TrialRecord
 from distiq.runtimes.export import Predict, load
 
 MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"
+TOKENIZER = "tokenizer.json"
 VECTOR_COUNT = 32
 EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "table": "rows.csv"}
 
@@ -70,7 +73,11 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
         vectors["pixels"] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
-    files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
+    names = [MODEL, PREPROCESSING, VECTORS]
+    if "text" in data.preparation:
+        write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
+        names.append(TOKENIZER)
+    files = {name: sha256_of_file(partial / name) for name in names}
     _write_json(partial / CARD, _card(run, trial, files))
     write_atomically(partial / "CARD.md", _card_text(run, trial, files).encode())
     replace_folder(partial, target)
@@ -87,6 +94,9 @@ def _preprocessing(data: Data) -> dict[str, object]:
         "labels": list(data.classes),
         "output": "logits; the largest is the answer, softmax gives probabilities",
     }
+    if data.kind == "text" and data.preparation:
+        known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
+        return answers | {"text": known}
     if data.kind != "image":
         return answers | data.preparation
     return answers | {
@@ -192,10 +202,11 @@ class Bundle:
         return (pixels.float() / self.preprocessing["divide_by"] - mean) / std
 
     def prepare(self, sample: Path | str) -> Prepared:
-        """The model's inputs: of an image file one, of a file of rows (CSV, TSV, JSON) one for each.
+        """The model's inputs: of an image file or a text one, of a file of rows (CSV, TSV, JSON) one for each.
 
         Raises:
-            UserError: the file is missing, does not decode, or its columns are not those of the training.
+            UserError: the file is missing, does not decode, or its columns are not those of the training; the text is
+                empty.
         """
         match self.preprocessing.get("kind", "image"):
             case "image":
@@ -207,6 +218,10 @@ class Bundle:
                 if not rows[encoding.columns[0]]:
                     raise UserError(f"{sample}: holds no row")
                 return Prepared(*encoding.encode(rows, str(sample)))
+            case "text" if "text" in self.preprocessing:
+                tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
+                encoder = TextEncoder(tokenizer, self.preprocessing["text"]["length"])
+                return Prepared(*encoder.encode([str(sample)], "the text", to_longest=True))
             case kind:
                 raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
 

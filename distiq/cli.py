@@ -127,7 +127,8 @@ def show(folder: RunFolder) -> None:
 def predict(
     bundle: BundleFolder,
     samples: Annotated[
-        list[str], typer.Argument(help="PNG or JPEG files, or files of rows (CSV, TSV, JSON)", show_default=False)
+        list[str],
+        typer.Argument(help="PNG or JPEG files, texts, or files of rows (CSV, TSV, JSON)", show_default=False),
     ],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
 ) -> None:

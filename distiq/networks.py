@@ -16,7 +16,7 @@ from distiq.distillation.distil import check_losses, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
-from distiq.models.build import build, check_output
+from distiq.models.build import Tokens, build, check_output
 from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
@@ -96,7 +96,7 @@ class Networks:
             return copy.deepcopy(given)
         if seed is not None and seed != self.recipe.seed:
             set_seed(seed)
-            return build(self.settings(role), len(self.data.classes), self.data.example, role)
+            return self._built(role)
         if role not in self.first:
             set_seed(self.recipe.seed)
             self.first[role] = self._built(role)
@@ -107,7 +107,8 @@ class Networks:
         if role == "teacher" and teacher.predict:
             trial = self.data.normalize(self.data.calibration.inputs[:8])
             return build_predictor(teacher.predict, self.data, teacher.options, trial)
-        return build(self.settings(role), len(self.data.classes), self.data.example, role)
+        tokens = Tokens(*self.data.tokens) if self.data.kind == "text" else None
+        return build(self.settings(role), len(self.data.classes), self.data.example, role, tokens)
 
     def inputs(self, role: str) -> dict[str, Any]:
         """What decides a network before it is trained: its code, options and starting weights."""
@@ -131,7 +132,7 @@ class Networks:
     def teacher(self) -> Step:
         """The teacher's weights: given, loaded or trained."""
         settings, given = self.recipe.teacher, self.given["teacher"] is not None
-        loaded = given or bool(settings.weights) or bool(settings.predict)
+        loaded = given or (bool(settings.weights) and not settings.finetune) or bool(settings.predict)
         inputs = self.shared | {"network": self.inputs("teacher")}
         if not loaded:
             inputs |= {"training": settings.training.model_dump(), "views": self.views("teacher").model_dump()}

@@ -38,11 +38,27 @@ class TableSettings(Part):
     bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
 
 
+class TextSettings(Part):
+    """Texts with a class each; source = "text" reads them from two files in data.folder."""
+
+    train: str = Field("train.tsv", description="the file of training texts: TSV, CSV, JSON lines, Parquet")
+    test: str = Field("test.tsv", description="the file of test texts")
+    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    text: str = Field("text", description="the column of the text")
+    label: str = Field("label", description="the column of the class")
+    names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
+    tokenizer: str = Field(
+        "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
+    )
+    vocabulary: int = Field(8000, ge=10, description="most tokens of a tokenizer that is trained here")
+    length: int = Field(64, ge=3, description="tokens kept of a text; what is cut is counted and said")
+
+
 class DataSettings(Part):
     """Where the samples come from and how they are split."""
 
     source: str = Field(
-        "fashion_mnist", description='"fashion_mnist", "folder", "adult", "table", or "file.py:function"'
+        "fashion_mnist", description='"fashion_mnist", "folder", "adult", "table", "text", or "file.py:function"'
     )
     folder: str = Field(
         "",
@@ -56,6 +72,7 @@ class DataSettings(Part):
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
     table: TableSettings = Field(default_factory=TableSettings)
+    text: TextSettings = Field(default_factory=TextSettings)
 
 
 class ViewSettings(Part):
@@ -119,7 +136,8 @@ class ModelSettings(Part):
     """A network and its weights."""
 
     model: str = Field(
-        description='"resnet", "mobilenet_v2", "file.py:function", "transformers:NAME", "timm:NAME", "torchvision:NAME"'
+        description='"resnet", "mobilenet_v2", "mlp", "text_cnn", "embedding_bag", "file.py:function",'
+        ' "transformers:NAME", "timm:NAME", "torchvision:NAME"'
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     weights: str = Field("", description="a .safetensors file, a hub name, or a .pt/.pth file; empty trains it")
@@ -131,6 +149,7 @@ class TeacherSettings(ModelSettings):
     """The large network. With `weights` it is loaded, otherwise trained."""
 
     model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+    finetune: bool = Field(False, description="train it on from its weights")
     predict: str = Field(
         "",
         description='"file.py:function": any callable in place of a network; the function is given the data (and the'
@@ -455,8 +474,9 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     folder = path.parent.resolve()
     if recipe.data.source == "folder" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
-    if recipe.data.source == "table" and not recipe.data.folder:
-        raise UserError(f'{path}: data.folder: source = "table" needs the folder of data.table.train and .test')
+    if recipe.data.source in ("table", "text") and not recipe.data.folder:
+        kind = recipe.data.source
+        raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
     for role, settings in recipe.networks().items():
@@ -487,8 +507,11 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
             }
         )
 
+    tokenizer = recipe.data.text.tokenizer
+    text = recipe.data.text.model_copy(update={"tokenizer": absolute(tokenizer, (folder / tokenizer).exists())})
     data = recipe.data.model_copy(
         update={
+            "text": text,
             "folder": absolute(recipe.data.folder, True),
             "source": absolute(recipe.data.source, ".py:" in recipe.data.source),
         }

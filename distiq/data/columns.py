@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from distiq.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -123,3 +126,20 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
 
 def _as_text(value: Any) -> str:
     return "" if value is None else str(value).strip()
+
+
+def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
+    """(N,) int64: the classes' numbers.
+
+    Raises:
+        UserError: a label is empty or is no known class.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    for row, label in enumerate(labels):
+        if not label:
+            raise UserError(f"{where}: row {row + 1} has no label; give it one or take the row out")
+        if label not in numbers:
+            raise UserError(
+                f'{where}: row {row + 1} has the label "{label}", which no training row has: {", ".join(classes)}'
+            )
+    return torch.tensor([numbers[label] for label in labels], dtype=torch.int64)

@@ -8,6 +8,7 @@ import torch
 from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
 from distiq.data.splits import NOUNS, Data, Split, split
 from distiq.data.tables import table
+from distiq.data.text import texts
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.recipe import DataSettings
@@ -34,10 +35,12 @@ def load(settings: DataSettings, seed: int) -> Data:
             classes, train, test = image_folder(Path(settings.folder), shape)
         case "adult" | "table":
             return _from_table(settings, seed)
+        case "text":
+            return _from_texts(settings, seed)
         case unknown:
             raise UserError(
-                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "adult", "table" or'
-                ' "file.py:function"'
+                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "adult", "table", "text"'
+                ' or "file.py:function"'
             )
     return _split(settings, classes, train, test, seed)
 
@@ -46,6 +49,12 @@ def _from_table(settings: DataSettings, seed: int) -> Data:
     known = table(settings)
     data = _split(settings, known.classes, known.train, known.test, seed)
     return replace(data, mean=(), std=(), preparation={"table": known.encoding.as_json()}, notes=known.notes)
+
+
+def _from_texts(settings: DataSettings, seed: int) -> Data:
+    known = texts(settings)
+    data = _split(settings, known.classes, known.train, known.test, seed)
+    return replace(data, preparation=known.preparation, notes=known.notes)
 
 
 def _split(settings: DataSettings, classes: tuple[str, ...], train: Split, test: Split, seed: int) -> Data:

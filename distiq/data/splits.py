@@ -74,6 +74,21 @@ class Data:
         return tuple(self.train.inputs.shape[1:])
 
     @property
+    def tokens(self) -> tuple[int, int]:
+        """Of texts: the size of the vocabulary and the number of the padding token."""
+        if "text" in self.preparation:
+            return self.preparation["text"]["vocabulary"], self.preparation["text"]["pad"]
+        return 1 + max(int(part.inputs.max()) for part in (self.train, self.validation, self.calibration, self.test)), 0
+
+    def lengths(self, inputs: Tensor) -> Tensor:
+        """Of token numbers (B, L): how many there are without the padding behind, (B,)."""
+        return (inputs != self.tokens[1]).long().sum(1)
+
+    def trimmed(self, inputs: Tensor) -> Tensor:
+        """Token numbers (B, L) without what is padding in every row; others unchanged."""
+        return inputs[:, : max(2, int(self.lengths(inputs).max()))] if self.kind == "text" else inputs
+
+    @property
     def example(self) -> Tensor:
         """(1, ...) zeros of the form that the network sees."""
         return torch.zeros(1, *self.sample_shape, dtype=torch.int64 if self.kind == "text" else torch.float32)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.columns import Columns, parse_columns, read_columns
+from distiq.data.columns import Columns, label_numbers, parse_columns, read_columns
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TableSettings
@@ -192,20 +192,3 @@ def table(settings: DataSettings) -> Table:
     }
     notes = (*known["training"].notes, *known["test"].notes)
     return Table(classes, splits["training"], splits["test"], encoding, notes)
-
-
-def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
-    """(N,) int64: the classes' numbers.
-
-    Raises:
-        UserError: a label is empty or is no known class.
-    """
-    numbers = {name: number for number, name in enumerate(classes)}
-    for row, label in enumerate(labels):
-        if not label:
-            raise UserError(f"{where}: row {row + 1} has no label; give it one or take the row out")
-        if label not in numbers:
-            raise UserError(
-                f'{where}: row {row + 1} has the label "{label}", which no training row has: {", ".join(classes)}'
-            )
-    return torch.tensor([numbers[label] for label in labels], dtype=torch.int64)
