@@ -20,25 +20,27 @@ def advise(
     labels: Tensor,
     train_labels: Tensor,
     classes: tuple[str, ...],
-    parameters: tuple[int, int],
+    parameters: tuple[int | None, int],
 ) -> AdviceRecord:
     """Facts and warnings about a distillation that has not begun.
 
     Args:
         teacher: its accuracy on the validation split. logits, labels: its answers there, (N, classes) and (N,).
         train_labels: of the training split.
-        parameters: of teacher and student.
+        parameters: of teacher and student; None where the teacher has none to count.
     """
     known = train_labels[train_labels >= 0]
     guess = float(known.bincount().max()) / len(known)
-    ratio = parameters[0] / max(1, parameters[1])
+    teacher_size, student_size = parameters
+    ratio = teacher_size / max(1, student_size) if teacher_size else 1.0
+    fewer = f", {ratio:.1f} times fewer than the teacher" if teacher_size else ""
     softness = _softness(logits, recipe.distil.temperature)
     batch_size, epochs = recipe.student.training.batch_size, recipe.student.training.epochs
     steps = epochs * max(1, len(train_labels) // batch_size)
     facts = [
         f"teacher: {100 * teacher.top1:.2f} % of the validation split, calibration error"
         f" {100 * teacher.expected_calibration_error:.1f} % (always guessing one class: {100 * guess:.1f} %)",
-        f"student: {parameters[1]:,} parameters, {ratio:.1f} times fewer than the teacher; {steps:,} steps",
+        f"student: {student_size:,} parameters{fewer}; {steps:,} steps",
         f"targets at temperature {recipe.distil.temperature:g}: {100 * softness:.0f} % of the entropy of no knowledge",
         *_overlap(logits, classes),
     ]
@@ -60,8 +62,8 @@ def advise(
             f"at temperature {recipe.distil.temperature:g} the teacher's targets hardly differ from the labels;"
             " raise it"
         )
-    if parameters[1] > parameters[0]:
-        warnings.append(f"the student is larger than its teacher ({parameters[1]:,} and {parameters[0]:,} parameters)")
+    if teacher_size and student_size > teacher_size:
+        warnings.append(f"the student is larger than its teacher ({student_size:,} and {teacher_size:,} parameters)")
     if ratio > FAR_APART and not recipe.assistants:
         warnings.append(
             f"the student is {ratio:.0f} times smaller than its teacher; a network between them may teach it better"

@@ -1,7 +1,8 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
 model.onnx           the file
-preprocessing.json   how pixels or sound become its input, and what its outputs mean
+preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
+tokenizer.json       of texts: how they are cut into tokens
 vectors.safetensors  inputs and the outputs that this file gave where it was made
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
 """
@@ -17,17 +18,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distiq.data.audio import fitted, read_sound, remarks, resampled, windows
+from distiq.data.columns import read_columns
 from distiq.data.images import read_image
 from distiq.data.splits import Data
+from distiq.data.tables import Encoding
+from distiq.data.text import TextEncoder
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
-from distiq.records import NOUNS, RunRecord, TrialRecord
+from distiq.records import NOUNS, Kind, RunRecord, TrialRecord
 from distiq.runtimes.export import Predict, load
 
 MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"
+TOKENIZER = "tokenizer.json"
 VECTOR_COUNT = 32
+RAW = {"image": "pixels", "audio": "samples"}
+EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "table": "rows.csv"}
 
 
 class Prediction(NamedTuple):
@@ -35,6 +42,13 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
+
+
+class Prepared(NamedTuple):
+    """Inputs (B, ...) as the model wants them, and sentences about what was changed, missing or unknown."""
+
+    inputs: Tensor
+    notes: tuple[str, ...] = ()
 
 
 class Heard(NamedTuple):
@@ -66,11 +80,16 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     samples = data.test.take(slice(VECTOR_COUNT))
     inputs = data.normalize(samples.inputs)
     outputs = load(partial / MODEL)(inputs)
-    raw = "pixels" if data.kind == "image" else "samples"
-    vectors = {"inputs": inputs, "outputs": outputs, raw: samples.inputs, "labels": samples.labels}
+    vectors = {"inputs": inputs, "outputs": outputs, "labels": samples.labels}
+    if data.kind in RAW:
+        vectors[RAW[data.kind]] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
-    files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
+    names = [MODEL, PREPROCESSING, VECTORS]
+    if "text" in data.preparation:
+        write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
+        names.append(TOKENIZER)
+    files = {name: sha256_of_file(partial / name) for name in names}
     _write_json(partial / CARD, _card(run, trial, files))
     write_atomically(partial / "CARD.md", _card_text(run, trial, files).encode())
     replace_folder(partial, target)
@@ -82,29 +101,30 @@ def _write_json(path: Path, value: object) -> None:
 
 def _preprocessing(data: Data) -> dict[str, object]:
     answers = {
+        "kind": data.kind,
+        "shape": list(data.sample_shape),
         "labels": list(data.classes),
         "output": "logits; the largest is the answer, softmax gives probabilities",
     }
+    if data.kind == "text" and data.preparation:
+        known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
+        return answers | {"text": known}
     if data.kind == "audio":
-        return {
-            "kind": "audio",
-            "shape": list(data.sample_shape),
+        return answers | {
             "rate": data.rate,
             "channels": "one; several are averaged",
             "window": "a shorter clip stands in the middle of silence, of a longer one the middle is heard",
             "divide_by": 32768 if data.train.inputs.dtype == torch.int16 else 1,
-            **answers,
         }
-    return {
-        "kind": data.kind,
-        "shape": list(data.sample_shape),
+    if data.kind != "image":
+        return answers | data.preparation
+    return answers | {
         "layout": "CHW",
         "color": "grey" if data.sample_shape[0] == 1 else "rgb",
         "divide_by": 255 if data.train.inputs.dtype == torch.uint8 else 1,
         "mean": list(data.mean),
         "std": list(data.std),
         "resize": "bilinear",
-        **answers,
     }
 
 
@@ -138,7 +158,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
     latency = cost.at_batch(1)
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
     teacher = run.teacher.column("float32").test.top1
-    noun, example = NOUNS[run.data.kind], "clip.wav" if run.data.kind == "audio" else "image.png"
+    noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
     return (
         f"""# {run.name}
 
@@ -156,7 +176,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
 Measured on {run.environment.cpu} with {versions}.
 Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
-`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a file.
+`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
 
 """
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
@@ -203,8 +223,8 @@ class Bundle:
         return (pixels.float() / self.preprocessing["divide_by"] - mean) / std
 
     @property
-    def kind(self) -> str:
-        """What the model reads: "image" or "audio"."""
+    def kind(self) -> Kind:
+        """What the model reads: "image", "audio", "text" or "table"."""
         return self.preprocessing.get("kind", "image")
 
     @property
@@ -213,21 +233,45 @@ class Bundle:
         rate = self.preprocessing["rate"]
         return AudioSettings(rate=rate, seconds=self.preprocessing["shape"][0] / rate)
 
-    def predict(self, file: Path, top: int = 3) -> list[Prediction]:
-        """The likeliest classes of an image or of a clip (WAV, FLAC), likeliest first.
+    def prepare(self, sample: Path | str) -> Prepared:
+        """The model's inputs: of an image, a clip (WAV, FLAC) or a text one, of a file of rows one for each.
 
         Raises:
-            UserError: the file is missing or does not decode.
+            UserError: the file is missing, does not decode, or its columns are not those of the training; the text is
+                empty.
         """
-        if self.kind == "audio":
-            clip = fitted(resampled(read_sound(file), self.audio.rate), self.preprocessing["shape"][0])
-            return self._answers(torch.from_numpy(clip.copy()), top)
-        channels, height, width = self.preprocessing["shape"]
-        return self._answers(read_image(file, (channels, height, width)), top)
+        match self.kind:
+            case "image":
+                channels, height, width = self.preprocessing["shape"]
+                return Prepared(self.normalize(read_image(Path(sample), (channels, height, width)).unsqueeze(0)))
+            case "audio":
+                sound = read_sound(Path(sample))
+                clip = fitted(resampled(sound, self.audio.rate), self.preprocessing["shape"][0])
+                return Prepared(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self.audio))
+            case "table" if "table" in self.preprocessing:
+                encoding = Encoding.from_json(self.preprocessing["table"])
+                rows = read_columns(Path(sample), encoding.columns)
+                if not rows[encoding.columns[0]]:
+                    raise UserError(f"{sample}: holds no row")
+                return Prepared(*encoding.encode(rows, str(sample)))
+            case "text" if "text" in self.preprocessing:
+                tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
+                encoder = TextEncoder(tokenizer, self.preprocessing["text"]["length"])
+                return Prepared(*encoder.encode([str(sample)], "the text", to_longest=True))
+            case kind:
+                raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
 
-    def remarks(self, file: Path) -> tuple[str, ...]:
-        """What is done to a clip before the model hears it: resampling, channels, length."""
-        return remarks(read_sound(file), self.audio) if self.kind == "audio" else ()
+    def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
+        """The likeliest classes of each input (B, ...), likeliest first."""
+        return [self._likeliest(logits, top) for logits in self.run(inputs)]
+
+    def predict(self, sample: Path | str, top: int = 3) -> list[Prediction]:
+        """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
+
+        Raises:
+            UserError: as `prepare`.
+        """
+        return self.answer(self.prepare(sample).inputs[:1], top)[0]
 
     def listen(self, file: Path, every: float, top: int = 3) -> Iterator[Heard]:
         """Answers a long clip window after window, as a microphone's stream would be.
@@ -239,17 +283,19 @@ class Bundle:
             UserError: the model does not hear, `every` is not positive, the file is missing or does not decode.
         """
         if self.kind != "audio":
-            raise UserError(f"{self.folder}: this model reads images; windows in time are for models of sound")
+            raise UserError(
+                f"{self.folder}: this model reads {NOUNS[self.kind]}; windows in time are for models of sound"
+            )
         rate, length = self.audio.rate, self.preprocessing["shape"][0]
         if every <= 0:
             raise UserError(f"every = {every:g} s; give a positive time from one window to the next")
         samples = resampled(read_sound(file), rate)
         for start, window in windows(samples, length, max(1, round(every * rate))):
-            answers = self._answers(torch.from_numpy(window.copy()), top)
-            yield Heard(start / rate, (start + length) / rate, answers)
+            inputs = self.normalize(torch.from_numpy(window.copy()).unsqueeze(0))
+            yield Heard(start / rate, (start + length) / rate, self.answer(inputs, top)[0])
 
-    def _answers(self, sample: Tensor, top: int) -> list[Prediction]:
-        probabilities = torch.softmax(self.run(self.normalize(sample.unsqueeze(0)))[0], 0)
+    def _likeliest(self, logits: Tensor, top: int) -> list[Prediction]:
+        probabilities = torch.softmax(logits, 0)
         best = probabilities.topk(min(top, len(probabilities)))
         return [
             Prediction(self.preprocessing["labels"][index], value)

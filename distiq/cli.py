@@ -154,11 +154,14 @@ def show(folder: RunFolder) -> None:
 @app.command(epilog="Example: `distiq predict runs/fashion_mnist/bundle shoe.png`")
 def predict(
     bundle: BundleFolder,
-    files: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WAV or FLAC files", show_default=False)],
+    samples: Annotated[
+        list[str],
+        typer.Argument(help="PNG, JPEG, WAV, FLAC files, files of rows (CSV, JSON), or texts", show_default=False),
+    ],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
     every: Annotated[float | None, typer.Option(help="sound: answer a window every so many seconds")] = None,
 ) -> None:
-    """Answers images or clips with a bundle's model file."""
+    """Answers samples with a bundle's model file."""
     with _explained():
         from distiq.bundle import Bundle, Prediction
 
@@ -166,14 +169,18 @@ def predict(
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
 
         opened = Bundle(bundle)
-        for file in files:
+        for sample in samples:
             if every is not None:
-                for heard in opened.listen(file, every, top):
-                    typer.echo(f"{file}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
+                for heard in opened.listen(Path(sample), every, top):
+                    typer.echo(f"{sample}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
                 continue
-            typer.echo(f"{file}: {words(opened.predict(file, top))}")
-            for remark in opened.remarks(file):
-                typer.echo(f"  ({remark})")
+            prepared = opened.prepare(sample)
+            for note in prepared.notes:
+                typer.secho(note, err=True, fg="yellow")
+            answers = opened.answer(prepared.inputs, top)
+            for number, answer in enumerate(answers, start=1):
+                place = f"{sample}, row {number}" if len(answers) > 1 else sample
+                typer.echo(f"{place}: {words(answer)}")
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")

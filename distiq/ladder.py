@@ -27,11 +27,17 @@ class Next(NamedTuple):
     reason: str
 
 
-def judge(budget: Budget, teacher_top1: float, top1: float, size_bytes: int, latency_ms: float) -> tuple[Breach, ...]:
-    """The limits that do not hold. Accuracies are fractions of 1 on the same samples."""
+QUALITY = ("accuracy_drop_points", "auc_drop_points")
+
+
+def judge(
+    budget: Budget, teacher_top1: float, top1: float, size_bytes: int, latency_ms: float, auc_drop: float | None = None
+) -> tuple[Breach, ...]:
+    """The limits that do not hold. Accuracies are fractions of 1 on the same samples; so is the loss of AUC."""
     drop = round(100 * (teacher_top1 - top1), 9)  # 100 * (0.92 - 0.91) is a little more than 1
     checks = (
         ("accuracy_drop_points", budget.accuracy_drop_points, drop, "points"),
+        ("auc_drop_points", budget.auc_drop_points, round(100 * (auc_drop or 0.0), 9), "points"),
         ("size_kb", budget.size_kb, size_bytes / 1000, "kB"),
         ("latency_ms", budget.latency_ms, latency_ms, "ms"),
     )
@@ -62,14 +68,15 @@ def next_rung(
     tried = {trial.rung for trial in trials}
     if "size_kb" in broken and "mixed" in rungs and "mixed" not in tried:
         return Next("mixed", f"the file is {broken['size_kb'].excess:.1f} kB too large: {WHAT_IT_IS['mixed']}")
-    if "accuracy_drop_points" not in broken:
+    lost = [breach for breach in last.breaches if breach.limit in QUALITY]
+    if not lost:
         # The budget holds, or only size or speed is missing: the files of all other rungs have the same of both.
         return None
     without = skipped(rungs, trials, budget, float_drop_points, evidence)
     left = [rung for rung in rungs if rung not in tried and rung not in without]
     if not left:
         return None
-    reason = f"{last.rung} lost {broken['accuracy_drop_points'].excess:.2f} points too many"
+    reason = f"{last.rung} lost {lost[0].excess:.2f} points too many"
     for why in dict.fromkeys(why for rung, why in without.items() if rungs.index(rung) < rungs.index(left[0])):
         reason += f"; {why}"
     return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}")
@@ -142,7 +149,7 @@ def verdict(
     cost = chosen.deployed.cost
     assert cost is not None
     asked = any(value is not None for value in budget.model_dump().values())
-    top1, float_top1 = chosen.deployed.test.top1, student.column("float32").test.top1
+    top1 = chosen.deployed.test.top1
     facts = (
         f"{100 * top1:.2f} % of the test set, {cost.size_bytes / 1000:.1f} kB,"
         f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[kind]}"
@@ -157,17 +164,30 @@ def verdict(
         if not chosen.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
     trained = any(trial.training is not None for trial in trials)
-    step = _next_step(trained, broken, teacher.column("float32").test.top1, float_top1) if broken else None
+    step = _next_step(trained, broken, *_compared(broken, teacher, student)) if broken else None
     return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)
 
 
-def _next_step(trained: bool, broken: Sequence[Breach], teacher_top1: float, float_top1: float) -> str:
+def _worst(broken: Sequence[Breach]) -> Breach:
+    return max(broken, key=lambda breach: breach.excess / max(abs(breach.allowed), 1e-3))
+
+
+def _compared(broken: Sequence[Breach], teacher: ModelRecord, student: ModelRecord) -> tuple[float, float]:
+    """What the worst breach compares, of both float32 networks: AUC or accuracy, fractions of 1."""
+    tests = [network.column("float32").test for network in (teacher, student)]
+    if _worst(broken).limit == "auc_drop_points":
+        return tests[0].auc or 0.0, tests[1].auc or 0.0
+    return tests[0].top1, tests[1].top1
+
+
+def _next_step(trained: bool, broken: Sequence[Breach], teacher_quality: float, float_quality: float) -> str:
     """The cheapest thing that is likely to mend the worst breach.
 
     Args:
         trained: training on the grids was tried.
+        teacher_quality, float_quality: accuracy or AUC of teacher and student in float32.
     """
-    worst = max(broken, key=lambda breach: breach.excess / max(abs(breach.allowed), 1e-3))
+    worst = _worst(broken)
     if worst.limit == "size_kb":
         return (
             f"Make the student smaller: the file is {worst.measured / worst.allowed:.2f} times the limit; lower its"
@@ -178,7 +198,7 @@ def _next_step(trained: bool, broken: Sequence[Breach], teacher_top1: float, flo
             f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the limit; lower its width,"
             " raise a stride earlier in the network, or allow more threads (measure.threads)."
         )
-    float_drop, total = 100 * (teacher_top1 - float_top1), worst.measured
+    float_drop, total = 100 * (teacher_quality - float_quality), worst.measured
     if float_drop > worst.allowed:
         return (
             f"Train the student longer or make it wider: its float32 alone is {float_drop:.2f} points below the"

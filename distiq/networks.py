@@ -17,8 +17,9 @@ from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.audio import check_rate
-from distiq.models.build import build, check_output
+from distiq.models.build import Tokens, build, check_output
 from distiq.models.layout import make_contiguous
+from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
 from distiq.recipe import DistilSettings, ModelSettings, Recipe, ViewSettings
 from distiq.records import Record, TrainingRecord
@@ -81,6 +82,11 @@ class Networks:
     def settings(self, role: str) -> ModelSettings:
         return self.recipe.networks()[role]
 
+    def name(self, role: str) -> str:
+        """What a record calls the recipe's network: its model, or the function that gave the callable."""
+        settings = self.settings(role)
+        return Path(predict).name if (predict := getattr(settings, "predict", "")) else settings.model
+
     def views(self, role: str) -> ViewSettings:
         """What a network is shown: students the views that their teacher answers, the teacher always new ones."""
         return self.recipe.views.model_copy(update={"distinct": 0}) if role == "teacher" else self.recipe.views
@@ -92,11 +98,19 @@ class Networks:
             return copy.deepcopy(given)
         if seed is not None and seed != self.recipe.seed:
             set_seed(seed)
-            return build(self.settings(role), len(self.data.classes), self.data.example, role)
+            return self._built(role)
         if role not in self.first:
             set_seed(self.recipe.seed)
-            self.first[role] = build(self.settings(role), len(self.data.classes), self.data.example, role)
+            self.first[role] = self._built(role)
         return copy.deepcopy(self.first[role])
+
+    def _built(self, role: str) -> nn.Module:
+        teacher = self.recipe.teacher
+        if role == "teacher" and teacher.predict:
+            trial = self.data.normalize(self.data.calibration.inputs[:8])
+            return build_predictor(teacher.predict, self.data, teacher.options, trial)
+        tokens = Tokens(*self.data.tokens) if self.data.kind == "text" else None
+        return build(self.settings(role), len(self.data.classes), self.data.example, role, tokens)
 
     def inputs(self, role: str) -> dict[str, Any]:
         """What decides a network before it is trained: its code, options and starting weights."""
@@ -106,6 +120,12 @@ class Networks:
             state = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in tensors.items()}
             return {"given": sha256_of_json([str(given), state])}
         inputs: dict[str, Any] = {"model": settings.model, "options": settings.options, "weights": settings.weights}
+        if predict := getattr(settings, "predict", ""):
+            return {
+                "predict": predict,
+                "options": settings.options,
+                "code": sha256_of_file(Path(predict.rpartition(":")[0])),
+            }
         for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
             if path and Path(path).is_file():
                 inputs[key] = sha256_of_file(Path(path))
@@ -114,7 +134,7 @@ class Networks:
     def teacher(self) -> Step:
         """The teacher's weights: given, loaded or trained."""
         settings, given = self.recipe.teacher, self.given["teacher"] is not None
-        loaded = given or bool(settings.weights)
+        loaded = given or (bool(settings.weights) and not settings.finetune) or bool(settings.predict)
         inputs = self.shared | {"network": self.inputs("teacher")}
         if not loaded:
             inputs |= {"training": settings.training.model_dump(), "views": self.views("teacher").model_dump()}
@@ -123,7 +143,8 @@ class Networks:
             model = self.build("teacher")
             if loaded:
                 save_tensors(make_contiguous(model).state_dict(), folder / WEIGHTS)
-                return Trained(origin="given" if given else f"loaded from {settings.weights}", training=None)
+                origin = "given" if given else f"loaded from {settings.weights}" if settings.weights else "a callable"
+                return Trained(origin=origin, training=None)
             return self._train("teacher", model, None, self.recipe.distil.without_teacher(), self.recipe.seed, folder)
 
         return self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)

@@ -15,10 +15,12 @@ from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
 from distiq.distillation.distil import output_losses
+from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
+from distiq.models.predictor import Predictor
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
@@ -129,7 +131,7 @@ class _Story:
             f"{found.source}: {found.train} training, {found.validation} validation, {found.calibration} calibration,"
             f" {found.test} test {NOUNS[found.kind]}"
         )
-        for note in found.notes:
+        for note in self.data.notes:
             watch.note(note)
         self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
         self.measuring = Measuring(self.data, recipe.measure)
@@ -154,7 +156,14 @@ class _Story:
     # Before any training ----------------------------------------------------------------------------------------------
 
     def _refuse_early(self) -> None:
+        if self.recipe.budget.auc_drop_points is not None and len(self.data.classes) != 2:
+            raise UserError(
+                f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
+                " accuracy_drop_points instead"
+            )
         for role, model in self.networks.refuse_early().items():
+            if isinstance(model, Predictor):
+                continue
             graph = export_graph(model, self.measuring.example)
             if role == "student":
                 check_paths(graph, self.recipe.quantize.float_modules or ())
@@ -164,7 +173,8 @@ class _Story:
     def _teacher(self) -> _Network:
         teacher = self._network("teacher", self.networks.teacher())
         self.measuring.teacher, self.beside = teacher.answers, teacher.step.key
-        columns = (*teacher.record.columns, *self._quantized_teacher(teacher))
+        quantized = () if isinstance(teacher.model, Predictor) else self._quantized_teacher(teacher)
+        columns = (*teacher.record.columns, *quantized)
         teacher.record = teacher.record.model_copy(update={"columns": columns})
         return teacher
 
@@ -191,24 +201,31 @@ class _Story:
         return self._network("student", self.networks.student(self.source, self.recipe.distil, self.recipe.seed))
 
     def _network(self, role: str, step: Step) -> _Network:
-        """A trained network; its float32 file is exported and measured in a step of its own."""
+        """A trained network; its float32 file is exported and measured in a step of its own. A callable has no file."""
         model = self.networks.load(role, step)
+        is_network = not isinstance(model, Predictor)
 
         def measure(folder: Path) -> Measured:
+            if not is_network:
+                self.watch.stage(f"asking the {role}")
+                answers = self.measuring.answers(model)
+                save_tensors(answers, folder / ANSWERS)
+                return Measured(column=self.measuring.column("float32", answers, None, None))
             self.watch.stage(f"measuring the {role}'s float32 file")
             export(model, folder / MODEL_FILE, self.measuring.example)
             return Measured(column=self.measuring.file("float32", f"{role}-float32", folder, model)[0])
 
         key = self.measured_by | {"network": step.key, "form": "float32", "beside": self.beside}
         measured = self.ledger.step(f"{role}-float32", key, MEASURING_CODE, Measured, measure)
-        self.files[f"{role}-float32"] = measured.folder / MODEL_FILE
+        if is_network:
+            self.files[f"{role}-float32"] = measured.folder / MODEL_FILE
         given = self.networks.given[role]
         record = ModelRecord(
             role="teacher" if role == "teacher" else "student",
-            model=self.networks.settings(role).model if given is None else type(model).__name__,
+            model=self.networks.name(role) if given is None else type(model).__name__,
             origin=step.record.origin,
-            parameters=parameter_count(model),
-            macs=multiply_adds(model, self.measuring.example),
+            parameters=parameter_count(model) if is_network else None,
+            macs=multiply_adds(model, self.measuring.example) if is_network else None,
             columns=(measured.record.column,),
             training=step.record.training,
         )
@@ -277,7 +294,7 @@ class _Story:
                 f"{100 * trial.deployed.test.top1:.2f} % of the test set; on the validation split"
                 f" {'misses ' + broken if broken else 'every limit holds'}"
             )
-            if self.evidence is None and any(breach.limit == "accuracy_drop_points" for breach in trial.breaches):
+            if self.evidence is None and any(breach.limit in ladder.QUALITY for breach in trial.breaches):
                 self.evidence = self._sensitivity(student)
         self.skipped = ladder.skipped(rungs, trials, budget, float_drop, self.evidence) if trials[-1].breaches else {}
         return trials
@@ -320,8 +337,10 @@ class _Story:
     def _judge(self, teacher: _Network, trial: TrialRecord, split: str) -> tuple[Breach, ...]:
         cost = trial.deployed.cost
         assert cost is not None
-        wanted, found = getattr(teacher.record.column("float32"), split).top1, getattr(trial.deployed, split).top1
-        return ladder.judge(self.recipe.budget, wanted, found, cost.size_bytes, cost.at_batch(1).p50_ms)
+        wanted, found = getattr(teacher.record.column("float32"), split), getattr(trial.deployed, split)
+        auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
+        latency_ms = cost.at_batch(1).p50_ms
+        return ladder.judge(self.recipe.budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop)
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
         scheme = self._scheme(rung, student, trials)

@@ -43,12 +43,41 @@ class AudioSettings(Part):
     )
 
 
+class TableSettings(Part):
+    """Rows of named columns; source = "table" reads them from two files in data.folder, "adult" has its own."""
+
+    train: str = Field("train.csv", description="table: the file of training rows: CSV, TSV, JSON lines, Parquet")
+    test: str = Field("test.csv", description="table: the file of test rows")
+    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    label: str = Field("label", description="the column of the class")
+    numeric: tuple[str, ...] = Field((), description="columns of numbers; adult: empty takes all")
+    categorical: tuple[str, ...] = Field((), description="columns of categories; adult: empty takes all")
+    bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
+
+
+class TextSettings(Part):
+    """Texts with a class each; source = "text" reads them from two files in data.folder."""
+
+    train: str = Field("train.tsv", description="the file of training texts: TSV, CSV, JSON lines, Parquet")
+    test: str = Field("test.tsv", description="the file of test texts")
+    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    text: str = Field("text", description="the column of the text")
+    label: str = Field("label", description="the column of the class")
+    names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
+    tokenizer: str = Field(
+        "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
+    )
+    vocabulary: int = Field(8000, ge=10, description="most tokens of a tokenizer that is trained here")
+    length: int = Field(64, ge=3, description="tokens kept of a text; what is cut is counted and said")
+
+
 class DataSettings(Part):
     """Where the samples come from and how they are split."""
 
     source: str = Field(
         "fashion_mnist",
-        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", or "file.py:function"',
+        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", "adult", "table", "text", or'
+        ' "file.py:function"',
     )
     folder: str = Field(
         "",
@@ -62,6 +91,8 @@ class DataSettings(Part):
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
     audio: AudioSettings = Field(default_factory=AudioSettings)
+    table: TableSettings = Field(default_factory=TableSettings)
+    text: TextSettings = Field(default_factory=TextSettings)
 
 
 class AudioViewSettings(Part):
@@ -143,7 +174,8 @@ class ModelSettings(Part):
     """A network and its weights."""
 
     model: str = Field(
-        description='"resnet", "mobilenet_v2", "file.py:function", "transformers:NAME", "timm:NAME", "torchvision:NAME"'
+        description='"resnet", "mobilenet_v2", "mlp", "text_cnn", "embedding_bag", "file.py:function",'
+        ' "transformers:NAME", "timm:NAME", "torchvision:NAME"'
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     weights: str = Field("", description="a .safetensors file, a hub name, or a .pt/.pth file; empty trains it")
@@ -155,6 +187,20 @@ class TeacherSettings(ModelSettings):
     """The large network. With `weights` it is loaded, otherwise trained."""
 
     model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+    finetune: bool = Field(False, description="train it on from its weights")
+    predict: str = Field(
+        "",
+        description='"file.py:function": any callable in place of a network; the function is given the data (and the'
+        " options) and returns it: array in, probabilities or logits out",
+    )
+
+    @model_validator(mode="after")
+    def _callable_is_finished(self) -> Self:
+        if self.predict and self.weights:
+            raise ValueError("predict names a finished teacher, which takes no weights; leave one of the two out")
+        if self.predict and ".py:" not in self.predict:
+            raise ValueError(f'predict = "{self.predict}" names no function; write "file.py:function"')
+        return self
 
 
 class AssistantSettings(ModelSettings):
@@ -323,6 +369,9 @@ class Budget(Part):
     accuracy_drop_points: float | None = Field(
         None, description="largest loss of accuracy against the teacher, in percentage points"
     )
+    auc_drop_points: float | None = Field(
+        None, description="two classes: largest loss of AUC against the teacher, in hundredths"
+    )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
 
@@ -363,6 +412,15 @@ class Recipe(Part):
     def _mixed_images_have_no_label(self) -> Self:
         if (self.views.mixup or self.views.cutmix) and any(loss.name == "dkd" for loss in self.distil.losses):
             raise ValueError("dkd needs one label per image, but views.mixup or views.cutmix blends two; set them to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _a_callable_has_no_layers(self) -> Self:
+        if self.teacher.predict and self.distil.layer_losses:
+            raise ValueError(
+                f"{self.distil.layer_losses[0].name} reads the teacher's layers, but teacher.predict is a callable,"
+                " which has none; use losses between outputs alone"
+            )
         return self
 
     @model_validator(mode="after")
@@ -464,6 +522,9 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
     if recipe.data.source == "audio" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
+    if recipe.data.source in ("table", "text") and not recipe.data.folder:
+        kind = recipe.data.source
+        raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
     for role, settings in recipe.networks().items():
@@ -474,6 +535,7 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
     }
+    sources["teacher.predict"] = recipe.teacher.predict
     for key, source in sources.items():
         file = source.partition(":")[0]
         if file.endswith(".py") and not (folder / file).is_file():
@@ -493,8 +555,11 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
             }
         )
 
+    tokenizer = recipe.data.text.tokenizer
+    text = recipe.data.text.model_copy(update={"tokenizer": absolute(tokenizer, (folder / tokenizer).exists())})
     data = recipe.data.model_copy(
         update={
+            "text": text,
             "folder": absolute(recipe.data.folder, True),
             "source": absolute(recipe.data.source, ".py:" in recipe.data.source),
         }
@@ -502,7 +567,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "data": data,
-            "teacher": located(recipe.teacher),
+            "teacher": located(recipe.teacher).model_copy(update={"predict": absolute(recipe.teacher.predict, True)}),
             "assistants": tuple(located(assistant) for assistant in recipe.assistants),
             "student": located(recipe.student),
         }

@@ -44,7 +44,7 @@ class Environment(Record):
 class DataRecord(Record):
     """The splits as they were used; `digest` is the SHA-256 of every input and label.
 
-    `rate` is that of clips, in samples per second. `notes` say what was done to fit the samples.
+    `rate` is that of clips, in samples per second. `notes` say what was changed, missing, unknown or cut.
     """
 
     source: str
@@ -89,6 +89,7 @@ class AccuracyRecord(Record):
     """What one `predict` answers on one labelled split.
 
     `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
+    `auc` is the area under the ROC curve, of two classes alone.
     `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
     student's own float32, None where there is nothing to compare with.
     """
@@ -99,6 +100,7 @@ class AccuracyRecord(Record):
     interval: tuple[float, float]
     per_class: tuple[float | None, ...]
     expected_calibration_error: float
+    auc: float | None = None
     agreement_with_teacher: float | None = None
     flips_against_float: float | None = None
 
@@ -145,13 +147,13 @@ class Column(Record):
 
 
 class ModelRecord(Record):
-    """Teacher or student: where its weights come from and its columns."""
+    """Teacher or student: where its weights come from and its columns. A callable has no parameters to count."""
 
     role: Literal["teacher", "student"]
     model: str
     origin: str
-    parameters: int
-    macs: int
+    parameters: int | None
+    macs: int | None
     columns: tuple[Column, ...]
     training: TrainingRecord | None = None
 

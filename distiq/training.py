@@ -54,6 +54,9 @@ class Batch(NamedTuple):
         return Batch(inputs, labels, self.indices, self.view, partners, shares)  # type: ignore[arg-type]
 
 
+POOL = 32  # batches whose texts are sorted by length together
+
+
 class Losses(dict[str, Tensor]):
     """Named, weighted scalars; their sum is what is lowered."""
 
@@ -77,16 +80,33 @@ class Batches:
         """The batches of an epoch (from 0), beginning with batch `start`."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.data.train), generator=generator)
+        if self.data.kind == "text":
+            order = by_length(order, self.data, self.batch_size, generator)
         number = self.views.number(epoch)
         for step in range(start, len(self)):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size][process::processes]
-            yield self.batch(number, indices)
+            batch = self.batch(number, indices)
+            yield batch._replace(inputs=self.data.trimmed(batch.inputs))
 
     def batch(self, number: int, indices: Tensor) -> Batch:
         """View `number` of the given training samples (B,), normalized."""
         shown = self.views.shown(self.data.train, number, indices)
         images = self.data.normalize(shown.inputs)
         return Batch(images, shown.labels, indices, number, shown.partners, shown.shares)
+
+
+def by_length(order: Tensor, data: Data, batch_size: int, generator: torch.Generator) -> Tensor:
+    """The order with texts of like length in one batch, so that little is padding; batches come in random order.
+
+    Sorted within pools of `POOL` batches; what fills no batch stays behind.
+    """
+    lengths = data.lengths(data.train.inputs)
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(POOL * batch_size)]
+    batches = list(torch.cat(pools).split(batch_size))
+    whole = [batch for batch in batches if len(batch) == batch_size]
+    shuffled = torch.randperm(len(whole), generator=generator).tolist()
+    rest = batches[len(whole) :]
+    return torch.cat([*(whole[number] for number in shuffled), *rest])
 
 
 def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:

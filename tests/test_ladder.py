@@ -100,6 +100,14 @@ def test_limits_that_hold(budget):
     assert judge(budget, 0.92, 0.90, 90_000, 0.2) == ()
 
 
+def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
+    budget = Budget(auc_drop_points=0.5)
+    assert judge(budget, 0.9, 0.1, 1, 1, auc_drop=0.005) == ()
+    (found,) = judge(budget, 0.9, 0.9, 1, 1, auc_drop=0.0075)
+    assert (found.limit, found.measured, found.excess) == ("auc_drop_points", 0.75, 0.25)
+    assert next_rung(RUNGS, [trial("static", found)], budget, 0.0).reason.startswith("static lost 0.25 points too many")
+
+
 @pytest.mark.parametrize("points", [0.1, 0.3, 0.5, 1.0, 1.1, 2.0])
 @pytest.mark.parametrize("teacher", [0.9, 0.91, 0.92, 0.93, 0.947])
 def test_a_drop_of_exactly_the_limit_is_allowed(points, teacher):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from distiq.data.splits import from_tensors
 from distiq.data.views import Views
 from distiq.errors import UserError
 from distiq.progress import Silent
@@ -151,6 +152,22 @@ def test_every_epoch_has_its_own_order(batches, tiny_data):
     assert order(batches, 0) != order(batches, 1)
     assert order(batches, 1) == order(batches, 1)
     assert order(batches, 0) != order(Batches(tiny_data, batches.views, 32, SEED + 1), 0)
+
+
+def test_texts_of_like_length_share_a_batch_without_padding():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 31, (130,), generator=generator)
+    tokens = (torch.arange(30) < lengths[:, None]).long() * 5
+    labels = torch.arange(130) % 2
+    data = from_tensors((tokens, labels), (tokens, labels), validation=1, calibration=1, kind="text")
+    seen = list(Batches(data, Views(ViewSettings(), 0), 16, SEED).epoch(0))
+    assert len(seen) == 8
+    flat = torch.cat([batch.indices for batch in seen])
+    assert len(flat.unique()) == len(flat) == 128
+    widths = [batch.inputs.shape[1] for batch in seen]
+    assert widths == [int(data.lengths(data.train.inputs[batch.indices]).max()) for batch in seen]
+    assert sum(widths) * 16 < 1.25 * int(data.lengths(data.train.inputs[flat]).sum())  # at random it is 1.8 times
+    assert sorted(widths) != widths
 
 
 def test_an_epoch_can_begin_in_the_middle(batches):

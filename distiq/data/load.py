@@ -8,6 +8,8 @@ import torch
 from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
 from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
 from distiq.data.splits import Data, Split, split
+from distiq.data.tables import table
+from distiq.data.text import texts
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.recipe import DataSettings
@@ -35,11 +37,31 @@ def load(settings: DataSettings, seed: int) -> Data:
             classes, train, test = image_folder(Path(settings.folder), shape)
         case "spoken_digits" | "audio":
             return _load_audio(settings, seed)
+        case "adult" | "table":
+            return _from_table(settings, seed)
+        case "text":
+            return _from_texts(settings, seed)
         case unknown:
             raise UserError(
-                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio" or'
-                ' "file.py:function"'
+                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio",'
+                ' "adult", "table", "text" or "file.py:function"'
             )
+    return _split(settings, classes, train, test, seed)
+
+
+def _from_table(settings: DataSettings, seed: int) -> Data:
+    known = table(settings)
+    data = _split(settings, known.classes, known.train, known.test, seed)
+    return replace(data, mean=(), std=(), preparation={"table": known.encoding.as_json()}, notes=known.notes)
+
+
+def _from_texts(settings: DataSettings, seed: int) -> Data:
+    known = texts(settings)
+    data = _split(settings, known.classes, known.train, known.test, seed)
+    return replace(data, preparation=known.preparation, notes=known.notes)
+
+
+def _split(settings: DataSettings, classes: tuple[str, ...], train: Split, test: Split, seed: int) -> Data:
     train = _spread(train, settings.train)
     return split(settings.source, classes, train, test, settings.validation, settings.calibration, seed)
 
@@ -62,5 +84,5 @@ def _spread(samples: Split, count: int) -> Split:
         raise UserError(
             f"data.train = {count}, but there are only {len(samples)} training {NOUNS[samples.kind]}; lower it or use 0"
         )
-    # Evenly spread: the images of a folder are sorted by class, and the first would miss the last classes.
+    # Evenly spread: the samples of a folder are sorted by class, and the first would miss the last classes.
     return samples.take(torch.arange(count) * len(samples) // count) if count else samples

@@ -1,8 +1,10 @@
 """Labelled samples as tensors, and their four disjoint splits."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,9 +47,10 @@ class Data:
 
     Args:
         mean, std: what `normalize` applies. Images: per channel, in units of the images divided by 255 where they are
-            uint8. Tables: per column. Empty for clips and texts.
+            uint8. Tables: per column. Empty for clips, texts and tables that are encoded already.
         rate: of clips, samples per second; 0 for others.
-        notes: what was done to fit the samples, for people.
+        preparation: how raw samples (rows of a table, texts) became inputs, as JSON values; the bundle carries it.
+        notes: sentences about what was changed, missing, unknown or cut in the raw samples.
     """
 
     source: str
@@ -59,6 +62,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     rate: int = 0
+    preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -68,6 +72,21 @@ class Data:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of texts: the size of the vocabulary and the number of the padding token."""
+        if "text" in self.preparation:
+            return self.preparation["text"]["vocabulary"], self.preparation["text"]["pad"]
+        return 1 + max(int(part.inputs.max()) for part in (self.train, self.validation, self.calibration, self.test)), 0
+
+    def lengths(self, inputs: Tensor) -> Tensor:
+        """Of token numbers (B, L): how many there are without the padding behind, (B,)."""
+        return (inputs != self.tokens[1]).long().sum(1)
+
+    def trimmed(self, inputs: Tensor) -> Tensor:
+        """Token numbers (B, L) without what is padding in every row; others unchanged."""
+        return inputs[:, : max(2, int(self.lengths(inputs).max()))] if self.kind == "text" else inputs
 
     @property
     def example(self) -> Tensor:
@@ -108,8 +127,10 @@ class Data:
         )
 
     def digest(self) -> str:
-        """SHA-256 over classes, normalization, and the images and labels of every split, in order."""
+        """SHA-256 over classes, preparation, normalization, and the inputs and labels of every split, in order."""
         sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std, self.rate)).encode())
+        if self.preparation:
+            sha.update(json.dumps(self.preparation, sort_keys=True).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
             for tensor in (split.inputs, split.labels):
                 sha.update(tensor.contiguous().numpy().tobytes())

@@ -17,6 +17,7 @@ from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.storage import decode, encode
 from distiq.distillation.teacher import Knowledge, Teacher
+from distiq.errors import UserError
 from distiq.files import save_tensors
 from distiq.progress import Silent, Watch
 from distiq.recipe import CacheSettings
@@ -36,6 +37,9 @@ class CachedTeacher:
         key: says which teacher, data and views the files belong to.
         settings: the form and the largest size of the store.
         paths: the teacher's modules whose activations are stored too.
+
+    Raises:
+        UserError: activations of texts are to be stored.
     """
 
     def __init__(
@@ -49,6 +53,11 @@ class CachedTeacher:
         settings: CacheSettings | None = None,
         paths: Sequence[str] = (),
     ) -> None:
+        if paths and data.kind == "text":
+            raise UserError(
+                f"distil: {paths[0]} of texts cannot be stored, since their lengths differ; set distil.teacher ="
+                ' "live", or leave the losses between layers out'
+            )
         self.live, self.folder, self.watch, self.paths = live, folder, watch or Silent(), tuple(paths)
         self.settings = settings or CacheSettings()
         self.batches = Batches(data, views, CHUNK, seed=0)

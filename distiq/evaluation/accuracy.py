@@ -4,7 +4,7 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
+from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
 
 Z_95 = 1.959963984540054
 
@@ -36,3 +36,11 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
     return float(
         multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[1], n_bins=bins, norm="l1")
     )
+
+
+def area_under_curve(logits: Tensor, labels: Tensor) -> float | None:
+    """Area under the ROC curve of the second of two classes (N, 2); None of more classes, or where one is absent."""
+    if logits.shape[1] != 2 or len(labels.unique()) < 2:
+        return None
+    scores = torch.sigmoid(logits[:, 1].double() - logits[:, 0].double())
+    return float(binary_auroc(scores, labels))

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from distiq.data.splits import Data, Split
 from distiq.errors import UserError
-from distiq.evaluation.accuracy import expected_calibration_error, per_class_accuracy, wilson_interval
+from distiq.evaluation.accuracy import (
+    area_under_curve,
+    expected_calibration_error,
+    per_class_accuracy,
+    wilson_interval,
+)
 from distiq.records import AccuracyRecord
 
 Predict = Callable[[Tensor], Tensor]
@@ -65,6 +70,7 @@ def score(
         interval=wilson_interval(correct, len(labels)),
         per_class=per_class_accuracy(answers, labels, classes),
         expected_calibration_error=expected_calibration_error(logits, labels),
+        auc=area_under_curve(logits, labels),
         agreement_with_teacher=agreement(logits, teacher) if teacher is not None else None,
         flips_against_float=1 - agreement(logits, float_student) if float_student is not None else None,
     )

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -14,19 +14,32 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.models.audio import DSCNN, AudioResNet
+from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
+from distiq.models.text import EmbeddingBag, TextCNN
+from distiq.models.transformer import TokenLogits, sequence_classifier
 
 BUILT_IN: dict[str, type[nn.Module]] = {
     "resnet": ResNet,
     "mobilenet_v2": MobileNetV2,
     "ds_cnn": DSCNN,
     "audio_resnet": AudioResNet,
+    "mlp": MLP,
 }
 WAVEFORM_MODELS = (
     "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
 )  # fmt: skip
 """What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
+TEXT_BUILT_IN: dict[str, type[nn.Module]] = {"text_cnn": TextCNN, "embedding_bag": EmbeddingBag}
+GIVEN = ("classes", "channels", "features", "vocabulary", "pad")  # by the data, not by a recipe's options
+
+
+class Tokens(NamedTuple):
+    """Of a task on texts: the size of the vocabulary and the number of the padding token."""
+
+    vocabulary: int
+    pad: int
 
 
 class ModelChoice(Protocol):
@@ -72,18 +85,19 @@ class Waves(nn.Module):
         return self.model(input_values=waveforms).logits
 
 
-def build(choice: ModelChoice, classes: int, example: Tensor, role: str) -> nn.Module:
+def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens: Tokens | None = None) -> nn.Module:
     """The network that a recipe names, with its weights if it names some.
 
     Args:
         example: (1, ...) input of the data's form, on which the network is tried.
         role: "teacher" or "student", for messages.
+        tokens: of a task on texts.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
             network does not answer (1, classes) logits.
     """
-    model = _create(choice, classes, example.shape[1], role)
+    model = _create(choice, classes, example.shape[1], role, tokens)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust)
     check_output(model, classes, example, role)
@@ -151,7 +165,7 @@ def _comes_from_hub(choice: ModelChoice) -> bool:
     )
 
 
-def _create(choice: ModelChoice, classes: int, channels: int, role: str) -> nn.Module:
+def _create(choice: ModelChoice, classes: int, channels: int, role: str, tokens: Tokens | None) -> nn.Module:
     where = f"{role}.model"
     if ".py:" in choice.model:
         model = call_factory(choice.model, {"classes": classes, **choice.options}, where)
@@ -160,8 +174,15 @@ def _create(choice: ModelChoice, classes: int, channels: int, role: str) -> nn.M
         return model
     library, colon, name = choice.model.partition(":")
     if not colon:
-        return _built_in(choice, classes, channels, where)
+        return _built_in(choice, classes, channels, where, tokens)
     match library:
+        case "transformers" if tokens:
+            _require("transformers", where)
+            source = choice.weights if _comes_from_hub(choice) else ""
+            with _explained(
+                f'{where}: transformers cannot build "{name}" with {choice.options}, {source or "no weights"}'
+            ):
+                return TokenLogits(sequence_classifier(name, source, classes, *tokens, choice.options), tokens.pad)
         case "transformers":
             return _transformers(name, choice, classes, channels, where)
         case "timm":
@@ -180,21 +201,23 @@ def _create(choice: ModelChoice, classes: int, channels: int, role: str) -> nn.M
     raise UserError(f'{where}: "{library}" is no known library; take transformers:, timm:, torchvision: or file.py:')
 
 
-def _built_in(choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
-    if choice.model not in BUILT_IN:
+def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, tokens: Tokens | None) -> nn.Module:
+    known_here = TEXT_BUILT_IN if tokens else BUILT_IN
+    if choice.model not in known_here:
+        what = " for texts" if tokens else ""
         raise UserError(
-            f'{where}: "{choice.model}" is unknown; built in are {", ".join(BUILT_IN)}; others are written'
+            f'{where}: "{choice.model}" is unknown; built in{what} are {", ".join(known_here)}; others are written'
             " file.py:function, transformers:NAME, timm:NAME or torchvision:NAME"
         )
-    kind = BUILT_IN[choice.model]
+    kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters
-    known = [name for name in parameters if name not in ("classes", "channels")]
+    known = [name for name in parameters if name not in GIVEN]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
-        own = {"channels": channels} if "channels" in parameters else {}
-        return kind(classes, **own, **choice.options)
+        own = tokens or ((channels,) if {"channels", "features"} & set(parameters) else ())
+        return kind(classes, *own, **choice.options)
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:

@@ -1,7 +1,19 @@
-"""The order of a network's weights in memory."""
+"""The order of a network's weights in memory, and the dimensions of its input that an exported graph leaves free."""
+
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+LARGEST_BATCH = 65536
+
+
+def free_dimensions(example: Tensor) -> dict[int, Any]:
+    """For `torch.export`: the batch; of token numbers (B, L) int64 also the length, from 2 to that of the example."""
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
+    if example.dtype == torch.int64 and example.ndim == 2:
+        free[1] = torch.export.Dim("length", min=2, max=example.shape[1])
+    return free
 
 
 def make_contiguous(model: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
-from distiq.models.layout import make_contiguous
+from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.numerics import affine_bounds, symmetric_bounds
 from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
 from distiq.quantization.scheme import Scheme
@@ -47,11 +47,11 @@ SAME_GRID = {
     aten.max_pool2d.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default,
     aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default, aten.pad.default, aten.constant_pad_nd.default,
 }  # fmt: skip
-LARGEST_BATCH = 65536
+NORMALIZATIONS = {aten.layer_norm.default, aten.rms_norm.default}
 
 
 def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
-    """The model as a `torch.export` graph with a dynamic batch, of a copy: the model is not changed.
+    """The model as a `torch.export` graph with a dynamic batch (and length, of token numbers), of a copy.
 
     Args:
         example: (B, ...) input, B >= 2.
@@ -61,11 +61,11 @@ def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     """
     model = make_contiguous(copy.deepcopy(model).cpu().eval())
     example = example.clone(memory_format=torch.contiguous_format)
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+            shapes = (free_dimensions(example),)
+            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
             graph = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many kinds, none of them public
         raise UserError(f"the network cannot be traced by torch.export: {_reason(error)}") from error
@@ -194,6 +194,9 @@ class IntegerQuantizer(Quantizer):
     concatenations and pooling read and write grids; reshaping and padding keep their input's. The last layer's output
     stays float32: an integer kernel rescales its accumulator straight to float, and a grid there would only add noise
     to the logits.
+
+    Where layers are normalized (transformers), what lies between weighted layers is computed in float anyway: there
+    only the inputs and weights of weighted layers get grids. An embedding's table has a grid for each row, everywhere.
     """
 
     def __init__(self, scheme: Scheme) -> None:
@@ -207,6 +210,7 @@ class IntegerQuantizer(Quantizer):
         self.weights = {width: _weight_grid(width) for width in bits}
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        self.float_between = any(node.target in NORMALIZATIONS for node in model.graph.nodes)
         for node in model.graph.nodes:
             if node.op == "call_function" and not is_within(node, self.scheme.float_modules):
                 self._annotate(node)
@@ -217,9 +221,16 @@ class IntegerQuantizer(Quantizer):
 
     def _annotate(self, node: fx.Node) -> None:
         arguments: Any = node.args
-        if node.target in WEIGHTED and arguments[1].op == "get_attr":
-            weight = self.weights[self.scheme.bits_of(layer_of(arguments[1]))]
-            self._mark(node, {arguments[0]: self.activation, arguments[1]: weight}, fused=True)
+        if node.target is aten.embedding.default and arguments[0].op == "get_attr":
+            _note(node, {arguments[0]: self._weight(arguments[0])}, None)
+        elif node.target in WEIGHTED and arguments[1].op == "get_attr":
+            inputs = {arguments[0]: self.activation, arguments[1]: self._weight(arguments[1])}
+            if self.float_between:
+                _note(node, inputs, None)
+            else:
+                self._mark(node, inputs, fused=True)
+        elif self.float_between:
+            return
         elif node.target in PAIRED and all(_is_float_tensor(argument) for argument in arguments[:2]):
             self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
         elif node.target in ALONE:
@@ -230,6 +241,9 @@ class IntegerQuantizer(Quantizer):
             _note(node, {first: self.activation, **dict.fromkeys(others, shared)}, shared)
         elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and Q_ANNOTATION_KEY in arguments[0].meta:
             _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
+
+    def _weight(self, node: fx.Node) -> QuantizationSpec:
+        return self.weights[self.scheme.bits_of(layer_of(node))]
 
     def _mark(self, node: fx.Node, inputs: dict, fused: bool) -> None:
         """Grids on the inputs, and one on the output, behind the activation if there is one alone."""

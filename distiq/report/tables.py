@@ -45,6 +45,7 @@ from distiq.report.reading import (
 
 LIMITS = {
     "accuracy_drop_points": "accuracy drop against the teacher",
+    "auc_drop_points": "AUC drop against the teacher",
     "size_kb": "file size",
     "latency_ms": "latency, one sample",
 }
@@ -114,8 +115,10 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
     costs = [column.cost for _, column in columns]
     latencies = [latency_of(run, cost, 1) for cost in costs]
     batches = [latency_of(run, cost, batch) for cost in costs]
+    areas = [row("AUC", [Cell(percent(t.auc)) for t in tests], "area under the ROC curve")] if tests[0].auc else []
     return (
         row("Accuracy", [Cell(percent(t.top1), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
+        *areas,
         row("Accuracy, validation", [Cell(percent(column.validation.top1)) for _, column in columns]),
         row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
         row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
@@ -185,7 +188,7 @@ def broken_limits(breaches: tuple[Breach, ...]) -> str:
 
 def budget_lines(run: RunRecord) -> tuple[str, ...]:
     """The limits that were set, as text."""
-    units = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms"}
+    units = {"accuracy_drop_points": "points", "auc_drop_points": "points", "size_kb": "kB", "latency_ms": "ms"}
     return tuple(
         f"{LIMITS.get(limit, limit)} at most {quantity(allowed, units.get(limit, ''))}"
         for limit, allowed in run.budget.items()

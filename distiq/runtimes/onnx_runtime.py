@@ -25,10 +25,9 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.models.layout import make_contiguous
+from distiq.models.layout import free_dimensions, make_contiguous
 
 INPUT, OUTPUT = "input", "logits"
-LARGEST_BATCH = 65536
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
              "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
@@ -57,6 +56,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, named: Sequence[s
         _fold_padding(graph)
         _drop_needless_clips(graph)
         _drop_repeated_grids(graph)
+        _transpose_stored_weights(graph)
+        _look_up_integers(graph)
         _store_activations_unsigned(graph)
         _store_last_bias_as_integers(graph)
         _pack_narrow_weights(proto)
@@ -126,7 +127,6 @@ def _session(path: Path, threads: int):  # type: ignore[no-untyped-def]
 
 
 def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     if not isinstance(model, torch.fx.GraphModule):
         model = make_contiguous(copy.deepcopy(model).cpu().eval())
     example = example.clone(memory_format=torch.contiguous_format)
@@ -139,7 +139,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamo=True,
-                dynamic_shapes=({0: batch},),
+                dynamic_shapes=(free_dimensions(example),),
                 verbose=False,
                 optimize=False,
             )
@@ -307,6 +307,55 @@ def _fold_padding(graph: GraphProto) -> None:
             convolution.attribute.remove(own)
         convolution.attribute.append(helper.make_attribute("pads", [int(amount) for amount in pads]))
         convolution.input[0] = pad.input[0]
+
+
+def _transpose_stored_weights(graph: GraphProto) -> None:
+    """Integer weights that are transposed when the file runs are stored so: kernels fuse with a DQ at the product."""
+    constants = _initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        source = producers.get(node.input[0]) if node.op_type == "Transpose" else None
+        if source is None or source.op_type != DQ or source.input[0] not in constants:
+            continue
+        weight = numpy_helper.to_array(constants[source.input[0]])
+        order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
+        axis = next((attribute.i for attribute in source.attribute if attribute.name == "axis"), 1)
+        name = f"{source.input[0]}_transposed"
+        if name not in constants:
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.transpose(order)), name))
+            constants[name] = graph.initializer[-1]
+        turned = helper.make_node(DQ, [name, *source.input[1:]], list(node.output), axis=order.index(axis))
+        graph.node.insert(list(graph.node).index(node), turned)
+        graph.node.remove(node)
+
+
+def _look_up_integers(graph: GraphProto) -> None:
+    """A row of an embedding's integer table is read, then scaled; else the whole table became float at each run."""
+    constants = _initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    axis = "embedding_last_axis"
+    for number, node in enumerate(list(graph.node)):
+        source = producers.get(node.input[0]) if node.op_type == "Gather" else None
+        if source is None or source.op_type != DQ or source.input[0] not in constants:
+            continue
+        table, scales = source.input[:2]
+        zero_points = _value(constants, source.input[2]) if len(source.input) > 2 else None
+        assert zero_points is None or not zero_points.any(), "tables are symmetric"
+        if axis not in constants:
+            graph.initializer.append(numpy_helper.from_array(np.array([-1]), axis))
+            constants[axis] = graph.initializer[-1]
+        rows, floats, steps, column = (f"embedding_{number}_{part}" for part in ("rows", "floats", "steps", "column"))
+        position = list(graph.node).index(node)
+        replacement = [
+            helper.make_node("Gather", [table, node.input[1]], [rows], axis=0),
+            helper.make_node("Cast", [rows], [floats], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [scales, node.input[1]], [steps], axis=0),
+            helper.make_node("Unsqueeze", [steps, axis], [column]),
+            helper.make_node("Mul", [floats, column], list(node.output)),
+        ]
+        for offset, made in enumerate(replacement):
+            graph.node.insert(position + offset, made)
+        graph.node.remove(node)
 
 
 def _store_activations_unsigned(graph: GraphProto) -> None:

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from distiq.evaluation.accuracy import Z_95, expected_calibration_error, per_class_accuracy, wilson_interval
+from distiq.evaluation.accuracy import (
+    Z_95,
+    area_under_curve,
+    expected_calibration_error,
+    per_class_accuracy,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +73,23 @@ def test_certain_and_right_is_calibrated_certain_and_wrong_is_not():
     logits = 50 * torch.eye(3)
     assert expected_calibration_error(logits, torch.arange(3)) == pytest.approx(0, abs=1e-6)
     assert expected_calibration_error(logits, (torch.arange(3) + 1) % 3) == pytest.approx(1, abs=1e-6)
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randint(-9, 9, (60, 2), generator=generator) / 8, torch.arange(60) % 2
+    scores = logits[:, 1] - logits[:, 0]
+    gaps = scores[labels == 1][:, None] - scores[labels == 0][None, :]
+    expected = float((gaps > 0).double().mean() + 0.5 * (gaps == 0).double().mean())  # a tie counts half
+    assert area_under_curve(logits, labels) == pytest.approx(expected, abs=1e-6)
+
+
+def test_auc_does_not_saturate():
+    """Scores of 40 and 41 have the same float32 probability, but are not the same."""
+    logits, labels = torch.tensor([[0.0, 40.0], [0.0, 41.0]]), torch.tensor([1, 0])
+    assert area_under_curve(logits / 2, labels) == 0.0
+
+
+@pytest.mark.parametrize(("logits", "labels"), [(torch.zeros(3, 3), [0, 1, 2]), (torch.zeros(2, 2), [1, 1])])
+def test_there_is_no_auc_of_more_classes_or_of_one(logits, labels):
+    assert area_under_curve(logits, torch.tensor(labels)) is None

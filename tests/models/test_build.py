@@ -38,7 +38,7 @@ def test_built_in(model, options):
 
 
 def test_an_unknown_name_is_refused_with_the_known():
-    assert refusal("resnet50").startswith('student.model: "resnet50" is unknown; built in are resnet, mobilenet_v2;')
+    assert refusal("resnet50").startswith('student.model: "resnet50" is unknown; built in are resnet, mobilenet_v2,')
     assert '"keras" is no known library; take transformers:' in refusal("keras:resnet")
 
 

@@ -1,0 +1,145 @@
+"""Named columns of text from files: CSV, TSV, JSON, JSON lines, Parquet."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distiq.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+Columns = dict[str, list[str]]
+
+
+def read_columns(path: Path, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
+    """The wanted columns of a file, as text, in the order of its rows; a missing value is the empty text.
+
+    Args:
+        header: the names of all columns of a CSV or TSV file whose first line is no header.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8 or is broken, or lacks a column; line and nearest name are given.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_columns(content, path.suffix, str(path), wanted, header)
+
+
+def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
+    """The wanted columns of a file's content; see `read_columns`."""
+    if suffix.lower() == ".parquet":
+        found = _parquet(content, name, wanted)
+    else:
+        text = _text(content, name)
+        match suffix.lower():
+            case ".csv" | ".tsv":
+                found = _delimited(text, suffix.lower() == ".tsv", name, header)
+            case ".json" | ".jsonl":
+                found = _objects(text, suffix.lower() == ".jsonl", name, wanted)
+            case _:
+                raise UserError(f'{name}: "{suffix}" is no known kind of file; take {", ".join(SUFFIXES)}')
+    _check_names(found, wanted, name)
+    return {column: found[column] for column in wanted}
+
+
+def _check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str) -> None:
+    if missing := [column for column in wanted if column not in found]:
+        nearest = difflib.get_close_matches(missing[0], list(found), n=1)
+        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}"
+        raise UserError(f'{name}: no column "{missing[0]}"; {hint}')
+
+
+def _text(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{name}: line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8"
+        ) from error
+
+
+def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Columns:
+    # Quotes mean nothing in a TSV file: in texts they stand unpaired.
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        skipinitialspace=not tabs,
+    )
+    names = [column.strip() for column in (header or next(reader, []))]
+    if len(set(names)) < len(names):
+        raise UserError(f"{name}: its header names a column twice: {', '.join(names)}")
+    columns: Columns = {column: [] for column in names}
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise UserError(
+                    f"{name}: line {reader.line_num} has {len(row)} values, but there are {len(names)} columns"
+                )
+            for column, value in zip(names, row, strict=True):
+                columns[column].append(value.strip())
+    except csv.Error as error:
+        raise UserError(f"{name}: line {reader.line_num} cannot be read ({error})") from error
+    return columns
+
+
+def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Columns:
+    """One object a line, or a JSON file of one object or a list of them; a key may be missing in some."""
+    try:
+        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{name}: not valid JSON ({error})") from error
+    rows = rows if isinstance(rows, list) else [rows]
+    if not all(isinstance(row, dict) for row in rows):
+        example = json.dumps(dict.fromkeys(wanted, "..."))
+        raise UserError(f"{name}: every row must be an object such as {example}")
+    present = list(dict.fromkeys(key for row in rows for key in row))
+    return {key: [_as_text(row.get(key)) for row in rows] for key in present}
+
+
+def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(f"{name}: reading Parquet needs the package pyarrow: pip install pyarrow") from error
+    try:
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{name}: no Parquet file, or damaged ({error})") from error
+    _check_names(file.schema_arrow.names, wanted, name)
+    table = file.read(columns=list(wanted))
+    return {column: [_as_text(value) for value in table[column].to_pylist()] for column in wanted}
+
+
+def _as_text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
+    """(N,) int64: the classes' numbers.
+
+    Raises:
+        UserError: a label is empty or is no known class.
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    for row, label in enumerate(labels):
+        if not label:
+            raise UserError(f"{where}: row {row + 1} has no label; give it one or take the row out")
+        if label not in numbers:
+            raise UserError(
+                f'{where}: row {row + 1} has the label "{label}", which no training row has: {", ".join(classes)}'
+            )
+    return torch.tensor([numbers[label] for label in labels], dtype=torch.int64)

@@ -1,0 +1,202 @@
+"""Texts: named columns from files, cut into tokens once; a tokenizer from a folder or a hub, or trained here.
+
+The tokenizer is a `tokenizers.Tokenizer`; its JSON goes into the bundle, so that raw text is answered there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from distiq.data.columns import label_numbers, read_columns
+from distiq.data.splits import Split
+from distiq.errors import UserError
+from distiq.recipe import DataSettings, TextSettings
+
+PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+PADS = (PAD, "<pad>", "<PAD>")
+SHORTEST = 2  # tokens that a network is shown at least: an exported file's length begins there
+
+
+class Tokens(NamedTuple):
+    """Token numbers (N, L) int64, padded behind, and sentences about what was cut or unknown."""
+
+    numbers: Tensor
+    notes: tuple[str, ...]
+
+
+class Texts(NamedTuple):
+    """A recipe's texts as token numbers, and how raw text becomes them."""
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    preparation: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+class TextEncoder:
+    """Raw text to token numbers.
+
+    Args:
+        tokenizer: a `tokenizers.Tokenizer`, or its JSON.
+        length: the most tokens that are kept of a text.
+
+    Raises:
+        UserError: the tokenizer's JSON is damaged, or it has no token to pad with.
+    """
+
+    def __init__(self, tokenizer: Any, length: int) -> None:
+        self.tokenizer = _tokenizers().Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.length = length
+        self.vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        self.pad_token = next((token for token in PADS if self.tokenizer.token_to_id(token) is not None), None)
+        if self.pad_token is None:
+            raise UserError(f"data.text.tokenizer: it has no token to pad with; give it one of {', '.join(PADS)}")
+        self.pad = self.tokenizer.token_to_id(self.pad_token)
+        self.special = self.tokenizer.num_special_tokens_to_add(False)
+        self.unknown = next((n for t in (UNKNOWN, "<unk>") if (n := self.tokenizer.token_to_id(t)) is not None), None)
+        if length <= self.special:
+            raise UserError(
+                f"data.text.length = {length} leaves no room beside {self.special} special tokens; raise it"
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """What the bundle needs to know: the tokenizer's own JSON among it."""
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        known = {"length": self.length, "pad": self.pad, "vocabulary": self.vocabulary}
+        return known | {"tokenizer": self.tokenizer.to_str()}
+
+    def encode(self, texts: Sequence[str], where: str, to_longest: bool = False) -> Tokens:
+        """Token numbers of the texts, cut at `length` and padded to it, or to the longest of them.
+
+        Raises:
+            UserError: a text is empty.
+        """
+        for row, text in enumerate(texts):
+            if not text.strip():
+                raise UserError(f"{where}: text {row + 1} is empty; take it out or give it words")
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(list(texts))]
+        self.tokenizer.enable_truncation(self.length)
+        width = max(SHORTEST, min(self.length, max(lengths))) if to_longest else self.length
+        self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
+        numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(list(texts))], dtype=torch.int64)
+        return Tokens(numbers, tuple(self._notes(lengths, numbers, where)))
+
+    def _notes(self, lengths: list[int], numbers: Tensor, where: str) -> list[str]:
+        notes: list[str] = []
+        if long := [length for length in lengths if length > self.length]:
+            notes.append(
+                f"{where}: {len(long)} of {len(lengths)} are longer than {self.length} tokens (the longest has"
+                f" {max(long)}); cut there"
+            )
+        if self.unknown is not None:
+            known = (numbers != self.unknown) & (numbers != self.pad)
+            if strange := int((known.sum(1) <= self.special).sum()):
+                notes.append(f"{where}: {strange} of {len(lengths)} hold no token that the tokenizer knows")
+        return notes
+
+
+def texts(settings: DataSettings) -> Texts:
+    """The texts of a recipe: `data.source` is "text".
+
+    Raises:
+        UserError: a file or a column is missing, a text is empty, a label is unknown; the message says where.
+    """
+    of_text = settings.text
+    wanted, folder = (of_text.text, of_text.label), Path(settings.folder)
+    parts = {
+        part: read_columns(folder / file, wanted, of_text.header)
+        for part, file in (("training", of_text.train), ("test", of_text.test))
+    }
+    train = parts["training"]
+    encoder = TextEncoder(_make_tokenizer(of_text, train[of_text.text]), of_text.length)
+    labels = tuple(sorted(set(train[of_text.label])))
+    if of_text.names and len(of_text.names) != len(labels):
+        raise UserError(
+            f"data.text.names: {len(of_text.names)} names, but the labels are {', '.join(labels)}; give each one"
+        )
+    splits: dict[str, Split] = {}
+    notes: list[str] = []
+    for part, rows in parts.items():
+        where = f"{settings.source}: {part} texts"
+        found = encoder.encode(rows[of_text.text], where)
+        splits[part] = Split(found.numbers, label_numbers(rows[of_text.label], labels, where), "text")
+        notes += found.notes
+    preparation = {"text": encoder.as_json()}
+    return Texts(of_text.names or labels, splits["training"], splits["test"], preparation, tuple(notes))
+
+
+def _make_tokenizer(settings: TextSettings, texts: Sequence[str]) -> Any:
+    if not settings.tokenizer:
+        return train_tokenizer(texts, settings.vocabulary)
+    path = Path(settings.tokenizer)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if file.is_file() and file.suffix == ".json":
+            return _tokenizers().Tokenizer.from_file(str(file))
+        import transformers
+
+        return transformers.AutoTokenizer.from_pretrained(settings.tokenizer).backend_tokenizer
+    except ImportError as error:
+        raise UserError(f"data.text.tokenizer: {settings.tokenizer}: needs the package transformers") from error
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(
+            f"data.text.tokenizer: {settings.tokenizer} cannot be loaded ({str(error).splitlines()[0]}); give a folder"
+            " with tokenizer.json, such a file, or a hub name, or leave it empty to train one"
+        ) from error
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+    """A lower-casing WordPiece tokenizer of at most `vocabulary` tokens, trained on the texts as BERT's was.
+
+    The library numbers letters within words in an order that changes from run to run, and breaks ties by these
+    numbers. Here they are given in sorted order, so the same texts make the same tokenizer.
+    """
+    library = _tokenizers()
+    trained = _bert_like(library, {})
+    letters = _letters_within_words(trained, texts)
+    special = [PAD, UNKNOWN, FIRST, LAST, MASK]
+    trainer = library.trainers.WordPieceTrainer(
+        vocab_size=vocabulary, special_tokens=[*special, *letters], show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+    tokenizer = _bert_like(library, trained.get_vocab())  # anew: there letters are no special tokens
+    tokenizer.add_special_tokens(special)
+    ends = [(token, tokenizer.token_to_id(token)) for token in (FIRST, LAST)]
+    tokenizer.post_processor = library.processors.TemplateProcessing(single=f"{FIRST} $A {LAST}", special_tokens=ends)
+    return tokenizer
+
+
+def _bert_like(library: Any, vocabulary: dict[str, int]) -> Any:
+    tokenizer = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _letters_within_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Every letter that follows another within a word, as WordPiece writes it, sorted."""
+    found: set[str] = set()
+    for text in texts:
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
+            found.update(word[1:])
+    return [f"##{letter}" for letter in sorted(found)]
+
+
+def _tokenizers() -> Any:
+    try:
+        import tokenizers
+        import tokenizers.models
+        import tokenizers.normalizers
+        import tokenizers.pre_tokenizers
+        import tokenizers.processors
+        import tokenizers.trainers
+    except ImportError as error:
+        raise UserError("texts need the package tokenizers: pip install tokenizers") from error
+    return tokenizers

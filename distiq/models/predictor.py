@@ -1,0 +1,72 @@
+"""A teacher that is no PyTorch network: any callable from arrays to probabilities or logits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.factory import call_factory
+
+SMALLEST = 1e-7  # of a probability whose logarithm is taken
+
+
+class Predictor(nn.Module):
+    """A callable as a network without weights. It has no layers to read, and no file.
+
+    Args:
+        predict: inputs (B, ...) as the networks see them, a numpy array -> (B, classes) probabilities or logits.
+        trial: inputs on which it is tried. If every row of its answer is non-negative and sums to 1, its answers are
+            taken as probabilities, and their logarithms as logits.
+
+    Raises:
+        UserError: the callable fails, or its answer has no finite row of numbers for each input.
+    """
+
+    def __init__(self, predict: Callable[[np.ndarray], Any], trial: Tensor) -> None:
+        super().__init__()
+        self.predict = predict
+        answer = self._answer(trial)
+        sums = answer.sum(1)
+        self.probabilities = bool((answer >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, ...) -> (B, classes) float32 logits on the inputs' device, without gradient."""
+        answer = self._answer(inputs)
+        logits = answer.clamp(min=SMALLEST).log() if self.probabilities else answer
+        return logits.float().to(inputs.device)
+
+    def _answer(self, inputs: Tensor) -> Tensor:
+        """(B, classes) float64, as the callable gave it."""
+        try:
+            answer = np.asarray(self.predict(inputs.detach().cpu().contiguous().numpy()), dtype=np.float64)
+        except Exception as error:  # whatever the callable raises
+            raise UserError(f"teacher.predict: the callable fails ({type(error).__name__}: {error})") from error
+        if answer.ndim != 2 or len(answer) != len(inputs):
+            raise UserError(
+                f"teacher.predict: the callable answers an array of shape {answer.shape} for {len(inputs)} inputs; it"
+                " must be (inputs, classes) probabilities or logits"
+            )
+        if not np.isfinite(answer).all():
+            raise UserError("teacher.predict: the callable answers NaN or infinite values")
+        return torch.from_numpy(answer)
+
+    def __deepcopy__(self, _memo: dict) -> "Predictor":
+        return self  # nothing in it can be trained
+
+
+def build_predictor(reference: str, data: Any, options: dict[str, Any], trial: Tensor) -> Predictor:
+    """The callable that `file.py:function` returns for the data and the recipe's options, as a network.
+
+    Raises:
+        UserError: the function cannot be called so, or returns no callable, or the callable is refused.
+    """
+    predict = call_factory(reference, {"data": data, **options}, "teacher.predict")
+    if not callable(predict):
+        raise UserError(
+            f"teacher.predict: {reference} returned {type(predict).__name__}; return a callable that takes an array of"
+            " inputs and gives (inputs, classes) probabilities or logits"
+        )
+    return Predictor(predict, trial)

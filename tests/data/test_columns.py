@@ -1,0 +1,70 @@
+"""Named columns from files of every kind; what is broken is refused with its place."""
+
+import pytest
+
+from distiq.data.columns import read_columns
+from distiq.errors import UserError
+
+FILES = {
+    "rows.csv": 'age,name\n39,"Smith, J"\n,?\n',
+    "rows.tsv": "name\tage\nSmith, J\t39\n?\t\n",
+    "rows.json": '[{"age": 39, "name": "Smith, J"}, {"age": null, "name": "?"}]',
+    "rows.jsonl": '{"age": 39, "name": "Smith, J"}\n{"name": "?"}\n',
+}
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_gives_the_same_columns(tmp_path, name):
+    path = write(tmp_path, name, FILES[name])
+    assert read_columns(path, ("age", "name")) == {"age": ["39", ""], "name": ["Smith, J", "?"]}
+
+
+def test_parquet_gives_the_same_columns(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"age": [39, None], "name": ["Smith, J", "?"]}), tmp_path / "rows.parquet")
+    assert read_columns(tmp_path / "rows.parquet", ("age", "name")) == {"age": ["39", ""], "name": ["Smith, J", "?"]}
+
+
+def test_one_json_object_is_one_row(tmp_path):
+    assert read_columns(write(tmp_path, "row.json", '{"age": 1.5}'), ("age",)) == {"age": ["1.5"]}
+
+
+def test_a_header_may_be_given(tmp_path):
+    path = write(tmp_path, "rows.tsv", 'an "odd film\t1\nfine\t0\n')
+    assert read_columns(path, ("label", "text"), ("text", "label")) == {
+        "label": ["1", "0"],
+        "text": ['an "odd film', "fine"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.csv", "age,nane\n1,2\n", r'no column "name"; did you mean "nane"\?'),
+        ("rows.csv", "a,b\n1,2\n", r'no column "name"; its columns: a, b'),
+        ("rows.csv", "name,name\n1,2\n", r"names a column twice"),
+        ("rows.csv", "name,age\n1,2\n3\n", r"line 3 has 1 values, but there are 2 columns"),
+        ("rows.csv", b"name\nok\ncaf\xe9\n", r"line 3 is not UTF-8 \(byte 0xe9\)"),
+        ("rows.json", "[1]", r'every row must be an object such as \{"name": "..."\}'),
+        ("rows.jsonl", "{", r"not valid JSON"),
+        ("rows.txt", "name", r'"\.txt" is no known kind of file; take \.csv, \.tsv'),
+        ("rows.csv", "", r'no column "name"'),
+    ],
+)
+def test_what_is_broken_is_refused_with_its_place(tmp_path, name, content, message):
+    with pytest.raises(UserError, match=message) as error:
+        read_columns(write(tmp_path, name, content), ("name",))
+    assert name in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv: cannot be read"):
+        read_columns(tmp_path / "none.csv", ("name",))

@@ -1,0 +1,129 @@
+"""Rows become vectors: numbers piecewise linear, categories one-hot; what is missing or unseen is counted."""
+
+import json
+
+import pytest
+import torch
+
+from distiq.data.load import load
+from distiq.data.tables import Encoding, fit_encoding
+from distiq.errors import UserError
+from distiq.recipe import DataSettings, TableSettings
+
+ENCODING = Encoding({"age": (30.0, (10.0, 20.0, 60.0))}, {"job": ("?", "cook", "smith")})
+
+
+def encode(ages, jobs):
+    return ENCODING.encode({"age": ages, "job": jobs}, "rows")
+
+
+def test_numbers_are_piecewise_linear_and_categories_one_hot():
+    found, notes = encode(["15", "40", "5", "99"], ["cook", "smith", "", "?"])
+    ages = [[0.5, 0], [1, 0.5], [0, 0], [1, 1]]
+    jobs = [[0, 1, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0]]
+    torch.testing.assert_close(
+        found, torch.tensor([a + b for a, b in zip(ages, jobs, strict=True)], dtype=torch.float32)
+    )
+    assert notes == ()
+
+
+def test_missing_numbers_and_unseen_categories_are_counted_and_said():
+    found, notes = encode(["", "?", "20"], ["cook", "pilot", "nurse"])
+    torch.testing.assert_close(
+        found[0], found[1] + torch.tensor([0, 0, 0, 1.0, 0])
+    )  # 30 is a quarter into the second bin
+    torch.testing.assert_close(found[0, :2], torch.tensor([1, 0.25]))
+    assert found[1:, 2:].sum() == 0
+    assert notes == (
+        'rows: 2 missing in "age"; taken as its median, 30',
+        'rows: 2 in "job" not seen in training ("nurse", "pilot"); taken as none of its categories',
+    )
+
+
+@pytest.mark.parametrize(("value", "message"), [("old", '"old" is no number'), ("inf", '"inf" is not finite')])
+def test_what_is_no_number_is_refused_with_its_place(value, message):
+    with pytest.raises(UserError, match=f'rows: column "age", row 2: {message}'):
+        encode(["1", value], ["cook", "cook"])
+
+
+def test_the_encoding_survives_json():
+    assert Encoding.from_json(json.loads(json.dumps(ENCODING.as_json()))) == ENCODING
+
+
+def test_edges_are_quantiles_of_the_values_and_of_the_distinct_ones():
+    gain = ["0"] * 97 + ["", "10", "20", "40"]
+    settings = TableSettings(numeric=("gain",), bins=4)
+    median, edges = fit_encoding({"gain": gain}, settings, "rows").numeric["gain"]
+    # values: 0, 0, 40; distinct (0, 10, 20, 40): 0, 15, 40
+    assert (median, edges) == (0.0, (0.0, 15.0, 40.0))
+
+
+@pytest.mark.parametrize(
+    ("numeric", "categorical", "message"),
+    [
+        (("same",), (), r'"same" holds 1 different number'),
+        (("none",), (), r'"none" holds 0 different number'),
+        ((), ("same",), r'"same" holds one category only'),
+    ],
+)
+def test_a_column_that_says_nothing_is_refused(numeric, categorical, message):
+    with pytest.raises(UserError, match=message):
+        fit_encoding(
+            {"same": ["1", "1"], "none": ["", "?"]}, TableSettings(numeric=numeric, categorical=categorical), "rows"
+        )
+
+
+def test_adult_comes_with_the_package():
+    data = load(DataSettings(source="adult", validation=1000, calibration=100), seed=0)
+    assert data.classes == ("<=50K", ">50K")
+    assert (len(data.train) + 1100, len(data.test)) == (32_561, 16_281)
+    # UCI's adult.names: 7,841 and 3,846 of the rows are above 50K.
+    above = sum(int(part.labels.sum()) for part in (data.train, data.validation, data.calibration))
+    assert (above, int(data.test.labels.sum())) == (7841, 3846)
+    assert float(data.train.inputs.min()) == 0
+    assert float(data.train.inputs.max()) == 1
+    assert torch.equal(data.normalize(data.test.inputs), data.test.inputs)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for part, count in (("train", 40), ("test", 20)):
+        rows = "".join(
+            f"{number},{'ab'[number % 2]},{'no' if number < count / 2 else 'yes'}\n" for number in range(count)
+        )
+        (tmp_path / f"{part}.csv").write_text(f"size,kind,bought\n{rows}")
+    return tmp_path
+
+
+def settings(folder, **table):
+    of_table = TableSettings(**{"label": "bought", "numeric": ("size",), "categorical": ("kind",), **table})
+    return DataSettings(source="table", folder=str(folder), validation=4, calibration=4, table=of_table)
+
+
+def test_a_table_of_one_s_own(folder):
+    data = load(settings(folder), seed=0)
+    assert (data.kind, data.classes, len(data.train), len(data.test)) == ("table", ("no", "yes"), 32, 20)
+    assert data.preparation["table"]["categorical"] == {"kind": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"numeric": ("sise",)}, r'train\.csv: no column "sise"; did you mean "size"\?'),
+        ({"label": "sold"}, r'no column "sold"'),
+        ({"numeric": ("kind",), "categorical": ()}, r'column "kind", row 1: "a" is no number'),
+        ({"numeric": (), "categorical": ()}, r"name the columns to learn from"),
+        ({"test": "none.csv"}, r"none\.csv: cannot be read"),
+    ],
+)
+def test_wrong_columns_are_refused(folder, table, message):
+    with pytest.raises(UserError, match=message):
+        load(settings(folder, **table), seed=0)
+
+
+@pytest.mark.parametrize(("label", "message"), [("", "row 20 has no label"), ("maybe", 'row 20 has the label "maybe"')])
+def test_a_test_label_that_no_training_row_has_is_refused(folder, label, message):
+    path = folder / "test.csv"
+    path.write_text(path.read_text().removesuffix("yes\n") + f"{label}\n")
+    with pytest.raises(UserError, match=message):
+        load(settings(folder), seed=0)

@@ -1,0 +1,125 @@
+"""Texts become token numbers once; what is cut or unknown is counted, what is empty is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distiq.data.load import load
+from distiq.data.text import TextEncoder, train_tokenizer
+from distiq.errors import UserError
+from distiq.recipe import DataSettings, TextSettings
+
+tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "film", "##s"]
+
+
+@pytest.fixture
+def tokenizer():
+    """Ids are the words' places: a is 4, ##s is 7."""
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return made
+
+
+def test_texts_are_cut_and_padded(tokenizer):
+    found, notes = TextEncoder(tokenizer, 5).encode(["films", "a fine fine film"], "texts")
+    assert found.tolist() == [[2, 6, 7, 3, 0], [2, 4, 5, 5, 3]]
+    assert notes == ("texts: 1 of 2 are longer than 5 tokens (the longest has 6); cut there",)
+
+
+def test_to_the_longest_pads_no_further(tokenizer):
+    assert TextEncoder(tokenizer, 60).encode(["films", "film"], "texts", to_longest=True).numbers.shape == (2, 4)
+
+
+def test_texts_without_a_known_token_are_counted(tokenizer):
+    notes = TextEncoder(tokenizer, 5).encode(["ein", "a Film", "été 映画"], "texts").notes
+    assert notes == ("texts: 2 of 3 hold no token that the tokenizer knows",)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_text_is_refused(tokenizer, text):
+    with pytest.raises(UserError, match=r"texts: text 2 is empty"):
+        TextEncoder(tokenizer, 5).encode(["a", text], "texts")
+
+
+def test_the_bundle_s_json_gives_the_same_tokens(tokenizer):
+    encoder = TextEncoder(tokenizer, 6)
+    before = encoder.encode(["a fine film"], "texts").numbers
+    known = encoder.as_json()
+    assert (known["length"], known["pad"], known["vocabulary"]) == (6, 0, 8)
+    assert torch.equal(TextEncoder(known["tokenizer"], 6).encode(["a fine film"], "texts").numbers, before)
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused():
+    with pytest.raises(UserError, match="no token to pad with"):
+        TextEncoder(tokenizers.Tokenizer(tokenizers.models.WordPiece({"a": 0}, unk_token="a")), 5)
+
+
+def test_a_length_without_room_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"data.text.length = 2 leaves no room beside 2 special tokens"):
+        TextEncoder(tokenizer, 2)
+
+
+def test_the_same_texts_train_the_same_tokenizer():
+    texts = [f"word{number % 7} film{number % 3}" for number in range(50)]
+    assert train_tokenizer(texts, 60).to_str() == train_tokenizer(texts, 60).to_str()
+    assert train_tokenizer(texts, 60).encode("film1").tokens[0] == "[CLS]"
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    for part, count in (("train", 30), ("test", 10)):
+        rows = "".join(f"a {'fine ' * (number % 2)}film\t{'01'[number % 2]}\n" for number in range(count))
+        (tmp_path / f"{part}.tsv").write_text(f"sentence\tlabel\n{rows}")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path
+
+
+def settings(folder, **text):
+    of_text = TextSettings(**{"text": "sentence", "length": 6, **text})
+    return DataSettings(source="text", folder=str(folder), validation=4, calibration=4, text=of_text)
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json"])
+def test_a_tokenizer_comes_from_a_folder_or_a_file(folder, name):
+    data = load(settings(folder, tokenizer=str(folder / name), names=("bad", "good")), seed=0)
+    assert (data.kind, data.classes, data.tokens, data.sample_shape) == ("text", ("bad", "good"), (8, 0), (6,))
+    assert data.test.inputs[:2].tolist() == [[2, 4, 6, 3, 0, 0], [2, 4, 5, 6, 3, 0]]
+    assert data.lengths(data.test.inputs[:2]).tolist() == [4, 5]
+    assert data.trimmed(data.test.inputs[:1]).shape == (1, 4)
+    assert data.preparation["text"]["vocabulary"] == 8
+
+
+def test_one_is_trained_where_none_is_named(folder):
+    data = load(settings(folder, vocabulary=40), seed=0)
+    assert data.tokens[0] <= 40
+    assert int(data.train.inputs.max()) < data.tokens[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"text": "sentense"}, r'no column "sentense"; did you mean "sentence"\?'),
+        ({"tokenizer": "/none"}, r"data.text.tokenizer: /none cannot be loaded"),
+        ({"names": ("one",)}, r"data.text.names: 1 names, but the labels are 0, 1"),
+        ({"test": "none.tsv"}, r"none\.tsv: cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(folder, text, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=message):
+        load(settings(folder, **text), seed=0)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
+def test_sst2_sentences_are_read_as_they_are():
+    text = TextSettings(header=("text", "label"), vocabulary=2000, length=32)
+    data = load(DataSettings(source="text", folder=str(SHARED / "sst2_sentences"), text=text), seed=0)
+    assert (len(data.train) + 2512, len(data.test)) == (6920, 1821)
+    assert int(data.test.labels.sum()) == 909
+    assert any("are longer than 32 tokens" in note for note in data.notes)

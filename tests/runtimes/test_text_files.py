@@ -1,0 +1,108 @@
+"""Files of networks over token numbers: any length, integer tables and products, the simulation's answers."""
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from distiq.models.text import EmbeddingBag, TextCNN
+from distiq.models.transformer import TokenLogits
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.runtimes.export import export, load
+
+VOCABULARY, LENGTH = 50, 12
+
+
+def small_bert() -> nn.Module:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=VOCABULARY,
+        max_position_embeddings=16, num_labels=3,
+    )  # fmt: skip
+    return TokenLogits(transformers.BertForSequenceClassification(config), 0)
+
+
+NETWORKS = {
+    "text_cnn": lambda: TextCNN(3, VOCABULARY, 0, 8, 8),
+    "embedding_bag": lambda: EmbeddingBag(3, VOCABULARY, 0, 8, 8),
+    "bert": small_bert,
+}
+
+
+class Exported(NamedTuple):
+    model: nn.Module
+    quantized: QuantizedModel
+    float_file: Path
+    int8_file: Path
+
+
+def texts(count: int, length: int = LENGTH) -> Tensor:
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(1, VOCABULARY, (count, length), generator=generator)
+    lengths = torch.randint(2, length + 1, (count, 1), generator=generator)
+    return tokens * (torch.arange(length) < lengths)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def exported(request, tmp_path_factory) -> Exported:
+    torch.manual_seed(0)
+    model, folder = NETWORKS[request.param]().eval(), tmp_path_factory.mktemp(request.param)
+    for parameter in model.parameters():  # fresh heads are so small that their answers are all alike
+        parameter.data *= 3
+    quantized = quantize(model, texts(64))
+    files = [export(form, folder / f"{name}.onnx", texts(2)) for name, form in (("float", model), ("int8", quantized))]
+    return Exported(model, quantized, *files)
+
+
+@pytest.mark.parametrize("length", [2, 7, LENGTH])
+def test_files_answer_texts_of_any_length(exported: Exported, length: int):
+    tokens = texts(9, length)
+    with torch.no_grad():
+        torch.testing.assert_close(load(exported.float_file)(tokens), exported.model(tokens), atol=1e-4, rtol=1e-4)
+        simulated, deployed = exported.quantized(tokens), load(exported.int8_file)(tokens)
+    spread = float(simulated.max() - simulated.min())
+    assert float((simulated - deployed).abs().max()) <= 0.02 * spread
+    assert float((simulated.argmax(1) == deployed.argmax(1)).float().mean()) >= 8 / 9
+
+
+def test_tables_and_weights_are_stored_as_integers(exported: Exported):
+    graph = onnx.load(str(exported.int8_file)).graph
+    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) >= 2]
+    learned = [tensor for tensor in matrices if tensor.data_type != onnx.TensorProto.INT64]
+    assert {tensor.data_type for tensor in learned} == {onnx.TensorProto.INT8}
+    stored = {tuple(sorted(tensor.dims)) for tensor in learned}
+    assert {tuple(sorted(p.shape)) for p in exported.model.parameters() if p.ndim >= 2} == stored
+
+
+def test_a_table_s_rows_are_scaled_after_they_are_read(exported: Exported):
+    graph = onnx.load(str(exported.int8_file)).graph
+    tables = {
+        tensor.name: tensor for tensor in graph.initializer if VOCABULARY in tensor.dims and len(tensor.dims) == 2
+    }
+    readers = [node for node in graph.node if set(node.input) & set(tables)]
+    assert Counter(node.op_type for node in readers) == {"Gather": len(tables)}
+    (table,) = tables.values()
+    weight = next(p for p in exported.model.parameters() if p.shape[0] == VOCABULARY)
+    largest = weight.abs().amax(1, keepdim=True).clamp(min=1e-30)
+    wanted = torch.round(weight / largest * 127).detach()
+    found = torch.from_numpy(numpy_helper.to_array(table).copy()).float()
+    assert float((found - wanted).abs().max()) <= 1  # a tie of rounding
+    assert float((found == wanted).float().mean()) > 0.99
+
+
+def test_products_are_computed_in_integers(exported: Exported, tmp_path: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(exported.int8_file), options, providers=["CPUExecutionProvider"])
+    counts = Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+    integer = counts["QGemm"] + counts["QLinearConv"] + counts["MatMulIntegerToFloat"] + counts["QLinearMatMul"]
+    weighted = sum(isinstance(module, nn.Linear | nn.Conv1d) for module in exported.model.modules())
+    assert integer == weighted

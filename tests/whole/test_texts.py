@@ -1,0 +1,111 @@
+"""From sentences in files to a bundle that answers raw text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from distiq.bundle import Bundle
+from distiq.cli import app
+from distiq.errors import UserError
+from distiq.pipeline import compress
+from distiq.recipe import load_recipe
+from distiq.records import RunRecord
+
+pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+WORDS = {"0": ("bad", "dull", "awful"), "1": ("good", "fine", "lovely")}
+RECIPE = """
+name = "films"
+[data]
+source = "text"
+folder = "."
+validation = 40
+calibration = 20
+[data.text]
+names = ["negative", "positive"]
+vocabulary = 100
+length = 12
+[teacher]
+model = "text_cnn"
+options = {width = 16, filters = 16}
+[teacher.training]
+epochs = 6
+batch_size = 16
+optimizer = "adamw"
+learning_rate = 0.01
+precision = "float32"
+[student]
+model = "embedding_bag"
+options = {width = 8, hidden = 0}
+[student.training]
+epochs = 10
+batch_size = 16
+optimizer = "adamw"
+learning_rate = 0.03
+precision = "float32"
+[quantize]
+rungs = ["static"]
+[measure]
+throughput_batch = 2
+rounds = 1
+seconds = 0.005
+"""
+
+
+def sentence(number: int) -> str:
+    """A film that is called good or bad, a little differently each time; the label is in the number."""
+    words = ["the", "film", "is", *("very",) * (number // 2 % 4), WORDS[str(number % 2)][number // 8 % 3]]
+    return " ".join(words)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("films")
+    for part, count in (("train", 240), ("test", 60)):
+        rows = [f"{sentence(number)}\t{number % 2}" for number in range(count)]
+        (folder / f"{part}.tsv").write_text("\n".join(["text\tlabel", *rows, ""]))
+    (folder / "films.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> RunRecord:
+    return compress(load_recipe(folder / "films.toml"), run=folder / "run")
+
+
+def test_the_student_learns_and_its_file_agrees_with_its_simulation(run: RunRecord):
+    deployed = run.student.column("int8 deployed")
+    assert deployed.test.top1 > 0.95
+    assert run.trials[-1].agreement == 1.0
+    assert deployed.cost is not None
+    assert deployed.cost.size_bytes < 0.5 * run.student.column("float32").cost.size_bytes
+
+
+def test_the_bundle_answers_raw_text(run: RunRecord, folder: Path):
+    bundle = folder / "run" / "bundle"
+    assert (bundle / "tokenizer.json").is_file()
+    answered = CliRunner().invoke(app, ["predict", str(bundle), "a lovely film", "awful , the film is dull"])
+    assert answered.exit_code == 0, answered.output
+    first, second = [line for line in answered.output.splitlines() if "%" in line]
+    assert first.startswith("a lovely film: positive")
+    assert second.startswith("awful , the film is dull: negative")
+    assert Bundle(bundle).check().passed
+
+
+def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: Path):
+    opened = Bundle(folder / "run" / "bundle")
+    assert "1 of 1 are longer than 12 tokens (the longest has 22); cut there" in opened.prepare("film " * 20).notes[0]
+    assert "hold no token that the tokenizer knows" in opened.prepare("映画").notes[0]
+    with pytest.raises(UserError, match="is empty"):
+        opened.predict(" ")
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("{}")])
+def test_a_damaged_tokenizer_is_named(run: RunRecord, folder: Path, tmp_path: Path, spoil: Callable[[Path], object]):
+    import shutil
+
+    bundle = Path(shutil.copytree(folder / "run" / "bundle", tmp_path / "bundle"))
+    spoil(bundle / "tokenizer.json")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Bundle(bundle)
