@@ -32,7 +32,7 @@ WAVEFORM_MODELS = (
 )  # fmt: skip
 """What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
 TEXT_BUILT_IN: dict[str, type[nn.Module]] = {"text_cnn": TextCNN, "embedding_bag": EmbeddingBag}
-GIVEN = ("classes", "channels", "features", "vocabulary", "pad")  # by the data, not by a recipe's options
+GIVEN = ("channels", "inputs", "vocabulary", "pad")  # by the data, not by a recipe's options
 
 
 class Tokens(NamedTuple):
@@ -211,13 +211,13 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
         )
     kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters
-    known = [name for name in parameters if name not in GIVEN]
+    given = [name for name in parameters if name in GIVEN]
+    known = [name for name in parameters if name not in GIVEN and name != "classes"]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
-        own = tokens or ((channels,) if {"channels", "features"} & set(parameters) else ())
-        return kind(classes, *own, **choice.options)
+        return kind(classes, *(tokens or (channels,))[: len(given)], **choice.options)
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:

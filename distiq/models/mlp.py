@@ -10,17 +10,17 @@ class MLP(nn.Module):
 
     Args:
         classes: number of classes, the width of the output.
-        features: width of the input.
+        inputs: width of the input.
         hidden: widths of the layers between.
         dropout: share of each hidden layer's values that training leaves out.
 
-    Shapes: (B, features) -> (B, classes) logits.
+    Shapes: (B, inputs) -> (B, classes) logits.
     """
 
-    def __init__(self, classes: int, features: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.0) -> None:
+    def __init__(self, classes: int, inputs: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.0) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        width = features
+        width = inputs
         for size in hidden:
             layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
             width = size

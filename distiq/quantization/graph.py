@@ -34,7 +34,6 @@ ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
 }  # fmt: skip
-PAIRED = {aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor}
 ALONE = {
     aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim,
     aten.sigmoid.default, aten.sigmoid_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
@@ -187,6 +186,22 @@ def _fold_bias_points(prepared: fx.GraphModule) -> None:
     prepared.recompile()
 
 
+def _is_on_grid(argument: object) -> bool:
+    return isinstance(argument, fx.Node) and Q_ANNOTATION_KEY in argument.meta
+
+
+def _is_float_tensor(argument: object) -> bool:
+    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+PAIRED = {
+    aten.add.Tensor: _is_float_tensor, aten.add_.Tensor: _is_float_tensor,
+    aten.mul.Tensor: _is_on_grid, aten.mul_.Tensor: _is_on_grid,
+}  # fmt: skip
+"""Operations on two tensors, and what both have to be: a product with a mask or a constant needs no grid."""
+
+
 class IntegerQuantizer(Quantizer):
     """Annotates a graph so that every weighted layer runs from integers to integers.
 
@@ -231,7 +246,7 @@ class IntegerQuantizer(Quantizer):
                 self._mark(node, inputs, fused=True)
         elif self.float_between:
             return
-        elif node.target in PAIRED and all(_is_float_tensor(argument) for argument in arguments[:2]):
+        elif node.target in PAIRED and all(PAIRED[node.target](argument) for argument in arguments[:2]):
             self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
         elif node.target in ALONE:
             self._mark(node, {arguments[0]: self.activation}, fused=False)
@@ -239,7 +254,7 @@ class IntegerQuantizer(Quantizer):
             first, *others = arguments[0]
             shared = SharedQuantizationSpec((first, node))
             _note(node, {first: self.activation, **dict.fromkeys(others, shared)}, shared)
-        elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and Q_ANNOTATION_KEY in arguments[0].meta:
+        elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and _is_on_grid(arguments[0]):
             _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
 
     def _weight(self, node: fx.Node) -> QuantizationSpec:
@@ -278,8 +293,3 @@ def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
 
 def _note(node: fx.Node, inputs: dict, output: object) -> None:
     node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output, _annotated=True)  # type: ignore[arg-type]
-
-
-def _is_float_tensor(argument: object) -> bool:
-    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
-    return isinstance(value, Tensor) and value.is_floating_point()

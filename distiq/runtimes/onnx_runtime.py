@@ -91,6 +91,8 @@ def float_operations(path: Path) -> tuple[str, ...]:
     options = _options(1)
     optimized = path.with_suffix(".optimized.onnx.partial")
     options.optimized_model_filepath = str(optimized)
+    # Without the last level, which changes layouts alone and takes the nodes' names.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     try:
         with _quiet():
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
