@@ -14,6 +14,7 @@ from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import check_losses, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
+from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.audio import check_rate
@@ -22,7 +23,7 @@ from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
 from distiq.recipe import DistilSettings, ModelSettings, Recipe, ViewSettings
-from distiq.records import Record, TrainingRecord
+from distiq.records import NOUNS, Record, TrainingRecord
 
 WEIGHTS = "weights.safetensors"
 TRAINING_CODE = ("networks.py", "training.py", "numerics.py", "data", "models", "distillation")
@@ -70,6 +71,10 @@ class Networks:
             others: what the student shall also be trained with.
         """
         self.watch.stage("checking the networks")
+        if self.data.kind != "image" and (self.recipe.views.mixup or self.recipe.views.cutmix):
+            raise UserError(
+                f"views.mixup and views.cutmix blend images, but the data are {NOUNS[self.data.kind]}; set both to 0"
+            )
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.example, role)

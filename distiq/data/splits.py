@@ -192,6 +192,8 @@ def with_unlabelled(data: Data, inputs: Tensor) -> Data:
 
 def check_data(data: Data) -> None:
     """Raises UserError unless every split can be used; `Data` can be made by hand, past the checks of `split`."""
+    if data.kind == "audio" and data.rate <= 0:
+        raise UserError(f"{data.source}: clips without a rate; say how many samples a second has (rate = 16000)")
     for part in ("train", "validation", "calibration", "test"):
         samples = getattr(data, part)
         if len(samples) == 0:

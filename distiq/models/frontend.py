@@ -7,6 +7,7 @@ basis of 256 samples.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,15 @@ from torch import Tensor, nn
 def mel_of_hertz(hertz: float) -> float:
     """The mel scale of O'Shaughnessy 1987 (HTK's): 2595 log10(1 + f / 700)."""
     return 2595 * math.log10(1 + hertz / 700)
+
+
+def in_float32(features: Callable[[Tensor], Tensor], waveforms: Tensor) -> Tensor:
+    """Features in full precision, also where a training computes the network behind them in less."""
+    device = waveforms.device.type
+    if not torch.is_autocast_enabled(device):
+        return features(waveforms)
+    with torch.autocast(device, enabled=False):
+        return features(waveforms.float())
 
 
 class LogMel(nn.Module):
@@ -91,6 +101,9 @@ class LogMel(nn.Module):
         return real + imaginary
 
     def forward(self, waveforms: Tensor) -> Tensor:
+        return in_float32(self.features, waveforms)
+
+    def features(self, waveforms: Tensor) -> Tensor:
         mel = torch.matmul(self.filters(waveforms.device), self.power(waveforms))
         return (torch.log(mel + self.floor) - self.centre) / self.spread
 
@@ -131,4 +144,7 @@ class MFCC(nn.Module):
         return height * torch.cos(order * place * (math.pi / self.bands))
 
     def forward(self, waveforms: Tensor) -> Tensor:
+        return in_float32(self.features, waveforms)
+
+    def features(self, waveforms: Tensor) -> Tensor:
         return torch.matmul(self.transform(waveforms.device), self.log_mel(waveforms)) / self.spread

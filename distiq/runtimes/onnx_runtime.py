@@ -159,7 +159,7 @@ def _folds(node: ir.Node) -> bool | None:
     Written out, the Fourier basis of an audio front-end would be many times as large as the network behind it.
     """
     shapes = [value.shape for value in (*node.outputs[:1], *node.inputs) if value is not None]
-    if any(shape is None for shape in shapes):
+    if any(shape is None for shape in shapes) or node.op_type == "Expand":  # a bias of zeros, which goes altogether
         return None
     written, *read = (math.prod(shape.numpy()) for shape in shapes if shape is not None)
     return False if written > max(LARGEST_WRITTEN, sum(read)) else None

@@ -23,6 +23,7 @@ from distiq.data.audio import (
     spoken_digits,
 )
 from distiq.data.load import load
+from distiq.data.splits import check_data, from_tensors
 from distiq.errors import UserError
 from distiq.recipe import AudioSettings, DataSettings
 
@@ -283,3 +284,12 @@ def test_a_speaker_of_the_digits_is_held_out():
     assert (len(clips.train), len(clips.test)) == (2500, 500)
     with pytest.raises(UserError, match=f"the speakers: {', '.join(DIGIT_SPEAKERS)}"):
         spoken_digits(AudioSettings(held_out=("siri",)))
+
+
+def test_clips_without_a_rate_are_refused():
+    labels = torch.arange(20) % 2
+    clips = (torch.zeros(20, 100, dtype=torch.int16), labels)
+    data = from_tensors(clips, clips, validation=4, calibration=4, kind="audio")
+    with pytest.raises(UserError, match="clips without a rate"):
+        check_data(data)
+    check_data(from_tensors(clips, clips, validation=4, calibration=4, kind="audio", rate=8000))

@@ -85,6 +85,13 @@ def test_centre_and_spread_shift_and_scale():
     torch.testing.assert_close(shown(waves()), (plain(waves()) + 5) / 4)
 
 
+@pytest.mark.parametrize("front", [LogMel(8000), MFCC(8000)], ids=["log_mel", "mfcc"])
+def test_a_training_in_less_precision_hears_as_well(front):
+    with torch.autocast("cpu", torch.bfloat16):
+        found = front(waves())
+    assert torch.equal(found, front(waves()))
+
+
 @pytest.mark.parametrize("make", [lambda: LogMel(8000), lambda: MFCC(8000)], ids=["log_mel", "mfcc"])
 def test_the_file_agrees_and_holds_formulas_instead_of_tables(make, tmp_path: Path):
     path = export(make(), tmp_path / "front.onnx", waves(2))

@@ -195,6 +195,7 @@ def test_a_bad_clip_is_refused(content: bytes | None, said: str, run: Path, tmp_
             "made for 16000 Hz, the clips have",
         ),
         ('name = "tones"', 'name = "tones"\n[quantize]\nfloat_modules = ["front"]', 'has no "front" that computes'),
+        ("distinct = 2", "distinct = 2\nmixup = 0.5", "blend images, but the data are clips"),
         ('source = "audio"', 'source = "sound"', '"spoken_digits", "audio",'),
         ("seconds = 0.25", "seconds = 0.02", "fails on an input of shape (80,)"),
         ("rate = 4000\nseconds", "rates = 4000\nseconds", 'did you mean "rate"?'),
