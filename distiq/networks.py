@@ -107,7 +107,7 @@ class Networks:
         if role == "teacher" and teacher.predict:
             trial = self.data.normalize(self.data.calibration.inputs[:8])
             return build_predictor(teacher.predict, self.data, teacher.options, trial)
-        tokens = Tokens(*self.data.tokens) if self.data.kind == "text" else None
+        tokens = Tokens(*self.data.tokens, *self.data.used_tokens()) if self.data.kind == "text" else None
         return build(self.settings(role), len(self.data.classes), self.data.example, role, tokens)
 
     def inputs(self, role: str) -> dict[str, Any]:
