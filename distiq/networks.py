@@ -234,4 +234,6 @@ class Networks:
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
             f" {100 * accuracy:.2f} %"
         )
-        return Trained(origin="trained here", training=record)
+        weights = self.settings(role).weights
+        origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
+        return Trained(origin=origin, training=record)
