@@ -114,7 +114,7 @@ class Networks:
         if role == "teacher" and teacher.predict:
             trial = self.data.normalize(self.data.calibration.inputs[:8])
             return build_predictor(teacher.predict, self.data, teacher.options, trial)
-        tokens = Tokens(*self.data.tokens) if self.data.kind == "text" else None
+        tokens = Tokens(*self.data.tokens, *self.data.used_tokens()) if self.data.kind == "text" else None
         return build(self.settings(role), len(self.data.classes), self.data.example, role, tokens)
 
     def inputs(self, role: str) -> dict[str, Any]:
@@ -241,4 +241,6 @@ class Networks:
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
             f" {100 * accuracy:.2f} %"
         )
-        return Trained(origin="trained here", training=record)
+        weights = self.settings(role).weights
+        origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
+        return Trained(origin=origin, training=record)

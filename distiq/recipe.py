@@ -198,6 +198,8 @@ class TeacherSettings(ModelSettings):
     def _callable_is_finished(self) -> Self:
         if self.predict and self.weights:
             raise ValueError("predict names a finished teacher, which takes no weights; leave one of the two out")
+        if self.finetune and not self.weights:
+            raise ValueError("finetune = true trains on from weights; name them, or leave it out")
         if self.predict and ".py:" not in self.predict:
             raise ValueError(f'predict = "{self.predict}" names no function; write "file.py:function"')
         return self

@@ -80,6 +80,18 @@ class Data:
             return self.preparation["text"]["vocabulary"], self.preparation["text"]["pad"]
         return 1 + max(int(part.inputs.max()) for part in (self.train, self.validation, self.calibration, self.test)), 0
 
+    def used_tokens(self) -> tuple[int, tuple[int, ...]]:
+        """Of texts: the number of the unknown token (of padding, where there is none), and all tokens that occur in
+        the training, validation and calibration texts, ascending, with those two."""
+        vocabulary, pad = self.tokens
+        unknown = self.preparation.get("text", {}).get("unknown")
+        unknown = pad if unknown is None else unknown
+        found = torch.zeros(vocabulary, dtype=torch.bool)
+        for part in (self.train, self.validation, self.calibration):
+            found[part.inputs.flatten()] = True
+        found[[pad, unknown]] = True
+        return unknown, tuple(found.nonzero().flatten().tolist())
+
     def lengths(self, inputs: Tensor) -> Tensor:
         """Of token numbers (B, L): how many there are without the padding behind, (B,)."""
         return (inputs != self.tokens[1]).long().sum(1)

@@ -67,7 +67,7 @@ class TextEncoder:
         """What the bundle needs to know: the tokenizer's own JSON among it."""
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        known = {"length": self.length, "pad": self.pad, "vocabulary": self.vocabulary}
+        known = {"length": self.length, "pad": self.pad, "unknown": self.unknown, "vocabulary": self.vocabulary}
         return known | {"tokenizer": self.tokenizer.to_str()}
 
     def encode(self, texts: Sequence[str], where: str, to_longest: bool = False) -> Tokens:

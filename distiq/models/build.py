@@ -17,7 +17,7 @@ from distiq.models.audio import DSCNN, AudioResNet
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
-from distiq.models.text import EmbeddingBag, TextCNN
+from distiq.models.text import EmbeddingBag, TextCNN, trim_vocabulary
 from distiq.models.transformer import TokenLogits, sequence_classifier
 
 BUILT_IN: dict[str, type[nn.Module]] = {
@@ -36,10 +36,12 @@ GIVEN = ("channels", "inputs", "vocabulary", "pad")  # by the data, not by a rec
 
 
 class Tokens(NamedTuple):
-    """Of a task on texts: the size of the vocabulary and the number of the padding token."""
+    """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use."""
 
     vocabulary: int
     pad: int
+    unknown: int
+    used: tuple[int, ...]
 
 
 class ModelChoice(Protocol):
@@ -53,6 +55,15 @@ class ModelChoice(Protocol):
     def weights(self) -> str: ...
     @property
     def trust(self) -> bool: ...
+
+
+class _Choice(NamedTuple):
+    """A `ModelChoice` without the options that are not the network's own."""
+
+    model: str
+    options: dict[str, Any]
+    weights: str
+    trust: bool = False
 
 
 class Logits(nn.Module):
@@ -91,13 +102,18 @@ def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens:
     Args:
         example: (1, ...) input of the data's form, on which the network is tried.
         role: "teacher" or "student", for messages.
-        tokens: of a task on texts.
+        tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
+            rows for the tokens in use alone.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
             network does not answer (1, classes) logits.
     """
-    model = _create(choice, classes, example.shape[1], role, tokens)
+    options = dict(choice.options)
+    trimmed = tokens is not None and options.pop("trim_vocabulary", False)
+    model = _create(_Choice(choice.model, options, choice.weights), classes, example.shape[1], role, tokens)
+    if tokens is not None and trimmed:
+        trim_vocabulary(model, tokens.vocabulary, tokens.used, tokens.unknown)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust)
     check_output(model, classes, example, role)
@@ -182,7 +198,10 @@ def _create(choice: ModelChoice, classes: int, channels: int, role: str, tokens:
             with _explained(
                 f'{where}: transformers cannot build "{name}" with {choice.options}, {source or "no weights"}'
             ):
-                return TokenLogits(sequence_classifier(name, source, classes, *tokens, choice.options), tokens.pad)
+                return TokenLogits(
+                    sequence_classifier(name, source, classes, tokens.vocabulary, tokens.pad, choice.options),
+                    tokens.pad,
+                )
         case "transformers":
             return _transformers(name, choice, classes, channels, where)
         case "timm":
@@ -217,7 +236,8 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
-        return kind(classes, *(tokens or (channels,))[: len(given)], **choice.options)
+        own = tokens[:2] if tokens else (channels,)[: len(given)]
+        return kind(classes, *own, **choice.options)
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:

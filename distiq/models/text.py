@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from distiq.errors import UserError
+
 
 class TextCNN(nn.Module):
     """Convolutions of several widths over token embeddings, the largest value of each over the text.
@@ -76,3 +78,44 @@ class EmbeddingBag(nn.Module):
         mask = (tokens != self.pad).float().unsqueeze(2)
         mean = (self.dropout(mask) * self.embedding(tokens)).sum(1) / mask.sum(1).clamp(min=1)
         return self.classifier(self.dropout(self.hidden(mean)))
+
+
+class TrimmedEmbedding(nn.Module):
+    """An embedding that has rows for some tokens alone; all others are read as the unknown one.
+
+    Texts of kept tokens are answered as by the whole table, to the bit: the tokenizer stays as it is.
+
+    Args:
+        embedding: the whole table.
+        used: numbers of the tokens that keep their row, ascending; `unknown` and, if there is one, the padding token
+            are among them.
+    """
+
+    def __init__(self, embedding: nn.Embedding, used: Sequence[int], unknown: int) -> None:
+        super().__init__()
+        rows = {token: row for row, token in enumerate(used)}
+        places = torch.full((embedding.num_embeddings,), rows[unknown], dtype=torch.int32)
+        places[list(used)] = torch.arange(len(used), dtype=torch.int32)
+        self.places: Tensor
+        self.register_buffer("places", places)
+        pad = embedding.padding_idx
+        self.table = nn.Embedding(len(used), embedding.embedding_dim, None if pad is None else rows[pad])
+        self.table.weight.data.copy_(embedding.weight.data[list(used)])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 -> (B, L, width)."""
+        return self.table(self.places.index_select(0, tokens.flatten()).view(tokens.shape).long())
+
+
+def trim_vocabulary(model: nn.Module, vocabulary: int, used: Sequence[int], unknown: int) -> nn.Module:
+    """Leaves rows for the used tokens alone in the model's table of `vocabulary` or more tokens, in place.
+
+    Raises:
+        UserError: the model has no such table.
+    """
+    for module in model.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Embedding) and child.num_embeddings >= vocabulary:
+                setattr(module, name, TrimmedEmbedding(child, used, unknown))
+                return model
+    raise UserError(f"trim_vocabulary: {type(model).__name__} has no embedding of {vocabulary} tokens")

@@ -8,7 +8,8 @@ from distiq.models.build import Tokens, build
 from distiq.models.text import EmbeddingBag, TextCNN
 from distiq.recipe import StudentSettings
 
-PAD = 1
+PAD, UNKNOWN = 1, 2
+TOKENS = Tokens(20, PAD, UNKNOWN, used=(1, 2, 3, 5, 8, 13))
 SMALL_BERT = {
     "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16,
     "max_position_embeddings": 16,
@@ -19,7 +20,7 @@ def made(model: str, weights: str = "", **options):
     torch.manual_seed(0)
     settings = StudentSettings(model=model, options=options, weights=weights)
     example = torch.zeros(1, 10, dtype=torch.int64)
-    return build(settings, 2, example, "student", Tokens(20, PAD)).eval()
+    return build(settings, 2, example, "student", TOKENS).eval()
 
 
 @pytest.mark.parametrize(
@@ -89,4 +90,19 @@ def test_layers_that_are_not_there_are_refused(folder):
 def test_a_tokenizer_of_other_weights_is_refused(folder):
     settings = StudentSettings(model="transformers:bert", weights=str(folder))
     with pytest.raises(UserError, match="knows 20 tokens, but the tokenizer has 21: they do not belong together"):
-        build(settings, 2, torch.zeros(1, 10, dtype=torch.int64), "teacher", Tokens(21, PAD))
+        build(settings, 2, torch.zeros(1, 10, dtype=torch.int64), "teacher", TOKENS._replace(vocabulary=21))
+
+
+@pytest.mark.parametrize(
+    ("model", "options"), [("text_cnn", {}), ("embedding_bag", {}), ("transformers:bert", SMALL_BERT)]
+)
+def test_a_trimmed_vocabulary_changes_no_answer_to_texts_of_its_tokens(model, options):
+    if "transformers" in model:
+        pytest.importorskip("transformers", reason="transformers is not installed")
+    whole, trimmed = made(model, **options), made(model, **options, trim_vocabulary=True)
+    tokens = torch.tensor([[3, 5, 13, 13, PAD], [8, 2, 5, PAD, PAD]])
+    assert torch.equal(trimmed(tokens), whole(tokens))
+    strange = torch.tensor([[3, 19, 13, 13, PAD]])
+    assert torch.equal(trimmed(strange), whole(strange.where(strange != 19, UNKNOWN)))
+    assert 6 in [parameter.shape[0] for parameter in trimmed.parameters()]
+    assert 20 not in [parameter.shape[0] for parameter in trimmed.parameters()]

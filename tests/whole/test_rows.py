@@ -135,6 +135,7 @@ def test_the_bundle_refuses_other_rows(run: RunRecord, folder: Path, tmp_path: P
     ("override", "message"),
     [
         ("teacher.weights=x.safetensors", "leave one of the two out"),
+        ("teacher.finetune=true", "finetune = true trains on from weights; name them"),
         ("teacher.predict=rule.py", 'names no function; write "file.py:function"'),
         ("teacher.predict=none.py:make", "teacher.predict: no such file"),
         ('distil.losses=[{name = "rkd", student = "a", teacher = "a"}]', "reads the teacher's layers"),
