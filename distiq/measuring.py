@@ -26,7 +26,7 @@ from distiq.records import (
     TrainingRecord,
     TrialRecord,
 )
-from distiq.runtimes.export import RUNTIMES, export, load
+from distiq.runtimes.export import export, load, runtime_of, size_bytes
 from distiq.runtimes.onnx_runtime import float_operations, peak_memory_bytes
 
 MODEL_FILE, ANSWERS = "model.onnx", "answers.safetensors"
@@ -81,8 +81,8 @@ class Measuring:
         save_tensors(answers, folder / ANSWERS)
         cost = CostRecord(
             file=file,
-            runtime=RUNTIMES[path.suffix],
-            size_bytes=path.stat().st_size,
+            runtime=runtime_of(path).title,
+            size_bytes=size_bytes(path),
             parameters=parameter_count(model),
             macs=multiply_adds(model, self.example),
             peak_memory_bytes=peak_memory_bytes(path, (1, *self.data.sample_shape)),

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import make_contiguous
+from distiq.runtimes.lowering import Grids, Weight
 
 INPUT, OUTPUT = "input", "logits"
 LARGEST_BATCH = 65536
@@ -45,6 +46,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
         _drop_needless_clips(graph)
         _drop_repeated_grids(graph)
         _store_activations_unsigned(graph)
+        _drop_zero_points_of_weights(graph)
         _store_last_bias_as_integers(graph)
     _drop_dead_ends(graph)
     _shorten_names(graph)
@@ -90,6 +92,25 @@ def float_operations(path: Path) -> tuple[str, ...]:
 def operation_counts(path: Path) -> Counter[str]:
     """How many nodes of each type the file holds."""
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def grids(path: Path) -> Grids:
+    """The integer weights and grids that the file holds; activations are uint8 in it."""
+    graph = onnx.load(str(path)).graph
+    constants = _initializers(graph)
+    weights, activations = [], set()
+    for node in graph.node:
+        if node.op_type not in (Q, DQ) or len(node.input) < 2:
+            continue
+        scale, stored = _value(constants, node.input[1]), _value(constants, node.input[0])
+        assert scale is not None
+        if stored is None:
+            zero_point = _value(constants, node.input[2])
+            assert zero_point is not None
+            activations.add((float(scale), int(zero_point) - 128))
+        elif stored.dtype == np.int8:
+            weights.append(Weight(stored, scale))
+    return Grids(tuple(weights), (), frozenset(activations))
 
 
 def _options(threads: int):  # type: ignore[no-untyped-def]
@@ -264,6 +285,16 @@ def _store_activations_unsigned(graph: GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(shifted, name))
             constants[name] = graph.initializer[-1]
         node.input[2] = name
+
+
+def _drop_zero_points_of_weights(graph: GraphProto) -> None:
+    """Grids of weights are symmetric: without a zero point it is 0, and no converter has to find that out."""
+    constants = _initializers(graph)
+    for node in graph.node:
+        if node.op_type == DQ and node.input[0] in constants and len(node.input) > 2:
+            zero_point = _value(constants, node.input[2])
+            if zero_point is not None and not zero_point.any():
+                del node.input[2]
 
 
 def _store_last_bias_as_integers(graph: GraphProto) -> None:
