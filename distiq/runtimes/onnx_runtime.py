@@ -29,11 +29,13 @@ LARGEST_BATCH = 65536
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_onnx(model: nn.Module, example: Tensor, path: Path, zero_points_of_weights: bool = True) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
 
     Args:
         example: (B, ...) input, B >= 2.
+        zero_points_of_weights: write them, though all are 0: ONNX Runtime fuses a Gemm only with them. OpenVINO keeps
+            some of them as subtractions and computes those layers in float32.
 
     Raises:
         UserError: an operation has no ONNX form; the message names it.
@@ -46,7 +48,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
         _drop_needless_clips(graph)
         _drop_repeated_grids(graph)
         _store_activations_unsigned(graph)
-        _drop_zero_points_of_weights(graph)
+        if not zero_points_of_weights:
+            _drop_zero_points_of_weights(graph)
         _store_last_bias_as_integers(graph)
     _drop_dead_ends(graph)
     _shorten_names(graph)
@@ -288,7 +291,7 @@ def _store_activations_unsigned(graph: GraphProto) -> None:
 
 
 def _drop_zero_points_of_weights(graph: GraphProto) -> None:
-    """Grids of weights are symmetric: without a zero point it is 0, and no converter has to find that out."""
+    """Grids of weights are symmetric: without a zero point it is 0."""
     constants = _initializers(graph)
     for node in graph.node:
         if node.op_type == DQ and node.input[0] in constants and len(node.input) > 2:

@@ -33,7 +33,7 @@ def export_openvino(model: nn.Module, example: Tensor, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / path.name
-        export_onnx(model, example, source)
+        export_onnx(model, example, source, zero_points_of_weights=False)
         try:
             with silence():
                 openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
