@@ -1,6 +1,6 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
-model.onnx           the file
+model.onnx           the file, or that of another runtime (model.xml with model.bin, .tflite, .pte, .pt2)
 preprocessing.json   how pixels become its input, and what its outputs mean
 vectors.safetensors  inputs and the outputs that this file gave where it was made
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
@@ -21,9 +21,9 @@ from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.records import RunRecord, TrialRecord
-from distiq.runtimes.export import Predict, load
+from distiq.runtimes.export import Predict, files_of, load
 
-MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"
+PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 VECTOR_COUNT = 32
 
 
@@ -51,15 +51,17 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     """Writes the bundle beside `target`, then puts it in its place in one step."""
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    write_atomically(partial / MODEL, model.read_bytes())
+    for part in files_of(model):
+        write_atomically(partial / part.name, part.read_bytes())
     samples = data.test.take(slice(VECTOR_COUNT))
     inputs = data.normalize(samples.inputs)
-    outputs = load(partial / MODEL)(inputs)
+    outputs = load(partial / model.name)(inputs)
     vectors = {"inputs": inputs, "outputs": outputs, "pixels": samples.inputs, "labels": samples.labels}
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
-    files = {name: sha256_of_file(partial / name) for name in (MODEL, PREPROCESSING, VECTORS)}
-    _write_json(partial / CARD, _card(run, trial, files))
+    names = (*(part.name for part in files_of(model)), PREPROCESSING, VECTORS)
+    files = {name: sha256_of_file(partial / name) for name in names}
+    _write_json(partial / CARD, {"model": model.name, **_card(run, trial, files)})
     write_atomically(partial / "CARD.md", _card_text(run, trial, files).encode())
     replace_folder(partial, target)
 
@@ -100,6 +102,7 @@ def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str
         "measured": trial.deployed.model_dump(mode="json"),
         "agreement_with_simulation": trial.agreement,
         "float_operations": list(trial.float_operations),
+        "runtimes": [entry.model_dump(mode="json") for entry in trial.runtimes],
         "environment": run.environment.model_dump(mode="json"),
         "sha256": files,
     }
@@ -148,7 +151,8 @@ class Bundle:
         self.folder = Path(folder)
         card = self._json(CARD)
         hashes = card.get("sha256") if isinstance(card, dict) else None
-        if not isinstance(hashes, dict) or not {MODEL, PREPROCESSING, VECTORS} <= hashes.keys():
+        model = card.get("model", "model.onnx") if isinstance(card, dict) else ""
+        if not isinstance(hashes, dict) or not {model, PREPROCESSING, VECTORS} <= hashes.keys():
             raise UserError(f"{self.folder / CARD}: damaged (it lacks the files' checksums); make the bundle again")
         for name, expected in hashes.items():
             file = self.folder / name
@@ -157,7 +161,7 @@ class Bundle:
             if sha256_of_file(file) != expected:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
         self.card, self.preprocessing = card, self._json(PREPROCESSING)
-        self.run: Predict = load(self.folder / MODEL, threads)
+        self.run: Predict = load(self.folder / model, threads)
 
     def _json(self, name: str) -> dict:
         path = self.folder / name

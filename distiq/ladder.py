@@ -100,6 +100,8 @@ def verdict(budget: Budget, trials: Sequence[TrialRecord], teacher: ModelRecord,
         sentence = f"The budget is missed: {over}. The best file found ({chosen.rung}) gives {facts}."
         if not chosen.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
+    if chosen.runtimes and (gain := chosen.runtimes[0].gain()) is not None and gain < 1:
+        sentence += f" The int8 file is {1 / gain:.2f} times slower than its own float32 file: it is small, not fast."
     trained = any(trial.training is not None for trial in trials)
     step = _next_step(trained, broken, teacher.column("float32").test.top1, float_top1) if broken else None
     return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)

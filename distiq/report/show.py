@@ -22,6 +22,7 @@ from distiq.report.tables import (
     measurement_columns,
     measurement_rows,
     pair_rows,
+    runtime_rows,
     verdict_heading,
 )
 
@@ -38,6 +39,7 @@ def show(records: Path, console: Console) -> None:
     _print_verdict(run, console)
     _print_measurements(run, console)
     _print_ladder(run, console)
+    _print_runtimes(run, console)
     _print_classes(run, console)
     if ablation := read_ablation(records, run):
         show_ablation(ablation, console)
@@ -118,6 +120,22 @@ def _print_ladder(run: RunRecord, console: Console) -> None:
     console.print(Text("* delivered; change: of validation accuracy against the teacher, in points", "dim"))
     for row in ladder_rows(run):
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
+
+
+def _print_runtimes(run: RunRecord, console: Console) -> None:
+    rows = runtime_rows(run)
+    if len(rows) < 2:
+        return
+    _heading(console, "In each runtime")
+    table = _table("")
+    for name in ("file", "latency", "p95", "against float32", "agreement"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        file, latency, gain, agreement, *_ = row.cells
+        texts = (file.text, latency.text, latency.note.removeprefix("p95 "), gain.text, agreement.text)
+        table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
+    console.print(table)
+    console.print(Text("* delivered; agreement: with the simulated graph, test set", "dim"))
 
 
 def _marked(row: Row) -> Text:

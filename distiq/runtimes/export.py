@@ -21,6 +21,7 @@ class Runtime(NamedTuple):
     Attributes:
         install: the versions that are known to work together, for pip.
         grids: reads a file's integers; None where the file holds them in its own packed order.
+        peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
     """
 
     title: str
@@ -31,12 +32,14 @@ class Runtime(NamedTuple):
     load: Callable[[Path, int], Predict]
     float_operations: Callable[[Path], tuple[str, ...]]
     grids: Callable[[Path], Grids] | None = None
+    peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
 
 
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
+        onnx_runtime.peak_memory_bytes,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
