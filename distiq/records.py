@@ -103,6 +103,7 @@ class LatencyRecord(Record):
     p50_ms: float
     p95_ms: float
     throughput_per_s: float
+    p99_ms: float | None = None
 
 
 class CostRecord(Record):
@@ -228,6 +229,22 @@ class ComparisonRecord(Record):
 
     threads: int
     files: dict[str, tuple[LatencyRecord, ...]]
+
+
+class BenchRecord(Record):
+    """Files timed side by side on one machine. A size of batch that a file does not take is left out."""
+
+    environment: Environment
+    files: tuple["BenchFile", ...]
+
+
+class BenchFile(Record):
+    """One file: its name, its runtime, its size, and its times."""
+
+    file: str
+    runtime: str
+    size_bytes: int
+    latency: tuple[LatencyRecord, ...]
 
 
 class VerdictRecord(Record):

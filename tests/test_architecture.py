@@ -17,6 +17,7 @@ SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
 UPPER = {
     "training",
     "networks",
+    "bench",
     "ablation",
     "measuring",
     "report",

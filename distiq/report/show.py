@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distiq.records import AblationRecord, Column, ModelRecord, RunRecord
-from distiq.report.figures import percent, points
+from distiq.records import AblationRecord, BenchRecord, Column, ModelRecord, RunRecord
+from distiq.report.figures import kilobytes, milliseconds, per_second, percent, points
 from distiq.report.reading import class_changes, read_ablation, read_run
 from distiq.report.tables import (
     Row,
@@ -68,6 +68,29 @@ def show_ablation(ablation: AblationRecord, console: Console) -> None:
         arms.add_row(Text(row.head.text), *(Text(cell.text) for cell in row.cells))
     console.print(arms)
     console.print(Text(f"teacher: {percent(ablation.teacher.top1)}", "dim"))
+
+
+def show_bench(bench: BenchRecord, console: Console) -> None:
+    """Prints the times of files that were measured side by side."""
+    table = _table("file")
+    largest = max(entry.batch for file in bench.files for entry in file.latency)
+    for name in ("size", "p50", "p95", "p99", f"batch {largest}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for file in bench.files:
+        one = file.latency[0]
+        many = next((entry for entry in file.latency if entry.batch == largest), None)
+        times = [milliseconds(value) for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
+        throughput = per_second(many.throughput_per_s) if many else "not taken"
+        table.add_row(*map(Text, (file.file, kilobytes(file.size_bytes), *times, throughput)))
+    console.print(table)
+    one, machine = bench.files[0].latency[0], bench.environment
+    console.print(
+        Text(
+            f"one sample, {one.threads} thread{'s' if one.threads > 1 else ''}, files in turns, {one.runs} runs of the"
+            f" first; {machine.cpu} ({', '.join(machine.instruction_sets)})",
+            "dim",
+        )
+    )
 
 
 def _print_verdict(run: RunRecord, console: Console) -> None:

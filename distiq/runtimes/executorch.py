@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.runtimes.lowering import Grids, Weight, float_copy, is_quantized, with_float_outputs
+from distiq.runtimes.lowering import Entry, Grids, Weight, float_copy, is_quantized, with_float_outputs
 from distiq.runtimes.silence import silence
 
 LARGEST_BATCH = 32
@@ -101,6 +101,15 @@ def load_executorch(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
         return _Loaded(path, threads)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: ExecuTorch cannot load this file: {str(error).splitlines()[0]}") from error
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes; the batch may be smaller than the one that is planned for."""
+    loaded = load_executorch(path)
+    assert isinstance(loaded, _Loaded)
+    found = loaded.method.metadata.input_tensor_meta(0)
+    types = {4: torch.int64, 6: torch.float32}  # of ExecuTorch's ScalarType
+    return Entry((-1, *found.sizes()[1:]), types.get(found.dtype(), torch.float32))
 
 
 def float_operations(path: Path) -> tuple[str, ...]:

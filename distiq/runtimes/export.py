@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
-from distiq.runtimes.lowering import Grids, grids_of, is_quantized
+from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -21,6 +21,7 @@ class Runtime(NamedTuple):
     Attributes:
         install: the versions that are known to work together, for pip.
         grids: reads a file's integers; None where the file holds them in its own packed order.
+        entry: reads what a file takes; None where the file does not say it.
         peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
     """
 
@@ -32,6 +33,7 @@ class Runtime(NamedTuple):
     load: Callable[[Path, int], Predict]
     float_operations: Callable[[Path], tuple[str, ...]]
     grids: Callable[[Path], Grids] | None = None
+    entry: Callable[[Path], Entry] | None = None
     peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
 
 
@@ -39,19 +41,22 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
-        onnx_runtime.peak_memory_bytes,
+        onnx_runtime.entry, onnx_runtime.peak_memory_bytes,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
         openvino.export_openvino, openvino.load_openvino, openvino.float_operations, openvino.grids,
+        openvino.entry,
     ),
     "litert": Runtime(
         "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
         litert.export_litert, litert.load_litert, litert.float_operations, litert.grids,
+        litert.entry,
     ),
     "executorch": Runtime(
         "ExecuTorch", ".pte", ("executorch",), "executorch==1.5.1",
         executorch.export_executorch, executorch.load_executorch, executorch.float_operations, executorch.grids,
+        executorch.entry,
     ),
     "inductor": Runtime(
         "Inductor", ".pt2", ("torch",), "torch==2.13.0",

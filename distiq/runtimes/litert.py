@@ -16,7 +16,15 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.runtimes.lowering import Grids, Weight, float_copy, is_quantized, with_float_outputs, with_weight_pairs
+from distiq.runtimes.lowering import (
+    Entry,
+    Grids,
+    Weight,
+    float_copy,
+    is_quantized,
+    with_float_outputs,
+    with_weight_pairs,
+)
 from distiq.runtimes.silence import silence
 
 COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
@@ -53,6 +61,15 @@ def load_litert(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     return _predict(_interpreter(path.read_bytes(), threads, path))
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    found = _interpreter(path.read_bytes(), 1, path).get_input_details()[0]
+    signature = found["shape_signature"] if len(found["shape_signature"]) else found["shape"]
+    return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
 
 
 def float_operations(path: Path) -> tuple[str, ...]:

@@ -65,6 +65,13 @@ def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
     return _cleaned(graph)
 
 
+class Entry(NamedTuple):
+    """What a file takes: its shape, batch first, and its type. A size that is open is -1."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class Weight(NamedTuple):
     """A layer's integers (O, I, ...) and its scales (O,)."""
 

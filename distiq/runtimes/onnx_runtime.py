@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import make_contiguous
-from distiq.runtimes.lowering import Grids, Weight
+from distiq.runtimes.lowering import Entry, Grids, Weight
 
 INPUT, OUTPUT = "input", "logits"
 LARGEST_BATCH = 65536
@@ -58,17 +59,35 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, zero_points_of_we
 
 
 def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
-    """A `predict` that runs the file: normalized images (B, C, H, W) float32 -> logits (B, classes).
+    """A `predict` that runs the file: normalized inputs (B, ...) -> its first output.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or takes more than one input.
     """
     session = _session(path, threads)
+    name, output = _only_input(session, path).name, session.get_outputs()[0].name
 
-    def predict(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
+    def predict(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([output], {name: inputs.contiguous().numpy()})[0])
 
     return predict
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes."""
+    found = _only_input(_session(path, 1), path)
+    types = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32,
+             "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8}  # fmt: skip
+    if found.type not in types:
+        raise UserError(f"{path}: its input is {found.type}; distiq feeds {', '.join(types)}")
+    return Entry(tuple(size if isinstance(size, int) else -1 for size in found.shape), types[found.type])
+
+
+def _only_input(session: Any, path: Path) -> Any:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise UserError(f"{path}: takes {len(inputs)} inputs ({', '.join(one.name for one in inputs)}), not one")
+    return inputs[0]
 
 
 def float_operations(path: Path) -> tuple[str, ...]:

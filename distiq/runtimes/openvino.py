@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
-from distiq.runtimes.lowering import Grids, Weight
+from distiq.runtimes.lowering import Entry, Grids, Weight
 from distiq.runtimes.onnx_runtime import export_onnx
 from distiq.runtimes.silence import silence
 
@@ -72,6 +73,17 @@ def load_openvino(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(result[0].copy())
 
     return predict
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes."""
+    import openvino
+
+    _check(path)
+    found = openvino.Core().read_model(path).input(0)
+    sizes = tuple(-1 if size.is_dynamic else size.get_length() for size in found.get_partial_shape())
+    kind = found.get_element_type().to_dtype()
+    return Entry(sizes, torch.from_numpy(np.zeros(0, kind)).dtype)
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
