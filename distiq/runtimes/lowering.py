@@ -13,19 +13,23 @@ from torch import Tensor, fx, nn
 
 from distiq.models.layout import make_contiguous
 
-quantized = torch.ops.quantized_decomposed
 aten = torch.ops.aten
-QUANTIZE, DEQUANTIZE = quantized.quantize_per_tensor.default, quantized.dequantize_per_tensor.default
-WEIGHT_QUANTIZE, WEIGHT_DEQUANTIZE = quantized.quantize_per_channel.default, quantized.dequantize_per_channel.default
+QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.default"
+WEIGHT_DEQUANTIZE = "dequantize_per_channel.default"
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
 }  # fmt: skip
 
 
+def _is(node: fx.Node, name: str) -> bool:
+    """Whether a node is that operation; the operations are there only once torchao is loaded."""
+    return str(node.target) == f"quantized_decomposed.{name}"
+
+
 def is_quantized(model: nn.Module) -> bool:
     """Whether the model is a reference graph."""
-    return isinstance(model, fx.GraphModule) and any(node.target is QUANTIZE for node in model.graph.nodes)
+    return isinstance(model, fx.GraphModule) and any(_is(node, QUANTIZE) for node in model.graph.nodes)
 
 
 def float_copy(model: nn.Module) -> nn.Module:
@@ -37,7 +41,7 @@ def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which layers whose result stays float32 hold their weights as float32: the same values, dequantized."""
     graph = copy.deepcopy(reference)
     for node in list(graph.graph.nodes):
-        if node.target is WEIGHT_DEQUANTIZE and not any(_result_is_quantized(user) for user in node.users):
+        if _is(node, WEIGHT_DEQUANTIZE) and not any(_result_is_quantized(user) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
     return _cleaned(graph)
 
@@ -45,12 +49,13 @@ def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which integer weights are float32 weights behind a quantize / dequantize pair on their grid."""
     graph = copy.deepcopy(reference)
+    quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
     for node in list(graph.graph.nodes):
-        if node.target is not WEIGHT_DEQUANTIZE:
+        if not _is(node, WEIGHT_DEQUANTIZE):
             continue
         value = _new_parameter(graph, node)
         with graph.graph.inserting_before(node):
-            integers = graph.graph.call_function(WEIGHT_QUANTIZE, (value, *node.args[1:]))
+            integers = graph.graph.call_function(quantize, (value, *node.args[1:]))
         node.replace_input_with(node.args[0], integers)
     return _cleaned(graph)
 
@@ -59,7 +64,7 @@ def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy with activations as uint8 in place of int8: zero point + 128, the same grid."""
     graph = copy.deepcopy(reference)
     for node in graph.graph.nodes:
-        if node.target in (QUANTIZE, DEQUANTIZE):
+        if _is(node, QUANTIZE) or _is(node, DEQUANTIZE):
             value, scale, zero_point, low, high, _ = node.args
             node.args = (value, scale, zero_point + 128, low + 128, high + 128, torch.uint8)
     return _cleaned(graph)
@@ -114,10 +119,10 @@ def grids_of(reference: fx.GraphModule) -> Grids:
     weights, activations = [], set()
     for node in reference.graph.nodes:
         arguments: Any = node.args
-        if node.target is WEIGHT_DEQUANTIZE:
+        if _is(node, WEIGHT_DEQUANTIZE):
             integers, scales = (_attribute(reference, argument).numpy() for argument in arguments[:2])
             weights.append(Weight(integers, scales))
-        elif node.target is QUANTIZE:
+        elif _is(node, QUANTIZE):
             activations.add((float(np.float32(arguments[1])), arguments[2]))
     return Grids(tuple(weights), (), frozenset(activations))
 
@@ -140,7 +145,7 @@ def _result_is_quantized(node: fx.Node) -> bool:
     users = list(node.users)
     if len(users) == 1 and users[0].target in ACTIVATIONS:
         users = list(users[0].users)
-    return bool(users) and all(user.target is QUANTIZE for user in users)
+    return bool(users) and all(_is(user, QUANTIZE) for user in users)
 
 
 def _new_parameter(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
