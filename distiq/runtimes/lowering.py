@@ -5,6 +5,7 @@ The reference graph holds integer weights, and quantize / dequantize pairs at it
 
 import copy
 import operator
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ def float_copy(model: nn.Module) -> nn.Module:
 
 def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which layers whose result stays float32 hold their weights as float32: the same values, dequantized."""
-    graph = copy.deepcopy(reference)
+    graph = _copy(reference)
     for node in list(graph.graph.nodes):
         if _is(node, WEIGHT_DEQUANTIZE) and not any(_result_is_quantized(user) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
@@ -48,7 +49,7 @@ def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
 
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which integer weights are float32 weights behind a quantize / dequantize pair on their grid."""
-    graph = copy.deepcopy(reference)
+    graph = _copy(reference)
     quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
     for node in list(graph.graph.nodes):
         if not _is(node, WEIGHT_DEQUANTIZE):
@@ -62,7 +63,7 @@ def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
 
 def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy with activations as uint8 in place of int8: zero point + 128, the same grid."""
-    graph = copy.deepcopy(reference)
+    graph = _copy(reference)
     for node in graph.graph.nodes:
         if _is(node, QUANTIZE) or _is(node, DEQUANTIZE):
             value, scale, zero_point, low, high, _ = node.args
@@ -139,6 +140,12 @@ def _dequantized(weight: Weight) -> np.ndarray:
 
 def _attribute(graph: fx.GraphModule, node: fx.Node) -> Tensor:
     return operator.attrgetter(str(node.target))(graph)
+
+
+def _copy(reference: fx.GraphModule) -> fx.GraphModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own classes, as they are copied
+        return copy.deepcopy(reference)
 
 
 def _result_is_quantized(node: fx.Node) -> bool:
