@@ -21,7 +21,7 @@ from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.records import RunRecord, TrialRecord
-from distiq.runtimes.export import Predict, files_of, load
+from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 VECTOR_COUNT = 32
@@ -61,8 +61,8 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     _write_json(partial / PREPROCESSING, _preprocessing(data))
     names = (*(part.name for part in files_of(model)), PREPROCESSING, VECTORS)
     files = {name: sha256_of_file(partial / name) for name in names}
-    _write_json(partial / CARD, {"model": model.name, **_card(run, trial, files)})
-    write_atomically(partial / "CARD.md", _card_text(run, trial, files).encode())
+    _write_json(partial / CARD, {"model": model.name, "pair_sums": pair_sums(model), **_card(run, trial, files)})
+    write_atomically(partial / "CARD.md", _card_text(run, trial, files, pair_sums(model)).encode())
     replace_folder(partial, target)
 
 
@@ -108,7 +108,7 @@ def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str
     }
 
 
-def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str:
+def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_sums: str) -> str:
     test, cost = trial.deployed.test, trial.deployed.cost
     assert cost is not None
     low, high = (100 * end for end in test.interval)
@@ -129,7 +129,8 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
 | agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test images |
 
-Measured on {run.environment.cpu} with {versions}.
+Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
+{f"Sums of two 8-bit products are {pair_sums}." if pair_sums else ""}
 Trained on {run.data.source}: {run.data.train} images. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . image.png` answers an image.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
+from distiq.runtimes.saturation import saturation
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -112,6 +113,15 @@ def differences(model: nn.Module, path: Path) -> str | None:
         return None
     assert is_quantized(graph)
     return reader(path).differs_from(grids_of(graph))  # type: ignore[arg-type]
+
+
+def pair_sums(path: Path) -> str:
+    """Whether a quantized file's integers can saturate on an x86 CPU without VNNI, in a sentence; empty if not asked.
+
+    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies, and Inductor's integers are not read back.
+    """
+    runtime = runtime_of(path)
+    return saturation(runtime.grids(path)).sentence() if runtime.ending in (".onnx", ".xml") and runtime.grids else ""
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

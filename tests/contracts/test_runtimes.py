@@ -70,7 +70,11 @@ class Files(NamedTuple):
     int8_file: Path
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+SLOW = {"resnet"}  # the others hold the same operations
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def networks(request: pytest.FixtureRequest) -> tuple[str, nn.Module, QuantizedModel]:
     torch.manual_seed(0)
     model = FAMILIES[request.param]()
