@@ -1,6 +1,6 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
-model.onnx           the file
+model.onnx           the file, or that of another runtime (model.xml with model.bin, .tflite, .pte, .pt2)
 preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
 tokenizer.json       of texts: how they are cut into tokens
 vectors.safetensors  inputs and the outputs that this file gave where it was made
@@ -28,9 +28,9 @@ from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
 from distiq.records import NOUNS, Kind, RunRecord, TrialRecord
-from distiq.runtimes.export import Predict, load
+from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
-MODEL, PREPROCESSING, VECTORS, CARD = "model.onnx", "preprocessing.json", "vectors.safetensors", "card.json"
+PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 TOKENIZER = "tokenizer.json"
 VECTOR_COUNT = 32
 RAW = {"image": "pixels", "audio": "samples"}
@@ -76,22 +76,23 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     """Writes the bundle beside `target`, then puts it in its place in one step."""
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    write_atomically(partial / MODEL, model.read_bytes())
+    for part in files_of(model):
+        write_atomically(partial / part.name, part.read_bytes())
     samples = data.test.take(slice(VECTOR_COUNT))
     inputs = data.normalize(samples.inputs)
-    outputs = load(partial / MODEL)(inputs)
+    outputs = load(partial / model.name)(inputs)
     vectors = {"inputs": inputs, "outputs": outputs, "labels": samples.labels}
     if data.kind in RAW:
         vectors[RAW[data.kind]] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
-    names = [MODEL, PREPROCESSING, VECTORS]
+    names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS]
     if "text" in data.preparation:
         write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
         names.append(TOKENIZER)
     files = {name: sha256_of_file(partial / name) for name in names}
-    _write_json(partial / CARD, _card(run, trial, files))
-    write_atomically(partial / "CARD.md", _card_text(run, trial, files).encode())
+    _write_json(partial / CARD, {"model": model.name, "pair_sums": pair_sums(model), **_card(run, trial, files)})
+    write_atomically(partial / "CARD.md", _card_text(run, trial, files, pair_sums(model)).encode())
     replace_folder(partial, target)
 
 
@@ -146,12 +147,13 @@ def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str
         "measured": trial.deployed.model_dump(mode="json"),
         "agreement_with_simulation": trial.agreement,
         "float_operations": list(trial.float_operations),
+        "runtimes": [entry.model_dump(mode="json") for entry in trial.runtimes],
         "environment": run.environment.model_dump(mode="json"),
         "sha256": files,
     }
 
 
-def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str:
+def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_sums: str) -> str:
     test, cost = trial.deployed.test, trial.deployed.cost
     assert cost is not None
     low, high = (100 * end for end in test.interval)
@@ -173,7 +175,8 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> str
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
 | agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test {noun} |
 
-Measured on {run.environment.cpu} with {versions}.
+Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
+{f"Sums of two 8-bit products are {pair_sums}." if pair_sums else ""}
 Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
@@ -195,7 +198,8 @@ class Bundle:
         self.folder = Path(folder)
         card = self._json(CARD)
         hashes = card.get("sha256") if isinstance(card, dict) else None
-        if not isinstance(hashes, dict) or not {MODEL, PREPROCESSING, VECTORS} <= hashes.keys():
+        model = card.get("model", "model.onnx") if isinstance(card, dict) else ""
+        if not isinstance(hashes, dict) or not {model, PREPROCESSING, VECTORS} <= hashes.keys():
             raise UserError(f"{self.folder / CARD}: damaged (it lacks the files' checksums); make the bundle again")
         for name, expected in hashes.items():
             file = self.folder / name
@@ -204,7 +208,7 @@ class Bundle:
             if sha256_of_file(file) != expected:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
         self.card, self.preprocessing = card, self._json(PREPROCESSING)
-        self.run: Predict = load(self.folder / MODEL, threads)
+        self.run: Predict = load(self.folder / model, threads)
 
     def _json(self, name: str) -> dict:
         path = self.folder / name

@@ -197,6 +197,44 @@ def check(bundle: BundleFolder) -> None:
             raise typer.Exit(BUDGET_MISSED)
 
 
+@app.command(
+    epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
+    " `distiq bench model.pt2 --shape 3,224,224 --json times.json`"
+)
+def bench(
+    files: Annotated[list[Path], typer.Argument(help=".onnx, .xml, .tflite, .pte or .pt2 files", show_default=False)],
+    threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="samples per call where throughput is measured")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,
+    seconds: Annotated[float, typer.Option(min=0.001, help="length of a turn")] = 0.2,
+    shape: Annotated[str, typer.Option(help="of one sample, such as 3,224,224, where the file does not say it")] = "",
+    json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Times model files side by side on this machine: latency of one sample, throughput of a batch."""
+    with _explained():
+        sizes = shape.split(",") if shape else []
+        if not all(size.strip().isdigit() for size in sizes):
+            raise UserError(f"--shape {shape}: write the sizes of one sample with commas, such as 3,224,224")
+        from distiq.bench import bench as bench_files
+        from distiq.report.show import show_bench
+
+        console = Console(highlight=False)
+        with _watching(console, plain) as watch:
+            found = bench_files(
+                files,
+                threads=threads,
+                batch=batch,
+                rounds=rounds,
+                seconds=seconds,
+                shape=[int(size) for size in sizes],
+                watch=watch,
+            )
+        show_bench(found, console)
+        if json is not None:
+            found.save(json)
+
+
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """Prints what a user can put right as one message, without a traceback."""

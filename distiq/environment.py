@@ -10,7 +10,8 @@ from pathlib import Path
 
 from distiq.records import Environment
 
-PACKAGES = ("distiq", "torch", "torchao", "accelerate", "onnx", "onnxscript", "onnxruntime", "numpy", "transformers")
+PACKAGES = ("distiq", "torch", "torchao", "accelerate", "onnx", "onnxscript", "onnxruntime", "numpy", "transformers",
+            "openvino", "ai-edge-litert", "litert-torch", "executorch")  # fmt: skip
 INSTRUCTION_SETS = (
     "avx2",
     "avx512f",

@@ -163,6 +163,8 @@ def verdict(
         sentence = f"The budget is missed: {over}. The best file found ({chosen.rung}) gives {facts}."
         if not chosen.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
+    if chosen.runtimes and (gain := chosen.runtimes[0].gain()) is not None and gain < 1:
+        sentence += f" The int8 file is {1 / gain:.2f} times slower than its own float32 file: it is small, not fast."
     trained = any(trial.training is not None for trial in trials)
     step = _next_step(trained, broken, *_compared(broken, teacher, student)) if broken else None
     return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)

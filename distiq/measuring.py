@@ -27,13 +27,14 @@ from distiq.records import (
     FloatModulesRecord,
     Kind,
     LatencyRecord,
+    RuntimeRecord,
     TrainingRecord,
     TrialRecord,
 )
-from distiq.runtimes.export import RUNTIMES, export, load
-from distiq.runtimes.onnx_runtime import float_operations, peak_memory_bytes
+from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, load, runtime_of, size_bytes
 
-MODEL_FILE, ANSWERS = "model.onnx", "answers.safetensors"
+ANSWERS, SIMULATED = "answers.safetensors", "simulated.safetensors"
+STEPS = (0.5, 1.0, 2.0, 4.0)
 WORST_FLIPS = 12
 HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
 Answers = dict[str, Tensor]
@@ -51,6 +52,16 @@ class Measuring:
 
     def __post_init__(self) -> None:
         self.example = self.data.normalize(self.data.calibration.inputs[:2])
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime whose files are judged and delivered."""
+        return RUNTIMES[self.settings.runtimes[0]]
+
+    @property
+    def model_file(self) -> str:
+        """The name of a step's file in that runtime."""
+        return f"model{self.runtime.ending}"
 
     def answers(self, predict: Predict) -> Answers:
         return {
@@ -81,16 +92,16 @@ class Measuring:
             file: what the file is called in the run's records.
             model: the float network, for parameters and operations.
         """
-        path = folder / MODEL_FILE
-        answers = self.answers(load(path, self.settings.threads))
+        path = folder / self.model_file
+        answers, probe = self.answers(load(path, self.settings.threads)), self.runtime.peak_memory_bytes
         save_tensors(answers, folder / ANSWERS)
         cost = CostRecord(
             file=file,
-            runtime=RUNTIMES[path.suffix],
-            size_bytes=path.stat().st_size,
+            runtime=self.runtime.title,
+            size_bytes=size_bytes(path),
             parameters=parameter_count(model),
             macs=multiply_adds(model, self.example),
-            peak_memory_bytes=peak_memory_bytes(path, (1, *self.data.sample_shape)),
+            peak_memory_bytes=probe(path, (1, *self.data.sample_shape)) if probe else None,
             latency=self.latencies({file: path})[file],
         )
         return self.column(name, answers, float_answers, cost), answers
@@ -122,11 +133,11 @@ class Measuring:
         The budget is not judged here: the record's breaches are empty.
         """
         began = time.monotonic()
-        export(quantized, folder / MODEL_FILE, self.example)
+        export(quantized, folder / self.model_file, self.example)
         simulated = self.answers(quantized)
+        save_tensors(simulated, folder / SIMULATED)
         column, deployed = self.file("int8 deployed", file, folder, model, float_answers)
-        computed_in_float = float_operations(folder / MODEL_FILE)
-        meant = tuple(f"{path}/" for path in quantized.scheme.float_modules)
+        in_runtime = self.in_runtime(folder / self.model_file, file, quantized, simulated["test"], deployed["test"])
         return TrialRecord(
             rung=rung,
             reason=reason,
@@ -135,12 +146,40 @@ class Measuring:
             deployed=column,
             agreement=agreement(simulated["test"], deployed["test"]),
             sqnr_db=sqnr_db(float_answers["validation"], deployed["validation"]),
-            float_operations=tuple(name for name in computed_in_float if not name.startswith(meant)),
-            intended_float_operations=tuple(name for name in computed_in_float if name.startswith(meant)),
+            float_operations=in_runtime.float_operations,
+            intended_float_operations=in_runtime.intended_float_operations,
             breaches=(),
             test_breaches=(),
             seconds=time.monotonic() - began + (training.seconds if training else 0.0),
             training=training,
+            runtimes=(in_runtime,),
+        )
+
+    def in_runtime(
+        self, path: Path, file: str, quantized: QuantizedModel, simulated: Tensor, deployed: Tensor
+    ) -> RuntimeRecord:
+        """What the int8 file of one runtime is and answers, not yet timed.
+
+        Args:
+            file: what it is called in the run's records, such as "student-static" or "student-static-openvino".
+            simulated, deployed: logits of the test set (N, classes).
+        """
+        role, _, form = file.partition("-")
+        suffix = form.partition("-")[2]
+        found = differences(quantized, path)
+        in_float = runtime_of(path).float_operations(path)
+        meant = tuple(f"{module}/" for module in quantized.scheme.float_modules)
+        return RuntimeRecord(
+            runtime=runtime_of(path).title,
+            file=file,
+            float_file=f"{role}-float32" + (f"-{suffix}" if suffix else ""),
+            size_bytes=size_bytes(path),
+            top1=float((deployed.argmax(1) == self.data.test.labels).double().mean()),
+            agreement=agreement(simulated, deployed),
+            steps=_steps(simulated, deployed),
+            same_integers=None if found is None else not found,
+            float_operations=tuple(name for name in in_float if not name.startswith(meant)),
+            intended_float_operations=tuple(name for name in in_float if name.startswith(meant)),
         )
 
     def float_modules(self, model: nn.Module, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
@@ -201,6 +240,15 @@ def picture(sample: Tensor, kind: Kind) -> Tensor:
     height = torch.linspace(1, -1, rows).unsqueeze(1)
     inside = (height <= top + 1 / rows) & (height >= bottom - 1 / rows)
     return torch.where(inside, 0, 255).byte().unsqueeze(0)
+
+
+def _steps(simulated: Tensor, deployed: Tensor) -> tuple[int, int, int, int, int]:
+    """How many logits lie within each distance of the simulated ones; see `RuntimeRecord.steps`."""
+    step = (simulated.max() - simulated.min()) / 255
+    edges = torch.tensor(STEPS) * step
+    counts = torch.bucketize((deployed - simulated).abs().flatten(), edges).bincount(minlength=len(STEPS) + 1)
+    half, one, two, four, more = counts.tolist()
+    return half, one, two, four, more
 
 
 def _png(image: Tensor) -> str:

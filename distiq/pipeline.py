@@ -19,14 +19,14 @@ from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
-from distiq.measuring import ANSWERS, MODEL_FILE, Answers, Measuring
+from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring
 from distiq.models.predictor import Predictor
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
 from distiq.quantization.mixed import narrow_layers
 from distiq.quantization.qat import train_quantized
-from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Recipe, Rung, to_toml
@@ -40,12 +40,13 @@ from distiq.records import (
     ModelRecord,
     Record,
     RunRecord,
+    RuntimeRecord,
     SensitivityRecord,
     TrainingRecord,
     TrialRecord,
 )
 from distiq.report.report import write_report
-from distiq.runtimes.export import export
+from distiq.runtimes.export import RUNTIMES, export, load, require, size_bytes
 from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
@@ -140,7 +141,8 @@ class _Story:
         self.measured_by = {
             "data": found.digest,
             "seed": recipe.seed,
-            **recipe.measure.model_dump(),
+            **recipe.measure.model_dump(exclude={"runtimes"}),
+            "runtime": recipe.measure.runtimes[0],
             "cpu": environment.describe().cpu,
         }
 
@@ -156,6 +158,8 @@ class _Story:
     # Before any training ----------------------------------------------------------------------------------------------
 
     def _refuse_early(self) -> None:
+        for name in self.recipe.measure.runtimes:
+            require(RUNTIMES[name])
         if self.recipe.budget.auc_drop_points is not None and len(self.data.classes) != 2:
             raise UserError(
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
@@ -212,13 +216,13 @@ class _Story:
                 save_tensors(answers, folder / ANSWERS)
                 return Measured(column=self.measuring.column("float32", answers, None, None))
             self.watch.stage(f"measuring the {role}'s float32 file")
-            export(model, folder / MODEL_FILE, self.measuring.example)
+            export(model, folder / self.measuring.model_file, self.measuring.example)
             return Measured(column=self.measuring.file("float32", f"{role}-float32", folder, model)[0])
 
         key = self.measured_by | {"network": step.key, "form": "float32", "beside": self.beside}
         measured = self.ledger.step(f"{role}-float32", key, MEASURING_CODE, Measured, measure)
         if is_network:
-            self.files[f"{role}-float32"] = measured.folder / MODEL_FILE
+            self.files[f"{role}-float32"] = measured.folder / self.measuring.model_file
         given = self.networks.given[role]
         record = ModelRecord(
             role="teacher" if role == "teacher" else "student",
@@ -250,7 +254,7 @@ class _Story:
 
         inputs = self.measured_by | {"network": teacher.step.key, "scheme": str(scheme)}
         step = self.ledger.step("teacher-int8", inputs, QUANTIZING_CODE, TrialRecord, make)
-        self.files["teacher-int8"] = step.folder / MODEL_FILE
+        self.files["teacher-int8"] = step.folder / self.measuring.model_file
         return step.record.simulated, step.record.deployed
 
     def _float_modules(self, role: str, network: _Network, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
@@ -363,7 +367,35 @@ class _Story:
 
         code = (*QUANTIZING_CODE, *TRAINING_CODE) if rung == "qat" else QUANTIZING_CODE
         step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make)
-        self.files[f"student-{rung}"] = step.folder / MODEL_FILE
+        self.files[f"student-{rung}"] = step.folder / self.measuring.model_file
+        others = tuple(self._elsewhere(name, rung, scheme, step, student) for name in self.recipe.measure.runtimes[1:])
+        return step.record.model_copy(update={"runtimes": (*step.record.runtimes, *others)})
+
+    def _elsewhere(self, name: str, rung: Rung, scheme: Scheme, trial: Step, student: _Network) -> RuntimeRecord:
+        """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""
+        ending = RUNTIMES[name].ending
+        file, float_file = f"student-{rung}-{name}", f"student-float32-{name}"
+        inputs = {"runtime": name, "data": self.data_record.digest, "cpu": environment.describe().cpu}
+
+        def make_float(folder: Path) -> Record:
+            self.watch.stage(f"the student's float32 file for {RUNTIMES[name].title}")
+            export(student.model, folder / f"model{ending}", self.measuring.example)
+            return Record()
+
+        def make(folder: Path) -> RuntimeRecord:
+            self.watch.stage(f"{rung}: the file for {RUNTIMES[name].title}")
+            path, example = folder / f"model{ending}", self.measuring.example
+            quantized = restore(student.model, example, scheme, load_file(trial.folder / WEIGHTS))
+            export(quantized, path, example)
+            answers = self.measuring.answers(load(path, self.recipe.measure.threads))
+            save_tensors(answers, folder / ANSWERS)
+            simulated = load_file(trial.folder / SIMULATED)
+            return self.measuring.in_runtime(path, file, quantized, simulated["test"], answers["test"])
+
+        code = QUANTIZING_CODE
+        plain = self.ledger.step(float_file, inputs | {"network": student.step.key}, code, Record, make_float)
+        step = self.ledger.step(f"trial-{rung}-{name}", inputs | {"trial": trial.key}, code, RuntimeRecord, make)
+        self.files |= {float_file: plain.folder / f"model{ending}", file: step.folder / f"model{ending}"}
         return step.record
 
     def _scheme(self, rung: Rung, student: _Network, trials: list[TrialRecord]) -> Scheme:
@@ -457,7 +489,18 @@ class _Story:
 
     def _timed_together(self, teacher: _Network, trial: TrialRecord, comparison: ComparisonRecord) -> TrialRecord:
         """The trial with the latencies that were measured side by side, and its limits judged by them."""
-        trial = trial.model_copy(update={"deployed": _timed_column(trial.deployed, comparison)})
+        runtimes = tuple(
+            entry.model_copy(
+                update={
+                    "latency": comparison.files[entry.file],
+                    "float_latency": comparison.files[entry.float_file],
+                    "float_size_bytes": size_bytes(self.files[entry.float_file]),
+                }
+            )
+            for entry in trial.runtimes
+        )
+        deployed = _timed_column(trial.deployed, comparison)
+        trial = trial.model_copy(update={"deployed": deployed, "runtimes": runtimes})
         return trial.model_copy(
             update={
                 "breaches": self._judge(teacher, trial, "validation"),

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from distiq.errors import UserError
 
+RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch", "inductor"]
 Rung = Literal["static", "percentile", "mse", "rounding", "float_layers", "mixed", "qat"]
 
 
@@ -379,12 +380,25 @@ class Budget(Part):
 
 
 class MeasureSettings(Part):
-    """How latency is measured."""
+    """Where files are measured, and how latency is."""
 
+    runtimes: tuple[RuntimeName, ...] = Field(
+        ("onnxruntime",),
+        min_length=1,
+        description='every trial is measured in each, the first is delivered: "onnxruntime", "openvino", "litert",'
+        ' "executorch", "inductor"',
+    )
     threads: int = Field(1, ge=1, description="threads of the runtime")
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")
     rounds: int = Field(5, ge=1, description="interleaved rounds over all files")
     seconds: float = Field(0.1, gt=0, description="time spent on each file and batch size in one round")
+
+    @field_validator("runtimes")
+    @classmethod
+    def _runtimes_differ(cls, names: tuple[RuntimeName, ...]) -> tuple[RuntimeName, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{list(names)} names a runtime twice; name each once")
+        return names
 
 
 class Recipe(Part):

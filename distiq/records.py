@@ -114,6 +114,7 @@ class LatencyRecord(Record):
     p50_ms: float
     p95_ms: float
     throughput_per_s: float
+    p99_ms: float | None = None
 
 
 class CostRecord(Record):
@@ -182,6 +183,35 @@ class FlipRecord(Record):
     image_png: str
 
 
+class RuntimeRecord(Record):
+    """A trial's int8 file in one runtime, beside the float32 file of the same network there.
+
+    `agreement` is the share of test samples that the file answers as the simulated graph does. `steps` counts the
+    logits by their distance from the simulated ones, in steps of 1/255 of the logits' span: up to half a step, one,
+    two, four, more. `same_integers` says whether integers and scales read back from the file are the graph's; None
+    where the runtime packs them in an order of its own. Latencies are measured side by side at the end of the run.
+    """
+
+    runtime: str
+    file: str
+    float_file: str
+    size_bytes: int
+    top1: float
+    agreement: float
+    steps: tuple[int, int, int, int, int]
+    same_integers: bool | None
+    float_operations: tuple[str, ...]
+    intended_float_operations: tuple[str, ...] = ()
+    float_size_bytes: int | None = None
+    latency: tuple[LatencyRecord, ...] = ()
+    float_latency: tuple[LatencyRecord, ...] = ()
+
+    def gain(self, batch: int = 1) -> float | None:
+        """How many times faster than float32 the int8 file is, by medians; None before both are timed."""
+        pair = [[e.p50_ms for e in entries if e.batch == batch] for entries in (self.float_latency, self.latency)]
+        return pair[0][0] / pair[1][0] if all(pair) else None
+
+
 class TrialRecord(Record):
     """One rung of the ladder: what was tried, why, what the deployed file measured, which limits broke.
 
@@ -189,6 +219,7 @@ class TrialRecord(Record):
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
     test set: they are only reported. `sqnr_db` is of the logits on the validation split. `float_operations` is what the
     runtime computes in float32 though it was to be int8; `intended_float_operations` lie in modules that stay in float.
+    `runtimes` are those of the recipe, in its order; the first is the one of `deployed`.
     """
 
     rung: str
@@ -204,6 +235,7 @@ class TrialRecord(Record):
     test_breaches: tuple[Breach, ...]
     seconds: float
     training: TrainingRecord | None = None
+    runtimes: tuple[RuntimeRecord, ...] = ()
 
 
 class FloatModulesRecord(Record):
@@ -262,6 +294,22 @@ class SensitivityRecord(Record):
         worst = tuple(sorted(power, key=lambda place: -power[place])[:most])
         total = sum(power.values())
         return worst, sum(power[place] for place in worst) / total if total else 0.0
+
+
+class BenchRecord(Record):
+    """Files timed side by side on one machine. A size of batch that a file does not take is left out."""
+
+    environment: Environment
+    files: tuple["BenchFile", ...]
+
+
+class BenchFile(Record):
+    """One file: its name, its runtime, its size, and its times."""
+
+    file: str
+    runtime: str
+    size_bytes: int
+    latency: tuple[LatencyRecord, ...]
 
 
 class VerdictRecord(Record):

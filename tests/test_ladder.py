@@ -12,6 +12,7 @@ from distiq.records import (
     LatencyRecord,
     ModelRecord,
     NoiseRecord,
+    RuntimeRecord,
     SensitivityRecord,
     TrainingRecord,
 )
@@ -278,3 +279,28 @@ def test_the_verdict_is_of_the_test_set():
 def test_the_next_step_mends_the_worst_limit(breaches, student, rungs, words):
     trials = [trial(rung, *breaches) for rung in rungs]
     assert words in decide(BUDGET, *trials, student=student).next_step
+
+
+@pytest.mark.parametrize(
+    ("float_ms", "said"), [(0.05, "The int8 file is 2.00 times slower than its own float32"), (0.2, "")]
+)
+def test_a_file_that_is_slower_than_float_is_not_called_fast(float_ms: float, said: str):
+    def timed(p50_ms: float) -> tuple[LatencyRecord, ...]:
+        return (LatencyRecord(batch=1, threads=1, runs=1, p50_ms=p50_ms, p95_ms=p50_ms, throughput_per_s=1),)
+
+    entry = RuntimeRecord(
+        runtime="ONNX Runtime",
+        file="student-static",
+        float_file="student-float32",
+        size_bytes=1,
+        top1=0.9,
+        agreement=1.0,
+        steps=(1, 0, 0, 0, 0),
+        same_integers=True,
+        float_operations=(),
+        latency=timed(0.1),
+        float_latency=timed(float_ms),
+    )
+    slow = trial("static").model_copy(update={"runtimes": (entry,)})
+    sentence = verdict(Budget(), [slow], model("teacher", 0.92), model("student", 0.91)).sentence
+    assert said in sentence and ("slower" in sentence) == bool(said)

@@ -1,6 +1,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -8,6 +9,7 @@ from distiq.errors import UserError
 from distiq.recipe import (
     QuantizeSettings,
     Recipe,
+    RuntimeName,
     TrainingSettings,
     describe,
     load_recipe,
@@ -38,6 +40,20 @@ def test_every_shipped_recipe_is_understood(path, tmp_path):
 
 def test_there_are_shipped_recipes():
     assert RECIPES
+
+
+def test_the_names_of_runtimes_are_those_that_there_are():
+    from distiq.runtimes.export import RUNTIMES
+
+    assert get_args(RuntimeName) == tuple(RUNTIMES)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [("[]", "at least 1 item"), ('["openvino", "openvino"]', "names a runtime twice"), ('["tensorrt"]', "onnxruntime")],
+)
+def test_runtimes_that_cannot_be_are_refused(tmp_path, names, message):
+    assert message in refusal(tmp_path, f"[measure]\nruntimes = {names}")
 
 
 def test_an_empty_recipe_is_the_default(tmp_path):

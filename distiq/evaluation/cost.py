@@ -59,7 +59,7 @@ def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
 
 def _summary(times: list[float], batch: int, threads: int) -> LatencyRecord:
     median = statistics.median(times)
-    p95 = sorted(times)[min(len(times) - 1, int(0.95 * len(times)))]
+    p95, p99 = (sorted(times)[min(len(times) - 1, int(share * len(times)))] for share in (0.95, 0.99))
     return LatencyRecord(
         batch=batch,
         threads=threads,
@@ -67,4 +67,5 @@ def _summary(times: list[float], batch: int, threads: int) -> LatencyRecord:
         p50_ms=median * 1e3,
         p95_ms=p95 * 1e3,
         throughput_per_s=batch / median,
+        p99_ms=p99 * 1e3,
     )

@@ -62,6 +62,7 @@ def render(run: RunRecord, ablation: AblationRecord | None = None, diagnosis: Di
         measurements=tables.measurement_rows(run, columns),
         ladder_headings=tables.LADDER_HEADINGS,
         ladder=tables.ladder_rows(run),
+        runtimes=tables.runtime_rows(run),
         trainings=[
             (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
         ],

@@ -8,8 +8,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distiq.records import AblationRecord, Column, DiagnosisRecord, ModelRecord, RunRecord
-from distiq.report.figures import percent, points
+from distiq.records import AblationRecord, BenchRecord, Column, DiagnosisRecord, ModelRecord, RunRecord
+from distiq.report.figures import kilobytes, milliseconds, per_second, percent, points
 from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
     Row,
@@ -23,6 +23,7 @@ from distiq.report.tables import (
     measurement_rows,
     noise_rows,
     pair_rows,
+    runtime_rows,
     verdict_heading,
 )
 
@@ -39,6 +40,7 @@ def show(records: Path, console: Console) -> None:
     _print_verdict(run, console)
     _print_measurements(run, console)
     _print_ladder(run, console)
+    _print_runtimes(run, console)
     _print_classes(run, console)
     if diagnosis := read_diagnosis(records, run):
         show_diagnosis(diagnosis, console)
@@ -86,6 +88,29 @@ def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
     console.print(table)
     if diagnosis.cure:
         console.print(Text.assemble(("Cure: ", "bold"), " ".join(f"--set '{entry}'" for entry in diagnosis.cure)))
+
+
+def show_bench(bench: BenchRecord, console: Console) -> None:
+    """Prints the times of files that were measured side by side."""
+    table = _table("file")
+    largest = max(entry.batch for file in bench.files for entry in file.latency)
+    for name in ("size", "p50", "p95", "p99", f"batch {largest}"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for file in bench.files:
+        one = file.latency[0]
+        many = next((entry for entry in file.latency if entry.batch == largest), None)
+        times = [milliseconds(value) for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
+        throughput = per_second(many.throughput_per_s) if many else "not taken"
+        table.add_row(*map(Text, (file.file, kilobytes(file.size_bytes), *times, throughput)))
+    console.print(table)
+    one, machine = bench.files[0].latency[0], bench.environment
+    console.print(
+        Text(
+            f"one sample, {one.threads} thread{'s' if one.threads > 1 else ''}, files in turns, {one.runs} runs of the"
+            f" first; {machine.cpu} ({', '.join(machine.instruction_sets)})",
+            "dim",
+        )
+    )
 
 
 def _print_verdict(run: RunRecord, console: Console) -> None:
@@ -140,6 +165,22 @@ def _print_ladder(run: RunRecord, console: Console) -> None:
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
     for rung, why in run.skipped.items():
         console.print(Text.assemble(f"  {rung}: ", (f"not tried: {why}", "dim")))
+
+
+def _print_runtimes(run: RunRecord, console: Console) -> None:
+    rows = runtime_rows(run)
+    if len(rows) < 2:
+        return
+    _heading(console, "In each runtime")
+    table = _table("")
+    for name in ("file", "latency", "p95", "against float32", "agreement"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        file, latency, gain, agreement, *_ = row.cells
+        texts = (file.text, latency.text, latency.note.removeprefix("p95 "), gain.text, agreement.text)
+        table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
+    console.print(table)
+    console.print(Text("* delivered; agreement: with the simulated graph, test set", "dim"))
 
 
 def _marked(row: Row) -> Text:

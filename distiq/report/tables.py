@@ -12,6 +12,7 @@ from distiq.records import (
     ModelRecord,
     NoiseRecord,
     RunRecord,
+    RuntimeRecord,
     SensitivityRecord,
     TrialRecord,
 )
@@ -170,6 +171,49 @@ def float_modules_sentence(run: RunRecord) -> str:
 def ladder_rows(run: RunRecord) -> tuple[Row, ...]:
     """One row for each trial in the order in which they ran, under LADDER_HEADINGS; the chosen one is marked."""
     return tuple(_ladder_row(run, trial) for trial in run.trials)
+
+
+RUNTIME_HEADINGS = (
+    Cell("File", "int8"),
+    Cell("Latency", "int8, one sample"),
+    Cell("Against float32", "one sample"),
+    Cell("Agreement", "with the simulation"),
+    Cell("Test accuracy"),
+    Cell("Throughput", "int8"),
+    Cell("Within a step", "of the logits"),
+    Cell("Integers", "those of the graph"),
+    Cell("Float operations left"),
+)
+
+
+def runtime_rows(run: RunRecord) -> tuple[Row, ...]:
+    """One row for each runtime of the delivered trial, under RUNTIME_HEADINGS; the delivered file's is marked."""
+    return tuple(_runtime_row(entry, number == 0) for number, entry in enumerate(chosen_trial(run).runtimes))
+
+
+def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
+    one, largest = entry.latency[0], entry.latency[-1]
+    gain = entry.gain()
+    within = sum(entry.steps[:2]) / sum(entry.steps)
+    same = {True: "the same", False: "NOT the same", None: "not readable"}[entry.same_integers]
+    return Row(
+        Cell(entry.runtime),
+        (
+            Cell(kilobytes(entry.size_bytes), f"float32 {kilobytes(entry.float_size_bytes)}"),
+            Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
+            Cell(
+                _gain(gain, 1, "faster", "slower") if gain else NOTHING,
+                f"float32 {milliseconds(entry.float_latency[0].p50_ms)}",
+            ),
+            Cell(percent(entry.agreement)),
+            Cell(percent(entry.top1)),
+            Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
+            Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
+            Cell(same),
+            Cell(tally(entry.float_operations) or "none"),
+        ),
+        marked=delivered,
+    )
 
 
 def breach_sentence(breach: Breach) -> str:

@@ -1,16 +1,71 @@
-"""export(): a network, float or quantized, as a file of the runtime that the file's ending names."""
+"""export() and load(): a network, float or quantized, as a file of the runtime that the file's ending names."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
-from distiq.runtimes import onnx_runtime
+from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
+from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
+from distiq.runtimes.saturation import saturation
 
 Predict = Callable[[Tensor], Tensor]
-RUNTIMES = {".onnx": "ONNX Runtime"}
+
+
+class Runtime(NamedTuple):
+    """A runtime: how it is called, what it needs, and the functions of its file.
+
+    Attributes:
+        install: the versions that are known to work together, for pip.
+        grids: reads a file's integers; None where the file holds them in its own packed order.
+        entry: reads what a file takes; None where the file does not say it.
+        names_modules: its `export` takes module paths that the file's operations are to be named after.
+        peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
+    """
+
+    title: str
+    ending: str
+    packages: tuple[str, ...]
+    install: str
+    export: Callable[..., None]
+    load: Callable[[Path, int], Predict]
+    float_operations: Callable[[Path], tuple[str, ...]]
+    grids: Callable[[Path], Grids] | None = None
+    entry: Callable[[Path], Entry] | None = None
+    peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
+    names_modules: bool = False
+
+
+RUNTIMES: dict[str, Runtime] = {
+    "onnxruntime": Runtime(
+        "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
+        onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
+        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, names_modules=True,
+    ),
+    "openvino": Runtime(
+        "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
+        openvino.export_openvino, openvino.load_openvino, openvino.float_operations, openvino.grids,
+        openvino.entry, names_modules=True,
+    ),
+    "litert": Runtime(
+        "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
+        litert.export_litert, litert.load_litert, litert.float_operations, litert.grids,
+        litert.entry,
+    ),
+    "executorch": Runtime(
+        "ExecuTorch", ".pte", ("executorch",), "executorch==1.5.1",
+        executorch.export_executorch, executorch.load_executorch, executorch.float_operations, executorch.grids,
+        executorch.entry,
+    ),
+    "inductor": Runtime(
+        "Inductor", ".pt2", ("torch",), "torch==2.13.0",
+        inductor.export_inductor, inductor.load_inductor, inductor.float_operations,
+    ),
+}  # fmt: skip
 
 
 def export(model: nn.Module, path: Path, example: Tensor) -> Path:
@@ -18,18 +73,21 @@ def export(model: nn.Module, path: Path, example: Tensor) -> Path:
 
     Args:
         model: a float network or a `QuantizedModel`; it is not changed.
+        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
         example: one or more normalized inputs (B, ...).
 
     Raises:
-        UserError: the ending is unknown, or an operation has no form in that runtime.
+        UserError: the ending is unknown, the runtime is not installed, or an operation has no form in it.
     """
     path = Path(path)
-    check_ending(path)
-    reference = getattr(model, "reference", None)
-    graph = reference() if reference is not None else model
+    runtime = runtime_of(path)
+    require(runtime)
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
-    kept_in_float = model.scheme.float_modules if reference is not None else ()  # type: ignore[union-attr]
-    onnx_runtime.export_onnx(graph, pair, path, kept_in_float)  # type: ignore[arg-type]
+    named = getattr(getattr(model, "scheme", None), "float_modules", ())
+    if runtime.names_modules:
+        runtime.export(lowered(model), pair, path, named)  # type: ignore[call-arg]
+    else:
+        runtime.export(lowered(model), pair, path)
     return path
 
 
@@ -37,12 +95,70 @@ def load(path: Path, threads: int = 1) -> Predict:
     """A `predict` that runs the file: normalized inputs (B, ...) float32 -> outputs float32.
 
     Raises:
-        UserError: the ending is unknown, the file is missing or damaged.
+        UserError: the ending is unknown, the runtime is not installed, the file is missing or damaged.
     """
-    check_ending(Path(path))
-    return onnx_runtime.load_onnx(Path(path), threads)
+    runtime = runtime_of(Path(path))
+    require(runtime)
+    return runtime.load(Path(path), threads)
 
 
-def check_ending(path: Path) -> None:
-    if path.suffix not in RUNTIMES:
-        raise UserError(f"{path}: distiq writes and runs {', '.join(RUNTIMES)}, not {path.suffix or 'a bare name'}")
+def lowered(model: nn.Module) -> nn.Module:
+    """The reference graph of a `QuantizedModel`; any other network as it is."""
+    reference = getattr(model, "reference", None)
+    return reference() if reference is not None else model
+
+
+def differences(model: nn.Module, path: Path) -> str | None:
+    """What of the file's integers and scales is not the quantized graph's; empty where all is.
+
+    Returns:
+        None where this cannot be read from the runtime's file.
+    """
+    reader, graph = runtime_of(path).grids, lowered(model)
+    if reader is None:
+        return None
+    assert is_quantized(graph)
+    return reader(path).differs_from(grids_of(graph))  # type: ignore[arg-type]
+
+
+def pair_sums(path: Path) -> str:
+    """Whether a quantized file's integers can saturate on an x86 CPU without VNNI, in a sentence; empty if not asked.
+
+    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies, and Inductor's integers are not read back.
+    """
+    runtime = runtime_of(path)
+    return saturation(runtime.grids(path)).sentence() if runtime.ending in (".onnx", ".xml") and runtime.grids else ""
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """The files that a model consists of: an OpenVINO model has its weights beside it."""
+    return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+
+
+def size_bytes(path: Path) -> int:
+    """Size of the model on disk, all its files."""
+    return sum(file.stat().st_size for file in files_of(path))
+
+
+def runtime_of(path: Path) -> Runtime:
+    """The runtime that a file's ending names.
+
+    Raises:
+        UserError: the ending is unknown.
+    """
+    for runtime in RUNTIMES.values():
+        if path.suffix == runtime.ending:
+            return runtime
+    endings = ", ".join(runtime.ending for runtime in RUNTIMES.values())
+    raise UserError(f"{path}: distiq writes and runs {endings}, not {path.suffix or 'a bare name'}")
+
+
+def require(runtime: Runtime) -> None:
+    """Refuses a runtime whose packages are not installed.
+
+    Raises:
+        UserError: with the line that installs them.
+    """
+    missing = [package for package in runtime.packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(f"{runtime.title} is not installed here ({', '.join(missing)}): pip install {runtime.install}")

@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.runtimes.lowering import Entry, Grids, Weight
 
 INPUT, OUTPUT = "input", "logits"
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
@@ -37,12 +39,16 @@ SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 PACKING_OPSET = 21  # the first with INT4
 
 
-def export_onnx(model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = ()) -> None:
+def export_onnx(
+    model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = (), for_openvino: bool = False
+) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
 
     Args:
         example: (B, ...) input, B >= 2.
         named: module paths; what computes in them carries the path in its name, as "frontend/conv_3".
+        for_openvino: without INT4, and without zero points of weights, though ONNX Runtime fuses a Gemm only with them:
+            OpenVINO keeps some of them as subtractions and computes those layers in float32.
 
     Raises:
         UserError: an operation has no ONNX form; the message names it.
@@ -59,8 +65,11 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, named: Sequence[s
         _transpose_stored_weights(graph)
         _look_up_integers(graph)
         _store_activations_unsigned(graph)
+        if for_openvino:
+            _drop_zero_points_of_weights(graph)
         _store_last_bias_as_integers(graph)
-        _pack_narrow_weights(proto)
+        if not for_openvino:
+            _pack_narrow_weights(proto)
     _drop_dead_ends(graph)
     _shorten_names(graph)
     onnx.checker.check_model(proto, full_check=True)
@@ -68,17 +77,35 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path, named: Sequence[s
 
 
 def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
-    """A `predict` that runs the file: normalized images (B, C, H, W) float32 -> logits (B, classes).
+    """A `predict` that runs the file: normalized inputs (B, ...) -> its first output.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or takes more than one input.
     """
     session = _session(path, threads)
+    name, output = _only_input(session, path).name, session.get_outputs()[0].name
 
-    def predict(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([OUTPUT], {INPUT: images.contiguous().numpy()})[0])
+    def predict(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run([output], {name: inputs.contiguous().numpy()})[0])
 
     return predict
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes."""
+    found = _only_input(_session(path, 1), path)
+    types = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32,
+             "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8}  # fmt: skip
+    if found.type not in types:
+        raise UserError(f"{path}: its input is {found.type}; distiq feeds {', '.join(types)}")
+    return Entry(tuple(size if isinstance(size, int) else -1 for size in found.shape), types[found.type])
+
+
+def _only_input(session: Any, path: Path) -> Any:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise UserError(f"{path}: takes {len(inputs)} inputs ({', '.join(one.name for one in inputs)}), not one")
+    return inputs[0]
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
@@ -105,6 +132,39 @@ def float_operations(path: Path) -> tuple[str, ...]:
 def operation_counts(path: Path) -> Counter[str]:
     """How many nodes of each type the file holds."""
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def grids(path: Path) -> Grids:
+    """The integer weights and grids that the file holds; activations are uint8, narrow weights INT4 behind a cast.
+
+    A table of embeddings is read row by row, its scales by the same numbers; a transposed weight is turned back.
+    """
+    graph = onnx.load(str(path)).graph
+    constants = _initializers(graph)
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in constants:
+            narrow = _value(constants, node.input[0])
+            assert narrow is not None
+            constants[node.output[0]] = numpy_helper.from_array(narrow.astype(np.int8), node.output[0])
+    weights, activations = [], set()
+    tables: dict[str, dict[bool, np.ndarray]] = {}
+    for node in graph.node:
+        stored = _value(constants, node.input[0]) if node.input else None
+        if node.op_type == "Gather" and stored is not None and stored.dtype in (np.int8, np.float32):
+            tables.setdefault(node.input[1], {})[stored.dtype == np.int8] = stored
+        if node.op_type not in (Q, DQ) or len(node.input) < 2:
+            continue
+        scale = _value(constants, node.input[1])
+        assert scale is not None
+        if stored is None:
+            zero_point = _value(constants, node.input[2])
+            assert zero_point is not None
+            activations.add((float(scale), int(zero_point) - 128))
+        elif stored.dtype == np.int8:
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+            weights.append(Weight(np.moveaxis(stored, axis, 0), scale))
+    weights += [Weight(pair[True], pair[False]) for pair in tables.values() if len(pair) == 2]
+    return Grids(tuple(weights), (), frozenset(activations))
 
 
 def _options(threads: int):  # type: ignore[no-untyped-def]
@@ -376,6 +436,16 @@ def _store_activations_unsigned(graph: GraphProto) -> None:
             graph.initializer.append(numpy_helper.from_array(shifted, name))
             constants[name] = graph.initializer[-1]
         node.input[2] = name
+
+
+def _drop_zero_points_of_weights(graph: GraphProto) -> None:
+    """Grids of weights are symmetric: without a zero point it is 0."""
+    constants = _initializers(graph)
+    for node in graph.node:
+        if node.op_type == DQ and node.input[0] in constants and len(node.input) > 2:
+            zero_point = _value(constants, node.input[2])
+            if zero_point is not None and not zero_point.any():
+                del node.input[2]
 
 
 def _store_last_bias_as_integers(graph: GraphProto) -> None:

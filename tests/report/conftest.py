@@ -24,6 +24,7 @@ from distiq.records import (
     LatencyRecord,
     ModelRecord,
     RunRecord,
+    RuntimeRecord,
     TrainingRecord,
     TrialRecord,
     VerdictRecord,
@@ -132,6 +133,25 @@ def trial(rung: str, number: int, classes: int) -> TrialRecord:
         test_breaches=(),
         seconds=14.2 if rung != "qat" else 161.0,
         training=training("qat", ("task", "kd"), 2, 0.915) if rung == "qat" else None,
+        runtimes=(in_runtime("ONNX Runtime", 2.6, True), in_runtime("LiteRT", 0.8, None)),
+    )
+
+
+def in_runtime(name: str, gain: float, same_integers: bool | None) -> RuntimeRecord:
+    """A file that is `gain` times faster than its float32."""
+    return RuntimeRecord(
+        runtime=name,
+        file=f"student-{name}",
+        float_file=f"student-float32-{name}",
+        size_bytes=96_400,
+        top1=0.9103,
+        agreement=0.9991,
+        steps=(99_000, 900, 90, 9, 1),
+        same_integers=same_integers,
+        float_operations=() if same_integers else ("12 (fully_connected)",),
+        float_size_bytes=352_000,
+        latency=cost("", 0, 0.112).latency,
+        float_latency=cost("", 0, 0.112 * gain).latency,
     )
 
 

@@ -37,6 +37,12 @@ def test_tables_fit_in_80_columns(save_run: SaveRun):
     assert any("* qat" in line and "91.07 %" in line and "none" in line for line in lines)
 
 
+def test_every_runtime_has_a_line_and_a_slow_one_is_called_slow(save_run: SaveRun):
+    lines = shown(save_run()).splitlines()
+    assert any("* ONNX Runtime" in line and "2.6× faster" in line and "99.91 %" in line for line in lines)
+    assert any("LiteRT" in line and "1.2× slower" in line for line in lines)
+
+
 def test_names_are_not_markup(save_run: SaveRun):
     text = shown(save_run(classes=("[red]", ":smile:")))
     assert "[red]" in text and ":smile:" in text

@@ -7,23 +7,50 @@ import torch
 
 from distiq.errors import UserError
 from distiq.quantization.quantize import quantize
-from distiq.runtimes.export import RUNTIMES, check_ending, export, load
+from distiq.runtimes.export import RUNTIMES, differences, export, files_of, load, require, runtime_of, size_bytes
 from distiq.runtimes.onnx_runtime import operation_counts
 
 
-@pytest.mark.parametrize("name", ["model.tflite", "model.bin", "model"])
+@pytest.mark.parametrize("name", ["model.h5", "model.bin", "model"])
 def test_an_unknown_ending_is_refused(name: str, tmp_path: Path):
-    with pytest.raises(UserError, match=r"distiq writes and runs \.onnx, not"):
-        check_ending(tmp_path / name)
+    with pytest.raises(UserError, match=r"distiq writes and runs \.onnx, \.xml, .*, not"):
+        runtime_of(tmp_path / name)
     with pytest.raises(UserError, match=name):
         export(torch.nn.Identity(), tmp_path / name, torch.zeros(2, 3))
     with pytest.raises(UserError, match=name):
         load(tmp_path / name)
 
 
-def test_every_known_ending_passes(tmp_path: Path):
-    for ending in RUNTIMES:
-        check_ending(tmp_path / f"model{ending}")
+def test_every_ending_names_one_runtime():
+    assert [runtime_of(Path(f"model{runtime.ending}")) for runtime in RUNTIMES.values()] == list(RUNTIMES.values())
+
+
+def test_a_runtime_that_is_not_installed_is_refused_with_the_line_that_installs_it():
+    absent = RUNTIMES["openvino"]._replace(packages=("no_such_runtime",), install="no-such-runtime==1.0")
+    with pytest.raises(UserError, match=r"OpenVINO is not installed here \(no_such_runtime\): pip install no-such-ru"):
+        require(absent)
+    require(RUNTIMES["onnxruntime"])
+
+
+def test_a_model_s_size_is_that_of_all_its_files(tmp_path: Path):
+    for name, content in (("model.xml", b"12"), ("model.bin", b"345"), ("model.onnx", b"6")):
+        (tmp_path / name).write_bytes(content)
+    assert size_bytes(tmp_path / "model.xml") == 5
+    assert size_bytes(tmp_path / "model.onnx") == 1
+    assert files_of(tmp_path / "model.xml")[0] == tmp_path / "model.xml"
+
+
+def test_a_file_of_another_graph_is_told_from_the_graph_s(tmp_path: Path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
+    inputs = torch.randn(32, 6)
+    quantized = quantize(model, inputs)
+    path = export(quantized, tmp_path / "model.onnx", inputs)
+    assert differences(quantized, path) == ""
+    assert "grids of activations" in differences(quantize(model, 3 * inputs), path)
+    with torch.no_grad():
+        model[0].weight[0] *= -1
+    assert "integer weights are not the graph's" in differences(quantize(model, inputs), path)
 
 
 def test_one_example_is_enough_and_a_string_is_a_path(tmp_path: Path):

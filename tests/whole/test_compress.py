@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from distiq.bundle import Bundle
 from distiq.data.splits import Data, from_tensors
+from distiq.errors import UserError
 from distiq.pipeline import compress
 from distiq.progress import Silent
 from distiq.recipe import Recipe, parse_recipe
 from distiq.records import RunRecord
+from distiq.runtimes import export
 
 
 class Heard(Silent):
@@ -146,6 +149,43 @@ def test_a_few_layers_in_float(data: Data, tmp_path: Path):
     (trial,) = record.trials
     assert "0 and 5 in float32" in trial.scheme or "5 and 0 in float32" in trial.scheme
     assert trial.float_operations == () and len(trial.intended_float_operations) == 2
+
+
+def measure(*runtimes: str) -> dict:
+    return {"runtimes": list(runtimes), "throughput_batch": 2, "rounds": 1, "seconds": 0.002}
+
+
+def test_a_runtime_that_is_not_installed_is_refused_before_training(data: Data, tmp_path: Path, monkeypatch):
+    absent = export.RUNTIMES["openvino"]._replace(packages=("no_such_runtime",))
+    monkeypatch.setitem(export.RUNTIMES, "openvino", absent)
+    with pytest.raises(UserError, match=r"OpenVINO is not installed here .*: pip install openvino=="):
+        compress(recipe(measure=measure("onnxruntime", "openvino")), run=tmp_path, data=data)
+    assert not list(tmp_path.glob("steps/*"))
+
+
+def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_path: Path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    settings = recipe(measure=measure("openvino", "onnxruntime"))
+    record = compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data)
+    (trial,) = record.trials
+    assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
+    for entry in trial.runtimes:
+        assert entry.same_integers
+        assert entry.float_operations == ()
+        assert entry.agreement >= 0.95
+        assert sum(entry.steps) == 2 * len(data.test)
+        assert entry.size_bytes > 0 and entry.float_size_bytes > 0
+        assert entry.gain() == entry.float_latency[0].p50_ms / entry.latency[0].p50_ms
+        assert {entry.file, entry.float_file} <= record.comparison.files.keys()
+    bundle = tmp_path / "run" / "bundle"
+    assert {"model.xml", "model.bin"} <= {file.name for file in bundle.iterdir()}
+    assert trial.deployed.cost.size_bytes == sum((bundle / f"model.{end}").stat().st_size for end in ("xml", "bin"))
+    assert Bundle(bundle).check().passed
+    assert "In each runtime" in (tmp_path / "run" / "report.html").read_text()
+
+    heard = Heard()
+    compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data, watch=heard)
+    assert heard.stages[-1] == "writing bundle and report" and len(heard.stages) == 3, "nothing is made again"
 
 
 def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_path: Path):

@@ -1,0 +1,197 @@
+"""ExecuTorch: everything that touches it. XNNPACK runs the .pte files.
+
+The reference graph is lowered as it is. Layers whose result stays float32 (the last one) hold dequantized weights:
+XNNPACK has no integer kernel with a float32 result that keeps the input's grid.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.errors import UserError
+from distiq.files import write_atomically
+from distiq.runtimes.lowering import Entry, Grids, Weight, float_copy, is_quantized, with_float_outputs
+from distiq.runtimes.silence import silence
+
+LARGEST_BATCH = 32
+"""Memory for the values between operators is planned for so many samples; a larger batch is split."""
+JSON_STEP = 1e-6  # what flatc leaves of a scale
+COMPUTING = {"XNNAdd", "XNNAvgPooling2d", "XNNBatchMatrixMultiply", "XNNConcatenate2", "XNNConv2d",
+             "XNNDepthwiseConv2d", "XNNFullyConnected", "XNNGlobalAvgPooling2d", "XNNMaxPooling2d",
+             "XNNMultiply"}  # fmt: skip
+
+
+def export_executorch(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes a .pte file for batches of one to `LARGEST_BATCH`. example: (B, ...).
+
+    Raises:
+        UserError: an operation has no form in ExecuTorch.
+    """
+    if is_quantized(model):
+        assert isinstance(model, fx.GraphModule)
+        graph: nn.Module = with_float_outputs(model)
+    else:
+        graph = float_copy(model)
+    try:
+        with silence(), torch.no_grad():
+            content = _lowered(graph, example)
+    except Exception as error:  # the lowering raises many kinds
+        raise UserError(f"{path}: ExecuTorch cannot convert this network: {str(error).splitlines()[0]}") from error
+    write_atomically(path, content)
+
+
+class _Pool:
+    """XNNPACK's pool of threads, one for the process. A method is bound to the pool that it was loaded with."""
+
+    number = 0
+
+    @classmethod
+    def resize(cls, threads: int) -> None:
+        from executorch.extension.pybindings import portable_lib
+
+        if portable_lib._threadpool_get_thread_count() != threads:
+            with silence():
+                portable_lib._unsafe_reset_threadpool(threads)
+            cls.number += 1
+
+
+class _Loaded:
+    """A program's method; it is loaded again when the pool of threads is another."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.content, self.threads = path.read_bytes(), threads
+        self.load()
+
+    def load(self) -> None:
+        from executorch.runtime import Runtime
+
+        _Pool.resize(self.threads)
+        with silence():
+            self.program = Runtime.get().load_program(self.content)
+            self.method: Any = self.program.load_method("forward")
+        self.largest = self.method.metadata.input_tensor_meta(0).sizes()[0]
+        self.pool = _Pool.number
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        _Pool.resize(self.threads)
+        if self.pool != _Pool.number:
+            self.load()
+        parts = inputs.contiguous().split(self.largest)
+        # The next call writes over a result.
+        return torch.cat([self.method.execute([part])[0].clone() for part in parts])
+
+
+def load_executorch(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A `predict` that runs the file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with silence():
+        import executorch.runtime  # noqa: F401  it prints about the CPU
+    try:
+        return _Loaded(path, threads)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: ExecuTorch cannot load this file: {str(error).splitlines()[0]}") from error
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes; the batch may be smaller than the one that is planned for."""
+    loaded = load_executorch(path)
+    assert isinstance(loaded, _Loaded)
+    found = loaded.method.metadata.input_tensor_meta(0)
+    types = {4: torch.int64, 6: torch.float32}  # of ExecuTorch's ScalarType
+    return Entry((-1, *found.sizes()[1:]), types.get(found.dtype(), torch.float32))
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The operations that run outside of XNNPACK, and those inside whose result is float32, as "name (type)"."""
+    program, parts, _ = _read(path)
+    outside = {f"{entry.name} (outside XNNPACK)" for entry in program.execution_plan[0].operators}
+    found = sorted(name for name in outside if not name.startswith(("executorch_prim", "aten::sym_size")))
+    for part in parts:
+        kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
+        for number, node in enumerate(part["xnodes"]):
+            kind = node["xnode_union_type"]
+            if kind in COMPUTING and kinds[node["xnode_union"]["output_id"]] == "xnn_datatype_fp32":
+                found.append(f"{number} ({kind.removeprefix('XNN').lower()})")
+    return tuple(found)
+
+
+def grids(path: Path) -> Grids:
+    """The integer weights and grids that the file holds."""
+    _, parts, named = _read(path)
+    weights, floats, activations = [], [], set()
+    for part in parts:
+        stored = [named.get(entry["named_key"], b"") for entry in part["constant_data"]]
+        for value, quantization in _values(part):
+            data = stored[value["constant_buffer_idx"]]
+            if value["datatype"] == "xnn_datatype_qint8" and not data:
+                activations.add((quantization["scale"], quantization["zero_point"]))
+            elif value["datatype"] == "xnn_datatype_qcint8":
+                array = np.frombuffer(data, np.int8).reshape(value["dims"])
+                scales = np.frombuffer(stored[quantization["scale_buffer_idx"]], np.float32)
+                weights.append(Weight(_channels_first(array, quantization["channel_dim"]), scales))
+            elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
+                floats.append(np.frombuffer(data, np.float32).reshape(value["dims"]))
+    return Grids(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
+
+
+def _lowered(graph: nn.Module, example: Tensor) -> bytes:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    # The trace takes branches by the example's batch, and memory is planned for what the branch allows.
+    repeats = -(-LARGEST_BATCH // len(example))
+    largest = example.repeat(repeats, *[1] * (example.ndim - 1))[:LARGEST_BATCH].contiguous()
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    exported = torch.export.export(graph, (largest,), dynamic_shapes=({0: batch},))
+    return bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+
+
+def _read(path: Path) -> tuple[Any, list[dict[str, Any]], dict[str, bytes]]:
+    """The program, the graphs that it hands to XNNPACK, and its named data."""
+    with silence():
+        from executorch.exir._serialize._program import deserialize_pte_binary
+
+        file = deserialize_pte_binary(path.read_bytes())
+    parts = [_xnnpack_graph(bytes(entry.data)) for entry in file.program.backend_delegate_data]
+    store = file.named_data
+    named = {key: bytes(store.buffers[entry.buffer_index]) for key, entry in store.pte_data.items()} if store else {}
+    return file.program, parts, named
+
+
+def _xnnpack_graph(data: bytes) -> dict[str, Any]:
+    from executorch.backends.xnnpack.serialization.xnnpack_graph_serialize import XNNHeader, _get_schema_bytes
+    from executorch.exir._serialize._flatbuffer import _flatc_decompile
+
+    header = XNNHeader.from_bytes(data[: XNNHeader.EXPECTED_LENGTH])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "schema.fbs").write_bytes(_get_schema_bytes())
+        (folder / "graph.bin").write_bytes(data[header.flatbuffer_offset :][: header.flatbuffer_size])
+        _flatc_decompile(name, str(folder / "schema.fbs"), str(folder / "graph.bin"), ["--raw-binary"])
+        text = (folder / "graph.json").read_text()
+    return json.loads(text.replace(": inf", ": Infinity").replace(": -inf", ": -Infinity"))
+
+
+def _values(part: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every tensor of a graph with its quantization, which is empty for a float one."""
+    for value in part["xvalues"]:
+        union = value["xvalue_union"]
+        yield union.get("tensor_value", union), union.get("quant_params", {})
+
+
+def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
+    """(O, H, W, I), or (1, H, W, O) of a depthwise layer, as (O, I, H, W)."""
+    if array.ndim != 4:
+        return array
+    return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)

@@ -1,0 +1,236 @@
+"""LiteRT (formerly TensorFlow Lite): everything that touches it. XNNPACK runs the .tflite files.
+
+litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one and
+an int8 input; both are mended in the finished file, so that it takes any batch of float32 samples. Layers whose result
+stays float32 (the last one) hold dequantized weights: LiteRT would quantize their input anew at every call.
+"""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.errors import UserError
+from distiq.files import write_atomically
+from distiq.runtimes.lowering import (
+    Entry,
+    Grids,
+    Weight,
+    float_copy,
+    is_quantized,
+    with_float_outputs,
+    with_weight_pairs,
+)
+from distiq.runtimes.silence import silence
+
+COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
+             "FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL"}  # fmt: skip
+FILE_IDENTIFIER = b"TFL3"
+
+
+def export_litert(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes a .tflite file with a dynamic batch, or one of a single sample where the graph does not allow it.
+
+    Raises:
+        UserError: an operation has no form in LiteRT.
+    """
+    with silence():
+        import litert_torch
+    graph = _prepared(model)
+    try:
+        with silence(), torch.no_grad():
+            converted = litert_torch.convert(graph, (example[:1].contiguous(),), quant_config=_config(model))
+            content = bytes(converted.model_content())
+    except Exception as error:  # the converter raises many kinds
+        raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
+    content = _with_float_input(content)
+    dynamic = _with_dynamic_batch(content)
+    write_atomically(path, dynamic if _takes_any_batch(dynamic, example) else content)
+
+
+def load_litert(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A `predict` that runs the file; where its batch is fixed to one, sample by sample.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    return _predict(_interpreter(path.read_bytes(), threads, path))
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    found = _interpreter(path.read_bytes(), 1, path).get_input_details()[0]
+    signature = found["shape_signature"] if len(found["shape_signature"]) else found["shape"]
+    return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The computing operations of the file whose result is float32, as "number (type)"."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _model(path.read_bytes())
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    graph = model.subgraphs[0]
+    found = []
+    for number, operation in enumerate(graph.operators):
+        kind = names[model.operatorCodes[operation.opcodeIndex].builtinCode]
+        if kind in COMPUTING and graph.tensors[operation.outputs[0]].type == schema.TensorType.FLOAT32:
+            found.append(f"{number} ({kind.lower()})")
+    return tuple(found)
+
+
+def grids(path: Path) -> Grids:
+    """The integer weights and grids that the file holds."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _model(path.read_bytes())
+    graph = model.subgraphs[0]
+    weights, floats, activations = [], [], set()
+    for tensor in graph.tensors:
+        data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
+        if data is None and quantization is not None and quantization.scale is not None:
+            activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0])))
+        elif data is not None and tensor.type == schema.TensorType.INT8:
+            array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
+            weights.append(Weight(_channels_first(array, quantization.quantizedDimension), quantization.scale))
+        elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
+            floats.append(np.frombuffer(bytes(data), np.float32).reshape(tensor.shape))
+    return Grids(tuple(weights), tuple(floats), frozenset(activations))
+
+
+def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
+    """(O, H, W, I), or (1, H, W, O) of a depthwise layer, as (O, I, H, W)."""
+    if array.ndim != 4:
+        return array
+    return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    if not is_quantized(model):
+        return float_copy(model)
+    assert isinstance(model, fx.GraphModule)
+    return with_weight_pairs(with_float_outputs(model))
+
+
+def _config(model: nn.Module) -> Any:
+    """Says to the converter that the graph is quantized; the quantizer itself is never run."""
+    if not is_quantized(model):
+        return None
+    from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
+    from litert_torch.quantize.quant_config import QuantConfig
+
+    return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
+
+
+def _model(content: bytes) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+
+
+def _content(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def _with_float_input(content: bytes) -> bytes:
+    """Puts a QUANTIZE operation before an int8 input."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _model(content)
+    graph = model.subgraphs[0]
+    inside = graph.inputs[0]
+    if graph.tensors[inside].type != schema.TensorType.INT8:
+        return content
+    entry = copy.copy(graph.tensors[inside])
+    entry.type, entry.quantization, entry.name = schema.TensorType.FLOAT32, None, b"input"
+    graph.tensors.append(entry)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    code.version = 1
+    model.operatorCodes.append(code)
+    quantize = schema.OperatorT()
+    quantize.opcodeIndex = len(model.operatorCodes) - 1
+    quantize.inputs, quantize.outputs = [len(graph.tensors) - 1], [inside]
+    graph.operators.insert(0, quantize)
+    graph.inputs = [len(graph.tensors) - 1]
+    for signature in model.signatureDefs or []:
+        for mapped in signature.inputs:
+            mapped.tensorIndex = graph.inputs[0]
+    return _content(model)
+
+
+def _with_dynamic_batch(content: bytes) -> bytes:
+    """Lets every RESHAPE keep the batch that it finds, and marks the input's batch as open."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _model(content)
+    graph = model.subgraphs[0]
+    entry = graph.tensors[graph.inputs[0]]
+    entry.shapeSignature = np.array([-1, *entry.shape[1:]], np.int32)
+    for operation in graph.operators:
+        if model.operatorCodes[operation.opcodeIndex].builtinCode != schema.BuiltinOperator.RESHAPE:
+            continue
+        buffer = model.buffers[graph.tensors[operation.inputs[1]].buffer]
+        shape = np.frombuffer(bytes(buffer.data), np.int32).copy()
+        if shape[0] == 1:
+            shape[0] = -1
+            buffer.data = np.frombuffer(shape.tobytes(), np.uint8)
+    return _content(model)
+
+
+def _takes_any_batch(content: bytes, example: Tensor) -> bool:
+    """Whether three samples together give what each gives alone."""
+    samples = torch.cat([example, example])[:3]
+    try:
+        predict = _predict(_interpreter(content, 1, Path("model.tflite")))
+        alone = torch.cat([predict(sample) for sample in samples.split(1)])
+        together = predict(samples)
+    except (RuntimeError, ValueError):
+        return False
+    return together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def _interpreter(content: bytes, threads: int, path: Path) -> Any:
+    try:
+        with silence():
+            from ai_edge_litert.interpreter import Interpreter
+
+            interpreter = Interpreter(model_content=content, num_threads=threads)
+            interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: LiteRT cannot load this file: {str(error).splitlines()[0]}") from error
+    return interpreter
+
+
+def _predict(interpreter: Any) -> Callable[[Tensor], Tensor]:
+    entry, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    any_batch = interpreter.get_input_details()[0]["shape_signature"][0] == -1
+    batch = 1
+
+    def run(inputs: np.ndarray) -> Tensor:
+        nonlocal batch
+        if len(inputs) != batch:
+            interpreter.resize_tensor_input(entry, inputs.shape)
+            interpreter.allocate_tensors()
+            batch = len(inputs)
+        interpreter.set_tensor(entry, inputs)
+        interpreter.invoke()
+        return torch.from_numpy(interpreter.get_tensor(result))
+
+    def predict(inputs: Tensor) -> Tensor:
+        parts = [inputs] if any_batch else inputs.split(1)
+        return torch.cat([run(part.contiguous().numpy()) for part in parts])
+
+    return predict

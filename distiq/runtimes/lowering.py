@@ -1,0 +1,172 @@
+"""The reference graph as runtimes want it, without a change of any value, and its grids, to compare a file's with.
+
+The reference graph holds integer weights, and quantize / dequantize pairs at its activations.
+"""
+
+import copy
+import operator
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.models.layout import make_contiguous
+
+aten = torch.ops.aten
+QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.default"
+WEIGHT_DEQUANTIZE = "dequantize_per_channel.default"
+ACTIVATIONS = {
+    aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
+    aten.clamp.default, aten.clamp_min.default,
+}  # fmt: skip
+
+
+def _is(node: fx.Node, name: str) -> bool:
+    """Whether a node is that operation; the operations are there only once torchao is loaded."""
+    return str(node.target) == f"quantized_decomposed.{name}"
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether the model is a reference graph."""
+    return isinstance(model, fx.GraphModule) and any(_is(node, QUANTIZE) for node in model.graph.nodes)
+
+
+def float_copy(model: nn.Module) -> nn.Module:
+    """A float network as converters want it: a copy on the CPU, in eval mode, with standard strides."""
+    return make_contiguous(copy.deepcopy(model).cpu().eval())
+
+
+def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which layers whose result stays float32 hold their weights as float32: the same values, dequantized."""
+    graph = _copy(reference)
+    for node in list(graph.graph.nodes):
+        if _is(node, WEIGHT_DEQUANTIZE) and not any(_result_is_quantized(user) for user in node.users):
+            node.replace_all_uses_with(_new_parameter(graph, node))
+    return _cleaned(graph)
+
+
+def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which integer weights are float32 weights behind a quantize / dequantize pair on their grid."""
+    graph = _copy(reference)
+    quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
+    for node in list(graph.graph.nodes):
+        if not _is(node, WEIGHT_DEQUANTIZE):
+            continue
+        value = _new_parameter(graph, node)
+        with graph.graph.inserting_before(node):
+            integers = graph.graph.call_function(quantize, (value, *node.args[1:]))
+        node.replace_input_with(node.args[0], integers)
+    return _cleaned(graph)
+
+
+def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy with activations as uint8 in place of int8: zero point + 128, the same grid."""
+    graph = _copy(reference)
+    for node in graph.graph.nodes:
+        if _is(node, QUANTIZE) or _is(node, DEQUANTIZE):
+            value, scale, zero_point, low, high, _ = node.args
+            node.args = (value, scale, zero_point + 128, low + 128, high + 128, torch.uint8)
+    return _cleaned(graph)
+
+
+class Entry(NamedTuple):
+    """What a file takes: its shape, batch first, and its type. A size that is open is -1."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Weight(NamedTuple):
+    """A layer's integers (O, I, ...) and its scales (O,)."""
+
+    integers: np.ndarray
+    scales: np.ndarray
+
+
+class Grids(NamedTuple):
+    """What a quantized file or graph holds: integer weights, float32 weights, and (scale, zero point) of activations.
+
+    Zero points are those of a signed grid. `tolerance` is how exactly the scales of activations could be read.
+    """
+
+    weights: tuple[Weight, ...]
+    floats: tuple[np.ndarray, ...]
+    activations: frozenset[tuple[float, int]]
+    tolerance: float = 1e-9
+
+    def differs_from(self, graph: "Grids") -> str:
+        """What in these grids, read from a file, is not the graph's; empty where all is."""
+        wanted = {_bytes_of(weight.integers, weight.scales) for weight in graph.weights}
+        found = {_bytes_of(weight.integers, weight.scales) for weight in self.weights}
+        if found - wanted:
+            return f"{len(found - wanted)} integer weights are not the graph's"
+        values = {_bytes_of(_dequantized(weight)) for weight in graph.weights}
+        kept = {_bytes_of(_dequantized(weight)) for weight in self.weights} | {_bytes_of(one) for one in self.floats}
+        if values - kept:
+            return f"{len(values - kept)} of the graph's weights are not in the file"
+        strange = [one for one in self.activations if not self._has(graph, one)]
+        return f"the graph has no such grids of activations: {sorted(strange)}" if strange else ""
+
+    def _has(self, graph: "Grids", one: tuple[float, int]) -> bool:
+        return any(
+            zero_point == one[1] and abs(scale - one[0]) <= self.tolerance for scale, zero_point in graph.activations
+        )
+
+
+def grids_of(reference: fx.GraphModule) -> Grids:
+    """The grids of the reference graph."""
+    weights, activations = [], set()
+    for node in reference.graph.nodes:
+        arguments: Any = node.args
+        if _is(node, WEIGHT_DEQUANTIZE):
+            integers, scales = (_attribute(reference, argument).numpy() for argument in arguments[:2])
+            weights.append(Weight(integers, scales))
+        elif _is(node, QUANTIZE):
+            activations.add((float(np.float32(arguments[1])), arguments[2]))
+    return Grids(tuple(weights), (), frozenset(activations))
+
+
+def _bytes_of(*arrays: np.ndarray) -> bytes:
+    """Arrays in one order of bytes; axes of length 1 make no difference, since runtimes add and drop them."""
+    return b"/".join(np.ascontiguousarray(np.squeeze(array)).tobytes() for array in arrays)
+
+
+def _dequantized(weight: Weight) -> np.ndarray:
+    shape = (-1, *[1] * (weight.integers.ndim - 1))
+    return weight.integers.astype(np.float32) * weight.scales.astype(np.float32).reshape(shape)
+
+
+def _attribute(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    return operator.attrgetter(str(node.target))(graph)
+
+
+def _copy(reference: fx.GraphModule) -> fx.GraphModule:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own classes, as they are copied
+        return copy.deepcopy(reference)
+
+
+def _result_is_quantized(node: fx.Node) -> bool:
+    users = list(node.users)
+    if len(users) == 1 and users[0].target in ACTIVATIONS:
+        users = list(users[0].users)
+    return bool(users) and all(_is(user, QUANTIZE) for user in users)
+
+
+def _new_parameter(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """A node before a dequantize node of weights that gives the same values, as a float32 parameter."""
+    arguments = [_attribute(graph, entry) if isinstance(entry, fx.Node) else entry for entry in node.args]
+    target: Any = node.target
+    name = f"{node.name}_float"
+    graph.register_parameter(name, nn.Parameter(target(*arguments, **node.kwargs), requires_grad=False))
+    with graph.graph.inserting_before(node):
+        return graph.graph.get_attr(name)
+
+
+def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
+    graph.graph.eliminate_dead_code()
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return graph

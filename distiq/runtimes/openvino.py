@@ -1,0 +1,137 @@
+"""OpenVINO: everything that touches it. The IR (.xml with its .bin) is made from our ONNX file, with the same integers.
+
+Precision is asked for as float32: by default OpenVINO computes the float parts in bfloat16 where the CPU has it.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.runtimes.lowering import Entry, Grids, Weight
+from distiq.runtimes.onnx_runtime import export_onnx
+from distiq.runtimes.silence import silence
+
+ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
+COMPUTING = {"Concatenation", "Convolution", "Deconvolution", "Eltwise", "FullyConnected", "MatMul", "Pooling",
+             "Reduce"}  # fmt: skip
+
+
+def export_openvino(model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = ()) -> None:
+    """Writes `path` (.xml) and its weights (.bin), with a dynamic batch. example: (B, ...), B >= 2.
+
+    Raises:
+        UserError: an operation has no ONNX form, or OpenVINO refuses the graph.
+    """
+    import openvino
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as folder:
+        source, target = Path(folder) / "model.onnx", Path(folder) / path.name
+        export_onnx(model, example, source, named, for_openvino=True)
+        try:
+            with silence():
+                openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+        except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
+            raise UserError(f"{path}: OpenVINO cannot convert this network: {_first_line(error)}") from error
+        os.replace(target.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(target, path)
+
+
+def load_openvino(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A `predict` that runs the file. It is compiled anew for each batch size that it meets: fixed shapes run faster.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    import openvino
+
+    _check(path)
+    core = openvino.Core()
+    requests: dict[tuple[int, ...], Any] = {}
+
+    def request_for(shape: tuple[int, ...]) -> Any:
+        if shape not in requests:
+            model = core.read_model(path)
+            model.reshape(list(shape))
+            requests[shape] = core.compile_model(model, "CPU", _options(threads)).create_infer_request()
+        return requests[shape]
+
+    try:
+        core.read_model(path)
+    except RuntimeError as error:
+        raise UserError(f"{path}: OpenVINO cannot load this file: {_first_line(error)}") from error
+
+    def predict(inputs: Tensor) -> Tensor:
+        result = request_for(tuple(inputs.shape)).infer({0: inputs.contiguous().numpy()}, share_inputs=True)
+        return torch.from_numpy(result[0].copy())
+
+    return predict
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes."""
+    import openvino
+
+    _check(path)
+    found = openvino.Core().read_model(path).input(0)
+    sizes = tuple(-1 if size.is_dynamic else size.get_length() for size in found.get_partial_shape())
+    kind = found.get_element_type().to_dtype()
+    return Entry(sizes, torch.from_numpy(np.zeros(0, kind)).dtype)
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The computing operations that OpenVINO runs in float32 here, as "name (type)", from the compiled graph."""
+    import openvino
+
+    _check(path)
+    compiled = openvino.Core().compile_model(path, "CPU", _options(1))
+    found = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        facts = {key: value.astype(str) for key, value in operation.get_rt_info().items()}
+        if facts.get("layerType") in COMPUTING and not facts["primitiveType"].upper().endswith("I8"):
+            found.append(f"{operation.get_friendly_name()} ({facts['layerType']})")
+    return tuple(found)
+
+
+def grids(path: Path) -> Grids:
+    """The integer weights and grids that the file holds.
+
+    Weights stand there as int8 behind Convert and Multiply; grids of activations as FakeQuantize, by their ends.
+    """
+    import openvino
+
+    _check(path)
+    weights, activations = [], set()
+    for operation in openvino.Core().read_model(path).get_ordered_ops():
+        inputs = [value.get_node() for value in operation.input_values()]
+        if operation.get_type_name() == "FakeQuantize":
+            low, high = (float(end.data.item()) for end in inputs[3:])
+            scale = (high - low) / (operation.get_attributes()["levels"] - 1)
+            activations.add((scale, round(-low / scale) - 128))
+        elif operation.get_type_name() == "Multiply" and inputs[0].get_type_name() == "Convert":
+            integers = inputs[0].input_value(0).get_node()
+            if integers.get_type_name() == "Constant" and integers.get_element_type().get_type_name() == "i8":
+                weights.append(Weight(integers.data, inputs[1].data.reshape(-1)))
+    return Grids(tuple(weights), (), frozenset(activations), tolerance=ROUNDING)
+
+
+def _options(threads: int) -> dict[str, Any]:
+    return {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+
+
+def _check(path: Path) -> None:
+    for part in (path, path.with_suffix(".bin")):
+        if not part.is_file():
+            raise UserError(f"{part}: no such file (an OpenVINO model is an .xml and a .bin side by side)")
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

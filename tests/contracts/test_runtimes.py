@@ -1,0 +1,192 @@
+"""One suite for every runtime: the file of the one quantized graph answers as the graph does."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.models.mobilenet import MobileNetV2
+from distiq.models.resnet import ResNet
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, files_of, load
+
+CLASSES = 4
+LAST_LAYER_IN_FLOAT = {"litert", "executorch"}
+"""Their integer kernels have no float32 result; an 8-bit grid on the logits would change answers."""
+
+
+class Branches(nn.Module):
+    """Two branches, concatenated; a max pool and an average pool; no padding of the channels' number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3, padding=1)
+        self.classifier = nn.Linear(12 * 9, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.norm(self.stem(images))), 2)
+        x = torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1)
+        return self.classifier(torch.flatten(F.avg_pool2d(x, 2), 1))
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "branches": Branches,
+    "resnet": lambda: ResNet(CLASSES, 1, (8, 16), 1),
+    "mobilenet": lambda: MobileNetV2(CLASSES, 1, 0.25, stages=((1, 16, 1, 1), (4, 24, 2, 2)), activation="relu6"),
+    "perceptron": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Linear(16, CLASSES)),
+}
+
+
+def installed(runtime: Runtime) -> bool:
+    return all(importlib.util.find_spec(package) is not None for package in runtime.packages)
+
+
+def case(name: str) -> object:
+    """A runtime as a parameter: skipped where it is not installed, slow where it compiles for long."""
+    runtime = RUNTIMES[name]
+    absent = pytest.mark.skipif(not installed(runtime), reason=f"{runtime.title} is not installed")
+    return pytest.param(name, marks=[absent, pytest.mark.slow] if name == "inductor" else [absent])
+
+
+def images_of(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 1, 12, 12, generator=torch.Generator().manual_seed(seed))
+
+
+class Files(NamedTuple):
+    """A float network, the same on grids, and their files in one runtime."""
+
+    runtime: str
+    family: str
+    model: nn.Module
+    quantized: QuantizedModel
+    float_file: Path
+    int8_file: Path
+
+
+SLOW = {"resnet"}  # the others hold the same operations
+PARAMS = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
+def networks(request: pytest.FixtureRequest) -> tuple[str, nn.Module, QuantizedModel]:
+    torch.manual_seed(0)
+    model = FAMILIES[request.param]()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return request.param, model.eval(), quantize(model, images_of(256, 1))
+
+
+@pytest.fixture(scope="module", params=[case(name) for name in RUNTIMES])
+def files(request: pytest.FixtureRequest, networks, tmp_path_factory: pytest.TempPathFactory) -> Files:
+    family, model, quantized = networks
+    folder, ending = tmp_path_factory.mktemp(f"{family}-{request.param}"), RUNTIMES[request.param].ending
+    float_file = export(model, folder / f"float{ending}", images_of(2, 3))
+    return Files(
+        request.param,
+        family,
+        model,
+        quantized,
+        float_file,
+        export(quantized, folder / f"int8{ending}", images_of(2, 3)),
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return images_of(500, 2)
+
+
+def test_the_float_file_is_torch(files: Files, images: Tensor):
+    with torch.no_grad():
+        torch.testing.assert_close(load(files.float_file)(images), files.model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_int8_file_answers_as_the_simulated_graph(files: Files, images: Tensor):
+    with torch.no_grad():
+        simulated = files.quantized(images)
+    deployed = load(files.int8_file)(images)
+    # Kernels rescale and round in their own ways: now and then a value lands one step of its grid beside.
+    span = simulated.max() - simulated.min()
+    assert (deployed - simulated).abs().max() < 0.03 * span
+    assert (deployed - simulated).abs().mean() < 0.005 * span
+    top = simulated.topk(2, dim=1).values
+    clear = top[:, 0] - top[:, 1] > 0.02 * span
+    assert clear.sum() > 200
+    assert torch.equal(simulated.argmax(1)[clear], deployed.argmax(1)[clear])
+
+
+@pytest.mark.parametrize("form", ["float_file", "int8_file"])
+def test_batch_and_threads_change_no_answer(form: str, files: Files, images: Tensor):
+    path = getattr(files, form)
+    predict = load(path)
+    expected = predict(images[:70])
+    one_by_one = torch.cat([predict(image) for image in images[:70].split(1)])
+    by_32 = torch.cat([predict(part) for part in images[:70].split(32)])
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if form == "float_file" else {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(one_by_one, expected, **tolerance)
+    torch.testing.assert_close(by_32, expected, **tolerance)
+    torch.testing.assert_close(load(path, threads=2)(images[:70]), expected, **tolerance)
+
+
+def test_two_models_with_other_threads_do_not_disturb_one_another(files: Files, images: Tensor):
+    one, two = load(files.int8_file, threads=1), load(files.int8_file, threads=2)
+    first = one(images[:5])
+    torch.testing.assert_close(two(images[:5]), first, rtol=0, atol=1e-6)
+    torch.testing.assert_close(one(images[:5]), first, rtol=0, atol=0)
+
+
+def test_the_file_holds_the_integers_and_scales_of_the_graph(files: Files):
+    found = differences(files.quantized, files.int8_file)
+    assert found == "" or (found is None and files.runtime == "inductor")
+
+
+def test_no_layer_but_a_named_one_computes_in_float(files: Files):
+    left = RUNTIMES[files.runtime].float_operations(files.int8_file)
+    before = RUNTIMES[files.runtime].float_operations(files.float_file)
+    assert len(before) > 1, "the float file shows that the check sees something"
+    if files.runtime in LAST_LAYER_IN_FLOAT:
+        assert sum("fully" in name for name in left) == 1
+        left = tuple(name for name in left if "fully" not in name)
+    # XNNPACK as ExecuTorch drives it averages over windows in float32 alone.
+    allowed = {("executorch", "branches"): 1, ("inductor", "branches"): 0}.get((files.runtime, files.family), 0)
+    assert len(left) == allowed, left
+
+
+def test_nothing_is_left_beside_the_files(files: Files):
+    expected = {part for path in (files.float_file, files.int8_file) for part in files_of(path)}
+    assert set(files.int8_file.parent.iterdir()) == expected
+
+
+@pytest.mark.parametrize("name", [case(name) for name in RUNTIMES])
+def test_a_missing_or_damaged_file_is_refused(name: str, tmp_path: Path):
+    runtime = RUNTIMES[name]
+    path = tmp_path / f"model{runtime.ending}"
+    with pytest.raises(UserError, match="no such file"):
+        load(path)
+    for part in files_of(path):
+        part.write_bytes(b"this is no model, whatever its name says")
+    with pytest.raises(UserError, match=rf"model\{runtime.ending}: {runtime.title} cannot load this file"):
+        load(path)
+
+
+class Branching(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images if images.sum() > 0 else -images
+
+
+@pytest.mark.parametrize("name", [case(name) for name in RUNTIMES])
+def test_a_network_that_cannot_be_converted_is_refused_and_leaves_nothing(name: str, tmp_path: Path):
+    with pytest.raises(UserError, match="cannot"):
+        export(Branching(), tmp_path / f"model{RUNTIMES[name].ending}", torch.randn(2, 3))
+    assert list(tmp_path.iterdir()) == []

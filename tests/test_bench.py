@@ -1,0 +1,81 @@
+"""bench(): any file is timed, whoever made it; what cannot be timed is refused or left out."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from distiq.bench import bench
+from distiq.cli import app
+from distiq.errors import UserError
+from distiq.records import BenchRecord
+from distiq.runtimes.export import export
+
+QUICK = {"rounds": 1, "seconds": 0.002}
+
+
+def foreign(path: Path, shape: list[int | str], inputs: int = 1) -> Path:
+    """An ONNX file with names that are not distiq's."""
+    names = [f"pixels{number}" for number in range(inputs)]
+    entries = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names]
+    result = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Sum", names, ["scores"])], "foreign", entries, [result])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), str(path))
+    return path
+
+
+def test_two_files_at_two_sizes_of_batch(tmp_path: Path):
+    own = export(torch.nn.Linear(3, 2).eval(), tmp_path / "own.onnx", torch.randn(2, 3))
+    found = bench([own, foreign(tmp_path / "foreign.onnx", ["n", 5])], batch=8, threads=2, **QUICK)
+    for file in found.files:
+        assert [(entry.batch, entry.threads) for entry in file.latency] == [(1, 2), (8, 2)]
+        for entry in file.latency:
+            assert 0 < entry.p50_ms <= entry.p95_ms <= entry.p99_ms
+    assert found.files[0].size_bytes == own.stat().st_size
+    assert found.environment.cores >= 1
+
+
+def test_a_batch_that_the_file_does_not_take_is_left_out(tmp_path: Path):
+    fixed = foreign(tmp_path / "fixed.onnx", [1, 4])
+    (file,) = bench([fixed], batch=8, **QUICK).files
+    assert [entry.batch for entry in file.latency] == [1]
+
+
+def test_an_open_shape_is_asked_for_and_can_be_given(tmp_path: Path):
+    path = foreign(tmp_path / "open.onnx", ["n", 3, "height", "width"])
+    with pytest.raises(UserError, match=r"open\.onnx: the file leaves the shape of a sample open; give it, such as"):
+        bench([path], **QUICK)
+    assert bench([path], shape=(3, 6, 6), **QUICK).files[0].latency
+
+
+def test_two_inputs_are_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"takes 2 inputs \(pixels0, pixels1\), not one"):
+        bench([foreign(tmp_path / "two.onnx", [1, 4], inputs=2)], **QUICK)
+
+
+def test_the_command_prints_a_table_and_writes_the_record(tmp_path: Path):
+    path = foreign(tmp_path / "small.onnx", ["n", 4])
+    result = CliRunner().invoke(
+        app, ["bench", str(path), "--rounds", "1", "--seconds", "0.002", "--json", str(tmp_path / "times.json")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "p99" in result.stdout and "batch 32" in result.stdout
+    assert BenchRecord.load(tmp_path / "times.json").files[0].runtime == "ONNX Runtime"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.h5"], "distiq writes and runs .onnx"),
+        (["no.onnx"], "no such file"),
+        (["a.onnx", "--shape", "3x4"], "3x4"),
+    ],
+)
+def test_bad_arguments_end_with_2(arguments: list[str], message: str):
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
