@@ -1,6 +1,7 @@
 """The command line: one call each, no logic."""
 
 import contextlib
+import logging
 import shlex
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from distiq.errors import UserError
 from distiq.progress import Lines, Live, Watch
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
+for noisy in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(noisy).setLevel(logging.ERROR)  # what they warn of at import concerns their authors alone
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -20,6 +20,7 @@ from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring
+from distiq.models.audio import front_ends
 from distiq.models.predictor import Predictor
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
@@ -259,6 +260,8 @@ class _Story:
 
     def _float_modules(self, role: str, network: _Network, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
         """Which modules stay in float32, and the measurement behind it."""
+        if asked is None and not front_ends(network.model):
+            return None
 
         def make(_folder: Path) -> Decided:
             self.watch.stage(f"what int8 does to the {role}'s front-end")
