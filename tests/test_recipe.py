@@ -48,8 +48,10 @@ def test_describe_is_the_default_recipe_with_every_key():
     assert parse_recipe(tree) == Recipe()
     for name, part in Recipe():
         if name != "budget" and hasattr(part, "model_dump"):
-            lists = {key for key, value in part.model_dump().items() if value == ()}  # tables may follow, so no line
-            assert set(part.model_dump()) - lists == set(tree[name])
+            # Tables may follow a list, so it is no line; what is not set is none either.
+            unsaid = {key for key, value in part.model_dump().items() if value in ((), None)}
+            assert set(part.model_dump()) - unsaid == set(tree[name])
+            assert all(f"# {key} = " in describe() for key in unsaid)
     for limit in ("accuracy_drop_points", "size_kb", "latency_ms"):
         assert f"# {limit} = " in describe()
 

@@ -38,7 +38,8 @@ def test_built_in(model, options):
 
 
 def test_an_unknown_name_is_refused_with_the_known():
-    assert refusal("resnet50").startswith('student.model: "resnet50" is unknown; built in are resnet, mobilenet_v2;')
+    known = "resnet, mobilenet_v2, ds_cnn, audio_resnet"
+    assert refusal("resnet50").startswith(f'student.model: "resnet50" is unknown; built in are {known};')
     assert '"keras" is no known library; take transformers:' in refusal("keras:resnet")
 
 
