@@ -34,6 +34,11 @@ LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
              "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
              "HardSigmoid", "HardSwish", "Pad"}  # fmt: skip
+DEFAULTS: dict[tuple[str, str], object] = {
+    ("Conv", "auto_pad"): b"NOTSET", ("Conv", "group"): 1, ("Conv", "dilations"): 1, ("Conv", "strides"): 1,
+    ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,
+    ("Reshape", "allowzero"): 0,
+}  # fmt: skip
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 PACKING_OPSET = 21  # the first with INT4
@@ -71,6 +76,7 @@ def export_onnx(
         if not for_openvino:
             _pack_narrow_weights(proto)
     _drop_dead_ends(graph)
+    _drop_default_attributes(graph)
     _shorten_names(graph)
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(path, proto.SerializeToString())
@@ -510,7 +516,7 @@ def _pack_narrow_weights(proto: ModelProto) -> None:
 
 
 def _drop_dead_ends(graph: GraphProto) -> None:
-    """Removes nodes and constants that nothing reads, and axis attributes of per-tensor pairs."""
+    """Removes nodes and constants that nothing reads."""
     wanted = {output.name for output in graph.output}
     while True:
         read = wanted | {name for node in graph.node for name in node.input}
@@ -525,6 +531,22 @@ def _drop_dead_ends(graph: GraphProto) -> None:
             graph.initializer.remove(tensor)
 
 
+def _drop_default_attributes(graph: GraphProto) -> None:
+    """Removes attributes that say what ONNX takes for granted, and the axis of pairs that have one scale."""
+    constants = _initializers(graph)
+    for node in graph.node:
+        for attribute in list(node.attribute):
+            value = helper.get_attribute_value(attribute)
+            default = DEFAULTS.get((node.op_type, attribute.name))
+            one_scale = node.op_type in (Q, DQ) and node.input[1] in constants and not constants[node.input[1]].dims
+            if (
+                value == default
+                or (isinstance(value, list) and value == [default] * len(value))
+                or (one_scale and attribute.name == "axis")
+            ):
+                node.attribute.remove(attribute)
+
+
 def _shorten_names(graph: GraphProto) -> None:
     """Layers keep readable names; the values between them get short ones, which matters in a file of 100 KB."""
     short: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
@@ -535,7 +557,7 @@ def _shorten_names(graph: GraphProto) -> None:
                 short[name] = f"{'c' if name in constants else 'v'}{len(short)}"
     for number, node in enumerate(graph.node):
         module = f"{node.name}/" if node.name and node.op_type in COMPUTING else ""
-        node.name = f"{module}{node.op_type.lower()}_{number}" if node.op_type not in (Q, DQ) else ""
+        node.name = f"{module}{node.op_type.lower()}_{number}" if node.op_type in COMPUTING else ""
         node.input[:] = [short[name] for name in node.input]
         node.output[:] = [short[name] for name in node.output]
     for tensor in graph.initializer:

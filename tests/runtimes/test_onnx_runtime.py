@@ -229,3 +229,18 @@ def test_an_operation_without_onnx_form_is_refused(tmp_path: Path):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_measured(exported):
     assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) > exported.float_file.stat().st_size
+
+
+def test_a_file_does_not_say_what_onnx_takes_for_granted(exported):
+    for path in (exported.float_file, exported.int8_file):
+        proto = onnx.load(str(path))
+        for node in of_type(proto, "Conv", "Gemm", "Reshape"):
+            known = onnx.defs.get_schema(node.op_type, proto.opset_import[0].version).attributes
+            for attribute in node.attribute:
+                default = known[attribute.name].default_value
+                assert not default.type or onnx.helper.get_attribute_value(default) != onnx.helper.get_attribute_value(
+                    attribute
+                ), (node.op_type, attribute.name)
+        scales = constants(proto)
+        for node in of_type(proto, "QuantizeLinear", "DequantizeLinear"):
+            assert bool(node.attribute) == bool(scales[node.input[1]].shape)
