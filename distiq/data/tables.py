@@ -78,7 +78,8 @@ class Encoding:
             parts.append(_piecewise_linear(np.nan_to_num(found, nan=median), edges))
         for name, known in self.categorical.items():
             values = _categories(rows[name])
-            numbers = np.array([known.index(value) if value in known else -1 for value in values])
+            places = {value: number for number, value in enumerate(known)}
+            numbers = np.array([places.get(value, -1) for value in values])
             if unseen := sorted({value for value, number in zip(values, numbers, strict=True) if number < 0}):
                 count = int((numbers < 0).sum())
                 shown = ", ".join(f'"{value}"' for value in unseen[:3]) + (", ..." if len(unseen) > 3 else "")

@@ -45,10 +45,12 @@ def sequence_classifier(
     else:
         level = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()  # a new head is no surprise here
+        transformers.logging.disable_progress_bar()
         try:
             model = auto.from_pretrained(weights, num_labels=classes, **options)
         finally:
             transformers.logging.set_verbosity(level)
+            transformers.logging.enable_progress_bar()
         if model.config.vocab_size < vocabulary:
             raise ValueError(
                 f"{weights} knows {model.config.vocab_size} tokens, but the tokenizer has {vocabulary}: they do not"
