@@ -167,7 +167,7 @@ def grids(path: Path) -> Grids:
             assert zero_point is not None
             activations.add((float(scale), int(zero_point) - 128))
         elif stored.dtype == np.int8:
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+            axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1 if scale.ndim else 0)
             weights.append(Weight(np.moveaxis(stored, axis, 0), scale))
     weights += [Weight(pair[True], pair[False]) for pair in tables.values() if len(pair) == 2]
     return Grids(tuple(weights), (), frozenset(activations))

@@ -80,7 +80,7 @@ def test_draws_at_most_twenty_classes(save_run: SaveRun, classes: int):
 def test_one_trial_and_loaded_weights(save_run: SaveRun):
     html = report_of(save_run(rungs=("static",), trained=False))
     assert "<h2>Training</h2>" not in html
-    assert html.count(">delivered</span>") == 1
+    assert html.count(">delivered</span>") == 2, "the rung, and the runtime of its file"
 
 
 def test_every_training_has_its_curves(save_run: SaveRun):
@@ -98,7 +98,7 @@ def test_plots_have_names_and_distinct_ids(save_run: SaveRun):
 
 def test_wide_tables_scroll_in_their_own_box(save_run: SaveRun):
     html = report_of(save_run())
-    assert html.count("<table") == len(re.findall(r'<div class="scroll"[^>]*>\s*<table', html)) == 2
+    assert html.count("<table") == len(re.findall(r'<div class="scroll"[^>]*>\s*<table', html)) == 3
 
 
 def test_a_missing_record_says_what_to_do(tmp_path: Path):
