@@ -119,7 +119,10 @@ def test_a_part_given_in_part_keeps_its_other_defaults():
         ("[distil]\ntempreture = 3", 'distil.tempreture: unknown key; did you mean "temperature"?'),
         ("sed = 3", 'sed: unknown key; did you mean "seed"?'),
         ("[student.training]\nepoch = 3", 'student.training.epoch: unknown key; did you mean "epochs"?'),
-        ("[measure]\nzzz = 3", "measure.zzz: unknown key; known here: runtimes, threads, throughput_batch, rounds, seconds"),
+        (
+            "[measure]\nzzz = 3",
+            "measure.zzz: unknown key; known here: runtimes, threads, throughput_batch, rounds, seconds",
+        ),
         (
             '[distil]\nteacher = "live"\nlosses = [{name = "hint_mse", student = "a", teacher = "b", wieght = 2}]',
             'distil.losses.0.wieght: unknown key; did you mean "weight"?',
