@@ -202,10 +202,10 @@ def check(bundle: BundleFolder) -> None:
 
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
-    " `distiq bench model.pt2 --shape 3,224,224 --json times.json`"
+    " `distiq bench model.onnx --shape 3,224,224 --json times.json`"
 )
 def bench(
-    files: Annotated[list[Path], typer.Argument(help=".onnx, .xml, .tflite, .pte or .pt2 files", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help=".onnx, .xml, .tflite or .pte files", show_default=False)],
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="samples per call where throughput is measured")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,

@@ -253,7 +253,7 @@ class _Story:
                 folder, "teacher-int8", "static", "reference", quantized, teacher.model, teacher.answers
             )
 
-        inputs = self.measured_by | {"network": teacher.step.key, "scheme": str(scheme)}
+        inputs = self.measured_by | {"network": teacher.step.key, "scheme": dataclasses.asdict(scheme)}
         step = self.ledger.step("teacher-int8", inputs, QUANTIZING_CODE, TrialRecord, make)
         self.files["teacher-int8"] = step.folder / self.measuring.model_file
         return step.record.simulated, step.record.deployed
@@ -320,7 +320,7 @@ class _Story:
             samples = self.data.normalize(self.data.calibration.inputs[:SAMPLES])
             return sensitivity(self._calibrated(student.model, scheme), samples, "static", self.watch)
 
-        inputs = {"data": self.data_record.digest, "student": student.step.key, "scheme": str(scheme)}
+        inputs = {"data": self.data_record.digest, "student": student.step.key, "scheme": dataclasses.asdict(scheme)}
         record = self.ledger.step("sensitivity", inputs, QUANTIZING_CODE, SensitivityRecord, make).record
         share = 100 * record.weights_share
         self.watch.note(f"{share:.0f} % of the noise comes from weights, the rest from activations")
@@ -351,7 +351,11 @@ class _Story:
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
         scheme = self._scheme(rung, student, trials)
-        inputs = self.measured_by | {"student": student.step.key, "beside": self.beside, "scheme": str(scheme)}
+        inputs = self.measured_by | {
+            "student": student.step.key,
+            "beside": self.beside,
+            "scheme": dataclasses.asdict(scheme),
+        }
         if rung == "qat":
             inputs |= {
                 "training": self.recipe.quantize.training.model_dump(),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from distiq.errors import UserError
 
-RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch", "inductor"]
+RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
 Rung = Literal["static", "percentile", "mse", "rounding", "float_layers", "mixed", "qat"]
 
 
@@ -386,7 +386,7 @@ class MeasureSettings(Part):
         ("onnxruntime",),
         min_length=1,
         description='every trial is measured in each, the first is delivered: "onnxruntime", "openvino", "litert",'
-        ' "executorch", "inductor"',
+        ' "executorch"',
     )
     threads: int = Field(1, ge=1, description="threads of the runtime")
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
-from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
+from distiq.runtimes import executorch, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
 from distiq.runtimes.saturation import saturation
 
@@ -61,10 +61,6 @@ RUNTIMES: dict[str, Runtime] = {
         executorch.export_executorch, executorch.load_executorch, executorch.float_operations, executorch.grids,
         executorch.entry,
     ),
-    "inductor": Runtime(
-        "Inductor", ".pt2", ("torch",), "torch==2.13.0",
-        inductor.export_inductor, inductor.load_inductor, inductor.float_operations,
-    ),
 }  # fmt: skip
 
 
@@ -73,7 +69,7 @@ def export(model: nn.Module, path: Path, example: Tensor) -> Path:
 
     Args:
         model: a float network or a `QuantizedModel`; it is not changed.
-        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
+        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite or .pte.
         example: one or more normalized inputs (B, ...).
 
     Raises:
@@ -124,7 +120,7 @@ def differences(model: nn.Module, path: Path) -> str | None:
 def pair_sums(path: Path) -> str:
     """Whether a quantized file's integers can saturate on an x86 CPU without VNNI, in a sentence; empty if not asked.
 
-    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies, and Inductor's integers are not read back.
+    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies.
     """
     runtime = runtime_of(path)
     return saturation(runtime.grids(path)).sentence() if runtime.ending in (".onnx", ".xml") and runtime.grids else ""

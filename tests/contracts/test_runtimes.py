@@ -49,10 +49,10 @@ def installed(runtime: Runtime) -> bool:
 
 
 def case(name: str) -> object:
-    """A runtime as a parameter: skipped where it is not installed, slow where it compiles for long."""
+    """A runtime as a parameter: skipped where it is not installed."""
     runtime = RUNTIMES[name]
     absent = pytest.mark.skipif(not installed(runtime), reason=f"{runtime.title} is not installed")
-    return pytest.param(name, marks=[absent, pytest.mark.slow] if name == "inductor" else [absent])
+    return pytest.param(name, marks=[absent])
 
 
 def images_of(count: int, seed: int) -> Tensor:
@@ -148,7 +148,7 @@ def test_two_models_with_other_threads_do_not_disturb_one_another(files: Files, 
 
 def test_the_file_holds_the_integers_and_scales_of_the_graph(files: Files):
     found = differences(files.quantized, files.int8_file)
-    assert found == "" or (found is None and files.runtime == "inductor")
+    assert found == ""
 
 
 def test_no_layer_but_a_named_one_computes_in_float(files: Files):
@@ -159,7 +159,7 @@ def test_no_layer_but_a_named_one_computes_in_float(files: Files):
         assert sum("fully" in name for name in left) == 1
         left = tuple(name for name in left if "fully" not in name)
     # XNNPACK as ExecuTorch drives it averages over windows in float32 alone.
-    allowed = {("executorch", "branches"): 1, ("inductor", "branches"): 0}.get((files.runtime, files.family), 0)
+    allowed = {("executorch", "branches"): 1}.get((files.runtime, files.family), 0)
     assert len(left) == allowed, left
 
 
