@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from distiq.models.layout import make_contiguous
 
 aten = torch.ops.aten
-QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.default"
+QUANTIZE = "quantize_per_tensor.default"
 WEIGHT_DEQUANTIZE = "dequantize_per_channel.default"
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
@@ -58,16 +58,6 @@ def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
         with graph.graph.inserting_before(node):
             integers = graph.graph.call_function(quantize, (value, *node.args[1:]))
         node.replace_input_with(node.args[0], integers)
-    return _cleaned(graph)
-
-
-def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy with activations as uint8 in place of int8: zero point + 128, the same grid."""
-    graph = _copy(reference)
-    for node in graph.graph.nodes:
-        if _is(node, QUANTIZE) or _is(node, DEQUANTIZE):
-            value, scale, zero_point, low, high, _ = node.args
-            node.args = (value, scale, zero_point + 128, low + 128, high + 128, torch.uint8)
     return _cleaned(graph)
 
 
