@@ -59,10 +59,8 @@ def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:
     """One sample that the file takes: noise, or zeros where it takes integers."""
     runtime = runtime_of(path)
     require(runtime)
-    dtype = torch.float32
-    if runtime.entry is not None:
-        entry = runtime.entry(path)
-        shape, dtype = shape or entry.shape[1:], entry.dtype
+    entry = runtime.entry(path)
+    shape, dtype = shape or entry.shape[1:], entry.dtype
     if not shape or min(shape) < 1:
         raise UserError(f"{path}: the file leaves the shape of a sample open; give it, such as --shape 3,224,224")
     if not dtype.is_floating_point:

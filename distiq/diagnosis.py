@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distiq.bundle import PREPROCESSING, VECTORS, Bundle
+from distiq.bundle import PREPROCESSING, RAW, VECTORS, Bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
@@ -22,9 +22,10 @@ from distiq.measuring import ANSWERS
 from distiq.networks import WEIGHTS, Networks
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
+from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.points import ActivationPoint
-from distiq.quantization.quantize import quantize
-from distiq.quantization.ranges import Histogram, percentile_range
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.ranges import percentile_range
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
 from distiq.recipe import load_recipe
@@ -149,7 +150,10 @@ class _Patient:
         if not (folder / PREPROCESSING).is_file():
             return
         vectors = load_file(folder / VECTORS)
-        difference = float((Bundle(folder).normalize(vectors["pixels"]) - vectors["inputs"]).abs().max())
+        raw = RAW.get(self.data.kind)
+        if raw is None:
+            return  # rows and texts are encoded once, when they are read
+        difference = float((Bundle(folder).normalize(vectors[raw]) - vectors["inputs"]).abs().max())
         yield _Finding(
             "preprocessing",
             difference > 1e-4,
@@ -230,17 +234,16 @@ class _Patient:
 @torch.no_grad()
 def _stretched(model: nn.Module, samples: Tensor, scheme: Scheme) -> dict[str, float]:
     """Width of each activation's range over the width of what 99.9 % of its values need, by place."""
-    watching = quantize(model, samples, scheme)
-    points = [grid for grid in grids(watching) if isinstance(grid.point, ActivationPoint)]
-    for grid in points:
-        grid.point.histogram, grid.point.mode = Histogram(), "watch"  # type: ignore[union-attr]
+    watching = QuantizedModel(prepare(export_graph(model, samples[:2]), scheme), scheme)
     for chunk in samples.split(SAMPLES):
         watching(chunk)
     found: dict[str, float] = {}
-    for grid in points:
-        histogram = grid.point.histogram  # type: ignore[union-attr]
+    for place, _, point in grids(watching):
+        if not isinstance(point, ActivationPoint):
+            continue
+        histogram = point.histogram
         low, high = percentile_range(histogram, 99.9)
         needed = max(high, 0.0) - min(low, 0.0)
         width = max(histogram.high, 0.0) - min(histogram.low, 0.0)
-        found[grid.place] = max(found.get(grid.place, 1.0), width / needed if needed else 1.0)
+        found[place] = max(found.get(place, 1.0), width / needed if needed else 1.0)
     return found

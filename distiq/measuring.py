@@ -166,7 +166,6 @@ class Measuring:
         """
         role, _, form = file.partition("-")
         suffix = form.partition("-")[2]
-        found = differences(quantized, path)
         in_float = runtime_of(path).float_operations(path)
         meant = tuple(f"{module}/" for module in quantized.scheme.float_modules)
         return RuntimeRecord(
@@ -177,7 +176,7 @@ class Measuring:
             top1=float((deployed.argmax(1) == self.data.test.labels).double().mean()),
             agreement=agreement(simulated, deployed),
             steps=_steps(simulated, deployed),
-            same_integers=None if found is None else not found,
+            same_integers=not differences(quantized, path),
             float_operations=tuple(name for name in in_float if not name.startswith(meant)),
             intended_float_operations=tuple(name for name in in_float if name.startswith(meant)),
         )

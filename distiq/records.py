@@ -188,8 +188,8 @@ class RuntimeRecord(Record):
 
     `agreement` is the share of test samples that the file answers as the simulated graph does. `steps` counts the
     logits by their distance from the simulated ones, in steps of 1/255 of the logits' span: up to half a step, one,
-    two, four, more. `same_integers` says whether integers and scales read back from the file are the graph's; None
-    where the runtime packs them in an order of its own. Latencies are measured side by side at the end of the run.
+    two, four, more. `same_integers` says whether integers and scales read back from the file are the graph's.
+    Latencies are measured side by side at the end of the run.
     """
 
     runtime: str
@@ -199,7 +199,7 @@ class RuntimeRecord(Record):
     top1: float
     agreement: float
     steps: tuple[int, int, int, int, int]
-    same_integers: bool | None
+    same_integers: bool
     float_operations: tuple[str, ...]
     intended_float_operations: tuple[str, ...] = ()
     float_size_bytes: int | None = None

@@ -20,6 +20,7 @@ from distiq.records import (
 )
 
 R = TypeVar("R", bound=Record)
+B = TypeVar("B", AblationRecord, DiagnosisRecord)
 
 
 REMEDY = "`distiq run RECIPE` again writes it (finished steps are not repeated)"
@@ -44,11 +45,7 @@ def read_ablation(records: Path, run: RunRecord) -> AblationRecord | None:
     Raises:
         UserError: the record is damaged.
     """
-    path = Path(records) / "ablation.json"
-    if not path.exists():
-        return None
-    ablation = _read(path, AblationRecord, "`distiq ablate RECIPE` again writes it")
-    return ablation if ablation.basis == run.basis else None
+    return _beside(Path(records) / "ablation.json", AblationRecord, "`distiq ablate RECIPE` again writes it", run)
 
 
 def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:
@@ -57,11 +54,13 @@ def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:
     Raises:
         UserError: the record is damaged.
     """
-    path = Path(records) / "diagnosis.json"
-    if not path.exists():
-        return None
-    diagnosis = _read(path, DiagnosisRecord, "`distiq diagnose RUN` again writes it")
-    return diagnosis if diagnosis.basis == run.basis else None
+    return _beside(Path(records) / "diagnosis.json", DiagnosisRecord, "`distiq diagnose RUN` again writes it", run)
+
+
+def _beside(path: Path, kind: type[B], remedy: str, run: RunRecord) -> B | None:
+    """A record that was made after the run, of the same teacher and student."""
+    found = _read(path, kind, remedy) if path.exists() else None
+    return found if found is not None and found.basis == run.basis else None
 
 
 def _read(path: Path, kind: type[R], remedy: str) -> R:

@@ -195,7 +195,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
     one, largest = entry.latency[0], entry.latency[-1]
     gain = entry.gain()
     within = sum(entry.steps[:2]) / sum(entry.steps)
-    same = {True: "the same", False: "NOT the same", None: "not readable"}[entry.same_integers]
+    same = "the same" if entry.same_integers else "NOT the same"
     return Row(
         Cell(entry.runtime),
         (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.runtimes import executorch, litert, onnx_runtime, openvino
@@ -21,8 +21,8 @@ class Runtime(NamedTuple):
 
     Attributes:
         install: the versions that are known to work together, for pip.
-        grids: reads a file's integers; None where the file holds them in its own packed order.
-        entry: reads what a file takes; None where the file does not say it.
+        grids: reads a file's integers and scales.
+        entry: reads what a file takes.
         names_modules: its `export` takes module paths that the file's operations are to be named after.
         peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
     """
@@ -34,8 +34,8 @@ class Runtime(NamedTuple):
     export: Callable[..., None]
     load: Callable[[Path, int], Predict]
     float_operations: Callable[[Path], tuple[str, ...]]
-    grids: Callable[[Path], Grids] | None = None
-    entry: Callable[[Path], Entry] | None = None
+    grids: Callable[[Path], Grids]
+    entry: Callable[[Path], Entry]
     peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
     names_modules: bool = False
 
@@ -81,7 +81,7 @@ def export(model: nn.Module, path: Path, example: Tensor) -> Path:
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
     named = getattr(getattr(model, "scheme", None), "float_modules", ())
     if runtime.names_modules:
-        runtime.export(lowered(model), pair, path, named)  # type: ignore[call-arg]
+        runtime.export(lowered(model), pair, path, named)
     else:
         runtime.export(lowered(model), pair, path)
     return path
@@ -104,17 +104,12 @@ def lowered(model: nn.Module) -> nn.Module:
     return reference() if reference is not None else model
 
 
-def differences(model: nn.Module, path: Path) -> str | None:
-    """What of the file's integers and scales is not the quantized graph's; empty where all is.
-
-    Returns:
-        None where this cannot be read from the runtime's file.
-    """
-    reader, graph = runtime_of(path).grids, lowered(model)
-    if reader is None:
-        return None
+def differences(model: nn.Module, path: Path) -> str:
+    """What of the file's integers and scales is not the quantized graph's; empty where all is."""
+    graph = lowered(model)
+    assert isinstance(graph, fx.GraphModule)
     assert is_quantized(graph)
-    return reader(path).differs_from(grids_of(graph))  # type: ignore[arg-type]
+    return runtime_of(path).grids(path).differs_from(grids_of(graph))
 
 
 def pair_sums(path: Path) -> str:
@@ -123,7 +118,7 @@ def pair_sums(path: Path) -> str:
     XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies.
     """
     runtime = runtime_of(path)
-    return saturation(runtime.grids(path)).sentence() if runtime.ending in (".onnx", ".xml") and runtime.grids else ""
+    return saturation(runtime.grids(path)).sentence() if runtime.ending in (".onnx", ".xml") else ""
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
