@@ -119,12 +119,14 @@ def _preprocessing(data: Data) -> dict[str, object]:
         }
     if data.kind != "image":
         return answers | data.preparation
+    channels, is_ready = data.sample_shape[0], data.as_pixels
     return answers | {
         "layout": "CHW",
-        "color": "grey" if data.sample_shape[0] == 1 else "rgb",
-        "divide_by": 255 if data.train.inputs.dtype == torch.uint8 else 1,
-        "mean": list(data.mean),
-        "std": list(data.std),
+        "color": "grey" if channels == 1 else "rgb",
+        "divide_by": 255 if data.train.inputs.dtype == torch.uint8 and not is_ready else 1,
+        "mean": [0.0] * channels if is_ready else list(data.mean),
+        "std": [1.0] * channels if is_ready else list(data.std),
+        "type": "uint8" if is_ready else "float32",
         "resize": "bilinear",
     }
 
@@ -220,11 +222,12 @@ class Bundle:
             raise UserError(f"{path}: damaged ({error}); make the bundle again") from error
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's float32 input."""
+        """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's input."""
         if self.kind == "audio":
             return pixels.float() / self.preprocessing["divide_by"]
         mean, std = (torch.tensor(self.preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        return (pixels.float() / self.preprocessing["divide_by"] - mean) / std
+        ready = (pixels.float() / self.preprocessing["divide_by"] - mean) / std
+        return ready.byte() if self.preprocessing.get("type") == "uint8" else ready
 
     @property
     def kind(self) -> Kind:

@@ -3,7 +3,7 @@
 import base64
 import io
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from distiq.models.audio import front_ends
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import MeasureSettings
+from distiq.recipe import Recipe
 from distiq.records import (
     AccuracyRecord,
     Column,
@@ -32,6 +32,8 @@ from distiq.records import (
     TrialRecord,
 )
 from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, load, runtime_of, size_bytes
+from distiq.runtimes.pixels import MODULE as NORMALIZATION
+from distiq.runtimes.pixels import Pixels
 
 ANSWERS, SIMULATED = "answers.safetensors", "simulated.safetensors"
 STEPS = (0.5, 1.0, 2.0, 4.0)
@@ -43,15 +45,21 @@ Answers = dict[str, Tensor]
 
 @dataclass
 class Measuring:
-    """Measures files on one task. `teacher` holds the teacher's answers once they are known."""
+    """Makes files and measures them on one task. `teacher` holds the teacher's answers once they are known.
+
+    `example` is two inputs of the networks. `fed` is the data as the files take it: `data`, or its pixels.
+    """
 
     data: Data
-    settings: MeasureSettings
+    recipe: Recipe
     teacher: Answers | None = None
     example: Tensor = field(init=False)
+    fed: Data = field(init=False)
 
     def __post_init__(self) -> None:
         self.example = self.data.normalize(self.data.calibration.inputs[:2])
+        self.fed = replace(self.data, as_pixels=self.recipe.export.pixels)
+        self.settings = self.recipe.measure
 
     @property
     def runtime(self) -> Runtime:
@@ -63,11 +71,21 @@ class Measuring:
         """The name of a step's file in that runtime."""
         return f"model{self.runtime.ending}"
 
-    def answers(self, predict: Predict) -> Answers:
-        return {
-            "test": outputs(predict, self.data, self.data.test),
-            "validation": outputs(predict, self.data, self.data.validation),
-        }
+    def export(self, model: nn.Module, path: Path) -> Path:
+        """The model as a file, which takes pixels if the recipe says so."""
+        pixels = Pixels(self.data.mean, self.data.std) if self.recipe.export.pixels else None
+        return export(model, path, self.example, pixels)
+
+    def answers(self, model: Predict) -> Answers:
+        """What a network answers."""
+        return self._answers(model, self.data)
+
+    def file_answers(self, path: Path) -> Answers:
+        """What a file answers."""
+        return self._answers(load(path, self.settings.threads), self.fed)
+
+    def _answers(self, predict: Predict, data: Data) -> Answers:
+        return {"test": outputs(predict, data, data.test), "validation": outputs(predict, data, data.validation)}
 
     def column(
         self, name: ColumnName, answers: Answers, float_answers: Answers | None, cost: CostRecord | None
@@ -93,7 +111,7 @@ class Measuring:
             model: the float network, for parameters and operations.
         """
         path = folder / self.model_file
-        answers, probe = self.answers(load(path, self.settings.threads)), self.runtime.peak_memory_bytes
+        answers, probe = self.file_answers(path), self.runtime.peak_memory_bytes
         save_tensors(answers, folder / ANSWERS)
         cost = CostRecord(
             file=file,
@@ -112,7 +130,7 @@ class Measuring:
         models = {name: load(path, settings.threads) for name, path in files.items()}
         found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(files, ())
         for size in sorted({1, settings.throughput_batch}):
-            images = self.data.normalize(test[torch.arange(size) % len(test)])
+            images = self.fed.normalize(test[torch.arange(size) % len(test)])
             timed = latencies(models, images, settings.threads, settings.rounds, settings.seconds)
             found = {name: (*found[name], timed[name]) for name in files}
         return found
@@ -133,7 +151,7 @@ class Measuring:
         The budget is not judged here: the record's breaches are empty.
         """
         began = time.monotonic()
-        export(quantized, folder / self.model_file, self.example)
+        self.export(quantized, folder / self.model_file)
         simulated = self.answers(quantized)
         save_tensors(simulated, folder / SIMULATED)
         column, deployed = self.file("int8 deployed", file, folder, model, float_answers)
@@ -167,7 +185,7 @@ class Measuring:
         role, _, form = file.partition("-")
         suffix = form.partition("-")[2]
         in_float = runtime_of(path).float_operations(path)
-        meant = tuple(f"{module}/" for module in quantized.scheme.float_modules)
+        meant = tuple(f"{module}/" for module in (*quantized.scheme.float_modules, NORMALIZATION))
         return RuntimeRecord(
             runtime=runtime_of(path).title,
             file=file,

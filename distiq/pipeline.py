@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ from distiq.records import (
     TrialRecord,
 )
 from distiq.report.report import write_report
-from distiq.runtimes.export import RUNTIMES, export, load, require, size_bytes
+from distiq.runtimes.export import RUNTIMES, require, size_bytes
 from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
@@ -136,7 +137,7 @@ class _Story:
         for note in self.data.notes:
             watch.note(note)
         self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
-        self.measuring = Measuring(self.data, recipe.measure)
+        self.measuring = Measuring(self.data, recipe)
         self.files: dict[str, Path] = {}
         self.beside = ""  # the teacher whose answers the columns are compared with
         self.measured_by = {
@@ -144,6 +145,7 @@ class _Story:
             "seed": recipe.seed,
             **recipe.measure.model_dump(exclude={"runtimes"}),
             "runtime": recipe.measure.runtimes[0],
+            "export": recipe.export.model_dump(),
             "cpu": environment.describe().cpu,
         }
 
@@ -165,6 +167,12 @@ class _Story:
             raise UserError(
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
                 " accuracy_drop_points instead"
+            )
+        pixels = self.data.train.inputs.dtype
+        if self.recipe.export.pixels and (self.data.kind != "image" or pixels != torch.uint8):
+            raise UserError(
+                f"export.pixels is for images of uint8; the {NOUNS[self.data.kind]} of this run are"
+                f" {str(pixels).removeprefix('torch.')}; set it to false"
             )
         for role, model in self.networks.refuse_early().items():
             if isinstance(model, Predictor):
@@ -217,7 +225,7 @@ class _Story:
                 save_tensors(answers, folder / ANSWERS)
                 return Measured(column=self.measuring.column("float32", answers, None, None))
             self.watch.stage(f"measuring the {role}'s float32 file")
-            export(model, folder / self.measuring.model_file, self.measuring.example)
+            self.measuring.export(model, folder / self.measuring.model_file)
             return Measured(column=self.measuring.file("float32", f"{role}-float32", folder, model)[0])
 
         key = self.measured_by | {"network": step.key, "form": "float32", "beside": self.beside}
@@ -382,19 +390,24 @@ class _Story:
         """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""
         ending = RUNTIMES[name].ending
         file, float_file = f"student-{rung}-{name}", f"student-float32-{name}"
-        inputs = {"runtime": name, "data": self.data_record.digest, "cpu": environment.describe().cpu}
+        inputs = {
+            "runtime": name,
+            "export": self.recipe.export.model_dump(),
+            "data": self.data_record.digest,
+            "cpu": environment.describe().cpu,
+        }
 
         def make_float(folder: Path) -> Record:
             self.watch.stage(f"the student's float32 file for {RUNTIMES[name].title}")
-            export(student.model, folder / f"model{ending}", self.measuring.example)
+            self.measuring.export(student.model, folder / f"model{ending}")
             return Record()
 
         def make(folder: Path) -> RuntimeRecord:
             self.watch.stage(f"{rung}: the file for {RUNTIMES[name].title}")
-            path, example = folder / f"model{ending}", self.measuring.example
-            quantized = restore(student.model, example, scheme, load_file(trial.folder / WEIGHTS))
-            export(quantized, path, example)
-            answers = self.measuring.answers(load(path, self.recipe.measure.threads))
+            weights = load_file(trial.folder / WEIGHTS)
+            quantized = restore(student.model, self.measuring.example, scheme, weights)
+            path = self.measuring.export(quantized, folder / f"model{ending}")
+            answers = self.measuring.file_answers(path)
             save_tensors(answers, folder / ANSWERS)
             simulated = load_file(trial.folder / SIMULATED)
             return self.measuring.in_runtime(path, file, quantized, simulated["test"], answers["test"])
@@ -489,7 +502,7 @@ class _Story:
             verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind),
         )
         self.watch.stage("writing bundle and report")
-        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.data)
+        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed)
         record.save(self.ledger.records / "run.json")
         write_report(self.ledger.records, self.ledger.folder / "report.html")
         return record

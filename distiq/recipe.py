@@ -401,6 +401,14 @@ class MeasureSettings(Part):
         return names
 
 
+class ExportSettings(Part):
+    """What the exported files take."""
+
+    pixels: bool = Field(
+        False, description="images: files take uint8 pixels and normalize them themselves (onnxruntime, openvino)"
+    )
+
+
 class Recipe(Part):
     """Everything that a run needs to know."""
 
@@ -416,6 +424,7 @@ class Recipe(Part):
     student: StudentSettings = Field(default_factory=StudentSettings)
     distil: DistilSettings = Field(default_factory=DistilSettings)
     quantize: QuantizeSettings = Field(default_factory=QuantizeSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
     budget: Budget = Field(default_factory=Budget)
     measure: MeasureSettings = Field(default_factory=MeasureSettings)
 
@@ -428,6 +437,16 @@ class Recipe(Part):
     def _mixed_images_have_no_label(self) -> Self:
         if (self.views.mixup or self.views.cutmix) and any(loss.name == "dkd" for loss in self.distil.losses):
             raise ValueError("dkd needs one label per image, but views.mixup or views.cutmix blends two; set them to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_have_a_form(self) -> Self:
+        without = [name for name in self.measure.runtimes if name not in ("onnxruntime", "openvino")]
+        if self.export.pixels and without:
+            raise ValueError(
+                f"export.pixels = true, but files of {without[0]} take normalized float32; set it to false, or measure"
+                ' in "onnxruntime" and "openvino" alone'
+            )
         return self
 
     @model_validator(mode="after")

@@ -56,6 +56,11 @@ def test_runtimes_that_cannot_be_are_refused(tmp_path, names, message):
     assert message in refusal(tmp_path, f"[measure]\nruntimes = {names}")
 
 
+def test_pixels_are_refused_where_a_runtime_has_no_form_for_them(tmp_path):
+    text = '[export]\npixels = true\n[measure]\nruntimes = ["onnxruntime", "litert"]'
+    assert "files of litert take normalized float32" in refusal(tmp_path, text)
+
+
 def test_an_empty_recipe_is_the_default(tmp_path):
     assert load_recipe(write(tmp_path)) == Recipe()
 

@@ -51,6 +51,7 @@ class Data:
         rate: of clips, samples per second; 0 for others.
         preparation: how raw samples (rows of a table, texts) became inputs, as JSON values; the bundle carries it.
         notes: sentences about what was changed, missing, unknown or cut in the raw samples.
+        as_pixels: `normalize` changes nothing, for files that normalize uint8 images themselves.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Data:
     rate: int = 0
     preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    as_pixels: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -108,9 +110,9 @@ class Data:
     def normalize(self, inputs: Tensor) -> Tensor:
         """What the network sees: images and tables of zero mean and unit variance, waveforms in -1..1, token numbers.
 
-        Shapes: (B, ...) -> (B, ...), float32 but for token numbers.
+        Shapes: (B, ...) -> (B, ...), float32 but for token numbers and pixels.
         """
-        if self.kind == "text":
+        if self.kind == "text" or self.as_pixels:
             return inputs
         scale = {torch.uint8: 255.0, torch.int16: 32768.0}.get(inputs.dtype, 1.0)
         inputs = inputs.float() / scale

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from distiq.errors import UserError
 from distiq.runtimes import executorch, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
+from distiq.runtimes.pixels import Pixels
 from distiq.runtimes.saturation import saturation
 
 Predict = Callable[[Tensor], Tensor]
@@ -23,7 +24,8 @@ class Runtime(NamedTuple):
         install: the versions that are known to work together, for pip.
         grids: reads a file's integers and scales.
         entry: reads what a file takes.
-        names_modules: its `export` takes module paths that the file's operations are to be named after.
+        by_onnx: its files are made by way of ONNX; `export` takes module paths that operations are to be named after,
+            and pixels.
         peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
     """
 
@@ -37,19 +39,19 @@ class Runtime(NamedTuple):
     grids: Callable[[Path], Grids]
     entry: Callable[[Path], Entry]
     peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
-    names_modules: bool = False
+    by_onnx: bool = False
 
 
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
-        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, names_modules=True,
+        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, by_onnx=True,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
         openvino.export_openvino, openvino.load_openvino, openvino.float_operations, openvino.grids,
-        openvino.entry, names_modules=True,
+        openvino.entry, by_onnx=True,
     ),
     "litert": Runtime(
         "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
@@ -64,31 +66,34 @@ RUNTIMES: dict[str, Runtime] = {
 }  # fmt: skip
 
 
-def export(model: nn.Module, path: Path, example: Tensor) -> Path:
+def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None = None) -> Path:
     """Writes the model with a dynamic batch; returns the path.
 
     Args:
         model: a float network or a `QuantizedModel`; it is not changed.
         path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite or .pte.
         example: one or more normalized inputs (B, ...).
+        pixels: the file takes uint8 images and normalizes them so; .onnx and .xml alone.
 
     Raises:
-        UserError: the ending is unknown, the runtime is not installed, or an operation has no form in it.
+        UserError: the ending is unknown, the runtime is not installed or takes no pixels, or it lacks an operation.
     """
     path = Path(path)
     runtime = runtime_of(path)
+    if pixels is not None and not runtime.by_onnx:
+        raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; export .onnx or .xml")
     require(runtime)
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
     named = getattr(getattr(model, "scheme", None), "float_modules", ())
-    if runtime.names_modules:
-        runtime.export(lowered(model), pair, path, named)
+    if runtime.by_onnx:
+        runtime.export(lowered(model), pair, path, named, pixels)
     else:
         runtime.export(lowered(model), pair, path)
     return path
 
 
 def load(path: Path, threads: int = 1) -> Predict:
-    """A `predict` that runs the file: normalized inputs (B, ...) float32 -> outputs float32.
+    """A `predict` that runs the file: inputs (B, ...), normalized float32 unless it takes others -> outputs float32.
 
     Raises:
         UserError: the ending is unknown, the runtime is not installed, the file is missing or damaged.

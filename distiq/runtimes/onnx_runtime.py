@@ -28,6 +28,7 @@ from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.runtimes.lowering import Entry, Grids, Weight
+from distiq.runtimes.pixels import Pixels, take_pixels
 
 INPUT, OUTPUT = "input", "logits"
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
@@ -45,13 +46,19 @@ PACKING_OPSET = 21  # the first with INT4
 
 
 def export_onnx(
-    model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = (), for_openvino: bool = False
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    named: Sequence[str] = (),
+    pixels: Pixels | None = None,
+    for_openvino: bool = False,
 ) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
 
     Args:
         example: (B, ...) input, B >= 2.
         named: module paths; what computes in them carries the path in its name, as "frontend/conv_3".
+        pixels: the file takes uint8 images and normalizes them so.
         for_openvino: without INT4, and without zero points of weights, though ONNX Runtime fuses a Gemm only with them:
             OpenVINO keeps some of them as subtractions and computes those layers in float32.
 
@@ -75,6 +82,8 @@ def export_onnx(
         _store_last_bias_as_integers(graph)
         if not for_openvino:
             _pack_narrow_weights(proto)
+    if pixels is not None:
+        take_pixels(graph, pixels, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
     _drop_dead_ends(graph)
     _drop_default_attributes(graph)
     _shorten_names(graph)
@@ -83,7 +92,7 @@ def export_onnx(
 
 
 def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
-    """A `predict` that runs the file: normalized inputs (B, ...) -> its first output.
+    """A `predict` that runs the file: inputs (B, ...) of its type -> its first output.
 
     Raises:
         UserError: the file is missing or damaged, or takes more than one input.
@@ -578,7 +587,7 @@ open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew: what the 
 before = memory("VmRSS")
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 entry = session.get_inputs()[0]
-kind = numpy.int64 if entry.type == "tensor(int64)" else numpy.float32
+kind = {"tensor(int64)": numpy.int64, "tensor(uint8)": numpy.uint8}.get(entry.type, numpy.float32)
 session.run(None, {entry.name: numpy.zeros(shape, kind)})
 print(memory("VmHWM") - before)
 """

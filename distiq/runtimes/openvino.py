@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.runtimes.lowering import Entry, Grids, Weight
 from distiq.runtimes.onnx_runtime import export_onnx
+from distiq.runtimes.pixels import Pixels
 from distiq.runtimes.silence import silence
 
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
@@ -23,7 +24,9 @@ COMPUTING = {"Concatenation", "Convolution", "Deconvolution", "Eltwise", "FullyC
              "Reduce"}  # fmt: skip
 
 
-def export_openvino(model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = ()) -> None:
+def export_openvino(
+    model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = (), pixels: Pixels | None = None
+) -> None:
     """Writes `path` (.xml) and its weights (.bin), with a dynamic batch. example: (B, ...), B >= 2.
 
     Raises:
@@ -34,7 +37,7 @@ def export_openvino(model: nn.Module, example: Tensor, path: Path, named: Sequen
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / path.name
-        export_onnx(model, example, source, named, for_openvino=True)
+        export_onnx(model, example, source, named, pixels, for_openvino=True)
         try:
             with silence():
                 openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)

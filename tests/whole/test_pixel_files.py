@@ -1,0 +1,34 @@
+"""A run whose files take pixels: measured so, delivered so."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distiq.bundle import PREPROCESSING, VECTORS, Bundle
+from distiq.errors import UserError
+from distiq.pipeline import compress
+from distiq.recipe import load_recipe
+
+ONE_RUNG = ('rungs = ["static", "qat"]', 'rungs = ["static"]')
+
+
+def test_the_bundle_takes_pixels_and_answers_like_the_graph(recipe_file, photos, tmp_path):
+    recipe = load_recipe(recipe_file(ONE_RUNG, more="[export]\npixels = true"))
+    record = compress(recipe, run=tmp_path / "run")
+    assert record.trials[0].agreement > 0.95  # of 60 test images
+    bundle, vectors = Bundle(tmp_path / "run" / "bundle"), load_file(tmp_path / "run" / "bundle" / VECTORS)
+    assert vectors["inputs"].dtype == torch.uint8
+    assert bundle.check().passed
+    assert json.loads((bundle.folder / PREPROCESSING).read_text())["type"] == "uint8"
+    assert torch.equal(bundle.normalize(vectors["pixels"]), vectors["pixels"])
+    photo = photos / "test" / "bright" / "000.png"
+    assert bundle.predict(photo)[0] == bundle.answer(vectors["pixels"][:1])[0][0]
+
+
+def test_data_without_pixels_is_refused_before_training(tmp_path):
+    text = '[data]\nsource = "adult"\n[student]\nmodel = "mlp"\n[teacher]\nmodel = "mlp"\n[export]\npixels = true\n'
+    (tmp_path / "adult.toml").write_text(text)
+    with pytest.raises(UserError, match=r"export\.pixels is for images of uint8"):
+        compress(load_recipe(tmp_path / "adult.toml"), run=tmp_path / "run")
