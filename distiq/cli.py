@@ -114,7 +114,14 @@ def diagnose(
 
             settings = load_recipe(folder / "recipe.toml", list(found.cure))
             with _watching(console, plain) as watch:
-                compress(settings, run=folder, watch=watch, command=shlex.join(["distiq", *sys.argv[1:]]))
+                again = [
+                    "distiq",
+                    "run",
+                    str(folder / "recipe.toml"),
+                    "--run",
+                    str(folder),
+                ]  # it holds the cure by then
+                compress(settings, run=folder, watch=watch, command=shlex.join(again))
             show(folder / "records", console)
         console.print(f"report: {folder / 'report.html'}", markup=False)
 
@@ -131,7 +138,7 @@ def init(
 
         if path.exists() and not force:
             raise UserError(f"{path}: exists already; choose another name or add --force")
-        write_atomically(path, (f"# distiq run {path}\n\n{describe()}\n").encode())
+        write_atomically(path, (f"# distiq run {path}\n\n{describe(path.stem)}\n").encode())
         typer.echo(f"{path} written; run it with: distiq run {path}")
 
 
@@ -245,6 +252,15 @@ def _explained() -> Iterator[None]:
         yield
     except UserError as error:
         typer.secho(f"distiq: {error}", err=True, fg="red")
+        raise typer.Exit(BAD_INPUT) from None
+    except OSError as error:
+        place = error.filename or "the disk"
+        typer.secho(
+            f"distiq: {place}: {error.strerror or error}; check that it is there, that it may be read and written, and"
+            " that the disk has room",
+            err=True,
+            fg="red",
+        )
         raise typer.Exit(BAD_INPUT) from None
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)

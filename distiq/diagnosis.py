@@ -30,6 +30,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
 from distiq.recipe import load_recipe
 from distiq.records import DiagnosisRecord, FindingRecord, RunRecord, SensitivityRecord, TrialRecord
+from distiq.report.reading import read_run
 
 NEGLIGIBLE_POINTS = 0.1
 SAME_ANSWERS = 0.999
@@ -48,6 +49,8 @@ def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
         UserError: the run is not finished, or another process writes there.
     """
     watch = watch or Silent()
+    if not (run / "records" / "run.json").is_file():
+        raise UserError(f"{run}: no finished run; `distiq run RECIPE --run {run}` makes one")
     with Ledger(run) as ledger:
         record = _Patient(ledger, watch).examine()
         record.save(ledger.records / "diagnosis.json")
@@ -70,9 +73,7 @@ class _Patient:
 
     def __init__(self, ledger: Ledger, watch: Watch) -> None:
         self.ledger, self.watch = ledger, watch
-        if not (ledger.records / "run.json").is_file():
-            raise UserError(f"{ledger.folder}: no finished run; `distiq run RECIPE --run {ledger.folder}` makes one")
-        self.run = RunRecord.load(ledger.records / "run.json")
+        self.run: RunRecord = read_run(ledger.records)
         self.recipe = load_recipe(ledger.folder / "recipe.toml")
         watch.stage("reading data and student")
         self.data: Data = load_data(self.recipe.data, self.recipe.seed)
@@ -81,7 +82,7 @@ class _Patient:
         networks = Networks(self.recipe, ledger, self.data, watch)
         self.student: nn.Module = networks.build("student")
         try:
-            self.student.load_state_dict(load_file(ledger.latest("student") / WEIGHTS))
+            self.student.load_state_dict(load_file(self._step("student") / WEIGHTS))
         except RuntimeError:
             raise UserError(
                 f"{ledger.folder}: the run's student was handed in from Python and is not the recipe's; use"
@@ -94,6 +95,13 @@ class _Patient:
         self.scheme = Scheme(weight_bits=self.recipe.quantize.weight_bits, float_modules=kept)
         self.quantized = quantize(self.student, self.calibration, self.scheme)
         self.trial: TrialRecord = self.run.trials[0]
+
+    def _step(self, name: str) -> Path:
+        """The folder of a step of the run."""
+        folder = self.ledger.folder / "steps" / self.run.steps.get(name, name)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: this step of the run is gone; `distiq run RECIPE` again makes it")
+        return folder
 
     def examine(self) -> DiagnosisRecord:
         self.watch.stage("switching every grid on alone")
@@ -135,7 +143,7 @@ class _Patient:
         )
 
     def _float_file(self) -> Iterator[_Finding]:
-        stored = load_file(self.ledger.latest("student-float32") / ANSWERS)["validation"]
+        stored = load_file(self._step("student-float32") / ANSWERS)["validation"]
         same = agreement(stored, outputs(self.student, self.data, self.data.validation))
         yield _Finding(
             "float32 file",

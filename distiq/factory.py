@@ -18,12 +18,14 @@ def call_factory(reference: str, options: dict[str, Any], where: str) -> Any:
     file, _, name = reference.rpartition(":")
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"{where}: no such file: {path}")
+        raise UserError(f"{where}: no such file: {path}; correct the path before the colon")
     spec = importlib.util.spec_from_file_location(f"distiq_factory_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"{where}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up by name
+    if (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)  # the file may import its neighbours
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:

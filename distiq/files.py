@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+PARTIAL = ".*.partial"
+"""The names of files that are being written."""
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it replaces `path` in one step, else it is removed.
@@ -72,6 +76,17 @@ def save_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str
 def sha256_of_file(path: Path) -> str:
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_tensors(tensors: Mapping[str, "Tensor"], beside: str = "") -> str:
+    """The SHA-256 of names, shapes and values, in the order of the names, and of a text beside them."""
+    import torch
+
+    sha = hashlib.sha256(beside.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
 
 
 def sha256_of_json(value: Any) -> str:

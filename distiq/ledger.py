@@ -1,6 +1,6 @@
 """The run folder: steps keyed by the hash of what they are made from, written whole, reused when nothing changed.
 
-steps/<name>-<key>/            a finished step: record.json, its files, and their checksums
+steps/<name>-<key>/            a finished step: record.json, its files, and step.json: their checksums, its seconds
 steps/<name>-<key>.partial/    a step under way; its training checkpoint survives a kill
 records/                       what the report reads
 .lock                          held while a run is writing
@@ -9,36 +9,39 @@ records/                       what the report reads
 import hashlib
 import json
 import os
-import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from distiq.errors import UserError
-from distiq.files import sha256_of_file, sha256_of_json, write_atomically
+from distiq.files import PARTIAL, sha256_of_file, sha256_of_json, write_atomically
 from distiq.records import Record
 
 PACKAGE = Path(__file__).parent
 CHECKPOINT = "checkpoint.safetensors"
-CHECKSUMS = "checksums.json"
-STEP = re.compile("-[0-9a-f]{16}")
+FINISHED = "step.json"
 R = TypeVar("R", bound=Record)
 
 
 class Step(NamedTuple):
-    """A finished step: its record, its folder, its key."""
+    """A finished step: its record, its folder, its key, the seconds that it took."""
 
     record: Any
     folder: Path
     key: str
+    seconds: float
 
 
 class Ledger:
     """A run folder, held by one process at a time. Use it as a context.
+
+    `used` are the steps that were asked for since it was entered, by folder name.
 
     Raises:
         UserError: on entering, when another process holds the folder or it cannot be written.
@@ -47,12 +50,15 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.records = self.folder / "records"
+        self.used: dict[str, Step] = {}
         self._lock = FileLock(self.folder / ".lock")
 
     def __enter__(self) -> "Ledger":
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+            for left in list(self.folder.rglob(PARTIAL)):  # what was being written when its run was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         except Timeout:
             raise UserError(
                 f"{self.folder}: another distiq run is writing here; wait for it, or give this one its own folder"
@@ -82,50 +88,52 @@ class Ledger:
         key = sha256_of_json({"name": name, "inputs": inputs, "code": source_hash(*code)})[:16]
         final = self.folder / "steps" / f"{name}-{key}"
         if final.is_dir():
-            if (damage := _damage(final)) is None:
-                return Step(kind.load(final / "record.json"), final, key)
+            found = _finished(final, key, kind)
+            if isinstance(found, Step):
+                self.used[final.name] = found
+                return found
             shutil.rmtree(final)
-            write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {damage}; made again\n".encode())
+            write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {found}; made again\n".encode())
         partial = final.with_name(final.name + ".partial")
         try:
             partial.mkdir(parents=True, exist_ok=True)
+            began = time.monotonic()
             record = make(partial)
             record.save(partial / "record.json")
-            (partial / CHECKPOINT).unlink(missing_ok=True)
-            (partial / CHECKSUMS).unlink(missing_ok=True)  # of an attempt that was killed right here
-            checksums = {file.name: sha256_of_file(file) for file in sorted(partial.iterdir()) if file.is_file()}
-            write_atomically(partial / CHECKSUMS, json.dumps(checksums, indent=1).encode())
+            training = getattr(record, "training", None)  # knows the seconds of killed attempts, too
+            seconds = max(time.monotonic() - began, training.seconds if training else 0.0)
+            beside = {CHECKPOINT, FINISHED}
+            files = [file for file in sorted(partial.iterdir()) if file.is_file() and file.name not in beside]
+            facts = {"seconds": seconds, "sha256": {file.name: sha256_of_file(file) for file in files}}
+            write_atomically(partial / FINISHED, json.dumps(facts, indent=1).encode())
             partial.rename(final)
+            (final / CHECKPOINT).unlink(missing_ok=True)  # last, so that a kill before it costs no training
         except OSError as error:
             raise UserError(
                 f"{partial}: writing failed ({error.strerror or error}); free the disk or choose another folder with"
                 " --run, then run again: finished steps are kept"
             ) from error
-        return Step(record, final, key)
-
-    def latest(self, name: str) -> Path:
-        """The folder of the newest finished step of a name.
-
-        Raises:
-            UserError: there is none.
-        """
-        found = [path for path in self.folder.glob(f"steps/{name}-*") if STEP.fullmatch(path.name.removeprefix(name))]
-        if not found:
-            raise UserError(f'{self.folder}: no finished step "{name}"; run the recipe again')
-        return max(found, key=lambda path: path.stat().st_mtime)
+        self.used[final.name] = Step(record, final, key, seconds)
+        return self.used[final.name]
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a finished step's files; None if they are as they were written."""
+def _finished(folder: Path, key: str, kind: type[Record]) -> Step | str:
+    """A finished step as it was written, or what is wrong with it."""
     try:
-        checksums = json.loads((folder / CHECKSUMS).read_bytes())
-    except (OSError, ValueError):
+        facts = json.loads((folder / FINISHED).read_bytes())
+        checksums, seconds = facts["sha256"].items(), float(facts["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "its checksums cannot be read"
-    for name, expected in checksums.items():
+    for name, expected in checksums:
         file = folder / name
         if not file.is_file() or sha256_of_file(file) != expected:
             return f"{name} is missing or damaged"
-    return None
+    try:
+        record = kind.load(folder / "record.json")
+    except (OSError, ValidationError):
+        return "its record is of another form"
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    return Step(record, folder, key, seconds)
 
 
 def source_hash(*rooms: str) -> str:

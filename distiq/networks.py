@@ -1,18 +1,21 @@
 """Teacher and students of a recipe: built, refused early, trained in steps of a ledger."""
 
+import contextlib
 import copy
 import hashlib
+import inspect
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import nn
 
+from distiq import environment
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.distil import check_losses, distil
+from distiq.distillation.distil import Distillation, check_losses, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
@@ -22,8 +25,9 @@ from distiq.models.build import Tokens, build, check_output
 from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, ModelSettings, Recipe, ViewSettings
+from distiq.recipe import DistilSettings, ModelSettings, Recipe, TrainingSettings, ViewSettings
 from distiq.records import NOUNS, Record, TrainingRecord
+from distiq.training import Batches, faster_precision
 
 WEIGHTS = "weights.safetensors"
 TRAINING_CODE = ("networks.py", "training.py", "numerics.py", "data", "models", "distillation")
@@ -36,6 +40,12 @@ class Trained(Record):
     training: TrainingRecord | None
 
 
+class Precision(Record):
+    """The record of the step that times a network's training in float32 and bfloat16."""
+
+    faster: Literal["float32", "bfloat16"]
+
+
 class Source(NamedTuple):
     """A trained network by its role and step."""
 
@@ -46,6 +56,15 @@ class Source(NamedTuple):
 def basis_of(recipe: Recipe) -> str:
     """Says which teacher and student a record is of: a hash of the recipe without what comes after their training."""
     return sha256_of_json(recipe.model_dump(mode="json", exclude={"name", "quantize", "budget", "measure"}))[:16]
+
+
+def _source(model: nn.Module) -> list[str]:
+    """The source of a network's own classes, where it can be read: the same weights can be computed with otherwise."""
+    found = set()
+    for kind in {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}:
+        with contextlib.suppress(OSError, TypeError):
+            found.add(inspect.getsource(kind))
+    return sorted(found)
 
 
 class Networks:
@@ -62,7 +81,7 @@ class Networks:
         self.given: dict[str, nn.Module | None] = {"teacher": None, "student": None, **(given or {})}
         self.first: dict[str, nn.Module] = {}  # as built with the recipe's seed
         self.digest = data.digest()
-        self.shared = {"data": self.digest, "seed": recipe.seed}
+        self.shared = {"data": self.digest, "torch": environment.describe().versions["torch"]}
 
     def refuse_early(self, *others: DistilSettings) -> dict[str, nn.Module]:
         """Builds all networks and tries them: what cannot work is refused before anything is trained.
@@ -123,7 +142,7 @@ class Networks:
         if given is not None:
             tensors = {key: value.detach().cpu().contiguous().numpy() for key, value in given.state_dict().items()}
             state = {key: hashlib.sha256(value.tobytes()).hexdigest() for key, value in tensors.items()}
-            return {"given": sha256_of_json([str(given), state])}
+            return {"given": sha256_of_json([str(given), _source(given), state])}
         inputs: dict[str, Any] = {"model": settings.model, "options": settings.options, "weights": settings.weights}
         if predict := getattr(settings, "predict", ""):
             return {
@@ -134,13 +153,36 @@ class Networks:
         for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
             if path and Path(path).is_file():
                 inputs[key] = sha256_of_file(Path(path))
+            elif path and Path(path).is_dir():
+                inputs[key] = {file.name: sha256_of_file(file) for file in Path(path).iterdir() if file.is_file()}
         return inputs
+
+    def training(self, role: str) -> TrainingSettings:
+        """How a network is trained. "auto" is decided once, so that all trainings of a role can be compared."""
+        settings = self.settings(role).training
+        if settings.precision != "auto":
+            return settings
+
+        def make(_folder: Path) -> Precision:
+            self.watch.stage(f"timing training steps of the {role} in float32 and bfloat16")
+            objective = Distillation(self.build(role), None, self.recipe.distil.without_teacher())
+            batches = Batches(self.data, Views(self.views(role), self.recipe.seed), settings.batch_size, 0)
+            return Precision(faster=faster_precision(objective, batches, settings))
+
+        machine = environment.describe()
+        inputs = {
+            "network": self.inputs(role),
+            "training": settings.model_dump(),
+            "machine": [machine.cpu, machine.device],
+        }
+        step = self.ledger.step(f"{role}-precision", self.shared | inputs, TRAINING_CODE, Precision, make)
+        return settings.model_copy(update={"precision": step.record.faster})
 
     def teacher(self) -> Step:
         """The teacher's weights: given, loaded or trained."""
         settings, given = self.recipe.teacher, self.given["teacher"] is not None
         loaded = given or (bool(settings.weights) and not settings.finetune) or bool(settings.predict)
-        inputs = self.shared | {"network": self.inputs("teacher")}
+        inputs = self.shared | {"seed": self.recipe.seed, "network": self.inputs("teacher")}
         if not loaded:
             inputs |= {"training": settings.training.model_dump(), "views": self.views("teacher").model_dump()}
 
@@ -173,8 +215,7 @@ class Networks:
 
     def _taught(self, role: str, source: Source, distillation: DistilSettings, seed: int) -> Step:
         taught = distillation.teacher != "none"
-        inputs = {
-            "data": self.digest,
+        inputs = self.shared | {
             "seed": seed,
             "network": self.inputs(role),
             "training": self.settings(role).training.model_dump(),
@@ -228,7 +269,7 @@ class Networks:
             teacher,
             self.data,
             distillation,
-            self.settings(role).training,
+            self.training(role),
             views=self.views(role),
             seed=seed,
             stage=role,

@@ -124,7 +124,6 @@ class _Story:
         data: Data | None,
     ) -> None:
         self.recipe, self.ledger, self.watch, self.command = recipe, ledger, watch, command
-        self.began = time.monotonic()
         environment.keep_freed_memory()
         watch.stage("reading data")
         self.data = data or load_data(recipe.data, recipe.seed)
@@ -147,6 +146,7 @@ class _Story:
             "runtime": recipe.measure.runtimes[0],
             "export": recipe.export.model_dump(),
             "cpu": environment.describe().cpu,
+            "versions": environment.describe().versions,
         }
 
     def tell(self) -> RunRecord:
@@ -368,19 +368,22 @@ class _Story:
             inputs |= {
                 "training": self.recipe.quantize.training.model_dump(),
                 "views": self.recipe.views.model_dump(),
-                "distil": self.recipe.distil.model_dump(),
+                "distil": self.recipe.distil.on_grids().model_dump(),
             }
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]}")
+            began = time.monotonic()
             quantized = self._calibrated(student.model, scheme)
             training = self._train_on_grids(quantized, folder) if rung == "qat" else None
             save_tensors(quantized.state_dict(), folder / WEIGHTS)
-            return self.measuring.quantized(
+            trial = self.measuring.quantized(
                 folder, f"student-{rung}", rung, "", quantized, student.model, student.answers, training
             )
+            seconds = max(time.monotonic() - began, training.seconds if training else 0.0)  # of killed attempts, too
+            return trial.model_copy(update={"seconds": seconds})
 
-        code = (*QUANTIZING_CODE, *TRAINING_CODE) if rung == "qat" else QUANTIZING_CODE
+        code = (*QUANTIZING_CODE, *TRAINING_CODE, "pipeline.py") if rung == "qat" else QUANTIZING_CODE
         step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make)
         self.files[f"student-{rung}"] = step.folder / self.measuring.model_file
         others = tuple(self._elsewhere(name, rung, scheme, step, student) for name in self.recipe.measure.runtimes[1:])
@@ -484,7 +487,8 @@ class _Story:
             command=self.command,
             recipe_toml=to_toml(self.recipe),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seconds=time.monotonic() - self.began,
+            seconds=sum(step.seconds for step in self.ledger.used.values()),
+            steps={name.rpartition("-")[0]: name for name in self.ledger.used},
             basis=basis_of(self.recipe),
             code_version=source_hash(".")[:16],
             environment=environment.describe(),

@@ -226,12 +226,15 @@ LayerLoss = Literal[
     "similarity_preserving", "rkd", "pkt", "correlation_congruence", "crd", "embedding_cosine", "similarity_queue",
 ]  # fmt: skip
 OUTPUT_LOSSES: tuple[str, ...] = get_args(OutputLoss)
+RELATIVE = "correct the path (it is taken relative to the recipe's folder)"
 
 
 class KnowledgeLoss(Part):
     """A knowledge loss by its name in the field, beside the plain one; docs/knowledge.md says which when."""
 
-    name: OutputLoss | LayerLoss = Field(description='such as "dkd", "hint_mse", "attention_transfer", "rkd", "crd"')
+    name: Literal[OutputLoss, LayerLoss] = Field(
+        description='such as "dkd", "hint_mse", "attention_transfer", "rkd", "crd"'
+    )
     weight: float = Field(1.0, gt=0, description="factor of the loss")
     student: tuple[str, ...] = Field((), description='module path or paths in the student, such as "stages.2"')
     teacher: tuple[str, ...] = Field((), description="as many module paths in the teacher")
@@ -533,6 +536,9 @@ def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
         return f"{place}: this key is required"
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}"
+    if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
+        found = str(problem["input"])
+        return f'{place}: "{found}" is none of its values; {_suggest(found, names)}'
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"
 
@@ -553,6 +559,8 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
 
 def _check_files(recipe: Recipe, path: Path) -> None:
     folder = path.parent.resolve()
+    if recipe.data.source == "fashion_mnist" and recipe.data.download and not recipe.data.folder:
+        raise UserError(f"{path}: data.download = true fetches into data.folder; name one, such as data/fashion_mnist")
     if recipe.data.source == "folder" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
     if recipe.data.source == "audio" and not recipe.data.folder:
@@ -561,11 +569,11 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         kind = recipe.data.source
         raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
-        raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}")
+        raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}; {RELATIVE}")
     for role, settings in recipe.networks().items():
         weights = settings.weights
         if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
-            raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}")
+            raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}; {RELATIVE}")
     sources = {
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
@@ -574,7 +582,7 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     for key, source in sources.items():
         file = source.partition(":")[0]
         if file.endswith(".py") and not (folder / file).is_file():
-            raise UserError(f"{path}: {key}: no such file: {folder / file}")
+            raise UserError(f"{path}: {key}: no such file: {folder / file}; {RELATIVE}")
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
@@ -609,18 +617,9 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     )
 
 
-def describe(part: type[Part] = Recipe, path: str = "") -> str:
-    """A commented recipe: every key, its default and its meaning, as TOML."""
-    lines, tables = [], []
-    for key, field in part.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
-        if isinstance(default, Part):
-            name = f"{path}.{key}" if path else key
-            doc = (type(default).__doc__ or "").strip().splitlines()[0]
-            tables.append(f"\n# {doc}\n[{name}]\n{_describe_values(default, name)}")
-        else:
-            lines.append(_describe_line(key, default, field.description))
-    return "\n".join(lines + tables)
+def describe(name: str = "distiq") -> str:
+    """A commented recipe of that name: every key, its default and its meaning, as TOML."""
+    return _describe_values(Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name)), "")
 
 
 def _describe_values(values: Part, path: str) -> str:
@@ -629,7 +628,8 @@ def _describe_values(values: Part, path: str) -> str:
         value = getattr(values, key)
         if isinstance(value, Part):
             doc = (type(value).__doc__ or "").strip().splitlines()[0]
-            tables.append(f"\n# {doc}\n[{path}.{key}]\n{_describe_values(value, f'{path}.{key}')}")
+            table = f"{path}.{key}" if path else key
+            tables.append(f"\n# {doc}\n[{table}]\n{_describe_values(value, table)}")
         else:
             lines.append(_describe_line(key, value, field.description))
     return "\n".join(lines + tables)

@@ -173,7 +173,7 @@ class Breach(Record):
 
 
 class FlipRecord(Record):
-    """A test sample whose answer changed with quantization; `image_png` is base64."""
+    """A test sample whose right answer was lost with quantization; `image_png` is base64."""
 
     index: int
     label: int
@@ -217,8 +217,8 @@ class TrialRecord(Record):
 
     `agreement` is the share of the test set on which the simulated graph and the deployed file answer the same.
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
-    test set: they are only reported. `sqnr_db` is of the logits on the validation split. `float_operations` is what the
-    runtime computes in float32 though it was to be int8; `intended_float_operations` lie in modules that stay in float.
+    test set: they decide the verdict. `sqnr_db` is of the logits on the validation split. `float_operations` is what
+    the runtime computes in float32 though it was to be int8, `intended_float_operations` what is meant to stay so.
     `runtimes` are those of the recipe, in its order; the first is the one of `deployed`.
     """
 
@@ -330,7 +330,11 @@ class AdviceRecord(Record):
 
 
 class RunRecord(Record):
-    """The run as a whole: what was asked, where it ran, how it ended. `skipped` says why a rung was not tried."""
+    """The run as a whole: what was asked, where it ran, how it ended.
+
+    `seconds` are those of its steps, whenever they were made; `steps` names their folders by step. `skipped` says why a
+    rung was not tried.
+    """
 
     name: str
     command: str
@@ -338,6 +342,7 @@ class RunRecord(Record):
     basis: str = ""
     created: str
     seconds: float
+    steps: dict[str, str] = {}
     code_version: str
     environment: Environment
     data: DataRecord

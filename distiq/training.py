@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
-from distiq.files import save_tensors
+from distiq.files import save_tensors, sha256_of_tensors
 from distiq.models.layout import make_contiguous
 from distiq.progress import Silent, Watch
 from distiq.recipe import TrainingSettings
@@ -196,12 +196,17 @@ class _Checkpoint(NamedTuple):
         try:
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                return _Checkpoint(tensors, json.loads(file.metadata()["meta"]))
+                stored = file.metadata()
+                found = _Checkpoint(tensors, json.loads(stored["meta"]))
+                if stored["sha256"] != sha256_of_tensors(tensors, stored["meta"]):
+                    raise ValueError("its SHA-256 is not the one that was written")
+                return found
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise UserError(f"{path}: damaged checkpoint ({error}); delete it to train from the start") from error
 
     def write(self, path: Path) -> None:
-        save_tensors(self.tensors, path, {"meta": json.dumps(self.meta)})
+        meta = json.dumps(self.meta)
+        save_tensors(self.tensors, path, {"meta": meta, "sha256": sha256_of_tensors(self.tensors, meta)})
 
 
 class _Run:
@@ -392,7 +397,9 @@ def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float
     return right / len(data.validation)
 
 
-def faster_precision(objective: nn.Module, batches: Batches, settings: TrainingSettings) -> str:
+def faster_precision(
+    objective: nn.Module, batches: Batches, settings: TrainingSettings
+) -> Literal["float32", "bfloat16"]:
     """Times training steps of a copy in float32 and bfloat16 and names the faster.
 
     Depthwise convolutions train slower in bfloat16 on many CPUs, plain ones twice as fast: it has to be measured.
@@ -404,8 +411,8 @@ def faster_precision(objective: nn.Module, batches: Batches, settings: TrainingS
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     trial.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     batch = next(batches.epoch(0)).to(device, layout)
-    medians = {}
-    for name, enabled in (("float32", False), ("bfloat16", True)):
+    medians: dict[bool, float] = {}
+    for enabled in (False, True):
         times = []
         for _ in range(5):
             began = time.perf_counter()
@@ -413,5 +420,5 @@ def faster_precision(objective: nn.Module, batches: Batches, settings: TrainingS
                 losses = trial(batch)
             torch.stack([loss.float() for loss in losses.values()]).sum().backward()
             times.append(time.perf_counter() - began)
-        medians[name] = sorted(times[1:])[2]
-    return min(medians, key=lambda name: medians[name])
+        medians[enabled] = sorted(times[1:])[2]
+    return "bfloat16" if medians[True] < medians[False] else "float32"

@@ -43,8 +43,14 @@ def test_options_that_do_not_fit_are_refused(file, options):
         call_factory(f"{file}:sized", options, "student.model")
 
 
+def test_a_file_may_import_its_neighbour(tmp_path):
+    (tmp_path / "beside_it_there.py").write_text("number = 3")
+    (tmp_path / "imports.py").write_text("import beside_it_there\ndef f(): return beside_it_there.number")
+    assert call_factory(f"{tmp_path}/imports.py:f", {}, "data.source") == 3
+
+
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"^data.source: no such file: .*none.py$"):
+    with pytest.raises(UserError, match=r"^data.source: no such file: .*none.py; correct the path"):
         call_factory(f"{tmp_path}/none.py:f", {}, "data.source")
 
 

@@ -84,7 +84,7 @@ def test_source_hash_sees_names_and_contents(monkeypatch, tmp_path):
     assert source_hash("a.py", "b.py") == source_hash("b.py", "a.py")
 
 
-@pytest.mark.parametrize("file", ["weights.bin", "record.json", "checksums.json"])
+@pytest.mark.parametrize("file", ["weights.bin", "record.json", "step.json"])
 @pytest.mark.parametrize("damage", ["changed", "removed"])
 def test_a_damaged_step_is_made_again(ledger, maker, file, damage):
     folder = take(ledger, maker).folder
@@ -119,8 +119,7 @@ def test_a_failing_step_is_not_finished_but_keeps_its_folder(ledger, maker):
     assert not left.exists()
 
 
-def test_a_kill_just_before_the_end_costs_nothing_more(ledger, maker, monkeypatch):
-    """The checksums of the killed attempt are in the folder when the next one writes its own."""
+def test_a_kill_just_before_the_end_leaves_the_checkpoint_to_go_on_from(ledger, maker, monkeypatch):
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -129,10 +128,50 @@ def test_a_kill_just_before_the_end_costs_nothing_more(ledger, maker, monkeypatc
         patched.setattr(ledger_module.Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             take(ledger, maker)
+    (partial,) = (ledger.folder / "steps").iterdir()
+    assert (partial / CHECKPOINT).read_bytes() == b"half"
     step = take(ledger, maker)
-    assert set(json.loads((step.folder / "checksums.json").read_bytes())) == {"record.json", "weights.bin"}
-    take(ledger, maker)
+    assert json.loads((step.folder / "step.json").read_bytes())["sha256"].keys() == {"record.json", "weights.bin"}
+    assert take(ledger, maker) == step
     assert maker.calls == 2
+
+
+def test_a_kill_after_the_rename_leaves_a_finished_step(tmp_path, maker):
+    with Ledger(tmp_path / "run") as held:
+        folder = take(held, maker).folder
+    (folder / CHECKPOINT).write_bytes(b"half")
+    with Ledger(tmp_path / "run") as held:
+        take(held, maker)
+    assert maker.calls == 1
+    assert not (folder / CHECKPOINT).exists()
+
+
+def test_what_a_killed_run_was_writing_is_swept(tmp_path):
+    partial = tmp_path / "run" / "steps" / "student-0.partial"
+    partial.mkdir(parents=True)
+    (partial / CHECKPOINT).write_bytes(b"half")
+    (partial / f".{CHECKPOINT}.x.partial").write_bytes(b"ha")
+    (tmp_path / "run" / ".bundle.partial").mkdir()
+    with Ledger(tmp_path / "run"):
+        assert [file.name for file in partial.iterdir()] == [CHECKPOINT]
+        assert not (tmp_path / "run" / ".bundle.partial").exists()
+
+
+def test_a_record_of_an_older_form_is_made_again(ledger, maker):
+    class Other(Record):
+        other: int
+
+    take(ledger, maker)
+    step = ledger.step("student", {"epochs": 3}, ("numerics.py",), Other, lambda _: Other(other=5))
+    assert step.record == Other(other=5)
+
+
+def test_the_seconds_of_a_step_are_kept(tmp_path, maker):
+    for _ in range(2):
+        with Ledger(tmp_path / "run") as held:
+            step = take(held, maker)
+            assert held.used == {step.folder.name: step}
+            assert 0 < step.seconds < 60
 
 
 def test_a_full_disk_is_explained(ledger):

@@ -351,11 +351,18 @@ def test_a_precision_that_was_timed_is_kept_when_resumed(batches, tmp_path, monk
     assert record.precision == "bfloat16"
 
 
-@pytest.mark.parametrize("content", [b"", b"damaged" * 99, None], ids=["empty", "text", "cut"])
-def test_a_damaged_checkpoint_is_refused(batches, tmp_path, content):
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda _: b"damaged" * 99, lambda content: content[:-50], flipped],
+    ids=["empty", "text", "cut", "one bit"],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_refused(batches, tmp_path, damage):
     checkpoint = tmp_path / "checkpoint.safetensors"
     run_to_the_end(batches, settings(epochs=1), 0.0, checkpoint)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-50] if content is None else content)
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
     with pytest.raises(
         UserError, match=r"checkpoint.safetensors: damaged checkpoint .*delete it to train from the start"
     ):

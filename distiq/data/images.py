@@ -100,17 +100,22 @@ def _download(target: Path) -> None:
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
-    """One PNG or JPEG, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
+    """One PNG or JPEG, turned as its EXIF says, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
+
+    Of 16-bit grey the upper 8 bits are kept.
 
     Raises:
         UserError: the file is missing or does not decode.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     channels, height, width = shape
     try:
         with Image.open(path) as image:
-            converted = image.convert("L" if channels == 1 else "RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
+                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
+            converted = upright.convert("L" if channels == 1 else "RGB")
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.Resampling.BILINEAR)
             array = np.array(converted, dtype=np.uint8)

@@ -5,7 +5,6 @@ views, form) and a checksum. It appears whole or not at all; one that is stale o
 computed in fixed chunks when it is first asked for, so that a resumed training reads the same bits.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from distiq.data.views import Views
 from distiq.distillation.storage import decode, encode
 from distiq.distillation.teacher import Knowledge, Teacher
 from distiq.errors import UserError
-from distiq.files import save_tensors
+from distiq.files import save_tensors, sha256_of_tensors
 from distiq.progress import Silent, Watch
 from distiq.recipe import CacheSettings
 from distiq.training import Batch, Batches
@@ -101,7 +100,7 @@ class CachedTeacher:
                 return stored
             stored = self._compute(number, device)
             if stored is not None and self._has_room(stored, path):
-                save_tensors(stored, path, {"key": self.key, "sha256": _checksum(stored)})
+                save_tensors(stored, path, {"key": self.key, "sha256": sha256_of_tensors(stored)})
             return stored
         finally:
             if several and torch.distributed.get_rank() == 0:
@@ -120,7 +119,7 @@ class CachedTeacher:
                 rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError):
             return None
-        return rows if meta.get("sha256") == _checksum(rows) else None
+        return rows if meta.get("sha256") == sha256_of_tensors(rows) else None
 
     def _compute(self, number: int, device: torch.device) -> Rows | None:
         chunks: list[Rows] = []
@@ -140,11 +139,3 @@ class CachedTeacher:
 
 def _feature(path: str) -> str:
     return f"features.{path}"
-
-
-def _checksum(rows: Rows) -> str:
-    sha = hashlib.sha256()
-    for name in sorted(rows):
-        sha.update(f"{name} {tuple(rows[name].shape)}".encode())
-        sha.update(rows[name].contiguous().numpy().data)
-    return sha.hexdigest()

@@ -155,12 +155,12 @@ def load_weights(model: nn.Module, path: Path, trust: bool = False) -> None:
 
 def _read_state(path: Path, trust: bool) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file; weights are a .safetensors, .pt or .pth file, or a hub name")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or no safetensors file ({error})") from error
+            raise UserError(f"{path}: damaged or no safetensors file ({error}); save or copy it again") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # pickle raises whatever the file makes it raise

@@ -278,9 +278,11 @@ def _draw_losses(axes: Axes, training: TrainingRecord) -> None:
     for number, part in enumerate(parts):
         curve = [(entry.epoch, entry.losses[part]) for entry in training.epochs if part in entry.losses]
         ink = PARTS[number % len(PARTS)]
-        marker = "o" if len(curve) < 3 else None
-        axes.plot(*zip(*curve, strict=True), color=INK[ink], marker=marker, markersize=4, clip_on=False)
-        ends.append((curve[-1], f"{part} {amount(curve[-1][1])}", ink))
+        how: dict[str, Any] = {"marker": "o" if len(curve) < 3 else None, "markersize": 4, "clip_on": False}
+        dashes = "-" if number < len(PARTS) else "--"
+        axes.plot(*zip(*curve, strict=True), color=INK[ink], linestyle=dashes, label=part, **how)
+        ends.append((curve[-1], amount(curve[-1][1]), ink))
+    axes.legend(loc="upper right", frameon=False, labelcolor="linecolor", handlelength=1.4)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="y")

@@ -573,6 +573,7 @@ def _shorten_names(graph: GraphProto) -> None:
         tensor.name = short[tensor.name]
 
 
+MEMORY_PROBE_SECONDS = 120
 MEMORY_PROBE = """
 import sys
 import numpy, onnxruntime
@@ -594,8 +595,15 @@ print(memory("VmHWM") - before)
 
 
 def peak_memory_bytes(path: Path, shape: tuple[int, ...]) -> int | None:
-    """What loading the file and running one batch of `shape` adds to a fresh process's peak memory; Linux only."""
+    """What loading the file and running one batch of `shape` adds to a fresh process's peak memory.
+
+    None where the system does not tell: elsewhere than on Linux, and in containers that hide a part of /proc.
+    """
     if sys.platform != "linux":
         return None
     command = [sys.executable, "-c", MEMORY_PROBE, str(path), *map(str, shape)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+    return int(done.stdout) if done.returncode == 0 else None

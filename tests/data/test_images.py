@@ -175,6 +175,18 @@ def test_read_image_resizes(tmp_path):
     assert torch.equal(found, torch.tensor([9, 8, 7], dtype=torch.uint8).view(3, 1, 1).expand(3, 6, 4))
 
 
+def test_16_bit_grey_keeps_its_upper_8_bits(tmp_path):
+    Image.fromarray(np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png", (1, 2, 3)).tolist() == [[[0, 0, 1], [128, 255, 255]]]
+
+
+def test_a_photo_is_turned_as_its_exif_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(np.array([[0, 255]], np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    assert read_image(tmp_path / "turned.png", (1, 1, 2)).tolist() == [[[255, 0]]]
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut"])
 def test_an_image_that_does_not_decode_is_named(tmp_path, content):
     file = write_image(tmp_path / "bad.png", (1, 2, 3), size=(64, 64))

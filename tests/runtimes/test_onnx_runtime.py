@@ -231,6 +231,11 @@ def test_peak_memory_is_measured(exported):
     assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) > exported.float_file.stat().st_size
 
 
+def test_memory_that_the_system_does_not_tell_is_left_open(exported, monkeypatch):
+    monkeypatch.setattr("distiq.runtimes.onnx_runtime.MEMORY_PROBE", 'raise OSError("no /proc here")')
+    assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) is None
+
+
 def test_a_file_does_not_say_what_onnx_takes_for_granted(exported):
     for path in (exported.float_file, exported.int8_file):
         proto = onnx.load(str(path))
