@@ -3,12 +3,14 @@
     python benchmarks/onnx_speed.py [--run runs/fashion_mnist] [--out benchmarks/results/onnx_speed.json]
 
 Takes teacher and student of a finished run (`make run`). Both tools calibrate on the same calibration split with
-min-max ranges. All three files of a network are timed in one process, interleaved, at batch 1 and 32 with 1 and 2
-threads, medians; the ratio below 1 means that distiq's file is faster. Both are measured on the full test set too.
+min-max ranges. All three files of a network are timed interleaved, at batch 1 and 32 with 1 and 2 threads, in
+`REPETITIONS` sets of newly loaded sessions: medians, and the median and range of the sets' own ratios; below 1 distiq's
+file is faster. Both files are measured on the full test set too, distiq's beside its simulation.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -25,11 +27,15 @@ from distiq.evaluation.cost import latencies
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.files import write_atomically
 from distiq.models.build import build, load_weights
+from distiq.networks import WEIGHTS
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.recipe import load_recipe
+from distiq.report.reading import read_run
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_runtime import INPUT
+
+REPETITIONS = 7
 
 
 class Reader(CalibrationDataReader):
@@ -43,11 +49,13 @@ class Reader(CalibrationDataReader):
         return None if chunk is None else {INPUT: chunk.numpy()}
 
 
-def three_files(model: torch.nn.Module, calibration: torch.Tensor, folder: Path) -> dict[str, Path]:
+def three_files(
+    model: torch.nn.Module, quantized: torch.nn.Module, calibration: torch.Tensor, folder: Path
+) -> dict[str, Path]:
     """Paths of the float file, distiq's int8 file and quantize_static's."""
     paths = {name: folder / f"{name}.onnx" for name in ("float32", "distiq", "quantize_static")}
     export(model, paths["float32"], calibration[:2])
-    export(quantize(model, calibration), paths["distiq"], calibration[:2])
+    export(quantized, paths["distiq"], calibration[:2])
     quant_pre_process(str(paths["float32"]), str(folder / "pre.onnx"))
     quantize_static(
         str(folder / "pre.onnx"),
@@ -64,8 +72,9 @@ def three_files(model: torch.nn.Module, calibration: torch.Tensor, folder: Path)
 def compare(role: str, model: torch.nn.Module, data: Data) -> dict:
     """Figures of one network."""
     calibration = data.normalize(data.calibration.inputs)
+    quantized = quantize(model, calibration)
     with tempfile.TemporaryDirectory() as folder:
-        paths = three_files(model, calibration, Path(folder))
+        paths = three_files(model, quantized, calibration, Path(folder))
         answers = {name: outputs(load(path), data, data.test) for name, path in paths.items()}
         found: dict = {"network": role, "bytes": {name: path.stat().st_size for name, path in paths.items()}}
         for name in ("distiq", "quantize_static"):
@@ -74,15 +83,23 @@ def compare(role: str, model: torch.nn.Module, data: Data) -> dict:
                 "flips": 1 - agreement(answers[name], answers["float32"]),
                 "sqnr_db": sqnr_db(answers["float32"], answers[name]),
             }
-        found["latency_ms"] = []
-        for threads in (1, 2):
-            models = {name: load(path, threads) for name, path in paths.items()}
-            for batch in (1, 32):
-                images = data.normalize(data.test.inputs[:batch])
-                timed = latencies(models, images, threads, rounds=15, seconds=0.15)
-                row = {name: record.p50_ms for name, record in timed.items()}
-                found["latency_ms"].append({"threads": threads, "batch": batch, **row})
+        simulated = outputs(quantized, data, data.test)
+        found["deployed_as_simulated"] = agreement(simulated, answers["distiq"])
+        found["latency_ms"] = [timed(paths, data, threads, batch) for threads in (1, 2) for batch in (1, 32)]
     return found
+
+
+def timed(paths: dict[str, Path], data: Data, threads: int, batch: int) -> dict:
+    """Median times of the files over all sets, and every set's ratio of distiq to quantize_static."""
+    images = data.normalize(data.test.inputs[:batch])
+    sets = []
+    for _ in range(REPETITIONS):
+        models = {name: load(path, threads) for name, path in paths.items()}
+        times = latencies(models, images, threads, rounds=6, seconds=0.1)
+        sets.append({name: record.p50_ms for name, record in times.items()})
+    medians = {name: statistics.median(one[name] for one in sets) for name in paths}
+    ratios = sorted(one["distiq"] / one["quantize_static"] for one in sets)
+    return {"threads": threads, "batch": batch, **medians, "ratios": ratios}
 
 
 def main() -> None:
@@ -90,13 +107,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/fashion_mnist"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/onnx_speed.json"))
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.run / "recipe.toml")
+    run, recipe = read_run(arguments.run / "records"), load_recipe(arguments.run / "recipe.toml")
     data = load_data(recipe.data, recipe.seed)
     results = []
     for role in ("teacher", "student"):
         model = build(getattr(recipe, role), len(data.classes), data.example, role)
-        weights = max(arguments.run.glob(f"steps/{role}-*/weights.safetensors"), key=lambda path: path.stat().st_mtime)
-        load_weights(model, weights)
+        load_weights(model, arguments.run / "steps" / run.steps[role] / WEIGHTS)
         results.append(compare(role, model.eval(), data))
     report = {"environment": environment.describe().model_dump(), "results": results}
     write_atomically(arguments.out, json.dumps(report, indent=1).encode())
@@ -104,7 +120,8 @@ def main() -> None:
     for result in results:
         for row in result["latency_ms"]:
             times = [row["float32"], row["quantize_static"], row["distiq"]]
-            ratio = f"{row['distiq'] / row['quantize_static']:.2f}"
+            low, *_, high = row["ratios"]
+            ratio = f"{statistics.median(row['ratios']):.2f} ({low:.2f} to {high:.2f})"
             cells = [result["network"], row["threads"], row["batch"], *(f"{time:.3f}" for time in times), ratio]
             table.add_row(*map(str, cells))
     Console().print(table)
@@ -121,6 +138,8 @@ def main() -> None:
                 f"{figures['sqnr_db']:.1f}",
             )
     Console().print(quality)
+    for result in results:
+        print(f"{result['network']}: deployed and simulated agree on {100 * result['deployed_as_simulated']:.2f} %")
 
 
 if __name__ == "__main__":

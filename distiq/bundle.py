@@ -78,7 +78,8 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     partial.mkdir(parents=True, exist_ok=True)
     for part in files_of(model):
         write_atomically(partial / part.name, part.read_bytes())
-    samples = data.test.take(slice(VECTOR_COUNT))
+    count = min(VECTOR_COUNT, len(data.test))
+    samples = data.test.take(torch.arange(count) * len(data.test) // count)  # a folder's samples are sorted by class
     inputs = data.normalize(samples.inputs)
     outputs = load(partial / model.name)(inputs)
     vectors = {"inputs": inputs, "outputs": outputs, "labels": samples.labels}

@@ -114,14 +114,9 @@ def diagnose(
 
             settings = load_recipe(folder / "recipe.toml", list(found.cure))
             with _watching(console, plain) as watch:
-                again = [
-                    "distiq",
-                    "run",
-                    str(folder / "recipe.toml"),
-                    "--run",
-                    str(folder),
-                ]  # it holds the cure by then
-                compress(settings, run=folder, watch=watch, command=shlex.join(again))
+                # The recipe of the run folder holds the cure by then.
+                again = shlex.join(["distiq", "run", str(folder / "recipe.toml"), "--run", str(folder)])
+                compress(settings, run=folder, watch=watch, command=again)
             show(folder / "records", console)
         console.print(f"report: {folder / 'report.html'}", markup=False)
 

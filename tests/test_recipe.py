@@ -157,7 +157,10 @@ def test_a_key_that_is_unknown_or_missing_is_named(tmp_path, text, message):
         ("[distil]\ntemperature = 0", ["distil.temperature: ", "greater than 0"]),
         ("[views]\ncrop = 1.2", ["views.crop: ", "less than or equal to 1"]),
         ('[distil]\nteacher = "cache"', ['distil.teacher: "cache" is none of its values; did you mean "cached"?']),
-        ('[quantize]\nrungs = ["static", "gptq"]', ['quantize.rungs.1: "gptq" is none of its values; known here: static, percentile, ']),
+        (
+            '[quantize]\nrungs = ["static", "gptq"]',
+            ['quantize.rungs.1: "gptq" is none of its values; known here: static, percentile, '],
+        ),
         ("[quantize]\nrungs = []", ["quantize.rungs: ", "at least 1"]),
         ("[data]\nchannels = 2", ["data.channels: ", "1 or 3"]),
         ("teacher = 3", ["teacher: ", "object", "but found 3"]),
