@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distiq.records import AblationRecord, BenchRecord, Column, DiagnosisRecord, ModelRecord, RunRecord
-from distiq.report.figures import kilobytes, milliseconds, per_second, percent, points
+from distiq.report.figures import duration, kilobytes, milliseconds, per_second, percent, points
 from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
     Row,
@@ -42,6 +42,7 @@ def show(records: Path, console: Console) -> None:
     _print_ladder(run, console)
     _print_runtimes(run, console)
     _print_classes(run, console)
+    _print_advice(run, console)
     if diagnosis := read_diagnosis(records, run):
         show_diagnosis(diagnosis, console)
     if ablation := read_ablation(records, run):
@@ -49,6 +50,24 @@ def show(records: Path, console: Console) -> None:
     _heading(console, "Do it again")
     # Not wrapped: the command is to be copied.
     console.print(Text(f"  {run.command}"), soft_wrap=True)
+    machine = run.environment
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(machine.versions.items()))
+    console.print(
+        Text(
+            f"{duration(run.seconds)} on {machine.cpu}, {machine.cores} cores ({', '.join(machine.instruction_sets)})",
+            "dim",
+        )
+    )
+    console.print(Text(versions, "dim"))
+
+
+def _print_advice(run: RunRecord, console: Console) -> None:
+    if run.advice is None:
+        return
+    _heading(console, "Known before training")
+    for marked, lines in (("! ", run.advice.warnings), ("  ", run.advice.facts)):
+        for line in lines:
+            console.print(Text(f"{marked}{line}"))
 
 
 def show_ablation(ablation: AblationRecord, console: Console) -> None:
