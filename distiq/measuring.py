@@ -153,6 +153,7 @@ class Measuring:
             seconds=time.monotonic() - began + (training.seconds if training else 0.0),
             training=training,
             runtimes=(in_runtime,),
+            reduced_layers=quantized.reduced_layers(),
         )
 
     def in_runtime(
