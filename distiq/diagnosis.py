@@ -92,7 +92,8 @@ class _Patient:
         self.calibration = self.data.normalize(self.data.calibration.inputs)
         self.validation = self.data.normalize(self.data.validation.inputs[: len(self.calibration)])
         kept = self.run.float_modules.paths if self.run.float_modules and self.run.float_modules.kept else ()
-        self.scheme = Scheme(weight_bits=self.recipe.quantize.weight_bits, float_modules=kept)
+        settings = self.recipe.quantize
+        self.scheme = Scheme(settings.weight_bits, float_modules=kept, reduce_range=settings.reduce_range)
         self.quantized = quantize(self.student, self.calibration, self.scheme)
         self.trial: TrialRecord = self.run.trials[0]
 

@@ -169,6 +169,7 @@ class Measuring:
             seconds=0.0,
             training=training,
             runtimes=(in_runtime,),
+            reduced_layers=quantized.reduced_layers(),
         )
 
     def in_runtime(

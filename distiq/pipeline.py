@@ -317,7 +317,8 @@ class _Story:
     def _plain(self, bits: int | None = None) -> Scheme:
         """What every scheme of this run begins with; `bits` of the weights in place of the recipe's."""
         kept = self.decided.paths if self.decided and self.decided.kept else ()
-        return Scheme(weight_bits=bits or self.recipe.quantize.weight_bits, float_modules=kept)  # type: ignore[arg-type]
+        settings = self.recipe.quantize
+        return Scheme(bits or settings.weight_bits, float_modules=kept, reduce_range=settings.reduce_range)  # type: ignore[arg-type]
 
     def _sensitivity(self, student: _Network, bits: int | None = None) -> SensitivityRecord:
         """Where the noise of the plainest quantization comes from; `bits` of the weights in place of the recipe's."""

@@ -346,8 +346,13 @@ class QuantizeSettings(Part):
         description='"static" (min-max), "percentile", "mse", "rounding" (closed form), "float_layers" (the worst stay'
         ' float32), "mixed" (4 bits where they cost least, if the file is too large), "qat" (with the teacher)',
     )
-    weight_bits: Literal[2, 3, 4, 6, 8] = Field(
+    weight_bits: Literal[2, 3, 4, 6, 7, 8] = Field(
         8, description="of every layer; 4 and fewer are stored as 4 bits and computed as 8"
+    )
+    reduce_range: bool = Field(
+        False,
+        description="7-bit weights where sums of two products could leave 16 bits: the same answers on x86 CPUs without"
+        " VNNI",
     )
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
@@ -362,6 +367,11 @@ class QuantizeSettings(Part):
     def _rungs_differ(self) -> Self:
         if len(set(self.rungs)) < len(self.rungs):
             raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
+        if self.reduce_range and self.weight_bits < 8:
+            raise ValueError(
+                f"reduce_range = true changes nothing at weight_bits = {self.weight_bits}: such sums fit into 16 bits"
+                " already; leave one of the two out"
+            )
         if self.training.precision != "float32":
             raise ValueError(
                 f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'

@@ -219,7 +219,8 @@ class TrialRecord(Record):
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
     test set: they decide the verdict. `sqnr_db` is of the logits on the validation split. `float_operations` is what
     the runtime computes in float32 though it was to be int8, `intended_float_operations` what is meant to stay so.
-    `runtimes` are those of the recipe, in its order; the first is the one of `deployed`.
+    `runtimes` are those of the recipe, in its order; the first is the one of `deployed`. `reduced_layers` have 7-bit
+    weights so that sums of two products fit into 16 bits (`quantize.reduce_range`).
     """
 
     rung: str
@@ -236,6 +237,7 @@ class TrialRecord(Record):
     seconds: float
     training: TrainingRecord | None = None
     runtimes: tuple[RuntimeRecord, ...] = ()
+    reduced_layers: tuple[str, ...] = ()
 
 
 class FloatModulesRecord(Record):

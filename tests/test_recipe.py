@@ -244,6 +244,15 @@ def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["mse", "qat", "mse"]')
 
 
+def test_a_reduced_range_that_changes_nothing_is_refused(tmp_path: Path):
+    text = refusal(tmp_path, "[quantize]\nreduce_range = true\nweight_bits = 4")
+    assert "quantize: reduce_range = true changes nothing at weight_bits = 4" in text
+    assert 'quantize.reduced_range: unknown key; did you mean "reduce_range"?' in refusal(
+        tmp_path, "[quantize]\nreduced_range = true"
+    )
+    assert load_recipe(write(tmp_path, "[quantize]\nreduce_range = true")).quantize.reduce_range
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "auto"])
 def test_grids_are_trained_in_float32(tmp_path, precision):
     message = refusal(tmp_path, f'[quantize.training]\nprecision = "{precision}"')

@@ -25,7 +25,7 @@ from distiq.errors import UserError
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.numerics import affine_bounds, symmetric_bounds
 from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
-from distiq.quantization.scheme import Scheme
+from distiq.quantization.scheme import REDUCED_BITS, Scheme
 
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding}
@@ -221,8 +221,6 @@ class IntegerQuantizer(Quantizer):
         self.activation = QuantizationSpec(
             torch.int8, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
         )
-        bits = {scheme.weight_bits, *dict(scheme.layer_bits).values()}
-        self.weights = {width: _weight_grid(width) for width in bits}
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         self.float_between = any(node.target in NORMALIZATIONS for node in model.graph.nodes)
@@ -237,9 +235,9 @@ class IntegerQuantizer(Quantizer):
     def _annotate(self, node: fx.Node) -> None:
         arguments: Any = node.args
         if node.target is aten.embedding.default and arguments[0].op == "get_attr":
-            _note(node, {arguments[0]: self._weight(arguments[0])}, None)
+            _note(node, {arguments[0]: _weight_grid(self.scheme.bits_of(layer_of(arguments[0])))}, None)
         elif node.target in WEIGHTED and arguments[1].op == "get_attr":
-            inputs = {arguments[0]: self.activation, arguments[1]: self._weight(arguments[1])}
+            inputs = {arguments[0]: self.activation, arguments[1]: _weight_grid(self._bits(arguments[1]))}
             if self.float_between:
                 _note(node, inputs, None)
             else:
@@ -257,8 +255,10 @@ class IntegerQuantizer(Quantizer):
         elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and _is_on_grid(arguments[0]):
             _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
 
-    def _weight(self, node: fx.Node) -> QuantizationSpec:
-        return self.weights[self.scheme.bits_of(layer_of(node))]
+    def _bits(self, weight: fx.Node) -> int:
+        bits = self.scheme.bits_of(layer_of(weight))
+        adds_products = weight.meta["val"][0].numel() > 1
+        return min(bits, REDUCED_BITS) if self.scheme.reduce_range and adds_products else bits
 
     def _mark(self, node: fx.Node, inputs: dict, fused: bool) -> None:
         """Grids on the inputs, and one on the output, behind the activation if there is one alone."""

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
-from distiq.quantization.graph import bias_points, convert, export_graph, parameter_of, prepare
+from distiq.numerics import symmetric_bounds
+from distiq.quantization.graph import bias_points, convert, export_graph, layer_of, parameter_of, prepare
 from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
 from distiq.quantization.rounding import round_weights
 from distiq.quantization.scheme import Scheme
@@ -34,6 +35,20 @@ class QuantizedModel(nn.Module):
         """Sets the flag alone: batch norm is folded and dropout gone, so the graph is the same in both modes."""
         self.training = mode
         return self
+
+    def reduced_layers(self) -> tuple[str, ...]:
+        """Module paths of the layers whose weights have fewer bits so that two products fit into 16."""
+        found = [
+            (layer_of(node.all_input_nodes[0]), self.prepared.get_submodule(str(node.target)))
+            for node in self.prepared.graph.nodes
+            if node.op == "call_module"
+        ]
+        return tuple(
+            layer
+            for layer, point in found
+            if isinstance(point, PerChannelWeightPoint)
+            and point.quant_max < symmetric_bounds(self.scheme.bits_of(layer))[1]
+        )
 
     def reference(self) -> fx.GraphModule:
         """The converted graph; this model is not changed."""

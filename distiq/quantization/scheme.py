@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
 RangeMethod = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
 
 
@@ -21,18 +22,23 @@ class Scheme:
         float_modules: paths of modules that stay in float32, with all that is in them.
         percentile: for "percentile", the share of values that is kept, in percent.
         layer_bits: weight bits of single layers by module path, in place of `weight_bits`.
+        reduce_range: at most 7 bits for the weights of every layer in which a kernel could add two products in 16 bits,
+            so that x86 CPUs without VNNI give the same integers. That is every layer with two weights or more per
+            output channel: the largest weight of a channel stands at the end of its grid, +-127, and beside it one of
+            2 is too much. The grid, not the weights of the moment, decides, so rounding and training keep the promise.
     """
 
-    weight_bits: Literal[2, 3, 4, 6, 8] = 8
+    weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8
     activation_bits: Literal[8] = 8
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
     rounding: Literal["nearest", "gptq"] = "nearest"
     layer_bits: tuple[tuple[str, int], ...] = ()
     float_modules: tuple[str, ...] = ()
+    reduce_range: bool = False
 
     def bits_of(self, path: str) -> int:
-        """The weight bits of the layer at a module path."""
+        """The weight bits of the layer at a module path, before its range is reduced."""
         return dict(self.layer_bits).get(path, self.weight_bits)
 
     def __str__(self) -> str:
@@ -40,4 +46,5 @@ class Scheme:
         rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
         kept = f", {' and '.join(self.float_modules)} in float32" if self.float_modules else ""
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
-        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{kept}"
+        reduced = ", reduced range" if self.reduce_range else ""
+        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{reduced}{kept}"

@@ -69,10 +69,11 @@ class Entry(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """A layer's integers (O, I, ...) and its scales (O,)."""
+    """A layer's integers (O, I, ...) and its scales (O,). A table of embeddings is read, not multiplied."""
 
     integers: np.ndarray
     scales: np.ndarray
+    is_table: bool = False
 
 
 class Grids(NamedTuple):

@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -41,6 +41,9 @@ DEFAULTS: dict[tuple[str, str], object] = {
     ("Reshape", "allowzero"): 0,
 }  # fmt: skip
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
+MULTIPLYING = {"Conv", "Gemm", "MatMul"}
+FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"}
+CHUNK = 32  # samples whose values between the nodes are held at a time
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 PACKING_OPSET = 21  # the first with INT4
 
@@ -104,6 +107,92 @@ def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(session.run([output], {name: inputs.contiguous().numpy()})[0])
 
     return predict
+
+
+class Integers(NamedTuple):
+    """What a DequantizeLinear reads: integers, and the scale and zero point of their grid."""
+
+    values: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+class IntegerLayer(NamedTuple):
+    """A Conv, Gemm or MatMul of two tensors of integers, as ONNX defines it. The bias is float32."""
+
+    operation: str
+    attributes: dict[str, Any]
+    inputs: Integers
+    weight: Integers
+    bias: np.ndarray | None
+
+
+def load_by_nodes(path: Path, compute: Callable[[IntegerLayer], np.ndarray | None]) -> Callable[[Tensor], Tensor]:
+    """A `predict` that runs a QDQ file node by node, with another arithmetic for its layers of integers.
+
+    Args:
+        compute: gives a layer's float32 output, or None to leave it, like all other nodes, to ONNX Runtime.
+
+    Raises:
+        UserError: the file is missing or damaged, or has integer layers in another form than QDQ.
+    """
+    session = _session(path, 1)
+    name, output = _only_input(session, path).name, session.get_outputs()[0].name
+    proto = onnx.load(str(path))
+    nodes, constants = proto.graph.node, _initializers(proto.graph)
+    fused = sorted({node.op_type for node in nodes} & FUSED_INTEGERS)
+    if fused:
+        raise UserError(f"{path}: holds {', '.join(fused)}; write it with quant_format = QDQ to look into its layers")
+    last_use = {source: number for number, node in enumerate(nodes) for source in node.input}
+    sessions: dict[int, Any] = {}
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        values, integers = {name: inputs}, dict[str, Integers]()
+        for number, node in enumerate(nodes):
+            if node.op_type == DQ:
+                read = [values[one] if one in values else numpy_helper.to_array(constants[one]) for one in node.input]
+                integers[node.output[0]] = Integers(*read, *[np.zeros((), read[0].dtype)] * (3 - len(read)))
+            result = None
+            if node.op_type in MULTIPLYING and all(source in integers for source in node.input[:2]):
+                bias = node.input[2] if len(node.input) > 2 else None
+                known = values[bias] if bias in values else _value(constants, bias) if bias else None
+                attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+                factor, weight = (integers[source] for source in node.input[:2])
+                result = compute(IntegerLayer(node.op_type, attributes, factor, weight, known))
+            if result is not None:
+                values[node.output[0]] = result
+            else:
+                feed = {source: values[source] for source in node.input if source in values}
+                if number not in sessions:
+                    sessions[number] = _session_of_node(proto, node, feed, constants)
+                values |= dict(zip(filter(None, node.output), sessions[number].run(None, feed), strict=True))
+            for source in node.input:
+                if last_use[source] == number and source != output:
+                    values.pop(source, None)
+                    integers.pop(source, None)
+        return values[output]
+
+    def predict(inputs: Tensor) -> Tensor:
+        return torch.cat([torch.from_numpy(run(chunk.contiguous().numpy())) for chunk in inputs.split(CHUNK)])
+
+    return predict
+
+
+def _session_of_node(
+    proto: ModelProto, node: NodeProto, feed: dict[str, np.ndarray], constants: dict[str, TensorProto]
+) -> Any:
+    """A session that runs one node of a file."""
+    import onnxruntime
+
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
+        for name, value in feed.items()
+    ]
+    outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    known = [constants[name] for name in dict.fromkeys(node.input) if name in constants]
+    graph = helper.make_graph([node], "node", inputs, outputs, known)
+    model = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    return onnxruntime.InferenceSession(model.SerializeToString(), _options(1), providers=["CPUExecutionProvider"])
 
 
 def entry(path: Path) -> Entry:
@@ -178,7 +267,7 @@ def grids(path: Path) -> Grids:
         elif stored.dtype == np.int8:
             axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1 if scale.ndim else 0)
             weights.append(Weight(np.moveaxis(stored, axis, 0), scale))
-    weights += [Weight(pair[True], pair[False]) for pair in tables.values() if len(pair) == 2]
+    weights += [Weight(pair[True], pair[False], is_table=True) for pair in tables.values() if len(pair) == 2]
     return Grids(tuple(weights), (), frozenset(activations))
 
 

@@ -241,3 +241,16 @@ def test_closed_form_rounding_is_a_rung_and_a_start_for_training(data: Data, tmp
     assert rounded.scheme == "static W8A8, mse, closed-form rounding"
     assert trained.scheme == "static W8A8, mse, closed-form rounding, trained on its grids"
     assert min(trial.agreement for trial in record.trials) > 0.95
+
+
+def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, tmp_path: Path):
+    quantize = {"rungs": ["rounding", "qat"], "reduce_range": True, "training": {"epochs": 1}}
+    settings = recipe(quantize=quantize, budget={"accuracy_drop_points": -100.0})
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    assert [trial.rung for trial in record.trials] == ["rounding", "qat"]
+    for trial in record.trials:
+        assert trial.reduced_layers == ("0", "5")
+        assert ", reduced range" in trial.scheme and trial.agreement > 0.95
+        (folder,) = tmp_path.glob(f"steps/trial-{trial.rung}-*")
+        assert export.pair_sums(folder / "model.onnx").startswith("certified")
+    assert "Sums of two 8-bit products are certified" in (tmp_path / "bundle" / "CARD.md").read_text()
