@@ -10,6 +10,7 @@ WHAT_IT_IS: dict[Rung, str] = {
     "static": "post-training quantization with min-max ranges",
     "percentile": "post-training quantization, ranges without outliers",
     "mse": "post-training quantization, ranges of least squared error",
+    "equalize": "scales moved between neighbouring layers, with corrected biases",
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
     "float_layers": "the layers whose weights make the most noise left in float32",
     "mixed": "4-bit weights in the layers where they cost least, until the file is small enough",
@@ -112,6 +113,13 @@ def _cannot_help(rung: Rung, evidence: SensitivityRecord) -> str | None:
     weights = evidence.weights_share
     if rung in ("mse", "percentile") and 1 - weights < LITTLE:
         return f"ranges are not the cause, since activations make {100 * (1 - weights):.0f} % of the noise"
+    if rung == "equalize" and (evidence.balanced_share or 0.0) < LITTLE and evidence.mean_share < LITTLE:
+        where = (
+            "there are no neighbours that scales could be moved between"
+            if evidence.balanced_share is None
+            else f"grids that moved scales would change make {100 * evidence.balanced_share:.0f} % of the noise"
+        )
+        return f"{where}, and {100 * evidence.mean_share:.0f} % of it is an error of the mean, which biases could mend"
     if rung in ("rounding", "float_layers") and weights < LITTLE:
         return f"weights are not the cause, since they make {100 * weights:.0f} % of the noise"
     if rung == "float_layers":

@@ -442,6 +442,10 @@ class _Story:
             best = max(narrowed or untrained, key=lambda trial: trial.sqnr_db).rung
             start = self._scheme(best, student, untrained)  # type: ignore[arg-type]
         match rung:
+            case "equalize":
+                self.evidence = self.evidence or self._sensitivity(student)
+                has_neighbours = self.evidence.balanced_share is not None
+                return dataclasses.replace(start, equalize=has_neighbours, correct_biases=True)
             case "rounding":
                 return dataclasses.replace(start, rounding="gptq")
             case "float_layers":

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from distiq.errors import UserError
 
 RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
-Rung = Literal["static", "percentile", "mse", "rounding", "float_layers", "mixed", "qat"]
+Rung = Literal["static", "percentile", "mse", "equalize", "rounding", "float_layers", "mixed", "qat"]
 
 
 class Part(BaseModel):
@@ -341,10 +341,11 @@ class QuantizeSettings(Part):
     """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
 
     rungs: tuple[Rung, ...] = Field(
-        ("static", "mse", "percentile", "rounding", "float_layers", "mixed", "qat"),
+        ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
         min_length=1,
-        description='"static" (min-max), "percentile", "mse", "rounding" (closed form), "float_layers" (the worst stay'
-        ' float32), "mixed" (4 bits where they cost least, if the file is too large), "qat" (with the teacher)',
+        description='"static" (min-max), "percentile", "mse", "equalize" (scales moved between layers, biases'
+        ' corrected), "rounding" (closed form), "float_layers" (the worst stay float32), "mixed" (4 bits'
+        ' where they cost least, if the file is too large), "qat" (with the teacher)',
     )
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = Field(
         8, description="of every layer; 4 and fewer are stored as 4 bits and computed as 8"

@@ -275,7 +275,9 @@ class NoiseRecord(Record):
 class SensitivityRecord(Record):
     """Where the noise of quantization comes from: all weights alone, all activations alone, and each grid alone.
 
-    `rung` names the trial; `samples` is the number of unlabelled calibration samples.
+    `rung` names the trial; `samples` is the number of unlabelled calibration samples. `balanced_share` is the share of
+    the noise power of all single grids that comes from those that equalization changes, None where there is none to
+    change; `mean_share` the share of the noise of all grids together that is the same for every sample.
     """
 
     rung: str
@@ -283,6 +285,8 @@ class SensitivityRecord(Record):
     weights: NoiseRecord
     activations: NoiseRecord
     grids: tuple[NoiseRecord, ...]
+    balanced_share: float | None = None
+    mean_share: float = 0.0
 
     @property
     def weights_share(self) -> float:

@@ -160,17 +160,21 @@ def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:
     return NoiseRecord(place=place, part=part, sqnr_db=sqnr_db, divergence_nat=0.0)
 
 
-def evidence(weights_db: float, activations_db: float, *layers_db: float) -> SensitivityRecord:
+def evidence(
+    weights_db: float, activations_db: float, *layers_db: float, balanced: float | None = 0.5, mean: float = 0.0
+) -> SensitivityRecord:
     return SensitivityRecord(
         rung="static",
         samples=8,
         weights=noise("all", "weights", weights_db),
         activations=noise("all", "activations", activations_db),
         grids=tuple(noise(f"layer{number}", "weights", db) for number, db in enumerate(layers_db)),
+        balanced_share=balanced,
+        mean_share=mean,
     )
 
 
-EVERY = ("static", "mse", "percentile", "rounding", "float_layers", "mixed", "qat")
+EVERY = ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat")
 
 
 @pytest.mark.parametrize(
@@ -180,6 +184,13 @@ EVERY = ("static", "mse", "percentile", "rounding", "float_layers", "mixed", "qa
         (evidence(30, 20, 30), ["rounding", "float_layers"], "weights are not the cause, since they make 9 %"),
         (evidence(20, 20, 26, 26, 26, 26, 26), ["float_layers"], "the worst 2 make 40 % of it"),
         (evidence(20, 20, 20, 26, 26), [], ""),
+        (evidence(20, 20, 20, balanced=None), ["equalize"], "no neighbours that scales could be moved between"),
+        (
+            evidence(20, 20, 20, balanced=0.1, mean=0.05),
+            ["equalize"],
+            "would change make 10 % of the noise, and 5 %",
+        ),
+        (evidence(20, 20, 20, balanced=None, mean=0.3), [], ""),
         (evidence(math.inf, 20), ["rounding", "float_layers"], "they make 0 %"),
         (evidence(math.inf, math.inf), ["rounding", "float_layers"], "they make 0 %"),
     ],
@@ -193,7 +204,7 @@ def test_a_rung_that_cannot_help_is_skipped(found, without, why):
 
 def test_the_reason_names_the_evidence():
     following = next_rung(EVERY, [trial("static", breach())], BUDGET, 0.0, evidence(20, 30, 20))
-    assert following.rung == "rounding"
+    assert following.rung == "equalize"
     assert following.reason.count("ranges are not the cause") == 1
 
 

@@ -5,9 +5,10 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.numerics import symmetric_bounds
+from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.graph import bias_points, convert, export_graph, layer_of, parameter_of, prepare
 from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
-from distiq.quantization.rounding import round_weights
+from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
 
 CHUNK = 256
@@ -73,9 +74,14 @@ def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None
     scheme = scheme or Scheme()
     example = calibration[:2] if len(calibration) > 1 else calibration.repeat(2, *[1] * (calibration.ndim - 1))
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
+    if scheme.equalize:
+        migrate_outliers(quantized.prepared, calibration)
+        equalize_layers(quantized.prepared, calibration)
     calibrate(quantized, calibration)
     if scheme.rounding == "gptq":
         round_weights(quantized.prepared, calibration[:ROUNDING_SAMPLES])
+    elif scheme.correct_biases:
+        correct_biases(quantized.prepared, calibration[:ROUNDING_SAMPLES])
     return quantized
 
 

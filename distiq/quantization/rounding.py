@@ -50,11 +50,20 @@ def round_weights(prepared: fx.GraphModule, samples: Tensor) -> None:
     Rounding(prepared, samples).run()
 
 
+@torch.no_grad()
+def correct_biases(prepared: fx.GraphModule, samples: Tensor) -> None:
+    """Adds to each bias of a calibrated graph what its layer's output lost on average, in place, layer by layer.
+
+    Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2) of weights as they are.
+    """
+    Rounding(prepared, samples, only_biases=True).run()
+
+
 class Rounding:
     """Runs float and quantized network side by side, node by node, and rounds each layer when it is reached."""
 
-    def __init__(self, prepared: fx.GraphModule, samples: Tensor) -> None:
-        self.prepared = prepared
+    def __init__(self, prepared: fx.GraphModule, samples: Tensor, only_biases: bool = False) -> None:
+        self.prepared, self.only_biases = prepared, only_biases
         self.modules = dict(prepared.named_modules(remove_duplicate=False))
         self.chunks = samples.split(CHUNK)
         last_use = {source: node for node in prepared.graph.nodes for source in node.all_input_nodes}
@@ -74,7 +83,10 @@ class Rounding:
                 self.constant.add(node)
             self.float[node] = self._values(node, self.float, on_grids=False)
             if node.target in WEIGHTED and isinstance(self._module(node.args[1]), PerChannelWeightPoint):
-                self._round(node)
+                if self.only_biases:
+                    self._correct_bias(node)
+                else:
+                    self._round(node)
             self.quantized[node] = self._values(node, self.quantized, on_grids=True)
             for source in self.finished.get(node, ()):
                 if source.op != "get_attr":
@@ -136,10 +148,26 @@ class Rounding:
             change = moments.error_mean + ((shaped - rounded) @ moments.input_mean.unsqueeze(2)).squeeze(2)
             parameter.add_(change.flatten().to(parameter.dtype))
             bias_point.freeze(parameter)
-        renewed = [arguments[1]] + ([bias] if bias is not None else [])
-        for source in renewed:
+        self._renew(*arguments[1:2], *([bias] if bias is not None else []))
+
+    def _renew(self, *sources: fx.Node) -> None:
+        """Takes up new values of parameters, through their points."""
+        for source in sources:
             for inner in (*source.all_input_nodes, source):
                 self.quantized[inner] = self._values(inner, self.quantized, on_grids=True)
+
+    def _correct_bias(self, node: fx.Node) -> None:
+        bias: Any = node.args[2] if len(node.args) > 2 else None
+        point = self._module(bias)
+        if not isinstance(point, BiasPoint) or (parameter := parameter_of(self.prepared, bias)) in self.rounded:
+            return  # a layer that is used twice keeps its first correction
+        self.rounded.add(parameter)
+        axis = 1 if node.target in CONVOLUTIONS else -1
+        outputs = zip(self.float[node], self._values(node, self.quantized, on_grids=True), strict=True)
+        lost = torch.cat([(wanted - found).movedim(axis, 0).flatten(1) for wanted, found in outputs], 1)
+        parameter.add_(lost.mean(1))
+        point.freeze(parameter)
+        self._renew(bias)
 
     def _moments(self, node: fx.Node, weight: Tensor, groups: int, centred: bool) -> Moments:
         source: Any = node.args[0]

@@ -16,6 +16,9 @@ class Scheme:
         activation_bits: 8.
         rounding: each weight to the nearest grid value, or all of a layer together so that its output on the
             calibration samples changes least ("gptq", closed form), with the biases corrected.
+        equalize: move scales between neighbouring layers, and from normalizations into the layers that read them, so
+            that no channel spoils the grid that it shares; the float network stays the same.
+        correct_biases: add to each bias what its layer's output lost on average; "gptq" does it, too.
         ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
             the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
             batches' extremes ("moving_average").
@@ -33,6 +36,8 @@ class Scheme:
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
     rounding: Literal["nearest", "gptq"] = "nearest"
+    equalize: bool = False
+    correct_biases: bool = False
     layer_bits: tuple[tuple[str, int], ...] = ()
     float_modules: tuple[str, ...] = ()
     reduce_range: bool = False
@@ -44,7 +49,10 @@ class Scheme:
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
         rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
+        equalized = ", equalized" if self.equalize else ""
+        corrected = ", biases corrected" if self.correct_biases and self.rounding == "nearest" else ""
         kept = f", {' and '.join(self.float_modules)} in float32" if self.float_modules else ""
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
         reduced = ", reduced range" if self.reduce_range else ""
-        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{rounding}{reduced}{kept}"
+        cures = f"{equalized}{corrected}{rounding}{reduced}"
+        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}{kept}"

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
+from distiq.quantization.equalize import changed_points
 from distiq.quantization.graph import layer_of
 from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
 from distiq.quantization.quantize import QuantizedModel
@@ -68,13 +69,25 @@ def sensitivity(
     for number, grid in enumerate(every):
         watch.step(number + 1, len(every), {"grid": grid.place})
         single.append(noise(grid.place, grid.part, [grid.point]))
+    changed = changed_points(quantized.prepared)
+    power = {grid.point: 10 ** (-found.sqnr_db / 10) for grid, found in zip(every, single, strict=True)}
+    total, balanced = sum(power.values()), sum(power[point] for point in power if point in changed)
     return SensitivityRecord(
         rung=rung,
         samples=len(samples),
         weights=noise("all", "weights", [grid.point for grid in every if grid.part == "weights"]),
         activations=noise("all", "activations", [grid.point for grid in every if grid.part == "activations"]),
         grids=tuple(single),
+        balanced_share=(balanced / total if total else 0.0) if changed else None,
+        mean_share=mean_share(reference, _outputs(quantized, samples, [grid.point for grid in every])),
     )
+
+
+def mean_share(reference: Tensor, outputs: Tensor) -> float:
+    """The share of the error's power that is the same for every sample; logits are (N, classes)."""
+    error = (outputs - reference).double()
+    power = float(error.square().mean())
+    return float(error.mean(0).square().mean()) / power if power else 0.0
 
 
 def divergence(reference: Tensor, outputs: Tensor) -> float:

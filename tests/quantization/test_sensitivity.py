@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import divergence, grids, sensitivity
+from distiq.quantization.sensitivity import divergence, grids, mean_share, sensitivity
 
 
 def weights_of(model: nn.Module) -> list[str]:
@@ -77,6 +77,20 @@ def test_shares_by_hand(images: Tensor):
     assert found.weights.sqnr_db == math.inf
     assert found.weights_share == 0.0
     assert found.worst_layers(3) == (("1",), 0.0)
+
+
+def test_the_share_of_the_mean_by_hand():
+    outputs = torch.tensor([[1.0, 3.0], [1.0, -3.0]])  # the mean error is (1, 0), the mean square is 5
+    assert mean_share(torch.zeros(2, 2), outputs) == pytest.approx((1 / 2) / 5)
+    assert mean_share(outputs, outputs) == 0.0
+
+
+def test_what_moved_scales_would_change_is_told(mixed: nn.Module, resnet: nn.Module, images: Tensor):
+    assert sensitivity(quantize(mixed, images), images[:16]).balanced_share is None
+    found = sensitivity(quantize(resnet, images), images[:16])
+    power = {(grid.place, grid.part): 10 ** (-grid.sqnr_db / 10) for grid in found.grids}
+    second = [power[place, part] for place, part in power if part == "weights" and place.endswith("conv2")]
+    assert sum(second) / sum(power.values()) < found.balanced_share < 1
 
 
 def test_divergence_of_two_coins():

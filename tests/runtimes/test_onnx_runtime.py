@@ -131,6 +131,16 @@ def test_narrow_weights_are_packed_and_still_computed_in_integers(bits: int, exp
     assert packed == {value.numpy().tobytes() for value in wide if value.numel() >= SMALLEST_PACKED}
 
 
+def test_moved_scales_leave_the_file_all_integer(exported, images: Tensor, tmp_path: Path):
+    quantized = quantize(exported.model, images, Scheme(equalize=True, correct_biases=True))
+    path = export(quantized, tmp_path / "equalized.onnx", images[:2])
+    assert float_operations(path) == ()
+    assert operation_counts(path) == operation_counts(exported.int8_file)
+    with torch.no_grad():
+        deployed, simulated = load(path)(images), quantized(images)
+    assert (deployed - simulated).abs().mean() < 1e-4 * (simulated.max() - simulated.min())
+
+
 def test_no_activation_is_left_that_its_grid_does(exported):
     counts = operation_counts(exported.int8_file)
     assert counts["Relu"] == counts["Clip"] == 0

@@ -151,6 +151,18 @@ def test_a_few_layers_in_float(data: Data, tmp_path: Path):
     assert trial.float_operations == () and len(trial.intended_float_operations) == 2
 
 
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_scales_are_moved_where_there_are_neighbours(neighbours: bool, data: Data, tmp_path: Path):
+    student = network(4)
+    if neighbours:
+        student = nn.Sequential(*student[:3], nn.Conv2d(4, 4, 3), nn.ReLU(), *student[3:])
+    settings = recipe(quantize={"rungs": ["equalize"]})
+    (trial,) = compress(settings, run=tmp_path, teacher=network(6), student=student, data=data).trials
+    said = "equalized, biases corrected" if neighbours else "biases corrected"
+    assert trial.scheme.endswith(f"mse, {said}")
+    assert trial.float_operations == () and trial.agreement > 0.95
+
+
 def measure(*runtimes: str) -> dict:
     return {"runtimes": list(runtimes), "throughput_batch": 2, "rounds": 1, "seconds": 0.002}
 

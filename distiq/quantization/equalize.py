@@ -1,0 +1,275 @@
+"""Scales moved between neighbours, so that no channel spoils the grid that it shares: the float network stays as it is.
+
+Two ways, both on a prepared graph whose points watch and have seen nothing yet (batch norm is folded there):
+
+- between two weighted layers: cross-layer equalization (Nagel et al. 2019, "Data-free quantization through weight
+  equalization and bias correction", arXiv:1906.04721, section 4.1);
+- from a normalization into the layers that read it: SmoothQuant (Xiao et al. 2023, arXiv:2211.10438, equation 4).
+
+A ReLU passes a scale on, a clip such as ReLU6 does not: min(x / s, 6) * s = min(x, 6 s). A clip for each channel would
+cost a float operation, so the one clip stays and the scales give way: a channel that reaches it on the calibration
+samples is not scaled, and no other is scaled so far that it would. On these samples the network's function is the same;
+elsewhere it differs only where a channel exceeds all that calibration saw of it. Deviation for ReLU: no channel grows
+beyond the widest of its tensor, which tiny weights under a large bias would do (the paper moves such biases instead,
+section 4.1.3, which zero padding forbids).
+"""
+
+import math
+import operator
+from collections import Counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.quantization.graph import CONVOLUTIONS, NORMALIZATIONS, WEIGHTED, aten
+from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
+
+ALPHA = 0.5  # SmoothQuant's own: activations and weights are made equally hard
+SWEEPS, SETTLED = 20, 1e-4
+TINY = 1e-30
+POINTS = (ActivationPoint, BiasPoint, PerChannelWeightPoint)
+CHUNK = 256
+RELUS = {aten.relu.default, aten.relu_.default, aten.clamp_min.default}
+HARDTANHS = {aten.hardtanh.default, aten.hardtanh_.default}
+CLIPS = {aten.relu6.default, aten.clamp.default, *HARDTANHS}
+
+
+class Pair(NamedTuple):
+    """Two weighted layers of which the second alone reads the first, through `between`: an activation or the first."""
+
+    first: fx.Node
+    between: fx.Node
+    second: fx.Node
+    ceiling: float  # what the activation clips at
+
+
+class Normalized(NamedTuple):
+    """A normalization whose result linear layers alone read."""
+
+    norm: fx.Node
+    layers: tuple[fx.Node, ...]
+
+
+def pairs(prepared: fx.GraphModule) -> list[Pair]:
+    """All pairs of layers that a scale can be moved between, in the order of the network."""
+    graph = _Graph(prepared)
+    found = []
+    for first in prepared.graph.nodes:
+        behind = _only_reader(first)
+        if first.target not in WEIGHTED or behind is None or not graph.owns(first):
+            continue
+        activated = behind.target in RELUS | CLIPS
+        between, ceiling = (behind, _ceiling(behind)) if activated else (first, math.inf)
+        point = _only_reader(between)
+        second = _only_reader(point) if point is not None and graph.is_point(point) else None
+        if second is None or second.target not in WEIGHTED or second.args[0] is not point or not graph.owns(second):
+            continue
+        if ceiling > 0 and (first.target in CONVOLUTIONS) == (second.target in CONVOLUTIONS):
+            found.append(Pair(first, between, second, ceiling))
+    return found
+
+
+def normalized(prepared: fx.GraphModule) -> list[Normalized]:
+    """All normalizations with weights of their own whose result is read by linear layers alone."""
+    graph = _Graph(prepared)
+    found = []
+    for norm in prepared.graph.nodes:
+        if norm.target not in NORMALIZATIONS or not all(graph.is_point(point) for point in norm.users):
+            continue
+        layers = tuple(layer for point in norm.users for layer in point.users)
+        linear = all(layer.target is aten.linear.default and layer.args[0] in norm.users for layer in layers)
+        if len(norm.args[1]) == 1 and graph.owns(norm) and linear and all(graph.owns(layer) for layer in layers):
+            found.append(Normalized(norm, layers))
+    return found
+
+
+def changed_points(prepared: fx.GraphModule) -> set[nn.Module]:
+    """The points whose grids equalization changes relative to their values: of what lies between, and of its readers'
+    weights. The first layer's own grids, one for each channel, are only scaled."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    layers = [pair.second for pair in pairs(prepared)]
+    layers += [layer for group in normalized(prepared) for layer in group.layers]
+    arguments: Any = [argument for layer in layers for argument in layer.args[:2]]
+    return {modules[str(argument.target)] for argument in arguments}
+
+
+@torch.no_grad()
+def equalize_layers(prepared: fx.GraphModule, samples: Tensor) -> None:
+    """Cross-layer equalization of all pairs, in place, sweep after sweep until the scales settle.
+
+    Args:
+        samples: (N, ...) as the network sees them; they say how far a channel may grow.
+    """
+    graph, found = _Graph(prepared), pairs(prepared)
+    axes = {pair.between: 1 if pair.first.target in CONVOLUTIONS else -1 for pair in found}
+    highest = _largest(prepared, samples, axes)
+    totals = {pair: torch.ones_like(highest[pair.between]) for pair in found}
+    for _ in range(SWEEPS):
+        change = 0.0
+        for pair, total in totals.items():
+            ranges = graph.row_ranges(pair.first), graph.column_ranges(pair.second, len(total))
+            wanted = within_limits(total * balancing_scales(*ranges), highest[pair.between], pair.ceiling)
+            graph.scale_rows(pair.first, total / wanted)
+            graph.scale_columns(pair.second, wanted / total)
+            change = max(change, float((wanted / total).log().abs().max()))
+            totals[pair] = wanted
+        if change < SETTLED:
+            return
+
+
+@torch.no_grad()
+def migrate_outliers(prepared: fx.GraphModule, samples: Tensor, alpha: float = ALPHA) -> None:
+    """SmoothQuant of all normalizations that linear layers alone read, in place.
+
+    Args:
+        samples: (N, ...) as the network sees them.
+    """
+    graph, found = _Graph(prepared), normalized(prepared)
+    highest = _largest(prepared, samples, {group.norm: -1 for group in found})
+    for group in found:
+        outputs = highest[group.norm]
+        weights = torch.stack([graph.column_ranges(layer, len(outputs)) for layer in group.layers]).amax(0)
+        scales = migration_scales(outputs, weights, alpha)
+        graph.scale_rows(group.norm, 1 / scales)
+        for layer in group.layers:
+            graph.scale_columns(layer, scales)
+
+
+def balancing_scales(rows: Tensor, columns: Tensor) -> Tensor:
+    """s = sqrt(r1 r2) / r2, which makes both ranges sqrt(r1 r2) (Nagel et al. 2019, equation 11); 1 where one is 0.
+
+    Shapes: (C,), (C,) -> (C,).
+    """
+    return torch.where((rows > 0) & (columns > 0), torch.sqrt(rows / columns.clamp(min=TINY)), 1.0)
+
+
+def migration_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
+    """s = max|X|^alpha / max|W|^(1 - alpha) (Xiao et al. 2023, equation 4); 1 where one of them is 0.
+
+    Shapes: (C,), (C,) -> (C,).
+    """
+    scales = activations.pow(alpha) / weights.clamp(min=TINY).pow(1 - alpha)
+    return torch.where((activations > 0) & (weights > 0), scales, 1.0)
+
+
+def within_limits(scales: Tensor, highest: Tensor, ceiling: float) -> Tensor:
+    """The scales, held so that no channel reaches the ceiling, or grows beyond the widest, that does not already.
+
+    A common factor changes nothing on the grids. So widths are compared after division by the median scale, and the
+    factor is free to make room below the ceiling; or, where channels lie there and have to stay, to make their own
+    scales 1 on (geometric) average, so that the others are in proportion to them.
+
+    Args:
+        scales: (C,) by which the channels are to be divided. highest: (C,) their largest values before.
+    """
+    fixed = highest >= ceiling
+    if fixed.any():
+        scales = scales / scales[fixed].log().mean().exp()
+        return torch.where(fixed, 1.0, torch.maximum(scales, highest / ceiling))
+    limit = highest.max().clamp(min=TINY) / scales.median()
+    if limit > ceiling:
+        scales, limit = scales * (limit / ceiling), torch.full_like(limit, ceiling)
+    return torch.maximum(scales, highest / limit)
+
+
+class _Graph:
+    """The parameters behind a prepared graph's layers."""
+
+    def __init__(self, prepared: fx.GraphModule) -> None:
+        self.prepared = prepared
+        self.modules = dict(prepared.named_modules(remove_duplicate=False))
+        self.readers = Counter[nn.Parameter]()
+        for node in prepared.graph.nodes:
+            for source in () if self.is_point(node) else node.all_input_nodes:
+                if (parameter := self._parameter(source)) is not None:
+                    self.readers[parameter] += 1
+
+    def is_point(self, node: fx.Node) -> bool:
+        return isinstance(self.modules.get(str(node.target)), POINTS)
+
+    def _parameter(self, argument: object) -> nn.Parameter | None:
+        """What an argument of a layer reads, through its point."""
+        if isinstance(argument, fx.Node) and self.is_point(argument):
+            argument = argument.args[0]
+        if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+            return None
+        return operator.attrgetter(str(argument.target))(self.prepared)
+
+    def _own(self, layer: fx.Node) -> list[nn.Parameter]:
+        """Weight and bias of a layer or a normalization."""
+        at = 2 if layer.target in NORMALIZATIONS else 1
+        return [found for given in layer.args[at : at + 2] if (found := self._parameter(given)) is not None]
+
+    def owns(self, layer: fx.Node) -> bool:
+        """Whether the layer has a weight, and nothing else reads it or the bias."""
+        own = self._own(layer)
+        return bool(own) and all(self.readers[parameter] == 1 for parameter in own)
+
+    def row_ranges(self, layer: fx.Node) -> Tensor:
+        """(O,): the largest weight of every output channel."""
+        return self._own(layer)[0].flatten(1).abs().amax(1)
+
+    def column_ranges(self, layer: fx.Node, channels: int) -> Tensor:
+        """(I,): the largest weight of every input channel; a depthwise layer's reads one row."""
+        return self._by_group(layer, channels).abs().amax((1, 3)).flatten()
+
+    def scale_rows(self, layer: fx.Node, factors: Tensor) -> None:
+        """Output channels, with their biases, times factors (O,)."""
+        for parameter in self._own(layer):
+            parameter.mul_(factors.view(-1, *[1] * (parameter.ndim - 1)))
+
+    def scale_columns(self, layer: fx.Node, factors: Tensor) -> None:
+        """Weights of input channels times factors (I,)."""
+        grouped = self._by_group(layer, len(factors))
+        grouped.mul_(factors.view(grouped.shape[0], 1, grouped.shape[2], 1))
+
+    def _by_group(self, layer: fx.Node, channels: int) -> Tensor:
+        """A view of the weights: (groups, outputs of a group, inputs of a group, positions)."""
+        weight = self._own(layer)[0].data
+        groups = channels // weight.shape[1]
+        return weight.view(groups, weight.shape[0] // groups, weight.shape[1], -1)
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _ceiling(activation: fx.Node) -> float:
+    """Where an activation that begins at zero clips; 0 where it begins elsewhere, which no scale can pass."""
+    if activation.target in (aten.relu.default, aten.relu_.default):
+        return math.inf
+    if activation.target is aten.relu6.default:
+        return 6.0
+    given: list[Any] = list(activation.args[1:])
+    default: list[Any] = [-1.0, 1.0] if activation.target in HARDTANHS else [None, None]
+    low, high = given + default[len(given) :]
+    return 0.0 if low != 0 else math.inf if high is None else float(high)
+
+
+class _Watching(fx.Interpreter):
+    """Runs a prepared graph without its points, which see nothing of it, and keeps the largest values of some nodes."""
+
+    def __init__(self, prepared: fx.GraphModule, axes: dict[fx.Node, int]) -> None:
+        super().__init__(prepared)
+        self.axes = axes
+        self.largest: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.axes:
+            found = value.abs().movedim(self.axes[n], 0).flatten(1).amax(1)
+            self.largest[n] = torch.maximum(found, self.largest.get(n, found))
+        return value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        is_point = isinstance(self.fetch_attr(target), POINTS)
+        return args[0] if is_point else super().call_module(target, args, kwargs)
+
+
+def _largest(prepared: fx.GraphModule, samples: Tensor, axes: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
+    """The largest magnitude of every channel behind some nodes, given their channels' axes: node -> (C,)."""
+    watching = _Watching(prepared, axes)
+    for chunk in samples.split(CHUNK) if axes else ():
+        watching.run(chunk)
+    return watching.largest
