@@ -47,7 +47,7 @@ from distiq.records import (
     TrialRecord,
 )
 from distiq.report.report import write_report
-from distiq.runtimes.export import RUNTIMES, export, load, require, size_bytes
+from distiq.runtimes.export import RUNTIMES, checksums, export, load, require, size_bytes
 from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
@@ -487,6 +487,7 @@ class _Story:
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
             verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind),
+            delivered=checksums(file),
         )
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.data)

@@ -297,18 +297,23 @@ class SensitivityRecord(Record):
 
 
 class BenchRecord(Record):
-    """Files timed side by side on one machine. A size of batch that a file does not take is left out."""
+    """Files timed side by side on one machine. A size of batch that a file does not take is left out.
 
+    A bundle's `run.py --time --json` writes it, too.
+    """
+
+    created: str
     environment: Environment
     files: tuple["BenchFile", ...]
 
 
 class BenchFile(Record):
-    """One file: its name, its runtime, its size, and its times."""
+    """One file: its name, its runtime, its size, the SHA-256 of each of its parts by their names, and its times."""
 
     file: str
     runtime: str
     size_bytes: int
+    sha256: dict[str, str]
     latency: tuple[LatencyRecord, ...]
 
 
@@ -330,7 +335,10 @@ class AdviceRecord(Record):
 
 
 class RunRecord(Record):
-    """The run as a whole: what was asked, where it ran, how it ended. `skipped` says why a rung was not tried."""
+    """The run as a whole: what was asked, where it ran, how it ended.
+
+    `skipped` says why a rung was not tried. `delivered` holds the SHA-256 of each part of the delivered model file.
+    """
 
     name: str
     command: str
@@ -352,6 +360,7 @@ class RunRecord(Record):
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]
     verdict: VerdictRecord
+    delivered: dict[str, str] = {}
 
 
 class FindingRecord(Record):
