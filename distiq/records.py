@@ -6,7 +6,7 @@ The report reads these and nothing else. A record never holds a path outside its
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from distiq.files import write_atomically
 
@@ -314,7 +314,7 @@ class BenchFile(Record):
     runtime: str
     size_bytes: int
     sha256: dict[str, str]
-    latency: tuple[LatencyRecord, ...]
+    latency: tuple[LatencyRecord, ...] = Field(min_length=1)
 
 
 class VerdictRecord(Record):

@@ -49,7 +49,7 @@ def _of_delivered(found: BenchRecord, run: RunRecord) -> BenchRecord:
     """The measurement without other files and without the folders that the file lay in."""
     wanted = set(run.delivered.values())
     own = [entry for entry in found.files if wanted and set(entry.sha256.values()) == wanted]
-    named = tuple(entry.model_copy(update={"file": " and ".join(entry.sha256)}) for entry in own)
+    named = tuple(entry.model_copy(update={"file": " and ".join(entry.sha256)}) for entry in own[:1])
     return found.model_copy(update={"files": named})
 
 
