@@ -1,18 +1,29 @@
-"""bench(): files of any runtime, timed side by side on this machine."""
+"""bench(): files of any runtime, and bundles, timed side by side on this machine."""
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distiq import environment
+from distiq.bundle import Bundle
 from distiq.errors import UserError
 from distiq.evaluation.cost import latencies
 from distiq.evaluation.evaluate import Predict
 from distiq.progress import Silent, Watch
 from distiq.records import BenchFile, BenchRecord, LatencyRecord
-from distiq.runtimes.export import load, require, runtime_of, size_bytes
+from distiq.runtimes.export import checksums, load, require, runtime_of, size_bytes
+
+
+class _Opened(NamedTuple):
+    """A model file, and one sample (1, ...) that it takes."""
+
+    path: Path
+    predict: Predict
+    sample: Tensor
 
 
 def bench(
@@ -28,31 +39,44 @@ def bench(
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
 
     Args:
-        files: .onnx, .xml, .tflite or .pte, each of one input.
+        files: .onnx, .xml, .tflite or .pte, each of one input; of a bundle's folder its model file is timed.
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
         shape: of one sample, for files that do not say it.
 
     Raises:
-        UserError: a file is missing or damaged, its runtime is not installed, or its shape is not known.
+        UserError: a file is missing or damaged, a bundle is not whole, its runtime is not installed, or its shape is
+            not known.
     """
     watch = watch or Silent()
     watch.stage("loading the files")
-    paths = {str(file): Path(file) for file in files}
-    models = {name: load(path, threads) for name, path in paths.items()}
-    samples = {name: _sample(path, tuple(shape)) for name, path in paths.items()}
-    found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(paths, ())
+    models = {str(file): _opened(Path(file), threads, tuple(shape)) for file in files}
+    found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(models, ())
     for size in sorted({1, batch}):
-        calls = {name: _call(predict, samples[name], size) for name, predict in models.items()}
+        calls = {name: _call(model.predict, model.sample, size) for name, model in models.items()}
         able = {name: call for name, call in calls.items() if _works(call, name, size, watch)}
         watch.stage(f"batch {size}: {len(able)} files, {rounds} rounds, about {rounds * seconds * len(able):.0f} s")
         timed = latencies(able, torch.zeros(size), threads, rounds, seconds)
         found = {name: (*found[name], *([timed[name]] if name in timed else [])) for name in found}
     results = [
-        BenchFile(file=name, runtime=runtime_of(path).title, size_bytes=size_bytes(path), latency=found[name])
-        for name, path in paths.items()
+        BenchFile(
+            file=name,
+            runtime=runtime_of(model.path).title,
+            size_bytes=size_bytes(model.path),
+            sha256=checksums(model.path),
+            latency=found[name],
+        )
+        for name, model in models.items()
     ]
-    return BenchRecord(environment=environment.describe(), files=tuple(results))
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return BenchRecord(created=created, environment=environment.describe(), files=tuple(results))
+
+
+def _opened(path: Path, threads: int, shape: tuple[int, ...]) -> _Opened:
+    if path.is_dir():
+        bundle = Bundle(path, threads)
+        return _Opened(bundle.model, bundle.run, bundle.vectors()["inputs"][:1])
+    return _Opened(path, load(path, threads), _sample(path, shape))
 
 
 def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:

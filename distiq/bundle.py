@@ -1,12 +1,14 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
 model.onnx           the file, or that of another runtime (model.xml with model.bin, .tflite, .pte)
+run.py               checks, answers and times the file with numpy and its runtime alone
 preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
 tokenizer.json       of texts: how they are cut into tokens
 vectors.safetensors  inputs and the outputs that this file gave where it was made
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
 """
 
+import importlib.resources
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,12 +30,12 @@ from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
 from distiq.records import NOUNS, Kind, RunRecord, TrialRecord
+from distiq.runner import ALLOWED, RAW
 from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
-TOKENIZER = "tokenizer.json"
+TOKENIZER, RUNNER = "tokenizer.json", "run.py"
 VECTOR_COUNT = 32
-RAW = {"image": "pixels", "audio": "samples"}
 EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "table": "rows.csv"}
 
 
@@ -87,7 +89,8 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
         vectors[RAW[data.kind]] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
     _write_json(partial / PREPROCESSING, _preprocessing(data))
-    names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS]
+    write_atomically(partial / RUNNER, (importlib.resources.files("distiq") / "runner.py").read_bytes())
+    names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
     if "text" in data.preparation:
         write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
         names.append(TOKENIZER)
@@ -183,6 +186,7 @@ Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}
 Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
+Without distiq, `python run.py` checks, answers and times the file; it needs numpy and {cost.runtime} alone.
 
 """
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
@@ -211,7 +215,8 @@ class Bundle:
             if sha256_of_file(file) != expected:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
         self.card, self.preprocessing = card, self._json(PREPROCESSING)
-        self.run: Predict = load(self.folder / model, threads)
+        self.model = self.folder / model
+        self.run: Predict = load(self.model, threads)
 
     def _json(self, name: str) -> dict:
         path = self.folder / name
@@ -310,24 +315,32 @@ class Bundle:
             for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 
+    def vectors(self) -> dict[str, Tensor]:
+        """The test vectors: "inputs" (N, ...), "outputs" (N, classes), "labels" (N,), raw samples where there are some.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        try:
+            return load_file(self.folder / VECTORS)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{self.folder / VECTORS}: damaged ({error}); make the bundle again") from error
+
     def check(self) -> Check:
         """Replays the test vectors here.
 
         Another processor may round sums of float differently, which moves a logit by a step or two of its grid: a
-        difference of 2 % of the logits' span is allowed, a changed answer is not.
+        difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed answer is not.
 
         Raises:
             UserError: the vectors cannot be read.
         """
-        try:
-            vectors = load_file(self.folder / VECTORS)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.folder / VECTORS}: damaged ({error}); make the bundle again") from error
+        vectors = self.vectors()
         expected = vectors["outputs"]
         found = self.run(vectors["inputs"])
         return Check(
             vectors=len(expected),
             changed=int((found.argmax(1) != expected.argmax(1)).sum()),
             largest_difference=float((found - expected).abs().max()),
-            tolerance=0.02 * float(expected.max() - expected.min()),
+            tolerance=ALLOWED * float(expected.max() - expected.min()),
         )

@@ -137,12 +137,24 @@ def init(
         typer.echo(f"{path} written; run it with: distiq run {path}")
 
 
-@app.command(epilog="Example: `distiq report runs/fashion_mnist`")
-def report(folder: RunFolder) -> None:
-    """Makes a run's report.html again, from its records alone."""
+@app.command(
+    epilog="Examples: `distiq report runs/fashion_mnist`,"
+    " `distiq report runs/fashion_mnist --measurement pi.json --measurement phone.json`"
+)
+def report(
+    folder: RunFolder,
+    measurement: Annotated[
+        list[Path],
+        typer.Option(help="take in what `distiq bench BUNDLE --json` or `python run.py --time --json` wrote elsewhere"),
+    ] = [],  # noqa: B006
+) -> None:
+    """Makes a run's report.html again, from its records alone. Measurements taken in stay in the records."""
     with _explained():
+        from distiq.report.measurements import keep_measurement
         from distiq.report.report import write_report
 
+        for file in measurement:
+            keep_measurement(folder / "records", file)
         write_report(folder / "records", folder / "report.html")
         typer.echo(str(folder / "report.html"))
 
@@ -204,10 +216,13 @@ def check(bundle: BundleFolder) -> None:
 
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
-    " `distiq bench model.onnx --shape 3,224,224 --json times.json`"
+    " `distiq bench model.onnx --shape 3,224,224 --json times.json`,"
+    " `distiq bench runs/fashion_mnist/bundle --json device.json`"
 )
 def bench(
-    files: Annotated[list[Path], typer.Argument(help=".onnx, .xml, .tflite or .pte files", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(help=".onnx, .xml, .tflite or .pte files, or bundles", show_default=False)
+    ],
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="samples per call where throughput is measured")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,

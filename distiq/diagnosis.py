@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distiq.bundle import PREPROCESSING, RAW, VECTORS, Bundle
+from distiq.bundle import PREPROCESSING, VECTORS, Bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
@@ -31,6 +31,7 @@ from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
 from distiq.recipe import load_recipe
 from distiq.records import DiagnosisRecord, FindingRecord, RunRecord, SensitivityRecord, TrialRecord
 from distiq.report.reading import read_run
+from distiq.runner import RAW
 
 NEGLIGIBLE_POINTS = 0.1
 SAME_ANSWERS = 0.999

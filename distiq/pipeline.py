@@ -48,7 +48,7 @@ from distiq.records import (
     TrialRecord,
 )
 from distiq.report.report import write_report
-from distiq.runtimes.export import RUNTIMES, require, size_bytes
+from distiq.runtimes.export import RUNTIMES, checksums, require, size_bytes
 from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
@@ -509,6 +509,7 @@ class _Story:
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
             verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind),
+            delivered=checksums(file),
         )
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed)

@@ -6,7 +6,7 @@ The report reads these and nothing else. A record never holds a path outside its
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from distiq.files import write_atomically
 
@@ -303,19 +303,24 @@ class SensitivityRecord(Record):
 
 
 class BenchRecord(Record):
-    """Files timed side by side on one machine. A size of batch that a file does not take is left out."""
+    """Files timed side by side on one machine. A size of batch that a file does not take is left out.
 
+    A bundle's `run.py --time --json` writes it, too.
+    """
+
+    created: str
     environment: Environment
     files: tuple["BenchFile", ...]
 
 
 class BenchFile(Record):
-    """One file: its name, its runtime, its size, and its times."""
+    """One file: its name, its runtime, its size, the SHA-256 of each of its parts by their names, and its times."""
 
     file: str
     runtime: str
     size_bytes: int
-    latency: tuple[LatencyRecord, ...]
+    sha256: dict[str, str]
+    latency: tuple[LatencyRecord, ...] = Field(min_length=1)
 
 
 class VerdictRecord(Record):
@@ -339,7 +344,7 @@ class RunRecord(Record):
     """The run as a whole: what was asked, where it ran, how it ended.
 
     `seconds` are those of its steps, whenever they were made; `steps` names their folders by step. `skipped` says why a
-    rung was not tried.
+    rung was not tried. `delivered` holds the SHA-256 of each part of the delivered model file.
     """
 
     name: str
@@ -363,6 +368,7 @@ class RunRecord(Record):
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]
     verdict: VerdictRecord
+    delivered: dict[str, str] = {}
 
 
 class FindingRecord(Record):

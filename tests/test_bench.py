@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from distiq.bench import bench
 from distiq.cli import app
 from distiq.errors import UserError
+from distiq.files import sha256_of_file
 from distiq.records import BenchRecord
 from distiq.runtimes.export import export
 
@@ -36,6 +37,7 @@ def test_two_files_at_two_sizes_of_batch(tmp_path: Path):
         for entry in file.latency:
             assert 0 < entry.p50_ms <= entry.p95_ms <= entry.p99_ms
     assert found.files[0].size_bytes == own.stat().st_size
+    assert found.files[0].sha256 == {"own.onnx": sha256_of_file(own)}
     assert found.environment.cores >= 1
 
 
@@ -72,6 +74,7 @@ def test_the_command_prints_a_table_and_writes_the_record(tmp_path: Path):
     [
         (["model.h5"], "distiq writes and runs .onnx"),
         (["no.onnx"], "no such file"),
+        (["."], "card.json: missing; . is no distiq bundle"),
         (["a.onnx", "--shape", "3x4"], "3x4"),
     ],
 )

@@ -3,7 +3,7 @@ import platform
 
 import pytest
 
-from distiq import environment
+from distiq import environment, runner
 from distiq.records import Environment
 
 
@@ -13,7 +13,7 @@ def test_describe_names_this_machine():
     assert found.memory_bytes > 2**28
     assert found.cpu
     assert found.system.startswith(platform.system())
-    assert set(found.instruction_sets) <= set(environment.INSTRUCTION_SETS)
+    assert set(found.instruction_sets) <= set(runner.INSTRUCTION_SETS)
     assert found.versions["python"] == platform.python_version()
     assert found.versions["torch"] == importlib.metadata.version("torch")
 
@@ -27,10 +27,10 @@ def test_without_cpuinfo_the_platform_answers(monkeypatch):
     def missing(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(environment.Path, "read_text", missing)
-    name, instruction_sets = environment._cpu_info()
-    assert name == (platform.processor() or platform.machine())
-    assert instruction_sets == ()
+    monkeypatch.setattr(runner.Path, "read_text", missing)
+    found = runner.machine()
+    assert found["cpu"] == (platform.processor() or platform.machine())
+    assert found["instruction_sets"] == []
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin", "win32"])

@@ -33,7 +33,7 @@ def read_run(records: Path) -> RunRecord:
         UserError: the record is missing, damaged, or lacks what every finished run has.
     """
     path = Path(records) / "run.json"
-    run = _read(path, RunRecord, REMEDY)
+    run = read_record(path, RunRecord, REMEDY)
     if lacking := _lacking(run):
         raise UserError(f"{path}: the record holds no {lacking}; {REMEDY}")
     return run
@@ -59,15 +59,23 @@ def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:
 
 def _beside(path: Path, kind: type[B], remedy: str, run: RunRecord) -> B | None:
     """A record that was made after the run, of the same teacher and student."""
-    found = _read(path, kind, remedy) if path.exists() else None
+    found = read_record(path, kind, remedy) if path.exists() else None
     return found if found is not None and found.basis == run.basis else None
 
 
-def _read(path: Path, kind: type[R], remedy: str) -> R:
+def read_record(path: Path, kind: type[R], remedy: str) -> R:
+    """Reads a record of a kind.
+
+    Args:
+        remedy: what the error says that one can do.
+
+    Raises:
+        UserError: the record is missing or damaged.
+    """
     try:
         return kind.load(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot read the record of the run ({error.strerror}); {remedy}") from error
+        raise UserError(f"{path}: cannot read this record ({error.strerror}); {remedy}") from error
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])

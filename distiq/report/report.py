@@ -4,8 +4,8 @@ from importlib import resources
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import NOUNS, AblationRecord, DiagnosisRecord, RunRecord, TrainingRecord
-from distiq.report import figures, reading, tables
+from distiq.records import NOUNS, AblationRecord, BenchRecord, DiagnosisRecord, RunRecord, TrainingRecord
+from distiq.report import figures, measurements, reading, tables
 
 MOST_CLASSES = 20
 MOST_GRIDS = 12
@@ -20,12 +20,18 @@ def write_report(records: Path, target: Path) -> None:
         UserError: the records are missing or damaged, or `target` cannot be written.
     """
     run = reading.read_run(records)
-    page = render(run, reading.read_ablation(records, run), reading.read_diagnosis(records, run))
+    elsewhere = measurements.read_measurements(records, run)
+    page = render(run, reading.read_ablation(records, run), reading.read_diagnosis(records, run), elsewhere)
     write_atomically(target, page.encode())
 
 
-def render(run: RunRecord, ablation: AblationRecord | None = None, diagnosis: DiagnosisRecord | None = None) -> str:
-    """The report of a run, and of its ablation and diagnosis if there are any, as HTML text."""
+def render(
+    run: RunRecord,
+    ablation: AblationRecord | None = None,
+    diagnosis: DiagnosisRecord | None = None,
+    elsewhere: tuple[BenchRecord, ...] = (),
+) -> str:
+    """The report of a run, of its ablation and diagnosis if there are any, and of other machines, as HTML text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -63,6 +69,7 @@ def render(run: RunRecord, ablation: AblationRecord | None = None, diagnosis: Di
         ladder_headings=tables.LADDER_HEADINGS,
         ladder=tables.ladder_rows(run),
         runtimes=tables.runtime_rows(run),
+        machines=tables.machine_rows(run, elsewhere),
         trainings=[
             (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
         ],

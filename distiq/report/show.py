@@ -10,6 +10,7 @@ from rich.text import Text
 
 from distiq.records import AblationRecord, BenchRecord, Column, DiagnosisRecord, ModelRecord, RunRecord
 from distiq.report.figures import duration, kilobytes, milliseconds, per_second, percent, points
+from distiq.report.measurements import read_measurements
 from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
     Row,
@@ -19,6 +20,7 @@ from distiq.report.tables import (
     budget_lines,
     headlines,
     ladder_rows,
+    machine_rows,
     measurement_columns,
     measurement_rows,
     noise_rows,
@@ -41,6 +43,7 @@ def show(records: Path, console: Console) -> None:
     _print_measurements(run, console)
     _print_ladder(run, console)
     _print_runtimes(run, console)
+    _print_machines(machine_rows(run, read_measurements(records, run)), console)
     _print_classes(run, console)
     _print_advice(run, console)
     if diagnosis := read_diagnosis(records, run):
@@ -200,6 +203,24 @@ def _print_runtimes(run: RunRecord, console: Console) -> None:
         table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
     console.print(table)
     console.print(Text("* delivered; agreement: with the simulated graph, test set", "dim"))
+
+
+def _print_machines(rows: tuple[Row, ...], console: Console) -> None:
+    if not rows:
+        return
+    _heading(console, "Measured on other machines")
+    table = _table("")
+    for name in ("latency", "p95", "limit", "throughput"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        latency, limit, throughput, *_ = row.cells
+        texts = (latency.text, latency.note.removeprefix("p95 "), limit.text, throughput.text)
+        table.add_row(Text(row.head.text), *map(Text, texts))
+    console.print(table)
+    for row in rows:
+        *_, threads, sets, versions = row.cells
+        facts = (row.head.note, f"{threads.text} thread{'s' if threads.text != '1' else ''}", sets.text, versions.note)
+        console.print(Text.assemble(f"{row.head.text}: ", ("; ".join(facts), "dim")))
 
 
 def _marked(row: Row) -> Text:

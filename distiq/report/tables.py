@@ -6,6 +6,7 @@ from distiq.records import (
     NOUNS,
     ONE,
     AblationRecord,
+    BenchRecord,
     Breach,
     Column,
     CostRecord,
@@ -214,6 +215,48 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
         ),
         marked=delivered,
     )
+
+
+MACHINE_HEADINGS = (
+    Cell("Latency", "one sample, median"),
+    Cell("Limit", "of latency"),
+    Cell("Throughput"),
+    Cell("Threads"),
+    Cell("Instruction sets"),
+    Cell("Versions"),
+)
+
+
+def machine_rows(run: RunRecord, elsewhere: tuple[BenchRecord, ...]) -> tuple[Row, ...]:
+    """One row for each measurement of the delivered file on another machine, under MACHINE_HEADINGS."""
+    return tuple(_machine_row(run, found) for found in elsewhere)
+
+
+def _machine_row(run: RunRecord, found: BenchRecord) -> Row:
+    (file,), machine = found.files, found.environment
+    one, largest = file.latency[0], file.latency[-1]
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
+    differs = f"the run was timed with {run.comparison.threads}" if one.threads != run.comparison.threads else ""
+    return Row(
+        Cell(machine.cpu, f"{cores}, {machine.system}, {found.created[:10]}"),
+        (
+            Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
+            _latency_limit(run, one.p50_ms),
+            Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
+            Cell(count(one.threads), differs),
+            Cell(", ".join(machine.instruction_sets) or NOTHING),
+            Cell(file.runtime, versions),
+        ),
+    )
+
+
+def _latency_limit(run: RunRecord, median_ms: float) -> Cell:
+    allowed = run.budget.get("latency_ms")
+    if allowed is None:
+        return Cell("none set")
+    said = "holds" if median_ms <= allowed else f"missed by {milliseconds(median_ms - allowed)}"
+    return Cell(said, f"at most {quantity(allowed, 'ms')}")
 
 
 def breach_sentence(breach: Breach) -> str:

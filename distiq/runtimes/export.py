@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
+from distiq.files import sha256_of_file
 from distiq.runtimes import executorch, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
 from distiq.runtimes.pixels import Pixels
@@ -129,6 +130,11 @@ def pair_sums(path: Path) -> str:
 def files_of(path: Path) -> tuple[Path, ...]:
     """The files that a model consists of: an OpenVINO model has its weights beside it."""
     return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """The SHA-256 of each of a model's files, by its name."""
+    return {file.name: sha256_of_file(file) for file in files_of(path)}
 
 
 def size_bytes(path: Path) -> int:

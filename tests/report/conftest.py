@@ -238,6 +238,7 @@ def run_record(
             sentence=f'The rung "{rungs[-1]}" keeps every limit.' if met else "The file is 6.4 kB too large.",
             next_step=None if met else "Raise budget.size_kb to 97, or set student.options.width to 0.75.",
         ),
+        delivered={"model.onnx": "d0" * 32},
     )
 
 

@@ -12,7 +12,7 @@ from distiq.bundle import Bundle
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
 
-PARTS = ("model.onnx", "preprocessing.json", "vectors.safetensors")
+PARTS = ("model.onnx", "preprocessing.json", "vectors.safetensors", "run.py")
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from distiq import runner
 from distiq.bundle import Bundle
 from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
+from distiq.files import sha256_of_file
 from distiq.pipeline import compress
 from distiq.progress import Silent
 from distiq.recipe import Recipe, parse_recipe
@@ -193,6 +195,8 @@ def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_pa
     assert {"model.xml", "model.bin"} <= {file.name for file in bundle.iterdir()}
     assert trial.deployed.cost.size_bytes == sum((bundle / f"model.{end}").stat().st_size for end in ("xml", "bin"))
     assert Bundle(bundle).check().passed
+    assert runner.main([], bundle) == 0
+    assert record.delivered == {name: sha256_of_file(bundle / name) for name in ("model.xml", "model.bin")}
     assert "In each runtime" in (tmp_path / "run" / "report.html").read_text()
 
     heard = Heard()

@@ -1,6 +1,8 @@
 """A run whose files take pixels: measured so, delivered so."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ def test_the_bundle_takes_pixels_and_answers_like_the_graph(recipe_file, photos,
     assert torch.equal(bundle.normalize(vectors["pixels"]), vectors["pixels"])
     photo = photos / "test" / "bright" / "000.png"
     assert bundle.predict(photo)[0] == bundle.answer(vectors["pixels"][:1])[0][0]
+    done = subprocess.run([sys.executable, "run.py"], cwd=bundle.folder, capture_output=True, text=True, check=True)
+    assert "pass: 32 vectors" in done.stdout
 
 
 def test_data_without_pixels_is_refused_before_training(tmp_path):

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from distiq import runner
 from distiq.bundle import Bundle
 from distiq.cli import app
 from distiq.errors import UserError
@@ -99,6 +101,19 @@ def test_an_auc_limit_that_breaks_says_so(folder: Path, run: RunRecord):
     drop = 100 * (missed.teacher.column("float32").test.auc - missed.student.column("int8 deployed").test.auc)
     assert missed.verdict.breaches[0].measured == pytest.approx(drop)
     assert "auc_drop_points by" in missed.verdict.sentence
+
+
+def test_the_runner_checks_and_answers_prepared_rows(
+    run: RunRecord, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bundle = Bundle(folder / "run" / "bundle")
+    inputs = bundle.vectors()["inputs"][:2]
+    np.save(tmp_path / "rows.npy", inputs.numpy())
+    assert runner.main([], bundle.folder) == 0
+    assert capsys.readouterr().out.startswith("pass: 32 vectors, 0 answers changed")
+    assert runner.main([str(tmp_path / "rows.npy"), "--top", "1"], bundle.folder) == 0
+    named = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
+    assert named == [answers[0].label for answers in bundle.answer(inputs, 1)]
 
 
 def test_the_bundle_answers_rows_and_says_what_it_does_not_know(run: RunRecord, folder: Path, tmp_path: Path):

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from scipy.io import wavfile
 from typer.testing import CliRunner
 
+from distiq import runner
 from distiq.bundle import Bundle
 from distiq.cli import app
 from distiq.data.audio import read_sound
@@ -130,6 +131,14 @@ def test_the_preprocessing_says_rate_and_window(run: Path):
 
 def test_check_passes_where_it_was_made(run: Path):
     assert distiq("check", run / "bundle").output.startswith("pass")
+
+
+def test_the_runner_checks_and_answers_as_distiq_does(run: Path, capsys: pytest.CaptureFixture[str]):
+    clip = run.parent / "test" / "tone" / "03.wav"
+    assert runner.main([], run / "bundle") == 0
+    assert "pass: preparation, largest difference 0 " in capsys.readouterr().out
+    assert runner.main([str(clip)], run / "bundle") == 0
+    assert capsys.readouterr().out == distiq("predict", run / "bundle", clip).stdout
 
 
 @pytest.mark.parametrize("name", ["hiss", "tone"])

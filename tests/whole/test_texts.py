@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from distiq import runner
 from distiq.bundle import Bundle
 from distiq.cli import app
 from distiq.errors import UserError
@@ -88,6 +89,7 @@ def test_the_bundle_answers_raw_text(run: RunRecord, folder: Path):
     assert first.startswith("a lovely film: positive")
     assert second.startswith("awful , the film is dull: negative")
     assert Bundle(bundle).check().passed
+    assert runner.main([], bundle) == 0
 
 
 def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: Path):
