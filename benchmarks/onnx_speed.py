@@ -33,7 +33,7 @@ from distiq.quantization.quantize import quantize
 from distiq.recipe import load_recipe
 from distiq.report.reading import read_run
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_runtime import INPUT
+from distiq.runtimes.onnx_passes import INPUT
 
 REPETITIONS = 7
 

@@ -37,7 +37,7 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import DataSettings, TrainingSettings, ViewSettings
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_runtime import INPUT
+from distiq.runtimes.onnx_passes import INPUT
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: ResNet(10, 1, (16, 48, 96), 1),

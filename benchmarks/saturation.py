@@ -38,7 +38,7 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import DataSettings, TrainingSettings, ViewSettings
 from distiq.runtimes.export import export, load, pair_sums
-from distiq.runtimes.onnx_runtime import INPUT
+from distiq.runtimes.onnx_passes import INPUT
 from distiq.runtimes.saturation import emulate
 
 

@@ -213,7 +213,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
 
 
 def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
-    """Raw pixels (B, C, H, W) or sound (B, T) -> the model's inputs: float32, or the pixels that it normalizes itself."""
+    """Raw pixels (B, C, H, W) or sound (B, T) -> the model's inputs: float32, or pixels that it normalizes itself."""
     if about.get("type") == "uint8":
         return raw
     scaled = raw.astype(np.float32) / np.float32(about["divide_by"])

@@ -29,9 +29,9 @@ UPPER = {
     "__main__",
 } | SIDE_BY_SIDE
 HOMES = {
-    "onnx": ("onnx_runtime", "pixels"), "onnxruntime": ("onnx_runtime",), "onnxscript": ("onnx_runtime",),
-    "openvino": ("openvino",), "ai_edge_litert": ("litert",), "litert_torch": ("litert",),
-    "executorch": ("executorch",),
+    "onnx": ("onnx_runtime", "onnx_passes", "pixels"),
+    "onnxruntime": ("onnx_runtime",), "onnxscript": ("onnx_runtime",), "openvino": ("openvino",),
+    "ai_edge_litert": ("litert",), "litert_torch": ("litert",), "executorch": ("executorch",),
 }  # fmt: skip
 HEAVY = {"torch", "torchao", "accelerate", "matplotlib", "transformers", "PIL", *HOMES}
 

@@ -16,7 +16,8 @@ from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_runtime import SMALLEST_PACKED, float_operations, operation_counts, peak_memory_bytes
+from distiq.runtimes.onnx_passes import SMALLEST_PACKED
+from distiq.runtimes.onnx_runtime import float_operations, operation_counts, peak_memory_bytes
 
 INT4 = onnx.TensorProto.INT4
 DECOMPOSED = torch.ops.quantized_decomposed

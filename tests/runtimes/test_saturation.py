@@ -16,7 +16,8 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load, pair_sums
 from distiq.runtimes.lowering import Grids, Weight
-from distiq.runtimes.onnx_runtime import INPUT, grids, operation_counts
+from distiq.runtimes.onnx_passes import INPUT
+from distiq.runtimes.onnx_runtime import grids, operation_counts
 from distiq.runtimes.saturation import accumulate, emulate, may_saturate, saturation
 
 

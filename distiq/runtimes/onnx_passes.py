@@ -1,0 +1,369 @@
+"""The passes over an ONNX file that torch has written, after which ONNX Runtime computes in integers throughout."""
+
+import ast
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from distiq.runtimes.pixels import Pixels, take_pixels
+
+INPUT, OUTPUT = "input", "logits"
+COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
+             "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
+             "HardSigmoid", "HardSwish", "Pad"}  # fmt: skip
+DEFAULTS: dict[tuple[str, str], object] = {
+    ("Conv", "auto_pad"): b"NOTSET", ("Conv", "group"): 1, ("Conv", "dilations"): 1, ("Conv", "strides"): 1,
+    ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,
+    ("Reshape", "allowzero"): 0,
+}  # fmt: skip
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
+SMALLEST_PACKED = 128  # weights: fewer are not worth a node
+PACKING_OPSET = 21  # the first with INT4
+
+
+def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_openvino: bool) -> None:
+    """All passes in their order, in place; see `export_onnx`."""
+    graph = proto.graph
+    _name_after_modules(graph, named)
+    _drop_annotations(proto)
+    _restore_global_pooling(graph)
+    if any(node.op_type == Q for node in graph.node):
+        _fold_padding(graph)
+        _drop_needless_clips(graph)
+        _drop_repeated_grids(graph)
+        _transpose_stored_weights(graph)
+        _look_up_integers(graph)
+        _store_activations_unsigned(graph)
+        if for_openvino:
+            _drop_zero_points_of_weights(graph)
+        _store_last_bias_as_integers(graph)
+        if not for_openvino:
+            _pack_narrow_weights(proto)
+    if pixels is not None:
+        take_pixels(graph, pixels, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
+    _drop_dead_ends(graph)
+    _drop_default_attributes(graph)
+    _shorten_names(graph)
+
+
+def _name_after_modules(graph: GraphProto, paths: Sequence[str]) -> None:
+    """Gives every node the path among `paths` of the module that it comes from, or no name."""
+    for node in graph.node:
+        scopes = next((item.value for item in node.metadata_props if item.key == "pkg.torch.onnx.name_scopes"), "[]")
+        modules = ast.literal_eval(scopes)
+        node.name = next((path for path in paths if path in modules), "")
+
+
+def _drop_annotations(proto: ModelProto) -> None:
+    """Stack traces and module names are three quarters of the file that torch writes for a small network."""
+    graph = proto.graph
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    del proto.metadata_props[:]
+    graph.doc_string = proto.doc_string = ""
+    proto.producer_name, proto.producer_version = "distiq", ""
+
+
+def initializers(graph: GraphProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in graph.initializer}
+
+
+def value_of(constants: dict[str, TensorProto], name: str) -> np.ndarray | None:
+    return numpy_helper.to_array(constants[name]) if name in constants else None
+
+
+def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _replace_input(graph: GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == old:
+                node.input[position] = new
+    for output in graph.output:
+        assert output.name != old
+
+
+def _restore_global_pooling(graph: GraphProto) -> None:
+    """A mean over height and width is a GlobalAveragePool, which runtimes have integer kernels for."""
+    constants = initializers(graph)
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2:
+            continue
+        axes = value_of(constants, node.input[1])
+        keep = next((attribute.i for attribute in node.attribute if attribute.name == "keepdims"), 1)
+        if axes is not None and keep and sorted(axes.tolist()) in ([2, 3], [-2, -1]):
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
+
+
+def _drop_needless_clips(graph: GraphProto) -> None:
+    """Removes a Relu or Clip whose result is put on a grid that saturates at the same ends: the grid is the clip."""
+    constants = initializers(graph)
+    consumers = consumers_of(graph)
+    for node in list(graph.node):
+        if node.op_type not in ("Relu", "Clip"):
+            continue
+        behind = consumers.get(node.output[0], [])
+        if behind and all(user.op_type == Q and _saturates(node, user, constants) for user in behind):
+            _replace_input(graph, node.output[0], node.input[0])
+            graph.node.remove(node)
+
+
+def _saturates(clip: NodeProto, quantize: NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Whether every value beyond the clip's ends falls on the grid's ends, as the clip's ends themselves do."""
+    scale, zero_point = value_of(constants, quantize.input[1]), value_of(constants, quantize.input[2])
+    if scale is None or zero_point is None or scale.size != 1:
+        return False
+    low: float | None = 0.0
+    high: float | None = None
+    if clip.op_type == "Clip":
+        ends = [value_of(constants, name) if name else None for name in clip.input[1:]] + [None, None]
+        low, high = (None if end is None else float(end) for end in ends[:2])
+    limits = np.iinfo(zero_point.dtype)
+
+    def on_grid(value: float) -> float:
+        return float(np.rint(value / float(scale)) + int(zero_point))
+
+    return (low is None or on_grid(low) <= limits.min) and (high is None or on_grid(high) >= limits.max)
+
+
+def _drop_repeated_grids(graph: GraphProto) -> None:
+    """Removes Q -> DQ behind DQ -> Reshape-like when it repeats the grid that the values are on already."""
+    producers = {name: node for node in graph.node for name in node.output}
+    consumers = consumers_of(graph)
+    for node in list(graph.node):
+        if node.op_type != Q:
+            continue
+        source = producers.get(node.input[0])
+        if source is None or source.op_type != DQ or list(source.input[1:]) != list(node.input[1:]):
+            continue
+        for user in consumers.get(node.output[0], []):
+            for position, name in enumerate(user.input):
+                if name == node.output[0]:
+                    user.input[position] = source.input[0]
+        graph.node.remove(node)
+
+
+def _fold_padding(graph: GraphProto) -> None:
+    """A zero padding in front of a convolution goes into the convolution: alone it would be computed in float32."""
+    constants, consumers = initializers(graph), consumers_of(graph)
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        amounts, chain = value_of(constants, pad.input[1]), [pad]
+        for wanted in (Q, DQ, "Conv"):
+            users = consumers.get(chain[-1].output[0], [])
+            if len(users) == 1 and users[0].op_type == wanted:
+                chain.append(users[0])
+        mode = next((helper.get_attribute_value(entry) for entry in pad.attribute if entry.name == "mode"), b"constant")
+        value = value_of(constants, pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
+        if amounts is None or len(chain) < 4 or mode != b"constant" or value is None or value.any():
+            continue
+        axes = len(amounts) // 2
+        outer, inner = amounts.reshape(2, axes)[:, :2], amounts.reshape(2, axes)[:, 2:]
+        convolution = chain[-1]
+        own = next((entry for entry in convolution.attribute if entry.name == "pads"), None)
+        automatic = any(entry.name == "auto_pad" and entry.s != b"NOTSET" for entry in convolution.attribute)
+        if outer.any() or (amounts < 0).any() or automatic:
+            continue
+        pads = inner.flatten() + (np.array(own.ints) if own is not None else 0)
+        if own is not None:
+            convolution.attribute.remove(own)
+        convolution.attribute.append(helper.make_attribute("pads", [int(amount) for amount in pads]))
+        convolution.input[0] = pad.input[0]
+
+
+def _transpose_stored_weights(graph: GraphProto) -> None:
+    """Integer weights that are transposed when the file runs are stored so: kernels fuse with a DQ at the product."""
+    constants = initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        source = producers.get(node.input[0]) if node.op_type == "Transpose" else None
+        if source is None or source.op_type != DQ or source.input[0] not in constants:
+            continue
+        weight = numpy_helper.to_array(constants[source.input[0]])
+        order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
+        axis = next((attribute.i for attribute in source.attribute if attribute.name == "axis"), 1)
+        name = f"{source.input[0]}_transposed"
+        if name not in constants:
+            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.transpose(order)), name))
+            constants[name] = graph.initializer[-1]
+        turned = helper.make_node(DQ, [name, *source.input[1:]], list(node.output), axis=order.index(axis))
+        graph.node.insert(list(graph.node).index(node), turned)
+        graph.node.remove(node)
+
+
+def _look_up_integers(graph: GraphProto) -> None:
+    """A row of an embedding's integer table is read, then scaled; else the whole table became float at each run."""
+    constants = initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    axis = "embedding_last_axis"
+    for number, node in enumerate(list(graph.node)):
+        source = producers.get(node.input[0]) if node.op_type == "Gather" else None
+        if source is None or source.op_type != DQ or source.input[0] not in constants:
+            continue
+        table, scales = source.input[:2]
+        zero_points = value_of(constants, source.input[2]) if len(source.input) > 2 else None
+        assert zero_points is None or not zero_points.any(), "tables are symmetric"
+        if axis not in constants:
+            graph.initializer.append(numpy_helper.from_array(np.array([-1]), axis))
+            constants[axis] = graph.initializer[-1]
+        rows, floats, steps, column = (f"embedding_{number}_{part}" for part in ("rows", "floats", "steps", "column"))
+        position = list(graph.node).index(node)
+        replacement = [
+            helper.make_node("Gather", [table, node.input[1]], [rows], axis=0),
+            helper.make_node("Cast", [rows], [floats], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [scales, node.input[1]], [steps], axis=0),
+            helper.make_node("Unsqueeze", [steps, axis], [column]),
+            helper.make_node("Mul", [floats, column], list(node.output)),
+        ]
+        for offset, made in enumerate(replacement):
+            graph.node.insert(position + offset, made)
+        graph.node.remove(node)
+
+
+def _store_activations_unsigned(graph: GraphProto) -> None:
+    """int8 activations become uint8: zero point + 128, the same grid. Weights, which are initializers, stay int8."""
+    constants = initializers(graph)
+    moved: dict[str, str] = {}
+    for node in list(graph.node):
+        if node.op_type not in (Q, DQ) or node.input[0] in constants:
+            continue
+        zero_point = value_of(constants, node.input[2])
+        if zero_point is None or zero_point.dtype != np.int8:
+            continue
+        name = moved.setdefault(node.input[2], f"{node.input[2]}_u8")
+        if name not in constants:
+            shifted = (zero_point.astype(np.int16) + 128).astype(np.uint8)
+            graph.initializer.append(numpy_helper.from_array(shifted, name))
+            constants[name] = graph.initializer[-1]
+        node.input[2] = name
+
+
+def _drop_zero_points_of_weights(graph: GraphProto) -> None:
+    """Grids of weights are symmetric: without a zero point it is 0."""
+    constants = initializers(graph)
+    for node in graph.node:
+        if node.op_type == DQ and node.input[0] in constants and len(node.input) > 2:
+            zero_point = value_of(constants, node.input[2])
+            if zero_point is not None and not zero_point.any():
+                del node.input[2]
+
+
+def _store_last_bias_as_integers(graph: GraphProto) -> None:
+    """The bias of a Gemm whose result stays float32 goes on the accumulator's grid: int32 of scale s_x * s_w.
+
+    ONNX Runtime does so itself for layers whose result is quantized; only with it does this one run in integers.
+    """
+    constants = initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    consumers = consumers_of(graph)
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.op_type != "Gemm" or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        pair = [producers.get(name) for name in node.input[:2]]
+        if any(user.op_type == Q for user in consumers.get(node.output[0], [])) or not all(
+            source is not None and source.op_type == DQ for source in pair
+        ):
+            continue
+        scales = [value_of(constants, source.input[1]) for source in pair]  # type: ignore[union-attr]
+        bias = value_of(constants, node.input[2])
+        if bias is None or any(scale is None for scale in scales):
+            continue
+        scale = (scales[0] * scales[1]).astype(np.float32)  # type: ignore[operator]
+        name = node.input[2]
+        integers = np.clip(np.rint(bias / scale), -(2**31), 2**31 - 1).astype(np.int32)
+        graph.initializer.append(numpy_helper.from_array(integers, f"{name}_i32"))
+        graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        pair_node = helper.make_node(
+            DQ, [f"{name}_i32", f"{name}_scale"], [f"{name}_grid"], axis=0 if scale.size > 1 else None
+        )
+        node.input[2] = f"{name}_grid"
+        graph.node.insert(position, pair_node)
+
+
+def _pack_narrow_weights(proto: ModelProto) -> None:
+    """Integer weights between -8 and 7 are stored as INT4, two in a byte, and cast to int8.
+
+    ONNX Runtime folds the cast when it loads the file, so it computes with its int8 kernels as before.
+    """
+    graph = proto.graph
+    constants = initializers(graph)
+    weights = {node.input[0] for node in graph.node if node.op_type == DQ and node.input[0] in constants}
+    for name in sorted(weights):
+        values = value_of(constants, name)
+        if values is None or values.dtype != np.int8 or values.size < SMALLEST_PACKED:
+            continue
+        if values.min() < -8 or values.max() > 7:
+            continue
+        nibbles = np.append(values.ravel(), np.zeros(values.size % 2, np.int8)).astype(np.uint8) & 15
+        packed = nibbles[0::2] | nibbles[1::2] << 4
+        tensor = TensorProto(
+            name=f"{name}_i4", data_type=TensorProto.INT4, dims=values.shape, raw_data=packed.tobytes()
+        )
+        graph.initializer.append(tensor)
+        graph.node.insert(0, helper.make_node("Cast", [tensor.name], [f"{name}_i8"], to=TensorProto.INT8))
+        for node in graph.node:
+            if node.op_type == DQ and node.input[0] == name:
+                node.input[0] = f"{name}_i8"
+        for entry in proto.opset_import:
+            if entry.domain == "":
+                entry.version = max(entry.version, PACKING_OPSET)
+
+
+def _drop_dead_ends(graph: GraphProto) -> None:
+    """Removes nodes and constants that nothing reads."""
+    wanted = {output.name for output in graph.output}
+    while True:
+        read = wanted | {name for node in graph.node for name in node.input}
+        dead = [node for node in graph.node if not any(name in read for name in node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in list(graph.initializer):
+        if tensor.name not in read:
+            graph.initializer.remove(tensor)
+
+
+def _drop_default_attributes(graph: GraphProto) -> None:
+    """Removes attributes that say what ONNX takes for granted, and the axis of pairs that have one scale."""
+    constants = initializers(graph)
+    for node in graph.node:
+        for attribute in list(node.attribute):
+            value = helper.get_attribute_value(attribute)
+            default = DEFAULTS.get((node.op_type, attribute.name))
+            one_scale = node.op_type in (Q, DQ) and node.input[1] in constants and not constants[node.input[1]].dims
+            if (
+                value == default
+                or (isinstance(value, list) and value == [default] * len(value))
+                or (one_scale and attribute.name == "axis")
+            ):
+                node.attribute.remove(attribute)
+
+
+def _shorten_names(graph: GraphProto) -> None:
+    """Layers keep readable names; the values between them get short ones, which matters in a file of 100 KB."""
+    short: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for name in (*node.input, *node.output):
+            if name not in short:
+                short[name] = f"{'c' if name in constants else 'v'}{len(short)}"
+    for number, node in enumerate(graph.node):
+        module = f"{node.name}/" if node.name and node.op_type in COMPUTING else ""
+        node.name = f"{module}{node.op_type.lower()}_{number}" if node.op_type in COMPUTING else ""
+        node.input[:] = [short[name] for name in node.input]
+        node.output[:] = [short[name] for name in node.output]
+    for tensor in graph.initializer:
+        tensor.name = short[tensor.name]
