@@ -43,9 +43,10 @@ class Saturation(NamedTuple):
 def saturation(grids: Grids) -> Saturation:
     """Counts the channels from the integers: exact for the worst inputs that the grids allow.
 
-    The largest input is 255 in every layer: a grid ends at a value that calibration reached or clipped, so it is full.
-    Which weights are neighbours is the kernel's choice, so every pair of a channel counts, also in depthwise layers,
-    which some kernels multiply in other ways.
+    The largest input is taken as 255, which is never too small and rarely too large: a grid ends at a value that
+    calibration reached or clipped; only where branches share a grid may one of them stay below. Which weights are
+    neighbours is the kernel's choice, so every pair of a channel counts, also in depthwise layers, which some kernels
+    multiply in other ways.
     """
     flags = [may_saturate(weight.integers) for weight in grids.weights if not weight.is_table]
     return Saturation(sum(map(len, flags)), int(sum(flag.sum() for flag in flags)))
