@@ -79,7 +79,8 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
             continue
         layers = tuple(layer for point in norm.users for layer in point.users)
         linear = all(layer.target is aten.linear.default and layer.args[0] in norm.users for layer in layers)
-        if len(norm.args[1]) == 1 and graph.owns(norm) and linear and all(graph.owns(layer) for layer in layers):
+        owned = all(graph.owns(node) for node in (norm, *layers))
+        if layers and linear and owned and len(norm.args[1]) == 1:
             found.append(Normalized(norm, layers))
     return found
 
@@ -189,17 +190,19 @@ class _Graph:
         return isinstance(self.modules.get(str(node.target)), POINTS)
 
     def _parameter(self, argument: object) -> nn.Parameter | None:
-        """What an argument of a layer reads, through its point."""
+        """The parameter that an argument of a layer reads, through its point; fixed weights are none."""
         if isinstance(argument, fx.Node) and self.is_point(argument):
             argument = argument.args[0]
         if not isinstance(argument, fx.Node) or argument.op != "get_attr":
             return None
-        return operator.attrgetter(str(argument.target))(self.prepared)
+        found = operator.attrgetter(str(argument.target))(self.prepared)
+        return found if isinstance(found, nn.Parameter) else None
 
     def _own(self, layer: fx.Node) -> list[nn.Parameter]:
-        """Weight and bias of a layer or a normalization."""
+        """Weight and bias of a layer or a normalization; nothing without a weight."""
         at = 2 if layer.target in NORMALIZATIONS else 1
-        return [found for given in layer.args[at : at + 2] if (found := self._parameter(given)) is not None]
+        weight, *bias = (self._parameter(given) for given in (*layer.args[at : at + 2], None))
+        return [] if weight is None else [weight, *(found for found in bias if found is not None)]
 
     def owns(self, layer: fx.Node) -> bool:
         """Whether the layer has a weight, and nothing else reads it or the bias."""

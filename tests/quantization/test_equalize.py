@@ -202,6 +202,8 @@ class Other(nn.Module):
         self.reason = reason
         self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
         self.classifier = nn.Linear(72, 4)
+        self.fixed: Tensor
+        self.register_buffer("fixed", torch.randn(8, 8, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.first(images)
@@ -212,13 +214,22 @@ class Other(nn.Module):
                 x = self.second(x) + x
             case "weights that are used twice":
                 x = self.second(F.relu(self.second(F.relu(x))))
+            case "weights that are fixed":
+                x = F.conv2d(F.relu(x), self.fixed, self.second.bias)
             case "another activation":
                 x = self.second(F.silu(x))
         return self.classifier(F.avg_pool2d(x, 4).flatten(1))
 
 
 @pytest.mark.parametrize(
-    "reason", ["a clip that begins below zero", "two readers", "weights that are used twice", "another activation"]
+    "reason",
+    [
+        "a clip that begins below zero",
+        "two readers",
+        "weights that are used twice",
+        "weights that are fixed",
+        "another activation",
+    ],
 )
 def test_what_is_no_pair(reason: str, images: Tensor):
     torch.manual_seed(0)
