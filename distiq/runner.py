@@ -59,7 +59,10 @@ class Refused(Exception):
 def read_card(folder: Path) -> dict[str, Any]:
     """The card; every file that it lists is there and unchanged."""
     card = read_json(folder / "card.json")
-    for name, expected in card["sha256"].items():
+    hashes = card.get("sha256") if isinstance(card, dict) else None
+    if not isinstance(hashes, dict) or not {card.get("model"), "preprocessing.json"} <= hashes.keys():
+        raise Refused(f"{folder / 'card.json'}: damaged (it lacks the files' checksums); copy the whole bundle again")
+    for name, expected in hashes.items():
         file = folder / name
         if not file.is_file():
             raise Refused(f"{file}: missing; copy the whole bundle again")

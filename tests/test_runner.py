@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,16 @@ def test_tensors_are_read_as_safetensors_wrote_them(tmp_path: Path):
     for name, tensor in wanted.items():
         assert found[name].dtype == tensor.numpy().dtype
         assert np.array_equal(found[name], tensor.numpy())
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"sha256": 3}', '{"sha256": {}, "model": "model.onnx"}'])
+def test_a_folder_without_a_whole_card_is_refused(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    if content is not None:
+        (tmp_path / "card.json").write_text(content)
+    assert runner.main([], tmp_path) == 2
+    assert re.search(r"card\.json: .*copy the whole bundle again", capsys.readouterr().err)
 
 
 # Samples --------------------------------------------------------------------------------------------------------------
