@@ -175,7 +175,7 @@ class Networks:
             "training": settings.model_dump(),
             "machine": [machine.cpu, machine.device],
         }
-        step = self.ledger.step(f"{role}-precision", self.shared | inputs, TRAINING_CODE, Precision, make)
+        step = self.ledger.step(f"precision-{role}", self.shared | inputs, TRAINING_CODE, Precision, make)
         return settings.model_copy(update={"precision": step.record.faster})
 
     def teacher(self) -> Step:

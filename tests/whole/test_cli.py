@@ -21,7 +21,7 @@ def test_init_writes_a_recipe_that_loads_with_the_defaults(tmp_path: Path):
     result = distiq("init", path)
     assert (result.exit_code, result.stderr) == (0, "")
     assert f"distiq run {path}" in result.stdout
-    assert load_recipe(path) == Recipe()
+    assert load_recipe(path) == Recipe(name="my")
 
 
 def test_init_overwrites_by_force_alone(tmp_path: Path):
