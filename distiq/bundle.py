@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distiq.data.audio import fitted, read_sound, remarks, resampled, windows
+from distiq.data.audio import read_sound, remarks, resampled, windows
 from distiq.data.columns import read_columns
 from distiq.data.images import read_image
 from distiq.data.splits import Data
@@ -30,7 +30,7 @@ from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
 from distiq.records import NOUNS, Kind, RunRecord, TrialRecord
-from distiq.runner import ALLOWED, RAW
+from distiq.runner import ALLOWED, RAW, fitted
 from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"

@@ -227,7 +227,10 @@ def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """(C, H, W) uint8, resized as in training; one channel reads grey, three colour."""
+    """(C, H, W) uint8 of an image file, turned as its EXIF says, resized; one channel reads grey, three colour.
+
+    Of 16-bit grey the upper 8 bits are kept.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -243,7 +246,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
                 converted = converted.resize((width, height), Image.BILINEAR)  # type: ignore[attr-defined]
             pixels = np.array(converted, np.uint8)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused(f"{path}: this image does not decode ({error})") from error
+        raise Refused(f"{path}: this image does not decode ({error}); repair or remove it") from error
     return pixels.reshape(height, width, -1).transpose(2, 0, 1)
 
 

@@ -22,6 +22,7 @@ from distiq.data.images import class_names
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.recipe import AudioSettings
+from distiq.runner import fitted
 
 CLIP_SUFFIXES = (".wav", ".flac")
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -127,15 +128,6 @@ def resampled(sound: Sound, rate: int) -> np.ndarray:
         divisor = math.gcd(sound.rate, rate)
         samples = resample_poly(samples, rate // divisor, sound.rate // divisor)
     return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-
-
-def fitted(samples: np.ndarray, length: int) -> np.ndarray:
-    """(length,): a short clip in the middle of silence, the middle of a long one."""
-    if len(samples) >= length:
-        start = (len(samples) - length) // 2
-        return samples[start : start + length]
-    before = (length - len(samples)) // 2
-    return np.pad(samples, (before, length - len(samples) - before))
 
 
 def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distiq import runner
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.files import write_atomically
@@ -107,21 +108,10 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
     Raises:
         UserError: the file is missing or does not decode.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
-                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
-            converted = upright.convert("L" if channels == 1 else "RGB")
-            if converted.size != (width, height):
-                converted = converted.resize((width, height), Image.Resampling.BILINEAR)
-            array = np.array(converted, dtype=np.uint8)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise UserError(f"{path}: this image does not decode ({error}); repair or remove it") from error
-    return torch.from_numpy(array.reshape(height, width, channels)).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(runner.read_image(path, shape).copy())
+    except runner.Refused as error:
+        raise UserError(str(error)) from error
 
 
 def image_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[tuple[str, ...], Split, Split]:

@@ -16,7 +16,6 @@ from distiq.data.audio import (
     audio_folder,
     audio_manifest,
     digit_of,
-    fitted,
     packaged_recordings,
     read_sound,
     resampled,
@@ -26,6 +25,7 @@ from distiq.data.load import load
 from distiq.data.splits import check_data, from_tensors
 from distiq.errors import UserError
 from distiq.recipe import AudioSettings, DataSettings
+from distiq.runner import fitted
 
 RATE = 8000
 SETTINGS = AudioSettings(rate=RATE, seconds=0.25)

@@ -238,7 +238,10 @@ def test_damaged_weights_are_refused(tmp_path, network, suffix, content):
 
 @pytest.mark.parametrize("name", ["none.safetensors", "none.pt", "none"])
 def test_missing_weights_are_named(tmp_path, name):
-    assert refusal("resnet", TINY, weights=str(tmp_path / name)) == f"{tmp_path / name}: no such file; weights are a .safetensors, .pt or .pth file, or a hub name"
+    assert (
+        refusal("resnet", TINY, weights=str(tmp_path / name))
+        == f"{tmp_path / name}: no such file; weights are a .safetensors, .pt or .pth file, or a hub name"
+    )
 
 
 @pytest.mark.parametrize("other", [ResNet(3, 1, [4, 6], 1), ResNet(4, 1, [4, 8], 1), nn.Linear(2, 2)])
