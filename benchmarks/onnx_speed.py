@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import tomllib
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from distiq.models.build import build, load_weights
 from distiq.networks import WEIGHTS
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
-from distiq.recipe import load_recipe
+from distiq.recipe import parse_recipe
 from distiq.report.reading import read_run
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import INPUT
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/fashion_mnist"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/onnx_speed.json"))
     arguments = parser.parse_args()
-    run, recipe = read_run(arguments.run / "records"), load_recipe(arguments.run / "recipe.toml")
+    run = read_run(arguments.run / "records")
+    recipe = parse_recipe(tomllib.loads(run.recipe_toml))
     data = load_data(recipe.data, recipe.seed)
     results = []
     for role in ("teacher", "student"):

@@ -91,7 +91,7 @@ def trained(name: str, data: Data, epochs: int, folder: Path, console: Console) 
     model, path = NETWORKS[name](), folder / f"{name}-{epochs}-{len(data.train)}.safetensors"
     if not path.is_file():
         console.print(f"training {name}")
-        training = TrainingSettings(epochs=epochs, batch_size=64, learning_rate=0.1)
+        training = TrainingSettings(epochs=epochs, batch_size=64, learning_rate=0.1, precision="float32")
         model, _ = distil(model, None, data, training=training, views=ViewSettings(), watch=Lines(console))
         save_tensors(model.state_dict(), path)
     model.load_state_dict(load_file(path))

@@ -19,6 +19,7 @@ _HOMES = {
     "KnowledgeLoss": "distiq.recipe",
     "LiveTeacher": "distiq.distillation.teacher",
     "MeanTeacher": "distiq.distillation.teacher",
+    "Pixels": "distiq.runtimes.pixels",
     "PredictTeacher": "distiq.distillation.teacher",
     "QuantizedModel": "distiq.quantization.quantize",
     "Recipe": "distiq.recipe",

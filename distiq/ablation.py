@@ -1,6 +1,5 @@
 """ablate(recipe): did the teacher help? The same student and steps with and without, over several seeds."""
 
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -65,7 +64,6 @@ def ablate(
     """
     if recipe.distil.teacher == "none":
         raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
-    began = time.monotonic()
     watch = watch or Silent()
     with Ledger(run or Path("runs") / recipe.name) as ledger:
         environment.keep_freed_memory()
@@ -115,7 +113,7 @@ def ablate(
                 ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in found.items()
             ),
             pairs=tuple(_pair(first, second, right[first], right[second]) for first, second in _pairs(right)),
-            seconds=time.monotonic() - began,
+            seconds=sum(step.seconds for step in ledger.used.values()),
         )
         record.save(ledger.records / "ablation.json")
     return record

@@ -95,8 +95,9 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
         write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
         names.append(TOKENIZER)
     files = {name: sha256_of_file(partial / name) for name in names}
-    _write_json(partial / CARD, {"model": model.name, "pair_sums": pair_sums(model), **_card(run, trial, files)})
-    write_atomically(partial / "CARD.md", _card_text(run, trial, files, pair_sums(model)).encode())
+    certificate = pair_sums(model)
+    _write_json(partial / CARD, {"model": model.name, "pair_sums": certificate, **_card(run, trial, files)})
+    write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate).encode())
     replace_folder(partial, target)
 
 
@@ -109,6 +110,7 @@ def _preprocessing(data: Data) -> dict[str, object]:
         "kind": data.kind,
         "shape": list(data.sample_shape),
         "labels": list(data.classes),
+        "raw": str(data.train.inputs.dtype).removeprefix("torch."),
         "output": "logits; the largest is the answer, softmax gives probabilities",
     }
     if data.kind == "text" and data.preparation:
@@ -253,6 +255,11 @@ class Bundle:
             UserError: the file is missing, does not decode, or its columns are not those of the training; the text is
                 empty.
         """
+        if self.kind in RAW and self.preprocessing.get("raw") == "float32":
+            raise UserError(
+                f"{self.folder}: this model was made from float32 {NOUNS[self.kind]}, which files do not hold; it"
+                " answers prepared inputs alone (`distiq.bundle.Bundle.answer`)"
+            )
         match self.kind:
             case "image":
                 channels, height, width = self.preprocessing["shape"]

@@ -109,6 +109,7 @@ def diagnose(
             found = diagnose_run(folder, watch)
         show_diagnosis(found, console)
         write_report(folder / "records", folder / "report.html")
+        record = None
         if cure and found.cure:
             from distiq.pipeline import compress
 
@@ -116,9 +117,13 @@ def diagnose(
             with _watching(console, plain) as watch:
                 # The recipe of the run folder holds the cure by then.
                 again = shlex.join(["distiq", "run", str(folder / "recipe.toml"), "--run", str(folder)])
-                compress(settings, run=folder, watch=watch, command=again)
+                record = compress(settings, run=folder, watch=watch, command=again)
+            (folder / "records" / "diagnosis.json").unlink()  # it was of the run before
             show(folder / "records", console)
+            write_report(folder / "records", folder / "report.html")
         console.print(f"report: {folder / 'report.html'}", markup=False)
+        if record is not None and not record.verdict.met:
+            raise typer.Exit(BUDGET_MISSED)
 
 
 @app.command(epilog="Example: `distiq init my.toml`")

@@ -3,6 +3,7 @@
 After Nagel et al. 2021, "A white paper on neural network quantization" (arXiv:2106.08295), section 3.6 and figure 4.8.
 """
 
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distiq.bundle import PREPROCESSING, VECTORS, Bundle
+from distiq.bundle import PREPROCESSING, Bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
@@ -28,7 +29,7 @@ from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.ranges import percentile_range
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
-from distiq.recipe import load_recipe
+from distiq.recipe import parse_recipe
 from distiq.records import DiagnosisRecord, FindingRecord, RunRecord, SensitivityRecord, TrialRecord
 from distiq.report.reading import read_run
 from distiq.runner import RAW
@@ -75,7 +76,7 @@ class _Patient:
     def __init__(self, ledger: Ledger, watch: Watch) -> None:
         self.ledger, self.watch = ledger, watch
         self.run: RunRecord = read_run(ledger.records)
-        self.recipe = load_recipe(ledger.folder / "recipe.toml")
+        self.recipe = parse_recipe(tomllib.loads(self.run.recipe_toml), str(ledger.folder / "records" / "run.json"))
         watch.stage("reading data and student")
         self.data: Data = load_data(self.recipe.data, self.recipe.seed)
         if self.data.record().digest != self.run.data.digest:
@@ -96,7 +97,8 @@ class _Patient:
         settings = self.recipe.quantize
         self.scheme = Scheme(settings.weight_bits, float_modules=kept, reduce_range=settings.reduce_range)
         self.quantized = quantize(self.student, self.calibration, self.scheme)
-        self.trial: TrialRecord = self.run.trials[0]
+        trials = self.run.trials
+        self.trial: TrialRecord = next((trial for trial in trials if trial.rung == "static"), trials[0])
 
     def _step(self, name: str) -> Path:
         """The folder of a step of the run."""
@@ -159,11 +161,12 @@ class _Patient:
         folder = self.ledger.folder / "bundle"
         if not (folder / PREPROCESSING).is_file():
             return
-        vectors = load_file(folder / VECTORS)
         raw = RAW.get(self.data.kind)
         if raw is None:
             return  # rows and texts are encoded once, when they are read
-        difference = float((Bundle(folder).normalize(vectors[raw]) - vectors["inputs"]).abs().max())
+        bundle = Bundle(folder)
+        vectors = bundle.vectors()
+        difference = float((bundle.normalize(vectors[raw]).float() - vectors["inputs"].float()).abs().max())
         yield _Finding(
             "preprocessing",
             difference > 1e-4,
@@ -208,7 +211,7 @@ class _Patient:
             f'the widest range, behind "{place}", is {ratio:.1f} times what 99.9 % of its values need',
             f'A few outliers stretch the range behind "{place}" to {ratio:.1f} times what 99.9 % of the values need,'
             f" and activations make {100 * share:.0f} % of the noise.",
-            ('quantize.rungs=["percentile", "mse"]',),
+            ('quantize.rungs=["percentile", "mse", "equalize"]',),
         )
 
     def _one_layer(self) -> Iterator[_Finding]:
@@ -225,7 +228,11 @@ class _Patient:
     def _weights_or_activations(self) -> Iterator[_Finding]:
         weights, activations = self.noise.weights.sqnr_db, self.noise.activations.sqnr_db
         share = self.noise.weights_share
-        blame, cure = ("weights", '["rounding", "qat"]') if share > MOST else ("activations", '["mse", "qat"]')
+        blame, cure = (
+            ("weights", '["equalize", "rounding", "qat"]')
+            if share > MOST
+            else ("activations", '["mse", "equalize", "qat"]')
+        )
         part = 100 * max(share, 1 - share)
         yield _Finding(
             "weights or activations",

@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from distiq.errors import UserError
+from distiq.files import sha256_of_file
+
+
+def source_of(reference: str) -> dict[str, str]:
+    """SHA-256 of the file of `file.py:function` and of the Python files beside it, which it may import, by name."""
+    folder = Path(reference.rpartition(":")[0]).parent
+    return {file.name: sha256_of_file(file) for file in sorted(folder.glob("*.py"))}
 
 
 def call_factory(reference: str, options: dict[str, Any], where: str) -> Any:
@@ -24,12 +31,13 @@ def call_factory(reference: str, options: dict[str, Any], where: str) -> Any:
         raise UserError(f"{where}: {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look their module up by name
-    if (folder := str(path.parent.resolve())) not in sys.path:
-        sys.path.append(folder)  # the file may import its neighbours
+    sys.path.insert(0, str(path.parent.resolve()))  # the file may import its neighbours
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
         raise UserError(f"{where}: {path} does not import: {error}") from error
+    finally:
+        sys.path.pop(0)
     function = getattr(module, name, None)
     if not callable(function):
         own = {key: value for key, value in vars(module).items() if getattr(value, "__module__", "") == spec.name}

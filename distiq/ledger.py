@@ -57,8 +57,7 @@ class Ledger:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            for left in list(self.folder.rglob(PARTIAL)):  # what was being written when its run was killed
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            self._sweep()
         except Timeout:
             raise UserError(
                 f"{self.folder}: another distiq run is writing here; wait for it, or give this one its own folder"
@@ -69,6 +68,12 @@ class Ledger:
                 f"{self.folder}: cannot write here ({error.strerror}); choose another with --run"
             ) from error
         return self
+
+    def _sweep(self) -> None:
+        """Removes what was being written when its run was killed, in the places where this run writes alone."""
+        for place in ("", "records/", "cache/*/", "steps/", "steps/*/"):
+            for left in list(self.folder.glob(place + PARTIAL)):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None

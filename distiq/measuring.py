@@ -198,11 +198,14 @@ class Measuring:
             intended_float_operations=tuple(name for name in in_float if name.startswith(meant)),
         )
 
-    def float_modules(self, model: nn.Module, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
+    def float_modules(
+        self, model: nn.Module, asked: tuple[str, ...] | None, scheme: Scheme
+    ) -> FloatModulesRecord | None:
         """Whether modules stay in float32: those that are asked for do; front-ends do where int8 costs the logits much.
 
         Args:
             asked: module paths, or None to look for front-ends.
+            scheme: how all else is quantized.
 
         Returns:
             None if there is nothing to decide.
@@ -212,11 +215,11 @@ class Measuring:
             return None
         samples = self.data.normalize(self.data.calibration.inputs)
 
-        def sqnr(scheme: Scheme) -> float:
+        def sqnr(tried: Scheme) -> float:
             with torch.no_grad():
-                return sqnr_db(model(samples), quantize(model, samples, scheme)(samples))
+                return sqnr_db(model(samples), quantize(model, samples, tried)(samples))
 
-        everywhere, without = sqnr(Scheme()), sqnr(Scheme(float_modules=paths))
+        everywhere, without = sqnr(scheme), sqnr(replace(scheme, float_modules=paths))
         kept = asked is not None or without - everywhere > HARMFUL_DB
         return FloatModulesRecord(paths=paths, sqnr_db_int8=everywhere, sqnr_db_float=without, kept=kept)
 

@@ -18,6 +18,7 @@ from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, check_losses, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.errors import UserError
+from distiq.factory import source_of
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.audio import check_rate
@@ -55,7 +56,8 @@ class Source(NamedTuple):
 
 def basis_of(recipe: Recipe) -> str:
     """Says which teacher and student a record is of: a hash of the recipe without what comes after their training."""
-    return sha256_of_json(recipe.model_dump(mode="json", exclude={"name", "quantize", "budget", "measure"}))[:16]
+    later = {"name", "quantize", "export", "budget", "measure"}
+    return sha256_of_json(recipe.model_dump(mode="json", exclude=later))[:16]
 
 
 def _source(model: nn.Module) -> list[str]:
@@ -148,13 +150,15 @@ class Networks:
             return {
                 "predict": predict,
                 "options": settings.options,
-                "code": sha256_of_file(Path(predict.rpartition(":")[0])),
+                "code": source_of(predict),
             }
-        for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
-            if path and Path(path).is_file():
-                inputs[key] = sha256_of_file(Path(path))
-            elif path and Path(path).is_dir():
-                inputs[key] = {file.name: sha256_of_file(file) for file in Path(path).iterdir() if file.is_file()}
+        if ".py:" in settings.model:
+            inputs["code"] = source_of(settings.model)
+        weights = Path(settings.weights)
+        if settings.weights and weights.is_file():
+            inputs["weights"] = sha256_of_file(weights)
+        elif settings.weights and weights.is_dir():
+            inputs["weights"] = {file.name: sha256_of_file(file) for file in weights.iterdir() if file.is_file()}
         return inputs
 
     def training(self, role: str) -> TrainingSettings:
@@ -183,7 +187,9 @@ class Networks:
         settings, given = self.recipe.teacher, self.given["teacher"] is not None
         loaded = given or (bool(settings.weights) and not settings.finetune) or bool(settings.predict)
         inputs = self.shared | {"seed": self.recipe.seed, "network": self.inputs("teacher")}
+        training = self.settings("teacher").training
         if not loaded:
+            training = self.training("teacher")
             inputs |= {"training": settings.training.model_dump(), "views": self.views("teacher").model_dump()}
 
         def make(folder: Path) -> Trained:
@@ -192,7 +198,8 @@ class Networks:
                 save_tensors(make_contiguous(model).state_dict(), folder / WEIGHTS)
                 origin = "given" if given else f"loaded from {settings.weights}" if settings.weights else "a callable"
                 return Trained(origin=origin, training=None)
-            return self._train("teacher", model, None, self.recipe.distil.without_teacher(), self.recipe.seed, folder)
+            alone = self.recipe.distil.without_teacher()
+            return self._train("teacher", model, None, alone, training, self.recipe.seed, folder)
 
         return self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
 
@@ -214,7 +221,7 @@ class Networks:
         return self._taught("student", source, distillation, seed)
 
     def _taught(self, role: str, source: Source, distillation: DistilSettings, seed: int) -> Step:
-        taught = distillation.teacher != "none"
+        taught, training = distillation.teacher != "none", self.training(role)
         inputs = self.shared | {
             "seed": seed,
             "network": self.inputs(role),
@@ -226,9 +233,8 @@ class Networks:
         }
 
         def make(folder: Path) -> Trained:
-            return self._train(
-                role, self.build(role, seed), self.answering(source, distillation, seed), distillation, seed, folder
-            )
+            teacher = self.answering(source, distillation, seed)
+            return self._train(role, self.build(role, seed), teacher, distillation, training, seed, folder)
 
         return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make)
 
@@ -259,6 +265,7 @@ class Networks:
         model: nn.Module,
         teacher: Teacher | None,
         distillation: DistilSettings,
+        training: TrainingSettings,
         seed: int,
         folder: Path,
     ) -> Trained:
@@ -269,7 +276,7 @@ class Networks:
             teacher,
             self.data,
             distillation,
-            self.training(role),
+            training,
             views=self.views(role),
             seed=seed,
             stage=role,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from distiq.data.splits import Data, check_data
 from distiq.distillation.distil import output_losses
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds, parameter_count
-from distiq.files import save_tensors, sha256_of_file, write_atomically
+from distiq.files import save_tensors, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
 from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring
 from distiq.models.audio import front_ends
@@ -138,6 +137,7 @@ class _Story:
         self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
         self.measuring = Measuring(self.data, recipe)
         self.files: dict[str, Path] = {}
+        self.decided: FloatModulesRecord | None = None
         self.beside = ""  # the teacher whose answers the columns are compared with
         self.measured_by = {
             "data": found.digest,
@@ -273,9 +273,10 @@ class _Story:
 
         def make(_folder: Path) -> Decided:
             self.watch.stage(f"what int8 does to the {role}'s front-end")
-            return Decided(modules=self.measuring.float_modules(network.model, asked))
+            return Decided(modules=self.measuring.float_modules(network.model, asked, scheme))
 
-        inputs = self.measured_by | {"network": network.step.key, "asked": asked}
+        scheme = self._plain() if role == "student" else Scheme()
+        inputs = self.measured_by | {"network": network.step.key, "asked": asked, "scheme": dataclasses.asdict(scheme)}
         found = self.ledger.step(f"{role}-float-modules", inputs, QUANTIZING_CODE, Decided, make).record.modules
         if found is not None:
             says = "stays in float32" if found.kept else "goes to int8"
@@ -330,7 +331,8 @@ class _Story:
             return sensitivity(self._calibrated(student.model, scheme), samples, "static", self.watch)
 
         inputs = {"data": self.data_record.digest, "student": student.step.key, "scheme": dataclasses.asdict(scheme)}
-        record = self.ledger.step("sensitivity", inputs, QUANTIZING_CODE, SensitivityRecord, make).record
+        name = f"sensitivity-w{scheme.weight_bits}"
+        record = self.ledger.step(name, inputs, QUANTIZING_CODE, SensitivityRecord, make).record
         share = 100 * record.weights_share
         self.watch.note(f"{share:.0f} % of the noise comes from weights, the rest from activations")
         return record
@@ -374,21 +376,18 @@ class _Story:
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]}")
-            began = time.monotonic()
             quantized = self._calibrated(student.model, scheme)
             training = self._train_on_grids(quantized, folder) if rung == "qat" else None
             save_tensors(quantized.state_dict(), folder / WEIGHTS)
-            trial = self.measuring.quantized(
+            return self.measuring.quantized(
                 folder, f"student-{rung}", rung, "", quantized, student.model, student.answers, training
             )
-            seconds = max(time.monotonic() - began, training.seconds if training else 0.0)  # of killed attempts, too
-            return trial.model_copy(update={"seconds": seconds})
 
         code = (*QUANTIZING_CODE, *TRAINING_CODE, "pipeline.py") if rung == "qat" else QUANTIZING_CODE
         step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make)
         self.files[f"student-{rung}"] = step.folder / self.measuring.model_file
         others = tuple(self._elsewhere(name, rung, scheme, step, student) for name in self.recipe.measure.runtimes[1:])
-        return step.record.model_copy(update={"runtimes": (*step.record.runtimes, *others)})
+        return step.record.model_copy(update={"runtimes": (*step.record.runtimes, *others), "seconds": step.seconds})
 
     def _elsewhere(self, name: str, rung: Rung, scheme: Scheme, trial: Step, student: _Network) -> RuntimeRecord:
         """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""
@@ -399,6 +398,7 @@ class _Story:
             "export": self.recipe.export.model_dump(),
             "data": self.data_record.digest,
             "cpu": environment.describe().cpu,
+            "versions": environment.describe().versions,
         }
 
         def make_float(folder: Path) -> Record:
@@ -545,7 +545,7 @@ class _Story:
             self.watch.stage("timing all files side by side")
             return ComparisonRecord(threads=self.recipe.measure.threads, files=self.measuring.latencies(self.files))
 
-        inputs = self.measured_by | {name: sha256_of_file(path) for name, path in self.files.items()}
+        inputs = self.measured_by | {name: checksums(path) for name, path in self.files.items()}
         return self.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
 
 

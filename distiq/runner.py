@@ -201,6 +201,8 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
     if array.ndim == len(shape):
         array = array[None]
     raw = kind in RAW and array.dtype.kind in "iu"
+    if raw and about.get("raw") == "float32":
+        raise Refused(f"{path}: this model was made from float32 {RAW[kind]}; give inputs as an .npy of floats")
     if raw and array.dtype != RAW_TYPES[kind]:
         raise Refused(f"{path}: holds {array.dtype}; raw {RAW[kind]} are {RAW_TYPES[kind]}")
     if raw and kind == "audio" and array.ndim == 2:
@@ -209,7 +211,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
     if len(array) == 0 or (array.shape[1:] != shape and not free):
         raise Refused(f"{path}: holds {array.shape}; this model takes samples of {shape}")
     if raw:
-        return normalized(array, about)
+        return normalized(np.ascontiguousarray(array), about)
     if about.get("type") == "uint8":
         raise Refused(f"{path}: holds {array.dtype}; the file of this model takes uint8 pixels")
     return array.astype(np.int64 if kind == "text" else np.float32)

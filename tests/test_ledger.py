@@ -157,6 +157,14 @@ def test_what_a_killed_run_was_writing_is_swept(tmp_path):
         assert not (tmp_path / "run" / ".bundle.partial").exists()
 
 
+def test_what_another_run_below_is_writing_is_left_alone(tmp_path):
+    other = tmp_path / "runs" / "mine" / "steps" / "student-0.partial"
+    other.mkdir(parents=True)
+    (other / ".weights.x.partial").write_bytes(b"we")
+    with Ledger(tmp_path / "runs"):
+        assert (other / ".weights.x.partial").exists()
+
+
 def test_a_record_of_an_older_form_is_made_again(ledger, maker):
     class Other(Record):
         other: int

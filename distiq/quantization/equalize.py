@@ -65,6 +65,9 @@ def pairs(prepared: fx.GraphModule) -> list[Pair]:
         second = _only_reader(point) if point is not None and graph.is_point(point) else None
         if second is None or second.target not in WEIGHTED or second.args[0] is not point or not graph.owns(second):
             continue
+        weight: Any = second.args[1]
+        if not graph.is_point(weight):  # it stays in float32
+            continue
         if ceiling > 0 and (first.target in CONVOLUTIONS) == (second.target in CONVOLUTIONS):
             found.append(Pair(first, between, second, ceiling))
     return found

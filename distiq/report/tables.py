@@ -323,8 +323,9 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
     teacher, deployed = run.teacher.column("float32"), trial.deployed
     excess = [f"+{amount(breach.excess)} {breach.unit}" for breach in trial.breaches]
     on_test = [f"test: {broken_limits(trial.test_breaches)}"] if trial.test_breaches != trial.breaches else []
+    reduced = f"; 7-bit weights in {len(trial.reduced_layers)} layers" if trial.reduced_layers else ""
     return Row(
-        Cell(trial.rung, trial.reason),
+        Cell(trial.rung, trial.reason + reduced),
         (
             Cell(percent(deployed.validation.top1), points(deployed.validation.top1 - teacher.validation.top1)),
             Cell(percent(deployed.test.top1), points(deployed.test.top1 - teacher.test.top1)),

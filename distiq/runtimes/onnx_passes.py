@@ -179,7 +179,8 @@ def _fold_padding(graph: GraphProto) -> None:
         if own is not None:
             convolution.attribute.remove(own)
         convolution.attribute.append(helper.make_attribute("pads", [int(amount) for amount in pads]))
-        convolution.input[0] = pad.input[0]
+        behind_grid = any(node.op_type == DQ and node.output[0] == pad.input[0] for node in graph.node)
+        (convolution if behind_grid else chain[1]).input[0] = pad.input[0]  # the graph's input gets its grid here
 
 
 def _transpose_stored_weights(graph: GraphProto) -> None:

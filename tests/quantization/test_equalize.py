@@ -21,7 +21,7 @@ from distiq.quantization.equalize import (
 from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import grids
+from distiq.quantization.sensitivity import grids, sensitivity
 from tests.quantization.conftest import make
 
 EQUALIZED = Scheme(equalize=True)
@@ -326,3 +326,10 @@ def test_a_scheme_says_that_it_is_equalized():
     assert str(Scheme(equalize=True, correct_biases=True, rounding="gptq")) == (
         "static W8A8, minmax, equalized, closed-form rounding"
     )
+
+
+def test_a_layer_that_stays_in_float_is_no_neighbour():
+    samples = torch.randn(32, 1, 12, 12)
+    quantized = quantize(chain(), samples, Scheme(float_modules=("depthwise",)))
+    assert pairs(quantized.prepared) == []
+    assert sensitivity(quantized, samples, "static").balanced_share is None

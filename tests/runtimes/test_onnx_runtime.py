@@ -242,6 +242,18 @@ def test_peak_memory_is_measured(exported):
     assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) > exported.float_file.stat().st_size
 
 
+def test_a_padding_of_the_input_goes_into_its_convolution(images, tmp_path):
+    torch.manual_seed(0)
+    layers = [nn.ZeroPad2d(1), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 144, 3)]
+    quantized = quantize(nn.Sequential(*layers).eval(), images[:200])
+    path = export(quantized, tmp_path / "model.onnx", images[:2])
+    assert float_operations(path) == ()
+    assert operation_counts(path)["Pad"] == 0
+    with torch.no_grad():
+        simulated = quantized(images[:200])
+    torch.testing.assert_close(load(path)(images[:200]), simulated, rtol=0, atol=0.02 * float(simulated.std()))
+
+
 def test_memory_that_the_system_does_not_tell_is_left_open(exported, monkeypatch):
     monkeypatch.setattr("distiq.runtimes.onnx_runtime.MEMORY_PROBE", 'raise OSError("no /proc here")')
     assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) is None

@@ -235,6 +235,17 @@ def test_another_setting_makes_only_what_depends_on_it(finished, run_copy: Path,
     assert new == {"trial-qat", "comparison"}
 
 
+def test_a_run_that_is_repeated_gives_the_same_record(data: Data, tmp_path: Path):
+    settings = recipe(student={"training": {"epochs": 1, "batch_size": 16, "precision": "auto"}})
+    first, second = (
+        compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data) for _ in range(2)
+    )
+    assert second == first.model_copy(update={"created": second.created})
+    assert {"teacher", "student", "precision-student", "trial-static", "comparison"} <= first.steps.keys()
+    assert all((tmp_path / "steps" / name).is_dir() for name in first.steps.values())
+    assert first.student.training.precision in ("float32", "bfloat16")
+
+
 def test_an_assistant_stands_between(data: Data, tmp_path: Path):
     options = {"widths": [5, 9], "blocks": 1}
     between = {"model": "resnet", "options": options, "training": {"epochs": 1, "batch_size": 16}}
