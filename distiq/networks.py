@@ -22,6 +22,7 @@ from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.audio import check_rate
 from distiq.models.build import Tokens, build, check_output
+from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
@@ -150,6 +151,8 @@ class Networks:
                 "options": settings.options,
                 "code": sha256_of_file(Path(predict.rpartition(":")[0])),
             }
+        if is_onnx(settings.model):
+            inputs["file"] = [sha256_of_file(file) for file in files_of_onnx(Path(settings.model))]
         for key, path in (("code", settings.model.rpartition(":")[0]), ("weights", settings.weights)):
             if path and Path(path).is_file():
                 inputs[key] = sha256_of_file(Path(path))
@@ -181,7 +184,8 @@ class Networks:
     def teacher(self) -> Step:
         """The teacher's weights: given, loaded or trained."""
         settings, given = self.recipe.teacher, self.given["teacher"] is not None
-        loaded = given or (bool(settings.weights) and not settings.finetune) or bool(settings.predict)
+        source = settings.weights or (settings.model if is_onnx(settings.model) else "")
+        loaded = given or (bool(source) and not settings.finetune) or bool(settings.predict)
         inputs = self.shared | {"seed": self.recipe.seed, "network": self.inputs("teacher")}
         if not loaded:
             inputs |= {"training": settings.training.model_dump(), "views": self.views("teacher").model_dump()}
@@ -190,7 +194,7 @@ class Networks:
             model = self.build("teacher")
             if loaded:
                 save_tensors(make_contiguous(model).state_dict(), folder / WEIGHTS)
-                origin = "given" if given else f"loaded from {settings.weights}" if settings.weights else "a callable"
+                origin = "given" if given else "a callable" if settings.predict else f"loaded from {source}"
                 return Trained(origin=origin, training=None)
             return self._train("teacher", model, None, self.recipe.distil.without_teacher(), self.recipe.seed, folder)
 
@@ -282,6 +286,7 @@ class Networks:
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
             f" {100 * accuracy:.2f} %"
         )
-        weights = self.settings(role).weights
+        own = self.settings(role)
+        weights = own.weights or (own.model if is_onnx(own.model) else "")
         origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
         return Trained(origin=origin, training=record)
