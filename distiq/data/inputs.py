@@ -62,9 +62,8 @@ def read_inputs(
         sizes = _image_shape(shape, preparation, source)
         return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
     array = _array(source)
-    if array.ndim < 2 or array.shape[1:] != tuple(
-        size if size > 0 else own for size, own in zip(shape, array.shape[1:], strict=False)
-    ) or array.ndim - 1 != len(shape):  # fmt: skip
+    own = array.shape[1:]
+    if not own or len(own) != len(shape) or any(size not in (-1, had) for size, had in zip(shape, own, strict=True)):
         wanted = ", ".join("any" if size < 1 else str(size) for size in shape)
         raise UserError(f"{source}: holds an array of shape {array.shape}; the network takes (samples, {wanted})")
     if (array.dtype.kind == "f") != dtype.is_floating_point or array.dtype.kind not in "fi":
@@ -72,33 +71,29 @@ def read_inputs(
             f"{source}: holds {array.dtype}, the network takes {str(dtype).removeprefix('torch.')}; store inputs that"
             " are ready for it, such as array.astype('float32') / 255"
         )
-    bad = [] if array.dtype.kind == "i" else np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
-    if len(bad):
-        raise UserError(f"{source}: sample {bad[0]} holds NaN or infinite values ({len(bad)} samples do); remove them")
     first, rest = _shares(len(array), source, "samples", calibration, others)
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        first_bad, count = int(np.argmin(finite)), int((~finite).sum())
+        raise UserError(f"{source}: sample {first_bad} holds NaN or infinite values ({count} samples do); remove them")
     inputs = torch.from_numpy(np.ascontiguousarray(array))
     return inputs[torch.tensor(first)].to(dtype), inputs[torch.tensor(rest)].to(dtype)
 
 
 def _array(source: Path) -> np.ndarray:
-    if source.suffix not in (".npy", ".npz") or not source.is_file():
-        what = "is neither a folder nor" if source.exists() else "no such folder or file;"
-        raise UserError(
-            f"{source}: {what} a .npy or .npz file; give a folder of PNG or JPEG images, or an array of inputs"
-        )
+    wanted = "give a folder of PNG or JPEG images, or inputs as a .npy or .npz file"
+    if not source.is_file():
+        raise UserError(f"{source}: no such folder or file; {wanted}")
+    if source.suffix not in (".npy", ".npz"):
+        raise UserError(f"{source}: {wanted}")
     try:
-        with np.load(source) if source.suffix == ".npz" else source.open("rb") as opened:
-            if source.suffix == ".npy":
-                return np.load(opened)
-            if len(opened.files) != 1:
-                raise UserError(
-                    f"{source}: holds {len(opened.files)} arrays ({', '.join(opened.files)}); store one alone"
-                )
-            return opened[opened.files[0]]
-    except UserError:
-        raise
+        loaded = np.load(source)
+        arrays = dict(loaded) if source.suffix == ".npz" else {"": loaded}
     except Exception as error:  # zip, pickle and numpy raise their own kinds
         raise UserError(f"{source}: cannot be read as an array ({error}); write it with numpy.save") from error
+    if len(arrays) != 1:
+        raise UserError(f"{source}: holds {len(arrays)} arrays ({', '.join(arrays)}); store one alone")
+    return next(iter(arrays.values()))
 
 
 def _shares(count: int, source: Path, what: str, calibration: int, others: int) -> tuple[list[int], list[int]]:

@@ -288,8 +288,8 @@ class _Reader:
             if attributes.get("axis", 1) not in (-1, ranks[0] - 1):
                 raise UserError(f"a Softmax of opset {self.opset} over several axes; {EXPORT_AGAIN}")
             attributes["axis"] = -1
-        if node.op_type == "Reshape" and self._keeps_batch(inputs):
-            inputs[1], attributes["allowzero"] = (0, *inputs[1][1:]), 0
+        if node.op_type == "Reshape" and isinstance(inputs[0], Value) and (free := self._for_any_batch(inputs)):
+            inputs[1], attributes["allowzero"] = free, 0
         if node.op_type == "Concat" and self.fixed_batch == 1 and attributes.get("axis"):
             attributes["single"] = tuple(at for at, item in enumerate(inputs) if isinstance(item, Tensor))
         run = _bound(OPERATIONS[node.op_type], inputs, attributes, call=False)
@@ -297,18 +297,20 @@ class _Reader:
             step = Step(title, run, tuple(inputs), tuple(node.output))
             self.known |= {name: _plain(item) for name, item in self.module.run(step, {}).items()}
             return
-        read = [self._read(item, name, max(ranks, default=0)) for item, name in zip(inputs, node.input, strict=False)]
+        read = [self._read(item, name, max(ranks, default=1)) for item, name in zip(inputs, node.input, strict=False)]
         self._add(Step(title, run, tuple(read), tuple(node.output)))
 
     def _is_tensor(self, item: Any) -> bool:
         return isinstance(item, Value) and isinstance(self.values[item.name], Tensor)
 
-    def _keeps_batch(self, inputs: list[Any]) -> bool:
-        """Whether a shape repeats the one batch that the file was traced with."""
+    def _for_any_batch(self, inputs: list[Any]) -> tuple[int, ...] | None:
+        """A shape that holds the one batch that the file was traced with, alone or times heads, without it."""
         shape = inputs[1] if len(inputs) > 1 else None
         if not self.fixed_batch or not isinstance(shape, tuple) or isinstance(shape, Value) or not shape:
-            return False
-        return self._is_tensor(inputs[0]) and shape[0] == len(self.values[inputs[0].name]) == self.fixed_batch
+            return None
+        if self._is_tensor(inputs[0]) and shape[0] == len(self.values[inputs[0].name]) == self.fixed_batch:
+            return (0, *shape[1:])
+        return (-1, *shape[1:]) if self.fixed_batch == 1 and -1 not in shape else None
 
     def _read(self, item: Any, name: str, rank: int) -> Any:
         """What a step holds for an input: a large constant becomes a parameter, one number a number."""
@@ -408,7 +410,7 @@ def _written(attributes: dict[str, Any]) -> Any:
 def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor, int]:
     """Zeros (B, ...) of the input's form, and the batch that the file is fixed to, 0 if it is free."""
     tensor = entry.type.tensor_type
-    types = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
+    types: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
     if tensor.elem_type not in types:
         found = TensorProto.DataType.Name(tensor.elem_type)
         raise UserError(f'the input "{entry.name}" is {found}; distiq reads networks of FLOAT (or INT64 tokens)')
@@ -500,7 +502,7 @@ def _layer_norm(
 
 
 def _embedding(_shape: torch.Size, table: Tensor) -> Layer:
-    return (), nn.Embedding(*table.shape, _weight=table.clone())
+    return (), nn.Embedding.from_pretrained(table.clone(), freeze=False)
 
 
 def _filled(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
@@ -654,7 +656,7 @@ def _concat(*parts: Any, axis: int, single: Sequence[int] = ()) -> Any:
     """single: which parts are one row for every sample."""
     if all(isinstance(part, tuple) for part in parts):
         return tuple(size for part in parts for size in part)
-    rows = next(len(part) for at, part in enumerate(parts) if at not in single)
+    rows = next(part.shape[0] for at, part in enumerate(parts) if at not in single)
     given = [part.expand(rows, *part.shape[1:]) if at in single else part for at, part in enumerate(parts)]
     return torch.cat(given, axis)
 

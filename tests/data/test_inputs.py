@@ -38,8 +38,8 @@ def test_images_are_resized_and_normalized_by_channel(tmp_path: Path):
     [
         ((3, -1, -1), PLAIN, "leaves the size of images open; give it, such as --size 224,224"),
         ((8,), PLAIN, r"samples of shape \(8,\), images are"),
-        ((3, 8, 8), Preparation((4, 4)), r"--size \(4, 4\): the network takes 8 x 8; leave it out"),
-        ((3, 8, 8), Preparation(mean=(0.0, 1.0)), "--mean: 2 numbers for 3 channels; give 1 or 3"),
+        ((3, 8, 8), Preparation((4, 4)), r"--size \(4, 4\): the network takes images of 8 x 8; leave it out"),
+        ((3, 8, 8), Preparation(mean=(0.0, 1.0)), "--mean: 2 numbers, but images have 3 channels; give 1 or 3"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], how: Preparation, message: str, tmp_path: Path):
@@ -49,7 +49,13 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], how: Prepara
         read_inputs(tmp_path, shape, torch.float32, how, 8, 8)
 
 
+def test_an_array_without_samples_is_refused(tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((0, 1), np.float32))
+    with pytest.raises(UserError, match=r"x\.npy: 0 samples found; at least 2"):
+        read_inputs(tmp_path / "x.npy", (1,), torch.float32, PLAIN, 8, 8)
+
+
 def test_one_array_alone_is_read(tmp_path: Path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 1)), labels=np.zeros(2))
-    with pytest.raises(UserError, match=r"holds the arrays images, labels; store one alone"):
+    with pytest.raises(UserError, match=r"holds 2 arrays \(images, labels\); store one alone"):
         read_inputs(tmp_path / "x.npz", (1,), torch.float32, PLAIN, 8, 8)

@@ -1,6 +1,7 @@
 """read_onnx(): files of ONNX as networks; their answers are those of the network that they were made from."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.models.build import build
 from distiq.models.from_onnx import files_of_onnx, read_onnx
+from distiq.quantization.graph import export_graph
 from distiq.recipe import ModelSettings
 
 SMALL = np.arange(8, dtype=np.float32).reshape(2, 4) / 8
@@ -57,22 +59,45 @@ class Normed(nn.Module):
         return self.last(self.linear(torch.relu(self.norm(self.conv(self.alone(images)))).flatten(1)))
 
 
+class Attention(nn.Module):
+    """A vision transformer's: patches, a class token, positions, heads, normalized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(2, 8, 2, 2), nn.Parameter(torch.randn(1, 1, 8))
+        self.norm, self.heads, self.last = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 5)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(images), -1, -1), patches], 1)
+        queries, keys, values = self.heads(self.norm(x)).reshape(-1, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(queries, keys, values)
+        return self.last(x + mixed.transpose(1, 2).reshape(-1, 5, 8))[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [(Normed, ["alone", "conv", "linear"]), (Attention, ["patch", "norm", "heads", "last"])],  # the others are folded
+)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_a_file_that_torch_wrote_with_batch_norm(tmp_path: Path, fixed: bool):
+def test_a_file_that_torch_wrote(tmp_path: Path, make: Callable[[], nn.Module], layers: list[str], fixed: bool):
     torch.manual_seed(0)
-    model, path = Normed().eval(), tmp_path / "plain.onnx"
+    model, path = make().eval(), tmp_path / "plain.onnx"
     free = None if fixed else ({0: torch.export.Dim("batch")},)
     example = (torch.randn(1 if fixed else 2, 2, 4, 4),)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, example, path, dynamo=True, dynamic_shapes=free, optimize=False, verbose=False)
-    assert "BatchNormalization" in {entry.op_type for entry in onnx.load(str(path)).graph.node}
+    assert {"BatchNormalization", "MatMul"} & {entry.op_type for entry in onnx.load(str(path)).graph.node}
     network = read_onnx(path)
-    assert [name for name, _ in network.named_children()] == ["alone", "conv", "linear"]  # the other two are folded
+    assert [name for name, _ in network.named_children()] == layers
     images = torch.randn(3, 2, 4, 4)
     for batch in (images, images[:1]):
         torch.testing.assert_close(network(batch), model(batch), rtol=1e-5, atol=1e-5)
     assert all(parameter.requires_grad for parameter in network.parameters())
+    graph = export_graph(network, images)
+    torch.testing.assert_close(graph(torch.cat([images, images])), network(torch.cat([images, images])))
 
 
 @pytest.mark.parametrize(("auto_pad", "before", "after"), [("SAME_UPPER", 0, 1), ("SAME_LOWER", 1, 0), ("VALID", 0, 0)])
