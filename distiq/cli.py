@@ -28,7 +28,8 @@ app = typer.Typer(
 )
 RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
-Ranges, Rounding = Literal["minmax", "mse", "percentile", "entropy"], Literal["nearest", "gptq"]
+Ranges = Literal["minmax", "mse", "percentile", "entropy"]
+Rounding = Literal["nearest", "gptq"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 

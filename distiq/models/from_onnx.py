@@ -152,6 +152,7 @@ class _Reader:
                 raise UserError(f"has {len(entries)} {what} ({names}), not one; {EXPORT_AGAIN}")
         self.output = graph.output[0].name
         self.alias: dict[str, str] = {}
+        self.origin: dict[str, str] = {}  # of a constant that is computed, such as a transposed weight
         self.layer_behind: dict[str, nn.Module] = {}
         self.readers = Counter(name for node in self.nodes for name in node.input) + Counter([self.output])
         self.module = OnnxNetwork(inputs[0].name)
@@ -264,6 +265,7 @@ class _Reader:
     def _place(self, layer: nn.Module, node: NodeProto, number: int) -> str:
         """Puts a layer at the path that its weight or node is named after; returns the path."""
         weight = node.input[0 if node.op_type == "Gather" else 1]
+        weight = self.origin.get(weight, weight)
         name = weight.removesuffix(".weight") if weight.endswith(".weight") else re.sub(r"\W+", "_", node.name)
         parts = re.sub(r"[^\w.]+", "_", name).strip("._").split(".")
         if not all(parts):
@@ -295,6 +297,7 @@ class _Reader:
         run = _bound(OPERATIONS[node.op_type], inputs, attributes, call=False)
         if not any(isinstance(item, Value) for item in inputs):
             step = Step(title, run, tuple(inputs), tuple(node.output))
+            self.origin |= dict.fromkeys(node.output, self.origin.get(node.input[0], node.input[0]))
             self.known |= {name: _plain(item) for name, item in self.module.run(step, {}).items()}
             return
         read = [self._read(item, name, max(ranks, default=1)) for item, name in zip(inputs, node.input, strict=False)]
@@ -776,10 +779,16 @@ def _cast(x: Any, *, to: int, saturate: int = 1) -> Any:
     return tuple(float(size) for size in x) if isinstance(x, tuple) else float(x)
 
 
+def _cast_like(x: Any, other: Any) -> Any:
+    to_float = other.is_floating_point() if isinstance(other, Tensor) else isinstance(_number(other), float)
+    return _cast(x, to=TensorProto.FLOAT if to_float else TensorProto.INT64)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": _elementwise(operator.add),
     "AveragePool": _average_pool,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Clip": _clip,
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,

@@ -70,7 +70,7 @@ class Attention(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = self.patch(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(images), -1, -1), patches], 1)
+        x = torch.cat([self.token.expand(images.shape[0], -1, -1), patches], 1)
         queries, keys, values = self.heads(self.norm(x)).reshape(-1, 5, 3, 2, 4).permute(2, 0, 3, 1, 4)
         mixed = nn.functional.scaled_dot_product_attention(queries, keys, values)
         return self.last(x + mixed.transpose(1, 2).reshape(-1, 5, 8))[:, 0]
