@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
+Ranges = Literal["minmax", "mse", "percentile", "entropy"]
+Rounding = Literal["nearest", "gptq"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 
@@ -256,6 +258,56 @@ def bench(
                 watch=watch,
             )
         show_bench(found, console)
+        if json is not None:
+            found.save(json)
+
+
+@app.command(
+    epilog="Examples: `distiq quantize model.onnx --data samples.npy`, `distiq quantize model.onnx --data photos"
+    " --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --ranges mse --out small.xml`"
+)
+def quantize(
+    model: Annotated[Path, typer.Argument(help="a float32 .onnx file of one input", show_default=False)],
+    data: Annotated[
+        Path, typer.Option(help="samples without labels: inputs (N, ...) in .npy or .npz, or a folder of images")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write; .onnx, .xml, .tflite or .pte  [default: MODEL.int8.onnx]")
+    ] = None,
+    ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "minmax",
+    rounding: Annotated[Rounding, typer.Option(help="of weights; gptq takes longer and loses less")] = "nearest",
+    equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
+    weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="7-bit weights: the same answers on x86 CPUs without VNNI")
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="how many to calibrate on, at most half of them")] = 512,
+    size: Annotated[str, typer.Option(help="of the images, such as 224,224, where the file does not say it")] = "",
+    mean: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel: images become (x - mean) / std")] = "0",
+    std: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel")] = "1",
+    threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
+    json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Makes an int8 file from your own float32 ONNX file and measures both side by side; without labels or PyTorch."""
+    with _explained():
+        from distiq.data.inputs import Preparation
+        from distiq.post_training import quantize_file, scheme_of
+        from distiq.report.show import show_own_file
+
+        console = Console(highlight=False)
+        with _watching(console, plain) as watch:
+            found = quantize_file(
+                model,
+                data,
+                out or model.with_suffix(".int8.onnx"),
+                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range),
+                Preparation.written(size, mean, std),
+                samples=samples,
+                threads=threads,
+                watch=watch,
+            )
+        show_own_file(found, console)
         if json is not None:
             found.save(json)
 

@@ -23,6 +23,7 @@ from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.audio import check_rate
 from distiq.models.build import Tokens, build, check_output
+from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
@@ -152,6 +153,8 @@ class Networks:
                 "options": settings.options,
                 "code": source_of(predict),
             }
+        if is_onnx(settings.model):
+            inputs["file"] = [sha256_of_file(file) for file in files_of_onnx(Path(settings.model))]
         if ".py:" in settings.model:
             inputs["code"] = source_of(settings.model)
         weights = Path(settings.weights)
@@ -185,7 +188,8 @@ class Networks:
     def teacher(self) -> Step:
         """The teacher's weights: given, loaded or trained."""
         settings, given = self.recipe.teacher, self.given["teacher"] is not None
-        loaded = given or (bool(settings.weights) and not settings.finetune) or bool(settings.predict)
+        source = settings.weights or (settings.model if is_onnx(settings.model) else "")
+        loaded = given or (bool(source) and not settings.finetune) or bool(settings.predict)
         inputs = self.shared | {"seed": self.recipe.seed, "network": self.inputs("teacher")}
         training = self.settings("teacher").training
         if not loaded:
@@ -196,7 +200,7 @@ class Networks:
             model = self.build("teacher")
             if loaded:
                 save_tensors(make_contiguous(model).state_dict(), folder / WEIGHTS)
-                origin = "given" if given else f"loaded from {settings.weights}" if settings.weights else "a callable"
+                origin = "given" if given else "a callable" if settings.predict else f"loaded from {source}"
                 return Trained(origin=origin, training=None)
             alone = self.recipe.distil.without_teacher()
             return self._train("teacher", model, None, alone, training, self.recipe.seed, folder)
@@ -289,6 +293,7 @@ class Networks:
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
             f" {100 * accuracy:.2f} %"
         )
-        weights = self.settings(role).weights
+        own = self.settings(role)
+        weights = own.weights or (own.model if is_onnx(own.model) else "")
         origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
         return Trained(origin=origin, training=record)

@@ -176,7 +176,7 @@ class ModelSettings(Part):
 
     model: str = Field(
         description='"resnet", "mobilenet_v2", "mlp", "text_cnn", "embedding_bag", "file.py:function",'
-        ' "transformers:NAME", "timm:NAME", "torchvision:NAME"'
+        ' "transformers:NAME", "timm:NAME", "torchvision:NAME", "file.onnx" (float32, with its weights)'
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     weights: str = Field("", description="a .safetensors file, a hub name, or a .pt/.pth file; empty trains it")
@@ -199,7 +199,7 @@ class TeacherSettings(ModelSettings):
     def _callable_is_finished(self) -> Self:
         if self.predict and self.weights:
             raise ValueError("predict names a finished teacher, which takes no weights; leave one of the two out")
-        if self.finetune and not self.weights:
+        if self.finetune and not self.weights and not self.model.endswith(".onnx"):
             raise ValueError("finetune = true trains on from weights; name them, or leave it out")
         if self.predict and ".py:" not in self.predict:
             raise ValueError(f'predict = "{self.predict}" names no function; write "file.py:function"')
@@ -592,7 +592,7 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     sources["teacher.predict"] = recipe.teacher.predict
     for key, source in sources.items():
         file = source.partition(":")[0]
-        if file.endswith(".py") and not (folder / file).is_file():
+        if file.endswith((".py", ".onnx")) and not (folder / file).is_file():
             raise UserError(f"{path}: {key}: no such file: {folder / file}; {RELATIVE}")
 
 
@@ -605,7 +605,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         return settings.model_copy(
             update={
                 "weights": absolute(settings.weights, is_file),
-                "model": absolute(settings.model, ".py:" in settings.model),
+                "model": absolute(settings.model, ".py:" in settings.model or settings.model.endswith(".onnx")),
             }
         )
 

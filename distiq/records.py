@@ -323,6 +323,22 @@ class BenchFile(Record):
     latency: tuple[LatencyRecord, ...] = Field(min_length=1)
 
 
+class OwnFileRecord(Record):
+    """A float32 file of someone's own and the int8 file made from it: `bench.files` are these two.
+
+    `agreement` is the share of equal answers, None where the output has no classes. `float_operations` are those that
+    the int8 file leaves in float32.
+    """
+
+    bench: BenchRecord
+    scheme: str
+    calibration_samples: int
+    compared_samples: int
+    sqnr_db: float
+    agreement: float | None
+    float_operations: tuple[str, ...]
+
+
 class VerdictRecord(Record):
     """How the run ended. `chosen` names the delivered rung; without a budget `met` is true."""
 

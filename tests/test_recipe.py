@@ -275,6 +275,7 @@ def test_several_mistakes_are_told_at_once(tmp_path):
         ('[data]\nsource = "none.py:load"', "data.source: no such file: "),
         ('[teacher]\nmodel = "none.py:f"', "teacher.model: no such file: "),
         ('[student]\nmodel = "none.py:f"', "student.model: no such file: "),
+        ('[student]\nmodel = "none.onnx"', "student.model: no such file: "),
     ],
 )
 def test_a_missing_file_is_named(tmp_path, text, message):
@@ -294,6 +295,12 @@ def test_paths_are_taken_from_the_recipes_folder(tmp_path, monkeypatch):
     assert recipe.teacher.model == f"{tmp_path / 'net.py'}:make"
     assert recipe.teacher.weights == str(tmp_path / "w.pt")
     assert (recipe.student.model, recipe.student.weights, recipe.data.folder) == ("mobilenet_v2", "", "")
+
+
+def test_an_onnx_file_is_a_network_with_weights(tmp_path):
+    (tmp_path / "net.onnx").write_text("")
+    recipe = load_recipe(write(tmp_path, '[teacher]\nmodel = "net.onnx"\nfinetune = true'))
+    assert (recipe.teacher.model, recipe.teacher.finetune) == (str(tmp_path / "net.onnx"), True)
 
 
 def test_a_hub_name_stays_as_it_is(tmp_path):

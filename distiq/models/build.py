@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.models.audio import DSCNN, AudioResNet
+from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
@@ -111,7 +112,14 @@ def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens:
     """
     options = dict(choice.options)
     trimmed = tokens is not None and options.pop("trim_vocabulary", False)
-    model = _create(_Choice(choice.model, options, choice.weights), classes, example.shape[1], role, tokens)
+    if is_onnx(choice.model):
+        if options:
+            raise UserError(
+                f"{role}.options: {choice.model} is a finished network, which takes no options; remove them"
+            )
+        model: nn.Module = read_onnx(Path(choice.model), example, logits=True)
+    else:
+        model = _create(_Choice(choice.model, options, choice.weights), classes, example.shape[1], role, tokens)
     if tokens is not None and trimmed:
         trim_vocabulary(model, tokens.vocabulary, tokens.used, tokens.unknown)
     if choice.weights and not _comes_from_hub(choice):
@@ -226,7 +234,7 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
         what = " for texts" if tokens else ""
         raise UserError(
             f'{where}: "{choice.model}" is unknown; built in{what} are {", ".join(known_here)}; others are written'
-            " file.py:function, transformers:NAME, timm:NAME or torchvision:NAME"
+            " file.py:function, file.onnx, transformers:NAME, timm:NAME or torchvision:NAME"
         )
     kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters

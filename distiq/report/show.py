@@ -8,8 +8,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distiq.records import AblationRecord, BenchRecord, Column, DiagnosisRecord, ModelRecord, RunRecord
-from distiq.report.figures import duration, kilobytes, milliseconds, per_second, percent, points
+from distiq.records import (
+    AblationRecord,
+    BenchRecord,
+    Column,
+    DiagnosisRecord,
+    ModelRecord,
+    OwnFileRecord,
+    RunRecord,
+)
+from distiq.report.figures import decibels, duration, kilobytes, milliseconds, per_second, percent, points, times
 from distiq.report.measurements import read_measurements
 from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
@@ -133,6 +141,33 @@ def show_bench(bench: BenchRecord, console: Console) -> None:
             "dim",
         )
     )
+
+
+def show_own_file(record: OwnFileRecord, console: Console) -> None:
+    """Prints what an int8 file is beside the float32 file that it was made from."""
+    show_bench(record.bench, console)
+    before, after = record.bench.files
+    grid = Table.grid(padding=(0, 2))
+    held_out = f"{record.compared_samples} held-out samples, {record.calibration_samples} calibrated; no labels"
+    rows = [] if record.agreement is None else [("Equal answers", percent(record.agreement), held_out)]
+    rows += [("SQNR of the outputs", decibels(record.sqnr_db), held_out if record.agreement is None else "")]
+    rows += [("Size", f"{times(before.size_bytes / after.size_bytes)} smaller", record.scheme)]
+    slower = []
+    for was, now in zip(before.latency, after.latency, strict=False):
+        ratio = was.p50_ms / now.p50_ms
+        faster = f"{times(ratio)} faster" if ratio >= 1 else f"{times(1 / ratio)} slower"
+        rows += [(f"Batch {was.batch}", faster, f"{milliseconds(was.p50_ms)} → {milliseconds(now.p50_ms)}")]
+        slower += [f"batch {was.batch}"] if ratio < 1 else []
+    left = record.float_operations
+    rows += [("Float operations left", str(len(left)), ", ".join(left))]
+    for what, value, note in rows:
+        grid.add_row(Text(what), Text(value, "bold"), Text(note, "dim"))
+    console.print(grid)
+    if slower:
+        where = " and ".join(slower)
+        console.print(
+            Text(f"The int8 file measured slower than the float32 file at {where}: it saves size alone.", "red")
+        )
 
 
 def _print_verdict(run: RunRecord, console: Console) -> None:

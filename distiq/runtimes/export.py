@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
+from distiq.models.from_onnx import files_of_onnx
 from distiq.runtimes import executorch, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
 from distiq.runtimes.pixels import Pixels
@@ -128,7 +129,9 @@ def pair_sums(path: Path) -> str:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """The files that a model consists of: an OpenVINO model has its weights beside it."""
+    """The files that a model consists of: an OpenVINO model has its weights beside it, an ONNX file may have them."""
+    if path.suffix == ".onnx":
+        return tuple(files_of_onnx(path))
     return (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -19,6 +20,13 @@ def test_an_unknown_ending_is_refused(name: str, tmp_path: Path):
         export(torch.nn.Identity(), tmp_path / name, torch.zeros(2, 3))
     with pytest.raises(UserError, match=name):
         load(tmp_path / name)
+
+
+def test_the_weights_beside_an_onnx_file_are_counted(tmp_path):
+    path = export(torch.nn.Linear(64, 8).eval(), tmp_path / "whole.onnx", torch.zeros(2, 64))
+    onnx.save(onnx.load(str(path)), str(tmp_path / "parts.onnx"), save_as_external_data=True, location="parts.data")
+    assert files_of(tmp_path / "parts.onnx") == (tmp_path / "parts.onnx", tmp_path / "parts.data")
+    assert size_bytes(tmp_path / "parts.onnx") > 64 * 8 * 4 > (tmp_path / "parts.onnx").stat().st_size
 
 
 def test_every_ending_names_one_runtime():

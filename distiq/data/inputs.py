@@ -1,0 +1,139 @@
+"""Samples without labels for a network of someone's own: an array of ready inputs, or a folder of images."""
+
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distiq.data.images import IMAGE_SUFFIXES, read_image
+from distiq.errors import UserError
+
+
+class Preparation(NamedTuple):
+    """How images become inputs: resized to (height, width), pixels from 0 to 1, minus mean, by std, per channel."""
+
+    size: tuple[int, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def written(cls, size: str, mean: str, std: str) -> Self:
+        """From numbers with commas between them.
+
+        Raises:
+            UserError: a text is none, the size is not of two, or a deviation is not positive.
+        """
+        sizes, means, deviations = _numbers("size", size), _numbers("mean", mean), _numbers("std", std)
+        if size and (len(sizes) != 2 or min(sizes) < 1 or any(number != int(number) for number in sizes)):
+            raise UserError(f"--size {size}: write height and width, such as 224,224")
+        if not means or not deviations or min(deviations) <= 0:
+            raise UserError(f"--mean {mean} --std {std}: write one number, or one for each channel; std above 0")
+        return cls(tuple(int(number) for number in sizes), means, deviations)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        numbers = (float("nan"),)
+    if not np.isfinite(numbers).all():
+        raise UserError(f"--{option} {text}: write numbers with commas between them")
+    return numbers
+
+
+def read_inputs(
+    source: Path, shape: tuple[int, ...], dtype: torch.dtype, preparation: Preparation, calibration: int, others: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs (N, ...) to calibrate on and others to compare on, both spread evenly over what there is.
+
+    Args:
+        shape: of a sample as the network states it, -1 where it is open.
+        dtype: what the network takes: float32, or int64 tokens.
+        calibration: at most so many, and at most half of all. others: at most so many.
+
+    Raises:
+        UserError: there is nothing to read, fewer than two samples, values are not finite or do not fit the network.
+    """
+    if source.is_dir():
+        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        first, rest = _shares(len(files), source, "PNG or JPEG images", calibration, others)
+        sizes = _image_shape(shape, preparation, source)
+        return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
+    array = _array(source)
+    own = array.shape[1:]
+    if not own or len(own) != len(shape) or any(size not in (-1, had) for size, had in zip(shape, own, strict=True)):
+        wanted = ", ".join("any" if size < 1 else str(size) for size in shape)
+        raise UserError(f"{source}: holds an array of shape {array.shape}; the network takes (samples, {wanted})")
+    if (array.dtype.kind == "f") != dtype.is_floating_point or array.dtype.kind not in "fi":
+        raise UserError(
+            f"{source}: holds {array.dtype}, the network takes {str(dtype).removeprefix('torch.')}; store inputs that"
+            " are ready for it, such as array.astype('float32') / 255"
+        )
+    first, rest = _shares(len(array), source, "samples", calibration, others)
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        first_bad, count = int(np.argmin(finite)), int((~finite).sum())
+        raise UserError(f"{source}: sample {first_bad} holds NaN or infinite values ({count} samples do); remove them")
+    inputs = torch.from_numpy(np.ascontiguousarray(array))
+    return inputs[torch.tensor(first)].to(dtype), inputs[torch.tensor(rest)].to(dtype)
+
+
+def _array(source: Path) -> np.ndarray:
+    wanted = "give a folder of PNG or JPEG images, or inputs as a .npy or .npz file"
+    if not source.is_file():
+        raise UserError(f"{source}: no such folder or file; {wanted}")
+    if source.suffix not in (".npy", ".npz"):
+        raise UserError(f"{source}: {wanted}")
+    try:
+        loaded = np.load(source)
+        arrays = dict(loaded) if source.suffix == ".npz" else {"": loaded}
+    except Exception as error:  # zip, pickle and numpy raise their own kinds
+        raise UserError(f"{source}: cannot be read as an array ({error}); write it with numpy.save") from error
+    if len(arrays) != 1:
+        raise UserError(f"{source}: holds {len(arrays)} arrays ({', '.join(arrays)}); store one alone")
+    return next(iter(arrays.values()))
+
+
+def _shares(count: int, source: Path, what: str, calibration: int, others: int) -> tuple[list[int], list[int]]:
+    if count < 2:
+        raise UserError(
+            f"{source}: {count} {what} found; at least 2 are needed, one to calibrate on and one to compare"
+        )
+    first = _spread(list(range(count)), min(calibration, count // 2))
+    taken = set(first)
+    return first, _spread([at for at in range(count) if at not in taken], others)
+
+
+def _spread(items: list[int], most: int) -> list[int]:
+    number = min(most, len(items))
+    return [items[at * len(items) // number] for at in range(number)]
+
+
+def _image_shape(shape: tuple[int, ...], preparation: Preparation, source: Path) -> tuple[int, int, int]:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise UserError(
+            f"{source}: the network takes samples of shape {shape}, images are (1 or 3, height, width); give an array"
+            " of ready inputs as .npy"
+        )
+    for stated, asked in zip(shape[1:], preparation.size, strict=False):
+        if stated > 0 and stated != asked:
+            raise UserError(
+                f"--size {preparation.size}: the network takes images of {shape[1]} x {shape[2]}; leave it out"
+            )
+    height, width = preparation.size or shape[1:]
+    if min(height, width) < 1:
+        raise UserError(f"{source}: the network leaves the size of images open; give it, such as --size 224,224")
+    for option, numbers in (("mean", preparation.mean), ("std", preparation.std)):
+        if len(numbers) not in (1, shape[0]):
+            raise UserError(
+                f"--{option}: {len(numbers)} numbers, but images have {shape[0]} channels; give 1 or {shape[0]}"
+            )
+    return shape[0], height, width
+
+
+def _images(files: list[Path], shape: tuple[int, int, int], preparation: Preparation) -> Tensor:
+    pixels = torch.stack([read_image(file, shape) for file in files]).float() / 255
+    mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (preparation.mean, preparation.std))
+    return (pixels - mean) / std

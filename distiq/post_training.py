@@ -1,0 +1,122 @@
+"""quantize_file(): a float32 ONNX file of someone's own becomes an int8 file, measured beside it without labels."""
+
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+
+from distiq.bench import bench
+from distiq.data.inputs import Preparation, read_inputs
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import Predict, agreement
+from distiq.models.from_onnx import EXPORT_AGAIN, read_onnx
+from distiq.numerics import sqnr_db
+from distiq.progress import Silent, Watch
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import RangeMethod, Scheme
+from distiq.records import OwnFileRecord
+from distiq.runtimes.export import export, load, require, runtime_of
+
+COMPARED = 2048
+CHUNK = 32
+SAME_DB = 60.0  # what the network read from a file must reach against the file: float32 in another order has > 100
+THROUGHPUT_BATCH = 32
+
+
+def scheme_of(ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: int, reduce_range: bool) -> Scheme:
+    """The scheme that a command line's options name; equalizing corrects the biases, too.
+
+    Raises:
+        UserError: no such number of bits, or fewer than 8 in a reduced range.
+    """
+    known = get_args(get_type_hints(Scheme)["weight_bits"])
+    if weight_bits not in known:
+        raise UserError(f"--weight-bits {weight_bits}: distiq has grids of {', '.join(map(str, known))} bits")
+    if reduce_range and weight_bits < 8:
+        raise UserError(f"--reduce-range changes nothing at --weight-bits {weight_bits}; leave one of the two out")
+    return Scheme(
+        weight_bits=weight_bits,  # type: ignore[arg-type]
+        ranges=ranges,
+        rounding=rounding,
+        equalize=equalize,
+        correct_biases=equalize,
+        reduce_range=reduce_range,
+    )
+
+
+def quantize_file(
+    source: Path,
+    data: Path,
+    out: Path,
+    scheme: Scheme,
+    preparation: Preparation,
+    *,
+    samples: int = 512,
+    threads: int = 1,
+    rounds: int = 10,
+    seconds: float = 0.2,
+    watch: Watch | None = None,
+) -> OwnFileRecord:
+    """Quantizes a float32 ONNX file, writes the int8 file, and measures both on samples that calibration did not see.
+
+    Args:
+        data: an array of ready inputs (N, ...) as .npy or .npz, or a folder of images; see `read_inputs`.
+        out: its ending names the runtime; see `export`.
+        samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
+        rounds, seconds: of the timing; see `bench`.
+
+    Raises:
+        UserError: a file cannot be read or written, the data does not fit the network, or its answers are not finite.
+    """
+    watch = watch or Silent()
+    source, out = Path(source), Path(out)
+    if source.suffix != ".onnx":
+        raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
+    require(runtime_of(out))
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out}: is the float32 file itself; give another name to --out")
+    watch.stage("reading the network and the samples")
+    entry = runtime_of(source).entry(source)
+    if not entry.shape or entry.shape[0] > 1:
+        raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
+    calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
+    network = read_onnx(source, calibration[:1])
+    predict = load(source, threads)
+    alone = entry.shape[0] == 1
+    reference = _answers(predict, held_out, 1 if alone else CHUNK)
+    if not torch.isfinite(reference).all():
+        raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
+    with torch.no_grad():
+        found = sqnr_db(reference[:CHUNK], network(held_out[:CHUNK]))
+    if found < SAME_DB:
+        raise UserError(
+            f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
+        )
+    watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
+    export(quantize(network, calibration, scheme), out, calibration[:2])
+    watch.stage(f"comparing on {len(held_out)} other samples")
+    answers = _answers(load(out, threads), held_out, CHUNK)
+    timed = bench(
+        [source, out],
+        threads=threads,
+        batch=THROUGHPUT_BATCH,
+        rounds=rounds,
+        seconds=seconds,
+        shape=tuple(calibration.shape[1:]),
+        watch=watch,
+    )
+    has_classes = reference.ndim == 2 and reference.shape[1] > 1
+    return OwnFileRecord(
+        bench=timed,
+        scheme=str(scheme),
+        calibration_samples=len(calibration),
+        compared_samples=len(held_out),
+        sqnr_db=sqnr_db(reference, answers),
+        agreement=agreement(reference, answers) if has_classes else None,
+        float_operations=runtime_of(out).float_operations(out),
+    )
+
+
+def _answers(predict: Predict, inputs: Tensor, chunk: int) -> Tensor:
+    return torch.cat([predict(part).float() for part in inputs.split(chunk)])

@@ -1,0 +1,61 @@
+"""Samples without labels: which are taken, how images are prepared, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distiq.data.inputs import Preparation, read_inputs
+from distiq.errors import UserError
+
+PLAIN = Preparation()
+
+
+@pytest.mark.parametrize(("count", "most", "calibrated"), [(10, 512, 5), (10, 2, 2), (3, 512, 1), (2, 512, 1)])
+def test_at_most_half_calibrates_and_nothing_is_in_both(count: int, most: int, calibrated: int, tmp_path: Path):
+    np.savez(tmp_path / "x.npz", inputs=np.arange(count, dtype=np.float64)[:, None])
+    first, rest = read_inputs(tmp_path / "x.npz", (1,), torch.float32, PLAIN, most, 4)
+    assert (len(first), len(rest)) == (calibrated, min(4, count - calibrated))
+    assert not {float(value) for value in first} & {float(value) for value in rest}
+    assert first.dtype == torch.float32
+
+
+def test_images_are_resized_and_normalized_by_channel(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    for place in ("a.png", "deep/b.png"):
+        Image.new("RGB", (9, 7), (255, 102, 0)).save(tmp_path / place)
+    how = Preparation.written("4,6", "0.5,0.4,0.3", "0.5,0.2,0.1")
+    first, rest = read_inputs(tmp_path, (3, -1, -1), torch.float32, how, 8, 8)
+    assert first.shape == rest.shape == (1, 3, 4, 6)
+    expected = torch.tensor([(1 - 0.5) / 0.5, (0.4 - 0.4) / 0.2, (0 - 0.3) / 0.1])
+    torch.testing.assert_close(first[0, :, 2, 3], expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "how", "message"),
+    [
+        ((3, -1, -1), PLAIN, "leaves the size of images open; give it, such as --size 224,224"),
+        ((8,), PLAIN, r"samples of shape \(8,\), images are"),
+        ((3, 8, 8), Preparation((4, 4)), r"--size \(4, 4\): the network takes images of 8 x 8; leave it out"),
+        ((3, 8, 8), Preparation(mean=(0.0, 1.0)), "--mean: 2 numbers, but images have 3 channels; give 1 or 3"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...], how: Preparation, message: str, tmp_path: Path):
+    for name in "ab":
+        Image.new("RGB", (9, 7)).save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match=message):
+        read_inputs(tmp_path, shape, torch.float32, how, 8, 8)
+
+
+def test_an_array_without_samples_is_refused(tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((0, 1), np.float32))
+    with pytest.raises(UserError, match=r"x\.npy: 0 samples found; at least 2"):
+        read_inputs(tmp_path / "x.npy", (1,), torch.float32, PLAIN, 8, 8)
+
+
+def test_one_array_alone_is_read(tmp_path: Path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 1)), labels=np.zeros(2))
+    with pytest.raises(UserError, match=r"holds 2 arrays \(images, labels\); store one alone"):
+        read_inputs(tmp_path / "x.npz", (1,), torch.float32, PLAIN, 8, 8)

@@ -1,0 +1,39 @@
+"""Networks of a recipe: an ONNX file as teacher and student."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distiq.data.splits import Data, from_tensors
+from distiq.ledger import Ledger
+from distiq.networks import Networks
+from distiq.progress import Silent
+from distiq.recipe import Recipe
+from distiq.runtimes.export import export, load
+
+
+def data() -> Data:
+    images, labels = torch.rand(40, 1, 4, 4), torch.arange(40) % 2
+    return from_tensors((images[:30], labels[:30]), (images[30:], labels[30:]), ["dark", "bright"], 8, 8)
+
+
+def file_of(path: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    return export(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval(), path, torch.randn(2, 1, 4, 4))
+
+
+def test_an_onnx_teacher_is_taken_as_it_is(tmp_path: Path):
+    path = file_of(tmp_path / "net.onnx", 0)
+    recipe = Recipe(name="own", teacher={"model": str(path)}, student={"model": str(path)})
+    with Ledger(tmp_path / "run") as ledger:
+        networks = Networks(recipe, ledger, data(), Silent())
+        networks.refuse_early()
+        step = networks.teacher()
+        assert (step.record.origin, step.record.training) == (f"loaded from {path}", None)
+        images = torch.randn(3, 1, 4, 4)
+        torch.testing.assert_close(networks.load("teacher", step)(images), load(path)(images))
+        before = networks.inputs("student")
+        assert networks.inputs("teacher") == before
+        file_of(path, 1)
+        assert networks.inputs("student") != before, "the file's weights decide"

@@ -1,0 +1,113 @@
+"""distiq quantize: from someone's own ONNX file and samples to a measured int8 file, by the command line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner, Result
+
+from distiq.cli import app
+from distiq.data.inputs import Preparation
+from distiq.models.from_onnx import read_onnx
+from distiq.post_training import quantize_file, scheme_of
+from distiq.quantization.quantize import quantize
+from distiq.records import OwnFileRecord
+from distiq.runtimes.export import export, load
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    ).eval()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    images = torch.randn(40, 1, 12, 12, generator=torch.Generator().manual_seed(1))
+    np.save(folder / "samples.npy", images.numpy())
+    return export(network(), folder / "net.onnx", images[:2])
+
+
+def distiq(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
+
+
+def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path):
+    out, record = tmp_path / "small.onnx", tmp_path / "record.json"
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", record, "--ranges", "mse")
+    assert result.exit_code == 0, result.output
+    for part in ("Equal answers", "20 held-out samples", "SQNR of the outputs", "Batch 32", "Float operations left  0"):
+        assert part in result.stdout, result.stdout
+    found = OwnFileRecord.load(record)
+    assert (found.calibration_samples, found.compared_samples, found.float_operations) == (20, 20, ())
+    one = found.bench.files[1].latency[0].p50_ms > found.bench.files[0].latency[0].p50_ms
+    many = found.bench.files[1].latency[1].p50_ms > found.bench.files[0].latency[1].p50_ms
+    assert ("measured slower" in result.stdout) == (one or many)
+    images = torch.from_numpy(np.load(own.with_name("samples.npy")))
+    same = quantize(network(), images[::2], scheme_of("mse", "nearest", False, 8, False))
+    torch.testing.assert_close(load(out)(images), same(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_of_images_is_prepared_as_asked(tmp_path: Path, photos: Path):
+    folder = photos / "test"
+    example = torch.zeros(2, 3, 12, 12)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)).eval()
+    own = export(model, tmp_path / "net.onnx", example)
+    how = Preparation.written("", "0.5,0.4,0.3", "0.2")
+    found = quantize_file(own, folder, tmp_path / "out.onnx", scheme_of("minmax", "gptq", True, 4, False), how,
+                          samples=3, rounds=1, seconds=0.002)  # fmt: skip
+    assert found.calibration_samples == 3
+    assert found.compared_samples > 3
+    assert found.scheme == "static W4A8, minmax, equalized, closed-form rounding"
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((8, 1, 10, 12), np.float32), "shape (8, 1, 10, 12); the network takes (samples, 1, 12, 12)"),
+        (np.zeros((8, 1, 12, 12), np.uint8), "holds uint8, the network takes float32"),
+        (np.full((8, 1, 12, 12), np.nan, np.float32), "sample 0 holds NaN or infinite values (8 samples do)"),
+        (np.zeros((1, 1, 12, 12), np.float32), "1 samples found; at least 2 are needed"),
+        (np.array([{}], object), "cannot be read as an array"),
+    ],
+)  # fmt: skip
+def test_samples_that_do_not_fit_are_refused(array: np.ndarray, message: str, own: Path, tmp_path: Path):
+    np.save(tmp_path / "bad.npy", array)
+    result = distiq(own, "--data", tmp_path / "bad.npy", "--out", tmp_path / "out.onnx")
+    assert (result.exit_code, list(tmp_path.glob("*out*"))) == (2, [])
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{own}", "--data", "missing"], "missing: no such folder or file"),
+        (["{own}", "--data", "{empty}"], "0 PNG or JPEG images found"),
+        (["no.onnx", "--data", "{samples}"], "no.onnx: no such file"),
+        (["net.pt", "--data", "{samples}"], "net.pt: distiq quantizes .onnx files"),
+        (["{own}", "--data", "{samples}", "--out", "{own}"], "is the float32 file itself"),
+        (["{own}", "--data", "{samples}", "--out", "a.h5"], "distiq writes and runs .onnx"),
+        (["{own}", "--data", "{samples}", "--weight-bits", "5"], "--weight-bits 5: distiq has grids of 2, 3, 4"),
+        (["{own}", "--data", "{samples}", "--std", "0"], "std above 0"),
+        (["{own}", "--data", "{samples}", "--size", "12"], "--size 12: write height and width"),
+    ],
+)
+def test_bad_arguments_end_with_2(arguments: list[str], message: str, own: Path, tmp_path: Path):
+    places = {"own": own, "samples": own.with_name("samples.npy"), "empty": tmp_path}
+    result = distiq(*[argument.format(**places) for argument in arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_quantized_file_is_refused(own: Path, tmp_path: Path):
+    images = torch.from_numpy(np.load(own.with_name("samples.npy")))
+    int8 = export(quantize(read_onnx(own), images), tmp_path / "int8.onnx", images[:2])
+    result = distiq(int8, "--data", own.with_name("samples.npy"))
+    assert result.exit_code == 2
+    assert "is quantized already (DequantizeLinear, QuantizeLinear); give the float32 file" in result.stderr
