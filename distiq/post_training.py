@@ -10,7 +10,8 @@ from distiq.bench import bench
 from distiq.data.inputs import Preparation, read_inputs
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import Predict, agreement
-from distiq.models.from_onnx import EXPORT_AGAIN, read_onnx
+from distiq.models.from_onnx import read_onnx
+from distiq.models.onnx_operations import EXPORT_AGAIN
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.quantize import quantize
