@@ -1,11 +1,13 @@
 """bench(): any file is timed, whoever made it; what cannot be timed is refused or left out."""
 
+import io
 from pathlib import Path
 
 import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from rich.console import Console
 from typer.testing import CliRunner
 
 from distiq.bench import bench
@@ -13,6 +15,7 @@ from distiq.cli import app
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.records import BenchRecord
+from distiq.report.show import show_bench
 from distiq.runtimes.export import export
 
 QUICK = {"rounds": 1, "seconds": 0.002}
@@ -67,6 +70,13 @@ def test_the_command_prints_a_table_and_writes_the_record(tmp_path: Path):
     assert result.exit_code == 0, result.output
     assert "p99" in result.stdout and "batch 32" in result.stdout
     assert BenchRecord.load(tmp_path / "times.json").files[0].runtime == "ONNX Runtime"
+
+
+def test_long_paths_leave_the_figures_whole(tmp_path: Path):
+    path = foreign(tmp_path / f"{'long' * 20}.onnx", ["n", 4])
+    console = Console(file=io.StringIO(), width=80)
+    show_bench(bench([path], **QUICK), console)
+    assert "…" not in console.file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
 def show_bench(bench: BenchRecord, console: Console) -> None:
     """Prints the times of files that were measured side by side."""
     table = _table("file")
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"  # paths differ at their ends
     largest = max(entry.batch for file in bench.files for entry in file.latency)
     for name in ("size", "p50", "p95", "p99", f"batch {largest}"):
         table.add_column(name, justify="right", no_wrap=True)
