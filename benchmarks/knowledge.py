@@ -10,6 +10,7 @@ full test set, last epoch. Interrupted, it goes on where it was.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -19,9 +20,6 @@ from distiq.progress import Lines
 from distiq.recipe import DistilSettings, KnowledgeLoss, load_recipe
 from distiq.report.show import show_ablation
 
-LAST = (("stages.3",), ("stages.2",))
-MIDDLE = (("stages.1", "stages.3"), ("stages.1", "stages.2"))
-POOL = (("pool",), ("pool",))
 OUTPUTS = {
     "soft cross entropy": KnowledgeLoss(name="soft_cross_entropy", weight=2.0, options={"temperature": 2.0}),
     "logit MSE": KnowledgeLoss(name="logit_mse", weight=0.05),
@@ -30,28 +28,57 @@ OUTPUTS = {
     "logit standardization": KnowledgeLoss(name="logit_standardization_kd", weight=1.0, options={"temperature": 2.0}),
     "multi-level": KnowledgeLoss(name="multi_level_kd", weight=0.3),
 }
-LAYERS = {
-    "hint": KnowledgeLoss(name="hint_mse", weight=0.5, student=LAST[0], teacher=LAST[1]),
-    "attention transfer": KnowledgeLoss(name="attention_transfer", weight=100.0, student=MIDDLE[0], teacher=MIDDLE[1]),
-    "NST": KnowledgeLoss(name="nst_poly", weight=10.0, student=LAST[0], teacher=LAST[1]),
-    "ReviewKD": KnowledgeLoss(name="reviewkd", weight=0.5, student=MIDDLE[0], teacher=MIDDLE[1]),
-    "VID": KnowledgeLoss(name="vid", weight=0.1, student=LAST[0], teacher=LAST[1]),
-    "MGD": KnowledgeLoss(name="mgd", weight=7e-5, student=LAST[0], teacher=LAST[1]),
-    "similarity preserving": KnowledgeLoss(
-        name="similarity_preserving", weight=1000.0, student=LAST[0], teacher=LAST[1]
-    ),
-    "RKD": KnowledgeLoss(name="rkd", weight=0.1, student=POOL[0], teacher=POOL[1]),
-    "PKT": KnowledgeLoss(name="pkt", weight=10_000.0, student=POOL[0], teacher=POOL[1]),
-    "CRD": KnowledgeLoss(name="crd", weight=0.1, student=POOL[0], teacher=POOL[1], options={"negatives": 1024}),
+Paths = tuple[str, ...]
+# By kind of student: the last map, an earlier one and the embedding, of the student and of its teacher.
+LAYERS: dict[str, tuple[Paths, Paths]] = {
+    "mobilenet_v2": (("stages.3", "stages.1", "pool"), ("stages.2", "stages.1", "pool")),
+    "ds_cnn": (("blocks.3", "blocks.1", "pool"), ("network.stages.2", "network.stages.1", "network.pool")),
 }
 
 
-def arms_of(plain: DistilSettings) -> dict[str, DistilSettings]:
-    """No teacher, plain distillation, each loss between outputs in its place, each loss between layers beside it."""
-    arms = {"no teacher": plain.without_teacher(), "outputs alone": plain}
-    arms |= {name: plain.model_copy(update={"kd_weight": 0.0, "losses": (loss,)}) for name, loss in OUTPUTS.items()}
-    live = {"teacher": "live"}  # layers of every view would fill the disk
-    return arms | {name: plain.model_copy(update={**live, "losses": (loss,)}) for name, loss in LAYERS.items()}
+def between_maps(student: Paths, teacher: Paths) -> dict[str, KnowledgeLoss]:
+    last: dict[str, Any] = {"student": student[:1], "teacher": teacher[:1]}
+    both: dict[str, Any] = {"student": student[1::-1], "teacher": teacher[1::-1]}
+    return {
+        "hint": KnowledgeLoss(name="hint_mse", weight=0.5, **last),
+        "attention transfer": KnowledgeLoss(name="attention_transfer", weight=100.0, **both),
+        "NST": KnowledgeLoss(name="nst_poly", weight=10.0, **last),
+        "ReviewKD": KnowledgeLoss(name="reviewkd", weight=0.5, **both),
+        "VID": KnowledgeLoss(name="vid", weight=0.1, **last),
+        "MGD": KnowledgeLoss(name="mgd", weight=7e-5, **last),
+        "similarity preserving": KnowledgeLoss(name="similarity_preserving", weight=1000.0, **last),
+    }
+
+
+def between_embeddings(student: Paths, teacher: Paths) -> dict[str, KnowledgeLoss]:
+    pool: dict[str, Any] = {"student": student[2:], "teacher": teacher[2:]}
+    return {
+        "RKD": KnowledgeLoss(name="rkd", weight=0.1, **pool),
+        "PKT": KnowledgeLoss(name="pkt", weight=10_000.0, **pool),
+        "CRD": KnowledgeLoss(name="crd", weight=0.1, options={"negatives": 1024}, **pool),
+    }
+
+
+def arms_of(plain: DistilSettings, kind: str) -> dict[str, DistilSettings]:
+    """No teacher; its outputs alone, at each step, without labels, as `distiq init` weighs them; then every loss.
+
+    A loss between outputs stands in the place of plain distillation, one between layers beside it.
+    """
+
+    def changed(**changes: object) -> DistilSettings:
+        return plain.model_copy(update=changes)
+
+    arms = {
+        "no teacher": plain.without_teacher(),
+        "outputs alone": plain,
+        "live teacher": changed(teacher="live"),
+        "no labels": changed(task_weight=0.0, kd_weight=1.0),
+        "distiq init": DistilSettings(),
+    }
+    arms |= {name: changed(kd_weight=0.0, losses=(loss,)) for name, loss in OUTPUTS.items()}
+    stored = plain.cache.model_copy(update={"features": True})  # embeddings are small; maps of every view fill the disk
+    arms |= {name: changed(cache=stored, losses=(loss,)) for name, loss in between_embeddings(*LAYERS[kind]).items()}
+    return arms | {name: changed(teacher="live", losses=(loss,)) for name, loss in between_maps(*LAYERS[kind]).items()}
 
 
 def main() -> None:
@@ -63,7 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/knowledge.json"))
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
-    arms = arms_of(recipe.distil)
+    arms = arms_of(recipe.distil, recipe.student.model)
     if arguments.only:
         wanted = {"no teacher", "outputs alone", *arguments.only.split(",")}
         if unknown := wanted - arms.keys():
