@@ -1,6 +1,6 @@
 """Which knowledge helps this student? Every family's representative losses, equal steps, several seeds, paired.
 
-    python benchmarks/knowledge.py [recipes/fashion_mnist.toml] [--seeds 3] [--only kd,dkd] [--run runs/knowledge]
+    python benchmarks/knowledge.py [recipes/fashion_mnist.toml] [--set data.train=10000] [--seeds 3] [--only DKD] [--run runs/knowledge]
 
 One teacher serves all. Every arm keeps the recipe's label loss; the listed loss is added to plain distillation or,
 where it is itself a loss between outputs, stands in its place. Weights are those of the papers where they carry over,
@@ -76,27 +76,29 @@ def arms_of(plain: DistilSettings, kind: str) -> dict[str, DistilSettings]:
         "distiq init": DistilSettings(),
     }
     arms |= {name: changed(kd_weight=0.0, losses=(loss,)) for name, loss in OUTPUTS.items()}
-    stored = plain.cache.model_copy(update={"features": True})  # embeddings are small; maps of every view fill the disk
-    arms |= {name: changed(cache=stored, losses=(loss,)) for name, loss in between_embeddings(*LAYERS[kind]).items()}
-    return arms | {name: changed(teacher="live", losses=(loss,)) for name, loss in between_maps(*LAYERS[kind]).items()}
+    stored = plain.cache.model_copy(update={"features": True, "limit_mb": 16_000.0})
+    between_layers = between_embeddings(*LAYERS[kind]) | between_maps(*LAYERS[kind])
+    return arms | {name: changed(cache=stored, losses=(loss,)) for name, loss in between_layers.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/fashion_mnist.toml"))
+    parser.add_argument("--set", action="append", default=[], help="change a setting, such as data.train=10000")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", default="", help="arms to train, separated by commas; by default all")
     parser.add_argument("--run", type=Path, default=Path("runs/knowledge"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/knowledge.json"))
     arguments = parser.parse_args()
-    recipe = load_recipe(arguments.recipe)
+    recipe = load_recipe(arguments.recipe, arguments.set)
     arms = arms_of(recipe.distil, recipe.student.model)
     if arguments.only:
         wanted = {"no teacher", "outputs alone", *arguments.only.split(",")}
         if unknown := wanted - arms.keys():
             parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(arms)}")
         arms = {name: settings for name, settings in arms.items() if name in wanted}
-    command = f"python benchmarks/knowledge.py {arguments.recipe} --seeds {arguments.seeds}"
+    changes = "".join(f" --set {change}" for change in arguments.set)
+    command = f"python benchmarks/knowledge.py {arguments.recipe} --seeds {arguments.seeds}{changes}"
     watch = Lines(Console(), seconds=60)
     record = ablate(recipe, seeds=arguments.seeds, arms=arms, run=arguments.run, watch=watch, command=command)
     show_ablation(record, Console())
