@@ -1,6 +1,6 @@
 """Which knowledge helps this student? Every family's representative losses, equal steps, several seeds, paired.
 
-    python benchmarks/knowledge.py [recipes/fashion_mnist.toml] [--set data.train=10000] [--seeds 3] [--only DKD] [--run runs/knowledge]
+    python benchmarks/knowledge.py [recipes/fashion_mnist.toml] [--set data.train=10000] [--seeds 3] [--only DKD]
 
 One teacher serves all. Every arm keeps the recipe's label loss; the listed loss is added to plain distillation or,
 where it is itself a loss between outputs, stands in its place. Weights are those of the papers where they carry over,
