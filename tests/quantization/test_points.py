@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from distiq.quantization.graph import bias_points, parameter_of
-from distiq.quantization.points import LARGEST_BIAS, PerChannelWeightPoint, learned_step
+from distiq.quantization.points import LARGEST_BIAS, ActivationPoint, PerChannelWeightPoint, learned_step
 from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.scheme import Scheme
 
 
 def quantized_layer(weight: torch.Tensor, bias: torch.Tensor) -> QuantizedModel:
@@ -81,3 +82,28 @@ def test_the_gradient_passes_a_bias_point_unchanged():
     bias = torch.randn(2, requires_grad=True)
     bias_points(quantized.prepared)[0][1](bias).sum().backward()
     assert torch.equal(bias.grad, torch.ones(2))  # type: ignore[arg-type]
+
+
+def simulating(scale: float, zero_point: int) -> ActivationPoint:
+    point = ActivationPoint(torch.uint8, 0, 255, torch.per_tensor_affine, Scheme())
+    point.scale.fill_(scale)
+    point.zero_point.fill_(zero_point)
+    point.mode = "simulate"
+    return point
+
+
+def test_activations_and_their_gradients_are_those_of_torchs_kernel():
+    ours, theirs = (torch.linspace(-0.5, 5.5, 4001).requires_grad_() for _ in range(2))
+    weights = torch.randn(4001)
+    found = simulating(0.0173, 21)(ours)
+    expected = torch.fake_quantize_per_tensor_affine(theirs, 0.0173, 21, 0, 255)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert torch.equal(found, expected) and torch.equal(ours.grad, theirs.grad)
+    assert (ours.grad == 0).any() and (ours.grad != 0).any()
+
+
+def test_ties_fall_as_in_the_runtimes():
+    """ONNX's QuantizeLinear rounds to the even step, then adds the zero point."""
+    halves = torch.tensor([0.5, 1.5, 2.5, -0.5])
+    assert simulating(1.0, 3)(halves).tolist() == [0.0, 2.0, 2.0, 0.0]
