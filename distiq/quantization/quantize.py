@@ -69,7 +69,7 @@ def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None
     """
     if len(calibration) == 0:
         raise UserError("the calibration set is empty: static quantization reads the ranges of activations from it")
-    if not torch.isfinite(calibration).all():
+    if not all(torch.isfinite(chunk).all() for chunk in calibration.split(CHUNK)):  # as a whole it would be copied
         raise UserError("the calibration set holds NaN or infinite values; remove those samples")
     scheme = scheme or Scheme()
     example = calibration[:2] if len(calibration) > 1 else calibration.repeat(2, *[1] * (calibration.ndim - 1))
