@@ -95,7 +95,7 @@ def quantize_file(
             f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
         )
     watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
-    export(quantize(network, calibration, scheme), out, calibration[:2])
+    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2])
     watch.stage(f"comparing on {len(held_out)} other samples")
     answers = _answers(load(out, threads), held_out, CHUNK)
     timed = bench(
