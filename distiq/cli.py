@@ -278,6 +278,7 @@ def quantize(
     rounding: Annotated[
         Rounding, typer.Option(help="of weights; gptq takes longer and loses less, brecq even more so")
     ] = "nearest",
+    iterations: Annotated[int, typer.Option(min=1, help="steps of adaround for a layer, of brecq for a block")] = 300,
     equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
     weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,
     reduce_range: Annotated[
@@ -303,7 +304,7 @@ def quantize(
                 model,
                 data,
                 out or model.with_suffix(".int8.onnx"),
-                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range),
+                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations),
                 Preparation.written(size, mean, std),
                 samples=samples,
                 threads=threads,

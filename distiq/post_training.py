@@ -25,7 +25,9 @@ SAME_DB = 60.0  # what the network read from a file must reach against the file:
 THROUGHPUT_BATCH = 32
 
 
-def scheme_of(ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: int, reduce_range: bool) -> Scheme:
+def scheme_of(
+    ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: int, reduce_range: bool, iterations: int = 300
+) -> Scheme:
     """The scheme that a command line's options name; equalizing corrects the biases, too.
 
     Raises:
@@ -40,6 +42,7 @@ def scheme_of(ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: i
         weight_bits=weight_bits,  # type: ignore[arg-type]
         ranges=ranges,
         rounding=rounding,
+        iterations=iterations,
         equalize=equalize,
         correct_biases=equalize,
         reduce_range=reduce_range,
