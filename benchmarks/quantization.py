@@ -1,11 +1,15 @@
 """Post-training quantization side by side: distiq, onnxruntime, torchao PT2E and, where installed, NNCF.
 
     python benchmarks/quantization.py [--epochs 6] [--run runs/quantization] [--only resnet,mobilenet]
+        [--adaround-iterations 10000] [--bert FOLDER]
 
-The same float32 networks, trained here on Fashion-MNIST by the same `fit`; the same 512 unlabelled calibration images;
-the full test set. Each tool's file is run in its runtime (torchao's graph in PyTorch). A second table has weights of 4
-and 3 bits with 128 images: naive rounding against the closed form, with its time. Networks and rows that are there are
-not made again; `--out` names the figures' file.
+The same float32 networks, trained here by the same `fit`: three on Fashion-MNIST, a DS-CNN on spoken digits, a BERT on
+SST-2; the same unlabelled calibration samples (512 images, as many as the recipe says elsewhere); the full test set.
+Each tool's file is run in its runtime (torchao's graph in PyTorch). The DS-CNN is quantized behind its front-end, which
+stays float32 for every tool. The BERT begins from `--bert`, a folder such as MiniLM's; else it is small and drawn.
+A second table has weights of 4 and 3 bits with 128 samples: naive rounding, the closed form, AdaRound and BRECQ as in
+their papers, and BRECQ in 300 steps from the closed form, each with its time. Networks and rows that are there are not
+made again; `--out` names the figures' file.
 """
 
 import argparse
@@ -14,7 +18,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -24,10 +30,12 @@ from torch import Tensor, nn
 
 from distiq import environment
 from distiq.data.load import load as load_data
-from distiq.data.splits import Data
+from distiq.data.splits import Data, Split
 from distiq.distillation.distil import distil
 from distiq.evaluation.evaluate import Predict, agreement, outputs
 from distiq.files import save_tensors, write_atomically
+from distiq.models.audio import front_ends
+from distiq.models.build import Tokens, build
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.numerics import sqnr_db
@@ -35,31 +43,81 @@ from distiq.progress import Lines
 from distiq.quantization.graph import export_graph
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import DataSettings, TrainingSettings, ViewSettings
+from distiq.recipe import DataSettings, Recipe, TrainingSettings, ViewSettings, load_recipe
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import INPUT
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+RECIPES = Path(__file__).parents[1] / "recipes"
+ON_IMAGES: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: ResNet(10, 1, (16, 48, 96), 1),
     "mobilenet": lambda: MobileNetV2(10, 1, stem_stride=2, activation="relu6"),
     "efficientnet": lambda: MobileNetV2(10, 1, stem_stride=2, activation="silu", squeeze=0.25),
 }
+BY_RECIPE = {"ds_cnn": "spoken_digits.toml", "bert": "sst2.toml"}
+SMALL_BERT = (
+    'student.weights=""',
+    "student.options={hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512}",
+    'data.text.tokenizer=""',
+)
 NARROW_SAMPLES = 128
+QUICK_STEPS = 300
 Maker = Callable[[nn.Module, Tensor, Path], Predict]
 
 
-def trained(name: str, data: Data, epochs: int, folder: Path, console: Console) -> nn.Module:
-    """A float32 network, from the folder if it is there."""
+class Task(NamedTuple):
+    """A network, not yet trained, what it learns, and how."""
+
+    model: nn.Module
+    data: Data
+    training: TrainingSettings
+    views: ViewSettings
+
+
+def task_of(name: str, epochs: int, bert: str) -> Task | None:
+    """A network's task; None where its data are not here."""
     torch.manual_seed(0)
-    model, path = NETWORKS[name](), folder / f"{name}-{epochs}.safetensors"
+    if name in ON_IMAGES:
+        training = TrainingSettings(epochs=epochs, batch_size=64, learning_rate=0.1, precision="float32")
+        return Task(ON_IMAGES[name](), load_data(DataSettings(), 0), training, ViewSettings())
+    given = (f"student.weights={bert}", f"data.text.tokenizer={bert}") if bert else SMALL_BERT
+    recipe = load_recipe(RECIPES / BY_RECIPE[name], given if name == "bert" else ())
+    if recipe.data.folder and not Path(recipe.data.folder).is_dir():
+        return None
+    return Task(*_built(recipe), recipe.student.training, recipe.views)
+
+
+def _built(recipe: Recipe) -> tuple[nn.Module, Data]:
+    data = load_data(recipe.data, recipe.seed)
+    tokens = Tokens(*data.tokens, *data.used_tokens()) if data.kind == "text" else None
+    torch.manual_seed(recipe.seed)
+    return build(recipe.student, len(data.classes), data.example, "student", tokens), data
+
+
+def trained(name: str, task: Task, folder: Path, console: Console) -> nn.Module:
+    """A float32 network, from the folder if it is there."""
+    model, path = task.model, folder / f"{name}-{task.training.epochs}.safetensors"
     if path.is_file():
         model.load_state_dict(load_file(path))
         return model.eval()
     console.print(f"training {name}")
-    training = TrainingSettings(epochs=epochs, batch_size=64, learning_rate=0.1, precision="float32")
-    model, _ = distil(model, None, data, training=training, views=ViewSettings(), watch=Lines(console))
+    model, _ = distil(model, None, task.data, training=task.training, views=task.views, watch=Lines(console))
     save_tensors(model.state_dict(), path)
     return model.eval()
+
+
+def behind_front_end(model: nn.Module, data: Data) -> Data:
+    """Takes the front-end away from a network that has one, and gives the data as it would show them to the rest."""
+    for path in front_ends(model):
+        features = model.get_submodule(path)
+        model.set_submodule(path, nn.Identity())
+
+        def heard(part: Split, features: nn.Module = features) -> Split:
+            with torch.no_grad():
+                chunks = [features(data.normalize(chunk)) for chunk in part.inputs.split(250)]
+            return Split(torch.cat(chunks), part.labels, part.kind)
+
+        return replace(data, calibration=heard(data.calibration), test=heard(data.test))
+    return data
 
 
 def distiq_with(scheme: Scheme) -> Maker:
@@ -136,21 +194,34 @@ INT8: dict[str, Maker] = {
     "torchao PT2E": torchao_pt2e,
     "NNCF": nncf,
 }
-NARROW: dict[str, Maker] = {
-    f"W{bits} {name}": distiq_with(Scheme(weight_bits=bits, rounding=rounding))  # type: ignore[arg-type]
-    for bits in (4, 3)
-    for name, rounding in (("naive", "nearest"), ("closed form", "gptq"))
-}
 
 
-def row(maker: Maker, model: nn.Module, samples: Tensor, data: Data, float_answers: Tensor) -> dict | None:
-    """Figures of one tool on one network; None where the tool is not installed."""
+def narrow(steps: int) -> dict[str, Maker]:
+    """Rows of 4 and 3 bits; AdaRound and BRECQ of the papers take so many steps for each layer or block."""
+    ways = {
+        "naive": Scheme(),
+        "closed form": Scheme(rounding="gptq"),
+        f"AdaRound {steps}": Scheme(rounding="adaround", rounding_start="nearest", iterations=steps),
+        f"BRECQ {steps}": Scheme(rounding="brecq", rounding_start="nearest", iterations=steps),
+        f"BRECQ {QUICK_STEPS} from closed form": Scheme(rounding="brecq", iterations=QUICK_STEPS),
+    }
+    return {
+        f"W{bits} {name}": distiq_with(replace(scheme, weight_bits=bits))  # type: ignore[arg-type]
+        for bits in (4, 3)
+        for name, scheme in ways.items()
+    }
+
+
+def row(maker: Maker, model: nn.Module, samples: Tensor, data: Data, float_answers: Tensor) -> dict | str:
+    """Figures of one tool on one network, or why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         try:
             predict = maker(model, samples, Path(folder))
         except ImportError:
-            return None
+            return "not installed"
+        except Exception as error:  # what a tool cannot take is a result as well
+            return f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         seconds = time.perf_counter() - began
         answers = outputs(predict, data, data.test)
     labels = data.test.labels
@@ -179,25 +250,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--run", type=Path, default=Path("runs/quantization"))
-    parser.add_argument("--only", default=",".join(NETWORKS))
+    parser.add_argument("--only", default=",".join((*ON_IMAGES, *BY_RECIPE)))
+    parser.add_argument("--adaround-iterations", type=int, default=10000, help="steps of AdaRound and BRECQ")
+    parser.add_argument("--bert", default="", help="a folder of weights and tokenizer that BERT begins from")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
     arguments = parser.parse_args()
     console = Console()
+    narrow_rows = narrow(arguments.adaround_iterations)
     arguments.run.mkdir(parents=True, exist_ok=True)
-    data = load_data(DataSettings(), 0)
-    calibration = data.normalize(data.calibration.inputs)
     figures_file = arguments.run / "figures.json"
     found: dict = json.loads(figures_file.read_text()) if figures_file.is_file() else {}
     for name in arguments.only.split(","):
-        model = trained(name, data, arguments.epochs, arguments.run, console)
+        if (task := task_of(name, arguments.epochs, arguments.bert)) is None:
+            console.print(f"{name}: its data are not here (see recipes/{BY_RECIPE[name]}); skipped")
+            continue
+        model = trained(name, task, arguments.run, console)
+        data = behind_front_end(model, task.data)
+        calibration = data.normalize(data.calibration.inputs)
         float_answers = outputs(model, data, data.test)
-        for samples, makers in ((calibration, INT8), (calibration[:NARROW_SAMPLES], NARROW)):
+        for samples, makers in ((calibration, INT8), (calibration[:NARROW_SAMPLES], narrow_rows)):
             for tool, maker in makers.items():
                 if f"{name}/{tool}" in found:
                     continue
                 console.print(f"{name}: {tool}")
-                if (figures := row(maker, model, samples, data, float_answers)) is None:
-                    console.print("  not installed")
+                figures = row(maker, model, samples, data, float_answers)
+                if isinstance(figures, str):
+                    console.print(f"  {figures}", markup=False)
                     continue
                 found[f"{name}/{tool}"] = figures
                 write_atomically(figures_file, json.dumps(found, indent=1).encode())

@@ -29,7 +29,7 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
 Ranges = Literal["minmax", "mse", "percentile", "entropy"]
-Rounding = Literal["nearest", "gptq"]
+Rounding = Literal["nearest", "gptq", "adaround", "brecq"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 
@@ -275,7 +275,10 @@ def quantize(
         Path | None, typer.Option(help="the file to write; .onnx, .xml, .tflite or .pte  [default: MODEL.int8.onnx]")
     ] = None,
     ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "minmax",
-    rounding: Annotated[Rounding, typer.Option(help="of weights; gptq takes longer and loses less")] = "nearest",
+    rounding: Annotated[
+        Rounding, typer.Option(help="of weights; gptq takes longer and loses less, brecq even more so")
+    ] = "nearest",
+    iterations: Annotated[int, typer.Option(min=1, help="steps of adaround for a layer, of brecq for a block")] = 300,
     equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
     weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,
     reduce_range: Annotated[
@@ -301,7 +304,7 @@ def quantize(
                 model,
                 data,
                 out or model.with_suffix(".int8.onnx"),
-                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range),
+                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations),
                 Preparation.written(size, mean, std),
                 samples=samples,
                 threads=threads,

@@ -25,7 +25,9 @@ SAME_DB = 60.0  # what the network read from a file must reach against the file:
 THROUGHPUT_BATCH = 32
 
 
-def scheme_of(ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: int, reduce_range: bool) -> Scheme:
+def scheme_of(
+    ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: int, reduce_range: bool, iterations: int = 300
+) -> Scheme:
     """The scheme that a command line's options name; equalizing corrects the biases, too.
 
     Raises:
@@ -40,6 +42,7 @@ def scheme_of(ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: i
         weight_bits=weight_bits,  # type: ignore[arg-type]
         ranges=ranges,
         rounding=rounding,
+        iterations=iterations,
         equalize=equalize,
         correct_biases=equalize,
         reduce_range=reduce_range,
@@ -95,7 +98,7 @@ def quantize_file(
             f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
         )
     watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
-    export(quantize(network, calibration, scheme), out, calibration[:2])
+    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2])
     watch.stage(f"comparing on {len(held_out)} other samples")
     answers = _answers(load(out, threads), held_out, CHUNK)
     timed = bench(

@@ -5,9 +5,11 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.numerics import symmetric_bounds
+from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.graph import bias_points, convert, export_graph, layer_of, parameter_of, prepare
 from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
 
@@ -57,12 +59,20 @@ class QuantizedModel(nn.Module):
             return convert(self.prepared)
 
 
-def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None) -> QuantizedModel:
+def quantize(
+    model: nn.Module,
+    calibration: Tensor,
+    scheme: Scheme | None = None,
+    *,
+    seed: int = 0,
+    watch: Watch | None = None,
+) -> QuantizedModel:
     """Static post-training quantization of a copy of the model.
 
     Args:
         model: (B, ...) -> (B, classes), of float32.
         calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough.
+        seed: of learned rounding; all else draws nothing. The `watch` sees its steps.
 
     Raises:
         UserError: the calibration set is empty or not finite, or the model cannot be traced.
@@ -80,6 +90,8 @@ def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None
     calibrate(quantized, calibration)
     if scheme.rounding == "gptq":
         round_weights(quantized.prepared, calibration[:ROUNDING_SAMPLES])
+    elif scheme.rounding in ("adaround", "brecq"):
+        reconstruct(quantized.prepared, calibration[:ROUNDING_SAMPLES], scheme, seed, watch)
     elif scheme.correct_biases:
         correct_biases(quantized.prepared, calibration[:ROUNDING_SAMPLES])
     return quantized

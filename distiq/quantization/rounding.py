@@ -9,6 +9,7 @@ error that the layer's inputs make of them.
 
 import math
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -101,20 +102,14 @@ class Rounding:
         return [self._value(node, known, number, on_grids) for number in range(count)]
 
     def _value(self, node: fx.Node, known: dict[fx.Node, list[Any]], number: int, on_grids: bool) -> Any:
-        """What a node gives for a chunk; without grids, points pass their input on."""
+        """What a node gives for a chunk."""
         if node.op == "placeholder":
             return self.chunks[number]
         if node.op == "get_attr":
             # The float network keeps the values that it began with.
             value = operator.attrgetter(str(node.target))(self.prepared)
             return value if on_grids else value.detach().clone()
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda source: self._known(known, source, number))
-        if node.op == "call_module":
-            module = self.modules[str(node.target)]
-            is_point = isinstance(module, ActivationPoint | PerChannelWeightPoint | BiasPoint)
-            return args[0] if is_point and not on_grids else module(*args, **kwargs)
-        assert node.op == "call_function", node.op
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return compute(node, lambda source: self._known(known, source, number), self.modules, on_grids)
 
     def _known(self, known: dict[fx.Node, list[Any]], source: fx.Node, number: int) -> Any:
         values = known[source]
@@ -137,7 +132,7 @@ class Rounding:
         shaped = weight.reshape(groups, -1, moments.covariance.shape[-1]).clone()
         wanted = shaped + _correction(moments)
         bound = weight_point.quant_max
-        scale = choose_scale(wanted, moments.covariance, bound, search=bound < 127)
+        scale = choose_scale(wanted, moments.covariance.diagonal(dim1=1, dim2=2), bound, search=bound < 127)
         scale = torch.maximum(scale, weight_point.smallest_scale)
         rounded = gptq(wanted, moments.covariance, scale, bound)
         weight.copy_(rounded.reshape(weight.shape))
@@ -193,6 +188,19 @@ class Rounding:
         return Moments(*(value.float() for value in (covariance, cross, input_mean, error_mean)))
 
 
+def compute(node: fx.Node, known: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], on_grids: bool) -> Any:
+    """What a node that calls something gives, from what is known of its sources; without grids, points pass it on."""
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known)
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        is_point = isinstance(module, ActivationPoint | PerChannelWeightPoint | BiasPoint)
+        return args[0] if is_point and not on_grids else module(*args, **kwargs)
+    assert node.op == "call_function", node.op
+    if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+        args = (args[0].clone(), *args[1:])  # `x += ...` must not change what is kept of x
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 def _groups(node: fx.Node) -> int:
     arguments: Any = node.args
     return int(arguments[6]) if node.target in CONVOLUTIONS and len(arguments) > 6 else 1
@@ -235,15 +243,15 @@ def _correction(moments: Moments) -> Tensor:
     return torch.linalg.solve(damped.double(), moments.cross.transpose(1, 2).double()).transpose(1, 2).float()
 
 
-def choose_scale(weight: Tensor, covariance: Tensor, bound: int, search: bool) -> Tensor:
+def choose_scale(weight: Tensor, variance: Tensor, bound: int, search: bool) -> Tensor:
     """A symmetric scale for every row: of its largest weight, or of the least error under the inputs' variances.
 
-    Shapes: (G, O, K), (G, K, K) -> (G, O, 1).
+    Shapes: (G, O, K), (G, K) -> (G, O, 1).
     """
     full = weight.abs().amax(2, keepdim=True).clamp(min=bound * SMALLEST_SCALE) / bound
     if not search:
         return full
-    variance = covariance.diagonal(dim1=1, dim2=2).clamp(min=0).unsqueeze(1)
+    variance = variance.clamp(min=0).unsqueeze(1)
     best, least = full, torch.full_like(full, math.inf)
     for shrink in torch.linspace(1.0, 0.35, SHRINKS).tolist():
         scale = full * shrink

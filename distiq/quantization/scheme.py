@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
+RoundingMethod = Literal["nearest", "gptq", "adaround", "brecq"]
 RangeMethod = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+
+LEARNED = {"adaround": "AdaRound", "brecq": "BRECQ with QDrop"}
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,11 @@ class Scheme:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
         activation_bits: 8.
         rounding: each weight to the nearest grid value, or all of a layer together so that its output on the
-            calibration samples changes least ("gptq", closed form), with the biases corrected.
+            calibration samples changes least: in closed form ("gptq"), with the biases corrected, or learned
+            ("adaround"); or all of a block together so that the block's output changes least ("brecq", with QDrop).
+        iterations: steps in which "adaround" learns each layer and "brecq" each block.
+        rounding_start: what the learned ones begin with: "gptq", whose grids and biases they keep, or "nearest", as
+            in their papers.
         equalize: move scales between neighbouring layers, and from normalizations into the layers that read them, so
             that no channel spoils the grid that it shares; the float network stays the same.
         correct_biases: add to each bias what its layer's output lost on average; "gptq" does it, too.
@@ -35,7 +42,9 @@ class Scheme:
     activation_bits: Literal[8] = 8
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: RoundingMethod = "nearest"
+    iterations: int = 300
+    rounding_start: Literal["nearest", "gptq"] = "gptq"
     equalize: bool = False
     correct_biases: bool = False
     layer_bits: tuple[tuple[str, int], ...] = ()
@@ -46,11 +55,18 @@ class Scheme:
         """The weight bits of the layer at a module path, before its range is reduced."""
         return dict(self.layer_bits).get(path, self.weight_bits)
 
+    @property
+    def closed_form(self) -> bool:
+        """Whether weights pass through the closed form, which corrects the biases."""
+        return self.rounding == "gptq" or (self.rounding != "nearest" and self.rounding_start == "gptq")
+
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
-        rounding = ", closed-form rounding" if self.rounding == "gptq" else ""
+        rounding = ", closed-form rounding" if self.closed_form else ""
+        if self.rounding in ("adaround", "brecq"):
+            rounding += f", {LEARNED[self.rounding]} in {self.iterations} steps"
         equalized = ", equalized" if self.equalize else ""
-        corrected = ", biases corrected" if self.correct_biases and self.rounding == "nearest" else ""
+        corrected = ", biases corrected" if self.correct_biases and not self.closed_form else ""
         kept = f", {' and '.join(self.float_modules)} in float32" if self.float_modules else ""
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
         reduced = ", reduced range" if self.reduce_range else ""

@@ -126,3 +126,26 @@ def test_an_activation_of_a_shared_value_is_not_fused(images: Tensor):
     assert [user.target for user in conv.users] == [Q]
     with torch.no_grad():
         assert torch.equal(quantized(images), quantized.reference()(images))
+
+
+class Joined(nn.Module):
+    """Concatenates what it is told: by name, two values of one network and its input."""
+
+    def __init__(self, parts: str) -> None:
+        super().__init__()
+        self.parts, self.conv, self.other = parts, nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)
+        self.classifier = nn.Linear(144 * len(parts), 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = {"x": x, "y": torch.relu(self.conv(x)), "z": self.other(x)}
+        return self.classifier(torch.cat([known[part] for part in self.parts], 1).flatten(1))
+
+
+@pytest.mark.parametrize("parts", ["yy", "xx", "yzy", "zyy"])
+def test_a_value_may_be_joined_with_itself(parts: str, images: Tensor):
+    quantized = quantize(Joined(parts).eval(), images[:64])
+    reference = quantized.reference()
+    grids = {source(part)[1] for part in nodes(reference.graph, torch.ops.aten.cat.default)[0].args[0]}
+    assert len(grids) == 1
+    with torch.no_grad():
+        assert torch.equal(reference(images), quantized(images))

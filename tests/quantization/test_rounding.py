@@ -35,7 +35,7 @@ def nearest(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
 def test_loses_less_than_the_nearest(bits: int):
     bound = 2 ** (bits - 1) - 1
     weight, covariance = torch.randn(2, 6, 20), covariance_of(20, 2)
-    scale = choose_scale(weight, covariance, bound, search=bits < 8)
+    scale = choose_scale(weight, covariance.diagonal(dim1=1, dim2=2), bound, search=bits < 8)
     rounded = gptq(weight, covariance, scale, bound)
     steps = rounded / scale
     torch.testing.assert_close(steps, steps.round())
