@@ -67,7 +67,15 @@ class TextEncoder:
         """What the bundle needs to know: the tokenizer's own JSON among it."""
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        known = {"length": self.length, "pad": self.pad, "unknown": self.unknown, "vocabulary": self.vocabulary}
+        added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
+        known = {
+            "length": self.length,
+            "pad": self.pad,
+            "unknown": self.unknown,
+            "mask": next((n for t in (MASK, "<mask>") if (n := self.tokenizer.token_to_id(t)) is not None), None),
+            "special": sorted({*added, *self.tokenizer.encode("").ids}),
+            "vocabulary": self.vocabulary,
+        }
         return known | {"tokenizer": self.tokenizer.to_str()}
 
     def encode(self, texts: Sequence[str], where: str, to_longest: bool = False) -> Tokens:

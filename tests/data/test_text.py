@@ -93,11 +93,15 @@ def test_a_tokenizer_comes_from_a_folder_or_a_file(folder, name):
     assert data.lengths(data.test.inputs[:2]).tolist() == [4, 5]
     assert data.trimmed(data.test.inputs[:1]).shape == (1, 4)
     assert data.preparation["text"]["vocabulary"] == 8
+    words = data.words
+    assert (words.mask, words.special.tolist()) == (None, [0, 2, 3])
+    assert set(words.pool.tolist()) == {4, 5, 6}
 
 
 def test_one_is_trained_where_none_is_named(folder):
     data = load(settings(folder, vocabulary=40), seed=0)
     assert data.tokens[0] <= 40
+    assert (data.words.mask, data.words.special.tolist()) == (4, [0, 1, 2, 3, 4])
     assert int(data.train.inputs.max()) < data.tokens[0]
 
 
