@@ -331,5 +331,6 @@ class Networks:
         )
         own = self.settings(role)
         weights = own.weights or (own.model if is_onnx(own.model) else "")
+        weights = "the teacher's weights" if role == "student" and self.recipe.student.is_cut else weights
         origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
         return Trained(origin=origin, training=record)

@@ -109,6 +109,7 @@ class TrimmedEmbedding(nn.Module):
     def whole(self) -> nn.Embedding:
         """A table of all tokens that gives the same."""
         table = self.table.whole() if isinstance(self.table, FactorizedEmbedding) else self.table
+        assert isinstance(table, nn.Embedding)
         return _table(table.weight.data[self.places.long()], None)
 
 
@@ -148,7 +149,7 @@ class FactorizedEmbedding(nn.Module):
 
 
 def _table(weight: Tensor, padding: int | None) -> nn.Embedding:
-    made = nn.Embedding(*weight.shape, padding)
+    made = nn.Embedding(weight.shape[0], weight.shape[1], padding)
     made.weight.data.copy_(weight)
     return made
 
