@@ -14,6 +14,7 @@ from torch import nn
 
 from distiq import environment
 from distiq.data.splits import Data
+from distiq.data.text import check_same_tokens
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, check_losses, distil
@@ -100,6 +101,11 @@ class Networks:
             )
         if self.data.kind == "text" and self.recipe.views.text.mask and self.data.words.mask is None:
             raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
+        if "text" in self.data.preparation:
+            tokenizer = self.data.preparation["text"]["tokenizer"]
+            for role, settings in self.recipe.networks().items():
+                if settings.weights:
+                    check_same_tokens(tokenizer, Path(settings.weights), f"{role}.weights")
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.example, role)
@@ -107,9 +113,15 @@ class Networks:
         for settings in (self.recipe.distil, *others):
             if settings.teacher != "none":
                 check_losses(built["student"], built["teacher"], settings, self.data)
-        if self.data.kind == "text" and self.recipe.student.options.get("trim_vocabulary"):
+        if self.kept:
             self.watch.note(self._trimmed())
         return built
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Of a student with a trimmed vocabulary: the tokens that it knows."""
+        trimmed = self.data.kind == "text" and self.recipe.student.options.get("trim_vocabulary")
+        return self.data.used_tokens()[1] if trimmed and self.given["student"] is None else ()
 
     def _trimmed(self) -> str:
         """What a trimmed vocabulary does not know of the test texts."""

@@ -514,7 +514,7 @@ class _Story:
             delivered=checksums(file),
         )
         self.watch.stage("writing bundle and report")
-        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed)
+        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed, self.networks.kept)
         if isinstance(student.model, TokenLogits):
             self._save_for_transformers(student.model)
         record.save(self.ledger.records / "run.json")

@@ -102,14 +102,15 @@ class Data:
 
     def used_tokens(self) -> tuple[int, tuple[int, ...]]:
         """Of texts: the number of the unknown token (of padding, where there is none), and all tokens that occur in
-        the training, validation and calibration texts, ascending, with those two."""
+        the training, validation and calibration texts, ascending, with those two and the mask token."""
         vocabulary, pad = self.tokens
         unknown = self.preparation.get("text", {}).get("unknown")
         unknown = pad if unknown is None else unknown
         found = torch.zeros(vocabulary, dtype=torch.bool)
         for part in (self.train, self.validation, self.calibration):
             found[part.inputs.flatten()] = True
-        found[[pad, unknown]] = True
+        mask = self.preparation.get("text", {}).get("mask")
+        found[[pad, unknown, *([] if mask is None else [mask])]] = True
         return unknown, tuple(found.nonzero().flatten().tolist())
 
     def lengths(self, inputs: Tensor) -> Tensor:

@@ -126,7 +126,11 @@ def save_transformers(network: TokenLogits, folder: Path, classes: Sequence[str]
     import transformers
     from tokenizers import Tokenizer
 
-    as_transformers(network, classes).save_pretrained(folder)
+    transformers.logging.disable_progress_bar()
+    try:
+        as_transformers(network, classes).save_pretrained(folder)
+    finally:
+        transformers.logging.enable_progress_bar()
     if not text:
         return
     tokenizer = Tokenizer.from_str(text["tokenizer"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distiq.data.load import load
-from distiq.data.text import TextEncoder, train_tokenizer
+from distiq.data.text import TextEncoder, bitmap, check_same_tokens, train_tokenizer
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TextSettings
 
@@ -53,6 +53,25 @@ def test_the_bundle_s_json_gives_the_same_tokens(tokenizer):
     known = encoder.as_json()
     assert (known["length"], known["pad"], known["vocabulary"]) == (6, 0, 8)
     assert torch.equal(TextEncoder(known["tokenizer"], 6).encode(["a fine film"], "texts").numbers, before)
+
+
+def test_tokens_that_a_trimmed_model_does_not_know_are_named(tokenizer):
+    encoder = TextEncoder(tokenizer, 8, bitmap((0, 1, 2, 3, 6), 8))
+    assert encoder.encode(["a fine fine film"], "the text").notes == (
+        "the text: 2 tokens are none of the model's vocabulary and count as unknown: a, fine",
+    )
+    assert encoder.encode(["film film"], "the text").notes == ()
+
+
+def test_weights_of_another_tokenizer_are_refused_with_the_first_differing_tokens(tokenizer, tmp_path):
+    own = tokenizer.to_str()
+    check_same_tokens(own, tmp_path, "teacher.weights")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    check_same_tokens(own, tmp_path, "teacher.weights")
+    tokenizer.add_tokens(["films"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r'1 tokens differ: 8 is "films" there and "" here; set data.text.tokenizer'):
+        check_same_tokens(own, tmp_path, "teacher.weights")
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from distiq.data.text import TextEncoder, train_tokenizer
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
@@ -165,6 +166,16 @@ def test_a_table_of_low_rank_is_factorized_without_a_change(trimmed):
     tokens = torch.tensor([[3, 5, 13, 13, PAD], [8, 2, 5, PAD, PAD]])
     torch.testing.assert_close(student(tokens), teacher(tokens))
     assert [tuple(p.shape) for p in student.embedding.parameters()] == [(6 if trimmed else 20, 3), (8, 3)]
+
+
+def test_its_tokenizer_comes_along(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder = TextEncoder(train_tokenizer(["a fine film", "a dull film"], 40), 8)
+    text, tokens = encoder.as_json(), encoder.encode(["a fine film, dull"], "the text", to_longest=True).numbers
+    save_transformers(made("transformers:bert", **SMALL_BERT), tmp_path, ["bad", "good"], text)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(["a fine film, dull"])["input_ids"] == tokens.tolist()
+    assert loaded.pad_token_id == encoder.pad
 
 
 def test_a_student_in_the_format_of_transformers_answers_the_same(tmp_path):
