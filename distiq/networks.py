@@ -103,9 +103,9 @@ class Networks:
             raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
         if "text" in self.data.preparation:
             tokenizer = self.data.preparation["text"]["tokenizer"]
-            for role, settings in self.recipe.networks().items():
-                if settings.weights:
-                    check_same_tokens(tokenizer, Path(settings.weights), f"{role}.weights")
+            for role, network in self.recipe.networks().items():
+                if network.weights:
+                    check_same_tokens(tokenizer, Path(network.weights), f"{role}.weights")
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.example, role)
