@@ -10,7 +10,7 @@ card.json, CARD.md   what it is, what it was made from, how it was measured, has
 
 import importlib.resources
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from distiq.data.columns import read_columns
 from distiq.data.images import read_image
 from distiq.data.splits import Data
 from distiq.data.tables import Encoding
-from distiq.data.text import TextEncoder
+from distiq.data.text import TextEncoder, bitmap
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
@@ -74,8 +74,14 @@ class Check(NamedTuple):
         return self.changed == 0 and self.largest_difference <= self.tolerance
 
 
-def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, data: Data) -> None:
-    """Writes the bundle beside `target`, then puts it in its place in one step."""
+def write_bundle(
+    target: Path, model: Path, run: RunRecord, trial: TrialRecord, data: Data, kept: Sequence[int] = ()
+) -> None:
+    """Writes the bundle beside `target`, then puts it in its place in one step.
+
+    Args:
+        kept: of a model with a trimmed vocabulary, the tokens that it knows.
+    """
     partial = target.with_name(f".{target.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     for part in files_of(model):
@@ -88,7 +94,7 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
     if data.kind in RAW:
         vectors[RAW[data.kind]] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
-    _write_json(partial / PREPROCESSING, _preprocessing(data))
+    _write_json(partial / PREPROCESSING, _preprocessing(data, kept))
     write_atomically(partial / RUNNER, (importlib.resources.files("distiq") / "runner.py").read_bytes())
     names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
     if "text" in data.preparation:
@@ -105,7 +111,7 @@ def _write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _preprocessing(data: Data) -> dict[str, object]:
+def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
     answers = {
         "kind": data.kind,
         "shape": list(data.sample_shape),
@@ -115,7 +121,7 @@ def _preprocessing(data: Data) -> dict[str, object]:
     }
     if data.kind == "text" and data.preparation:
         known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
-        return answers | {"text": known}
+        return answers | {"text": known | ({"kept": bitmap(kept, known["vocabulary"])} if kept else {})}
     if data.kind == "audio":
         return answers | {
             "rate": data.rate,
@@ -276,7 +282,8 @@ class Bundle:
                 return Prepared(*encoding.encode(rows, str(sample)))
             case "text" if "text" in self.preprocessing:
                 tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
-                encoder = TextEncoder(tokenizer, self.preprocessing["text"]["length"])
+                known = self.preprocessing["text"]
+                encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""))
                 return Prepared(*encoder.encode([str(sample)], "the text", to_longest=True))
             case kind:
                 raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")

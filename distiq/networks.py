@@ -7,12 +7,14 @@ import inspect
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import nn
 
 from distiq import environment
 from distiq.data.splits import Data
+from distiq.data.text import check_same_tokens
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, check_losses, distil
@@ -22,12 +24,12 @@ from distiq.factory import source_of
 from distiq.files import save_tensors, sha256_of_file, sha256_of_json
 from distiq.ledger import CHECKPOINT, Ledger, Step
 from distiq.models.audio import check_rate
-from distiq.models.build import Tokens, build, check_output
+from distiq.models.build import Tokens, build, check_output, cut
 from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, ModelSettings, Recipe, TrainingSettings, ViewSettings
+from distiq.recipe import DistilSettings, ModelSettings, Recipe, TextViewSettings, TrainingSettings, ViewSettings
 from distiq.records import NOUNS, Record, TrainingRecord
 from distiq.training import Batches, faster_precision
 
@@ -97,6 +99,13 @@ class Networks:
             raise UserError(
                 f"views.mixup and views.cutmix blend images, but the data are {NOUNS[self.data.kind]}; set both to 0"
             )
+        if self.data.kind == "text" and self.recipe.views.text.mask and self.data.words.mask is None:
+            raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
+        if "text" in self.data.preparation:
+            tokenizer = self.data.preparation["text"]["tokenizer"]
+            for role, network in self.recipe.networks().items():
+                if network.weights:
+                    check_same_tokens(tokenizer, Path(network.weights), f"{role}.weights")
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.example, role)
@@ -104,7 +113,26 @@ class Networks:
         for settings in (self.recipe.distil, *others):
             if settings.teacher != "none":
                 check_losses(built["student"], built["teacher"], settings, self.data)
+        if self.kept:
+            self.watch.note(self._trimmed())
         return built
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Of a student with a trimmed vocabulary: the tokens that it knows."""
+        trimmed = self.data.kind == "text" and self.recipe.student.options.get("trim_vocabulary")
+        return self.data.used_tokens()[1] if trimmed and self.given["student"] is None else ()
+
+    def _trimmed(self) -> str:
+        """What a trimmed vocabulary does not know of the test texts."""
+        vocabulary, pad = self.data.tokens
+        unknown, used = self.data.used_tokens()
+        found = self.data.test.inputs[self.data.test.inputs != pad]
+        strange = ~torch.isin(found, torch.tensor(used)) | (found == unknown)
+        return (
+            f"student: a vocabulary of {len(used)} of {vocabulary} tokens; {int(strange.sum())} of the {len(found)}"
+            " tokens of the test texts count as unknown"
+        )
 
     def settings(self, role: str) -> ModelSettings:
         return self.recipe.networks()[role]
@@ -115,14 +143,23 @@ class Networks:
         return Path(predict).name if (predict := getattr(settings, "predict", "")) else settings.model
 
     def views(self, role: str) -> ViewSettings:
-        """What a network is shown: students the views that their teacher answers, the teacher always new ones."""
-        return self.recipe.views.model_copy(update={"distinct": 0}) if role == "teacher" else self.recipe.views
+        """What a network is shown: students the views that their teacher answers, the teacher always new ones, and
+        texts as they are: a label may not hold for others."""
+        always_new = {"distinct": 0, "text": TextViewSettings()}
+        return self.recipe.views.model_copy(update=always_new) if role == "teacher" else self.recipe.views
 
-    def build(self, role: str, seed: int | None = None) -> nn.Module:
-        """A network before training: a copy of the given one, or the recipe's with weights drawn from the seed."""
+    def build(self, role: str, seed: int | None = None, start: Step | None = None) -> nn.Module:
+        """A network before training: a copy of the given one, or the recipe's with weights drawn from the seed.
+
+        Args:
+            start: the trained teacher, where the network is cut from it.
+        """
         given = self.given.get(role)
         if given is not None:
             return copy.deepcopy(given)
+        if start is not None:
+            set_seed(self.recipe.seed if seed is None else seed)
+            return self._cut(self.load("teacher", start))
         if seed is not None and seed != self.recipe.seed:
             set_seed(seed)
             return self._built(role)
@@ -136,8 +173,16 @@ class Networks:
         if role == "teacher" and teacher.predict:
             trial = self.data.normalize(self.data.calibration.inputs[:8])
             return build_predictor(teacher.predict, self.data, teacher.options, trial)
-        tokens = Tokens(*self.data.tokens, *self.data.used_tokens()) if self.data.kind == "text" else None
-        return build(self.settings(role), len(self.data.classes), self.data.example, role, tokens)
+        if role == "student" and self.recipe.student.is_cut:
+            return self._cut(self.build("teacher"))
+        return build(self.settings(role), len(self.data.classes), self.data.example, role, self._tokens)
+
+    @property
+    def _tokens(self) -> Tokens | None:
+        return Tokens(*self.data.tokens, *self.data.used_tokens()) if self.data.kind == "text" else None
+
+    def _cut(self, teacher: nn.Module) -> nn.Module:
+        return cut(teacher, self.recipe.student, len(self.data.classes), self.data.example, self._tokens)
 
     def inputs(self, role: str) -> dict[str, Any]:
         """What decides a network before it is trained: its code, options and starting weights."""
@@ -226,6 +271,8 @@ class Networks:
 
     def _taught(self, role: str, source: Source, distillation: DistilSettings, seed: int) -> Step:
         taught, training = distillation.teacher != "none", self.training(role)
+        is_cut = role == "student" and self.recipe.student.is_cut and self.given["student"] is None
+        start = self.teacher() if is_cut else None
         inputs = self.shared | {
             "seed": seed,
             "network": self.inputs(role),
@@ -234,11 +281,12 @@ class Networks:
             "distil": distillation.model_dump(exclude={"cache": {"limit_mb"}}) if taught else None,
             "losses": [loss.model_dump() for loss in distillation.output_losses] if taught else None,
             "teacher": source.step.key if taught else None,
+            **({"start": start.key} if start else {}),
         }
 
         def make(folder: Path) -> Trained:
             teacher = self.answering(source, distillation, seed)
-            return self._train(role, self.build(role, seed), teacher, distillation, training, seed, folder)
+            return self._train(role, self.build(role, seed, start), teacher, distillation, training, seed, folder)
 
         return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make)
 
@@ -295,5 +343,6 @@ class Networks:
         )
         own = self.settings(role)
         weights = own.weights or (own.model if is_onnx(own.model) else "")
+        weights = "the teacher's weights" if role == "student" and self.recipe.student.is_cut else weights
         origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
         return Trained(origin=origin, training=record)

@@ -18,10 +18,11 @@ from distiq.distillation.distil import output_losses
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, write_atomically
-from distiq.ledger import CHECKPOINT, Ledger, Step, source_hash
+from distiq.ledger import CHECKPOINT, Ledger, Step, replace_folder, source_hash
 from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring
 from distiq.models.audio import front_ends
 from distiq.models.predictor import Predictor
+from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
@@ -55,6 +56,7 @@ QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
 
 
 NARROW_BITS = 4
+TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
 NODE_BYTES = 64  # what a packed weight adds to the file: a node and its names
 
 
@@ -512,10 +514,18 @@ class _Story:
             delivered=checksums(file),
         )
         self.watch.stage("writing bundle and report")
-        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed)
+        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed, self.networks.kept)
+        if isinstance(student.model, TokenLogits):
+            self._save_for_transformers(student.model)
         record.save(self.ledger.records / "run.json")
         write_report(self.ledger.records, self.ledger.folder / "report.html")
         return record
+
+    def _save_for_transformers(self, student: TokenLogits) -> None:
+        """The float32 student as a folder for other programs."""
+        partial = self.ledger.folder / f".{TRANSFORMERS}.partial"
+        save_transformers(student, partial, self.data.classes, self.data.preparation.get("text", {}))
+        replace_folder(partial, self.ledger.folder / TRANSFORMERS)
 
     def _timed_together(self, teacher: _Network, trial: TrialRecord, comparison: ComparisonRecord) -> TrialRecord:
         """The trial with the latencies that were measured side by side, and its limits judged by them."""

@@ -113,6 +113,23 @@ class AudioViewSettings(Part):
         return self
 
 
+class TextViewSettings(Part):
+    """What a view does to a text that students learn from; needs a teacher, since labels may not hold any more."""
+
+    mask: float = Field(0.0, ge=0, le=1, description="share of the tokens that are hidden behind the mask token")
+    replace: float = Field(
+        0.0, ge=0, le=1, description="share of the tokens in whose place stands one drawn from all training texts"
+    )
+
+    @model_validator(mode="after")
+    def _at_most_every_token(self) -> Self:
+        if self.mask + self.replace > 1:
+            raise ValueError(
+                f"mask + replace = {self.mask + self.replace:g} is more than every token; at most 1 in sum"
+            )
+        return self
+
+
 class ViewSettings(Part):
     """Augmented views of the training samples; each is a pure function of (seed, view number, sample index)."""
 
@@ -130,6 +147,7 @@ class ViewSettings(Part):
         0.0, ge=0, le=1, description="share of the images that get a rectangle of another one (Yun et al. 2019)"
     )
     audio: AudioViewSettings = Field(default_factory=AudioViewSettings)
+    text: TextViewSettings = Field(default_factory=TextViewSettings)
 
     @model_validator(mode="after")
     def _one_kind_of_mixing_an_image(self) -> Self:
@@ -216,8 +234,19 @@ class StudentSettings(ModelSettings):
     """The small network."""
 
     model: str = Field("mobilenet_v2", description=ModelSettings.model_fields["model"].description)
+    weights: str = Field(
+        "",
+        description='as the teacher\'s; "teacher" cuts the student from the trained teacher by its options, such as'
+        " {keep_layers = [1, 3, 5], feed_forward = 512, heads = 6, trim_vocabulary = true, embedding_width = 128}",
+    )
+
+    @property
+    def is_cut(self) -> bool:
+        """It starts as a part of the trained teacher."""
+        return self.weights == FROM_TEACHER
 
 
+FROM_TEACHER = "teacher"
 OutputLoss = Literal[
     "kd", "soft_cross_entropy", "logit_mse", "dkd", "dist", "logit_standardization_kd", "multi_level_kd"
 ]
@@ -225,6 +254,7 @@ LayerLoss = Literal[
     "hint_mse", "feature_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd", "vid", "mgd",
     "similarity_preserving", "rkd", "pkt", "correlation_congruence", "crd", "embedding_cosine", "similarity_queue",
 ]  # fmt: skip
+TokenLoss = Literal["hidden_mse", "hidden_cosine", "pkd_cls", "minilm_relation"]
 OUTPUT_LOSSES: tuple[str, ...] = get_args(OutputLoss)
 RELATIVE = "correct the path (it is taken relative to the recipe's folder)"
 
@@ -232,8 +262,8 @@ RELATIVE = "correct the path (it is taken relative to the recipe's folder)"
 class KnowledgeLoss(Part):
     """A knowledge loss by its name in the field, beside the plain one; docs/knowledge.md says which when."""
 
-    name: Literal[OutputLoss, LayerLoss] = Field(
-        description='such as "dkd", "hint_mse", "attention_transfer", "rkd", "crd"'
+    name: Literal[OutputLoss, LayerLoss, TokenLoss] = Field(
+        description='such as "dkd", "hint_mse", "attention_transfer", "rkd", "crd", of texts "hidden_mse"'
     )
     weight: float = Field(1.0, gt=0, description="factor of the loss")
     student: tuple[str, ...] = Field((), description='module path or paths in the student, such as "stages.2"')
@@ -473,6 +503,21 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _a_student_is_cut_from_a_network(self) -> Self:
+        if not self.student.is_cut:
+            return self
+        if self.teacher.predict:
+            raise ValueError(
+                'student.weights = "teacher", but teacher.predict is a callable; nothing can be cut from it'
+            )
+        if self.student.model != self.teacher.model:
+            raise ValueError(
+                f'student.weights = "teacher" cuts the student from the teacher, but their models differ:'
+                f' "{self.student.model}" and "{self.teacher.model}"; name the same'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _assistants_have_a_teacher(self) -> Self:
         if self.assistants and self.distil.teacher == "none":
             raise ValueError('assistants need a teacher, but distil.teacher = "none"; set it to "cached" or "live"')
@@ -602,6 +647,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 
     def located(settings: Any) -> Any:
         is_file = settings.weights.endswith((".safetensors", ".pt", ".pth")) or (folder / settings.weights).is_dir()
+        is_file = is_file and settings.weights != FROM_TEACHER
         return settings.model_copy(
             update={
                 "weights": absolute(settings.weights, is_file),

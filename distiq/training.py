@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
     inputs: (B, ...), normalized. labels: (B,). indices: (B,) positions in the training split.
     view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and the
-    share of the own one; None where views do not mix.
+    share of the own one; None where views do not mix. mask: of texts (B, L), ones at tokens, zeros at padding.
     """
 
     inputs: Tensor
@@ -45,13 +45,17 @@ class Batch(NamedTuple):
     view: int
     partners: Tensor | None = None
     shares: Tensor | None = None
+    mask: Tensor | None = None
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> "Batch":
         """The same batch on a device; indices stay where they are, for they index what lies in main memory."""
         inputs = self.inputs.to(device, memory_format=layout if self.inputs.ndim == 4 else torch.preserve_format)
-        moved = (None if value is None else value.to(device) for value in (self.labels, self.partners, self.shares))
-        labels, partners, shares = moved
-        return Batch(inputs, labels, self.indices, self.view, partners, shares)  # type: ignore[arg-type]
+        moved = (
+            None if value is None else value.to(device)
+            for value in (self.labels, self.partners, self.shares, self.mask)
+        )
+        labels, partners, shares, mask = moved
+        return Batch(inputs, labels, self.indices, self.view, partners, shares, mask)  # type: ignore[arg-type]
 
 
 POOL = 32  # batches whose texts are sorted by length together
@@ -86,13 +90,16 @@ class Batches:
         for step in range(start, len(self)):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size][process::processes]
             batch = self.batch(number, indices)
-            yield batch._replace(inputs=self.data.trimmed(batch.inputs))
+            inputs = self.data.trimmed(batch.inputs)
+            yield batch._replace(inputs=inputs, mask=self.data.mask(inputs))
 
     def batch(self, number: int, indices: Tensor) -> Batch:
         """View `number` of the given training samples (B,), normalized."""
-        shown = self.views.shown(self.data.train, number, indices)
+        words = self.data.words if self.data.kind == "text" else None
+        shown = self.views.shown(self.data.train, number, indices, words)
         images = self.data.normalize(shown.inputs)
-        return Batch(images, shown.labels, indices, number, shown.partners, shown.shares)
+        mask = self.data.mask(images)
+        return Batch(images, shown.labels, indices, number, shown.partners, shown.shares, mask)
 
 
 def by_length(order: Tensor, data: Data, batch_size: int, generator: torch.Generator) -> Tensor:

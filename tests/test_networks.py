@@ -37,3 +37,29 @@ def test_an_onnx_teacher_is_taken_as_it_is(tmp_path: Path):
         assert networks.inputs("teacher") == before
         file_of(path, 1)
         assert networks.inputs("student") != before, "the file's weights decide"
+
+
+def test_a_student_is_cut_from_the_teacher_as_it_was_trained(tmp_path: Path):
+    training = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1, "precision": "float32"}
+    tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
+    texts = from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
+    recipe = Recipe(
+        name="cut",
+        teacher={"model": "embedding_bag", "options": {"width": 6}, "training": training},
+        student={
+            "model": "embedding_bag",
+            "weights": "teacher",
+            "options": {"embedding_width": 5},
+            "training": training,
+        },
+    )
+    with Ledger(tmp_path / "run") as ledger:
+        networks = Networks(recipe, ledger, texts, Silent())
+        built = networks.refuse_early()
+        step = networks.teacher()
+        teacher, start = networks.load("teacher", step), networks.build("student", None, step)
+        assert torch.equal(start.classifier.weight, teacher.classifier.weight)
+        assert not torch.equal(start.classifier.weight, built["student"].classifier.weight)
+        alone = networks.student(networks.last_teacher(step), recipe.distil.without_teacher(), 0)
+        assert alone.record.origin == "trained here from the teacher's weights"
+        assert {p.shape for p in networks.load("student", alone).parameters()} == {p.shape for p in start.parameters()}

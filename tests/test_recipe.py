@@ -240,6 +240,17 @@ def test_something_must_be_learned(tmp_path):
     assert "all loss weights are zero" in refusal(tmp_path, "[distil]\ntask_weight = 0\nkd_weight = 0")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('model = "mobilenet_v2"', 'their models differ: "mobilenet_v2" and "resnet"; name the same'),
+        ('model = "resnet"\n[teacher]\npredict = "a.py:f"', "teacher.predict is a callable"),
+    ],
+)
+def test_a_student_that_cannot_be_cut_is_refused(tmp_path, text, message):
+    assert message in refusal(tmp_path, f'[student]\nweights = "teacher"\n{text}')
+
+
 def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["mse", "qat", "mse"]')
 

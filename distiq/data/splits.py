@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +40,15 @@ class Split:
 
     def take(self, indices: Tensor | slice) -> "Split":
         return Split(self.inputs[indices], self.labels[indices], self.kind)
+
+
+class Words(NamedTuple):
+    """What a view of a text needs to know: the mask token's number, the tokens that it leaves alone, and all others
+    of the training texts, each as often as it occurs, (K,)."""
+
+    mask: int | None
+    special: Tensor
+    pool: Tensor
 
 
 @dataclass(frozen=True)
@@ -82,16 +92,25 @@ class Data:
             return self.preparation["text"]["vocabulary"], self.preparation["text"]["pad"]
         return 1 + max(int(part.inputs.max()) for part in (self.train, self.validation, self.calibration, self.test)), 0
 
+    @cached_property
+    def words(self) -> Words:
+        """Of texts: see `Words`."""
+        text = self.preparation.get("text", {})
+        special = torch.tensor(sorted({self.tokens[1], *text.get("special", ())}))
+        found = self.train.inputs.flatten()
+        return Words(text.get("mask"), special, found[~torch.isin(found, special)])
+
     def used_tokens(self) -> tuple[int, tuple[int, ...]]:
         """Of texts: the number of the unknown token (of padding, where there is none), and all tokens that occur in
-        the training, validation and calibration texts, ascending, with those two."""
+        the training, validation and calibration texts, ascending, with those two and the mask token."""
         vocabulary, pad = self.tokens
         unknown = self.preparation.get("text", {}).get("unknown")
         unknown = pad if unknown is None else unknown
         found = torch.zeros(vocabulary, dtype=torch.bool)
         for part in (self.train, self.validation, self.calibration):
             found[part.inputs.flatten()] = True
-        found[[pad, unknown]] = True
+        mask = self.preparation.get("text", {}).get("mask")
+        found[[pad, unknown, *([] if mask is None else [mask])]] = True
         return unknown, tuple(found.nonzero().flatten().tolist())
 
     def lengths(self, inputs: Tensor) -> Tensor:
@@ -101,6 +120,10 @@ class Data:
     def trimmed(self, inputs: Tensor) -> Tensor:
         """Token numbers (B, L) without what is padding in every row; others unchanged."""
         return inputs[:, : max(2, int(self.lengths(inputs).max()))] if self.kind == "text" else inputs
+
+    def mask(self, inputs: Tensor) -> Tensor | None:
+        """Of token numbers (B, L): ones at tokens, zeros at padding, (B, L) int64; None of others."""
+        return (inputs != self.tokens[1]).long() if self.kind == "text" else None
 
     @property
     def example(self) -> Tensor:

@@ -3,10 +3,12 @@
 The tokenizer is a `tokenizers.Tokenizer`; its JSON goes into the bundle, so that raw text is answered there.
 """
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from distiq.recipe import DataSettings, TextSettings
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 PADS = (PAD, "<pad>", "<PAD>")
+SHOWN = 5  # tokens named in a message
 SHORTEST = 2  # tokens that a network is shown at least: an exported file's length begins there
 
 
@@ -43,14 +46,15 @@ class TextEncoder:
     Args:
         tokenizer: a `tokenizers.Tokenizer`, or its JSON.
         length: the most tokens that are kept of a text.
+        kept: of a model with a trimmed vocabulary, what it knows: see `bitmap`.
 
     Raises:
         UserError: the tokenizer's JSON is damaged, or it has no token to pad with.
     """
 
-    def __init__(self, tokenizer: Any, length: int) -> None:
+    def __init__(self, tokenizer: Any, length: int, kept: str = "") -> None:
         self.tokenizer = _tokenizers().Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.length = length
+        self.length, self.kept = length, kept
         self.vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.pad_token = next((token for token in PADS if self.tokenizer.token_to_id(token) is not None), None)
         if self.pad_token is None:
@@ -67,7 +71,15 @@ class TextEncoder:
         """What the bundle needs to know: the tokenizer's own JSON among it."""
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        known = {"length": self.length, "pad": self.pad, "unknown": self.unknown, "vocabulary": self.vocabulary}
+        added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
+        known = {
+            "length": self.length,
+            "pad": self.pad,
+            "unknown": self.unknown,
+            "mask": next((n for t in (MASK, "<mask>") if (n := self.tokenizer.token_to_id(t)) is not None), None),
+            "special": sorted({*added, *self.tokenizer.encode("").ids}),
+            "vocabulary": self.vocabulary,
+        }
         return known | {"tokenizer": self.tokenizer.to_str()}
 
     def encode(self, texts: Sequence[str], where: str, to_longest: bool = False) -> Tokens:
@@ -90,6 +102,14 @@ class TextEncoder:
 
     def _notes(self, lengths: list[int], numbers: Tensor, where: str) -> list[str]:
         notes: list[str] = []
+        if self.kept:
+            bits = np.unpackbits(np.frombuffer(base64.b64decode(self.kept), np.uint8))
+            strange = numbers[torch.from_numpy(bits)[numbers] == 0].unique().tolist()
+            if strange:
+                shown = ", ".join(self.tokenizer.id_to_token(number) for number in strange[:SHOWN])
+                notes.append(
+                    f"{where}: {len(strange)} tokens are none of the model's vocabulary and count as unknown: {shown}"
+                )
         if long := [length for length in lengths if length > self.length]:
             notes.append(
                 f"{where}: {len(long)} of {len(lengths)} are longer than {self.length} tokens (the longest has"
@@ -100,6 +120,37 @@ class TextEncoder:
             if strange := int((known.sum(1) <= self.special).sum()):
                 notes.append(f"{where}: {strange} of {len(lengths)} hold no token that the tokenizer knows")
         return notes
+
+
+def bitmap(tokens: Sequence[int], vocabulary: int) -> str:
+    """Which of the numbers 0 to `vocabulary` - 1 are among the tokens: a bit for each, in base64."""
+    bits = np.zeros(vocabulary, np.uint8)
+    bits[list(tokens)] = 1
+    return base64.b64encode(np.packbits(bits).tobytes()).decode()
+
+
+def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
+    """Raises UserError, with the first tokens that differ, if a network's folder has another tokenizer.
+
+    Args:
+        tokenizer: the JSON of the data's.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return
+    ours, theirs = (
+        {number: token for token, number in found.get_vocab(with_added_tokens=True).items()}
+        for found in (TextEncoder(tokenizer, 8).tokenizer, _make_tokenizer(TextSettings(tokenizer=str(folder)), ()))
+    )
+    differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
+    if differing:
+        named = "; ".join(
+            f'{number} is "{theirs.get(number, "")}" there and "{ours.get(number, "")}" here'
+            for number in differing[:SHOWN]
+        )
+        raise UserError(
+            f"{where}: {folder} was trained with another tokenizer than data.text.tokenizer: {len(differing)} tokens"
+            f" differ: {named}; set data.text.tokenizer to the same folder"
+        )
 
 
 def texts(settings: DataSettings) -> Texts:

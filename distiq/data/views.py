@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Split
+from distiq.data.splits import Split, Words
 from distiq.data.waveforms import hushed, louder, moved, with_noise
+from distiq.errors import UserError
 from distiq.recipe import ViewSettings
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -84,12 +85,15 @@ class Views:
         """The view shown in an epoch (from 0)."""
         return epoch % self.settings.distinct if self.settings.distinct else epoch
 
-    def shown(self, split: Split, number: int, indices: Tensor) -> Shown:
+    def shown(self, split: Split, number: int, indices: Tensor, words: Words | None = None) -> Shown:
         """View `number` of samples `indices` (B,) of a split, mixed with their partners where the settings say so.
 
         The partner is a view of another sample, drawn from the whole split: also a function of seed, number and index.
+        Texts stay as they are without `words`.
         """
         samples = split.take(indices)
+        if split.kind == "text" and words is not None:
+            return Shown(self.read(samples.inputs, number, indices, words), samples.labels)
         if split.kind == "audio":
             return Shown(self.heard(samples.inputs, number, indices), samples.labels)
         if split.kind != "image":
@@ -126,6 +130,29 @@ class Views:
         if settings.erase:
             images = _erase(images, settings.erase, draws[:, 3:8])
         return images
+
+    def read(self, tokens: Tensor, number: int, indices: Tensor, words: Words) -> Tensor:
+        """View `number` of samples `indices`, whose texts are given.
+
+        Every token but the special ones is masked or replaced by itself, as TinyBERT augments (Jiao et al. 2020,
+        arXiv:1909.10351, algorithm 1) without its language model: a replacement is drawn as often as it occurs.
+
+        Shapes: (B, L), (B,) -> (B, L).
+
+        Raises:
+            UserError: tokens are to be masked, but the tokenizer has no mask token.
+        """
+        settings, length = self.settings.text, tokens.shape[1]
+        if not (settings.mask or settings.replace):
+            return tokens
+        if settings.mask and words.mask is None:
+            raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
+        chance, drawn = uniform(self.seed, number, indices, 2 * length).split(length, 1)
+        free = ~torch.isin(tokens, words.special)
+        if settings.mask:
+            tokens = tokens.masked_fill(free & (chance < settings.mask), words.mask or 0)
+        replaced = free & (chance >= settings.mask) & (chance < settings.mask + settings.replace)
+        return torch.where(replaced, words.pool[(drawn * len(words.pool)).long()], tokens)
 
     def heard(self, clips: Tensor, number: int, indices: Tensor) -> Tensor:
         """View `number` of samples `indices`, whose clips are given.

@@ -53,12 +53,13 @@ class Distillation(nn.Module):
         named = output_losses(logits, batch, known, self.settings, self.label_smoothing)
         if known is not None:
             for name, wanted, term in zip(self.names, self.wanted, self.terms, strict=True):
-                named[name] = wanted.weight * term(_layers(wanted, features, known, batch.indices))
+                named[name] = wanted.weight * term(_layers(wanted, features, known, batch))
         return named
 
 
-def _layers(wanted: KnowledgeLoss, seen: dict[str, Tensor], known: Knowledge, indices: Tensor) -> Layers:
-    return Layers([seen[path] for path in wanted.student], [known.features[path] for path in wanted.teacher], indices)
+def _layers(wanted: KnowledgeLoss, seen: dict[str, Tensor], known: Knowledge, batch: Batch) -> Layers:
+    ours, theirs = [seen[path] for path in wanted.student], [known.features[path] for path in wanted.teacher]
+    return Layers(ours, theirs, batch.indices, batch.mask)
 
 
 def output_losses(
@@ -201,7 +202,7 @@ def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batch
                 " one needs distil.cache.features = true, an ensemble or a callable has none: set"
                 ' distil.teacher = "live"'
             )
-        layers = _layers(wanted, seen, known, sample.indices)
+        layers = _layers(wanted, seen, known, sample)
         with _explained(f"{wanted.name} ({', '.join(wanted.student)}; {', '.join(wanted.teacher)})"):
             term = layer_term(wanted, layers, len(batches.data.train))
             with torch.no_grad():

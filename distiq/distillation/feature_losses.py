@@ -121,11 +121,15 @@ def reviewkd_hcl(student: Tensor, teacher: Tensor) -> Tensor:
     return total / weights
 
 
-def embedded(features: Tensor | Sequence[Tensor]) -> Tensor:
-    """(B, D): maps are averaged over height and width, tokens over their positions."""
+def embedded(features: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+    """(B, D): maps are averaged over height and width, tokens over their positions, padding (`mask` 0) left out."""
     if not isinstance(features, Tensor) or not 2 <= features.ndim <= 4:
         raise ValueError(f"a layer gives {type(features).__name__}; choose one whose output is a tensor of 2 to 4 axes")
-    return features if features.ndim == 2 else features.flatten(2).mean(2) if features.ndim == 4 else features.mean(1)
+    if features.ndim != 3:
+        return features if features.ndim == 2 else features.flatten(2).mean(2)
+    if mask is None:
+        return features.mean(1)
+    return (features * mask.unsqueeze(2)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def _of_one_size(loss: str, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:

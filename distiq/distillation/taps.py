@@ -13,6 +13,8 @@ from distiq.errors import UserError
 def tapped(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """While open, each run of the model leaves the outputs of the named modules in the yielded dictionary.
 
+    Of a module that gives several, such as an attention, it is the first.
+
     Raises:
         UserError: the model has no module of that path.
     """
@@ -20,8 +22,8 @@ def tapped(model: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]
     seen: dict[str, Tensor] = {}
 
     def keep(path: str):  # type: ignore[no-untyped-def]
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            seen[path] = output
+        def hook(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            seen[path] = output[0] if isinstance(output, tuple) else output
 
         return hook
 

@@ -24,12 +24,18 @@ NAMES = {
 """Losses whose name in a recipe is not their name in `losses`."""
 
 
+PADDED = ("feature_mse", "similarity_preserving")
+"""Losses over whole activations, which know no mask."""
+
+
 class Layers(NamedTuple):
-    """Activations of the named layers, in the recipe's order, and the samples' positions in the training split."""
+    """Activations of the named layers, in the recipe's order, the samples' positions in the training split, and of
+    texts the mask (B, L), ones at tokens."""
 
     student: list[Tensor]
     teacher: list[Tensor]
     indices: Tensor
+    mask: Tensor | None = None
 
 
 class Pairs(nn.Module):
@@ -43,8 +49,22 @@ class Pairs(nn.Module):
     def forward(self, layers: Layers) -> Tensor:
         terms = []
         for student, teacher, projection in zip(layers.student, layers.teacher, self.projections, strict=True):
-            ours, theirs = (embedded(x) if self.pooled else x for x in (student, teacher))
+            ours, theirs = (embedded(x, layers.mask) if self.pooled else x for x in (student, teacher))
             terms.append(self.loss(projection(ours), theirs, **self.options))
+        return torch.stack(terms).sum()
+
+
+class TokenPairs(nn.Module):
+    """The sum over pairs of layers of a loss of two tensors (B, L, D) that leaves padding out."""
+
+    def __init__(self, loss: Loss, projections: Sequence[nn.Module], options: dict[str, Any]) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(projections)
+        self.loss, self.options = loss, options
+
+    def forward(self, layers: Layers) -> Tensor:
+        pairs = zip(layers.student, layers.teacher, self.projections, strict=True)
+        terms = [self.loss(project(ours), theirs, layers.mask, **self.options) for ours, theirs, project in pairs]
         return torch.stack(terms).sum()
 
 
@@ -59,7 +79,7 @@ class Modules(nn.Module):
     def forward(self, layers: Layers) -> Tensor:
         terms = []
         for student, teacher, loss in zip(layers.student, layers.teacher, self.losses, strict=True):
-            pair = (embedded(student), embedded(teacher)) if self.pooled else (student, teacher)
+            pair = tuple(embedded(x, layers.mask) if self.pooled else x for x in (student, teacher))
             terms.append(loss(*pair, layers.indices) if self.indexed else loss(*pair))
         return torch.stack(terms).sum()
 
@@ -109,7 +129,14 @@ def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Modul
     pairs = list(zip(example.student, example.teacher, strict=True))
     widths = [(embedded(ours).shape[1], embedded(theirs).shape[1]) for ours, theirs in pairs]
     channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in pairs]
+    if example.mask is not None and wanted.name in PADDED:
+        _same_rank(wanted.name, pairs, (2,), "of texts they would count padding; take hidden_mse or minilm_relation")
     match wanted.name:
+        case "hidden_mse" | "hidden_cosine" | "pkd_cls" | "minilm_relation":
+            _same_rank(wanted.name, pairs, (3,), "choose layers that are both (B, L, D): hidden states, queries, keys")
+            free = wanted.name == "minilm_relation"  # relations compare any widths
+            token = [nn.Identity() if free or one == other else nn.Linear(one, other) for one, other in widths]
+            return TokenPairs(getattr(losses, wanted.name), token, options)
         case "hint_mse":
             _same_rank(wanted.name, pairs, (2, 4))
             made = [
@@ -144,11 +171,13 @@ def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Modul
     raise AssertionError(wanted.name)
 
 
-def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[int, ...]) -> None:
+def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[int, ...], remedy: str = "") -> None:
     for ours, theirs in pairs:
         if ours.ndim != theirs.ndim or ours.ndim not in ranks:
             maps = "choose layers that are both (B, C, H, W)" + (" or both (B, C)" if 2 in ranks else "")
-            raise ValueError(f"student {tuple(ours.shape)} and teacher {tuple(theirs.shape)} do not fit; {maps}")
+            raise ValueError(
+                f"student {tuple(ours.shape)} and teacher {tuple(theirs.shape)} do not fit; {remedy or maps}"
+            )
 
 
 def check_options(settings: DistilSettings) -> None:

@@ -31,9 +31,9 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
 
 
 @full_precision
-def pkd_cls(student: Tensor, teacher: Tensor) -> Tensor:
+def pkd_cls(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Squared distance of the first tokens' states, of unit length (Sun et al. 2019, "Patient knowledge
-    distillation", arXiv:1908.09355, equation 7)."""
+    distillation", arXiv:1908.09355, equation 7). The first is never padding: `mask` is not read."""
     refuse_unless(student.shape == teacher.shape, "pkd_cls", student, teacher, PROJECT)
     ours, theirs = (F.normalize(states[:, 0], dim=1) for states in (student, teacher))
     return (ours - theirs).square().sum(1).mean()

@@ -1,6 +1,7 @@
 """build(): a network by name, and its weights from a file or a hub."""
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
-from distiq.models.text import EmbeddingBag, TextCNN, trim_vocabulary
-from distiq.models.transformer import TokenLogits, sequence_classifier
+from distiq.models.text import EmbeddingBag, TextCNN, factorize_embedding, trim_vocabulary
+from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
 
 BUILT_IN: dict[str, type[nn.Module]] = {
     "resnet": ResNet,
@@ -33,6 +34,8 @@ WAVEFORM_MODELS = (
 )  # fmt: skip
 """What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
 TEXT_BUILT_IN: dict[str, type[nn.Module]] = {"text_cnn": TextCNN, "embedding_bag": EmbeddingBag}
+TABLES = ("trim_vocabulary", "embedding_width")
+"""Options of every network for texts: how its table of embeddings is made smaller."""
 GIVEN = ("channels", "inputs", "vocabulary", "pad")  # by the data, not by a recipe's options
 
 
@@ -104,14 +107,13 @@ def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens:
         example: (1, ...) input of the data's form, on which the network is tried.
         role: "teacher" or "student", for messages.
         tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
-            rows for the tokens in use alone.
+            rows for the tokens in use alone, and `embedding_width` makes it a narrow table and a layer that widens it.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
             network does not answer (1, classes) logits.
     """
-    options = dict(choice.options)
-    trimmed = tokens is not None and options.pop("trim_vocabulary", False)
+    options = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
     if is_onnx(choice.model):
         if options:
             raise UserError(
@@ -120,12 +122,43 @@ def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens:
         model: nn.Module = read_onnx(Path(choice.model), example, logits=True)
     else:
         model = _create(_Choice(choice.model, options, choice.weights), classes, example.shape[1], role, tokens)
-    if tokens is not None and trimmed:
-        trim_vocabulary(model, tokens.vocabulary, tokens.used, tokens.unknown)
+    _shrink_table(model, choice, role, tokens)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust)
     check_output(model, classes, example, role)
     return model
+
+
+def cut(teacher: nn.Module, choice: ModelChoice, classes: int, example: Tensor, tokens: Tokens | None) -> nn.Module:
+    """A student that is a part of its teacher: a copy, of which the options leave out what they say.
+
+    Raises:
+        UserError: an option is none that cuts, or does not fit the teacher.
+    """
+    model = copy.deepcopy(teacher).requires_grad_(True)
+    cuts = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
+    known = (*(CUTS if isinstance(model, TokenLogits) else ()), *(TABLES if tokens else ()))
+    if strange := [name for name in cuts if name not in known]:
+        raise UserError(
+            f'student.options: with weights = "teacher" the student is cut from {type(teacher).__name__}, which has no'
+            f' option "{strange[0]}" for that; it has {", ".join(known) or "none"}'
+        )
+    if isinstance(model, TokenLogits):
+        with _explained("student.options"):
+            cut_encoder(model.model, cuts)
+    _shrink_table(model, choice, "student", tokens)
+    check_output(model, classes, example, "student")
+    return model
+
+
+def _shrink_table(model: nn.Module, choice: ModelChoice, role: str, tokens: Tokens | None) -> None:
+    if tokens is None:
+        return
+    with _explained(f"{role}.options"):
+        if choice.options.get("trim_vocabulary"):
+            trim_vocabulary(model, tokens.vocabulary, tokens.used, tokens.unknown)
+        if width := choice.options.get("embedding_width"):
+            factorize_embedding(model, tokens.vocabulary, width)
 
 
 def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> None:

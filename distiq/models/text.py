@@ -1,11 +1,12 @@
-"""Small networks over token numbers: a convolutional one and a bag of embeddings. Padding never changes an answer."""
+"""Small networks over token numbers: a convolutional one and a bag of embeddings; smaller tables of embeddings.
+
+Padding never changes an answer.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
-from distiq.errors import UserError
 
 
 class TextCNN(nn.Module):
@@ -99,23 +100,86 @@ class TrimmedEmbedding(nn.Module):
         self.places: Tensor
         self.register_buffer("places", places)
         pad = embedding.padding_idx
-        self.table = nn.Embedding(len(used), embedding.embedding_dim, None if pad is None else rows[pad])
-        self.table.weight.data.copy_(embedding.weight.data[list(used)])
+        self.table: nn.Module = _table(embedding.weight.data[list(used)], None if pad is None else rows[pad])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 -> (B, L, width)."""
         return self.table(self.places.index_select(0, tokens.flatten()).view(tokens.shape).long())
 
+    def whole(self) -> nn.Embedding:
+        """A table of all tokens that gives the same."""
+        table = self.table.whole() if isinstance(self.table, FactorizedEmbedding) else self.table
+        assert isinstance(table, nn.Embedding)
+        return _table(table.weight.data[self.places.long()], None)
+
+
+class FactorizedEmbedding(nn.Module):
+    """A narrow table and a linear layer that widens what it gives: V k + k D weights in place of V D.
+
+    Lan et al. 2020, "ALBERT" (arXiv:1909.11942), section 3.1. It starts as the best approximation of rank k of the
+    whole table in least squares.
+
+    Args:
+        embedding: the whole table, (V, D).
+        width: k.
+    """
+
+    def __init__(self, embedding: nn.Embedding, width: int) -> None:
+        super().__init__()
+        count, wide = embedding.weight.shape
+        if not 1 <= width < min(count, wide):
+            raise ValueError(
+                f"embedding_width = {width}: the table is {count} x {wide}; take 1 to {min(count, wide) - 1}"
+            )
+        left, sizes, right = torch.linalg.svd(embedding.weight.data, full_matrices=False)
+        root = sizes[:width].sqrt()
+        self.table = _table(left[:, :width] * root, embedding.padding_idx)
+        if embedding.padding_idx is not None and not embedding.weight.data[embedding.padding_idx].any():
+            self.table.weight.data[embedding.padding_idx] = 0  # where it is zero networks rely on it
+        self.widen = nn.Linear(width, wide, bias=False)
+        self.widen.weight.data.copy_((root.unsqueeze(1) * right[:width]).T)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 -> (B, L, D)."""
+        return self.widen(self.table(tokens))
+
+    def whole(self) -> nn.Embedding:
+        """A table that gives the same."""
+        return _table(self.table.weight.data @ self.widen.weight.data.T, None)
+
+
+def _table(weight: Tensor, padding: int | None) -> nn.Embedding:
+    made = nn.Embedding(weight.shape[0], weight.shape[1], padding)
+    made.weight.data.copy_(weight)
+    return made
+
 
 def trim_vocabulary(model: nn.Module, vocabulary: int, used: Sequence[int], unknown: int) -> nn.Module:
-    """Leaves rows for the used tokens alone in the model's table of `vocabulary` or more tokens, in place.
+    """The model, in whose table of `vocabulary` or more tokens the used ones alone have rows left, in place.
 
     Raises:
-        UserError: the model has no such table.
+        ValueError: the model has no such table.
     """
+    parent, name, table = _find_table(model, vocabulary)
+    setattr(parent, name, TrimmedEmbedding(table, used, unknown))
+    return model
+
+
+def factorize_embedding(model: nn.Module, vocabulary: int, width: int) -> nn.Module:
+    """The model, whose table of tokens, trimmed or not, is a `FactorizedEmbedding` of that width, in place.
+
+    Raises:
+        ValueError: the model has no such table, or it is no wider.
+    """
+    parent, name, table = _find_table(model, vocabulary)
+    setattr(parent, name, FactorizedEmbedding(table, width))
+    return model
+
+
+def _find_table(model: nn.Module, vocabulary: int) -> tuple[nn.Module, str, nn.Embedding]:
     for module in model.modules():
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Embedding) and child.num_embeddings >= vocabulary:
-                setattr(module, name, TrimmedEmbedding(child, used, unknown))
-                return model
-    raise UserError(f"trim_vocabulary: {type(model).__name__} has no embedding of {vocabulary} tokens")
+        for name, child in module.named_children():
+            trimmed = isinstance(module, TrimmedEmbedding) and name == "table"
+            if isinstance(child, nn.Embedding) and (trimmed or child.num_embeddings >= vocabulary):
+                return module, name, child
+    raise ValueError(f"{type(model).__name__} has no embedding of {vocabulary} tokens")

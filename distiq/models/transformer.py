@@ -1,8 +1,23 @@
-"""A transformers sequence classifier as a plain network: token numbers in, logits out."""
+"""A transformers sequence classifier as a plain network: token numbers in, logits out; and smaller ones cut from it."""
 
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
+
+CUTS = ("keep_layers", "feed_forward", "heads")
+"""Options that cut an encoder; others are the config's."""
+ATTENTION = (
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+)
+FEED_FORWARD = (("intermediate.dense", "output.dense"), ("ffn.lin1", "ffn.lin2"))
+"""Where a layer of BERT and its kin, or of DistilBERT, has its linear layers."""
 
 
 class TokenLogits(nn.Module):
@@ -26,16 +41,15 @@ def sequence_classifier(
 
     Args:
         weights: the folder or hub name; empty draws the weights.
-        options: of the config; `keep_layers`, such as [0, 2, 4], cuts a student from the weights' encoder, whose other
-            layers are left out (DistilBERT, Sanh et al. 2019, arXiv:1910.01108).
+        options: of the config; those of `CUTS` are for `cut_encoder`.
 
     Raises:
         ValueError: the options do not fit, or the tokenizer has tokens that the weights do not know.
     """
     import transformers
 
-    options = dict(options)
-    keep = options.pop("keep_layers", None)
+    cuts = {name: value for name, value in options.items() if name in CUTS}
+    options = {name: value for name, value in options.items() if name not in CUTS}
     auto = transformers.AutoModelForSequenceClassification
     if not weights:
         config = transformers.AutoConfig.for_model(
@@ -56,24 +70,154 @@ def sequence_classifier(
                 f"{weights} knows {model.config.vocab_size} tokens, but the tokenizer has {vocabulary}: they do not"
                 " belong together; set data.text.tokenizer to the same folder or hub name"
             )
-    if keep is not None:
-        keep_layers(model, keep)
+    cut_encoder(model, cuts)
     return model.float()
 
 
-def keep_layers(model: Any, numbers: list[int]) -> None:
-    """Leaves the encoder's layers of these numbers, in place.
+def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
+    """Leaves a part of a transformers encoder, in place; what is left keeps its weights.
+
+    Args:
+        cuts: `keep_layers`, such as [0, 2, 4]: the layers that stay (DistilBERT, Sanh et al. 2019, arXiv:1910.01108);
+            `feed_forward`: neurons that stay in each layer, `heads`: attention heads that stay in each. Those stay
+            whose weights are largest: the product of the norms of what goes in and what comes out.
 
     Raises:
-        ValueError: there is no such layer, or no stack of layers is found.
+        ValueError: there is no such layer, fewer neurons or heads than are to stay, or the encoder is built otherwise.
     """
+    if not cuts:
+        return
+    parent, name, layers = _stack(model)
+    if (numbers := cuts.get("keep_layers")) is not None:
+        count = len(layers)
+        if not numbers or not all(0 <= number < count for number in numbers):
+            raise ValueError(f"keep_layers = {numbers}: the encoder has the layers 0 to {count - 1}")
+        layers = nn.ModuleList(layers[number] for number in numbers)
+        setattr(parent, name, layers)
+        model.config.num_hidden_layers = len(numbers)
+    if (width := cuts.get("feed_forward")) is not None:
+        for layer in layers:
+            first, second = _linears(layer, FEED_FORWARD, "feed_forward")
+            kept = _largest(first.weight.norm(dim=1) * second.weight.norm(dim=0), width, "feed_forward", "neurons")
+            _keep_rows(first, kept)
+            _keep_columns(second, kept)
+        setattr(
+            model.config, "intermediate_size" if hasattr(model.config, "intermediate_size") else "hidden_dim", width
+        )
+    if (heads := cuts.get("heads")) is not None:
+        size = _head_size(model.config)
+        for layer in layers:
+            *inputs, output = _linears(layer, ATTENTION, "heads")
+            norms = inputs[2].weight.unflatten(0, (-1, size)).norm(dim=(1, 2))
+            norms = norms * output.weight.unflatten(1, (-1, size)).norm(dim=(0, 2))
+            chosen = _largest(norms, heads, "heads", "heads")
+            kept = (chosen.unsqueeze(1) * size + torch.arange(size)).flatten()
+            for linear in inputs:
+                _keep_rows(linear, kept)
+            _keep_columns(output, kept)
+
+
+def save_transformers(network: TokenLogits, folder: Path, classes: Sequence[str], text: Mapping[str, Any]) -> None:
+    """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
+
+    Args:
+        text: how raw text becomes token numbers, as `TextEncoder.as_json` says it; empty where nobody knows.
+    """
+    import transformers
+    from tokenizers import Tokenizer
+
+    transformers.logging.disable_progress_bar()
+    try:
+        as_transformers(network, classes).save_pretrained(folder)
+    finally:
+        transformers.logging.enable_progress_bar()
+    if not text:
+        return
+    tokenizer = Tokenizer.from_str(text["tokenizer"])
+    names = {"pad_token": tokenizer.id_to_token(text["pad"])}
+    if text["unknown"] is not None:
+        names["unk_token"] = tokenizer.id_to_token(text["unknown"])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=text["length"], **names
+    ).save_pretrained(folder)
+
+
+def as_transformers(network: TokenLogits, classes: Sequence[str]) -> Any:
+    """A copy in the library's own architecture, whose `save_pretrained` other programs can load.
+
+    Its answers are the network's. What the library has no form for is written out: a trimmed or factorized table has
+    every row again, heads that were left out are zero.
+    """
+    model: Any = copy.deepcopy(network.model).eval()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, TrimmedEmbedding | FactorizedEmbedding):
+                setattr(module, name, child.whole())
+    config = model.config
+    for layer in _stack(model)[2]:
+        found = _found(layer, ATTENTION)
+        if found and found[0].out_features < config.hidden_size:
+            for linear in found[:3]:
+                _pad(linear, config.hidden_size - linear.out_features, rows=True)
+            _pad(found[3], config.hidden_size - found[3].in_features, rows=False)
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: number for number, name in enumerate(classes)}
+    return model
+
+
+def _stack(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
+    """The encoder's layers, with the module that holds them and their name there."""
     count = model.config.num_hidden_layers
     for module in model.modules():
-        for name, child in list(module.named_children()):
+        for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == count:
-                if not numbers or not all(0 <= number < count for number in numbers):
-                    raise ValueError(f"keep_layers = {numbers}: the encoder has the layers 0 to {count - 1}")
-                setattr(module, name, nn.ModuleList(child[number] for number in numbers))
-                model.config.num_hidden_layers = len(numbers)
-                return
-    raise ValueError(f"keep_layers: {type(model).__name__} has no stack of {count} layers that could be cut")
+                return module, name, child
+    raise ValueError(f"{type(model).__name__} has no stack of {count} layers that could be cut")
+
+
+def _head_size(config: Any) -> int:
+    return config.hidden_size // config.num_attention_heads
+
+
+def _found(layer: nn.Module, places: tuple[tuple[str, ...], ...]) -> list[nn.Linear]:
+    modules = dict(layer.named_modules())
+    for paths in places:
+        linears = [modules.get(path) for path in paths]
+        if all(isinstance(linear, nn.Linear) for linear in linears):
+            return linears  # type: ignore[return-value]
+    return []
+
+
+def _linears(layer: nn.Module, places: tuple[tuple[str, ...], ...], option: str) -> list[nn.Linear]:
+    if not (found := _found(layer, places)):
+        raise ValueError(
+            f"{option}: {type(layer).__name__} is not built as a layer of BERT or DistilBERT; leave it out"
+        )
+    return found
+
+
+def _largest(sizes: Tensor, count: int, option: str, noun: str) -> Tensor:
+    """The numbers of the largest, ascending."""
+    if not isinstance(count, int) or not 1 <= count <= len(sizes):
+        raise ValueError(f"{option} = {count}: a layer has {len(sizes)} {noun}; take 1 to {len(sizes)}")
+    return sizes.topk(count).indices.sort().values
+
+
+def _keep_rows(linear: nn.Linear, kept: Tensor) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[kept].clone())
+    linear.bias = nn.Parameter(linear.bias.detach()[kept].clone())
+    linear.out_features = len(kept)
+
+
+def _keep_columns(linear: nn.Linear, kept: Tensor) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:, kept].clone())
+    linear.in_features = len(kept)
+
+
+def _pad(linear: nn.Linear, count: int, rows: bool) -> None:
+    """Zeros behind the rows or the columns."""
+    shape = (0, 0, 0, count) if rows else (0, count)
+    linear.weight = nn.Parameter(nn.functional.pad(linear.weight.detach(), shape))
+    if rows:
+        linear.bias = nn.Parameter(nn.functional.pad(linear.bias.detach(), (0, count)))
+    linear.out_features, linear.in_features = linear.weight.shape

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distiq.data.load import load
-from distiq.data.text import TextEncoder, train_tokenizer
+from distiq.data.text import TextEncoder, bitmap, check_same_tokens, train_tokenizer
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TextSettings
 
@@ -55,6 +55,25 @@ def test_the_bundle_s_json_gives_the_same_tokens(tokenizer):
     assert torch.equal(TextEncoder(known["tokenizer"], 6).encode(["a fine film"], "texts").numbers, before)
 
 
+def test_tokens_that_a_trimmed_model_does_not_know_are_named(tokenizer):
+    encoder = TextEncoder(tokenizer, 8, bitmap((0, 1, 2, 3, 6), 8))
+    assert encoder.encode(["a fine fine film"], "the text").notes == (
+        "the text: 2 tokens are none of the model's vocabulary and count as unknown: a, fine",
+    )
+    assert encoder.encode(["film film"], "the text").notes == ()
+
+
+def test_weights_of_another_tokenizer_are_refused_with_the_first_differing_tokens(tokenizer, tmp_path):
+    own = tokenizer.to_str()
+    check_same_tokens(own, tmp_path, "teacher.weights")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    check_same_tokens(own, tmp_path, "teacher.weights")
+    tokenizer.add_tokens(["films"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r'1 tokens differ: 8 is "films" there and "" here; set data.text.tokenizer'):
+        check_same_tokens(own, tmp_path, "teacher.weights")
+
+
 def test_a_tokenizer_that_cannot_pad_is_refused():
     with pytest.raises(UserError, match="no token to pad with"):
         TextEncoder(tokenizers.Tokenizer(tokenizers.models.WordPiece({"a": 0}, unk_token="a")), 5)
@@ -93,11 +112,15 @@ def test_a_tokenizer_comes_from_a_folder_or_a_file(folder, name):
     assert data.lengths(data.test.inputs[:2]).tolist() == [4, 5]
     assert data.trimmed(data.test.inputs[:1]).shape == (1, 4)
     assert data.preparation["text"]["vocabulary"] == 8
+    words = data.words
+    assert (words.mask, words.special.tolist()) == (None, [0, 2, 3])
+    assert set(words.pool.tolist()) == {4, 5, 6}
 
 
 def test_one_is_trained_where_none_is_named(folder):
     data = load(settings(folder, vocabulary=40), seed=0)
     assert data.tokens[0] <= 40
+    assert (data.words.mask, data.words.special.tolist()) == (4, [0, 1, 2, 3, 4])
     assert int(data.train.inputs.max()) < data.tokens[0]
 
 

@@ -5,9 +5,10 @@ import sys
 import pytest
 import torch
 
-from distiq.data.splits import Split
+from distiq.data.splits import Split, Words
 from distiq.data.views import Views, philox, uniform
-from distiq.recipe import ViewSettings
+from distiq.errors import UserError
+from distiq.recipe import TextViewSettings, ViewSettings
 
 STILL = {"flip": False, "shift": 0, "crop": 1.0, "erase": 0.0}
 EVERYTHING = ViewSettings(flip=True, shift=2, crop=0.5, erase=0.5)
@@ -231,3 +232,43 @@ def test_shares_of_mixing_and_none():
     assert float((shares < 1).float().mean()) == pytest.approx(0.8, abs=0.04)
     plain = Views(ViewSettings(), 3).shown(split, 0, torch.arange(2000))
     assert (plain.partners, plain.shares) == (None, None)
+
+
+WORDS = Words(4, torch.tensor([0, 2, 3, 4]), torch.tensor([7, 7, 7, 8]))
+
+
+def texts() -> Split:
+    tokens = torch.tensor([[2, *([5, 6] * 20), 3, 0, 0]]).repeat(50, 1)
+    return Split(tokens, torch.zeros(50, dtype=torch.int64), "text")
+
+
+def reader(**settings) -> Views:
+    return Views(ViewSettings(text=TextViewSettings(**settings)), seed=3)
+
+
+def test_tokens_are_masked_and_replaced_by_their_shares():
+    split = texts()
+    shown = reader(mask=0.2, replace=0.4).shown(split, 1, torch.arange(50), WORDS).inputs
+    shares = {token: float((shown[:, 1:41] == token).float().mean()) for token in (4, 5, 6, 7, 8)}
+    for token, wanted in {4: 0.2, 5: 0.2, 6: 0.2, 7: 0.3, 8: 0.1}.items():
+        assert abs(shares[token] - wanted) < 0.035  # 2000 tokens: three deviations
+    assert torch.equal(shown[:, [0, 41, 42, 43]], split.inputs[:, [0, 41, 42, 43]]), "special tokens stay"
+
+
+def test_a_text_s_view_is_the_same_in_any_batch():
+    views, split = reader(mask=0.3, replace=0.3), texts()
+    whole = views.shown(split, 2, torch.arange(50), WORDS).inputs
+    some = torch.tensor([41, 3, 17])
+    assert torch.equal(views.shown(split, 2, some, WORDS).inputs, whole[some])
+    assert not torch.equal(views.shown(split, 3, some, WORDS).inputs, whole[some])
+    assert torch.equal(reader().shown(split, 2, some, WORDS).inputs, split.inputs[some])
+
+
+def test_a_tokenizer_without_a_mask_cannot_mask():
+    with pytest.raises(UserError, match=r"views.text.mask: the tokenizer has no mask token"):
+        reader(mask=0.1).shown(texts(), 0, torch.arange(2), WORDS._replace(mask=None))
+
+
+def test_more_than_every_token_is_refused():
+    with pytest.raises(ValueError, match=r"mask \+ replace = 1.2 is more than every token"):
+        TextViewSettings(mask=0.6, replace=0.6)

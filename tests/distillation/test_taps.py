@@ -23,6 +23,13 @@ def test_outputs_of_the_named_modules(student: nn.Module):
     assert hooks(student) == 0
 
 
+def test_of_several_outputs_the_first_is_kept():
+    model = nn.Sequential(nn.GRU(3, 4, batch_first=True))
+    with tapped(model, ["0"]) as features:
+        outputs, _ = model(torch.randn(2, 5, 3))
+    assert features["0"] is outputs
+
+
 def test_each_run_leaves_its_own_values(student: nn.Module):
     with tapped(student, ["classifier"]) as features:
         for _ in range(2):

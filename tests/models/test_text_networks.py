@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from distiq.data.text import TextEncoder, train_tokenizer
 from distiq.errors import UserError
-from distiq.models.build import Tokens, build
+from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
+from distiq.models.transformer import save_transformers
 from distiq.recipe import StudentSettings
 
 PAD, UNKNOWN = 1, 2
@@ -14,6 +16,8 @@ SMALL_BERT = {
     "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16,
     "max_position_embeddings": 16,
 }  # fmt: skip
+SMALL_DISTILBERT = {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 16}
+SMALL = {"transformers:bert": SMALL_BERT | {"intermediate_size": 24}, "transformers:distilbert": SMALL_DISTILBERT}
 
 
 def made(model: str, weights: str = "", **options):
@@ -106,3 +110,81 @@ def test_a_trimmed_vocabulary_changes_no_answer_to_texts_of_its_tokens(model, op
     assert torch.equal(trimmed(strange), whole(strange.where(strange != 19, UNKNOWN)))
     assert 6 in [parameter.shape[0] for parameter in trimmed.parameters()]
     assert 20 not in [parameter.shape[0] for parameter in trimmed.parameters()]
+
+
+def part_of(teacher, model="transformers:bert", **options):
+    settings = StudentSettings(model=model, weights="teacher", options=options)
+    return cut(teacher, settings, 2, torch.zeros(1, 10, dtype=torch.int64), TOKENS).eval()
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_neurons_and_heads_that_weigh_nothing_are_cut_without_a_change(model):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    teacher = made(model, **SMALL[model])
+    for name, weight in teacher.named_parameters():
+        if name.endswith(("intermediate.dense.weight", "lin1.weight", "value.weight", "v_lin.weight")):
+            weight.data[: len(weight) // 2] = 0
+        if name.endswith(("intermediate.dense.bias", "lin1.bias", "value.bias", "v_lin.bias")):
+            weight.data.zero_()
+    student = part_of(teacher, model, feed_forward=12, heads=1)
+    tokens = torch.randint(2, 20, (3, 6))
+    torch.testing.assert_close(student(tokens), teacher(tokens))
+    saved = 3 * (2 * 12 * 16 + 12 + 4 * 8 * 16 + 3 * 8)  # per layer: half the neurons, half of q, k, v and the output
+    assert sum(p.numel() for p in teacher.parameters()) - sum(p.numel() for p in student.parameters()) == saved
+
+
+def test_a_student_trains_but_its_teacher_stays():
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    teacher = made("transformers:bert", **SMALL_BERT).requires_grad_(False)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = part_of(teacher, keep_layers=[0, 2], feed_forward=4)
+    assert all(weight.requires_grad for weight in student.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"feed_forward": 17}, "feed_forward = 17: a layer has 16 neurons; take 1 to 16"),
+        ({"heads": 0}, "heads = 0: a layer has 2 heads; take 1 to 2"),
+        ({"embedding_width": 16}, "embedding_width = 16: the table is 20 x 16; take 1 to 15"),
+        ({"hidden_size": 8}, 'has no option "hidden_size" for that; it has keep_layers, feed_forward, heads,'),
+    ],
+)
+def test_what_cannot_be_cut_is_refused(options, message):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    with pytest.raises(UserError, match=message):
+        part_of(made("transformers:bert", **SMALL_BERT), **options)
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_a_table_of_low_rank_is_factorized_without_a_change(trimmed):
+    teacher = made("text_cnn", width=8)
+    teacher.embedding.weight.data = torch.randn(20, 3) @ torch.randn(3, 8)
+    teacher.embedding.weight.data[PAD] = 0
+    student = part_of(teacher, "text_cnn", embedding_width=3, trim_vocabulary=trimmed)
+    tokens = torch.tensor([[3, 5, 13, 13, PAD], [8, 2, 5, PAD, PAD]])
+    torch.testing.assert_close(student(tokens), teacher(tokens))
+    assert [tuple(p.shape) for p in student.embedding.parameters()] == [(6 if trimmed else 20, 3), (8, 3)]
+
+
+def test_its_tokenizer_comes_along(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    encoder = TextEncoder(train_tokenizer(["a fine film", "a dull film"], 40), 8)
+    text, tokens = encoder.as_json(), encoder.encode(["a fine film, dull"], "the text", to_longest=True).numbers
+    save_transformers(made("transformers:bert", **SMALL_BERT), tmp_path, ["bad", "good"], text)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(["a fine film, dull"])["input_ids"] == tokens.tolist()
+    assert loaded.pad_token_id == encoder.pad
+
+
+def test_a_student_in_the_format_of_transformers_answers_the_same(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    options = {"keep_layers": [2, 0], "feed_forward": 6, "heads": 1, "trim_vocabulary": True, "embedding_width": 4}
+    student = part_of(made("transformers:bert", **SMALL_BERT), **options)
+    save_transformers(student, tmp_path, ["bad", "good"], {})
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    tokens = torch.tensor([[3, 19, 13, 7, PAD], [8, 2, 5, PAD, PAD]])
+    answers = loaded(input_ids=tokens, attention_mask=(tokens != PAD).long()).logits
+    torch.testing.assert_close(answers, student(tokens))
+    assert loaded.config.id2label == {0: "bad", 1: "good"}

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from distiq.models.text import EmbeddingBag, TextCNN, trim_vocabulary
+from distiq.models.text import EmbeddingBag, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import TokenLogits
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.runtimes.export import export, load
@@ -30,6 +30,7 @@ def small_bert() -> nn.Module:
 NETWORKS = {
     "text_cnn": lambda: TextCNN(3, VOCABULARY, 0, 8, 8),
     "trimmed": lambda: trim_vocabulary(EmbeddingBag(3, 2 * VOCABULARY, 0, 8, 8), 2 * VOCABULARY, range(VOCABULARY), 1),
+    "factorized": lambda: factorize_embedding(TextCNN(3, VOCABULARY, 0, 8, 8), VOCABULARY, 4),
     "embedding_bag": lambda: EmbeddingBag(3, VOCABULARY, 0, 8, 8),
     "bert": small_bert,
 }

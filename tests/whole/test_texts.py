@@ -38,7 +38,7 @@ learning_rate = 0.01
 precision = "float32"
 [student]
 model = "embedding_bag"
-options = {width = 8, hidden = 0}
+options = {width = 8, hidden = 0, trim_vocabulary = true}
 [student.training]
 epochs = 10
 batch_size = 16
@@ -95,6 +95,7 @@ def test_the_bundle_answers_raw_text(run: RunRecord, folder: Path):
 def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: Path):
     opened = Bundle(folder / "run" / "bundle")
     assert "1 of 1 are longer than 12 tokens (the longest has 22); cut there" in opened.prepare("film " * 20).notes[0]
+    assert "1 tokens are none of the model's vocabulary and count as unknown: b" in opened.prepare("b film").notes[0]
     assert "hold no token that the tokenizer knows" in opened.prepare("映画").notes[0]
     with pytest.raises(UserError, match="is empty"):
         opened.predict(" ")
