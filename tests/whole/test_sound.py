@@ -56,6 +56,9 @@ size_kb = 16
 throughput_batch = 2
 rounds = 1
 seconds = 0.005
+[evaluation]
+keyword = "tone"
+false_accepts = 0.1
 """
 
 
@@ -110,6 +113,18 @@ def test_the_front_end_stays_in_float_by_measurement_and_the_rest_is_int8(record
 def test_tones_are_told_from_hisses(record: RunRecord):
     assert record.trials[0].deployed.test.top1 >= 0.9
     assert (record.data.kind, record.data.rate, record.data.sample_shape) == ("audio", RATE, (1000,))
+
+
+def test_errors_of_the_keyword_are_recorded_for_every_column(record: RunRecord, run: Path):
+    trial = record.trials[0]
+    columns = [record.teacher.column("float32"), record.student.column("float32"), trial.simulated, trial.deployed]
+    for column in columns:
+        found = column.test.keyword
+        assert found is not None and (found.keyword, found.samples, found.others) == ("tone", 15, 15)
+        assert 0 <= found.equal_error_rate <= 0.5 and found.allowed_false_accepts == 0.1
+    page, shown = (run / "report.html").read_text(), distiq("show", run).output
+    assert "False rejects against false accepts" in page and "at 10.0 % false accepts" in page
+    assert "Equal error rate" in shown and "Missed" in shown
 
 
 def test_the_report_speaks_of_clips(run: Path):
@@ -208,6 +223,7 @@ def test_a_bad_clip_is_refused(content: bytes | None, said: str, run: Path, tmp_
         ('source = "audio"', 'source = "sound"', '"spoken_digits", "audio",'),
         ("seconds = 0.25", "seconds = 0.02", "fails on an input of shape (80,)"),
         ("rate = 4000\nseconds", "rates = 4000\nseconds", 'did you mean "rate"?'),
+        ('keyword = "tone"', 'keyword = "tune"', 'no class is called "tune"; the classes: hiss, tone'),
         ("seconds = 0.25", 'seconds = 0.25\nheld_out = ["ann"]', "does not say who speaks"),
     ],
 )
