@@ -195,6 +195,22 @@ def test_a_window_is_the_clip_that_begins_there(bundle: Bundle, tmp_path: Path):
     assert list(bundle.listen(tmp_path / "song.wav", 0.25))[1].answers == bundle.predict(tmp_path / "second.wav")
 
 
+def test_a_stream_answers_the_windows_of_a_file_and_of_the_standard_input(run: Path, bundle: Bundle, tmp_path: Path):
+    song = np.concatenate([tone(300, 0.5), hiss(99, 0.5)])
+    wavfile.write(tmp_path / "song.wav", RATE, song)
+    result = distiq("predict", run / "bundle", tmp_path / "song.wav", "--stream", "--smooth", 1, "--every", 0.128)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert ", 0.00 to 0.25 s: tone" in lines[0] and ", 0.64 to 0.89 s: hiss" in lines[5]
+    command = ["predict", str(run / "bundle"), "-", "--stream", "--smooth", "1", "--every", "0.128"]
+    piped = CliRunner().invoke(app, command, input=song.tobytes())
+    assert [line.partition(", ")[2] for line in piped.output.splitlines()] == [
+        line.partition(", ")[2] for line in lines
+    ]
+    refused = distiq("predict", run / "bundle", tmp_path / "song.wav", "--stream", "--every", 0.5)
+    assert refused.exit_code == 2 and "at most a window, 0.25 s" in refused.stderr
+
+
 @pytest.mark.parametrize("every", [0.0, -1.0])
 def test_a_step_that_is_not_positive_is_refused(every: float, bundle: Bundle, run: Path):
     with pytest.raises(UserError, match="give a positive time"):
