@@ -300,11 +300,11 @@ def _session(model: Path | bytes, threads: int, name: str = ""):  # type: ignore
 
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise UserError(f"{model}: no such file")
-    content = model if isinstance(model, bytes) else str(model)
+    content, place = (model, name) if isinstance(model, bytes) else (str(model), str(model))
     try:
         return onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise UserError(f"{name or model}: ONNX Runtime cannot load this file: {error}") from error
+        raise UserError(f"{place}: ONNX Runtime cannot load this file: {error}") from error
 
 
 def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
