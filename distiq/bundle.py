@@ -290,7 +290,7 @@ class Bundle:
 
     def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
         """The likeliest classes of each input (B, ...), likeliest first."""
-        return [self._likeliest(logits, top) for logits in self.run(inputs)]
+        return [self.likeliest(probabilities, top) for probabilities in torch.softmax(self.run(inputs), 1)]
 
     def predict(self, sample: Path | str, top: int = 3) -> list[Prediction]:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
@@ -299,6 +299,13 @@ class Bundle:
             UserError: as `prepare`.
         """
         return self.answer(self.prepare(sample).inputs[:1], top)[0]
+
+    def require_sound(self) -> None:
+        """Raises UserError unless the model hears."""
+        if self.kind != "audio":
+            raise UserError(
+                f"{self.folder}: this model reads {NOUNS[self.kind]}; windows in time are for models of sound"
+            )
 
     def listen(self, file: Path, every: float, top: int = 3) -> Iterator[Heard]:
         """Answers a long clip window after window, as a microphone's stream would be.
@@ -309,10 +316,7 @@ class Bundle:
         Raises:
             UserError: the model does not hear, `every` is not positive, the file is missing or does not decode.
         """
-        if self.kind != "audio":
-            raise UserError(
-                f"{self.folder}: this model reads {NOUNS[self.kind]}; windows in time are for models of sound"
-            )
+        self.require_sound()
         rate, length = self.audio.rate, self.preprocessing["shape"][0]
         if every <= 0:
             raise UserError(f"every = {every:g} s; give a positive time from one window to the next")
@@ -321,8 +325,8 @@ class Bundle:
             inputs = self.normalize(torch.from_numpy(window.copy()).unsqueeze(0))
             yield Heard(start / rate, (start + length) / rate, self.answer(inputs, top)[0])
 
-    def _likeliest(self, logits: Tensor, top: int) -> list[Prediction]:
-        probabilities = torch.softmax(logits, 0)
+    def likeliest(self, probabilities: Tensor, top: int) -> list[Prediction]:
+        """The likeliest classes by their probabilities (classes,), likeliest first."""
         best = probabilities.topk(min(top, len(probabilities)))
         return [
             Prediction(self.preprocessing["labels"][index], value)

@@ -175,7 +175,10 @@ def show(folder: RunFolder) -> None:
         show_records(folder / "records", Console(highlight=False))
 
 
-@app.command(epilog="Example: `distiq predict runs/fashion_mnist/bundle shoe.png`")
+@app.command(
+    epilog="Examples: `distiq predict runs/fashion_mnist/bundle shoe.png`, `distiq predict BUNDLE long.wav --stream`,"
+    " `arecord -t raw -f S16_LE -r 8000 | distiq predict BUNDLE - --stream`"
+)
 def predict(
     bundle: BundleFolder,
     samples: Annotated[
@@ -184,18 +187,25 @@ def predict(
     ],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
     every: Annotated[float | None, typer.Option(help="sound: answer a window every so many seconds")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="sound: chunk after chunk, as a microphone gives it; - reads raw int16")
+    ] = False,
+    smooth: Annotated[int, typer.Option(min=1, help="stream: probabilities are the mean of so many windows")] = 3,
 ) -> None:
     """Answers samples with a bundle's model file."""
     with _explained():
         from distiq.bundle import Bundle, Prediction
+        from distiq.streaming import hear
 
         def words(answers: list[Prediction]) -> str:
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
 
         opened = Bundle(bundle)
         for sample in samples:
-            if every is not None:
-                for heard in opened.listen(Path(sample), every, top):
+            if stream or every is not None:
+                step = 0.1 if every is None else every
+                windows = hear(opened, sample, step, smooth, top) if stream else opened.listen(Path(sample), step, top)
+                for heard in windows:
                     typer.echo(f"{sample}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
                 continue
             prepared = opened.prepare(sample)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
+from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
 from distiq.models.audio import front_ends
 from distiq.numerics import sqnr_db
@@ -90,12 +91,16 @@ class Measuring:
         self, name: ColumnName, answers: Answers, float_answers: Answers | None, cost: CostRecord | None
     ) -> Column:
         """A column of the table from given answers."""
-        classes = len(self.data.classes)
+        classes, wanted = len(self.data.classes), self.recipe.evaluation
 
         def part(split: str, labels: Tensor) -> AccuracyRecord:
             teacher = self.teacher[split] if self.teacher else None
             own = float_answers[split] if float_answers else None
-            return score(answers[split], labels, classes, teacher, own)
+            found = score(answers[split], labels, classes, teacher, own)
+            if not wanted.keyword:
+                return found
+            known = keyword_errors(answers[split], labels, self.data.classes, wanted.keyword, wanted.false_accepts)
+            return found.model_copy(update={"keyword": known})
 
         test, validation = self.data.test.labels, self.data.validation.labels
         return Column(name=name, cost=cost, test=part("test", test), validation=part("validation", validation))

@@ -59,7 +59,7 @@ class Source(NamedTuple):
 
 def basis_of(recipe: Recipe) -> str:
     """Says which teacher and student a record is of: a hash of the recipe without what comes after their training."""
-    later = {"name", "quantize", "export", "budget", "measure"}
+    later = {"name", "quantize", "export", "budget", "measure", "evaluation"}
     return sha256_of_json(recipe.model_dump(mode="json", exclude=later))[:16]
 
 

@@ -147,6 +147,7 @@ class _Story:
             **recipe.measure.model_dump(exclude={"runtimes"}),
             "runtime": recipe.measure.runtimes[0],
             "export": recipe.export.model_dump(),
+            "evaluation": recipe.evaluation.model_dump(),
             "cpu": environment.describe().cpu,
             "versions": environment.describe().versions,
         }
@@ -170,6 +171,11 @@ class _Story:
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
                 " accuracy_drop_points instead"
             )
+        keyword, classes = self.recipe.evaluation.keyword, self.data.classes
+        if keyword and keyword not in classes:
+            raise UserError(f'evaluation.keyword: no class is called "{keyword}"; the classes: {", ".join(classes)}')
+        if keyword and classes.index(keyword) not in self.data.test.labels:
+            raise UserError(f'evaluation.keyword: no sample of the test set is of the class "{keyword}"; give it some')
         pixels = self.data.train.inputs.dtype
         if self.recipe.export.pixels and (self.data.kind != "image" or pixels != torch.uint8):
             raise UserError(

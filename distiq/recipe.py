@@ -445,6 +445,17 @@ class MeasureSettings(Part):
         return names
 
 
+class EvaluationSettings(Part):
+    """What is measured beside accuracy."""
+
+    keyword: str = Field(
+        "", description="a class, such as the word that wakes a device: how often it is missed, how often falsely heard"
+    )
+    false_accepts: float = Field(
+        0.01, ge=0, lt=1, description="share of the other samples that may be taken for the keyword"
+    )
+
+
 class ExportSettings(Part):
     """What the exported files take."""
 
@@ -471,6 +482,7 @@ class Recipe(Part):
     export: ExportSettings = Field(default_factory=ExportSettings)
     budget: Budget = Field(default_factory=Budget)
     measure: MeasureSettings = Field(default_factory=MeasureSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
 
     def networks(self) -> dict[str, ModelSettings]:
         """The recipe's networks by role: teacher, assistants.0 and so on, student."""

@@ -85,11 +85,31 @@ class TrainingRecord(Record):
     seconds: float
 
 
+class KeywordRecord(Record):
+    """One class told from all others by a threshold on its probability; shares are fractions of 1.
+
+    `false_accepts` of the `others` are taken for the keyword, `false_rejects` of its own `samples` are not, at one
+    threshold after the other, from the highest on; between two lies the straight line. On it `equal_error_rate` is
+    where both are the same. `missed` are the false rejects at `threshold`, the lowest with at most
+    `allowed_false_accepts`; it is None where no threshold is so strict: then nothing is accepted.
+    """
+
+    keyword: str
+    samples: int
+    others: int
+    false_accepts: tuple[float, ...]
+    false_rejects: tuple[float, ...]
+    equal_error_rate: float
+    allowed_false_accepts: float
+    missed: float
+    threshold: float | None
+
+
 class AccuracyRecord(Record):
     """What one `predict` answers on one labelled split.
 
     `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
-    `auc` is the area under the ROC curve, of two classes alone.
+    `auc` is the area under the ROC curve, of two classes alone; `keyword` is of the class that the recipe names.
     `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
     student's own float32, None where there is nothing to compare with.
     """
@@ -101,6 +121,7 @@ class AccuracyRecord(Record):
     per_class: tuple[float | None, ...]
     expected_calibration_error: float
     auc: float | None = None
+    keyword: KeywordRecord | None = None
     agreement_with_teacher: float | None = None
     flips_against_float: float | None = None
 

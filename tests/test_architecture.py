@@ -26,6 +26,7 @@ UPPER = {
     "pipeline",
     "cli",
     "bundle",
+    "streaming",
     "ladder",
     "__main__",
 } | SIDE_BY_SIDE

@@ -136,3 +136,40 @@ class AudioResNet(nn.Module):
 
     def forward(self, waveforms: Tensor) -> Tensor:
         return self.network(self.frontend(waveforms).unsqueeze(1))
+
+
+class AudioGRU(nn.Module):
+    """A gated recurrent unit over frames: its state after the last one is what is classified.
+
+    Cho et al. 2014 (arXiv:1406.1078); the convolution before it, which halves the number of frames, is that of Zhang et
+    al. 2017's CRNN. The recurrence stays in float32 in every quantized file; convolution and classifier go to int8.
+
+    Args:
+        classes, rate, features, bands, coefficients, window_ms, hop_ms: as for `DSCNN`.
+        width: channels of the convolution over 5 frames, of stride 2.
+        hidden: of the recurrent unit.
+
+    Shapes: (B, T) waveforms in -1..1 -> (B, classes) logits.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        rate: int = 16000,
+        features: Features = "log_mel",
+        bands: int = 40,
+        coefficients: int = 10,
+        window_ms: float = 32.0,
+        hop_ms: float = 16.0,
+        width: int = 32,
+        hidden: int = 32,
+    ) -> None:
+        super().__init__()
+        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
+        self.stem = nn.Conv1d(bands if features == "log_mel" else coefficients, width, 5, 2, 2)
+        self.recurrent = nn.GRU(width, hidden, batch_first=True)
+        self.classifier = nn.Linear(hidden, classes)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        frames = torch.relu(self.stem(self.frontend(waveforms))).transpose(1, 2)
+        return self.classifier(self.recurrent(frames)[0][:, -1])

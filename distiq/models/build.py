@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.factory import call_factory
-from distiq.models.audio import DSCNN, AudioResNet
+from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
+from distiq.models.bc_resnet import BCResNet
 from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
@@ -27,6 +28,8 @@ BUILT_IN: dict[str, type[nn.Module]] = {
     "mobilenet_v2": MobileNetV2,
     "ds_cnn": DSCNN,
     "audio_resnet": AudioResNet,
+    "audio_gru": AudioGRU,
+    "bc_resnet": BCResNet,
     "mlp": MLP,
 }
 WAVEFORM_MODELS = (

@@ -22,7 +22,7 @@ from distiq.records import (
 )
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount, decibels
-from distiq.report.reading import ClassChange, accuracy_floor, class_changes, median_ms
+from distiq.report.reading import ClassChange, accuracy_floor, chosen_trial, class_changes, median_ms
 from distiq.report.tables import noise_shares
 
 
@@ -78,6 +78,38 @@ def class_accuracy(run: RunRecord, most: int) -> str:
 
     title = "Test accuracy by class: teacher float32, student float32, int8 deployed"
     return drawn(draw, title, height=height + 44, boxes=[(104, 34, 236, height)])
+
+
+def keyword_errors(run: RunRecord) -> str:
+    """False rejects over false accepts of the keyword in the test set: teacher, student float32, int8 deployed.
+
+    Empty where no keyword was named.
+    """
+    models = [
+        ("teacher", run.teacher.column("float32")),
+        ("student", run.student.column("float32")),
+        ("deployed", chosen_trial(run).deployed),
+    ]
+    curves = [(ink, column.test.keyword) for ink, column in models if column.test.keyword is not None]
+    if not curves:
+        return ""
+    allowed = curves[0][1].allowed_false_accepts
+    # Good networks leave most of the square empty: what is shown ends beyond their equal errors.
+    end = min(1.0, max(0.05, 3 * allowed, *(3 * curve.equal_error_rate for _, curve in curves)))
+
+    def draw(axes: Axes) -> None:
+        axes.plot([0, 100 * end], [0, 100 * end], color=INK["line"], linewidth=0.9, zorder=0)
+        axes.axvline(100 * allowed, color=INK["limit"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        for width, (ink, curve) in zip((4.0, 2.4, 1.2), curves, strict=False):  # they often lie upon one another
+            errors = [[100 * share for share in shares] for shares in (curve.false_accepts, curve.false_rejects)]
+            axes.plot(*errors, color=INK[ink], linewidth=width)
+        axes.set_xlim(0, 100 * end)
+        axes.set_ylim(0, 100 * end)
+        axes.grid(axis="y")
+        axes.set_title("false rejects, %")
+        axes.set_xlabel("false accepts, %")
+
+    return drawn(draw, "False rejects against false accepts", height=278, boxes=[(42, 34, 346, 220)])
 
 
 def teacher_effect(ablation: AblationRecord) -> str:

@@ -73,6 +73,8 @@ def render(
         trainings=[
             (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
         ],
+        keyword=run.teacher.column("float32").test.keyword,
+        keyword_plot=Markup(plots.keyword_errors(run)),
         class_plot=Markup(plots.class_accuracy(run, MOST_CLASSES)),
         classes_left_out=max(0, len(run.data.classes) - MOST_CLASSES),
     )

@@ -10,6 +10,7 @@ from distiq.records import (
     Breach,
     Column,
     CostRecord,
+    KeywordRecord,
     ModelRecord,
     NoiseRecord,
     RunRecord,
@@ -118,9 +119,18 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
     latencies = [latency_of(run, cost, 1) for cost in costs]
     batches = [latency_of(run, cost, batch) for cost in costs]
     areas = [row("AUC", [Cell(percent(t.auc)) for t in tests], "area under the ROC curve")] if tests[0].auc else []
+    words = [test.keyword for test in tests]
+    keyword = next((word for word in words if word), None)
+    errors = [] if keyword is None else [
+        row("Equal error rate", [Cell(percent(w.equal_error_rate if w else None)) for w in words],
+            f"“{keyword.keyword}” against all else"),
+        row("Missed", [Cell(percent(w.missed), _threshold(w)) if w else Cell(NOTHING) for w in words],
+            f"at {percent(keyword.allowed_false_accepts, 1)} false accepts"),
+    ]  # fmt: skip
     return (
         row("Accuracy", [Cell(percent(t.top1), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
         *areas,
+        *errors,
         row("Accuracy, validation", [Cell(percent(column.validation.top1)) for _, column in columns]),
         row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
         row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
@@ -140,6 +150,10 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
         ),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
     )
+
+
+def _threshold(word: KeywordRecord) -> str:
+    return "nothing is accepted" if word.threshold is None else f"from a probability of {word.threshold:.3f} on"
 
 
 LADDER_HEADINGS = (

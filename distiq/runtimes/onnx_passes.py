@@ -11,7 +11,7 @@ from distiq.runtimes.pixels import Pixels, take_pixels
 INPUT, OUTPUT = "input", "logits"
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
              "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
-             "HardSigmoid", "HardSwish", "Pad"}  # fmt: skip
+             "HardSigmoid", "HardSwish", "Pad", "GRU"}  # fmt: skip
 DEFAULTS: dict[tuple[str, str], object] = {
     ("Conv", "auto_pad"): b"NOTSET", ("Conv", "group"): 1, ("Conv", "dilations"): 1, ("Conv", "strides"): 1,
     ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,

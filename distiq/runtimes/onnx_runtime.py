@@ -77,6 +77,51 @@ def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
     return predict
 
 
+class FrontEnd(NamedTuple):
+    """A file that hears, in two: its front-end, and the network behind it.
+
+    frames: waveforms (B, T) of any length from `window` on -> (B, bands, frames), one frame every `hop` samples.
+    network: as many frames as the whole file makes of its clips -> its output.
+    """
+
+    window: int
+    hop: int
+    frames: Callable[[Tensor], Tensor]
+    network: Callable[[Tensor], Tensor]
+
+
+def split_front_end(path: Path, threads: int = 1) -> FrontEnd | None:
+    """Cuts a file behind its front-end; None where it has none that stays in float32 under a name of its own."""
+    proto = onnx.load(str(path))
+    framing = next((node for node in proto.graph.node if node.op_type == "Conv"), None)
+    module = framing.name.rpartition("/")[0] if framing is not None else ""
+    sizes = {entry.name: list(entry.ints) for entry in framing.attribute} if framing is not None else {}
+    if not module or len(sizes.get("kernel_shape", ())) != 1:
+        return None
+    cut = [node for node in proto.graph.node if node.name.startswith(f"{module}/")][-1].output[0]
+    parts = []
+    for source, sides, result in ((INPUT, ["batch", "samples"], cut), (cut, ["batch", "bands", "frames"], OUTPUT)):
+        part = _between(proto, helper.make_tensor_value_info(source, TensorProto.FLOAT, sides), result)
+        session = _session(part.SerializeToString(), threads, str(path))
+        parts.append(lambda inputs, session=session, source=source: torch.from_numpy(
+            session.run(None, {source: inputs.contiguous().numpy()})[0]
+        ))  # fmt: skip
+    return FrontEnd(sizes["kernel_shape"][0], sizes.get("strides", [1])[0], *parts)
+
+
+def _between(proto: ModelProto, source: Any, result: str) -> ModelProto:
+    """The part of a file that computes the value `result` from the value that `source` describes."""
+    wanted, nodes = {result}, []
+    for node in reversed(proto.graph.node):
+        if wanted.intersection(node.output):
+            nodes.append(node)
+            wanted |= set(node.input) - {source.name}
+    held = [tensor for tensor in proto.graph.initializer if tensor.name in wanted]
+    output = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes[::-1], proto.graph.name, [source], [output], held)
+    return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+
+
 class Integers(NamedTuple):
     """What a DequantizeLinear reads: integers, and the scale and zero point of their grid."""
 
@@ -249,15 +294,17 @@ def _options(threads: int):  # type: ignore[no-untyped-def]
     return options
 
 
-def _session(path: Path, threads: int):  # type: ignore[no-untyped-def]
+def _session(model: Path | bytes, threads: int, name: str = ""):  # type: ignore[no-untyped-def]
+    """A file, or the bytes of one that `name` tells of."""
     import onnxruntime
 
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise UserError(f"{model}: no such file")
+    content, place = (model, name) if isinstance(model, bytes) else (str(model), str(model))
     try:
-        return onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise UserError(f"{path}: ONNX Runtime cannot load this file: {error}") from error
+        raise UserError(f"{place}: ONNX Runtime cannot load this file: {error}") from error
 
 
 def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:

@@ -3,14 +3,14 @@ import torch
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.audio import DSCNN, AudioResNet, check_rate, front_ends
+from distiq.models.audio import DSCNN, AudioGRU, AudioResNet, check_rate, front_ends
 from distiq.models.build import build
 from distiq.recipe import ModelSettings
 
 EXAMPLE = torch.zeros(1, 4000)
 
 
-@pytest.mark.parametrize("name", ["ds_cnn", "audio_resnet"])
+@pytest.mark.parametrize("name", ["ds_cnn", "audio_resnet", "audio_gru", "bc_resnet"])
 @pytest.mark.parametrize("features", ["log_mel", "mfcc"])
 def test_waveforms_in_logits_out(name: str, features: str):
     choice = ModelSettings(model=name, options={"rate": 8000, "features": features})
@@ -33,6 +33,19 @@ def test_strides_shrink_the_maps():
     features = model.frontend(torch.zeros(1, 8000))
     assert features.shape == (1, 40, 1 + (8000 - 256) // 128)
     assert model.blocks(model.stem(features.unsqueeze(1))).shape[2:] == (10, 16)
+
+
+def test_the_gru_is_classified_by_its_last_state():
+    model = AudioGRU(3, 8000, width=8, hidden=6).eval()
+    clip = torch.randn(1, 4000)
+    frames = torch.relu(model.stem(model.frontend(clip)))[0].T
+    cell = nn.GRUCell(8, 6)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in model.recurrent.state_dict().items()})
+    state = torch.zeros(1, 6)
+    for frame in frames:
+        state = cell(frame.unsqueeze(0), state)
+    torch.testing.assert_close(model(clip), model.classifier(state))
+    assert len(frames) == (1 + (4000 - 256) // 128 + 1) // 2, "every other frame"
 
 
 def test_front_ends_are_found_by_path():

@@ -56,6 +56,9 @@ size_kb = 16
 throughput_batch = 2
 rounds = 1
 seconds = 0.005
+[evaluation]
+keyword = "tone"
+false_accepts = 0.1
 """
 
 
@@ -110,6 +113,18 @@ def test_the_front_end_stays_in_float_by_measurement_and_the_rest_is_int8(record
 def test_tones_are_told_from_hisses(record: RunRecord):
     assert record.trials[0].deployed.test.top1 >= 0.9
     assert (record.data.kind, record.data.rate, record.data.sample_shape) == ("audio", RATE, (1000,))
+
+
+def test_errors_of_the_keyword_are_recorded_for_every_column(record: RunRecord, run: Path):
+    trial = record.trials[0]
+    columns = [record.teacher.column("float32"), record.student.column("float32"), trial.simulated, trial.deployed]
+    for column in columns:
+        found = column.test.keyword
+        assert found is not None and (found.keyword, found.samples, found.others) == ("tone", 15, 15)
+        assert 0 <= found.equal_error_rate <= 0.5 and found.allowed_false_accepts == 0.1
+    page, shown = (run / "report.html").read_text(), distiq("show", run).output
+    assert "False rejects against false accepts" in page and "at 10.0 % false accepts" in page
+    assert "Equal error rate" in shown and "Missed" in shown
 
 
 def test_the_report_speaks_of_clips(run: Path):
@@ -180,6 +195,22 @@ def test_a_window_is_the_clip_that_begins_there(bundle: Bundle, tmp_path: Path):
     assert list(bundle.listen(tmp_path / "song.wav", 0.25))[1].answers == bundle.predict(tmp_path / "second.wav")
 
 
+def test_a_stream_answers_the_windows_of_a_file_and_of_the_standard_input(run: Path, bundle: Bundle, tmp_path: Path):
+    song = np.concatenate([tone(300, 0.5), hiss(99, 0.5)])
+    wavfile.write(tmp_path / "song.wav", RATE, song)
+    result = distiq("predict", run / "bundle", tmp_path / "song.wav", "--stream", "--smooth", 1, "--every", 0.128)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert ", 0.00 to 0.25 s: tone" in lines[0] and ", 0.64 to 0.89 s: hiss" in lines[5]
+    command = ["predict", str(run / "bundle"), "-", "--stream", "--smooth", "1", "--every", "0.128"]
+    piped = CliRunner().invoke(app, command, input=song.tobytes())
+    assert [line.partition(", ")[2] for line in piped.output.splitlines()] == [
+        line.partition(", ")[2] for line in lines
+    ]
+    refused = distiq("predict", run / "bundle", tmp_path / "song.wav", "--stream", "--every", 0.5)
+    assert refused.exit_code == 2 and "at most a window, 0.25 s" in refused.stderr
+
+
 @pytest.mark.parametrize("every", [0.0, -1.0])
 def test_a_step_that_is_not_positive_is_refused(every: float, bundle: Bundle, run: Path):
     with pytest.raises(UserError, match="give a positive time"):
@@ -208,6 +239,7 @@ def test_a_bad_clip_is_refused(content: bytes | None, said: str, run: Path, tmp_
         ('source = "audio"', 'source = "sound"', '"spoken_digits", "audio",'),
         ("seconds = 0.25", "seconds = 0.02", "fails on an input of shape (80,)"),
         ("rate = 4000\nseconds", "rates = 4000\nseconds", 'did you mean "rate"?'),
+        ('keyword = "tone"', 'keyword = "tune"', 'no class is called "tune"; the classes: hiss, tone'),
         ("seconds = 0.25", 'seconds = 0.25\nheld_out = ["ann"]', "does not say who speaks"),
     ],
 )
