@@ -29,7 +29,7 @@ from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
-from distiq.records import NOUNS, Kind, RunRecord, TrialRecord
+from distiq.records import FLOAT32, NOUNS, Kind, RunRecord, TrialRecord
 from distiq.runner import ALLOWED, RAW, fitted
 from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
@@ -95,7 +95,7 @@ def write_bundle(target: Path, model: Path, run: RunRecord, trial: TrialRecord, 
         write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
         names.append(TOKENIZER)
     files = {name: sha256_of_file(partial / name) for name in names}
-    certificate = pair_sums(model)
+    certificate = "" if trial.rung == FLOAT32 else pair_sums(model)
     _write_json(partial / CARD, {"model": model.name, "pair_sums": certificate, **_card(run, trial, files)})
     write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate).encode())
     replace_folder(partial, target)
@@ -182,6 +182,8 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
 | size | {cost.size_bytes:,} bytes |
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
 | agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test {noun} |
+
+{run.verdict.sentence}
 
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
 {f"Sums of two 8-bit products are {pair_sums}." if pair_sums else ""}

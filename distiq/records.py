@@ -106,7 +106,10 @@ class AccuracyRecord(Record):
 
 
 class LatencyRecord(Record):
-    """Wall time of one batch of `batch` samples, of interleaved repetitions after a warm-up."""
+    """Wall time of one batch of `batch` samples, of interleaved repetitions after a warm-up.
+
+    `turns_ms` holds the median of each turn, so that files which took turns can be compared turn by turn.
+    """
 
     batch: int
     threads: int
@@ -115,6 +118,18 @@ class LatencyRecord(Record):
     p95_ms: float
     throughput_per_s: float
     p99_ms: float | None = None
+    turns_ms: tuple[float, ...] = ()
+
+
+class SpeedRecord(Record):
+    """How many times faster one file is than another, turn by turn of the same comparison, one sample at a time.
+
+    `interval` is that of 95 % over the turns, None where there was but one; without it nothing can be told.
+    """
+
+    ratio: float
+    interval: tuple[float, float] | None
+    verdict: Literal["faster", "slower", "cannot tell"]
 
 
 class CostRecord(Record):
@@ -189,7 +204,7 @@ class RuntimeRecord(Record):
     `agreement` is the share of test samples that the file answers as the simulated graph does. `steps` counts the
     logits by their distance from the simulated ones, in steps of 1/255 of the logits' span: up to half a step, one,
     two, four, more. `same_integers` says whether integers and scales read back from the file are the graph's.
-    Latencies are measured side by side at the end of the run.
+    Latencies are measured side by side at the end of the run; `speed` compares the file with its float32 file then.
     """
 
     runtime: str
@@ -205,11 +220,16 @@ class RuntimeRecord(Record):
     float_size_bytes: int | None = None
     latency: tuple[LatencyRecord, ...] = ()
     float_latency: tuple[LatencyRecord, ...] = ()
+    speed: SpeedRecord | None = None
 
     def gain(self, batch: int = 1) -> float | None:
         """How many times faster than float32 the int8 file is, by medians; None before both are timed."""
         pair = [[e.p50_ms for e in entries if e.batch == batch] for entries in (self.float_latency, self.latency)]
         return pair[0][0] / pair[1][0] if all(pair) else None
+
+
+FLOAT32 = "float32"
+"""The rung that a ladder falls back to: the student as it is."""
 
 
 class TrialRecord(Record):
@@ -340,7 +360,10 @@ class OwnFileRecord(Record):
 
 
 class VerdictRecord(Record):
-    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true."""
+    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true.
+
+    The rung `FLOAT32` is the unquantized student: every int8 file that kept the limits measured slower.
+    """
 
     met: bool
     chosen: str

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from distiq.records import (
+    FLOAT32,
     NOUNS,
     ONE,
     AblationRecord,
@@ -40,6 +41,7 @@ from distiq.report.figures import (
 from distiq.report.reading import (
     chosen_trial,
     columns_of,
+    delivered_form,
     latency_of,
     median_ms,
     throughput_batch,
@@ -83,10 +85,10 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
     """Accuracy, size, latency and flips: the delivered int8 file against the teacher's float file."""
     teacher, chosen = run.teacher.column("float32"), chosen_trial(run)
     delivered = chosen.deployed
-    flips = delivered.test.flips_against_float
+    flips, form = delivered.test.flips_against_float, delivered_form(run)
     return (
         Headline(
-            "Accuracy, teacher → int8",
+            f"Accuracy, teacher → {form}",
             f"{100 * teacher.test.top1:.2f} → {percent(delivered.test.top1)}",
             f"{points(delivered.test.top1 - teacher.test.top1)} on {count(delivered.test.samples)} test samples;"
             f" 95 % interval {percent_interval(delivered.test.interval)}",
@@ -96,7 +98,9 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
         Headline(
             "Answers changed by int8",
             percent(flips),
-            f"against the student's own float32; deployed file and simulation agree on {percent(chosen.agreement)}",
+            f"against the student's own float32; deployed file and simulation agree on {percent(chosen.agreement)}"
+            if form == "int8"
+            else "no int8 file is delivered",
         ),
     )
 
@@ -188,13 +192,19 @@ RUNTIME_HEADINGS = (
 
 
 def runtime_rows(run: RunRecord) -> tuple[Row, ...]:
-    """One row for each runtime of the delivered trial, under RUNTIME_HEADINGS; the delivered file's is marked."""
-    return tuple(_runtime_row(entry, number == 0) for number, entry in enumerate(chosen_trial(run).runtimes))
+    """One row for each runtime of the delivered trial, or of the last int8 one, under RUNTIME_HEADINGS.
+
+    The delivered file's is marked.
+    """
+    trial = next(entry for entry in (chosen_trial(run), *reversed(run.trials)) if entry.rung != FLOAT32)
+    return tuple(
+        _runtime_row(entry, number == 0 and trial.rung == run.verdict.chosen)
+        for number, entry in enumerate(trial.runtimes)
+    )
 
 
 def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
     one, largest = entry.latency[0], entry.latency[-1]
-    gain = entry.gain()
     within = sum(entry.steps[:2]) / sum(entry.steps)
     same = "the same" if entry.same_integers else "NOT the same"
     return Row(
@@ -202,10 +212,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
         (
             Cell(kilobytes(entry.size_bytes), f"float32 {kilobytes(entry.float_size_bytes)}"),
             Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
-            Cell(
-                _gain(gain, 1, "faster", "slower") if gain else NOTHING,
-                f"float32 {milliseconds(entry.float_latency[0].p50_ms)}",
-            ),
+            _against_float32(entry),
             Cell(percent(entry.agreement)),
             Cell(percent(entry.top1)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
@@ -215,6 +222,17 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
         ),
         marked=delivered,
     )
+
+
+def _against_float32(entry: RuntimeRecord) -> Cell:
+    """How much faster the int8 file is than its float32 file, and whether that is beyond the noise."""
+    gain, speed = entry.gain(), entry.speed
+    note = f"float32 {milliseconds(entry.float_latency[0].p50_ms)}"
+    if speed is None or speed.interval is None:
+        return Cell(_gain(gain, 1, "faster", "slower") if gain else NOTHING, note)
+    low, high = speed.interval
+    said = "within the noise" if speed.verdict == "cannot tell" else _gain(speed.ratio, 1, "faster", "slower")
+    return Cell(said, f"{note}; 95 % interval {low:.2f} to {high:.2f}")
 
 
 MACHINE_HEADINGS = (
@@ -330,7 +348,7 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
             Cell(percent(deployed.validation.top1), points(deployed.validation.top1 - teacher.validation.top1)),
             Cell(percent(deployed.test.top1), points(deployed.test.top1 - teacher.test.top1)),
             Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
-            Cell(milliseconds(median_ms(run, deployed.cost))),
+            Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
             Cell(percent(trial.agreement)),
             Cell(decibels(trial.sqnr_db)),
             Cell(tally(trial.float_operations) or "none", _intended(trial)),
@@ -339,6 +357,12 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
         ),
         marked=trial.rung == run.verdict.chosen,
     )
+
+
+def _slower_note(trial: TrialRecord) -> str:
+    """Says so where int8 measured slower than the float32 file of the same student, beyond the noise."""
+    speed = trial.runtimes[0].speed if trial.runtimes else None
+    return f"{times(1 / speed.ratio)} slower than float32" if speed and speed.verdict == "slower" else ""
 
 
 def _intended(trial: TrialRecord) -> str:
