@@ -138,10 +138,14 @@ def _preprocessing(data: Data) -> dict[str, object]:
 
 
 def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str, object]:
+    cost = trial.deployed.cost
+    tuning = run.comparison.tuning.get(cost.file) if cost else None
+    setting = tuning.setting.model_dump(include={"threads", "options"}) if tuning else None
     return {
         "name": run.name,
         "created": run.created,
-        "runtime": trial.deployed.cost.runtime if trial.deployed.cost else "",
+        "setting": setting,
+        "runtime": cost.runtime if cost else "",
         "scheme": trial.scheme,
         "rung": trial.rung,
         "made_from": {
@@ -201,11 +205,14 @@ Without distiq, `python run.py` checks, answers and times the file; it needs num
 class Bundle:
     """An opened bundle.
 
+    Args:
+        threads: of the runtime; by default those of the card.
+
     Raises:
         UserError: a file is missing, or differs from what the card says.
     """
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.folder = Path(folder)
         card = self._json(CARD)
         hashes = card.get("sha256") if isinstance(card, dict) else None
@@ -220,7 +227,8 @@ class Bundle:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
         self.card, self.preprocessing = card, self._json(PREPROCESSING)
         self.model = self.folder / model
-        self.run: Predict = load(self.model, threads)
+        setting = card.get("setting") or {}
+        self.run: Predict = load(self.model, threads or setting.get("threads", 1), setting.get("options"))
 
     def _json(self, name: str) -> dict:
         path = self.folder / name

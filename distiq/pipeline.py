@@ -25,6 +25,7 @@ from distiq.models.audio import front_ends
 from distiq.models.predictor import Predictor
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
 from distiq.numerics import sqnr_db
+from distiq.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
 from distiq.quantization.mixed import narrow_layers
@@ -54,7 +55,7 @@ from distiq.report.report import write_report
 from distiq.runtimes.export import RUNTIMES, checksums, require, size_bytes
 from distiq.training import Batch, Losses
 
-MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
+MEASURING_CODE = ("measuring.py", "tuning.py", "peak.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
 QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
 
 
@@ -146,7 +147,7 @@ class _Story:
         self.measured_by = {
             "data": found.digest,
             "seed": recipe.seed,
-            **recipe.measure.model_dump(exclude={"runtimes"}),
+            **recipe.measure.model_dump(exclude={"runtimes", "tune"}),
             "runtime": recipe.measure.runtimes[0],
             "export": recipe.export.model_dump(),
             "cpu": environment.describe().cpu,
@@ -492,8 +493,9 @@ class _Story:
         assert cost is not None
         file = self.files[cost.file]
         teacher_record = _timed(teacher.record, comparison)
-        quantized = () if chosen.rung == FLOAT32 else (chosen.simulated, chosen.deployed)
-        student_record = student.record.model_copy(update={"columns": (*student.record.columns, *quantized)})
+        int8 = ladder.best(trials) if chosen.rung == FLOAT32 else chosen
+        columns = (*student.record.columns, int8.simulated, int8.deployed)
+        student_record = student.record.model_copy(update={"columns": columns})
         verdict = ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind, chosen)
         # What was delivered from another runtime stands in its trial's place, the float32 student behind all trials.
         shown = [chosen if trial.rung == chosen.rung else trial for trial in trials]
@@ -617,10 +619,17 @@ class _Story:
         """All files of the run, timed side by side."""
 
         def make(_folder: Path) -> ComparisonRecord:
+            if self.recipe.measure.tune:
+                self.watch.stage("timing the settings of each file's runtime")
+            tuning = self.measuring.tuned(self.files)
             self.watch.stage("timing all files side by side")
-            return ComparisonRecord(threads=self.recipe.measure.threads, files=self.measuring.latencies(self.files))
+            latencies = self.measuring.latencies(self.files, tuning)
+            settings = self.recipe.measure
+            peak = measure_peak(min(settings.rounds * settings.seconds, MOST_PEAK_SECONDS))
+            return ComparisonRecord(threads=settings.threads, files=latencies, tuning=tuning, peak=peak)
 
-        inputs = self.measured_by | {name: checksums(path) for name, path in self.files.items()}
+        inputs = self.measured_by | {"tune": self.recipe.measure.tune}
+        inputs |= {name: checksums(path) for name, path in self.files.items()}
         return self.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
 
 

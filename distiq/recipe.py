@@ -411,6 +411,10 @@ class MeasureSettings(Part):
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")
     rounds: int = Field(5, ge=1, description="interleaved rounds over all files")
     seconds: float = Field(0.1, gt=0, description="time spent on each file and batch size in one round")
+    tune: bool = Field(
+        False,
+        description="time each file under the runtime's settings first; the fastest with the same answers is kept",
+    )
 
     @field_validator("runtimes")
     @classmethod

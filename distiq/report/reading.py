@@ -90,12 +90,15 @@ def chosen_trial(run: RunRecord) -> TrialRecord:
 
 
 def columns_of(run: RunRecord, model: ModelRecord) -> tuple[Column, ...]:
-    """The columns of the teacher as recorded; those of the student with the chosen trial's int8 columns, if any."""
+    """The columns of the teacher as recorded; those of the student with the int8 columns of the chosen trial.
+
+    Where float32 was delivered, they are those of the best int8 trial, as recorded.
+    """
     if model.role == "teacher":
         return model.columns
     chosen = chosen_trial(run)
     if chosen.rung == FLOAT32:
-        return (chosen.deployed,)
+        return model.columns
     return (model.column("float32"), chosen.simulated, chosen.deployed)
 
 

@@ -11,12 +11,18 @@ from distiq.records import (
     Breach,
     Column,
     CostRecord,
+    LatencyRecord,
     ModelRecord,
     NoiseRecord,
+    PeakRecord,
     RunRecord,
     RuntimeRecord,
     SensitivityRecord,
+    SpeedRecord,
     TrialRecord,
+    TriedRecord,
+    TuningRecord,
+    gmac_per_s,
 )
 from distiq.report.figures import (
     NOTHING,
@@ -142,7 +148,34 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
             [Cell(per_second(e.throughput_per_s) if e else NOTHING) for e in batches],
             NOUNS[run.data.kind],
         ),
+        *_rate_rows(run, columns, latencies),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
+    )
+
+
+def _rate_rows(
+    run: RunRecord, columns: tuple[tuple[ModelRecord, Column], ...], latencies: list[LatencyRecord | None]
+) -> tuple[Row, ...]:
+    """Multiply-adds per second at one sample, beside what this CPU reached in a large matrix product."""
+    peak = run.comparison.peak
+    if peak is None:
+        return ()
+    cells = []
+    for (_, column), latency in zip(columns, latencies, strict=True):
+        if column.cost is None or latency is None:
+            cells.append(Cell(NOTHING))
+            continue
+        rate = gmac_per_s(column.cost.macs, latency.p50_ms)
+        share = peak.share(rate, column.name != "float32", latency.threads)
+        cells.append(Cell(f"{amount(rate)} GMAC/s", f"{percent(share, 0)} of the peak"))
+    return (Row(Cell("Multiply-add rate", peak_note(peak)), tuple(cells)),)
+
+
+def peak_note(peak: PeakRecord) -> str:
+    """What this CPU reaches, and by what."""
+    return (
+        f"peak of a thread: int8 {amount(peak.int8_gmac_per_s)} ({peak.int8_by}), float32"
+        f" {amount(peak.float32_gmac_per_s)} GMAC/s ({peak.float32_by})"
     )
 
 
@@ -230,9 +263,8 @@ def _against_float32(entry: RuntimeRecord) -> Cell:
     note = f"float32 {milliseconds(entry.float_latency[0].p50_ms)}"
     if speed is None or speed.interval is None:
         return Cell(_gain(gain, 1, "faster", "slower") if gain else NOTHING, note)
-    low, high = speed.interval
     said = "within the noise" if speed.verdict == "cannot tell" else _gain(speed.ratio, 1, "faster", "slower")
-    return Cell(said, f"{note}; 95 % interval {low:.2f} to {high:.2f}")
+    return Cell(said, f"{note}; 95 % interval {_interval(speed)}")
 
 
 MACHINE_HEADINGS = (
@@ -306,6 +338,47 @@ def verdict_heading(run: RunRecord) -> str:
     if not budget_lines(run):
         return "No budget set"
     return "Budget met" if run.verdict.met else "Budget not met"
+
+
+SETTING_HEADINGS = (Cell("p50"), Cell("Against the first"), Cell("95 % interval"), Cell("Answers"))
+
+
+def setting_rows(tuning: TuningRecord) -> tuple[Row, ...]:
+    """One row for each setting of a runtime that a file was timed under; the one to use is marked."""
+    return tuple(
+        Row(
+            Cell(setting_name(entry)),
+            (
+                Cell(milliseconds(entry.latency.p50_ms)),
+                Cell(_gain(entry.against_default.ratio, 1, "faster", "slower") if number else "the default"),
+                Cell(_interval(entry.against_default) if number else NOTHING),
+                Cell("the same" if entry.same_answers else "others"),
+            ),
+            marked=number == tuning.chosen,
+        )
+        for number, entry in enumerate(tuning.tried)
+    )
+
+
+def setting_name(entry: TriedRecord) -> str:
+    """Threads and options of a runtime: "2 threads, PERFORMANCE_HINT = LATENCY"."""
+    options = [f"{name} = {value}" for name, value in entry.options.items()]
+    return ", ".join([f"{entry.threads} thread{'s' if entry.threads > 1 else ''}", *options])
+
+
+def setting_sentence(run: RunRecord) -> str:
+    """Under which settings the delivered file runs fastest; empty where that was not asked."""
+    cost = chosen_trial(run).deployed.cost
+    tuning = run.comparison.tuning.get(cost.file) if cost else None
+    if tuning is None:
+        return ""
+    gain = _gain(tuning.setting.against_default.ratio, 1, "faster", "slower")
+    against = f", {gain} than the default" if tuning.chosen else ", the default"
+    return f"{setting_name(tuning.setting)}{against}; {len(tuning.tried)} timed"
+
+
+def _interval(speed: SpeedRecord) -> str:
+    return f"{speed.interval[0]:.2f} to {speed.interval[1]:.2f}" if speed.interval else NOTHING
 
 
 NOISE_HEADINGS = (

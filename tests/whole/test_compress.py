@@ -213,7 +213,7 @@ def slower(before: object, after: object) -> SpeedRecord:
 
 @pytest.mark.parametrize(
     ("parts", "form"),
-    [({}, "float32"), ({"budget": {"size_kb": 1.0}}, "static"), ({"quantize": {"fall_back": False}}, "static")],
+    [({}, "float32"), ({"budget": {"size_kb": 0.1}}, "static"), ({"quantize": {"fall_back": False}}, "static")],
     ids=["falls back", "float32 is too large", "not asked to"],
 )
 def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
@@ -232,6 +232,19 @@ def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
     html = (tmp_path / "report.html").read_text()
     assert "2.0× slower than float32" in html and f"teacher → {'int8' if form == 'static' else form}" in html
     show(tmp_path / "records", Console(file=io.StringIO()))
+
+
+def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypatch):
+    parts = measure("onnxruntime") | {"tune": True, "threads": 2, "rounds": 2}
+    record = compress(recipe(measure=parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
+    assert record.comparison.tuning.keys() == record.comparison.files.keys()
+    cost = next(trial for trial in record.trials if trial.rung == record.verdict.chosen).deployed.cost
+    setting = record.comparison.tuning[cost.file].setting
+    assert {entry.threads for entry in record.comparison.files[cost.file]} == {setting.threads}
+    bundle = Bundle(tmp_path / "bundle")
+    assert bundle.card["setting"] == {"threads": setting.threads, "options": setting.options}
+    assert bundle.check().passed and runner.main([], tmp_path / "bundle") == 0
+    assert "<dt>Settings</dt>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: Path, monkeypatch):
