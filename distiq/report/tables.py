@@ -53,6 +53,7 @@ from distiq.report.reading import (
     throughput_batch,
 )
 
+WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {
     "accuracy_drop_points": "accuracy drop against the teacher",
     "auc_drop_points": "AUC drop against the teacher",
@@ -378,7 +379,11 @@ def setting_sentence(run: RunRecord) -> str:
 
 
 def _interval(speed: SpeedRecord) -> str:
-    return f"{speed.interval[0]:.2f} to {speed.interval[1]:.2f}" if speed.interval else NOTHING
+    """Of a ratio; two or three turns that differ leave it so wide that its end says nothing."""
+    if speed.interval is None:
+        return NOTHING
+    low, high = speed.interval
+    return f"{low:.2f} to {high:.2f}" if high < WIDEST else f"{low:.2f} to > {WIDEST}"
 
 
 NOISE_HEADINGS = (
