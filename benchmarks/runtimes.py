@@ -156,8 +156,9 @@ def _settled(model: nn.Module, images: Tensor) -> Network:
 class Files:
     """The files of one network in a folder: each is made once; what was refused is remembered with its reason."""
 
-    def __init__(self, name: str, quick: bool, folder: Path, console: Console) -> None:
+    def __init__(self, name: str, runtimes: list[str], quick: bool, folder: Path, console: Console) -> None:
         torch.manual_seed(0)
+        self.makers = {runtime: PEERS[runtime] for runtime in runtimes}
         self.network, self.folder, self.console = NETWORKS[name](quick), folder, console
         self.name = name
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,7 @@ class Files:
     def at_batch(self, batch: int) -> tuple[dict[str, Path], dict[str, str]]:
         """Paths by "runtime/maker" at a size of batch, and the reasons why others are not there."""
         paths, refused = {}, {}
-        for runtime, makers in PEERS.items():
+        for runtime, makers in self.makers.items():
             for maker in (FLOAT32, DISTIQ, *makers):
                 label = f"{runtime}/{maker}"
                 made = self._made(runtime, maker, batch)
@@ -211,6 +212,8 @@ class Files:
         tool = PEERS[runtime][maker]
         if tool.from_onnx is not None:
             source = self.folder / "onnxruntime-float32.onnx"
+            if not source.is_file():
+                export(model, source, samples[:2])
             return tool.from_onnx(source, samples, path)
         assert tool.from_network is not None
         return tool.from_network(model, samples, path, batch)
@@ -358,6 +361,7 @@ def _speed(found: SpeedRecord | None) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--runtimes", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--sets", type=int, default=2, help="how often all files are loaded anew")
@@ -372,7 +376,7 @@ def main() -> None:
         sets, rounds, seconds, batches = 1, 2, 0.0, [1, 2]
     console = Console()
     machine = environment.describe().model_dump(mode="json")
-    settings = {"sets": sets, "rounds": rounds, "seconds": seconds, "quick": given.quick}
+    settings = {"runtimes": given.runtimes, "sets": sets, "rounds": rounds, "seconds": seconds, "quick": given.quick}
     report: dict[str, Any] = {"environment": machine, "settings": settings, "peak": None, "results": []}
     if given.out.is_file():
         before = json.loads(given.out.read_text(encoding="utf-8"))
@@ -384,7 +388,8 @@ def main() -> None:
         wanted = [(b, t) for b in batches for t in given.threads if (name, b, t) not in known]
         if not wanted:
             continue
-        files = Files(name, given.quick, given.files / ("quick" if given.quick else "full") / name, console)
+        folder = given.files / ("quick" if given.quick else "full") / name
+        files = Files(name, given.runtimes, given.quick, folder, console)
         for batch, threads in wanted:
             console.print(f"{name}: timing, batch {batch}, {threads} thread(s)", highlight=False)
             report["results"].append(timed(files, batch, threads, sets, rounds, seconds))
