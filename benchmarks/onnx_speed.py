@@ -16,8 +16,7 @@ import tomllib
 from pathlib import Path
 
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from peers import static_onnx
 from rich.console import Console
 from rich.table import Table
 
@@ -34,20 +33,8 @@ from distiq.quantization.quantize import quantize
 from distiq.recipe import parse_recipe
 from distiq.report.reading import read_run
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_passes import INPUT
 
 REPETITIONS = 7
-
-
-class Reader(CalibrationDataReader):
-    """The calibration split, 64 images at a time."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self.chunks = iter(images.split(64))
-
-    def get_next(self) -> dict | None:
-        chunk = next(self.chunks, None)
-        return None if chunk is None else {INPUT: chunk.numpy()}
 
 
 def three_files(
@@ -57,16 +44,7 @@ def three_files(
     paths = {name: folder / f"{name}.onnx" for name in ("float32", "distiq", "quantize_static")}
     export(model, paths["float32"], calibration[:2])
     export(quantized, paths["distiq"], calibration[:2])
-    quant_pre_process(str(paths["float32"]), str(folder / "pre.onnx"))
-    quantize_static(
-        str(folder / "pre.onnx"),
-        str(paths["quantize_static"]),
-        Reader(calibration),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+    static_onnx(paths["float32"], calibration, paths["quantize_static"])
     return paths
 
 

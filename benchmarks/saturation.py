@@ -18,8 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+from peers import static_onnx
 from rich.console import Console
 from rich.table import Column, Table
 from safetensors.torch import load_file
@@ -38,7 +37,6 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import DataSettings, TrainingSettings, ViewSettings
 from distiq.runtimes.export import export, load, pair_sums
-from distiq.runtimes.onnx_passes import INPUT
 from distiq.runtimes.saturation import emulate
 
 
@@ -74,17 +72,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Reader(CalibrationDataReader):
-    """The calibration split, 64 images at a time."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.chunks = iter(images.split(64))
-
-    def get_next(self) -> dict | None:
-        chunk = next(self.chunks, None)
-        return None if chunk is None else {INPUT: chunk.numpy()}
-
-
 def trained(name: str, data: Data, epochs: int, folder: Path, console: Console) -> nn.Module:
     """A float32 network, from the folder if it is there."""
     torch.manual_seed(0)
@@ -104,19 +91,8 @@ def trained(name: str, data: Data, epochs: int, folder: Path, console: Console) 
 def files(model: nn.Module, calibration: Tensor, folder: Path) -> dict[str, Path]:
     """The float file and the quantized ones by name."""
     paths = {"float32": export(model, folder / "float32.onnx", calibration[:2])}
-    quant_pre_process(str(paths["float32"]), str(folder / "pre.onnx"))
     for name, reduce_range in (("quantize_static", False), ("quantize_static 7-bit", True)):
-        paths[name] = folder / f"{name}.onnx"
-        quantize_static(
-            str(folder / "pre.onnx"),
-            str(paths[name]),
-            Reader(calibration),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        paths[name] = static_onnx(paths["float32"], calibration, folder / f"{name}.onnx", reduce_range)
     for name, reduce_range in (("distiq", False), ("distiq 7-bit", True)):
         quantized = quantize(model, calibration, Scheme(reduce_range=reduce_range))
         paths[name] = export(quantized, folder / f"{name}.onnx", calibration[:2])

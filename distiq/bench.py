@@ -13,17 +13,21 @@ from distiq.bundle import Bundle
 from distiq.errors import UserError
 from distiq.evaluation.cost import latencies
 from distiq.evaluation.evaluate import Predict
+from distiq.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.progress import Silent, Watch
-from distiq.records import BenchFile, BenchRecord, LatencyRecord
+from distiq.records import FLOAT32, BenchFile, BenchRecord, LatencyRecord
 from distiq.runtimes.export import checksums, load, require, runtime_of, size_bytes
+from distiq.runtimes.onnx_runtime import Work
+from distiq.tuning import tune
 
 
 class _Opened(NamedTuple):
-    """A model file, and one sample (1, ...) that it takes."""
+    """A model file, one sample (1, ...) that it takes, and its multiply-adds where they are known."""
 
     path: Path
     predict: Predict
     sample: Tensor
+    work: Work | None
 
 
 def bench(
@@ -34,6 +38,7 @@ def bench(
     rounds: int = 10,
     seconds: float = 0.2,
     shape: Sequence[int] = (),
+    grid: bool = False,
     watch: Watch | None = None,
 ) -> BenchRecord:
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
@@ -43,6 +48,7 @@ def bench(
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
         shape: of one sample, for files that do not say it.
+        grid: also time each file under the settings of its runtime.
 
     Raises:
         UserError: a file is missing or damaged, a bundle is not whole, its runtime is not installed, or its shape is
@@ -58,6 +64,8 @@ def bench(
         watch.stage(f"batch {size}: {len(able)} files, {rounds} rounds, about {rounds * seconds * len(able):.0f} s")
         timed = latencies(able, torch.zeros(size), threads, rounds, seconds)
         found = {name: (*found[name], *([timed[name]] if name in timed else [])) for name in found}
+    if grid:
+        watch.stage("timing the settings of each file's runtime")
     results = [
         BenchFile(
             file=name,
@@ -65,18 +73,24 @@ def bench(
             size_bytes=size_bytes(model.path),
             sha256=checksums(model.path),
             latency=found[name],
+            tuning=tune(model.path, threads, model.sample, rounds, seconds) if grid else None,
+            macs=model.work.macs if model.work else None,
+            is_int8=model.work is not None and model.work.is_int8,
         )
         for name, model in models.items()
     ]
+    peak = measure_peak(min(rounds * seconds, MOST_PEAK_SECONDS))
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return BenchRecord(created=created, environment=environment.describe(), files=tuple(results))
+    return BenchRecord(created=created, environment=environment.describe(), files=tuple(results), peak=peak)
 
 
 def _opened(path: Path, threads: int, shape: tuple[int, ...]) -> _Opened:
     if path.is_dir():
         bundle = Bundle(path, threads)
-        return _Opened(bundle.model, bundle.run, bundle.vectors()["inputs"][:1])
-    return _Opened(path, load(path, threads), _sample(path, shape))
+        macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
+        return _Opened(bundle.model, bundle.run, bundle.vectors()["inputs"][:1], Work(macs, is_int8))
+    sample, count = _sample(path, shape), runtime_of(path).work
+    return _Opened(path, load(path, threads), sample, count(path, sample.shape[1:]) if count else None)
 
 
 def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:

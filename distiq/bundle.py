@@ -29,7 +29,7 @@ from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
-from distiq.records import NOUNS, Kind, RunRecord, TrialRecord
+from distiq.records import FLOAT32, NOUNS, Kind, RunRecord, TrialRecord
 from distiq.runner import ALLOWED, RAW, fitted
 from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
@@ -101,7 +101,7 @@ def write_bundle(
         write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
         names.append(TOKENIZER)
     files = {name: sha256_of_file(partial / name) for name in names}
-    certificate = pair_sums(model)
+    certificate = "" if trial.rung == FLOAT32 else pair_sums(model)
     _write_json(partial / CARD, {"model": model.name, "pair_sums": certificate, **_card(run, trial, files)})
     write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate).encode())
     replace_folder(partial, target)
@@ -144,10 +144,14 @@ def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
 
 
 def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str, object]:
+    cost = trial.deployed.cost
+    tuning = run.comparison.tuning.get(cost.file) if cost else None
+    setting = tuning.setting.model_dump(include={"threads", "options"}) if tuning else None
     return {
         "name": run.name,
         "created": run.created,
-        "runtime": trial.deployed.cost.runtime if trial.deployed.cost else "",
+        "setting": setting,
+        "runtime": cost.runtime if cost else "",
         "scheme": trial.scheme,
         "rung": trial.rung,
         "made_from": {
@@ -189,6 +193,8 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
 | agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test {noun} |
 
+{run.verdict.sentence}
+
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
 {f"Sums of two 8-bit products are {pair_sums}." if pair_sums else ""}
 Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
@@ -205,11 +211,14 @@ Without distiq, `python run.py` checks, answers and times the file; it needs num
 class Bundle:
     """An opened bundle.
 
+    Args:
+        threads: of the runtime; by default those of the card.
+
     Raises:
         UserError: a file is missing, or differs from what the card says.
     """
 
-    def __init__(self, folder: Path, threads: int = 1) -> None:
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
         self.folder = Path(folder)
         card = self._json(CARD)
         hashes = card.get("sha256") if isinstance(card, dict) else None
@@ -224,7 +233,8 @@ class Bundle:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
         self.card, self.preprocessing = card, self._json(PREPROCESSING)
         self.model = self.folder / model
-        self.run: Predict = load(self.model, threads)
+        setting = card.get("setting") or {}
+        self.run: Predict = load(self.model, threads or setting.get("threads", 1), setting.get("options"))
 
     def _json(self, name: str) -> dict:
         path = self.folder / name

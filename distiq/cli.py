@@ -245,6 +245,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,
     seconds: Annotated[float, typer.Option(min=0.001, help="length of a turn")] = 0.2,
     shape: Annotated[str, typer.Option(help="of one sample, such as 3,224,224, where the file does not say it")] = "",
+    grid: Annotated[bool, typer.Option("--grid", help="also time the settings of each file's runtime")] = False,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
 ) -> None:
@@ -265,6 +266,7 @@ def bench(
                 rounds=rounds,
                 seconds=seconds,
                 shape=[int(size) for size in sizes],
+                grid=grid,
                 watch=watch,
             )
         show_bench(found, console)

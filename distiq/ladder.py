@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distiq.recipe import Budget, Rung
-from distiq.records import ONE, Breach, Kind, ModelRecord, SensitivityRecord, TrialRecord, VerdictRecord
+from distiq.records import (
+    FLOAT32,
+    ONE,
+    Breach,
+    Kind,
+    ModelRecord,
+    SensitivityRecord,
+    SpeedRecord,
+    TrialRecord,
+    VerdictRecord,
+)
 
 WHAT_IT_IS: dict[Rung, str] = {
     "static": "post-training quantization with min-max ranges",
@@ -137,6 +147,42 @@ def best(trials: Sequence[TrialRecord]) -> TrialRecord:
     return min(trials, key=lambda trial: (_overrun(trial.breaches), -trial.deployed.validation.top1))
 
 
+def is_slower(trial: TrialRecord) -> bool:
+    """Whether the trial's file measured slower than the float32 file of the same student there, beyond the noise."""
+    speed = _speed(trial)
+    return speed is not None and speed.verdict == "slower"
+
+
+def fall_back(best: TrialRecord, others: Sequence[TrialRecord], float32: TrialRecord) -> TrialRecord:
+    """What is delivered in place of an int8 file that measured slower than float32.
+
+    The fastest of the other int8 files that is faster than every float32 file; else the float32 student, if its size is
+    within the budget. None may break the limits by more than `best` does. Else `best` itself, for its size.
+
+    Args:
+        others: the int8 files of all trials and runtimes, each as a trial whose `deployed` and first runtime it is.
+        float32: the student's float32 file as a trial.
+    """
+    limit = _overrun(best.breaches)
+    fast = [trial for trial in others if _is_fast(trial) and _overrun(trial.breaches) <= limit]
+    if fast:
+        return min(fast, key=lambda trial: trial.runtimes[0].latency[0].p50_ms)
+    fits = all(breach.limit != "size_kb" for breach in float32.breaches) and _overrun(float32.breaches) <= limit
+    return float32 if fits else best
+
+
+def _is_fast(trial: TrialRecord) -> bool:
+    speed = _speed(trial)
+    if speed is None or speed.verdict != "faster":
+        return False
+    fastest = min(entry.float_latency[0].p50_ms for entry in trial.runtimes)
+    return trial.runtimes[0].latency[0].p50_ms < fastest
+
+
+def _speed(trial: TrialRecord) -> SpeedRecord | None:
+    return trial.runtimes[0].speed if trial.runtimes else None
+
+
 def _overrun(breaches: Sequence[Breach]) -> float:
     return sum(breach.excess / max(abs(breach.allowed), 1e-3) for breach in breaches)
 
@@ -147,12 +193,18 @@ def verdict(
     teacher: ModelRecord,
     student: ModelRecord,
     kind: Kind = "image",
+    delivered: TrialRecord | None = None,
 ) -> VerdictRecord:
     """How the run ended, in a sentence, with the cheapest next step where a limit is broken.
 
     Limits are judged on the test set here; the ladder was steered by the validation split.
+
+    Args:
+        trials: the attempts, each with the file of the first runtime.
+        delivered: what was delivered instead of the best of them; see `fall_back`.
     """
-    chosen = best(trials)
+    wanted = best(trials)
+    chosen = delivered or wanted
     broken = chosen.test_breaches
     cost = chosen.deployed.cost
     assert cost is not None
@@ -171,11 +223,39 @@ def verdict(
         sentence = f"The budget is missed: {over}. The best file found ({chosen.rung}) gives {facts}."
         if not chosen.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
-    if chosen.runtimes and (gain := chosen.runtimes[0].gain()) is not None and gain < 1:
-        sentence += f" The int8 file is {1 / gain:.2f} times slower than its own float32 file: it is small, not fast."
+    sentence += _about_speed(wanted, chosen)
     trained = any(trial.training is not None for trial in trials)
     step = _next_step(trained, broken, *_compared(broken, teacher, student)) if broken else None
     return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)
+
+
+def _about_speed(wanted: TrialRecord, delivered: TrialRecord) -> str:
+    """What has to be said where int8 did not measure faster than float32; empty where it did."""
+    speed = _speed(wanted)
+    if speed is None or speed.ratio >= 1:
+        return ""
+    own = wanted.runtimes[0]
+    if speed.verdict != "slower":
+        return (
+            f" In {own.runtime} int8 did not measure faster than its own float32 file ({1 / speed.ratio:.2f} times its"
+            " time, within the noise): it is small, not fast."
+        )
+    assert speed.interval is not None
+    low, high = (1 / end for end in speed.interval[::-1])
+    sentence = (
+        f" In {own.runtime} the {wanted.rung} int8 file measured {1 / speed.ratio:.2f} times slower than its own"
+        f" float32 file (95 % interval {low:.2f} to {high:.2f})"
+    )
+    if delivered.rung == FLOAT32:
+        return f"{sentence}, and no other int8 file is faster than float32: the float32 student is delivered."
+    own = delivered.runtimes[0]
+    if own.file == wanted.runtimes[0].file:
+        return f"{sentence}: it is small, not fast, and delivered for its size alone."
+    faster = own.speed.ratio if own.speed else 1.0
+    return (
+        f"{sentence}; delivered is the {delivered.rung} file for {own.runtime}, {faster:.2f} times faster than float32"
+        " there."
+    )
 
 
 def _worst(broken: Sequence[Breach]) -> Breach:

@@ -2,8 +2,10 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +32,17 @@ from distiq.records import (
     RuntimeRecord,
     TrainingRecord,
     TrialRecord,
+    TuningRecord,
 )
 from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, load, runtime_of, size_bytes
 from distiq.runtimes.pixels import MODULE as NORMALIZATION
 from distiq.runtimes.pixels import Pixels
+from distiq.tuning import tune
 
 ANSWERS, SIMULATED = "answers.safetensors", "simulated.safetensors"
 STEPS = (0.5, 1.0, 2.0, 4.0)
 WORST_FLIPS = 12
+TUNED_ON = 8  # samples whose answers settings of a runtime are compared by
 HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
 Answers = dict[str, Tensor]
 """Logits by split: "test" and "validation"."""
@@ -128,14 +133,30 @@ class Measuring:
         )
         return self.column(name, answers, float_answers, cost), answers
 
-    def latencies(self, files: dict[str, Path]) -> dict[str, tuple[LatencyRecord, ...]]:
-        """Latency at batch 1 and throughput at the larger batch, of all files side by side."""
+    def tuned(self, files: dict[str, Path]) -> dict[str, TuningRecord]:
+        """The settings of its runtime under which each file is fastest; empty if the recipe does not ask."""
+        settings = self.settings
+        if not settings.tune:
+            return {}
+        inputs = self.fed.normalize(self.data.test.inputs[:TUNED_ON])
+        return {
+            name: tune(path, settings.threads, inputs, settings.rounds, settings.seconds)
+            for name, path in files.items()
+        }
+
+    def latencies(
+        self, files: dict[str, Path], tuning: Mapping[str, TuningRecord] = MappingProxyType({})
+    ) -> dict[str, tuple[LatencyRecord, ...]]:
+        """Latency at batch 1 and throughput at the larger batch, of all files side by side, under their settings."""
         settings, test = self.settings, self.data.test.inputs
-        models = {name: load(path, settings.threads) for name, path in files.items()}
+        threads = {name: tuning[name].setting.threads if name in tuning else settings.threads for name in files}
+        options = {name: tuning[name].setting.options if name in tuning else {} for name in files}
+        models = {name: load(path, threads[name], options[name]) for name, path in files.items()}
         found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(files, ())
         for size in sorted({1, settings.throughput_batch}):
             images = self.fed.normalize(test[torch.arange(size) % len(test)])
             timed = latencies(models, images, settings.threads, settings.rounds, settings.seconds)
+            timed = {name: timed[name].model_copy(update={"threads": threads[name]}) for name in files}
             found = {name: (*found[name], timed[name]) for name in files}
         return found
 

@@ -16,6 +16,7 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
 from distiq.distillation.distil import output_losses
 from distiq.errors import UserError
+from distiq.evaluation.compare import paired_speed
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, replace_folder, source_hash
@@ -24,6 +25,8 @@ from distiq.models.audio import front_ends
 from distiq.models.predictor import Predictor
 from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
+from distiq.numerics import sqnr_db
+from distiq.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
 from distiq.quantization.mixed import narrow_layers
@@ -33,11 +36,13 @@ from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Recipe, Rung, to_toml
 from distiq.records import (
+    FLOAT32,
     NOUNS,
     AdviceRecord,
     Breach,
     Column,
     ComparisonRecord,
+    CostRecord,
     FloatModulesRecord,
     ModelRecord,
     Record,
@@ -51,7 +56,7 @@ from distiq.report.report import write_report
 from distiq.runtimes.export import RUNTIMES, checksums, require, size_bytes
 from distiq.training import Batch, Losses
 
-MEASURING_CODE = ("measuring.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
+MEASURING_CODE = ("measuring.py", "tuning.py", "peak.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
 QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
 
 
@@ -144,7 +149,7 @@ class _Story:
         self.measured_by = {
             "data": found.digest,
             "seed": recipe.seed,
-            **recipe.measure.model_dump(exclude={"runtimes"}),
+            **recipe.measure.model_dump(exclude={"runtimes", "tune"}),
             "runtime": recipe.measure.runtimes[0],
             "export": recipe.export.model_dump(),
             "evaluation": recipe.evaluation.model_dump(),
@@ -489,12 +494,20 @@ class _Story:
 
     def _finish(self, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> RunRecord:
         comparison = self._compare()
+        student.record = _timed(student.record, comparison)
         trials = [self._timed_together(teacher, trial, comparison) for trial in trials]
-        chosen = ladder.best(trials)
-        file = self.files[f"student-{chosen.rung}"]
+        chosen = self._delivered(teacher, student, trials)
+        cost = chosen.deployed.cost
+        assert cost is not None
+        file = self.files[cost.file]
         teacher_record = _timed(teacher.record, comparison)
-        columns = (*student.record.columns, chosen.simulated, chosen.deployed)
-        student_record = _timed(student.record.model_copy(update={"columns": columns}), comparison)
+        int8 = ladder.best(trials) if chosen.rung == FLOAT32 else chosen
+        columns = (*student.record.columns, int8.simulated, int8.deployed)
+        student_record = student.record.model_copy(update={"columns": columns})
+        verdict = ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind, chosen)
+        # What was delivered from another runtime stands in its trial's place, the float32 student behind all trials.
+        shown = [chosen if trial.rung == chosen.rung else trial for trial in trials]
+        shown += [chosen] if chosen.rung == FLOAT32 else []
         record = RunRecord(
             name=self.recipe.name,
             command=self.command,
@@ -511,12 +524,12 @@ class _Story:
             student=student_record,
             advice=self.advice,
             float_modules=self.decided,
-            trials=tuple(trials),
+            trials=tuple(shown),
             skipped=dict(self.skipped),
             sensitivity=self.evidence,
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
-            verdict=ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind),
+            verdict=verdict,
             delivered=checksums(file),
         )
         self.watch.stage("writing bundle and report")
@@ -541,12 +554,17 @@ class _Story:
                     "latency": comparison.files[entry.file],
                     "float_latency": comparison.files[entry.float_file],
                     "float_size_bytes": size_bytes(self.files[entry.float_file]),
+                    "speed": paired_speed(
+                        comparison.files[entry.float_file][0].turns_ms, comparison.files[entry.file][0].turns_ms
+                    ),
                 }
             )
             for entry in trial.runtimes
         )
         deployed = _timed_column(trial.deployed, comparison)
-        trial = trial.model_copy(update={"deployed": deployed, "runtimes": runtimes})
+        return self._judged(teacher, trial.model_copy(update={"deployed": deployed, "runtimes": runtimes}))
+
+    def _judged(self, teacher: _Network, trial: TrialRecord) -> TrialRecord:
         return trial.model_copy(
             update={
                 "breaches": self._judge(teacher, trial, "validation"),
@@ -554,14 +572,80 @@ class _Story:
             }
         )
 
+    def _delivered(self, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
+        """The trial to deliver: the best, or what is faster than float32 where that is not."""
+        best = ladder.best(trials)
+        if not ladder.is_slower(best) or not self.recipe.quantize.fall_back:
+            return best
+        others = [
+            self._judged(teacher, self._in_runtime(student, trial, number))
+            for trial in trials
+            for number in range(len(trial.runtimes))
+        ]
+        column = student.record.column("float32")
+        own = best.runtimes[0].runtime
+        float32 = TrialRecord(
+            rung=FLOAT32,
+            reason=f"int8 measured slower than float32 in {own}",
+            scheme="float32, not quantized",
+            simulated=column,
+            deployed=column,
+            agreement=1.0,
+            sqnr_db=float("inf"),
+            float_operations=(),
+            breaches=(),
+            test_breaches=(),
+            seconds=0.0,
+        )
+        delivered = ladder.fall_back(best, others, self._judged(teacher, float32))
+        cost = delivered.deployed.cost
+        assert cost is not None
+        self.watch.note(f"int8 measured slower than float32 in {own}; delivered: {cost.file} ({cost.runtime})")
+        return delivered
+
+    def _in_runtime(self, student: _Network, trial: TrialRecord, number: int) -> TrialRecord:
+        """The trial with the file of another of its runtimes as the deployed one, which stands first then."""
+        if number == 0:
+            return trial
+        entry, column = trial.runtimes[number], student.record.column("float32")
+        assert column.cost is not None
+        answers = load_file(self.files[entry.file].parent / ANSWERS)
+        cost = CostRecord(
+            file=entry.file,
+            runtime=entry.runtime,
+            size_bytes=entry.size_bytes,
+            parameters=column.cost.parameters,
+            macs=column.cost.macs,
+            peak_memory_bytes=None,
+            latency=entry.latency,
+        )
+        others = tuple(other for other in trial.runtimes if other is not entry)
+        return trial.model_copy(
+            update={
+                "deployed": self.measuring.column("int8 deployed", answers, student.answers, cost),
+                "agreement": entry.agreement,
+                "sqnr_db": sqnr_db(student.answers["validation"], answers["validation"]),
+                "float_operations": entry.float_operations,
+                "intended_float_operations": entry.intended_float_operations,
+                "runtimes": (entry, *others),
+            }
+        )
+
     def _compare(self) -> ComparisonRecord:
         """All files of the run, timed side by side."""
 
         def make(_folder: Path) -> ComparisonRecord:
+            if self.recipe.measure.tune:
+                self.watch.stage("timing the settings of each file's runtime")
+            tuning = self.measuring.tuned(self.files)
             self.watch.stage("timing all files side by side")
-            return ComparisonRecord(threads=self.recipe.measure.threads, files=self.measuring.latencies(self.files))
+            latencies = self.measuring.latencies(self.files, tuning)
+            settings = self.recipe.measure
+            peak = measure_peak(min(settings.rounds * settings.seconds, MOST_PEAK_SECONDS))
+            return ComparisonRecord(threads=settings.threads, files=latencies, tuning=tuning, peak=peak)
 
-        inputs = self.measured_by | {name: checksums(path) for name, path in self.files.items()}
+        inputs = self.measured_by | {"tune": self.recipe.measure.tune}
+        inputs |= {name: checksums(path) for name, path in self.files.items()}
         return self.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
 
 

@@ -392,6 +392,11 @@ class QuantizeSettings(Part):
         None,
         description='student modules that stay in float32, such as ["frontend"]; unset: a front-end that int8 harms',
     )
+    fall_back: bool = Field(
+        True,
+        description="where int8 measured slower than float32: deliver another runtime's or rung's file that is faster,"
+        " else the float32 student, if the budget allows; false delivers int8 and says so",
+    )
     training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
     @model_validator(mode="after")
@@ -429,13 +434,17 @@ class MeasureSettings(Part):
     runtimes: tuple[RuntimeName, ...] = Field(
         ("onnxruntime",),
         min_length=1,
-        description='every trial is measured in each, the first is delivered: "onnxruntime", "openvino", "litert",'
-        ' "executorch"',
+        description='every trial is measured in each, the first is delivered (see quantize.fall_back): "onnxruntime",'
+        ' "openvino", "litert", "executorch"',
     )
     threads: int = Field(1, ge=1, description="threads of the runtime")
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")
     rounds: int = Field(5, ge=1, description="interleaved rounds over all files")
     seconds: float = Field(0.1, gt=0, description="time spent on each file and batch size in one round")
+    tune: bool = Field(
+        False,
+        description="time each file under the runtime's settings first; the fastest with the same answers is kept",
+    )
 
     @field_validator("runtimes")
     @classmethod

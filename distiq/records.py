@@ -126,8 +126,16 @@ class AccuracyRecord(Record):
     flips_against_float: float | None = None
 
 
+def gmac_per_s(macs: int, latency_ms: float) -> float:
+    """1e9 multiply-adds per second."""
+    return macs / latency_ms / 1e6
+
+
 class LatencyRecord(Record):
-    """Wall time of one batch of `batch` samples, of interleaved repetitions after a warm-up."""
+    """Wall time of one batch of `batch` samples, of interleaved repetitions after a warm-up.
+
+    `turns_ms` holds the median of each turn, so that files which took turns can be compared turn by turn.
+    """
 
     batch: int
     threads: int
@@ -136,6 +144,62 @@ class LatencyRecord(Record):
     p95_ms: float
     throughput_per_s: float
     p99_ms: float | None = None
+    turns_ms: tuple[float, ...] = ()
+
+
+class SpeedRecord(Record):
+    """How many times faster one file is than another, turn by turn of the same comparison, one sample at a time.
+
+    `interval` is that of 95 % over the turns, None where there was but one; without it nothing can be told.
+    """
+
+    ratio: float
+    interval: tuple[float, float] | None
+    verdict: Literal["faster", "slower", "cannot tell"]
+
+
+class TriedRecord(Record):
+    """A setting of a runtime: threads, and its own options by their names there; without any they are distiq's.
+
+    `against_default` compares it with the first setting that was tried. `same_answers` is false where it computes
+    otherwise, such as in bfloat16.
+    """
+
+    threads: int
+    options: dict[str, str]
+    latency: LatencyRecord
+    against_default: SpeedRecord
+    same_answers: bool
+
+
+class TuningRecord(Record):
+    """The settings of a runtime that one file was timed under, the default first, and the number of the one to use.
+
+    Another than the default is used where it is faster beyond the noise and gives the same answers.
+    """
+
+    tried: tuple[TriedRecord, ...] = Field(min_length=1)
+    chosen: int
+
+    @property
+    def setting(self) -> TriedRecord:
+        return self.tried[self.chosen]
+
+
+class PeakRecord(Record):
+    """1e9 multiply-adds per second of one thread of this CPU in a large matrix product, and what reached them.
+
+    The best of several implementations, each at its best call.
+    """
+
+    int8_gmac_per_s: float
+    int8_by: str
+    float32_gmac_per_s: float
+    float32_by: str
+
+    def share(self, gmac_per_s: float, is_int8: bool, threads: int) -> float:
+        """The share of this peak on so many threads that a rate is."""
+        return gmac_per_s / (threads * (self.int8_gmac_per_s if is_int8 else self.float32_gmac_per_s))
 
 
 class CostRecord(Record):
@@ -210,7 +274,7 @@ class RuntimeRecord(Record):
     `agreement` is the share of test samples that the file answers as the simulated graph does. `steps` counts the
     logits by their distance from the simulated ones, in steps of 1/255 of the logits' span: up to half a step, one,
     two, four, more. `same_integers` says whether integers and scales read back from the file are the graph's.
-    Latencies are measured side by side at the end of the run.
+    Latencies are measured side by side at the end of the run; `speed` compares the file with its float32 file then.
     """
 
     runtime: str
@@ -226,11 +290,16 @@ class RuntimeRecord(Record):
     float_size_bytes: int | None = None
     latency: tuple[LatencyRecord, ...] = ()
     float_latency: tuple[LatencyRecord, ...] = ()
+    speed: SpeedRecord | None = None
 
     def gain(self, batch: int = 1) -> float | None:
         """How many times faster than float32 the int8 file is, by medians; None before both are timed."""
         pair = [[e.p50_ms for e in entries if e.batch == batch] for entries in (self.float_latency, self.latency)]
         return pair[0][0] / pair[1][0] if all(pair) else None
+
+
+FLOAT32 = "float32"
+"""The rung that a ladder falls back to: the student as it is."""
 
 
 class TrialRecord(Record):
@@ -274,10 +343,15 @@ class FloatModulesRecord(Record):
 
 
 class ComparisonRecord(Record):
-    """Latency of all files of a run side by side in one process: `CostRecord.file` -> its latencies."""
+    """Latency of all files of a run side by side in one process: `CostRecord.file` -> its latencies.
+
+    `tuning` holds the settings that were chosen for each file before, if `measure.tune` asked for it.
+    """
 
     threads: int
     files: dict[str, tuple[LatencyRecord, ...]]
+    tuning: dict[str, TuningRecord] = {}
+    peak: PeakRecord | None = None
 
 
 class NoiseRecord(Record):
@@ -332,16 +406,24 @@ class BenchRecord(Record):
     created: str
     environment: Environment
     files: tuple["BenchFile", ...]
+    peak: PeakRecord | None = None
 
 
 class BenchFile(Record):
-    """One file: its name, its runtime, its size, the SHA-256 of each of its parts by their names, and its times."""
+    """One file: its name, its runtime, its size, the SHA-256 of each of its parts by their names, and its times.
+
+    `tuning` is there if other settings of the runtime were timed, too. `macs` are the multiply-adds of a sample, None
+    where the file does not tell them; `is_int8` says that they are of integers.
+    """
 
     file: str
     runtime: str
     size_bytes: int
     sha256: dict[str, str]
     latency: tuple[LatencyRecord, ...] = Field(min_length=1)
+    tuning: TuningRecord | None = None
+    macs: int | None = None
+    is_int8: bool = False
 
 
 class OwnFileRecord(Record):
@@ -361,7 +443,10 @@ class OwnFileRecord(Record):
 
 
 class VerdictRecord(Record):
-    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true."""
+    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true.
+
+    The rung `FLOAT32` is the unquantized student: every int8 file that kept the limits measured slower.
+    """
 
     met: bool
     chosen: str

@@ -95,33 +95,41 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 # The runtimes ---------------------------------------------------------------------------------------------------------
 
 
-def load(model: Path, threads: int) -> Predict:
-    """Opens the model file in the runtime that its ending names."""
+def load(model: Path, threads: int, options: dict[str, str] | None = None) -> Predict:
+    """Opens the model file in the runtime that its ending names, with options by their names there."""
     title, package = RUNTIMES[model.suffix]
-    makers = {".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch}
+    makers: dict[str, Callable[..., Predict]] = {
+        ".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch,
+    }  # fmt: skip
     try:
-        return makers[model.suffix](model, threads)
+        return makers[model.suffix](model, threads, options) if options else makers[model.suffix](model, threads)
     except ImportError as error:
         raise Refused(f"{title} is not installed here ({error}): pip install {package}") from error
     except Exception as error:  # every runtime raises its own kinds
         raise Refused(f"{model}: {title} {version(package)} cannot load this file: {error}") from error
 
 
-def onnx_runtime(model: Path, threads: int) -> Predict:
+def onnx_runtime(model: Path, threads: int, asked: dict[str, str] | None = None) -> Predict:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    for key, value in (asked or {}).items():
+        if key == "graph_optimization_level":
+            level = "DISABLE_ALL" if value == "disable" else f"ENABLE_{value.upper()}"
+            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+        else:
+            options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda inputs: session.run(None, {name: inputs})[0]
 
 
-def openvino(model: Path, threads: int) -> Predict:
+def openvino(model: Path, threads: int, asked: dict[str, str] | None = None) -> Predict:
     import openvino
 
     # Without the hint some CPUs compute float layers in bfloat16.
-    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", **(asked or {})}
     core = openvino.Core()
     requests: dict[tuple[int, ...], Any] = {}
     core.read_model(model)
@@ -400,12 +408,12 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("samples", nargs="*", type=Path, help="image files, WAV files, .npy; none: check")
     parser.add_argument("--time", action="store_true", help="time the model file on this machine")
     parser.add_argument("--json", type=Path, help="with --time: write the measurement here")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the runtime (1)")
+    parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
     parser.add_argument("--batch", type=int, default=32, help="samples per call where throughput is measured (32)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a size of batch is timed (2)")
     parser.add_argument("--top", type=int, default=3, help="how many classes to name (3)")
     given = parser.parse_args(arguments)
-    if min(given.threads, given.batch, given.top) < 1:
+    if min(given.threads or 1, given.batch, given.top) < 1 or given.threads == 0:
         parser.error("--threads, --batch and --top are at least 1")
     if given.json and not given.time:
         parser.error("--json writes what --time measures; add --time")
@@ -413,7 +421,9 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     try:
         card, about = read_card(folder), read_json(folder / "preprocessing.json")
         model = folder / card["model"]
-        predict = load(model, given.threads)
+        setting = card.get("setting") or {}
+        threads = given.threads or setting.get("threads", 1)
+        predict = load(model, threads, setting.get("options"))
         for path in given.samples:
             inputs = read_sample(path, about)
             for number, logits in enumerate(predict(inputs)):
@@ -424,7 +434,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         if given.time:
             one = vectors["inputs"][:1]
             batches = [np.repeat(one, size, axis=0) for size in sorted({1, given.batch})]
-            times = [latency(predict, batch, given.threads, given.seconds) for batch in batches]
+            times = [latency(predict, batch, threads, given.seconds) for batch in batches]
             show_times(times)
             if given.json:
                 given.json.write_text(json.dumps(measurement(model, card["sha256"], times), indent=1) + "\n")

@@ -22,6 +22,8 @@ UPPER = {
     "ablation",
     "diagnosis",
     "measuring",
+    "tuning",
+    "peak",
     "report",
     "pipeline",
     "cli",

@@ -72,6 +72,15 @@ def test_the_command_prints_a_table_and_writes_the_record(tmp_path: Path):
     assert BenchRecord.load(tmp_path / "times.json").files[0].runtime == "ONNX Runtime"
 
 
+def test_the_grid_of_settings_stands_below(tmp_path: Path):
+    path = foreign(tmp_path / "small.onnx", ["n", 4])
+    quick = ["--rounds", "2", "--seconds", "0.002", "--grid", "--threads", "2", "--json", str(tmp_path / "times.json")]
+    result = CliRunner().invoke(app, ["bench", str(path), *quick])
+    assert result.exit_code == 0, result.output
+    assert "extended" in result.stdout and "the default" in result.stdout
+    assert len(BenchRecord.load(tmp_path / "times.json").files[0].tuning.tried) == 4
+
+
 def test_long_paths_leave_the_figures_whole(tmp_path: Path):
     path = foreign(tmp_path / f"{'long' * 20}.onnx", ["n", 4])
     console = Console(file=io.StringIO(), width=80)

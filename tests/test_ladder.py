@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from distiq.ladder import best, judge, next_rung, skipped, verdict
+from distiq.ladder import best, fall_back, is_slower, judge, next_rung, skipped, verdict
 from distiq.recipe import Budget
 from distiq.records import (
     AccuracyRecord,
@@ -14,6 +14,7 @@ from distiq.records import (
     NoiseRecord,
     RuntimeRecord,
     SensitivityRecord,
+    SpeedRecord,
     TrainingRecord,
 )
 from distiq.records import TrialRecord as Trial
@@ -292,26 +293,84 @@ def test_the_next_step_mends_the_worst_limit(breaches, student, rungs, words):
     assert words in decide(BUDGET, *trials, student=student).next_step
 
 
-@pytest.mark.parametrize(
-    ("float_ms", "said"), [(0.05, "The int8 file is 2.00 times slower than its own float32"), (0.2, "")]
-)
-def test_a_file_that_is_slower_than_float_is_not_called_fast(float_ms: float, said: str):
+def in_runtime(ratio: float, told: bool = True, latency_ms: float = 0.1, name: str = "ONNX Runtime") -> RuntimeRecord:
+    """An int8 file that is `ratio` times faster than its float32 file; the interval is of 10 %, or holds 1."""
+
     def timed(p50_ms: float) -> tuple[LatencyRecord, ...]:
         return (LatencyRecord(batch=1, threads=1, runs=1, p50_ms=p50_ms, p95_ms=p50_ms, throughput_per_s=1),)
 
-    entry = RuntimeRecord(
-        runtime="ONNX Runtime",
-        file="student-static",
-        float_file="student-float32",
+    verdict = "cannot tell" if not told else "slower" if ratio < 1 else "faster"
+    return RuntimeRecord(
+        runtime=name,
+        file=f"student-{name}",
+        float_file=f"student-float32-{name}",
         size_bytes=1,
         top1=0.9,
         agreement=1.0,
         steps=(1, 0, 0, 0, 0),
         same_integers=True,
         float_operations=(),
-        latency=timed(0.1),
-        float_latency=timed(float_ms),
+        latency=timed(latency_ms),
+        float_latency=timed(latency_ms * ratio),
+        speed=SpeedRecord(ratio=ratio, interval=(ratio / 1.1, ratio * 1.1) if told else (0.5, 2), verdict=verdict),
     )
-    slow = trial("static").model_copy(update={"runtimes": (entry,)})
-    sentence = verdict(Budget(), [slow], model("teacher", 0.92), model("student", 0.91)).sentence
-    assert said in sentence and ("slower" in sentence) == bool(said)
+
+
+def timed_trial(rung: str, *runtimes: RuntimeRecord, breaches: tuple[Breach, ...] = ()) -> Trial:
+    return trial(rung, *breaches).model_copy(update={"runtimes": runtimes})
+
+
+FLOAT = trial("float32").model_copy(update={"scheme": "float32, not quantized"})
+SLOW = in_runtime(0.5)
+
+
+def test_only_what_is_slower_beyond_the_noise_is_called_slower():
+    assert is_slower(timed_trial("static", SLOW))
+    assert not is_slower(timed_trial("static", in_runtime(0.9, told=False)))
+    assert not is_slower(timed_trial("static", in_runtime(2.0)))
+    assert not is_slower(trial("static")), "not timed"
+
+
+def test_the_fastest_other_file_that_beats_every_float_file_is_delivered():
+    slow = timed_trial("static", SLOW, in_runtime(3.0, latency_ms=0.02, name="OpenVINO"))
+    elsewhere = slow.model_copy(update={"runtimes": slow.runtimes[::-1]})
+    also = timed_trial("mse", in_runtime(1.1, latency_ms=0.04))
+    assert fall_back(slow, [slow, also, elsewhere], FLOAT) is elsewhere
+    # Twice as fast as its own float32, which is much slower than that of the first runtime.
+    beaten = elsewhere.model_copy(update={"runtimes": (in_runtime(2.0, latency_ms=0.07, name="LiteRT"), SLOW)})
+    assert fall_back(slow, [slow, beaten], FLOAT) is FLOAT
+
+
+@pytest.mark.parametrize("limit", [(breach(),), (breach("latency_ms", 0.1, 0.2),)])
+def test_nothing_is_delivered_that_breaks_more_limits(limit: tuple[Breach, ...]):
+    slow = timed_trial("static", SLOW)
+    fast = timed_trial("mse", in_runtime(3.0, latency_ms=0.02), breaches=limit)
+    assert fall_back(slow, [slow, fast], FLOAT) is FLOAT
+
+
+def test_a_float_student_that_is_too_large_leaves_int8_for_its_size():
+    slow = timed_trial("static", SLOW, breaches=(breach(measured=9.0),))
+    large = trial("float32", breach("size_kb", 80, 81))
+    assert fall_back(slow, [slow], large) is slow
+
+
+def sentence(delivered: Trial | None, *runtimes: RuntimeRecord) -> str:
+    trials = [timed_trial("static", *runtimes)]
+    return verdict(
+        Budget(), trials, model("teacher", 0.92), model("student", 0.91), delivered=delivered or trials[0]
+    ).sentence
+
+
+def test_a_verdict_says_what_int8_costs_in_time():
+    said = "In ONNX Runtime the static int8 file measured 2.00 times slower than its own float32 file (95 % interval"
+    assert f"{said} 1.82 to 2.20): it is small, not fast, and delivered for its size alone." in sentence(None, SLOW)
+    assert sentence(FLOAT, SLOW).endswith(
+        "no other int8 file is faster than float32: the float32 student is delivered."
+    )
+    assert "The float32 file: 90.00 % of the test set" in sentence(FLOAT, SLOW)
+    other = timed_trial("static", in_runtime(3.0, name="OpenVINO"), SLOW)
+    assert sentence(other, SLOW).endswith(
+        "delivered is the static file for OpenVINO, 3.00 times faster than float32 there."
+    )
+    assert "within the noise): it is small, not fast." in sentence(None, in_runtime(0.9, told=False))
+    assert "float32" not in sentence(None, in_runtime(2.0))

@@ -134,7 +134,7 @@ def test_a_part_given_in_part_keeps_its_other_defaults():
         ("[student.training]\nepoch = 3", 'student.training.epoch: unknown key; did you mean "epochs"?'),
         (
             "[measure]\nzzz = 3",
-            "measure.zzz: unknown key; known here: runtimes, threads, throughput_batch, rounds, seconds",
+            "measure.zzz: unknown key; known here: runtimes, threads, throughput_batch, rounds, seconds, tune",
         ),
         (
             '[distil]\nteacher = "live"\nlosses = [{name = "hint_mse", student = "a", teacher = "b", wieght = 2}]',

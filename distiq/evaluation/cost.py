@@ -37,12 +37,12 @@ def latencies(
         rounds: how often each model has its turn; the order turns round every time.
         seconds: length of a turn, after `WARM_UPS` calls that are not counted.
     """
-    times: dict[str, list[float]] = {name: [] for name in models}
+    turns: dict[str, list[list[float]]] = {name: [] for name in models}
     for number in range(rounds):
         names = list(models) if number % 2 == 0 else list(models)[::-1]
         for name in names:
-            times[name] += _turn(models[name], batch, seconds)
-    return {name: _summary(values, len(batch), threads) for name, values in times.items()}
+            turns[name].append(_turn(models[name], batch, seconds))
+    return {name: _summary(values, len(batch), threads) for name, values in turns.items()}
 
 
 def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
@@ -57,7 +57,8 @@ def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
     return values
 
 
-def _summary(times: list[float], batch: int, threads: int) -> LatencyRecord:
+def _summary(turns: list[list[float]], batch: int, threads: int) -> LatencyRecord:
+    times = [value for turn in turns for value in turn]
     median = statistics.median(times)
     p95, p99 = (sorted(times)[min(len(times) - 1, int(share * len(times)))] for share in (0.95, 0.99))
     return LatencyRecord(
@@ -68,4 +69,5 @@ def _summary(times: list[float], batch: int, threads: int) -> LatencyRecord:
         p95_ms=p95 * 1e3,
         throughput_per_s=batch / median,
         p99_ms=p99 * 1e3,
+        turns_ms=tuple(statistics.median(turn) * 1e3 for turn in turns),
     )

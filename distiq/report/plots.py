@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from distiq.records import (
+    FLOAT32,
     ONE,
     AblationRecord,
     AccuracyRecord,
@@ -208,7 +209,11 @@ def _points(run: RunRecord, measure: Callable[[CostRecord], float | None]) -> li
     candidates = [
         ("teacher", "teacher", True, run.teacher.column("float32")),
         ("student float32", "student", True, run.student.column("float32")),
-        *((trial.rung, "deployed", trial.rung == run.verdict.chosen, trial.deployed) for trial in trials),
+        *(
+            (trial.rung, "deployed", trial.rung == run.verdict.chosen, trial.deployed)
+            for trial in trials
+            if trial.rung != FLOAT32  # the student's own point is its file
+        ),
     ]
     return [
         _Point(label, ink, solid, x, column.test)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from distiq.errors import UserError
 from distiq.records import (
+    FLOAT32,
     AblationRecord,
     Column,
     CostRecord,
@@ -89,11 +90,21 @@ def chosen_trial(run: RunRecord) -> TrialRecord:
 
 
 def columns_of(run: RunRecord, model: ModelRecord) -> tuple[Column, ...]:
-    """The columns of the teacher as recorded; those of the student with the chosen trial's int8 columns."""
+    """The columns of the teacher as recorded; those of the student with the int8 columns of the chosen trial.
+
+    Where float32 was delivered, they are those of the best int8 trial, as recorded.
+    """
     if model.role == "teacher":
         return model.columns
     chosen = chosen_trial(run)
+    if chosen.rung == FLOAT32:
+        return model.columns
     return (model.column("float32"), chosen.simulated, chosen.deployed)
+
+
+def delivered_form(run: RunRecord) -> str:
+    """ "int8", or "float32" where no int8 file was faster."""
+    return FLOAT32 if run.verdict.chosen == FLOAT32 else "int8"
 
 
 def latency_of(run: RunRecord, cost: CostRecord | None, batch: int) -> LatencyRecord | None:

@@ -59,6 +59,7 @@ def render(
         noise=noise,
         noise_rows=tables.noise_rows(noise, MOST_GRIDS) if noise else (),
         noise_plot=Markup(plots.noise_by_grid(noise, MOST_GRIDS)) if noise else "",
+        form=reading.delivered_form(run),
         heading=tables.verdict_heading(run),
         limits=tables.budget_lines(run),
         breaches=[tables.breach_sentence(breach) for breach in run.verdict.breaches],

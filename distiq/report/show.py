@@ -16,11 +16,24 @@ from distiq.records import (
     ModelRecord,
     OwnFileRecord,
     RunRecord,
+    gmac_per_s,
 )
-from distiq.report.figures import decibels, duration, kilobytes, milliseconds, per_second, percent, points, times
+from distiq.report.figures import (
+    NOTHING,
+    amount,
+    decibels,
+    duration,
+    kilobytes,
+    milliseconds,
+    per_second,
+    percent,
+    points,
+    times,
+)
 from distiq.report.measurements import read_measurements
 from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
+    SETTING_HEADINGS,
     Row,
     ablation_sentence,
     arm_rows,
@@ -33,7 +46,9 @@ from distiq.report.tables import (
     measurement_rows,
     noise_rows,
     pair_rows,
+    peak_note,
     runtime_rows,
+    setting_rows,
     verdict_heading,
 )
 
@@ -125,14 +140,20 @@ def show_bench(bench: BenchRecord, console: Console) -> None:
     table = _table("file")
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"  # paths differ at their ends
     largest = max(entry.batch for file in bench.files for entry in file.latency)
-    for name in ("size", "p50", "p95", "p99", f"batch {largest}"):
+    peak = bench.peak if any(file.macs for file in bench.files) else None
+    for name in ("size", "p50", "p95", "p99", f"batch {largest}", *(["GMAC/s"] if peak else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for file in bench.files:
         one = file.latency[0]
         many = next((entry for entry in file.latency if entry.batch == largest), None)
         times = [milliseconds(value) for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
         throughput = per_second(many.throughput_per_s) if many else "not taken"
-        table.add_row(*map(Text, (file.file, kilobytes(file.size_bytes), *times, throughput)))
+        cells = [file.file, kilobytes(file.size_bytes), *times, throughput]
+        if peak:
+            rate = gmac_per_s(file.macs, one.p50_ms) if file.macs else None
+            share = percent(peak.share(rate, file.is_int8, one.threads), 0) if rate else ""
+            cells.append(f"{amount(rate)} ({share})" if rate else NOTHING)
+        table.add_row(*map(Text, cells))
     console.print(table)
     one, machine = bench.files[0].latency[0], bench.environment
     console.print(
@@ -142,6 +163,26 @@ def show_bench(bench: BenchRecord, console: Console) -> None:
             "dim",
         )
     )
+    if peak:
+        console.print(Text(f"multiply-adds of one sample, share of the {peak_note(peak)}", "dim"))
+    _print_settings(bench, console)
+
+
+def _print_settings(bench: BenchRecord, console: Console) -> None:
+    for file in bench.files:
+        if file.tuning is None:
+            continue
+        _heading(console, f"{file.runtime}: {file.file}")
+        table = _table("setting")
+        for cell in SETTING_HEADINGS:
+            table.add_column(cell.text.lower(), justify="right", no_wrap=True)
+        for row in setting_rows(file.tuning):
+            style = "bold" if row.marked else ""
+            table.add_row(_marked(row), *(Text(cell.text) for cell in row.cells), style=style)
+        table.columns[0].no_wrap, table.columns[0].max_width = False, None
+        console.print(table)
+    if any(file.tuning for file in bench.files):
+        console.print(Text("* to be used: the fastest with the same answers, if beyond the noise", "dim"))
 
 
 def show_own_file(record: OwnFileRecord, console: Console) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from distiq.records import (
+    FLOAT32,
     NOUNS,
     ONE,
     AblationRecord,
@@ -11,12 +12,18 @@ from distiq.records import (
     Column,
     CostRecord,
     KeywordRecord,
+    LatencyRecord,
     ModelRecord,
     NoiseRecord,
+    PeakRecord,
     RunRecord,
     RuntimeRecord,
     SensitivityRecord,
+    SpeedRecord,
     TrialRecord,
+    TriedRecord,
+    TuningRecord,
+    gmac_per_s,
 )
 from distiq.report.figures import (
     NOTHING,
@@ -41,11 +48,13 @@ from distiq.report.figures import (
 from distiq.report.reading import (
     chosen_trial,
     columns_of,
+    delivered_form,
     latency_of,
     median_ms,
     throughput_batch,
 )
 
+WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {
     "accuracy_drop_points": "accuracy drop against the teacher",
     "auc_drop_points": "AUC drop against the teacher",
@@ -84,10 +93,10 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
     """Accuracy, size, latency and flips: the delivered int8 file against the teacher's float file."""
     teacher, chosen = run.teacher.column("float32"), chosen_trial(run)
     delivered = chosen.deployed
-    flips = delivered.test.flips_against_float
+    flips, form = delivered.test.flips_against_float, delivered_form(run)
     return (
         Headline(
-            "Accuracy, teacher → int8",
+            f"Accuracy, teacher → {form}",
             f"{100 * teacher.test.top1:.2f} → {percent(delivered.test.top1)}",
             f"{points(delivered.test.top1 - teacher.test.top1)} on {count(delivered.test.samples)} test samples;"
             f" 95 % interval {percent_interval(delivered.test.interval)}",
@@ -97,7 +106,9 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
         Headline(
             "Answers changed by int8",
             percent(flips),
-            f"against the student's own float32; deployed file and simulation agree on {percent(chosen.agreement)}",
+            f"against the student's own float32; deployed file and simulation agree on {percent(chosen.agreement)}"
+            if form == "int8"
+            else "no int8 file is delivered",
         ),
     )
 
@@ -148,12 +159,39 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
             [Cell(per_second(e.throughput_per_s) if e else NOTHING) for e in batches],
             NOUNS[run.data.kind],
         ),
+        *_rate_rows(run, columns, latencies),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
     )
 
 
 def _threshold(word: KeywordRecord) -> str:
     return "nothing is accepted" if word.threshold is None else f"from a probability of {word.threshold:.3f} on"
+
+
+def _rate_rows(
+    run: RunRecord, columns: tuple[tuple[ModelRecord, Column], ...], latencies: list[LatencyRecord | None]
+) -> tuple[Row, ...]:
+    """Multiply-adds per second at one sample, beside what this CPU reached in a large matrix product."""
+    peak = run.comparison.peak
+    if peak is None:
+        return ()
+    cells = []
+    for (_, column), latency in zip(columns, latencies, strict=True):
+        if column.cost is None or latency is None:
+            cells.append(Cell(NOTHING))
+            continue
+        rate = gmac_per_s(column.cost.macs, latency.p50_ms)
+        share = peak.share(rate, column.name != "float32", latency.threads)
+        cells.append(Cell(f"{amount(rate)} GMAC/s", f"{percent(share, 0)} of the peak"))
+    return (Row(Cell("Multiply-add rate", peak_note(peak)), tuple(cells)),)
+
+
+def peak_note(peak: PeakRecord) -> str:
+    """What this CPU reaches, and by what."""
+    return (
+        f"peak of a thread: int8 {amount(peak.int8_gmac_per_s)} ({peak.int8_by}), float32"
+        f" {amount(peak.float32_gmac_per_s)} GMAC/s ({peak.float32_by})"
+    )
 
 
 LADDER_HEADINGS = (
@@ -202,13 +240,19 @@ RUNTIME_HEADINGS = (
 
 
 def runtime_rows(run: RunRecord) -> tuple[Row, ...]:
-    """One row for each runtime of the delivered trial, under RUNTIME_HEADINGS; the delivered file's is marked."""
-    return tuple(_runtime_row(entry, number == 0) for number, entry in enumerate(chosen_trial(run).runtimes))
+    """One row for each runtime of the delivered trial, or of the last int8 one, under RUNTIME_HEADINGS.
+
+    The delivered file's is marked.
+    """
+    trial = next(entry for entry in (chosen_trial(run), *reversed(run.trials)) if entry.rung != FLOAT32)
+    return tuple(
+        _runtime_row(entry, number == 0 and trial.rung == run.verdict.chosen)
+        for number, entry in enumerate(trial.runtimes)
+    )
 
 
 def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
     one, largest = entry.latency[0], entry.latency[-1]
-    gain = entry.gain()
     within = sum(entry.steps[:2]) / sum(entry.steps)
     same = "the same" if entry.same_integers else "NOT the same"
     return Row(
@@ -216,10 +260,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
         (
             Cell(kilobytes(entry.size_bytes), f"float32 {kilobytes(entry.float_size_bytes)}"),
             Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
-            Cell(
-                _gain(gain, 1, "faster", "slower") if gain else NOTHING,
-                f"float32 {milliseconds(entry.float_latency[0].p50_ms)}",
-            ),
+            _against_float32(entry),
             Cell(percent(entry.agreement)),
             Cell(percent(entry.top1)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
@@ -229,6 +270,16 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
         ),
         marked=delivered,
     )
+
+
+def _against_float32(entry: RuntimeRecord) -> Cell:
+    """How much faster the int8 file is than its float32 file, and whether that is beyond the noise."""
+    gain, speed = entry.gain(), entry.speed
+    note = f"float32 {milliseconds(entry.float_latency[0].p50_ms)}"
+    if speed is None or speed.interval is None:
+        return Cell(_gain(gain, 1, "faster", "slower") if gain else NOTHING, note)
+    said = "within the noise" if speed.verdict == "cannot tell" else _gain(speed.ratio, 1, "faster", "slower")
+    return Cell(said, f"{note}; 95 % interval {_interval(speed)}")
 
 
 MACHINE_HEADINGS = (
@@ -304,6 +355,51 @@ def verdict_heading(run: RunRecord) -> str:
     return "Budget met" if run.verdict.met else "Budget not met"
 
 
+SETTING_HEADINGS = (Cell("p50"), Cell("Against the first"), Cell("95 % interval"), Cell("Answers"))
+
+
+def setting_rows(tuning: TuningRecord) -> tuple[Row, ...]:
+    """One row for each setting of a runtime that a file was timed under; the one to use is marked."""
+    return tuple(
+        Row(
+            Cell(setting_name(entry)),
+            (
+                Cell(milliseconds(entry.latency.p50_ms)),
+                Cell(_gain(entry.against_default.ratio, 1, "faster", "slower") if number else "the default"),
+                Cell(_interval(entry.against_default) if number else NOTHING),
+                Cell("the same" if entry.same_answers else "others"),
+            ),
+            marked=number == tuning.chosen,
+        )
+        for number, entry in enumerate(tuning.tried)
+    )
+
+
+def setting_name(entry: TriedRecord) -> str:
+    """Threads and options of a runtime: "2 threads, PERFORMANCE_HINT = LATENCY"."""
+    options = [f"{name} = {value}" for name, value in entry.options.items()]
+    return ", ".join([f"{entry.threads} thread{'s' if entry.threads > 1 else ''}", *options])
+
+
+def setting_sentence(run: RunRecord) -> str:
+    """Under which settings the delivered file runs fastest; empty where that was not asked."""
+    cost = chosen_trial(run).deployed.cost
+    tuning = run.comparison.tuning.get(cost.file) if cost else None
+    if tuning is None:
+        return ""
+    gain = _gain(tuning.setting.against_default.ratio, 1, "faster", "slower")
+    against = f", {gain} than the default" if tuning.chosen else ", the default"
+    return f"{setting_name(tuning.setting)}{against}; {len(tuning.tried)} timed"
+
+
+def _interval(speed: SpeedRecord) -> str:
+    """Of a ratio; two or three turns that differ leave it so wide that its end says nothing."""
+    if speed.interval is None:
+        return NOTHING
+    low, high = speed.interval
+    return f"{low:.2f} to {high:.2f}" if high < WIDEST else f"{low:.2f} to > {WIDEST}"
+
+
 NOISE_HEADINGS = (
     Cell("SQNR", "of the logits, this grid alone"),
     Cell("Divergence", "of the probabilities"),
@@ -344,7 +440,7 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
             Cell(percent(deployed.validation.top1), points(deployed.validation.top1 - teacher.validation.top1)),
             Cell(percent(deployed.test.top1), points(deployed.test.top1 - teacher.test.top1)),
             Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
-            Cell(milliseconds(median_ms(run, deployed.cost))),
+            Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
             Cell(percent(trial.agreement)),
             Cell(decibels(trial.sqnr_db)),
             Cell(tally(trial.float_operations) or "none", _intended(trial)),
@@ -353,6 +449,12 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
         ),
         marked=trial.rung == run.verdict.chosen,
     )
+
+
+def _slower_note(trial: TrialRecord) -> str:
+    """Says so where int8 measured slower than the float32 file of the same student, beyond the noise."""
+    speed = trial.runtimes[0].speed if trial.runtimes else None
+    return f"{times(1 / speed.ratio)} slower than float32" if speed and speed.verdict == "slower" else ""
 
 
 def _intended(trial: TrialRecord) -> str:

@@ -1,7 +1,7 @@
 """export() and load(): a network, float or quantized, as a file of the runtime that the file's ending names."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from distiq.files import sha256_of_file
 from distiq.models.from_onnx import files_of_onnx
 from distiq.runtimes import executorch, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
+from distiq.runtimes.onnx_runtime import Work
 from distiq.runtimes.pixels import Pixels
 from distiq.runtimes.saturation import saturation
 
@@ -29,6 +30,9 @@ class Runtime(NamedTuple):
         by_onnx: its files are made by way of ONNX; `export` takes module paths that operations are to be named after,
             and pixels.
         peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
+        work: counts a file's multiply-adds; None where no count is written yet.
+        settings: options beside threads under which a file can run faster, the default (none) first; `load` takes them
+            where there is more than that.
     """
 
     title: str
@@ -36,24 +40,27 @@ class Runtime(NamedTuple):
     packages: tuple[str, ...]
     install: str
     export: Callable[..., None]
-    load: Callable[[Path, int], Predict]
+    load: Callable[..., Predict]
     float_operations: Callable[[Path], tuple[str, ...]]
     grids: Callable[[Path], Grids]
     entry: Callable[[Path], Entry]
     peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
     by_onnx: bool = False
+    settings: tuple[dict[str, str], ...] = ({},)
+    work: Callable[[Path, Sequence[int]], Work | None] | None = None
 
 
 RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
-        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, by_onnx=True,
+        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, by_onnx=True, settings=onnx_runtime.SETTINGS,
+        work=onnx_runtime.work,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
         openvino.export_openvino, openvino.load_openvino, openvino.float_operations, openvino.grids,
-        openvino.entry, by_onnx=True,
+        openvino.entry, by_onnx=True, settings=openvino.SETTINGS,
     ),
     "litert": Runtime(
         "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
@@ -94,15 +101,18 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     return path
 
 
-def load(path: Path, threads: int = 1) -> Predict:
+def load(path: Path, threads: int = 1, options: Mapping[str, str] | None = None) -> Predict:
     """A `predict` that runs the file: inputs (B, ...), normalized float32 unless it takes others -> outputs float32.
+
+    Args:
+        options: of the runtime, such as those of `Runtime.settings`.
 
     Raises:
         UserError: the ending is unknown, the runtime is not installed, the file is missing or damaged.
     """
     runtime = runtime_of(Path(path))
     require(runtime)
-    return runtime.load(Path(path), threads)
+    return runtime.load(Path(path), threads, options) if options else runtime.load(Path(path), threads)
 
 
 def lowered(model: nn.Module) -> nn.Module:

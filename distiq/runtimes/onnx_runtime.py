@@ -11,8 +11,9 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,9 @@ from distiq.runtimes.pixels import Pixels
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
 FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"}
+FACTORS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "Gemm": (0, 1), "MatMul": (0, 1),
+           "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}  # fmt: skip
+"""Which inputs of a node are multiplied."""
 CHUNK = 32  # samples whose values between the nodes are held at a time
 
 
@@ -62,13 +66,23 @@ def export_onnx(
     write_atomically(path, proto.SerializeToString())
 
 
-def load_onnx(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+SETTINGS: tuple[dict[str, str], ...] = ({}, {"graph_optimization_level": "extended"})
+"""Without the last level of optimization tensors keep their layout: nothing is reordered between layers."""
+
+
+def load_onnx(
+    path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Tensor], Tensor]:
     """A `predict` that runs the file: inputs (B, ...) of its type -> its first output.
+
+    Args:
+        options: "graph_optimization_level" ("all", "extended", "basic", "disable"); any other is an entry of the
+            session's configuration.
 
     Raises:
         UserError: the file is missing or damaged, or takes more than one input.
     """
-    session = _session(path, threads)
+    session = _session(path, threads, options)
     name, output = _only_input(session, path).name, session.get_outputs()[0].name
 
     def predict(inputs: Tensor) -> Tensor:
@@ -102,7 +116,7 @@ def split_front_end(path: Path, threads: int = 1) -> FrontEnd | None:
     parts = []
     for source, sides, result in ((INPUT, ["batch", "samples"], cut), (cut, ["batch", "bands", "frames"], OUTPUT)):
         part = _between(proto, helper.make_tensor_value_info(source, TensorProto.FLOAT, sides), result)
-        session = _session(part.SerializeToString(), threads, str(path))
+        session = _session(part.SerializeToString(), threads, name=str(path))
         parts.append(lambda inputs, session=session, source=source: torch.from_numpy(
             session.run(None, {source: inputs.contiguous().numpy()})[0]
         ))  # fmt: skip
@@ -246,6 +260,60 @@ def float_operations(path: Path) -> tuple[str, ...]:
     return tuple(f"{node.name} ({node.op_type})" for node in proto.graph.node if node.op_type in COMPUTING)
 
 
+class Work(NamedTuple):
+    """What a file multiplies for one sample: multiply-adds, and whether its layers are of integers."""
+
+    macs: int
+    is_int8: bool
+
+
+def work(path: Path, sample_shape: Sequence[int]) -> Work | None:
+    """The work of a file on one sample of that shape; None where a layer's shapes cannot be inferred."""
+    proto = onnx.load(str(path))
+    shape = proto.graph.input[0].type.tensor_type.shape
+    for dimension, size in zip(shape.dim, (1, *sample_shape), strict=True):
+        dimension.dim_value = size
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    shapes = {name: tuple(tensor.dims) for name, tensor in initializers(graph).items()}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        if all(size.HasField("dim_value") for size in sizes):
+            shapes[value.name] = tuple(size.dim_value for size in sizes)
+    macs = 0
+    for node in graph.node:
+        if node.op_type not in FACTORS:
+            continue
+        first, second = (shapes.get(node.input[place]) for place in FACTORS[node.op_type])
+        result = shapes.get(node.output[0])
+        if not first or not second or not result:
+            return None
+        if "Conv" in node.op_type:
+            macs += math.prod(result) * math.prod(second[1:])
+        else:
+            is_turned = any(entry.name == "transA" and entry.i for entry in node.attribute)
+            macs += math.prod(result) * first[0 if is_turned else -1]
+    return Work(macs, any(node.op_type == DQ or node.op_type in FUSED_INTEGERS for node in graph.node))
+
+
+def matrix_product(size: int, of_integers: bool) -> Callable[[], object]:
+    """A call that multiplies two matrices (size, size) on one thread, the second one constant, as a layer does."""
+    import onnxruntime
+
+    generator = np.random.default_rng(0)
+    kind, operation = (np.int8, "MatMulInteger") if of_integers else (np.float32, "MatMul")
+    constant = numpy_helper.from_array(generator.integers(-64, 65, (size, size)).astype(kind), "constant")
+    variable = generator.integers(0, 129, (size, size)).astype(np.uint8 if of_integers else np.float32)
+    inputs = [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(variable.dtype), variable.shape)]
+    outputs = [onnx.ValueInfoProto(name="y")]
+    graph = helper.make_graph([helper.make_node(operation, ["x", "constant"], ["y"])], "product", inputs, outputs)
+    graph.initializer.append(constant)
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(content, _options(1), providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"x": variable})
+
+
 def operation_counts(path: Path) -> Counter[str]:
     """How many nodes of each type the file holds."""
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
@@ -284,17 +352,25 @@ def grids(path: Path) -> Grids:
     return Grids(tuple(weights), (), frozenset(activations))
 
 
-def _options(threads: int):  # type: ignore[no-untyped-def]
+def _options(threads: int, asked: Mapping[str, str] = MappingProxyType({})):  # type: ignore[no-untyped-def]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    for name, value in asked.items():
+        if name == "graph_optimization_level":
+            level = "DISABLE_ALL" if value == "disable" else f"ENABLE_{value.upper()}"
+            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+        else:
+            options.add_session_config_entry(name, value)
     return options
 
 
-def _session(model: Path | bytes, threads: int, name: str = ""):  # type: ignore[no-untyped-def]
+def _session(  # type: ignore[no-untyped-def]
+    model: Path | bytes, threads: int, options: Mapping[str, str] = MappingProxyType({}), name: str = ""
+):
     """A file, or the bytes of one that `name` tells of."""
     import onnxruntime
 
@@ -302,7 +378,7 @@ def _session(model: Path | bytes, threads: int, name: str = ""):  # type: ignore
         raise UserError(f"{model}: no such file")
     content, place = (model, name) if isinstance(model, bytes) else (str(model), str(model))
     try:
-        return onnxruntime.InferenceSession(content, _options(threads), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, _options(threads, options), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise UserError(f"{place}: ONNX Runtime cannot load this file: {error}") from error
 

@@ -1,10 +1,12 @@
 """Paired statistics against scipy and against cases whose answer is known."""
 
+import math
+
 import pytest
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
-from distiq.evaluation.compare import mcnemar, paired_interval
+from distiq.evaluation.compare import mcnemar, paired_interval, paired_speed
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (5, 5), (1, 9), (30, 12), (400, 300), (0, 1)])
@@ -51,3 +53,29 @@ def test_covers_the_truth_about_as_often_as_it_says():
         _, low, high = paired_interval(first, second)
         hits += low <= 0.02 <= high
     assert hits >= 34  # 95 % of 40 is 38; fewer than 34 has a chance of one in a hundred
+
+
+@pytest.mark.parametrize("turns", [2, 5, 16])
+def test_the_interval_of_a_speed_is_that_of_the_t_test_on_logarithms(turns: int):
+    noise = torch.rand(2, turns, generator=torch.Generator().manual_seed(turns), dtype=torch.float64) / 10
+    before, after = (2 + noise[0]).tolist(), (1 + noise[1]).tolist()
+    found = paired_speed(before, after)
+    ratios = (torch.tensor(before, dtype=torch.float64) / torch.tensor(after, dtype=torch.float64)).log().numpy()
+    expected = ttest_1samp(ratios, 0).confidence_interval(0.95)
+    assert [math.log(end) for end in found.interval] == pytest.approx(list(expected), rel=1e-3)
+    assert found.ratio == pytest.approx(math.exp(ratios.mean()))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        ([2.0, 4.0, 8.0], [1.0, 2.1, 3.9], "faster"),  # a drift that meets both leaves no trace
+        ([1.0, 2.1, 3.9], [2.0, 4.0, 8.0], "slower"),
+        ([1.0, 1.2, 1.1], [1.1, 1.1, 1.2], "cannot tell"),
+        ([1.0], [9.0], "cannot tell"),
+    ],
+)
+def test_what_is_told_of_a_speed(before: list[float], after: list[float], verdict: str):
+    found = paired_speed(before, after)
+    assert found.verdict == verdict
+    assert (found.interval is None) == (len(before) == 1)

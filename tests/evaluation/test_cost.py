@@ -37,6 +37,8 @@ def test_latencies_of_all_names(names: list[str]):
         assert (record.batch, record.threads) == (4, 2)
         assert record.runs >= 2, "at least one counted call a round"
         assert 0 < record.p50_ms <= record.p95_ms
+        assert len(record.turns_ms) == 2
+        assert min(record.turns_ms) <= record.p50_ms <= max(record.turns_ms)
         assert record.throughput_per_s == pytest.approx(4000 / record.p50_ms)
 
 

@@ -23,6 +23,7 @@ from distiq.records import (
     FlipRecord,
     LatencyRecord,
     ModelRecord,
+    PeakRecord,
     RunRecord,
     RuntimeRecord,
     TrainingRecord,
@@ -229,7 +230,11 @@ def run_record(
         ),
         advice=AdviceRecord(facts=("teacher: 91.82 % of the validation split",), warnings=("too <hot>",)),
         trials=trials,
-        comparison=ComparisonRecord(threads=1, files={entry.file: entry.latency for entry in files}),
+        comparison=ComparisonRecord(
+            threads=1,
+            files={entry.file: entry.latency for entry in files},
+            peak=PeakRecord(int8_gmac_per_s=400, int8_by="torch", float32_gmac_per_s=100, float32_by="ONNX Runtime"),
+        ),
         flips=tuple(flip(index, n) for index in range(6)),
         verdict=VerdictRecord(
             met=met,

@@ -12,12 +12,13 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.evaluation.cost import multiply_adds
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import SMALLEST_PACKED
-from distiq.runtimes.onnx_runtime import float_operations, operation_counts, peak_memory_bytes
+from distiq.runtimes.onnx_runtime import float_operations, operation_counts, peak_memory_bytes, work
 
 INT4 = onnx.TensorProto.INT4
 DECOMPOSED = torch.ops.quantized_decomposed
@@ -51,6 +52,12 @@ def test_int8_file_computes_in_integers(exported):
     assert float_operations(exported.int8_file) == ()
     assert float_operations(exported.float_file) != (), "the float file shows that the check sees something"
     assert list(exported.int8_file.parent.glob("*.partial")) == []
+
+
+def test_the_work_of_a_file_is_that_of_the_network(exported, images: Tensor):
+    macs = multiply_adds(exported.model, images)
+    assert work(exported.float_file, images.shape[1:]) == (macs, False)
+    assert work(exported.int8_file, images.shape[1:]) == (macs, True)
 
 
 def test_deployed_answers_as_simulated(exported, images: Tensor):

@@ -1,14 +1,16 @@
 """compress(): from networks and tensors to a bundle; what it reuses, what it delivers, what it leaves alone."""
 
 import copy
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
-from distiq import runner
+from distiq import ladder, pipeline, runner
 from distiq.bundle import Bundle
 from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
@@ -16,7 +18,8 @@ from distiq.files import sha256_of_file
 from distiq.pipeline import compress
 from distiq.progress import Silent
 from distiq.recipe import Recipe, parse_recipe
-from distiq.records import RunRecord
+from distiq.records import RunRecord, SpeedRecord
+from distiq.report.show import show
 from distiq.runtimes import export
 
 
@@ -202,6 +205,61 @@ def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_pa
     heard = Heard()
     compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data, watch=heard)
     assert heard.stages[-1] == "writing bundle and report" and len(heard.stages) == 3, "nothing is made again"
+
+
+def slower(before: object, after: object) -> SpeedRecord:
+    return SpeedRecord(ratio=0.5, interval=(0.4, 0.6), verdict="slower")
+
+
+@pytest.mark.parametrize(
+    ("parts", "form"),
+    [({}, "float32"), ({"budget": {"size_kb": 0.1}}, "static"), ({"quantize": {"fall_back": False}}, "static")],
+    ids=["falls back", "float32 is too large", "not asked to"],
+)
+def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
+    parts: dict, form: str, data: Data, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "paired_speed", slower)  # which of two files of microseconds wins is chance
+    parts = {"quantize": {"rungs": ["static"], **parts.pop("quantize", {})}, **parts}
+    record = compress(recipe(**parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
+    assert record.verdict.chosen == form
+    assert "the static int8 file measured 2.00 times slower than its own float32 file" in record.verdict.sentence
+    step = "student-float32" if form == "float32" else "trial-static"
+    (made,) = tmp_path.glob(f"steps/{step}-*/model.onnx")
+    assert (tmp_path / "bundle" / "model.onnx").read_bytes() == made.read_bytes()
+    assert record.delivered == {"model.onnx": sha256_of_file(made)}
+    assert Bundle(tmp_path / "bundle").check().passed
+    html = (tmp_path / "report.html").read_text()
+    assert "2.0× slower than float32" in html and f"teacher → {'int8' if form == 'static' else form}" in html
+    show(tmp_path / "records", Console(file=io.StringIO()))
+
+
+def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypatch):
+    parts = measure("onnxruntime") | {"tune": True, "threads": 2, "rounds": 2}
+    record = compress(recipe(measure=parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
+    assert record.comparison.tuning.keys() == record.comparison.files.keys()
+    cost = next(trial for trial in record.trials if trial.rung == record.verdict.chosen).deployed.cost
+    setting = record.comparison.tuning[cost.file].setting
+    assert {entry.threads for entry in record.comparison.files[cost.file]} == {setting.threads}
+    bundle = Bundle(tmp_path / "bundle")
+    assert bundle.card["setting"] == {"threads": setting.threads, "options": setting.options}
+    assert bundle.check().passed and runner.main([], tmp_path / "bundle") == 0
+    assert "<dt>Settings</dt>" in (tmp_path / "report.html").read_text()
+
+
+def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: Path, monkeypatch):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    speeds = [slower(1, 1), SpeedRecord(ratio=1e9, interval=(9e8, 2e9), verdict="faster")]
+    monkeypatch.setattr(pipeline, "paired_speed", lambda before, after: speeds.pop(0))
+    monkeypatch.setattr(ladder, "_is_fast", lambda trial: trial.runtimes[0].speed.verdict == "faster")
+    settings = recipe(measure=measure("onnxruntime", "openvino"))
+    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    (trial,) = record.trials
+    assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
+    assert trial.deployed.cost.file == "student-static-openvino"
+    assert trial.deployed.test.top1 == trial.runtimes[0].top1
+    assert set(record.delivered) == {"model.xml", "model.bin"}
+    assert Bundle(tmp_path / "bundle").check().passed
 
 
 def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_path: Path):
