@@ -58,17 +58,18 @@ class QuantizedModel(nn.Module):
 
 
 def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None) -> QuantizedModel:
-    """Static post-training quantization of a copy of the model.
+    """Post-training quantization of a copy of the model.
 
     Args:
         model: (B, ...) -> (B, classes), of float32.
-        calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough.
+        calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough. Schemes
+            that are not static read nothing from them but their shape, unless rounding = "gptq".
 
     Raises:
         UserError: the calibration set is empty or not finite, or the model cannot be traced.
     """
     if len(calibration) == 0:
-        raise UserError("the calibration set is empty: static quantization reads the ranges of activations from it")
+        raise UserError("the calibration set is empty: shapes, and ranges of activations, are read from it")
     if not torch.isfinite(calibration).all():
         raise UserError("the calibration set holds NaN or infinite values; remove those samples")
     scheme = scheme or Scheme()
@@ -77,7 +78,8 @@ def quantize(model: nn.Module, calibration: Tensor, scheme: Scheme | None = None
     if scheme.equalize:
         migrate_outliers(quantized.prepared, calibration)
         equalize_layers(quantized.prepared, calibration)
-    calibrate(quantized, calibration)
+    if scheme.mode == "static":
+        calibrate(quantized, calibration)
     if scheme.rounding == "gptq":
         round_weights(quantized.prepared, calibration[:ROUNDING_SAMPLES])
     elif scheme.correct_biases:
