@@ -85,7 +85,7 @@ def quantize_file(
     if source.suffix != ".onnx":
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
     require(runtime_of(out))
-    if why := lacks(out, scheme.mode, scheme.activation_bits):
+    if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
         raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: is the float32 file itself; give another name to --out")

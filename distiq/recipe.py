@@ -39,8 +39,8 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
         what = "grids of 8 bits" if mode == "dynamic" else "float32 activations"
         return f'activation_bits = 16, but mode = "{mode}" has {what}; nearest: {nearest}'
     if group_size not in GROUP_SIZES:
-        nearest = min(GROUP_SIZES, key=lambda size: abs(size - group_size))
-        return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {nearest}"
+        size = min(GROUP_SIZES, key=lambda known: abs(known - group_size))
+        return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {size}"
     if group_size and mode != "weight_only":
         return (
             f'group_size = {group_size}, but mode = "{mode}" multiplies integers, which share one scale in an output'
@@ -61,13 +61,15 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
     return ""
 
 
-def runtime_lacks(runtime: str, mode: Mode, activation_bits: int) -> str:
+def runtime_lacks(runtime: str, mode: Mode, activation_bits: int, group_size: int) -> str:
     """Why a runtime's files cannot hold such a scheme, and the nearest that they can; empty where they can."""
     if runtime == "onnxruntime" or (mode == "static" and activation_bits == 8):
         return ""
-    if mode == "weight_only" and runtime == "openvino":
+    if mode == "weight_only" and runtime == "openvino" and not group_size:
         return ""
-    if mode == "dynamic":
+    if group_size and runtime == "openvino":
+        why, nearest = "groups of weights", "group_size = 0"
+    elif mode == "dynamic":
         why = "grids that are made at each run"
         nearest = 'mode = "weight_only" or "static"' if runtime == "openvino" else 'mode = "static"'
     elif mode == "weight_only":
@@ -543,8 +545,9 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _runtimes_hold_the_scheme(self) -> Self:
+        settings = self.quantize
         for name in self.measure.runtimes:
-            if why := runtime_lacks(name, self.quantize.mode, self.quantize.activation_bits):
+            if why := runtime_lacks(name, settings.mode, settings.activation_bits, settings.group_size):
                 raise ValueError(f"quantize and measure.runtimes: {why}")
         return self
 

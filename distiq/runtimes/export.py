@@ -88,7 +88,7 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
         raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; export .onnx or .xml")
     require(runtime)
     scheme = getattr(model, "scheme", None)
-    if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits)):
+    if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
     named = getattr(scheme, "float_modules", ())
@@ -99,10 +99,10 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     return path
 
 
-def lacks(path: Path, mode: Mode, activation_bits: int) -> str:
+def lacks(path: Path, mode: Mode, activation_bits: int, group_size: int) -> str:
     """Why a file of that ending cannot hold such a scheme, and the nearest that it can; empty where it can."""
     name = next(name for name, runtime in RUNTIMES.items() if runtime.ending == path.suffix)
-    return runtime_lacks(name, mode, activation_bits)
+    return runtime_lacks(name, mode, activation_bits, group_size)
 
 
 def load(path: Path, threads: int = 1) -> Predict:

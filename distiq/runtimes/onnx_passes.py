@@ -21,6 +21,7 @@ Q, DQ, DYNAMIC_Q = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 NARROW_OPSET = 21  # the first with INT4, and with grids of 16 bits
 CONTRIB = "com.microsoft"
+WIDE_PRODUCTS = {"MatMul"}  # the others stay DQ: behind a grid ONNX Runtime puts their float weights on int8 of its own
 FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may put its input on int8 grids
 
 
@@ -41,6 +42,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_
         if for_openvino:
             _drop_zero_points_of_weights(graph)
         if is_wide(graph):
+            _dequantize_when_loaded(graph, WIDE_PRODUCTS)
             _raise_opset(proto)
         else:
             _store_last_bias_as_integers(graph)
@@ -55,7 +57,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_
         else:
             _multiply_groups(proto)
             _multiply_on_dynamic_grids(graph)
-            _dequantize_when_loaded(graph)
+            _dequantize_when_loaded(graph, None)
             _pack_narrow_weights(proto)
     if pixels is not None:
         take_pixels(graph, pixels, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
@@ -434,14 +436,19 @@ def _multiply_on_dynamic_grids(graph: GraphProto) -> None:
     _drop_dead_ends(graph)
 
 
-def _dequantize_when_loaded(graph: GraphProto) -> None:
+def _dequantize_when_loaded(graph: GraphProto, readers: set[str] | None) -> None:
     """Integer weights of float32 layers become float32 by Cast and Mul, which ONNX Runtime folds when it loads a file.
 
     A DQ would be computed at each run, or be fused to a product with its input on int8 grids that nobody asked for.
+
+    Args:
+        readers: operations whose weights are meant; None for all.
     """
-    constants = initializers(graph)
+    constants, consumers = initializers(graph), consumers_of(graph)
     for node in list(graph.node):
         if node.op_type != DQ or node.input[0] not in constants:
+            continue
+        if readers is not None and not {user.op_type for user in consumers.get(node.output[0], [])} <= readers:
             continue
         scale = value_of(constants, node.input[1])
         assert scale is not None

@@ -40,7 +40,11 @@ def export_openvino(
         export_onnx(model, example, source, named, pixels, for_openvino=True)
         try:
             with silence():
-                openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+                converted = openvino.convert_model(source)
+                if all(operation.get_type_name() != "FakeQuantize" for operation in converted.get_ops()):
+                    # Else OpenVINO puts what meets integer weights on int8 grids that nobody asked for.
+                    converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+                openvino.save_model(converted, target, compress_to_fp16=False)
         except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
             raise UserError(f"{path}: OpenVINO cannot convert this network: {_first_line(error)}") from error
         os.replace(target.with_suffix(".bin"), path.with_suffix(".bin"))
@@ -121,7 +125,9 @@ def grids(path: Path) -> Grids:
         elif operation.get_type_name() == "Multiply" and inputs[0].get_type_name() == "Convert":
             integers = inputs[0].input_value(0).get_node()
             if integers.get_type_name() == "Constant" and integers.get_element_type().get_type_name() == "i8":
-                weights.append(Weight(integers.data, inputs[1].data.reshape(-1)))
+                scale = inputs[1].data
+                axis = int(np.argmax(scale.shape)) if scale.ndim else 0  # a transposed weight is turned back
+                weights.append(Weight(np.moveaxis(integers.data, axis, 0), scale.reshape(-1)))
     return Grids(tuple(weights), (), frozenset(activations), tolerance=ROUNDING)
 
 

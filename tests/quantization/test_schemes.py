@@ -1,4 +1,4 @@
-"""Schemes beside the static one: what lies on grids, and on which; what cannot be is refused with the nearest that can."""
+"""Schemes beside the static one: what lies on grids, and on which; what cannot be is refused with the nearest."""
 
 import numpy as np
 import pytest

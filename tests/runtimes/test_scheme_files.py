@@ -58,7 +58,7 @@ def files(tmp_path_factory) -> dict[str, tuple[QuantizedModel, Path]]:
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_file_answers_as_its_simulation_at_any_length(name: str, files):
     quantized, path = files[name]
-    step = 2e-3 if name == "sixteen" else 1e-5  # a value between two of 65536 steps may fall to either
+    step = 1e-4 if name == "sixteen" else 1e-5  # a value between two of 65536 steps may fall to either
     for tokens in (texts(TEXTS), texts(7, 4), texts(1, 2)):
         with torch.no_grad():
             torch.testing.assert_close(load(path)(tokens), quantized(tokens), rtol=step, atol=step)
@@ -93,7 +93,8 @@ CHANNELS = 4 * (30 + 32 + 48 + 48 + 3)  # scales
 )
 def test_the_size_of_what_is_stored_is_that_by_hand(name: str, weights: int, files):
     path = files[name][1]
-    stored = sum(len(tensor.raw_data) for tensor in onnx.load(str(path)).graph.initializer if len(tensor.raw_data) > 16)
+    tensors = [tensor for tensor in onnx.load(str(path)).graph.initializer if tensor.data_type != TensorProto.INT64]
+    stored = sum(len(tensor.raw_data) for tensor in tensors if tensor.dims)
     assert stored == weights + FLOATS
     assert path.stat().st_size < stored + 3000, "names and nodes"
 
@@ -134,7 +135,7 @@ def test_wide_activations_have_no_integer_kernel(files, tmp_path: Path):
     assert TensorProto.INT16 in kinds
 
 
-@pytest.mark.parametrize("name", ["weight_only", "weight_only_4", "groups"])
+@pytest.mark.parametrize("name", ["weight_only", "weight_only_4"])
 def test_openvino_takes_weight_only_graphs(name: str, files, tmp_path: Path):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     quantized = files[name][0]
@@ -150,6 +151,7 @@ def test_openvino_takes_weight_only_graphs(name: str, files, tmp_path: Path):
         ("dynamic", ".xml", 'grids that are made at each run; nearest: mode = "weight_only" or "static"'),
         ("weight_only", ".tflite", 'integer weights beside float32 activations; nearest: mode = "static"'),
         ("groups", ".pte", 'nearest: mode = "static", or runtime "onnxruntime"'),
+        ("groups", ".xml", "groups of weights; nearest: group_size = 0"),
         ("sixteen", ".xml", "activations of 16 bits; nearest: activation_bits = 8"),
     ],
 )
