@@ -30,6 +30,7 @@ RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
 Ranges = Literal["minmax", "mse", "percentile", "entropy"]
 Rounding = Literal["nearest", "gptq", "adaround", "brecq"]
+Mode = Literal["static", "dynamic", "weight_only"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 
@@ -293,6 +294,12 @@ def quantize(
     iterations: Annotated[int, typer.Option(min=1, help="steps of adaround for a layer, of brecq for a block")] = 300,
     equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
     weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,
+    mode: Annotated[
+        Mode, typer.Option(help="static int8; dynamic: linear layers in int8; weight_only: computed in float32")
+    ] = "static",
+    group_size: Annotated[
+        int, typer.Option(help="weight_only, 4 bits: inputs of a linear layer that share a scale")
+    ] = 0,
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="7-bit weights: the same answers on x86 CPUs without VNNI")
     ] = False,
@@ -316,7 +323,7 @@ def quantize(
                 model,
                 data,
                 out or model.with_suffix(".int8.onnx"),
-                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations),
+                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size),
                 Preparation.written(size, mean, std),
                 samples=samples,
                 threads=threads,

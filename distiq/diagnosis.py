@@ -77,6 +77,12 @@ class _Patient:
         self.ledger, self.watch = ledger, watch
         self.run: RunRecord = read_run(ledger.records)
         self.recipe = parse_recipe(tomllib.loads(self.run.recipe_toml), str(ledger.folder / "records" / "run.json"))
+        settings = self.recipe.quantize
+        if settings.mode != "static" or settings.activation_bits != 8:
+            raise UserError(
+                f"{ledger.folder}: its scheme is {self.run.trials[0].scheme}; diagnose looks for the causes of static"
+                ' int8 alone; nearest: the same recipe with quantize.mode = "static" and activation_bits = 8'
+            )
         watch.stage("reading data and student")
         self.data: Data = load_data(self.recipe.data, self.recipe.seed)
         if self.data.record().digest != self.run.data.digest:
@@ -94,7 +100,6 @@ class _Patient:
         self.calibration = self.data.normalize(self.data.calibration.inputs)
         self.validation = self.data.normalize(self.data.validation.inputs[: len(self.calibration)])
         kept = self.run.float_modules.paths if self.run.float_modules and self.run.float_modules.kept else ()
-        settings = self.recipe.quantize
         self.scheme = Scheme(settings.weight_bits, float_modules=kept, reduce_range=settings.reduce_range)
         self.quantized = quantize(self.student, self.calibration, self.scheme)
         trials = self.run.trials

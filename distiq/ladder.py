@@ -25,6 +25,8 @@ WHAT_IT_IS: dict[Rung, str] = {
     "float_layers": "the layers whose weights make the most noise left in float32",
     "mixed": "4-bit weights in the layers where they cost least, until the file is small enough",
     "qat": "quantization-aware training with the teacher",
+    "dynamic": "linear layers in int8, on grids that each batch makes anew",
+    "weight_only": "weights as integers, computed in float32",
 }
 FLOAT_LAYERS = 2
 LITTLE, MOST = 0.2, 0.5

@@ -210,7 +210,8 @@ class Measuring:
         role, _, form = file.partition("-")
         suffix = form.partition("-")[2]
         in_float = runtime_of(path).float_operations(path)
-        meant = tuple(f"{module}/" for module in (*quantized.scheme.float_modules, NORMALIZATION))
+        modules = tuple(f"{module}/" for module in (*quantized.scheme.float_modules, NORMALIZATION))
+        meant = ("",) if quantized.scheme.in_float else modules
         return RuntimeRecord(
             runtime=runtime_of(path).title,
             file=file,

@@ -53,6 +53,27 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (q - zero_point) * scale
 
 
+@torch.library.custom_op("distiq::dynamic_grid", mutates_args=())
+def dynamic_grid(x: Tensor) -> Tensor:
+    """The values on the 8-bit affine grid that spans them, as ONNX's DynamicQuantizeLinear defines it, in float32.
+
+    One operation in an exported graph, so that a runtime's own can take its place. The gradient passes straight
+    through it.
+    """
+    low, high = torch.clamp(x.amin(), max=0.0), torch.clamp(x.amax(), min=0.0)
+    scale = torch.where(high > low, (high - low) / 255, torch.ones_like(low))
+    zero_point = torch.clamp(torch.round(-low / scale), 0, 255)
+    return (torch.clamp(torch.round(x / scale) + zero_point, 0, 255) - zero_point) * scale
+
+
+@dynamic_grid.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+dynamic_grid.register_autograd(lambda _, gradient: gradient)
+
+
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:
     """Signal to quantization noise ratio in decibels: 10 log10(sum(r^2) / sum((r - a)^2)); inf when they are equal."""
     reference, approximation = reference.double(), approximation.double()

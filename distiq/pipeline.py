@@ -265,13 +265,14 @@ class _Story:
     def _quantized_teacher(self, teacher: _Network) -> tuple[Column, Column]:
         """What quantizing the teacher itself would give: the reference that a student has to beat."""
         decided = self._float_modules("teacher", teacher, None)
-        scheme = Scheme(float_modules=decided.paths if decided and decided.kept else ())
+        kept = decided.paths if decided and decided.kept else ()
+        scheme = Scheme(float_modules=kept, mode=self.recipe.quantize.mode)
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage("quantizing the teacher, as a reference")
             quantized = self._calibrated(teacher.model, scheme)
             return self.measuring.quantized(
-                folder, "teacher-int8", "static", "reference", quantized, teacher.model, teacher.answers
+                folder, "teacher-int8", scheme.mode, "reference", quantized, teacher.model, teacher.answers
             )
 
         inputs = self.measured_by | {"network": teacher.step.key, "scheme": dataclasses.asdict(scheme)}
@@ -288,7 +289,7 @@ class _Story:
             self.watch.stage(f"what int8 does to the {role}'s front-end")
             return Decided(modules=self.measuring.float_modules(network.model, asked, scheme))
 
-        scheme = self._plain() if role == "student" else Scheme()
+        scheme = self._plain() if role == "student" else Scheme(mode=self.recipe.quantize.mode)
         inputs = self.measured_by | {"network": network.step.key, "asked": asked, "scheme": dataclasses.asdict(scheme)}
         found = self.ledger.step(f"{role}-float-modules", inputs, QUANTIZING_CODE, Decided, make).record.modules
         if found is not None:
@@ -304,7 +305,7 @@ class _Story:
         trials: list[TrialRecord] = []
         self.decided = self._float_modules("student", student, self.recipe.quantize.float_modules)
         budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
-        rungs = tuple(rung for rung in self.recipe.quantize.rungs if rung != "mixed" or not narrow)
+        rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung != "mixed" or not narrow)
         top1 = [network.record.column("float32").validation.top1 for network in (teacher, student)]
         float_drop = 100 * (top1[0] - top1[1])
         self.evidence: SensitivityRecord | None = None
@@ -332,7 +333,14 @@ class _Story:
         """What every scheme of this run begins with; `bits` of the weights in place of the recipe's."""
         kept = self.decided.paths if self.decided and self.decided.kept else ()
         settings = self.recipe.quantize
-        return Scheme(bits or settings.weight_bits, float_modules=kept, reduce_range=settings.reduce_range)  # type: ignore[arg-type]
+        return Scheme(
+            bits or settings.weight_bits,  # type: ignore[arg-type]
+            settings.activation_bits,
+            float_modules=kept,
+            reduce_range=settings.reduce_range,
+            mode=settings.mode,
+            group_size=settings.group_size,
+        )
 
     def _sensitivity(self, student: _Network, bits: int | None = None) -> SensitivityRecord:
         """Where the noise of the plainest quantization comes from; `bits` of the weights in place of the recipe's."""
@@ -341,7 +349,7 @@ class _Story:
         def make(_folder: Path) -> SensitivityRecord:
             self.watch.stage(f"looking where the noise comes from ({scheme})")
             samples = self.data.normalize(self.data.calibration.inputs[:SAMPLES])
-            return sensitivity(self._calibrated(student.model, scheme), samples, "static", self.watch)
+            return sensitivity(self._calibrated(student.model, scheme), samples, scheme.mode, self.watch)
 
         inputs = {"data": self.data_record.digest, "student": student.step.key, "scheme": dataclasses.asdict(scheme)}
         name = f"sensitivity-w{scheme.weight_bits}"
@@ -440,7 +448,7 @@ class _Story:
         training starts from the narrowed weights, if the file had to shrink."""
         plain = self._plain()
         match rung:
-            case "static":
+            case "static" | "dynamic" | "weight_only":
                 return plain
             case "mse":
                 return dataclasses.replace(plain, ranges="mse")
@@ -450,7 +458,7 @@ class _Story:
         before = trials[: rungs.index(rung)] if rung in rungs else trials
         untrained = [trial for trial in before if trial.training is None]
         narrowed = [trial for trial in untrained if trial.rung == "mixed"]
-        start = dataclasses.replace(plain, ranges="mse")
+        start = dataclasses.replace(plain, ranges="mse") if plain.mode == "static" else plain
         if untrained:
             best = max(narrowed or untrained, key=lambda trial: trial.sqnr_db).rung
             start = self._scheme(best, student, untrained)  # type: ignore[arg-type]

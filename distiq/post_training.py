@@ -17,7 +17,7 @@ from distiq.progress import Silent, Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records import OwnFileRecord
-from distiq.runtimes.export import export, load, require, runtime_of
+from distiq.runtimes.export import export, lacks, load, require, runtime_of
 
 COMPARED = 2048
 CHUNK = 32
@@ -26,12 +26,19 @@ THROUGHPUT_BATCH = 32
 
 
 def scheme_of(
-    ranges: RangeMethod, rounding: Any, equalize: bool, weight_bits: int, reduce_range: bool, iterations: int = 300
+    ranges: RangeMethod,
+    rounding: Any,
+    equalize: bool,
+    weight_bits: int,
+    reduce_range: bool,
+    iterations: int = 300,
+    mode: Any = "static",
+    group_size: int = 0,
 ) -> Scheme:
     """The scheme that a command line's options name; equalizing corrects the biases, too.
 
     Raises:
-        UserError: no such number of bits, or fewer than 8 in a reduced range.
+        UserError: no such number of bits, fewer than 8 in a reduced range, or a mode that does not go with the others.
     """
     known = get_args(get_type_hints(Scheme)["weight_bits"])
     if weight_bits not in known:
@@ -46,6 +53,8 @@ def scheme_of(
         equalize=equalize,
         correct_biases=equalize,
         reduce_range=reduce_range,
+        mode=mode,
+        group_size=group_size,
     )
 
 
@@ -78,6 +87,8 @@ def quantize_file(
     if source.suffix != ".onnx":
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
     require(runtime_of(out))
+    if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
+        raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: is the float32 file itself; give another name to --out")
     watch.stage("reading the network and the samples")

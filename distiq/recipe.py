@@ -18,7 +18,65 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from distiq.errors import UserError
 
 RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
-Rung = Literal["static", "percentile", "mse", "equalize", "rounding", "float_layers", "mixed", "qat"]
+Rung = Literal[
+    "static", "percentile", "mse", "equalize", "rounding", "float_layers", "mixed", "qat", "dynamic", "weight_only"
+]
+Mode = Literal["static", "dynamic", "weight_only"]
+RUNGS: dict[Mode, tuple[Rung, ...]] = {
+    "static": ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
+    "dynamic": ("dynamic", "rounding", "qat"),
+    "weight_only": ("weight_only", "rounding", "qat"),
+}
+"""What each mode can climb: without grids of activations that calibration sets, there are no ranges to mend."""
+NARROW_BITS = 4
+GROUP_SIZES = (0, 16, 32, 64, 128, 256)
+
+
+def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: int, reduce_range: bool) -> str:
+    """Why there is no such scheme, and the nearest that there is; empty where there is one."""
+    if activation_bits == 16 and mode != "static":
+        nearest = 'mode = "static"' if mode == "dynamic" else "leave activation_bits out"
+        what = "grids of 8 bits" if mode == "dynamic" else "float32 activations"
+        return f'activation_bits = 16, but mode = "{mode}" has {what}; nearest: {nearest}'
+    if group_size not in GROUP_SIZES:
+        size = min(GROUP_SIZES, key=lambda known: abs(known - group_size))
+        return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {size}"
+    if group_size and mode != "weight_only":
+        return (
+            f'group_size = {group_size}, but mode = "{mode}" multiplies integers, which share one scale in an output'
+            ' channel; nearest: mode = "weight_only", or group_size = 0'
+        )
+    if group_size and weight_bits > NARROW_BITS:
+        return (
+            f"group_size = {group_size} is for weights of 4 bits and fewer; at {weight_bits} bits a scale for each"
+            " output channel is fine enough; nearest: weight_bits = 4, or group_size = 0"
+        )
+    if reduce_range and weight_bits < 8:
+        return (
+            f"reduce_range = true changes nothing at weight_bits = {weight_bits}: such sums fit into 16 bits already;"
+            " leave one of the two out"
+        )
+    if reduce_range and (mode == "weight_only" or activation_bits == 16):
+        return "reduce_range = true, but this scheme multiplies in float32, where nothing saturates; set it to false"
+    return ""
+
+
+def runtime_lacks(runtime: str, mode: Mode, activation_bits: int, group_size: int) -> str:
+    """Why a runtime's files cannot hold such a scheme, and the nearest that they can; empty where they can."""
+    if runtime == "onnxruntime" or (mode == "static" and activation_bits == 8):
+        return ""
+    if mode == "weight_only" and runtime == "openvino" and not group_size:
+        return ""
+    if group_size and runtime == "openvino":
+        why, nearest = "groups of weights", "group_size = 0"
+    elif mode == "dynamic":
+        why = "grids that are made at each run"
+        nearest = 'mode = "weight_only" or "static"' if runtime == "openvino" else 'mode = "static"'
+    elif mode == "weight_only":
+        why, nearest = "integer weights beside float32 activations", 'mode = "static"'
+    else:
+        why, nearest = "activations of 16 bits", "activation_bits = 8"
+    return f'distiq writes no files of {runtime} with {why}; nearest: {nearest}, or runtime "onnxruntime"'
 
 
 class Part(BaseModel):
@@ -371,14 +429,26 @@ class QuantizeSettings(Part):
     """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
 
     rungs: tuple[Rung, ...] = Field(
-        ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
+        RUNGS["static"],
         min_length=1,
         description='"static" (min-max), "percentile", "mse", "equalize" (scales moved between layers, biases'
         ' corrected), "rounding" (closed form), "float_layers" (the worst stay float32), "mixed" (4 bits'
-        ' where they cost least, if the file is too large), "qat" (with the teacher)',
+        ' where they cost least, if the file is too large), "qat" (with the teacher); other modes have "dynamic" or'
+        ' "weight_only", "rounding", "qat"',
+    )
+    mode: Mode = Field(
+        "static",
+        description='"static": int8 throughout, ranges from calibration; "dynamic": linear layers in int8, ranges of'
+        ' each batch; "weight_only": integer weights, computed in float32. Tables of embeddings are int8 in all',
     )
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = Field(
         8, description="of every layer; 4 and fewer are stored as 4 bits and computed as 8"
+    )
+    activation_bits: Literal[8, 16] = Field(
+        8, description="static: 16 has no integer kernel here, so the file is small and no faster than float32"
+    )
+    group_size: int = Field(
+        0, description="weight_only, 4 bits: inputs of a linear layer that share a scale; 0: a scale for each output"
     )
     reduce_range: bool = Field(
         False,
@@ -399,15 +469,25 @@ class QuantizeSettings(Part):
     )
     training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
+    def climbed(self) -> tuple[Rung, ...]:
+        """The rungs; another mode than static has its own in place of those that `distiq init` prints."""
+        return RUNGS[self.mode] if self.rungs == RUNGS["static"] else self.rungs
+
+    @model_validator(mode="after")
+    def _rungs_are_of_the_mode(self) -> Self:
+        if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
+            raise ValueError(why)
+        for rung in self.climbed():
+            if rung not in RUNGS[self.mode]:
+                raise ValueError(
+                    f'rungs names "{rung}", which mode = "{self.mode}" has not; it has {", ".join(RUNGS[self.mode])}'
+                )
+        return self
+
     @model_validator(mode="after")
     def _rungs_differ(self) -> Self:
         if len(set(self.rungs)) < len(self.rungs):
             raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
-        if self.reduce_range and self.weight_bits < 8:
-            raise ValueError(
-                f"reduce_range = true changes nothing at weight_bits = {self.weight_bits}: such sums fit into 16 bits"
-                " already; leave one of the two out"
-            )
         if self.training.precision != "float32":
             raise ValueError(
                 f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'
@@ -512,6 +592,14 @@ class Recipe(Part):
                 f"export.pixels = true, but files of {without[0]} take normalized float32; set it to false, or measure"
                 ' in "onnxruntime" and "openvino" alone'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _runtimes_hold_the_scheme(self) -> Self:
+        settings = self.quantize
+        for name in self.measure.runtimes:
+            if why := runtime_lacks(name, settings.mode, settings.activation_bits, settings.group_size):
+                raise ValueError(f"quantize and measure.runtimes: {why}")
         return self
 
     @model_validator(mode="after")

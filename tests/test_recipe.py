@@ -251,6 +251,29 @@ def test_a_student_that_cannot_be_cut_is_refused(tmp_path, text, message):
     assert message in refusal(tmp_path, f'[student]\nweights = "teacher"\n{text}')
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('mode = "dynamic"\ngroup_size = 32', 'nearest: mode = "weight_only", or group_size = 0'),
+        ('mode = "weight_only"\ngroup_size = 32', "nearest: weight_bits = 4, or group_size = 0"),
+        ('mode = "weight_only"\nactivation_bits = 16', "nearest: leave activation_bits out"),
+        ('mode = "dynamic"\nrungs = ["mse"]', 'rungs names "mse", which mode = "dynamic" has not'),
+        ('rungs = ["dynamic"]', 'rungs names "dynamic", which mode = "static" has not'),
+        ('mode = "dynamic"\n[measure]\nruntimes = ["openvino"]', 'nearest: mode = "weight_only" or "static"'),
+        ('mode = "weight_only"\n[measure]\nruntimes = ["onnxruntime", "litert"]', 'nearest: mode = "static"'),
+        ('activation_bits = 16\n[measure]\nruntimes = ["openvino"]', "nearest: activation_bits = 8"),
+    ],
+)
+def test_a_scheme_that_cannot_be_is_refused_with_the_nearest(tmp_path, text, message):
+    assert message in refusal(tmp_path, f"[quantize]\n{text}")
+
+
+def test_another_mode_has_rungs_of_its_own():
+    assert parse_recipe({"quantize": {"mode": "weight_only"}}).quantize.climbed() == ("weight_only", "rounding", "qat")
+    chosen = parse_recipe({"quantize": {"mode": "dynamic", "rungs": ["dynamic", "qat"]}})
+    assert chosen.quantize.climbed() == ("dynamic", "qat")
+
+
 def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["mse", "qat", "mse"]')
 

@@ -24,7 +24,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 from distiq.errors import UserError
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.numerics import affine_bounds, symmetric_bounds
-from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
+from distiq.quantization.points import ActivationPoint, BiasPoint, DynamicPoint, PerChannelWeightPoint
 from distiq.quantization.scheme import REDUCED_BITS, Scheme
 
 aten = torch.ops.aten
@@ -47,6 +47,7 @@ SAME_GRID = {
     aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default, aten.pad.default, aten.constant_pad_nd.default,
 }  # fmt: skip
 NORMALIZATIONS = {aten.layer_norm.default, aten.rms_norm.default}
+GROUPED = "distiq_grouped"
 
 
 def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
@@ -111,9 +112,62 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     check_paths(graph, scheme.float_modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prepared = prepare_pt2e(copy.deepcopy(graph), IntegerQuantizer(scheme))
+        graph = copy.deepcopy(graph)
+        if scheme.group_size:
+            _group_weights(graph, scheme)
+        prepared = prepare_pt2e(graph, IntegerQuantizer(scheme))
     _insert_bias_points(prepared)
+    if scheme.mode == "dynamic":
+        _insert_dynamic_points(prepared)
     return prepared
+
+
+def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
+    """Stores weights of linear layers (O, I) as (O * I / group, group), a scale for each row, behind a view of (O, I).
+
+    Layers whose width is no multiple of the group, and weights that something else reads, too, stay as they are.
+    """
+    readers: dict[str, list[fx.Node]] = {}
+    for node in graph.graph.nodes:
+        for source in node.all_input_nodes:
+            if source.op == "get_attr":
+                readers.setdefault(str(source.target), []).append(node)
+    for node in list(graph.graph.nodes):
+        weight: Any = node.args[1] if node.target is aten.linear.default else None
+        if weight is None or weight.op != "get_attr" or readers[str(weight.target)] != [node]:
+            continue
+        value = weight.meta["val"]
+        if value.shape[1] % scheme.group_size or is_within(node, scheme.float_modules):
+            continue
+        owner = graph.get_submodule(layer_of(weight))
+        name = str(weight.target).rpartition(".")[2]
+        values = getattr(owner, name).detach().reshape(-1, scheme.group_size)
+        setattr(owner, name, nn.Parameter(values))
+        with graph.graph.inserting_after(weight):
+            view = graph.graph.call_function(aten.view.default, (weight, list(value.shape)))
+        view.meta = {**node.meta, "val": value, GROUPED: True}
+        weight.meta["val"] = value.reshape(-1, scheme.group_size)
+        node.replace_input_with(weight, view)
+    graph.recompile()
+
+
+def _insert_dynamic_points(prepared: fx.GraphModule) -> None:
+    """A grid of each batch in front of the linear layers that have integer weights; those of one source share it."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    made: dict[fx.Node, fx.Node] = {}
+    for node in list(prepared.graph.nodes):
+        arguments: Any = node.args
+        if node.target is not aten.linear.default or str(arguments[1].target) not in modules:
+            continue
+        source = arguments[0]
+        if source not in made:
+            name = f"dynamic_point_{len(made)}"
+            prepared.add_submodule(name, DynamicPoint())
+            with prepared.graph.inserting_after(source):
+                made[source] = prepared.graph.call_module(name, (source,))
+            made[source].meta = dict(source.meta)
+        node.args = (made[source], *arguments[1:])
+    prepared.recompile()
 
 
 def convert(prepared: fx.GraphModule) -> fx.GraphModule:
@@ -212,14 +266,16 @@ class IntegerQuantizer(Quantizer):
 
     Where layers are normalized (transformers), what lies between weighted layers is computed in float anyway: there
     only the inputs and weights of weighted layers get grids. An embedding's table has a grid for each row, everywhere.
+    Schemes that are not static have grids of weights alone here.
     """
 
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
         self.scheme = scheme
         low, high = affine_bounds(scheme.activation_bits)
+        kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
         self.activation = QuantizationSpec(
-            torch.int8, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
+            kind, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
         )
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
@@ -235,7 +291,12 @@ class IntegerQuantizer(Quantizer):
     def _annotate(self, node: fx.Node) -> None:
         arguments: Any = node.args
         if node.target is aten.embedding.default and arguments[0].op == "get_attr":
-            _note(node, {arguments[0]: _weight_grid(self.scheme.bits_of(layer_of(arguments[0])))}, None)
+            _note(node, {arguments[0]: _weight_grid(self.scheme.bits_of_table(layer_of(arguments[0])))}, None)
+        elif node.meta.get(GROUPED):
+            _note(node, {arguments[0]: _weight_grid(self._bits(arguments[0]))}, None)
+        elif self.scheme.mode != "static":
+            if node.target in WEIGHTED and arguments[1].op == "get_attr":
+                _note(node, {arguments[1]: _weight_grid(self._bits(arguments[1]))}, None)
         elif node.target in WEIGHTED and arguments[1].op == "get_attr":
             inputs = {arguments[0]: self.activation, arguments[1]: _weight_grid(self._bits(arguments[1]))}
             if self.float_between:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchao.quantization.pt2e.observer import ObserverBase
 
-from distiq.numerics import SMALLEST_SCALE, affine_grid, symmetric_scale
+from distiq.numerics import SMALLEST_SCALE, affine_grid, dynamic_grid, symmetric_scale
 from distiq.quantization.ranges import Histogram, activation_range
 from distiq.quantization.scheme import Scheme
 
@@ -73,6 +73,17 @@ class _OnGrid(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.bounds), None, None, None
+
+
+class DynamicPoint(nn.Module):
+    """An affine per-tensor grid that is made anew from the values of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True  # while it is not, values pass unchanged
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dynamic_grid(x) if self.enabled else x
 
 
 class PerChannelWeightPoint(ObserverBase):

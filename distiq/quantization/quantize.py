@@ -67,18 +67,19 @@ def quantize(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> QuantizedModel:
-    """Static post-training quantization of a copy of the model.
+    """Post-training quantization of a copy of the model.
 
     Args:
         model: (B, ...) -> (B, classes), of float32.
-        calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough.
+        calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough. Schemes
+            that are not static read nothing from them but their shape, unless weights are rounded by them.
         seed: of learned rounding; all else draws nothing. The `watch` sees its steps.
 
     Raises:
         UserError: the calibration set is empty or not finite, or the model cannot be traced.
     """
     if len(calibration) == 0:
-        raise UserError("the calibration set is empty: static quantization reads the ranges of activations from it")
+        raise UserError("the calibration set is empty: shapes, and ranges of activations, are read from it")
     if not all(torch.isfinite(chunk).all() for chunk in calibration.split(CHUNK)):  # as a whole it would be copied
         raise UserError("the calibration set holds NaN or infinite values; remove those samples")
     scheme = scheme or Scheme()
@@ -87,7 +88,8 @@ def quantize(
     if scheme.equalize:
         migrate_outliers(quantized.prepared, calibration)
         equalize_layers(quantized.prepared, calibration)
-    calibrate(quantized, calibration)
+    if scheme.mode == "static":
+        calibrate(quantized, calibration)
     if scheme.rounding == "gptq":
         round_weights(quantized.prepared, calibration[:ROUNDING_SAMPLES])
     elif scheme.rounding in ("adaround", "brecq"):

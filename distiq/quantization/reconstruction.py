@@ -76,7 +76,7 @@ def fix_scales(prepared: fx.GraphModule, spans: list[Span]) -> None:
         if point.scale is None:
             is_narrow = point.quant_max < symmetric_bounds(8)[1]
             scale = choose_scale(weight, torch.ones(1, weight.shape[2]), point.quant_max, search=is_narrow)
-            point.fix(torch.maximum(scale.flatten(), point.smallest_scale))
+            point.fix(torch.maximum(scale[..., 0].flatten(), point.smallest_scale))
 
 
 class Reconstruction:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from distiq.numerics import SMALLEST_SCALE
-from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, parameter_of
-from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
+from distiq.quantization.graph import CONVOLUTIONS, GROUPED, WEIGHTED, parameter_of
+from distiq.quantization.points import ActivationPoint, BiasPoint, DynamicPoint, PerChannelWeightPoint
 
 CHUNK = 32
 MOST_COLUMNS = 8192  # of a layer: more would fill the memory with their covariance
@@ -83,7 +83,7 @@ class Rounding:
             if all(source in self.constant for source in node.all_input_nodes) and node.op != "placeholder":
                 self.constant.add(node)
             self.float[node] = self._values(node, self.float, on_grids=False)
-            if node.target in WEIGHTED and isinstance(self._module(node.args[1]), PerChannelWeightPoint):
+            if node.target in WEIGHTED and isinstance(self._module(_grid_node(node)), PerChannelWeightPoint):
                 if self.only_biases:
                     self._correct_bias(node)
                 else:
@@ -118,10 +118,12 @@ class Rounding:
     def _round(self, node: fx.Node) -> None:
         """Rounds the weights of a layer and renews what the quantized network knows of them."""
         arguments: Any = node.args
-        weight_point, bias_point = self._module(arguments[1]), None
+        grid_node = _grid_node(node)
+        weight_point, bias_point = self._module(grid_node), None
         assert isinstance(weight_point, PerChannelWeightPoint)
-        weight = parameter_of(self.prepared, arguments[1])
-        if weight in self.rounded or weight[0].numel() > MOST_COLUMNS:
+        weight = parameter_of(self.prepared, grid_node)
+        size = weight[0].numel()  # of a group, where a layer's inputs are grouped
+        if weight in self.rounded or self.quantized[arguments[1]][0][0].numel() > MOST_COLUMNS:
             return  # a weight that two layers share keeps its first rounding; a huge one stays at the nearest
         self.rounded.add(weight)
         bias = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], fx.Node) else None
@@ -132,11 +134,11 @@ class Rounding:
         shaped = weight.reshape(groups, -1, moments.covariance.shape[-1]).clone()
         wanted = shaped + _correction(moments)
         bound = weight_point.quant_max
-        scale = choose_scale(wanted, moments.covariance.diagonal(dim1=1, dim2=2), bound, search=bound < 127)
+        scale = choose_scale(wanted, moments.covariance.diagonal(dim1=1, dim2=2), bound, search=bound < 127, size=size)
         scale = torch.maximum(scale, weight_point.smallest_scale)
         rounded = gptq(wanted, moments.covariance, scale, bound)
         weight.copy_(rounded.reshape(weight.shape))
-        weight_point.fix(scale.flatten())
+        weight_point.fix(scale[:, :, ::size].flatten())
         if isinstance(bias_point, BiasPoint) and bias is not None:
             parameter = parameter_of(self.prepared, bias)
             # The float weights' mean error, and what rounding has added to it.
@@ -190,15 +192,22 @@ class Rounding:
 
 def compute(node: fx.Node, known: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], on_grids: bool) -> Any:
     """What a node that calls something gives, from what is known of its sources; without grids, points pass it on."""
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), known)
+    arguments: Any = fx.map_arg((node.args, dict(node.kwargs)), known)
+    args, kwargs = arguments
     if node.op == "call_module":
         module = modules[str(node.target)]
-        is_point = isinstance(module, ActivationPoint | PerChannelWeightPoint | BiasPoint)
+        is_point = isinstance(module, ActivationPoint | DynamicPoint | PerChannelWeightPoint | BiasPoint)
         return args[0] if is_point and not on_grids else module(*args, **kwargs)
     assert node.op == "call_function", node.op
     if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
         args = (args[0].clone(), *args[1:])  # `x += ...` must not change what is kept of x
     return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _grid_node(layer: fx.Node) -> fx.Node:
+    """The node of a layer's weight point, which may stand behind the view of grouped weights."""
+    weight: Any = layer.args[1]
+    return weight.args[0] if weight.op == "call_function" and weight.meta.get(GROUPED) else weight
 
 
 def _groups(node: fx.Node) -> int:
@@ -243,21 +252,25 @@ def _correction(moments: Moments) -> Tensor:
     return torch.linalg.solve(damped.double(), moments.cross.transpose(1, 2).double()).transpose(1, 2).float()
 
 
-def choose_scale(weight: Tensor, variance: Tensor, bound: int, search: bool) -> Tensor:
+def choose_scale(weight: Tensor, variance: Tensor, bound: int, search: bool, size: int = 0) -> Tensor:
     """A symmetric scale for every row: of its largest weight, or of the least error under the inputs' variances.
 
-    Shapes: (G, O, K), (G, K) -> (G, O, 1).
+    Args:
+        size: so many neighbours of a row share a scale; 0 for the whole row.
+
+    Shapes: (G, O, K), (G, K) -> (G, O, K).
     """
-    full = weight.abs().amax(2, keepdim=True).clamp(min=bound * SMALLEST_SCALE) / bound
-    if not search:
-        return full
-    variance = variance.clamp(min=0).unsqueeze(1)
-    best, least = full, torch.full_like(full, math.inf)
-    for shrink in torch.linspace(1.0, 0.35, SHRINKS).tolist():
-        scale = full * shrink
-        error = ((_on_grid(weight, scale, bound) - weight).square() * variance).sum(2, keepdim=True)
-        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
-    return best
+    shape, size = weight.shape, size or weight.shape[2]
+    weight = weight.reshape(*shape[:2], -1, size)
+    best = full = weight.abs().amax(3, keepdim=True).clamp(min=bound * SMALLEST_SCALE) / bound
+    if search:
+        variance = variance.clamp(min=0).reshape(shape[0], 1, -1, size)
+        least = torch.full_like(full, math.inf)
+        for shrink in torch.linspace(1.0, 0.35, SHRINKS).tolist():
+            scale = full * shrink
+            error = ((_on_grid(weight, scale, bound) - weight).square() * variance).sum(3, keepdim=True)
+            best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    return best.expand_as(weight).reshape(shape)
 
 
 def _on_grid(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
@@ -269,13 +282,14 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
 
     Columns go in the order of falling variance ("act order").
 
-    Shapes: (G, O, K), (G, K, K), (G, O, 1) -> (G, O, K), on the grid.
+    Shapes: (G, O, K), (G, K, K), (G, O, K) or (G, O, 1) -> (G, O, K), on the grid.
     """
     groups, _, columns = weight.shape
     diagonal = covariance.diagonal(dim1=1, dim2=2)
     order = diagonal.argsort(1, descending=True)
     back = order.argsort(1)
     weight = weight.gather(2, order.unsqueeze(1).expand_as(weight)).clone()
+    scale = scale.expand_as(weight).gather(2, order.unsqueeze(1).expand_as(weight))
     covariance = covariance.gather(1, order.unsqueeze(2).expand_as(covariance))
     covariance = covariance.gather(2, order.unsqueeze(1).expand_as(covariance)).double()
     damping = (DAMPING * diagonal.mean(1)).clamp(min=1e-10).view(groups, 1, 1).double()
@@ -285,7 +299,7 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
     rounded = torch.empty_like(weight)
     for column in range(columns):
         own = weight[:, :, column : column + 1]
-        rounded[:, :, column : column + 1] = _on_grid(own, scale, bound)
+        rounded[:, :, column : column + 1] = _on_grid(own, scale[:, :, column : column + 1], bound)
         loss = (own - rounded[:, :, column : column + 1]) / factor[:, column, column].view(groups, 1, 1)
         weight[:, :, column:] -= loss * factor[:, column : column + 1, column:]
     return rounded.gather(2, back.unsqueeze(1).expand_as(rounded))

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from distiq.errors import UserError
+from distiq.recipe import Mode, impossible
+
 REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
 RoundingMethod = Literal["nearest", "gptq", "adaround", "brecq"]
 RangeMethod = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
@@ -12,11 +15,17 @@ LEARNED = {"adaround": "AdaRound", "brecq": "BRECQ with QDrop"}
 
 @dataclass(frozen=True)
 class Scheme:
-    """A static integer scheme: per-channel symmetric weights, per-tensor affine activations.
+    """An integer scheme: symmetric weights, a scale for each output channel or group; per-tensor affine activations.
 
     Args:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
-        activation_bits: 8.
+        activation_bits: 8; of a static scheme also 16, for which runtimes have no integer kernels.
+        mode: where activations get grids. "static": everywhere, from calibration. "dynamic": at the inputs of linear
+            layers, each time from the values of that batch, so that a sample's answer depends a little on the others;
+            all other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and
+            computed with as float32. In these two, tables of embeddings have 8 bits.
+        group_size: weight-only, 4 bits and fewer: so many inputs of a linear layer share a scale, where its width is a
+            multiple of that; 0 takes one scale for each output.
         rounding: each weight to the nearest grid value, or all of a layer together so that its output on the
             calibration samples changes least: in closed form ("gptq"), with the biases corrected, or learned
             ("adaround"); or all of a block together so that the block's output changes least ("brecq", with QDrop).
@@ -39,7 +48,7 @@ class Scheme:
     """
 
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8
-    activation_bits: Literal[8] = 8
+    activation_bits: Literal[8, 16] = 8
     ranges: RangeMethod = "minmax"
     percentile: float = 99.99
     rounding: RoundingMethod = "nearest"
@@ -50,6 +59,28 @@ class Scheme:
     layer_bits: tuple[tuple[str, int], ...] = ()
     float_modules: tuple[str, ...] = ()
     reduce_range: bool = False
+    mode: Mode = "static"
+    group_size: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where no such scheme can be."""
+        if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
+            raise UserError(f"Scheme: {why}")
+        if self.mode != "static" and (self.equalize or self.correct_biases):
+            raise UserError(
+                f'Scheme: mode = "{self.mode}" has no grids of activations that scales or biases could be moved for;'
+                ' nearest: rounding = "gptq"'
+            )
+        if self.mode != "static" and self.rounding in LEARNED:
+            raise UserError(
+                f'Scheme: rounding = "{self.rounding}" is for static schemes, not for mode = "{self.mode}"; nearest:'
+                ' rounding = "gptq"'
+            )
+
+    @property
+    def in_float(self) -> bool:
+        """Whether runtimes compute everything in float32: such files are small, and no faster."""
+        return self.mode == "weight_only" or self.activation_bits == 16
 
     def bits_of(self, path: str) -> int:
         """The weight bits of the layer at a module path, before its range is reduced."""
@@ -59,6 +90,10 @@ class Scheme:
     def closed_form(self) -> bool:
         """Whether weights pass through the closed form, which corrects the biases."""
         return self.rounding == "gptq" or (self.rounding != "nearest" and self.rounding_start == "gptq")
+
+    def bits_of_table(self, path: str) -> int:
+        """The bits of the table of embeddings at a module path."""
+        return self.bits_of(path) if self.mode == "static" else dict(self.layer_bits).get(path, 8)
 
     def __str__(self) -> str:
         share = f" {self.percentile:g} %" if self.ranges == "percentile" else ""
@@ -70,5 +105,13 @@ class Scheme:
         kept = f", {' and '.join(self.float_modules)} in float32" if self.float_modules else ""
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
         reduced = ", reduced range" if self.reduce_range else ""
-        cures = f"{equalized}{corrected}{rounding}{reduced}"
-        return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}{kept}"
+        grouped = f" in groups of {self.group_size}" if self.group_size else ""
+        plain = ", computed in float32: no speed is claimed" if self.in_float else ""
+        cures = f"{equalized}{corrected}{rounding}{reduced}{kept}{plain}"
+        match self.mode:
+            case "static":
+                return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}"
+            case "dynamic":
+                return f"dynamic W{bits}A8 linear layers, int8 tables{cures}"
+            case "weight_only":
+                return f"weight-only W{bits}{grouped}, int8 tables{cures}"

@@ -12,13 +12,13 @@ from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import changed_points
 from distiq.quantization.graph import layer_of
-from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.points import ActivationPoint, DynamicPoint, PerChannelWeightPoint
 from distiq.quantization.quantize import QuantizedModel
 from distiq.records import NoiseRecord, SensitivityRecord
 
 SAMPLES = 128
 CHUNK = 64
-Point = ActivationPoint | PerChannelWeightPoint
+Point = ActivationPoint | DynamicPoint | PerChannelWeightPoint
 
 
 class Grid(NamedTuple):
@@ -37,7 +37,7 @@ def grids(quantized: QuantizedModel) -> list[Grid]:
         point = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(point, PerChannelWeightPoint):
             found.setdefault(point, Grid(layer_of(node.all_input_nodes[0]), "weights", point))
-        elif isinstance(point, ActivationPoint):
+        elif isinstance(point, ActivationPoint | DynamicPoint):
             found.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
     return list(found.values())
 

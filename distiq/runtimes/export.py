@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.models.from_onnx import files_of_onnx
+from distiq.recipe import Mode, runtime_lacks
 from distiq.runtimes import executorch, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
 from distiq.runtimes.onnx_runtime import Work
@@ -85,20 +86,30 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
         pixels: the file takes uint8 images and normalizes them so; .onnx and .xml alone.
 
     Raises:
-        UserError: the ending is unknown, the runtime is not installed or takes no pixels, or it lacks an operation.
+        UserError: the ending is unknown, the runtime is not installed, takes no pixels or no such scheme, or lacks an
+            operation.
     """
     path = Path(path)
     runtime = runtime_of(path)
     if pixels is not None and not runtime.by_onnx:
         raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; export .onnx or .xml")
     require(runtime)
+    scheme = getattr(model, "scheme", None)
+    if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits, scheme.group_size)):
+        raise UserError(f"{path}: {why}")
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
-    named = getattr(getattr(model, "scheme", None), "float_modules", ())
+    named = getattr(scheme, "float_modules", ())
     if runtime.by_onnx:
         runtime.export(lowered(model), pair, path, named, pixels)
     else:
         runtime.export(lowered(model), pair, path)
     return path
+
+
+def lacks(path: Path, mode: Mode, activation_bits: int, group_size: int) -> str:
+    """Why a file of that ending cannot hold such a scheme, and the nearest that it can; empty where it can."""
+    name = next(name for name, runtime in RUNTIMES.items() if runtime.ending == path.suffix)
+    return runtime_lacks(name, mode, activation_bits, group_size)
 
 
 def load(path: Path, threads: int = 1, options: Mapping[str, str] | None = None) -> Predict:
@@ -135,7 +146,8 @@ def pair_sums(path: Path) -> str:
     XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies.
     """
     runtime = runtime_of(path)
-    return saturation(runtime.grids(path)).sentence() if runtime.ending in (".onnx", ".xml") else ""
+    found = saturation(runtime.grids(path)) if runtime.ending in (".onnx", ".xml") else None
+    return found.sentence() if found is not None and found.channels else ""
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -30,7 +30,9 @@ def _is(node: fx.Node, name: str) -> bool:
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether the model is a reference graph."""
-    return isinstance(model, fx.GraphModule) and any(_is(node, QUANTIZE) for node in model.graph.nodes)
+    return isinstance(model, fx.GraphModule) and any(
+        _is(node, QUANTIZE) or _is(node, WEIGHT_DEQUANTIZE) for node in model.graph.nodes
+    )
 
 
 def float_copy(model: nn.Module) -> nn.Module:
@@ -69,11 +71,14 @@ class Entry(NamedTuple):
 
 
 class Weight(NamedTuple):
-    """A layer's integers (O, I, ...) and its scales (O,). A table of embeddings is read, not multiplied."""
+    """A layer's integers (O, I, ...) and its scales (O,), or both of its groups: (O * I / group, group).
+
+    A table of embeddings is read and a weight-only layer computed in float32: their integers are not multiplied.
+    """
 
     integers: np.ndarray
     scales: np.ndarray
-    is_table: bool = False
+    is_multiplied: bool = True
 
 
 class Grids(NamedTuple):

@@ -11,15 +11,18 @@ from distiq.runtimes.pixels import Pixels, take_pixels
 INPUT, OUTPUT = "input", "logits"
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
              "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
-             "HardSigmoid", "HardSwish", "Pad", "GRU"}  # fmt: skip
+             "HardSigmoid", "HardSwish", "Pad", "GRU", "MatMulNBits"}  # fmt: skip
 DEFAULTS: dict[tuple[str, str], object] = {
     ("Conv", "auto_pad"): b"NOTSET", ("Conv", "group"): 1, ("Conv", "dilations"): 1, ("Conv", "strides"): 1,
     ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,
     ("Reshape", "allowzero"): 0,
 }  # fmt: skip
-Q, DQ = "QuantizeLinear", "DequantizeLinear"
+Q, DQ, DYNAMIC_Q = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
-PACKING_OPSET = 21  # the first with INT4
+NARROW_OPSET = 21  # the first with INT4, and with grids of 16 bits
+CONTRIB = "com.microsoft"
+WIDE_PRODUCTS = {"MatMul"}  # the others stay DQ: behind a grid ONNX Runtime puts their float weights on int8 of its own
+FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may put its input on int8 grids
 
 
 def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_openvino: bool) -> None:
@@ -28,7 +31,8 @@ def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_
     _name_after_modules(graph, named)
     _drop_annotations(proto)
     _restore_global_pooling(graph)
-    if any(node.op_type == Q for node in graph.node):
+    types = {node.op_type for node in graph.node}
+    if Q in types:
         _fold_padding(graph)
         _drop_needless_clips(graph)
         _drop_repeated_grids(graph)
@@ -37,8 +41,23 @@ def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_
         _store_activations_unsigned(graph)
         if for_openvino:
             _drop_zero_points_of_weights(graph)
-        _store_last_bias_as_integers(graph)
+        if is_wide(graph):
+            _dequantize_when_loaded(graph, WIDE_PRODUCTS)
+            _raise_opset(proto)
+        else:
+            _store_last_bias_as_integers(graph)
         if not for_openvino:
+            _pack_narrow_weights(proto)
+    elif DQ in types:
+        _transpose_stored_weights(graph)
+        _look_up_integers(graph)
+        _drop_dead_ends(graph)
+        if for_openvino:
+            _drop_zero_points_of_weights(graph)
+        else:
+            _multiply_groups(proto)
+            _multiply_on_dynamic_grids(graph)
+            _dequantize_when_loaded(graph, None)
             _pack_narrow_weights(proto)
     if pixels is not None:
         take_pixels(graph, pixels, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
@@ -299,7 +318,8 @@ def _pack_narrow_weights(proto: ModelProto) -> None:
     """
     graph = proto.graph
     constants = initializers(graph)
-    weights = {node.input[0] for node in graph.node if node.op_type == DQ and node.input[0] in constants}
+    readers = [node for node in graph.node if node.op_type in (DQ, "Cast", "MatMulInteger")]
+    weights = {name for node in readers for name in node.input[:2] if name in constants}
     for name in sorted(weights):
         values = value_of(constants, name)
         if values is None or values.dtype != np.int8 or values.size < SMALLEST_PACKED:
@@ -313,12 +333,134 @@ def _pack_narrow_weights(proto: ModelProto) -> None:
         )
         graph.initializer.append(tensor)
         graph.node.insert(0, helper.make_node("Cast", [tensor.name], [f"{name}_i8"], to=TensorProto.INT8))
-        for node in graph.node:
-            if node.op_type == DQ and node.input[0] == name:
-                node.input[0] = f"{name}_i8"
-        for entry in proto.opset_import:
-            if entry.domain == "":
-                entry.version = max(entry.version, PACKING_OPSET)
+        for node in readers:
+            node.input[:] = [f"{name}_i8" if one == name else one for one in node.input]
+        _raise_opset(proto)
+
+
+def is_wide(graph: GraphProto) -> bool:
+    """Whether activations lie on grids of 16 bits, for which there are no integer kernels."""
+    constants = initializers(graph)
+    grids = (constants.get(node.input[2]) for node in graph.node if node.op_type == Q)
+    return any(grid is not None and grid.data_type == TensorProto.INT16 for grid in grids)
+
+
+def _raise_opset(proto: ModelProto) -> None:
+    for entry in proto.opset_import:
+        if entry.domain == "":
+            entry.version = max(entry.version, NARROW_OPSET)
+
+
+def _multiply_groups(proto: ModelProto) -> None:
+    """A product with 4-bit weights, a scale for each group of inputs, becomes a MatMulNBits: it unpacks as it goes.
+
+    The weights stand as DQ -> Reshape to (O, I) -> Transpose, or a Gemm that transposes.
+    """
+    graph = proto.graph
+    constants = initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        source = producers.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
+        if source is not None and source.op_type == "Transpose":
+            source = producers.get(source.input[0])
+        pair = producers.get(source.input[0]) if source is not None and source.op_type == "Reshape" else None
+        if source is None or pair is None or pair.op_type != DQ or pair.input[0] not in constants:
+            continue
+        integers, shape = value_of(constants, pair.input[0]), value_of(constants, source.input[1])
+        assert integers is not None
+        assert shape is not None
+        size, (outputs, inputs) = integers.shape[1], shape.tolist()
+        nibbles = (integers + 8).astype(np.uint8).reshape(outputs, inputs // size, size)
+        name = f"{pair.input[0]}_groups"
+        if name not in constants:
+            graph.initializer.append(numpy_helper.from_array(nibbles[..., 0::2] | nibbles[..., 1::2] << 4, name))
+            constants[name] = graph.initializer[-1]
+        bias = node.input[2:3] if node.op_type == "Gemm" else []
+        product = helper.make_node(
+            "MatMulNBits",
+            [node.input[0], name, pair.input[1], *(["", "", *bias] if bias else [])],
+            list(node.output),
+            name=node.name,
+            domain=CONTRIB,
+            K=inputs,
+            N=outputs,
+            bits=4,
+            block_size=size,
+            accuracy_level=FLOAT32_PRODUCTS,
+        )
+        graph.node.insert(list(graph.node).index(node), product)
+        graph.node.remove(node)
+        if all(entry.domain != CONTRIB for entry in proto.opset_import):
+            proto.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    _drop_dead_ends(graph)
+
+
+def _multiply_on_dynamic_grids(graph: GraphProto) -> None:
+    """A product of a batch on its own grid and integer weights becomes MatMulInteger and what scales its result.
+
+    ONNX Runtime fuses these, the grid and the bias into one kernel; the same in QDQ form only where no bias is inside.
+    """
+    constants = initializers(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    for number, node in enumerate(list(graph.node)):
+        pairs = [producers.get(name) for name in node.input[:2]] if node.op_type in ("MatMul", "Gemm") else []
+        if len(pairs) < 2 or any(pair is None or pair.op_type != DQ for pair in pairs):
+            continue
+        values, weights = pairs
+        assert values is not None
+        assert weights is not None
+        made = producers.get(values.input[0])
+        if made is None or made.op_type != DYNAMIC_Q:
+            continue
+        weight, (grid, step, zero_point) = weights.input[0], made.output
+        if node.op_type == "Gemm":  # torch's transposes its weights
+            integers = value_of(constants, weight)
+            assert integers is not None
+            weight = f"{weight}_turned"
+            if weight not in constants:
+                graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(integers.T), weight))
+                constants[weight] = graph.initializer[-1]
+        sums, floats, scale, product = (f"dynamic_{number}_{part}" for part in ("sums", "floats", "scale", "product"))
+        bias = node.input[2] if len(node.input) > 2 else ""
+        replacement = [
+            helper.make_node("MatMulInteger", [grid, weight, zero_point], [sums]),
+            helper.make_node("Cast", [sums], [floats], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [step, weights.input[1]], [scale]),
+            helper.make_node("Mul", [floats, scale], [product] if bias else list(node.output)),
+            *([helper.make_node("Add", [product, bias], list(node.output))] if bias else []),
+        ]
+        position = list(graph.node).index(node)
+        for offset, one in enumerate(replacement):
+            graph.node.insert(position + offset, one)
+        graph.node.remove(node)
+    _drop_dead_ends(graph)
+
+
+def _dequantize_when_loaded(graph: GraphProto, readers: set[str] | None) -> None:
+    """Integer weights of float32 layers become float32 by Cast and Mul, which ONNX Runtime folds when it loads a file.
+
+    A DQ would be computed at each run, or be fused to a product with its input on int8 grids that nobody asked for.
+
+    Args:
+        readers: operations whose weights are meant; None for all.
+    """
+    constants, consumers = initializers(graph), consumers_of(graph)
+    for node in list(graph.node):
+        if node.op_type != DQ or node.input[0] not in constants:
+            continue
+        if readers is not None and not {user.op_type for user in consumers.get(node.output[0], [])} <= readers:
+            continue
+        scale = value_of(constants, node.input[1])
+        assert scale is not None
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
+        shape = [1] * len(constants[node.input[0]].dims)
+        shape[axis] = scale.size
+        floats, shaped = f"{node.output[0]}_floats", f"{node.output[0]}_scale"
+        graph.initializer.append(numpy_helper.from_array(scale.reshape(shape), shaped))
+        position = list(graph.node).index(node)
+        graph.node.insert(position, helper.make_node("Cast", [node.input[0]], [floats], to=TensorProto.FLOAT))
+        graph.node.insert(position + 1, helper.make_node("Mul", [floats, shaped], list(node.output)))
+        graph.node.remove(node)
 
 
 def _drop_dead_ends(graph: GraphProto) -> None:

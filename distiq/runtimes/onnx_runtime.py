@@ -20,15 +20,27 @@ import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from onnxscript import ir
+from onnxscript import ir, opset20
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.numerics import dynamic_grid
 from distiq.runtimes.lowering import Entry, Grids, Weight
-from distiq.runtimes.onnx_passes import COMPUTING, DQ, INPUT, OUTPUT, Q, initializers, rewrite, value_of
+from distiq.runtimes.onnx_passes import (
+    COMPUTING,
+    DQ,
+    INPUT,
+    OUTPUT,
+    Q,
+    consumers_of,
+    initializers,
+    is_wide,
+    rewrite,
+    value_of,
+)
 from distiq.runtimes.pixels import Pixels
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
@@ -323,9 +335,12 @@ def grids(path: Path) -> Grids:
     """The integer weights and grids that the file holds; activations are uint8, narrow weights INT4 behind a cast.
 
     A table of embeddings is read row by row, its scales by the same numbers; a transposed weight is turned back.
+    Weights that are float32 once the file is loaded stand behind Cast and Mul, those in groups in a MatMulNBits, those
+    beside dynamic grids in a MatMulInteger.
     """
     graph = onnx.load(str(path)).graph
-    constants = initializers(graph)
+    constants, consumers = initializers(graph), consumers_of(graph)
+    producers = {name: node for node in graph.node for name in node.output}
     for node in graph.node:
         if node.op_type == "Cast" and node.input[0] in constants:
             narrow = value_of(constants, node.input[0])
@@ -337,6 +352,23 @@ def grids(path: Path) -> Grids:
         stored = value_of(constants, node.input[0]) if node.input else None
         if node.op_type == "Gather" and stored is not None and stored.dtype in (np.int8, np.float32):
             tables.setdefault(node.input[1], {})[stored.dtype == np.int8] = stored
+        elif node.op_type == "Mul" and stored is not None and stored.dtype == np.int8:
+            scale = value_of(constants, node.input[1])
+            assert scale is not None
+            axis = int(np.argmax(scale.shape))
+            weights.append(Weight(np.moveaxis(stored, axis, 0), scale.ravel(), is_multiplied=False))
+        elif node.op_type == "MatMulNBits":
+            packed, scale = value_of(constants, node.input[1]), value_of(constants, node.input[2])
+            assert packed is not None
+            assert scale is not None
+            nibbles = np.stack([packed & 15, packed >> 4], -1).astype(np.int8) - 8
+            weights.append(Weight(nibbles.reshape(scale.size, -1), scale.ravel(), is_multiplied=False))
+        elif node.op_type == "MatMulInteger":
+            (cast,) = consumers[node.output[0]]
+            (product,) = consumers[cast.output[0]]
+            integers, scale = constants[node.input[1]], value_of(constants, producers[product.input[1]].input[1])
+            assert scale is not None
+            weights.append(Weight(numpy_helper.to_array(integers).T, scale))
         if node.op_type not in (Q, DQ) or len(node.input) < 2:
             continue
         scale = value_of(constants, node.input[1])
@@ -344,11 +376,13 @@ def grids(path: Path) -> Grids:
         if stored is None:
             zero_point = value_of(constants, node.input[2])
             assert zero_point is not None
-            activations.add((float(scale), int(zero_point) - 128))
+            activations.add((float(scale), int(zero_point) - (128 if zero_point.dtype == np.uint8 else 0)))
         elif stored.dtype == np.int8:
             axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1 if scale.ndim else 0)
             weights.append(Weight(np.moveaxis(stored, axis, 0), scale))
-    weights += [Weight(pair[True], pair[False], is_table=True) for pair in tables.values() if len(pair) == 2]
+    if is_wide(graph):
+        weights = [weight._replace(is_multiplied=False) for weight in weights]
+    weights += [Weight(pair[True], pair[False], is_multiplied=False) for pair in tables.values() if len(pair) == 2]
     return Grids(tuple(weights), (), frozenset(activations))
 
 
@@ -399,6 +433,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 dynamic_shapes=(free_dimensions(example),),
                 verbose=False,
                 optimize=False,
+                custom_translation_table={dynamic_grid._opoverload: _dynamic_grid},
             )
             assert program is not None
             optimize_ir(program.model, should_fold=_folds)
@@ -406,6 +441,12 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
     except Exception as error:  # torch.onnx raises many kinds
         cause = error.__cause__ or error
         raise UserError(f"the network cannot be exported to ONNX: {str(cause).splitlines()[0]}") from error
+
+
+def _dynamic_grid(x: Any) -> Any:
+    """`distiq.numerics.dynamic_grid` in ONNX."""
+    integers, scale, zero_point = opset20.DynamicQuantizeLinear(x)
+    return opset20.DequantizeLinear(integers, scale, zero_point)
 
 
 def _folds(node: ir.Node) -> bool | None:

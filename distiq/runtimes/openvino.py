@@ -41,7 +41,11 @@ def export_openvino(
         export_onnx(model, example, source, named, pixels, for_openvino=True)
         try:
             with silence():
-                openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+                converted = openvino.convert_model(source)
+                if all(operation.get_type_name() != "FakeQuantize" for operation in converted.get_ops()):
+                    # Else OpenVINO puts what meets integer weights on int8 grids that nobody asked for.
+                    converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
+                openvino.save_model(converted, target, compress_to_fp16=False)
         except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
             raise UserError(f"{path}: OpenVINO cannot convert this network: {_first_line(error)}") from error
         os.replace(target.with_suffix(".bin"), path.with_suffix(".bin"))
@@ -120,7 +124,8 @@ def float_operations(path: Path) -> tuple[str, ...]:
 def grids(path: Path) -> Grids:
     """The integer weights and grids that the file holds.
 
-    Weights stand there as int8 behind Convert and Multiply; grids of activations as FakeQuantize, by their ends.
+    Weights stand there as int8 behind Convert and Multiply, rows of tables behind a Gather, too; grids of activations
+    as FakeQuantize, by their ends.
     """
     import openvino
 
@@ -133,10 +138,18 @@ def grids(path: Path) -> Grids:
             scale = (high - low) / (operation.get_attributes()["levels"] - 1)
             activations.add((scale, round(-low / scale) - 128))
         elif operation.get_type_name() == "Multiply" and inputs[0].get_type_name() == "Convert":
-            integers = inputs[0].input_value(0).get_node()
-            if integers.get_type_name() == "Constant" and integers.get_element_type().get_type_name() == "i8":
-                weights.append(Weight(integers.data, inputs[1].data.reshape(-1)))
+            integers, scales = (_constant(value) for value in inputs)
+            if integers is not None and scales is not None and integers.dtype == np.int8:
+                axis = int(np.argmax(scales.shape)) if scales.ndim else 0  # a transposed weight is turned back
+                weights.append(Weight(np.moveaxis(integers, axis, 0), scales.reshape(-1)))
     return Grids(tuple(weights), (), frozenset(activations), tolerance=ROUNDING)
+
+
+def _constant(node: Any) -> np.ndarray | None:
+    """The constant that a node gives as another type, or by rows that are read from it; None where there is none."""
+    while node.get_type_name() in ("Convert", "Gather", "Unsqueeze", "Reshape"):
+        node = node.input_value(0).get_node()
+    return node.data if node.get_type_name() == "Constant" else None
 
 
 def _options(threads: int) -> dict[str, Any]:

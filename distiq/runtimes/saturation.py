@@ -48,7 +48,7 @@ def saturation(grids: Grids) -> Saturation:
     neighbours is the kernel's choice, so every pair of a channel counts, also in depthwise layers, which some kernels
     multiply in other ways.
     """
-    flags = [may_saturate(weight.integers) for weight in grids.weights if not weight.is_table]
+    flags = [may_saturate(weight.integers) for weight in grids.weights if weight.is_multiplied]
     return Saturation(sum(map(len, flags)), int(sum(flag.sum() for flag in flags)))
 
 

@@ -53,7 +53,7 @@ def test_random_rows_are_judged_as_by_trying():
 def test_the_certificate_counts_channels():
     rows = np.array([[100, 100], [1, 2], [3, -4]], np.int8)
     layers = (Weight(rows, np.ones(3, np.float32)), Weight(rows[1:], np.ones(2, np.float32)))
-    table = Weight(rows, np.ones(3, np.float32), is_table=True)
+    table = Weight(rows, np.ones(3, np.float32), is_multiplied=False)
     found = Grids((*layers, table), (), frozenset())
     assert saturation(found) == (5, 1)
     assert "1 of 5 output channels" in saturation(found).sentence()

@@ -13,6 +13,7 @@ from distiq.data.inputs import Preparation
 from distiq.models.from_onnx import read_onnx
 from distiq.post_training import quantize_file, scheme_of
 from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
 from distiq.records import OwnFileRecord
 from distiq.runtimes.export import export, load
 
@@ -66,6 +67,15 @@ def test_a_folder_of_images_is_prepared_as_asked(tmp_path: Path, photos: Path):
     assert found.scheme == "static W4A8, minmax, equalized, closed-form rounding"
 
 
+def test_a_file_of_integer_weights_alone_is_made_too(own: Path, tmp_path: Path):
+    out = tmp_path / "small.onnx"
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--mode", "weight_only")
+    assert result.exit_code == 0, result.output
+    images = torch.from_numpy(np.load(own.with_name("samples.npy")))
+    same = quantize(network(), images, Scheme(mode="weight_only"))
+    torch.testing.assert_close(load(out)(images), same(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -95,6 +105,8 @@ def test_samples_that_do_not_fit_are_refused(array: np.ndarray, message: str, ow
         (["{own}", "--data", "{samples}", "--out", "a.h5"], "distiq writes and runs .onnx"),
         (["{own}", "--data", "{samples}", "--weight-bits", "5"], "--weight-bits 5: distiq has grids of 2, 3, 4"),
         (["{own}", "--data", "{samples}", "--std", "0"], "std above 0"),
+        (["{own}", "--data", "{samples}", "--mode", "dynamic", "--out", "a.xml"], 'nearest: mode = "weight_only"'),
+        (["{own}", "--data", "{samples}", "--group-size", "32"], 'nearest: mode = "weight_only", or group_size = 0'),
         (["{own}", "--data", "{samples}", "--size", "12"], "--size 12: write height and width"),
     ],
 )

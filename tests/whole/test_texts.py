@@ -1,5 +1,6 @@
 """From sentences in files to a bundle that answers raw text."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from distiq import runner
 from distiq.bundle import Bundle
 from distiq.cli import app
+from distiq.diagnosis import diagnose
 from distiq.errors import UserError
 from distiq.pipeline import compress
 from distiq.recipe import load_recipe
@@ -101,10 +103,21 @@ def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: P
         opened.predict(" ")
 
 
+@pytest.mark.parametrize(("mode", "rungs"), [("dynamic", ["dynamic"]), ("weight_only", ["weight_only", "qat"])])
+def test_another_mode_makes_its_own_files(mode: str, rungs: list[str], run: RunRecord, folder: Path, tmp_path: Path):
+    copied = Path(shutil.copytree(folder / "run", tmp_path / "run"))  # with the trained networks, which are reused
+    overrides = [f"quantize.mode={mode}", f"quantize.rungs={rungs}", "quantize.training.epochs=1"]
+    found = compress(load_recipe(folder / "films.toml", [*overrides, "budget.accuracy_drop_points=-100"]), run=copied)
+    assert [trial.rung for trial in found.trials] == rungs
+    assert all(trial.agreement == 1.0 and trial.runtimes[0].same_integers for trial in found.trials)
+    assert not found.trials[0].runtimes[0].float_operations or mode == "dynamic"
+    assert Bundle(copied / "bundle").check().passed
+    with pytest.raises(UserError, match=r"nearest: the same recipe with quantize\.mode = \"static\""):
+        diagnose(copied)
+
+
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("{}")])
 def test_a_damaged_tokenizer_is_named(run: RunRecord, folder: Path, tmp_path: Path, spoil: Callable[[Path], object]):
-    import shutil
-
     bundle = Path(shutil.copytree(folder / "run" / "bundle", tmp_path / "bundle"))
     spoil(bundle / "tokenizer.json")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
