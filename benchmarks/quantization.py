@@ -141,7 +141,11 @@ def onnxruntime_with(method: str) -> Maker:
                 return None if chunk is None else {INPUT: chunk.numpy()}
 
         export(model, folder / "float.onnx", calibration[:2])
-        quant_pre_process(str(folder / "float.onnx"), str(folder / "pre.onnx"))
+        quant_pre_process(
+            str(folder / "float.onnx"),
+            str(folder / "pre.onnx"),
+            skip_symbolic_shape=not calibration.is_floating_point(),  # it cannot follow a free length of texts
+        )
         quantize_static(
             str(folder / "pre.onnx"),
             str(folder / "static.onnx"),

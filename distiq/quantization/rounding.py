@@ -192,8 +192,8 @@ class Rounding:
 
 def compute(node: fx.Node, known: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], on_grids: bool) -> Any:
     """What a node that calls something gives, from what is known of its sources; without grids, points pass it on."""
-    arguments: Any = fx.map_arg((node.args, dict(node.kwargs)), known)
-    args, kwargs = arguments
+    found: Any = fx.map_arg((node.args, dict(node.kwargs)), known)
+    args, kwargs = found
     if node.op == "call_module":
         module = modules[str(node.target)]
         is_point = isinstance(module, ActivationPoint | DynamicPoint | PerChannelWeightPoint | BiasPoint)
