@@ -173,3 +173,34 @@ class AudioGRU(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         frames = torch.relu(self.stem(self.frontend(waveforms))).transpose(1, 2)
         return self.classifier(self.recurrent(frames)[0][:, -1])
+
+
+class AudioFrames(nn.Module):
+    """Tokens for every stretch of sound, for connectionist temporal classification (CTC): convolutions over time.
+
+    Args:
+        tokens: how many there are; the first is the blank.
+        rate, bands: as for `DSCNN`, on log-mel bands.
+        width: channels; the first convolution halves the number of frames.
+        blocks: pairs of a depthwise convolution over 5 frames and a pointwise one.
+
+    Shapes: (B, T) waveforms in -1..1 -> (B, tokens, frames) logits.
+    """
+
+    def __init__(self, tokens: int, rate: int = 16000, bands: int = 40, width: int = 48, blocks: int = 3) -> None:
+        super().__init__()
+        self.frontend = front_end("log_mel", rate, bands, 0, 32.0, 16.0)
+        self.stem = _normed(nn.Conv1d(bands, width, 5, 2, 2, bias=False))
+        pairs = [
+            (nn.Conv1d(width, width, 5, padding=2, groups=width, bias=False), nn.Conv1d(width, width, 1, bias=False))
+            for _ in range(blocks)
+        ]
+        self.blocks = nn.Sequential(*(_normed(convolution) for pair in pairs for convolution in pair))
+        self.classifier = nn.Conv1d(width, tokens, 1)
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        return self.classifier(self.blocks(self.stem(self.frontend(waveforms))))
+
+
+def _normed(convolution: nn.Conv1d) -> nn.Sequential:
+    return nn.Sequential(convolution, nn.BatchNorm1d(convolution.out_channels), nn.ReLU())

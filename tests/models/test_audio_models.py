@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.audio import DSCNN, AudioGRU, AudioResNet, check_rate, front_ends
+from distiq.models.audio import DSCNN, AudioFrames, AudioGRU, AudioResNet, check_rate, front_ends
 from distiq.models.build import build
 from distiq.recipe import ModelSettings
 
@@ -33,6 +33,12 @@ def test_strides_shrink_the_maps():
     features = model.frontend(torch.zeros(1, 8000))
     assert features.shape == (1, 40, 1 + (8000 - 256) // 128)
     assert model.blocks(model.stem(features.unsqueeze(1))).shape[2:] == (10, 16)
+
+
+def test_tokens_of_every_other_frame():
+    model = AudioFrames(11, 8000, width=8, blocks=1).eval()
+    frames = 1 + (8000 - 256) // 128
+    assert model(torch.randn(2, 8000)).shape == (2, 11, (frames + 1) // 2)
 
 
 def test_the_gru_is_classified_by_its_last_state():
