@@ -293,8 +293,11 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
     covariance = covariance.gather(1, order.unsqueeze(2).expand_as(covariance))
     covariance = covariance.gather(2, order.unsqueeze(1).expand_as(covariance)).double()
     damping = (DAMPING * diagonal.mean(1)).clamp(min=1e-10).view(groups, 1, 1).double()
-    covariance = covariance + damping * torch.eye(columns, dtype=torch.float64)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    eye = torch.eye(columns, dtype=torch.float64)
+    # Of inputs that hardly vary around a large mean, float32 leaves a matrix that is not positive: more damping.
+    while torch.linalg.cholesky_ex(covariance + damping * eye).info.any():
+        damping = 10 * damping
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance + damping * eye))
     factor = torch.linalg.cholesky(inverse, upper=True).float()
     rounded = torch.empty_like(weight)
     for column in range(columns):

@@ -71,6 +71,15 @@ def test_inputs_that_are_always_zero_do_no_harm():
     assert torch.isfinite(gptq(weight, covariance, scale, 7)).all()
 
 
+def test_a_covariance_that_float32_has_made_negative_does_no_harm():
+    weight, covariance = torch.randn(1, 4, 9), 1e-3 * covariance_of(9)
+    covariance -= 0.1 * covariance.diagonal(dim1=1, dim2=2).max() * torch.eye(9)
+    scale = weight.abs().amax(2, keepdim=True) / 7
+    steps = gptq(weight, covariance, scale, 7) / scale
+    torch.testing.assert_close(steps, steps.round())
+    assert steps.abs().max() <= 7 + 1e-4
+
+
 LAYERS = {
     "plain": (nn.Conv2d(4, 6, 3, padding=1), (5, 4, 9, 7)),
     "strided": (nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(1, 2)), (5, 4, 9, 7)),
