@@ -41,7 +41,8 @@ def static_onnx(float_file: Path, calibration: Tensor, path: Path, reduce_range:
     Of transformers only products with weights are quantized, as its authors advise.
     """
     prepared = path.with_suffix(".pre.onnx")
-    quant_pre_process(str(float_file), str(prepared))
+    # Its symbolic inference of shapes gives up on the masks of transformers.
+    quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=is_tokens(calibration))
     quantize_static(
         str(prepared),
         str(path),

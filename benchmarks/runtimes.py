@@ -46,6 +46,7 @@ VOCABULARY = 8000
 MOBILENET_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
                     (6, 320, 1, 1))  # fmt: skip
 FLOAT32, DISTIQ, REFUSED = "float32", "distiq", "refused"
+WIDTH = 150  # columns that the table needs
 PER_BATCH = (".pt2", ".pte", ".tflite")  # endings of files that other tools make for one size of batch
 
 
@@ -339,7 +340,7 @@ def print_results(results: list[dict[str, Any]], console: Console) -> None:
             times = [f"{value:.3f}" if value else "" for value in (row.float_ms, row.peer_ms, row.distiq_ms)]
             table.add_row(entry["network"], str(entry["batch"]), str(entry["threads"]), row.runtime, times[0], row.peer,
                           times[1], times[2], _speed(row.ratio), _speed(row.gain))  # fmt: skip
-    console.print(table)
+    Console(width=max(console.width, WIDTH)).print(table)
     missing = {f"{entry['network']}: {label}: {why}" for entry in results for label, why in entry["missing"].items()}
     for line in sorted(missing):
         console.print(line, highlight=False, markup=False)
