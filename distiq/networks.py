@@ -85,6 +85,7 @@ class Networks:
         self.recipe, self.ledger, self.data, self.watch = recipe, ledger, data, watch
         self.given: dict[str, nn.Module | None] = {"teacher": None, "student": None, **(given or {})}
         self.first: dict[str, nn.Module] = {}  # as built with the recipe's seed
+        self.start: Step | None = None  # the teacher's, once it is there
         self.digest = data.digest()
         self.shared = {"data": self.digest, "torch": environment.describe().versions["torch"]}
 
@@ -250,7 +251,8 @@ class Networks:
             alone = self.recipe.distil.without_teacher()
             return self._train("teacher", model, None, alone, training, self.recipe.seed, folder)
 
-        return self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
+        self.start = self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
+        return self.start
 
     def last_teacher(self, teacher: Step) -> Source:
         """The network that teaches the student: the teacher, or the last of a chain of assistants that it taught."""
@@ -272,7 +274,7 @@ class Networks:
     def _taught(self, role: str, source: Source, distillation: DistilSettings, seed: int) -> Step:
         taught, training = distillation.teacher != "none", self.training(role)
         is_cut = role == "student" and self.recipe.student.is_cut and self.given["student"] is None
-        start = self.teacher() if is_cut else None
+        start = (self.start or self.teacher()) if is_cut else None
         inputs = self.shared | {
             "seed": seed,
             "network": self.inputs(role),
