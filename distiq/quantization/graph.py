@@ -312,8 +312,9 @@ class IntegerQuantizer(Quantizer):
         elif node.target is aten.cat.default:
             first, *others = arguments[0]
             shared = SharedQuantizationSpec((first, node))
-            # The first comes last: where it stands twice, its grid would be defined by itself.
-            _note(node, {**dict.fromkeys(others, shared), first: self.activation}, shared)
+            # The first may stand twice: its grid must not be defined by itself.
+            rest = dict.fromkeys((other for other in others if other is not first), shared)
+            _note(node, {first: self.activation, **rest}, shared)
         elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and _is_on_grid(arguments[0]):
             _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
 
