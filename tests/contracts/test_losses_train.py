@@ -24,6 +24,7 @@ from distiq.recipe import (
     KnowledgeLoss,
     LayerLoss,
     OutputLoss,
+    TokenLoss,
     TrainingSettings,
     ViewSettings,
 )
@@ -94,6 +95,7 @@ PROCESS = """
 import sys, torch
 from accelerate.state import PartialState
 from tests.contracts.test_losses_train import make_data, networks, settings_of
+from tests.distillation import test_terms as texts
 from distiq.distillation.distil import distil
 from pathlib import Path
 from distiq.data.views import Views
@@ -107,6 +109,11 @@ lines = []
 for name in sys.argv[2:]:
     student, teacher = networks(name)
     trained, record = distil(student, teacher, made, settings_of(name), training)
+    total = sum(float(value.double().sum()) for value in trained.parameters())
+    lines.append(f"{name} {PartialState().num_processes} {total:.9g}")
+for name in texts.LOSSES:
+    settings = texts.settings_of(name, **texts.options_of(name))
+    trained, record = distil(texts.Reader(4), texts.Reader(6), texts.make_data(), settings, training)
     total = sum(float(value.double().sum()) for value in trained.parameters())
     lines.append(f"{name} {PartialState().num_processes} {total:.9g}")
 student, teacher = networks("kd")
@@ -137,4 +144,4 @@ def test_trains_on_two_processes(tmp_path: Path):
     assert ran.returncode == 0, ran.stderr[-3000:]
     one, other = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
     assert one == other
-    assert [line.split()[:2] for line in one] == [[name, "2"] for name in [*NAMES, "cached"]]
+    assert [line.split()[:2] for line in one] == [[name, "2"] for name in [*NAMES, *get_args(TokenLoss), "cached"]]

@@ -1,5 +1,7 @@
 """Losses between layers of networks for texts: by module path, padding left out."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,10 @@ from distiq.distillation.distil import Distillation, _terms, check_losses, disti
 from distiq.distillation.feature_losses import embedded
 from distiq.distillation.teacher import LiveTeacher
 from distiq.errors import UserError
-from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
+from distiq.recipe import DistilSettings, KnowledgeLoss, TokenLoss, TrainingSettings, ViewSettings
 from distiq.training import Batch, Batches
 
-LOSSES = ["hidden_mse", "hidden_cosine", "pkd_cls", "minilm_relation"]
+LOSSES = get_args(TokenLoss)
 
 
 class Reader(nn.Module):
@@ -29,19 +31,27 @@ class Reader(nn.Module):
         return self.classifier(embedded(hidden, (tokens != 0).float()))
 
 
+def options_of(name: str) -> dict[str, int]:
+    return {"heads": 2} if name == "minilm_relation" else {}
+
+
 def settings_of(name: str, layers: tuple[str, ...] = ("layers.1",), **options: int) -> DistilSettings:
     others = tuple(path.replace("1", "0") for path in layers)
     loss = KnowledgeLoss(name=name, student=layers, teacher=others, options=options)
     return DistilSettings(teacher="live", task_weight=0.5, kd_weight=0.0, losses=(loss,))
 
 
-@pytest.fixture
-def data() -> Data:
+def make_data() -> Data:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(1, 20, (40, 9), generator=generator)
     tokens *= torch.arange(9) < torch.randint(3, 7, (40, 1), generator=generator)
     labels = torch.arange(40) % 2
     return from_tensors((tokens[:32], labels[:32]), (tokens[32:], labels[32:]), None, 4, 4, kind="text")
+
+
+@pytest.fixture
+def data() -> Data:
+    return make_data()
 
 
 def objective_of(name: str, data: Data, widths: tuple[int, int], **options: int) -> tuple[Distillation, Batches]:
@@ -53,8 +63,7 @@ def objective_of(name: str, data: Data, widths: tuple[int, int], **options: int)
 
 @pytest.mark.parametrize("name", [*LOSSES, "rkd", "embedding_cosine", "correlation_congruence"])
 def test_padding_counts_in_no_loss(name: str, data: Data):
-    options = {"heads": 2} if name == "minilm_relation" else {}
-    objective, batches = objective_of(name, data, (4, 6), **options)
+    objective, batches = objective_of(name, data, (4, 6), **options_of(name))
     batch = next(batches.epoch(0))
     assert batch.mask is not None
     more = torch.zeros(8, 5, dtype=torch.int64)
@@ -73,8 +82,7 @@ def test_hidden_states_are_compared_over_the_tokens(data: Data):
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_projection_trains_and_is_dropped(name: str, data: Data):
-    options = {"heads": 2} if name == "minilm_relation" else {}
-    settings = settings_of(name, ("layers.1", "layers.1"), **options)
+    settings = settings_of(name, ("layers.1", "layers.1"), **options_of(name))
     training = TrainingSettings(epochs=1, batch_size=8, learning_rate=0.01, precision="bfloat16")
     student = Reader(4)
     trained, record = distil(student, Reader(6), data, settings, training)
