@@ -1,7 +1,7 @@
 """Post-training quantization side by side: distiq, onnxruntime, torchao PT2E and, where installed, NNCF.
 
     python benchmarks/quantization.py [--epochs 6] [--run runs/quantization] [--only resnet,mobilenet]
-        [--adaround-iterations 10000] [--bert FOLDER]
+        [--tools distiq,NNCF] [--adaround-iterations 10000] [--bert FOLDER]
 
 The same float32 networks, trained here by the same `fit`: three on Fashion-MNIST, a DS-CNN on spoken digits, a BERT on
 SST-2; the same unlabelled calibration samples (512 images, as many as the recipe says elsewhere); the full test set.
@@ -255,12 +255,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--run", type=Path, default=Path("runs/quantization"))
     parser.add_argument("--only", default=",".join((*ON_IMAGES, *BY_RECIPE)))
+    parser.add_argument("--tools", default="", help="rows to make, each by the beginning of its name: all if not given")
     parser.add_argument("--adaround-iterations", type=int, default=10000, help="steps of AdaRound and BRECQ")
     parser.add_argument("--bert", default="", help="a folder of weights and tokenizer that BERT begins from")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
     arguments = parser.parse_args()
     console = Console()
     narrow_rows = narrow(arguments.adaround_iterations)
+    wanted = tuple(arguments.tools.split(","))
     arguments.run.mkdir(parents=True, exist_ok=True)
     figures_file = arguments.run / "figures.json"
     found: dict = json.loads(figures_file.read_text()) if figures_file.is_file() else {}
@@ -274,7 +276,7 @@ def main() -> None:
         float_answers = outputs(model, data, data.test)
         for samples, makers in ((calibration, INT8), (calibration[:NARROW_SAMPLES], narrow_rows)):
             for tool, maker in makers.items():
-                if f"{name}/{tool}" in found:
+                if f"{name}/{tool}" in found or not tool.startswith(wanted):
                     continue
                 console.print(f"{name}: {tool}")
                 figures = row(maker, model, samples, data, float_answers)
