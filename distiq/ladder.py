@@ -17,9 +17,9 @@ from distiq.records import (
 )
 
 WHAT_IT_IS: dict[Rung, str] = {
-    "static": "post-training quantization with min-max ranges",
+    "static": "post-training quantization, ranges of least squared error",
+    "minmax": "post-training quantization, ranges as wide as all values, for outliers that carry information",
     "percentile": "post-training quantization, ranges without outliers",
-    "mse": "post-training quantization, ranges of least squared error",
     "equalize": "scales moved between neighbouring layers, with corrected biases",
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
     "float_layers": "the layers whose weights make the most noise left in float32",
@@ -123,7 +123,7 @@ def skipped(
 
 def _cannot_help(rung: Rung, evidence: SensitivityRecord) -> str | None:
     weights = evidence.weights_share
-    if rung in ("mse", "percentile") and 1 - weights < LITTLE:
+    if rung in ("minmax", "percentile") and 1 - weights < LITTLE:
         return f"ranges are not the cause, since activations make {100 * (1 - weights):.0f} % of the noise"
     if rung == "equalize" and (evidence.balanced_share or 0.0) < LITTLE and evidence.mean_share < LITTLE:
         where = (

@@ -450,15 +450,15 @@ class _Story:
         match rung:
             case "static" | "dynamic" | "weight_only":
                 return plain
-            case "mse":
-                return dataclasses.replace(plain, ranges="mse")
+            case "minmax":
+                return dataclasses.replace(plain, ranges="minmax")
             case "percentile":
                 return dataclasses.replace(plain, ranges="percentile", percentile=self.recipe.quantize.percentile)
         rungs = [trial.rung for trial in trials]
         before = trials[: rungs.index(rung)] if rung in rungs else trials
         untrained = [trial for trial in before if trial.training is None]
         narrowed = [trial for trial in untrained if trial.rung == "mixed"]
-        start = dataclasses.replace(plain, ranges="mse") if plain.mode == "static" else plain
+        start = plain
         if untrained:
             best = max(narrowed or untrained, key=lambda trial: trial.sqnr_db).rung
             start = self._scheme(best, student, untrained)  # type: ignore[arg-type]

@@ -19,15 +19,19 @@ from distiq.errors import UserError
 
 RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
 Rung = Literal[
-    "static", "percentile", "mse", "equalize", "rounding", "float_layers", "mixed", "qat", "dynamic", "weight_only"
+    "static", "minmax", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat", "dynamic", "weight_only"
 ]
 Mode = Literal["static", "dynamic", "weight_only"]
 RUNGS: dict[Mode, tuple[Rung, ...]] = {
-    "static": ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
+    "static": ("static", "minmax", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
     "dynamic": ("dynamic", "rounding", "qat"),
     "weight_only": ("weight_only", "rounding", "qat"),
 }
 """What each mode can climb: without grids of activations that calibration sets, there are no ranges to mend."""
+STATIC_BY_NOW = (
+    '"mse" is what "static" does by now: leave it out, or write "static" in its place; "minmax" has ranges as wide as'
+    " all values"
+)
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 
@@ -431,10 +435,10 @@ class QuantizeSettings(Part):
     rungs: tuple[Rung, ...] = Field(
         RUNGS["static"],
         min_length=1,
-        description='"static" (min-max), "percentile", "mse", "equalize" (scales moved between layers, biases'
-        ' corrected), "rounding" (closed form), "float_layers" (the worst stay float32), "mixed" (4 bits'
-        ' where they cost least, if the file is too large), "qat" (with the teacher); other modes have "dynamic" or'
-        ' "weight_only", "rounding", "qat"',
+        description='"static" (ranges of least squared error), "minmax" (as wide as all values), "percentile",'
+        ' "equalize" (scales moved between layers, biases corrected), "rounding" (closed form), "float_layers" (the'
+        ' worst stay float32), "mixed" (4 bits where they cost least, if the file is too large), "qat" (with the'
+        ' teacher); other modes have "dynamic" or "weight_only", "rounding", "qat"',
     )
     mode: Mode = Field(
         "static",
@@ -703,6 +707,8 @@ def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
         return f"{place}: {problem['ctx']['error']}"
     if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
         found = str(problem["input"])
+        if found == "mse" and problem["loc"][:2] == ("quantize", "rungs"):
+            return f"{place}: {STATIC_BY_NOW}"
         return f'{place}: "{found}" is none of its values; {_suggest(found, names)}'
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"

@@ -504,7 +504,8 @@ class FindingRecord(Record):
 class DiagnosisRecord(Record):
     """Why a quantized student lost accuracy: the checks in their order, the cause in a sentence, the cure.
 
-    `cure` holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
+    `rung` names the trial that was looked at, `sensitivity.rung` the one whose grids were switched on alone. `cure`
+    holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
     """
 
     rung: str
@@ -513,6 +514,13 @@ class DiagnosisRecord(Record):
     cause: str
     cure: tuple[str, ...]
     sensitivity: SensitivityRecord
+
+    @property
+    def looked_at(self) -> str:
+        """What was examined, in a sentence."""
+        other = self.sensitivity.rung
+        grids = f' (its grids alone: those of "{other}", weights rounded to the nearest)' if other != self.rung else ""
+        return f'Looked at: the int8 file of the rung "{self.rung}"{grids}.'
 
 
 class ArmRecord(Record):

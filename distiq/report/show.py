@@ -121,7 +121,7 @@ def show_ablation(ablation: AblationRecord, console: Console) -> None:
 def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
     """Prints why accuracy dropped: the cause, what was checked, the noisiest grids."""
     _heading(console, "Why did accuracy drop?")
-    console.print(Text(diagnosis.cause))
+    console.print(Text(f"{diagnosis.looked_at} {diagnosis.cause}"))
     for finding in diagnosis.findings:
         console.print(Text.assemble("! " if finding.suspect else "  ", (f"{finding.check}: ", "bold"), finding.text))
     table = _table("")

@@ -11,7 +11,7 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import points, quantize, restore
 from distiq.quantization.scheme import Scheme
 
-SCHEMES = [Scheme(), Scheme(ranges="percentile", percentile=99.9), Scheme(ranges="mse")]
+SCHEMES = [Scheme(), Scheme(ranges="percentile", percentile=99.9), Scheme(ranges="minmax")]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.ranges)
@@ -60,7 +60,7 @@ def test_any_batch_size(resnet: nn.Module, images: Tensor):
 
 
 def test_state_survives_saving(network: nn.Module, images: Tensor):
-    scheme = Scheme(ranges="mse")
+    scheme = Scheme(ranges="percentile")
     quantized = quantize(network, images, scheme)
     with torch.no_grad():
         for parameter in quantized.parameters():
