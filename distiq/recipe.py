@@ -19,11 +19,21 @@ from distiq.errors import UserError
 
 RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
 Rung = Literal[
-    "static", "minmax", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat", "dynamic", "weight_only"
+    "static",
+    "minmax",
+    "percentile",
+    "equalize",
+    "rounding",
+    "reconstruct",
+    "float_layers",
+    "mixed",
+    "qat",
+    "dynamic",
+    "weight_only",
 ]
 Mode = Literal["static", "dynamic", "weight_only"]
 RUNGS: dict[Mode, tuple[Rung, ...]] = {
-    "static": ("static", "minmax", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
+    "static": ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat"),
     "dynamic": ("dynamic", "rounding", "qat"),
     "weight_only": ("weight_only", "rounding", "qat"),
 }
@@ -32,6 +42,8 @@ STATIC_BY_NOW = (
     '"mse" is what "static" does by now: leave it out, or write "static" in its place; "minmax" has ranges as wide as'
     " all values"
 )
+CHEAP: tuple[Rung, ...] = tuple(rung for rung in RUNGS["static"] if rung != "reconstruct")
+"""What is climbed unless a recipe says otherwise: learned rounding takes minutes."""
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 
@@ -244,7 +256,7 @@ class GridTrainingSettings(TrainingSettings):
     """Quantization-aware training: short and gentle, since it starts from trained weights."""
 
     epochs: int = Field(2, ge=1, description=TrainingSettings.model_fields["epochs"].description)
-    learning_rate: float = Field(0.005, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
+    learning_rate: float = Field(0.002, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
     weight_decay: float = Field(0.0, ge=0, description=TrainingSettings.model_fields["weight_decay"].description)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "float32", description="an 8-bit grid is exact in float32 alone"
@@ -433,12 +445,13 @@ class QuantizeSettings(Part):
     """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
 
     rungs: tuple[Rung, ...] = Field(
-        RUNGS["static"],
+        CHEAP,
         min_length=1,
         description='"static" (ranges of least squared error), "minmax" (as wide as all values), "percentile",'
-        ' "equalize" (scales moved between layers, biases corrected), "rounding" (closed form), "float_layers" (the'
-        ' worst stay float32), "mixed" (4 bits where they cost least, if the file is too large), "qat" (with the'
-        ' teacher); other modes have "dynamic" or "weight_only", "rounding", "qat"',
+        ' "equalize" (scales moved between layers, biases corrected), "rounding" (closed form), "reconstruct" (learned'
+        ' from there, block by block: minutes, so not in this list), "float_layers" (the worst stay float32), "mixed"'
+        ' (4 bits where they cost least, if the file is too large), "qat" (with the teacher); other modes have'
+        ' "dynamic" or "weight_only", "rounding", "qat"',
     )
     mode: Mode = Field(
         "static",
@@ -475,7 +488,7 @@ class QuantizeSettings(Part):
 
     def climbed(self) -> tuple[Rung, ...]:
         """The rungs; another mode than static has its own in place of those that `distiq init` prints."""
-        return RUNGS[self.mode] if self.rungs == RUNGS["static"] else self.rungs
+        return RUNGS[self.mode] if self.rungs == CHEAP and self.mode != "static" else self.rungs
 
     @model_validator(mode="after")
     def _rungs_are_of_the_mode(self) -> Self:

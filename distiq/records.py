@@ -466,7 +466,8 @@ class RunRecord(Record):
     """The run as a whole: what was asked, where it ran, how it ended.
 
     `seconds` are those of its steps, whenever they were made; `steps` names their folders by step. `skipped` says why a
-    rung was not tried. `delivered` holds the SHA-256 of each part of the delivered model file.
+    rung was not tried, `estimates` what each rung costs, as it was known before it was tried. `delivered` holds the
+    SHA-256 of each part of the delivered model file.
     """
 
     name: str
@@ -486,6 +487,7 @@ class RunRecord(Record):
     float_modules: FloatModulesRecord | None = None
     trials: tuple[TrialRecord, ...]
     skipped: dict[str, str] = {}
+    estimates: dict[str, str] = {}
     sensitivity: SensitivityRecord | None = None
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]

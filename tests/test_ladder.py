@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from distiq.ladder import best, fall_back, is_slower, judge, next_rung, skipped, verdict
+from distiq.ladder import best, estimate, fall_back, is_slower, judge, next_rung, skipped, verdict
 from distiq.recipe import Budget
 from distiq.records import (
     AccuracyRecord,
@@ -177,14 +177,18 @@ def evidence(
     )
 
 
-EVERY = ("static", "minmax", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat")
+EVERY = ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat")
 
 
 @pytest.mark.parametrize(
     ("found", "without", "why"),
     [
         (evidence(20, 30, 20), ["minmax", "percentile"], "ranges are not the cause, since activations make 9 %"),
-        (evidence(30, 20, 30), ["rounding", "float_layers"], "weights are not the cause, since they make 9 %"),
+        (
+            evidence(30, 20, 30),
+            ["rounding", "reconstruct", "float_layers"],
+            "weights are not the cause, since they make 9 %",
+        ),
         (evidence(20, 20, 26, 26, 26, 26, 26), ["float_layers"], "the worst 2 make 40 % of it"),
         (evidence(20, 20, 20, 26, 26), [], ""),
         (evidence(20, 20, 20, balanced=None), ["equalize"], "no neighbours that scales could be moved between"),
@@ -194,8 +198,8 @@ EVERY = ("static", "minmax", "percentile", "equalize", "rounding", "float_layers
             "would change make 10 % of the noise, and 5 %",
         ),
         (evidence(20, 20, 20, balanced=None, mean=0.3), [], ""),
-        (evidence(math.inf, 20), ["rounding", "float_layers"], "they make 0 %"),
-        (evidence(math.inf, math.inf), ["rounding", "float_layers"], "they make 0 %"),
+        (evidence(math.inf, 20), ["rounding", "reconstruct", "float_layers"], "they make 0 %"),
+        (evidence(math.inf, math.inf), ["rounding", "reconstruct", "float_layers"], "they make 0 %"),
     ],
 )
 def test_a_rung_that_cannot_help_is_skipped(found, without, why):
@@ -203,6 +207,21 @@ def test_a_rung_that_cannot_help_is_skipped(found, without, why):
     assert reasons.pop("mixed") == "the file is small enough"
     assert list(reasons) == without
     assert all(why in reason for reason in reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("rung", "trials", "seconds", "words"),
+    [
+        ("static", [], 0.0, "a pass over the calibration samples"),
+        ("minmax", [trial("static")], 0.0, "the same pass again: about 1 s"),
+        ("rounding", [trial("static")], 0.0, "every layer solved on 256 calibration samples: more than 1 s"),
+        ("reconstruct", [trial("static")], 40.4, "300 steps for every block: about 41 s"),
+        ("qat", [trial("qat")], 40.4, "epochs of training: about 40 s and its measurements"),
+        ("qat", [trial("static")], None, "epochs of training"),
+    ],
+)
+def test_a_rung_costs_what_was_measured_before_it(rung, trials, seconds, words):
+    assert estimate(rung, trials, seconds) == words
 
 
 def test_the_reason_names_the_evidence():

@@ -274,6 +274,12 @@ def test_another_mode_has_rungs_of_its_own():
     assert chosen.quantize.climbed() == ("dynamic", "qat")
 
 
+def test_learned_rounding_is_a_rung_on_request():
+    assert "reconstruct" not in parse_recipe({}).quantize.climbed()
+    chosen = parse_recipe({"quantize": {"rungs": ["rounding", "reconstruct"]}})
+    assert chosen.quantize.climbed() == ("rounding", "reconstruct")
+
+
 def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["minmax", "qat", "minmax"]')
 

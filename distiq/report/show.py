@@ -263,7 +263,11 @@ def _print_ladder(run: RunRecord, console: Console) -> None:
     for row in ladder_rows(run):
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
     for rung, why in run.skipped.items():
-        console.print(Text.assemble(f"  {rung}: ", (f"not tried: {why}", "dim")))
+        console.print(Text.assemble(f"  {rung}: ", (f"not tried: {why}", "dim"), (_cost(run, rung), "dim")))
+
+
+def _cost(run: RunRecord, rung: str) -> str:
+    return f" (cost: {run.estimates[rung]})" if rung in run.estimates else ""
 
 
 def _print_runtimes(run: RunRecord, console: Console) -> None:
