@@ -409,6 +409,7 @@ class _Story:
         if rung == "qat":
             inputs |= {
                 "training": self.recipe.quantize.training.model_dump(),
+                "learn_ranges": self.recipe.quantize.learn_ranges,
                 "views": self.recipe.views.model_dump(),
                 "distil": self.recipe.distil.on_grids().model_dump(),
             }
@@ -513,6 +514,7 @@ class _Story:
             self.data,
             self.recipe.quantize.training,
             views=self.recipe.views,
+            learn_ranges=self.recipe.quantize.learn_ranges,
             seed=self.recipe.seed,
             checkpoint=folder / CHECKPOINT,
             watch=self.watch,

@@ -484,6 +484,9 @@ class QuantizeSettings(Part):
         description="where int8 measured slower than float32: deliver another runtime's or rung's file that is faster,"
         " else the float32 student, if the budget allows; false delivers int8 and says so",
     )
+    learn_ranges: bool = Field(
+        False, description='static, "qat": the steps of activations are learned, too (LSQ); meant for narrow weights'
+    )
     training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
     def climbed(self) -> tuple[Rung, ...]:
@@ -494,6 +497,11 @@ class QuantizeSettings(Part):
     def _rungs_are_of_the_mode(self) -> Self:
         if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
             raise ValueError(why)
+        if self.learn_ranges and self.mode != "static":
+            raise ValueError(
+                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated grids of activations; nearest: mode ='
+                ' "static", or leave learn_ranges out'
+            )
         for rung in self.climbed():
             if rung not in RUNGS[self.mode]:
                 raise ValueError(

@@ -258,6 +258,7 @@ def test_a_student_that_cannot_be_cut_is_refused(tmp_path, text, message):
         ('mode = "weight_only"\ngroup_size = 32', "nearest: weight_bits = 4, or group_size = 0"),
         ('mode = "weight_only"\nactivation_bits = 16', "nearest: leave activation_bits out"),
         ('mode = "dynamic"\nrungs = ["minmax"]', 'rungs names "minmax", which mode = "dynamic" has not'),
+        ('mode = "dynamic"\nlearn_ranges = true', 'nearest: mode = "static", or leave learn_ranges out'),
         ('rungs = ["dynamic"]', 'rungs names "dynamic", which mode = "static" has not'),
         ('mode = "dynamic"\n[measure]\nruntimes = ["openvino"]', 'nearest: mode = "weight_only" or "static"'),
         ('mode = "weight_only"\n[measure]\nruntimes = ["onnxruntime", "litert"]', 'nearest: mode = "static"'),
