@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e.observer import ObserverBase
 
 from distiq.numerics import SMALLEST_SCALE, affine_grid, dynamic_grid, symmetric_scale
-from distiq.quantization.ranges import Histogram, activation_range
+from distiq.quantization.ranges import Function, Histogram, activation_range
 from distiq.quantization.scheme import Scheme
 
 LARGEST_BIAS = 2.0**30
@@ -30,6 +30,7 @@ class ActivationPoint(ObserverBase):
         self.mode: Literal["watch", "simulate"] = "watch"
         self.enabled = True  # while it is not, values pass unchanged
         self.histogram = Histogram()
+        self.through: Function | None = None  # what alone reads the values; see `mse_range`
         self.scale: Tensor
         self.zero_point: Tensor
         self.register_buffer("scale", torch.ones(()))
@@ -48,7 +49,7 @@ class ActivationPoint(ObserverBase):
 
     def freeze(self) -> None:
         """Sets the grid from what was seen and begins to simulate."""
-        low, high = activation_range(self.histogram, self.scheme)
+        low, high = activation_range(self.histogram, self.scheme, self.through)
         scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)

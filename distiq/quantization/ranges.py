@@ -1,6 +1,7 @@
 """The range of an activation, from a histogram whose memory does not grow with the calibration set."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ NARROWEST = 2.0**-6  # of the extremes: in a narrower range the steps of 8 bits 
 FIRST, NEXT = 16, 9  # ends tried on each side: first, and around the best
 ZOOMS = 4
 SMOOTHING = 0.1
+Function = Callable[[Tensor], Tensor]
 
 
 class Histogram:
@@ -72,15 +74,15 @@ class Histogram:
         return centers.clamp(self.low, self.high), counts
 
 
-def activation_range(histogram: Histogram, scheme: Scheme) -> tuple[float, float]:
-    """(low, high) that the scheme takes from what calibration saw."""
+def activation_range(histogram: Histogram, scheme: Scheme, through: Function | None = None) -> tuple[float, float]:
+    """(low, high) that the scheme takes from what calibration saw; for `through` see `mse_range`."""
     match scheme.ranges:
         case "minmax":
             return histogram.low, histogram.high
         case "percentile":
             return percentile_range(histogram, scheme.percentile)
         case "mse":
-            return mse_range(histogram, scheme.activation_bits)
+            return mse_range(histogram, scheme.activation_bits, through)
         case "entropy":
             return entropy_range(histogram, scheme.activation_bits)
         case "moving_average":
@@ -99,8 +101,11 @@ def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, fl
     return max(float(centers[low]) - half, histogram.low), min(float(centers[high]) + half, histogram.high)
 
 
-def mse_range(histogram: Histogram, bits: int) -> tuple[float, float]:
+def mse_range(histogram: Histogram, bits: int, through: Function | None = None) -> tuple[float, float]:
     """The range of least mean squared error, of rounding and clipping together; both ends are searched at once.
+
+    `through`: a function, alike for all values, that alone reads them; the error is that of its results. What SiLU
+    makes of far negative values is hardly told apart, so that their share of the grid is better spent elsewhere.
 
     As functions of the two ends, what clipping costs and, but for the phase of the steps, what rounding costs are
     convex: a coarse search finds the valley, and four finer ones around the best its bottom, to a thousandth of the
@@ -119,7 +124,7 @@ def mse_range(histogram: Histogram, bits: int) -> tuple[float, float]:
             *((factors * share).clamp(max=1.0) if end else best[:1] for share, end in zip(best, extremes, strict=True))
         )
         lows, highs = (pairs * extremes).unbind(1)
-        best = pairs[squared_errors(centers, counts, lows, highs, bits).argmin()]
+        best = pairs[squared_errors(centers, counts, lows, highs, bits, through).argmin()]
         factors = ratio ** torch.linspace(-1, 1, NEXT, dtype=torch.float64)
         ratio = ratio ** (2 / (NEXT - 1))
     low, high = (best * extremes).tolist()
@@ -147,11 +152,14 @@ def entropy_range(histogram: Histogram, bits: int) -> tuple[float, float]:
     return max(float(low), histogram.low), min(float(high), histogram.high)
 
 
-def squared_errors(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bits: int) -> Tensor:
+def squared_errors(
+    centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bits: int, through: Function | None = None
+) -> Tensor:
     """Weighted squared error of every candidate range, (C,), from sums over the bins that fall to each level.
 
     Between two levels v and w the values up to (v + w) / 2 go to v; of these, sum n (x - v)^2 = S2 - 2 v S1 + v^2 S0
-    with S0, S1, S2 the sums of n, n x, n x^2 over their bins. So a candidate costs levels, not bins.
+    with S0, S1, S2 the sums of n, n x, n x^2 over their bins. So a candidate costs levels, not bins. With a function
+    that reads the values, x and v stand for its results.
     """
     scale, zero_point = affine_grid(lows, highs, bits)
     smallest, largest = affine_bounds(bits)
@@ -159,6 +167,8 @@ def squared_errors(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor,
     levels = steps * scale.double().unsqueeze(1)
     edges = torch.searchsorted(centers, (levels[:, 1:] + levels[:, :-1]) / 2)
     edges = F.pad(F.pad(edges, (1, 0)), (0, 1), value=len(centers))
+    if through is not None:
+        centers, levels = through(centers), through(levels)
     moments = (counts * centers**power for power in range(3))
     zeroth, first, second = (F.pad(moment.cumsum(0), (1, 0))[edges].diff(dim=1) for moment in moments)
     return (second - 2 * levels * first + levels.square() * zeroth).sum(1)
