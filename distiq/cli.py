@@ -289,8 +289,8 @@ def quantize(
     ] = None,
     ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "mse",
     rounding: Annotated[
-        Rounding, typer.Option(help="of weights; gptq takes longer and loses less, brecq even more so")
-    ] = "nearest",
+        Rounding, typer.Option(help="of weights; gptq: in closed form; brecq: learned, which takes minutes")
+    ] = "gptq",
     iterations: Annotated[int, typer.Option(min=1, help="steps of adaround for a layer, of brecq for a block")] = 300,
     equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
     weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,

@@ -17,9 +17,9 @@ from distiq.records import (
 )
 
 WHAT_IT_IS: dict[Rung, str] = {
-    "static": "post-training quantization, ranges of least squared error",
-    "minmax": "post-training quantization, ranges as wide as all values, for outliers that carry information",
-    "percentile": "post-training quantization, ranges without outliers",
+    "static": "post-training quantization, ranges of least squared error, weights rounded to the nearest",
+    "minmax": "closed-form rounding, ranges as wide as all values, for outliers that carry information",
+    "percentile": "closed-form rounding, ranges without outliers",
     "equalize": "scales moved between neighbouring layers, with corrected biases",
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
     "reconstruct": "rounding learned block by block from the closed form (BRECQ with QDrop)",
@@ -31,8 +31,8 @@ WHAT_IT_IS: dict[Rung, str] = {
 }
 COST: dict[Rung, str] = {
     "static": "a pass over the calibration samples",
-    "minmax": "the same pass again",
-    "percentile": "the same pass again",
+    "minmax": "the same with other ranges",
+    "percentile": "the same with other ranges",
     "equalize": "a few more passes",
     "rounding": "every layer solved on 256 calibration samples",
     "reconstruct": "300 steps for every block",

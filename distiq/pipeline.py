@@ -470,9 +470,10 @@ class _Story:
             case "static" | "dynamic" | "weight_only":
                 return plain
             case "minmax":
-                return dataclasses.replace(plain, ranges="minmax")
+                return dataclasses.replace(plain, ranges="minmax", rounding="gptq")
             case "percentile":
-                return dataclasses.replace(plain, ranges="percentile", percentile=self.recipe.quantize.percentile)
+                share = self.recipe.quantize.percentile
+                return dataclasses.replace(plain, ranges="percentile", percentile=share, rounding="gptq")
         rungs = [trial.rung for trial in trials]
         before = trials[: rungs.index(rung)] if rung in rungs else trials
         untrained = [trial for trial in before if trial.training is None]

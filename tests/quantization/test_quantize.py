@@ -33,7 +33,7 @@ def test_the_model_is_not_changed(resnet: nn.Module, images: Tensor):
 
 
 def test_reference_has_integer_weights_and_no_batch_norm(network: nn.Module, images: Tensor):
-    reference = quantize(network, images).reference()
+    reference = quantize(network, images, Scheme()).reference()
     assert not [node for node in reference.graph.nodes if "batch_norm" in str(node.target)]
     weights = [value for name, value in reference.named_buffers() if "_frozen" in name]
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
