@@ -127,7 +127,7 @@ def test_a_student_may_be_asked_to_beat_its_teacher():
 def test_the_first_rung_comes_first():
     assert next_rung(RUNGS, [], BUDGET, 0.0) == (
         "static",
-        "the first rung: post-training quantization, ranges of least squared error",
+        "the first rung: post-training quantization, ranges of least squared error, weights rounded to the nearest",
     )
     assert next_rung(("qat",), [], Budget(), 0.0).rung == "qat"
 
@@ -147,9 +147,7 @@ def test_rungs_are_climbed_in_their_order():
 
 def test_the_reason_says_what_broke():
     reason = next_rung(RUNGS, [trial("static", breach(measured=1.5))], BUDGET, 0.0).reason
-    assert reason.startswith(
-        "static lost 0.50 points too many: post-training quantization, ranges as wide as all values"
-    )
+    assert reason.startswith("static lost 0.50 points too many: closed-form rounding, ranges as wide as all values")
 
 
 def test_better_ranges_are_skipped_when_float_itself_is_too_low():
@@ -213,7 +211,7 @@ def test_a_rung_that_cannot_help_is_skipped(found, without, why):
     ("rung", "trials", "seconds", "words"),
     [
         ("static", [], 0.0, "a pass over the calibration samples"),
-        ("minmax", [trial("static")], 0.0, "the same pass again: about 1 s"),
+        ("minmax", [trial("static")], 0.0, "the same with other ranges: about 1 s"),
         ("rounding", [trial("static")], 0.0, "every layer solved on 256 calibration samples: more than 1 s"),
         ("reconstruct", [trial("static")], 40.4, "300 steps for every block: about 41 s"),
         ("qat", [trial("qat")], 40.4, "epochs of training: about 40 s and its measurements"),
