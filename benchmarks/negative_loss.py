@@ -36,9 +36,9 @@ from distiq.records import Record
 from distiq.training import Batch, Losses
 
 SCHEMES = {
-    "W8A8": Scheme(ranges="mse"),
-    "W4A8": Scheme(ranges="mse", weight_bits=4, rounding="gptq"),
-    "W3A8": Scheme(ranges="mse", weight_bits=3, rounding="gptq"),
+    "W8A8": Scheme(),
+    "W4A8": Scheme(weight_bits=4, rounding="gptq"),
+    "W3A8": Scheme(weight_bits=3, rounding="gptq"),
 }
 CODE = (*TRAINING_CODE, "quantization", "evaluation")
 UNTAUGHT = "float32, no teacher"

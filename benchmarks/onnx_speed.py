@@ -2,10 +2,11 @@
 
     python benchmarks/onnx_speed.py [--run runs/fashion_mnist] [--out benchmarks/results/onnx_speed.json]
 
-Takes teacher and student of a finished run (`make run`). Both tools calibrate on the same calibration split with
-min-max ranges. All three files of a network are timed interleaved, at batch 1 and 32 with 1 and 2 threads, in
-`REPETITIONS` sets of newly loaded sessions: medians, and the median and range of the sets' own ratios; below 1 distiq's
-file is faster. Both files are measured on the full test set too, distiq's beside its simulation.
+Takes teacher and student of a finished run (`make run`). Both tools calibrate on the same calibration split, each with
+its default ranges (distiq: least squared error, quantize_static: min-max). All three files of a network are timed
+interleaved, at batch 1 and 32 with 1 and 2 threads, in `REPETITIONS` sets of newly loaded sessions: medians, and the
+median and range of the sets' own ratios; below 1 distiq's file is faster. Both files are measured on the full test set
+too, distiq's beside its simulation.
 """
 
 import argparse

@@ -25,7 +25,7 @@ from distiq.distillation.losses import kd
 from distiq.files import write_atomically
 from distiq.models.resnet import ResNet
 from distiq.quantization.points import PerChannelWeightPoint
-from distiq.quantization.quantize import quantize
+from distiq.quantization.quantize import points, quantize
 from distiq.quantization.scheme import Scheme
 
 AGAINST = "float32, channels_last"
@@ -40,11 +40,13 @@ def fresh() -> nn.Module:
     return model
 
 
-def distiq_qat(images: Tensor, bits: int) -> nn.Module:
+def distiq_qat(images: Tensor, bits: int, learn_ranges: bool = False) -> nn.Module:
     quantized = quantize(fresh().eval(), images, Scheme(weight_bits=bits))  # type: ignore[arg-type]
     for point in quantized.modules():
         if isinstance(point, PerChannelWeightPoint) and bits < 8:
             point.learn()
+    for activation in points(quantized) if learn_ranges else ():
+        activation.learn()
     return quantized.to(memory_format=torch.channels_last).train()
 
 
@@ -80,6 +82,7 @@ def main() -> None:
             "distiq W8A8": (distiq_qat(images, 8), last, False),
             "distiq W8A8, with stored teacher": (distiq_qat(images, 8), last, True),
             "distiq W4A8": (distiq_qat(images, 4), last, False),
+            "distiq W4A8, ranges learned too": (distiq_qat(images, 4, learn_ranges=True), last, False),
             "torchao PT2E": (torchao_qat(images), images, False),
             "torchao PT2E, channels_last": (torchao_qat(images).to(memory_format=torch.channels_last), last, False),
         }

@@ -197,10 +197,10 @@ def nncf(model: nn.Module, calibration: Tensor, folder: Path) -> Predict:
 
 
 INT8: dict[str, Maker] = {
-    "distiq min-max": distiq_with(Scheme(ranges="minmax")),
-    "distiq mse": distiq_with(Scheme(ranges="mse")),
-    "distiq closed form": distiq_with(Scheme(rounding="gptq")),
-    "distiq equalized, closed form": distiq_with(Scheme(rounding="gptq", equalize=True)),
+    "distiq default": distiq_with(Scheme(rounding="gptq")),
+    "distiq min-max, nearest": distiq_with(Scheme(ranges="minmax")),
+    "distiq mse, nearest": distiq_with(Scheme()),
+    "distiq equalized": distiq_with(Scheme(rounding="gptq", equalize=True)),
     "onnxruntime min-max": onnxruntime_with("MinMax"),
     "onnxruntime entropy": onnxruntime_with("Entropy"),
     "onnxruntime percentile": onnxruntime_with("Percentile"),
@@ -212,7 +212,7 @@ INT8: dict[str, Maker] = {
 def narrow(steps: int) -> dict[str, Maker]:
     """Rows of 4 and 3 bits; AdaRound and BRECQ of the papers take so many steps for each layer or block."""
     ways = {
-        "naive": Scheme(),
+        "naive": Scheme(ranges="minmax"),
         "closed form": Scheme(rounding="gptq"),
         f"AdaRound {steps}": Scheme(rounding="adaround", rounding_start="nearest", iterations=steps),
         f"BRECQ {steps}": Scheme(rounding="brecq", rounding_start="nearest", iterations=steps),

@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
-Ranges = Literal["minmax", "mse", "percentile", "entropy"]
+Ranges = Literal["mse", "minmax", "percentile", "entropy"]
 Rounding = Literal["nearest", "gptq", "adaround", "brecq"]
 Mode = Literal["static", "dynamic", "weight_only"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
@@ -277,7 +277,7 @@ def bench(
 
 @app.command(
     epilog="Examples: `distiq quantize model.onnx --data samples.npy`, `distiq quantize model.onnx --data photos"
-    " --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --ranges mse --out small.xml`"
+    " --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --ranges minmax --out small.xml`"
 )
 def quantize(
     model: Annotated[Path, typer.Argument(help="a float32 .onnx file of one input", show_default=False)],
@@ -287,10 +287,10 @@ def quantize(
     out: Annotated[
         Path | None, typer.Option(help="the file to write; .onnx, .xml, .tflite or .pte  [default: MODEL.int8.onnx]")
     ] = None,
-    ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "minmax",
+    ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "mse",
     rounding: Annotated[
-        Rounding, typer.Option(help="of weights; gptq takes longer and loses less, brecq even more so")
-    ] = "nearest",
+        Rounding, typer.Option(help="of weights; gptq: in closed form; brecq: learned, which takes minutes")
+    ] = "gptq",
     iterations: Annotated[int, typer.Option(min=1, help="steps of adaround for a layer, of brecq for a block")] = 300,
     equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
     weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,

@@ -1,8 +1,11 @@
 """diagnose(run): why did accuracy drop? The field's checklist for quantized networks, as an algorithm.
 
+It looks at the best int8 file of the run, the delivered one but where float32 was delivered in its place.
 After Nagel et al. 2021, "A white paper on neural network quantization" (arXiv:2106.08295), section 3.6 and figure 4.8.
 """
 
+import dataclasses
+import json
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import agreement, outputs
-from distiq.ladder import FLOAT_LAYERS, MOST
+from distiq.ladder import FLOAT_LAYERS, MOST, best
 from distiq.ledger import Ledger
 from distiq.measuring import ANSWERS
 from distiq.networks import WEIGHTS, Networks
@@ -26,23 +29,29 @@ from distiq.progress import Silent, Watch
 from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.points import ActivationPoint
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.quantization.ranges import percentile_range
-from distiq.quantization.scheme import Scheme
+from distiq.quantization.ranges import activation_range, percentile_range
+from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
-from distiq.recipe import parse_recipe
-from distiq.records import DiagnosisRecord, FindingRecord, RunRecord, SensitivityRecord, TrialRecord
-from distiq.report.reading import read_run
+from distiq.recipe import Rung, parse_recipe
+from distiq.records import FLOAT32, DiagnosisRecord, FindingRecord, RunRecord, SensitivityRecord, TrialRecord
+from distiq.report.reading import chosen_trial, read_run
 from distiq.runner import RAW
 
 NEGLIGIBLE_POINTS = 0.1
 SAME_ANSWERS = 0.999
 OUTLIER = 4.0  # a range so many times as wide as what 99.9 % of the values need
-CALIBRATION_DB = 3.0
+BETTER_DB = 3.0
 NOTHING: tuple[str, ...] = ()
+RANGES: dict[Rung, RangeMethod] = {"static": "mse", "minmax": "minmax", "percentile": "percentile"}
+WHY: dict[Rung, str] = {
+    "static": "they weigh clipping and rounding together",
+    "minmax": "the outliers carry information",
+    "percentile": "a few outliers stretch the others",
+}
 
 
 def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
-    """Looks for the cause of the first trial's loss and keeps what it found in the run's records.
+    """Looks for the cause of the best int8 file's loss and keeps what it found in the run's records.
 
     Args:
         run: the folder of a finished run; its networks are loaded, nothing is trained.
@@ -100,10 +109,19 @@ class _Patient:
         self.calibration = self.data.normalize(self.data.calibration.inputs)
         self.validation = self.data.normalize(self.data.validation.inputs[: len(self.calibration)])
         kept = self.run.float_modules.paths if self.run.float_modules and self.run.float_modules.kept else ()
-        self.scheme = Scheme(settings.weight_bits, float_modules=kept, reduce_range=settings.reduce_range)
+        self.trial: TrialRecord = chosen_trial(self.run)
+        if self.trial.rung == FLOAT32:
+            self.trial = best([trial for trial in self.run.trials if trial.rung != FLOAT32])
+        # Rounding and training leave no float32 weights to compare with: then the grids of "static" are looked at.
+        self.rung: Rung = next((rung for rung in RANGES if rung == self.trial.rung), "static")
+        self.scheme = Scheme(
+            settings.weight_bits,
+            ranges=RANGES[self.rung],
+            percentile=settings.percentile,
+            float_modules=kept,
+            reduce_range=settings.reduce_range,
+        )
         self.quantized = quantize(self.student, self.calibration, self.scheme)
-        trials = self.run.trials
-        self.trial: TrialRecord = next((trial for trial in trials if trial.rung == "static"), trials[0])
 
     def _step(self, name: str) -> Path:
         """The folder of a step of the run."""
@@ -114,12 +132,10 @@ class _Patient:
 
     def examine(self) -> DiagnosisRecord:
         self.watch.stage("switching every grid on alone")
-        self.noise: SensitivityRecord = sensitivity(
-            self.quantized, self.calibration[:SAMPLES], self.trial.rung, self.watch
-        )
+        self.noise: SensitivityRecord = sensitivity(self.quantized, self.calibration[:SAMPLES], self.rung, self.watch)
         checks: tuple[Callable[[], Iterator[_Finding]], ...] = (
             self._float_student, self._float_file, self._preprocessing, self._deployment, self._calibration,
-            self._outliers, self._one_layer, self._weights_or_activations,
+            self._ranges, self._outliers, self._one_layer, self._weights_or_activations,
         )  # fmt: skip
         findings = [finding for check in checks for finding in check()]
         lost = 100 * (self.run.teacher.column("float32").test.top1 - self.trial.deployed.test.top1)
@@ -197,12 +213,28 @@ class _Patient:
         ours, theirs = (sqnr_db(reference, self._answers(model, unseen)) for model in (self.quantized, other))
         yield _Finding(
             "calibration",
-            theirs - ours > CALIBRATION_DB,
+            theirs - ours > BETTER_DB,
             f"{ours:.1f} dB on held-out validation samples; calibrated on validation samples it would be"
             f" {theirs:.1f} dB",
             f"The calibration samples are drawn from elsewhere than the validation samples: calibrated on the latter,"
             f" the noise falls by {theirs - ours:.1f} dB. Hold out more samples for calibration.",
             (f"data.calibration={2 * self.recipe.data.calibration}",),
+        )
+
+    def _ranges(self) -> Iterator[_Finding]:
+        """Would wider or narrower ranges have been better? Judged on samples that calibration has not seen."""
+        reference, found = self._answers(self.student, self.validation), {}
+        for rung, ranges in RANGES.items():
+            other = quantize(self.student, self.calibration, dataclasses.replace(self.scheme, ranges=ranges))
+            found[rung] = sqnr_db(reference, self._answers(other, self.validation))
+        most = max(found, key=found.__getitem__)
+        gain = found[most] - found[self.rung]
+        yield _Finding(
+            "ranges",
+            gain > BETTER_DB,
+            "held-out validation samples, by range: " + ", ".join(f"{rung} {db:.1f} dB" for rung, db in found.items()),
+            f'The ranges do not fit: with those of "{most}" the noise falls by {gain:.1f} dB ({WHY[most]}).',
+            self._rungs(most),
         )
 
     def _outliers(self) -> Iterator[_Finding]:
@@ -216,7 +248,7 @@ class _Patient:
             f'the widest range, behind "{place}", is {ratio:.1f} times what 99.9 % of its values need',
             f'A few outliers stretch the range behind "{place}" to {ratio:.1f} times what 99.9 % of the values need,'
             f" and activations make {100 * share:.0f} % of the noise.",
-            ('quantize.rungs=["percentile", "mse", "equalize"]',),
+            self._rungs("equalize", "qat"),
         )
 
     def _one_layer(self) -> Iterator[_Finding]:
@@ -227,25 +259,30 @@ class _Patient:
             share > MOST and self.noise.weights_share > MOST,
             f"the weights of {names} make {100 * share:.0f} % of the noise of all weights",
             f"The weights of {names} make {100 * share:.0f} % of the noise of all weights.",
-            ('quantize.rungs=["rounding", "float_layers"]',),
+            self._rungs("rounding", "float_layers"),
         )
 
     def _weights_or_activations(self) -> Iterator[_Finding]:
         weights, activations = self.noise.weights.sqnr_db, self.noise.activations.sqnr_db
         share = self.noise.weights_share
-        blame, cure = (
-            ("weights", '["equalize", "rounding", "qat"]')
-            if share > MOST
-            else ("activations", '["mse", "equalize", "qat"]')
-        )
+        blame = "weights" if share > MOST else "activations"
+        cure: tuple[Rung, ...] = ("equalize", "rounding", "qat") if share > MOST else ("equalize", "qat")
         part = 100 * max(share, 1 - share)
         yield _Finding(
             "weights or activations",
             True,  # one of the two it is
             f"weights alone {weights:.1f} dB, activations alone {activations:.1f} dB",
             f"The noise comes mostly from {blame} ({part:.0f} %) and is spread over the network.",
-            (f"quantize.rungs={cure}",),
+            self._rungs(*cure),
         )
+
+    def _rungs(self, *wanted: Rung) -> tuple[str, ...]:
+        """The cure that climbs those of these rungs that the run has not tried; else training on the grids, or more."""
+        tried = {trial.rung for trial in self.run.trials}
+        left = [rung for rung in wanted if rung not in tried]
+        if not left and "qat" in tried:
+            return (f"quantize.training.epochs={2 * self.recipe.quantize.training.epochs}",)
+        return (f"quantize.rungs={json.dumps(left or ['qat'])}",)
 
     @staticmethod
     @torch.no_grad()
@@ -255,7 +292,7 @@ class _Patient:
 
 @torch.no_grad()
 def _stretched(model: nn.Module, samples: Tensor, scheme: Scheme) -> dict[str, float]:
-    """Width of each activation's range over the width of what 99.9 % of its values need, by place."""
+    """Width of each activation's range by the scheme over that of what 99.9 % of its values need, by place."""
     watching = QuantizedModel(prepare(export_graph(model, samples[:2]), scheme), scheme)
     for chunk in samples.split(SAMPLES):
         watching(chunk)
@@ -264,8 +301,7 @@ def _stretched(model: nn.Module, samples: Tensor, scheme: Scheme) -> dict[str, f
         if not isinstance(point, ActivationPoint):
             continue
         histogram = point.histogram
-        low, high = percentile_range(histogram, 99.9)
-        needed = max(high, 0.0) - min(low, 0.0)
-        width = max(histogram.high, 0.0) - min(histogram.low, 0.0)
+        ranges = activation_range(histogram, scheme), percentile_range(histogram, 99.9)
+        width, needed = (max(high, 0.0) - min(low, 0.0) for low, high in ranges)
         found[place] = max(found.get(place, 1.0), width / needed if needed else 1.0)
     return found

@@ -17,17 +17,33 @@ from distiq.records import (
 )
 
 WHAT_IT_IS: dict[Rung, str] = {
-    "static": "post-training quantization with min-max ranges",
-    "percentile": "post-training quantization, ranges without outliers",
-    "mse": "post-training quantization, ranges of least squared error",
+    "static": "post-training quantization, ranges of least squared error, weights rounded to the nearest",
+    "minmax": "closed-form rounding, ranges as wide as all values, for outliers that carry information",
+    "percentile": "closed-form rounding, ranges without outliers",
     "equalize": "scales moved between neighbouring layers, with corrected biases",
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
+    "reconstruct": "rounding learned block by block from the closed form (BRECQ with QDrop)",
     "float_layers": "the layers whose weights make the most noise left in float32",
     "mixed": "4-bit weights in the layers where they cost least, until the file is small enough",
     "qat": "quantization-aware training with the teacher",
     "dynamic": "linear layers in int8, on grids that each batch makes anew",
     "weight_only": "weights as integers, computed in float32",
 }
+COST: dict[Rung, str] = {
+    "static": "a pass over the calibration samples",
+    "minmax": "the same with other ranges",
+    "percentile": "the same with other ranges",
+    "equalize": "a few more passes",
+    "rounding": "every layer solved on 256 calibration samples",
+    "reconstruct": "300 steps for every block",
+    "float_layers": "the noise of every grid, if it is not known yet",
+    "mixed": "the noise of every grid with wide and narrow weights, then rounding",
+    "qat": "epochs of training",
+    "dynamic": "no pass at all",
+    "weight_only": "no pass at all",
+}
+WITH_MORE = ("rounding", "float_layers", "mixed")
+"""Rungs of which it is known that they take longer than a plain file, and not how much."""
 FLOAT_LAYERS = 2
 LITTLE, MOST = 0.2, 0.5
 """Shares of the noise: below `LITTLE` a cure is not worth trying, `MOST` is enough to blame a few layers."""
@@ -59,6 +75,22 @@ def judge(
         for limit, allowed, measured, unit in checks
         if allowed is not None and measured > allowed
     )
+
+
+def estimate(rung: Rung, trials: Sequence[TrialRecord], training_seconds: float | None = 0.0) -> str:
+    """What a rung costs with this network, in words, with seconds where the run has measured what they can be told by.
+
+    Args:
+        trials: those before; the first without training tells how long a file takes to make and to measure.
+        training_seconds: of the steps that the rung trains, at the measured pace of the student's training; None where
+            that is not known.
+    """
+    made = next((trial.seconds for trial in trials if trial.training is None), None)
+    if training_seconds is None or (made is None and not training_seconds):
+        return COST[rung]
+    least = "more than" if rung in WITH_MORE else "about"
+    measured = " and its measurements" if made is None else ""
+    return f"{COST[rung]}: {least} {(made or 0.0) + training_seconds:.0f} s{measured}"
 
 
 def next_rung(
@@ -123,7 +155,7 @@ def skipped(
 
 def _cannot_help(rung: Rung, evidence: SensitivityRecord) -> str | None:
     weights = evidence.weights_share
-    if rung in ("mse", "percentile") and 1 - weights < LITTLE:
+    if rung in ("minmax", "percentile") and 1 - weights < LITTLE:
         return f"ranges are not the cause, since activations make {100 * (1 - weights):.0f} % of the noise"
     if rung == "equalize" and (evidence.balanced_share or 0.0) < LITTLE and evidence.mean_share < LITTLE:
         where = (
@@ -132,7 +164,7 @@ def _cannot_help(rung: Rung, evidence: SensitivityRecord) -> str | None:
             else f"grids that moved scales would change make {100 * evidence.balanced_share:.0f} % of the noise"
         )
         return f"{where}, and {100 * evidence.mean_share:.0f} % of it is an error of the mean, which biases could mend"
-    if rung in ("rounding", "float_layers") and weights < LITTLE:
+    if rung in ("rounding", "reconstruct", "float_layers") and weights < LITTLE:
         return f"weights are not the cause, since they make {100 * weights:.0f} % of the noise"
     if rung == "float_layers":
         layers, share = evidence.worst_layers(FLOAT_LAYERS)

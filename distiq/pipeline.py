@@ -32,6 +32,7 @@ from distiq.quantization.graph import check_paths, export_graph
 from distiq.quantization.mixed import narrow_layers
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
+from distiq.quantization.rounding import CHUNK
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Recipe, Rung, to_toml
@@ -145,6 +146,7 @@ class _Story:
         self.measuring = Measuring(self.data, recipe)
         self.files: dict[str, Path] = {}
         self.decided: FloatModulesRecord | None = None
+        self.estimates: dict[str, str] = {}  # what each rung costs, as far as it was known before it
         self.beside = ""  # the teacher whose answers the columns are compared with
         self.measured_by = {
             "data": found.digest,
@@ -260,7 +262,8 @@ class _Story:
     # Quantization -----------------------------------------------------------------------------------------------------
 
     def _calibrated(self, model: nn.Module, scheme: Scheme) -> QuantizedModel:
-        return quantize(model, self.data.normalize(self.data.calibration.inputs), scheme)
+        samples = self.data.normalize(self.data.calibration.inputs)
+        return quantize(model, samples, scheme, seed=self.recipe.seed, watch=self.watch)
 
     def _quantized_teacher(self, teacher: _Network) -> tuple[Column, Column]:
         """What quantizing the teacher itself would give: the reference that a student has to beat."""
@@ -310,6 +313,7 @@ class _Story:
         float_drop = 100 * (top1[0] - top1[1])
         self.evidence: SensitivityRecord | None = None
         while following := ladder.next_rung(rungs, trials, budget, float_drop, self.evidence):
+            self.estimates[following.rung] = self._estimate(following.rung, student, trials)
             trial = self._attempt(following.rung, teacher, student, trials)
             trial = trial.model_copy(
                 update={
@@ -327,7 +331,21 @@ class _Story:
             if self.evidence is None and any(breach.limit in ladder.QUALITY for breach in trial.breaches):
                 self.evidence = self._sensitivity(student)
         self.skipped = ladder.skipped(rungs, trials, budget, float_drop, self.evidence) if trials[-1].breaches else {}
+        for rung in rungs:
+            self.estimates.setdefault(rung, self._estimate(rung, student, trials))
         return trials
+
+    def _estimate(self, rung: Rung, student: _Network, trials: list[TrialRecord]) -> str:
+        """What a rung costs here, in words."""
+        samples = {
+            "qat": self.recipe.quantize.training.epochs * len(self.data.train),
+            "reconstruct": Scheme.iterations * CHUNK,  # in each step every block learns from so many, one after another
+        }.get(rung, 0)
+        taught = student.record.training
+        seconds = (
+            samples * taught.seconds / (taught.steps * self.recipe.student.training.batch_size) if taught else None
+        )
+        return ladder.estimate(rung, trials, seconds if samples else 0.0)
 
     def _plain(self, bits: int | None = None) -> Scheme:
         """What every scheme of this run begins with; `bits` of the weights in place of the recipe's."""
@@ -391,12 +409,13 @@ class _Story:
         if rung == "qat":
             inputs |= {
                 "training": self.recipe.quantize.training.model_dump(),
+                "learn_ranges": self.recipe.quantize.learn_ranges,
                 "views": self.recipe.views.model_dump(),
                 "distil": self.recipe.distil.on_grids().model_dump(),
             }
 
         def make(folder: Path) -> TrialRecord:
-            self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]}")
+            self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]} ({self.estimates[rung]})")
             quantized = self._calibrated(student.model, scheme)
             training = self._train_on_grids(quantized, folder) if rung == "qat" else None
             save_tensors(quantized.state_dict(), folder / WEIGHTS)
@@ -450,15 +469,16 @@ class _Story:
         match rung:
             case "static" | "dynamic" | "weight_only":
                 return plain
-            case "mse":
-                return dataclasses.replace(plain, ranges="mse")
+            case "minmax":
+                return dataclasses.replace(plain, ranges="minmax", rounding="gptq")
             case "percentile":
-                return dataclasses.replace(plain, ranges="percentile", percentile=self.recipe.quantize.percentile)
+                share = self.recipe.quantize.percentile
+                return dataclasses.replace(plain, ranges="percentile", percentile=share, rounding="gptq")
         rungs = [trial.rung for trial in trials]
         before = trials[: rungs.index(rung)] if rung in rungs else trials
         untrained = [trial for trial in before if trial.training is None]
         narrowed = [trial for trial in untrained if trial.rung == "mixed"]
-        start = dataclasses.replace(plain, ranges="mse") if plain.mode == "static" else plain
+        start = plain
         if untrained:
             best = max(narrowed or untrained, key=lambda trial: trial.sqnr_db).rung
             start = self._scheme(best, student, untrained)  # type: ignore[arg-type]
@@ -469,6 +489,8 @@ class _Story:
                 return dataclasses.replace(start, equalize=has_neighbours, correct_biases=True)
             case "rounding":
                 return dataclasses.replace(start, rounding="gptq")
+            case "reconstruct":
+                return dataclasses.replace(start, rounding="brecq")
             case "float_layers":
                 self.evidence = self.evidence or self._sensitivity(student)
                 layers, _ = self.evidence.worst_layers(ladder.FLOAT_LAYERS)
@@ -493,6 +515,7 @@ class _Story:
             self.data,
             self.recipe.quantize.training,
             views=self.recipe.views,
+            learn_ranges=self.recipe.quantize.learn_ranges,
             seed=self.recipe.seed,
             checkpoint=folder / CHECKPOINT,
             watch=self.watch,
@@ -534,6 +557,7 @@ class _Story:
             float_modules=self.decided,
             trials=tuple(shown),
             skipped=dict(self.skipped),
+            estimates=self.estimates,
             sensitivity=self.evidence,
             comparison=comparison,
             flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),

@@ -19,15 +19,32 @@ from distiq.errors import UserError
 
 RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
 Rung = Literal[
-    "static", "percentile", "mse", "equalize", "rounding", "float_layers", "mixed", "qat", "dynamic", "weight_only"
+    "static",
+    "minmax",
+    "percentile",
+    "equalize",
+    "rounding",
+    "reconstruct",
+    "float_layers",
+    "mixed",
+    "qat",
+    "dynamic",
+    "weight_only",
 ]
 Mode = Literal["static", "dynamic", "weight_only"]
 RUNGS: dict[Mode, tuple[Rung, ...]] = {
-    "static": ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat"),
+    "static": ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat"),
     "dynamic": ("dynamic", "rounding", "qat"),
     "weight_only": ("weight_only", "rounding", "qat"),
 }
 """What each mode can climb: without grids of activations that calibration sets, there are no ranges to mend."""
+STATIC_BY_NOW = (
+    '"mse" is what "static" does by now: leave it out, or write "static" in its place; "minmax" has ranges as wide as'
+    " all values"
+)
+CHEAP: tuple[Rung, ...] = ("rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat")
+"""What is climbed unless a recipe says otherwise. It begins with the closed form, which takes no longer than rounding to
+the nearest and flips fewer answers on nearly all networks; learned rounding takes minutes."""
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 
@@ -240,7 +257,7 @@ class GridTrainingSettings(TrainingSettings):
     """Quantization-aware training: short and gentle, since it starts from trained weights."""
 
     epochs: int = Field(2, ge=1, description=TrainingSettings.model_fields["epochs"].description)
-    learning_rate: float = Field(0.005, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
+    learning_rate: float = Field(0.002, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
     weight_decay: float = Field(0.0, ge=0, description=TrainingSettings.model_fields["weight_decay"].description)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "float32", description="an 8-bit grid is exact in float32 alone"
@@ -429,12 +446,13 @@ class QuantizeSettings(Part):
     """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
 
     rungs: tuple[Rung, ...] = Field(
-        RUNGS["static"],
+        CHEAP,
         min_length=1,
-        description='"static" (min-max), "percentile", "mse", "equalize" (scales moved between layers, biases'
-        ' corrected), "rounding" (closed form), "float_layers" (the worst stay float32), "mixed" (4 bits'
-        ' where they cost least, if the file is too large), "qat" (with the teacher); other modes have "dynamic" or'
-        ' "weight_only", "rounding", "qat"',
+        description='"rounding" (closed form; ranges of least squared error, as "static", which rounds to the nearest),'
+        ' "minmax" (ranges as wide as all values), "percentile", "equalize" (scales moved between layers),'
+        ' "reconstruct" (learned rounding, block by block: minutes, so not in this list), "float_layers" (the worst'
+        ' stay float32), "mixed" (4 bits where they cost least, if the file is too large), "qat" (with the teacher);'
+        ' other modes have "dynamic" or "weight_only", "rounding", "qat"',
     )
     mode: Mode = Field(
         "static",
@@ -467,16 +485,24 @@ class QuantizeSettings(Part):
         description="where int8 measured slower than float32: deliver another runtime's or rung's file that is faster,"
         " else the float32 student, if the budget allows; false delivers int8 and says so",
     )
+    learn_ranges: bool = Field(
+        False, description='static, "qat": the steps of activations are learned, too (LSQ); meant for narrow weights'
+    )
     training: GridTrainingSettings = Field(default_factory=GridTrainingSettings)
 
     def climbed(self) -> tuple[Rung, ...]:
         """The rungs; another mode than static has its own in place of those that `distiq init` prints."""
-        return RUNGS[self.mode] if self.rungs == RUNGS["static"] else self.rungs
+        return RUNGS[self.mode] if self.rungs == CHEAP and self.mode != "static" else self.rungs
 
     @model_validator(mode="after")
     def _rungs_are_of_the_mode(self) -> Self:
         if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
             raise ValueError(why)
+        if self.learn_ranges and self.mode != "static":
+            raise ValueError(
+                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated grids of activations; nearest: mode ='
+                ' "static", or leave learn_ranges out'
+            )
         for rung in self.climbed():
             if rung not in RUNGS[self.mode]:
                 raise ValueError(
@@ -703,6 +729,8 @@ def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
         return f"{place}: {problem['ctx']['error']}"
     if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
         found = str(problem["input"])
+        if found == "mse" and problem["loc"][:2] == ("quantize", "rungs"):
+            return f"{place}: {STATIC_BY_NOW}"
         return f'{place}: "{found}" is none of its values; {_suggest(found, names)}'
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"

@@ -466,7 +466,8 @@ class RunRecord(Record):
     """The run as a whole: what was asked, where it ran, how it ended.
 
     `seconds` are those of its steps, whenever they were made; `steps` names their folders by step. `skipped` says why a
-    rung was not tried. `delivered` holds the SHA-256 of each part of the delivered model file.
+    rung was not tried, `estimates` what each rung costs, as it was known before it was tried. `delivered` holds the
+    SHA-256 of each part of the delivered model file.
     """
 
     name: str
@@ -486,6 +487,7 @@ class RunRecord(Record):
     float_modules: FloatModulesRecord | None = None
     trials: tuple[TrialRecord, ...]
     skipped: dict[str, str] = {}
+    estimates: dict[str, str] = {}
     sensitivity: SensitivityRecord | None = None
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]
@@ -504,7 +506,8 @@ class FindingRecord(Record):
 class DiagnosisRecord(Record):
     """Why a quantized student lost accuracy: the checks in their order, the cause in a sentence, the cure.
 
-    `cure` holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
+    `rung` names the trial that was looked at, `sensitivity.rung` the one whose grids were switched on alone. `cure`
+    holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
     """
 
     rung: str
@@ -513,6 +516,13 @@ class DiagnosisRecord(Record):
     cause: str
     cure: tuple[str, ...]
     sensitivity: SensitivityRecord
+
+    @property
+    def looked_at(self) -> str:
+        """What was examined, in a sentence."""
+        other = self.sensitivity.rung
+        grids = f' (its grids alone: those of "{other}", weights rounded to the nearest)' if other != self.rung else ""
+        return f'Looked at: the int8 file of the rung "{self.rung}"{grids}.'
 
 
 class ArmRecord(Record):

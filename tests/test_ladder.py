@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from distiq.ladder import best, fall_back, is_slower, judge, next_rung, skipped, verdict
+from distiq.ladder import best, estimate, fall_back, is_slower, judge, next_rung, skipped, verdict
 from distiq.recipe import Budget
 from distiq.records import (
     AccuracyRecord,
@@ -19,7 +19,7 @@ from distiq.records import (
 )
 from distiq.records import TrialRecord as Trial
 
-RUNGS = ("static", "mse", "percentile", "qat")
+RUNGS = ("static", "minmax", "percentile", "qat")
 BUDGET = Budget(accuracy_drop_points=1.0)
 
 
@@ -127,7 +127,7 @@ def test_a_student_may_be_asked_to_beat_its_teacher():
 def test_the_first_rung_comes_first():
     assert next_rung(RUNGS, [], BUDGET, 0.0) == (
         "static",
-        "the first rung: post-training quantization with min-max ranges",
+        "the first rung: post-training quantization, ranges of least squared error, weights rounded to the nearest",
     )
     assert next_rung(("qat",), [], Budget(), 0.0).rung == "qat"
 
@@ -147,14 +147,14 @@ def test_rungs_are_climbed_in_their_order():
 
 def test_the_reason_says_what_broke():
     reason = next_rung(RUNGS, [trial("static", breach(measured=1.5))], BUDGET, 0.0).reason
-    assert reason == "static lost 0.50 points too many: post-training quantization, ranges of least squared error"
+    assert reason.startswith("static lost 0.50 points too many: closed-form rounding, ranges as wide as all values")
 
 
 def test_better_ranges_are_skipped_when_float_itself_is_too_low():
     following = next_rung(RUNGS, [trial("static", breach())], BUDGET, 1.2)
     assert following.rung == "qat"
     assert "nothing without training can help, since float32 itself loses 1.20" in following.reason
-    assert next_rung(("static", "mse"), [trial("static", breach())], BUDGET, 1.2) is None
+    assert next_rung(("static", "minmax"), [trial("static", breach())], BUDGET, 1.2) is None
 
 
 def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:
@@ -175,14 +175,18 @@ def evidence(
     )
 
 
-EVERY = ("static", "mse", "percentile", "equalize", "rounding", "float_layers", "mixed", "qat")
+EVERY = ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat")
 
 
 @pytest.mark.parametrize(
     ("found", "without", "why"),
     [
-        (evidence(20, 30, 20), ["mse", "percentile"], "ranges are not the cause, since activations make 9 %"),
-        (evidence(30, 20, 30), ["rounding", "float_layers"], "weights are not the cause, since they make 9 %"),
+        (evidence(20, 30, 20), ["minmax", "percentile"], "ranges are not the cause, since activations make 9 %"),
+        (
+            evidence(30, 20, 30),
+            ["rounding", "reconstruct", "float_layers"],
+            "weights are not the cause, since they make 9 %",
+        ),
         (evidence(20, 20, 26, 26, 26, 26, 26), ["float_layers"], "the worst 2 make 40 % of it"),
         (evidence(20, 20, 20, 26, 26), [], ""),
         (evidence(20, 20, 20, balanced=None), ["equalize"], "no neighbours that scales could be moved between"),
@@ -192,8 +196,8 @@ EVERY = ("static", "mse", "percentile", "equalize", "rounding", "float_layers", 
             "would change make 10 % of the noise, and 5 %",
         ),
         (evidence(20, 20, 20, balanced=None, mean=0.3), [], ""),
-        (evidence(math.inf, 20), ["rounding", "float_layers"], "they make 0 %"),
-        (evidence(math.inf, math.inf), ["rounding", "float_layers"], "they make 0 %"),
+        (evidence(math.inf, 20), ["rounding", "reconstruct", "float_layers"], "they make 0 %"),
+        (evidence(math.inf, math.inf), ["rounding", "reconstruct", "float_layers"], "they make 0 %"),
     ],
 )
 def test_a_rung_that_cannot_help_is_skipped(found, without, why):
@@ -201,6 +205,21 @@ def test_a_rung_that_cannot_help_is_skipped(found, without, why):
     assert reasons.pop("mixed") == "the file is small enough"
     assert list(reasons) == without
     assert all(why in reason for reason in reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("rung", "trials", "seconds", "words"),
+    [
+        ("static", [], 0.0, "a pass over the calibration samples"),
+        ("minmax", [trial("static")], 0.0, "the same with other ranges: about 1 s"),
+        ("rounding", [trial("static")], 0.0, "every layer solved on 256 calibration samples: more than 1 s"),
+        ("reconstruct", [trial("static")], 40.4, "300 steps for every block: about 41 s"),
+        ("qat", [trial("qat")], 40.4, "epochs of training: about 40 s and its measurements"),
+        ("qat", [trial("static")], None, "epochs of training"),
+    ],
+)
+def test_a_rung_costs_what_was_measured_before_it(rung, trials, seconds, words):
+    assert estimate(rung, trials, seconds) == words
 
 
 def test_the_reason_names_the_evidence():
@@ -225,19 +244,19 @@ def test_narrow_weights_come_first_when_the_file_is_too_large():
 def test_no_rung_mends_size_or_speed(limit):
     budget = Budget(accuracy_drop_points=1.0, size_kb=80, latency_ms=0.1)
     assert next_rung(RUNGS, [trial("static", breach(limit))], budget, 0.0) is None
-    assert next_rung(RUNGS, [trial("static", breach(limit), breach())], budget, 0.0).rung == "mse"
+    assert next_rung(RUNGS, [trial("static", breach(limit), breach())], budget, 0.0).rung == "minmax"
 
 
 def test_best_is_the_first_that_breaks_nothing():
-    trials = [trial("static", breach()), trial("mse", top1=0.8), trial("qat", top1=0.9)]
-    assert best(trials).rung == "mse"
+    trials = [trial("static", breach()), trial("minmax", top1=0.8), trial("qat", top1=0.9)]
+    assert best(trials).rung == "minmax"
 
 
 def test_best_breaks_its_limits_by_the_least_share():
     accuracy_over, size_over = breach(allowed=1.0, measured=1.5), breach("size_kb", 100, 140)
-    assert best([trial("static", accuracy_over), trial("mse", size_over)]).rung == "mse"  # 50 % against 40 %
-    assert best([trial("static", size_over, breach(measured=1.2)), trial("mse", accuracy_over)]).rung == "mse"
-    assert best([trial("static", size_over, top1=0.8), trial("mse", size_over, top1=0.9)]).rung == "mse"
+    assert best([trial("static", accuracy_over), trial("minmax", size_over)]).rung == "minmax"  # 50 % against 40 %
+    assert best([trial("static", size_over, breach(measured=1.2)), trial("minmax", accuracy_over)]).rung == "minmax"
+    assert best([trial("static", size_over, top1=0.8), trial("minmax", size_over, top1=0.9)]).rung == "minmax"
 
 
 def decide(budget: Budget, *trials: Trial, teacher: float = 0.92, student: float = 0.915):
@@ -254,9 +273,9 @@ def test_a_verdict_without_a_budget():
 
 
 def test_a_verdict_of_a_budget_that_holds():
-    found = decide(BUDGET, trial("static", breach()), trial("mse"))
-    assert (found.met, found.chosen, found.breaches, found.next_step) == (True, "mse", (), None)
-    assert found.sentence.startswith("The budget holds: the mse file gives 90.00 %")
+    found = decide(BUDGET, trial("static", breach()), trial("minmax"))
+    assert (found.met, found.chosen, found.breaches, found.next_step) == (True, "minmax", (), None)
+    assert found.sentence.startswith("The budget holds: the minmax file gives 90.00 %")
 
 
 def test_a_verdict_of_a_budget_that_is_missed():
@@ -334,7 +353,7 @@ def test_only_what_is_slower_beyond_the_noise_is_called_slower():
 def test_the_fastest_other_file_that_beats_every_float_file_is_delivered():
     slow = timed_trial("static", SLOW, in_runtime(3.0, latency_ms=0.02, name="OpenVINO"))
     elsewhere = slow.model_copy(update={"runtimes": slow.runtimes[::-1]})
-    also = timed_trial("mse", in_runtime(1.1, latency_ms=0.04))
+    also = timed_trial("minmax", in_runtime(1.1, latency_ms=0.04))
     assert fall_back(slow, [slow, also, elsewhere], FLOAT) is elsewhere
     # Twice as fast as its own float32, which is much slower than that of the first runtime.
     beaten = elsewhere.model_copy(update={"runtimes": (in_runtime(2.0, latency_ms=0.07, name="LiteRT"), SLOW)})
@@ -344,7 +363,7 @@ def test_the_fastest_other_file_that_beats_every_float_file_is_delivered():
 @pytest.mark.parametrize("limit", [(breach(),), (breach("latency_ms", 0.1, 0.2),)])
 def test_nothing_is_delivered_that_breaks_more_limits(limit: tuple[Breach, ...]):
     slow = timed_trial("static", SLOW)
-    fast = timed_trial("mse", in_runtime(3.0, latency_ms=0.02), breaches=limit)
+    fast = timed_trial("minmax", in_runtime(3.0, latency_ms=0.02), breaches=limit)
     assert fall_back(slow, [slow, fast], FLOAT) is FLOAT
 
 

@@ -159,7 +159,7 @@ def test_a_key_that_is_unknown_or_missing_is_named(tmp_path, text, message):
         ('[distil]\nteacher = "cache"', ['distil.teacher: "cache" is none of its values; did you mean "cached"?']),
         (
             '[quantize]\nrungs = ["static", "gptq"]',
-            ['quantize.rungs.1: "gptq" is none of its values; known here: static, percentile, '],
+            ['quantize.rungs.1: "gptq" is none of its values; known here: static, minmax, '],
         ),
         ("[quantize]\nrungs = []", ["quantize.rungs: ", "at least 1"]),
         ("[data]\nchannels = 2", ["data.channels: ", "1 or 3"]),
@@ -257,7 +257,8 @@ def test_a_student_that_cannot_be_cut_is_refused(tmp_path, text, message):
         ('mode = "dynamic"\ngroup_size = 32', 'nearest: mode = "weight_only", or group_size = 0'),
         ('mode = "weight_only"\ngroup_size = 32', "nearest: weight_bits = 4, or group_size = 0"),
         ('mode = "weight_only"\nactivation_bits = 16', "nearest: leave activation_bits out"),
-        ('mode = "dynamic"\nrungs = ["mse"]', 'rungs names "mse", which mode = "dynamic" has not'),
+        ('mode = "dynamic"\nrungs = ["minmax"]', 'rungs names "minmax", which mode = "dynamic" has not'),
+        ('mode = "dynamic"\nlearn_ranges = true', 'nearest: mode = "static", or leave learn_ranges out'),
         ('rungs = ["dynamic"]', 'rungs names "dynamic", which mode = "static" has not'),
         ('mode = "dynamic"\n[measure]\nruntimes = ["openvino"]', 'nearest: mode = "weight_only" or "static"'),
         ('mode = "weight_only"\n[measure]\nruntimes = ["onnxruntime", "litert"]', 'nearest: mode = "static"'),
@@ -274,8 +275,19 @@ def test_another_mode_has_rungs_of_its_own():
     assert chosen.quantize.climbed() == ("dynamic", "qat")
 
 
+def test_learned_rounding_is_a_rung_on_request():
+    assert "reconstruct" not in parse_recipe({}).quantize.climbed()
+    chosen = parse_recipe({"quantize": {"rungs": ["rounding", "reconstruct"]}})
+    assert chosen.quantize.climbed() == ("rounding", "reconstruct")
+
+
 def test_rungs_differ(tmp_path):
-    assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["mse", "qat", "mse"]')
+    assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["minmax", "qat", "minmax"]')
+
+
+def test_a_rung_that_went_into_the_first_is_refused_with_what_to_write(tmp_path):
+    message = refusal(tmp_path, '[quantize]\nrungs = ["static", "mse", "qat"]')
+    assert 'quantize.rungs.1: "mse" is what "static" does by now: leave it out' in message
 
 
 def test_a_reduced_range_that_changes_nothing_is_refused(tmp_path: Path):
@@ -351,14 +363,14 @@ def test_overrides(tmp_path):
             'distil.teacher="none"',
             "student.training.epochs=3",
             "student.options.width=0.5",
-            'quantize.rungs=["mse"]',
+            'quantize.rungs=["minmax"]',
             " budget.size_kb = 50",
         ],
     )
     assert (recipe.seed, recipe.name, recipe.distil.teacher) == (2, "plain-text", "none")
     assert recipe.student.training == TrainingSettings(epochs=3)
     assert recipe.student.options == {"width": 0.5}
-    assert recipe.quantize.rungs == ("mse",)
+    assert recipe.quantize.rungs == ("minmax",)
     assert recipe.budget.size_kb == 50
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
@@ -42,6 +43,7 @@ GATES = {
     aten.silu.default: aten.sigmoid.default, aten.silu_.default: aten.sigmoid.default,
     aten.hardswish.default: aten.hardsigmoid.default, aten.hardswish_.default: aten.hardsigmoid.default,
 }  # fmt: skip
+GATED = {aten.sigmoid.default: F.silu, aten.hardsigmoid.default: F.hardswish}
 SAME_GRID = {
     aten.max_pool2d.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default,
     aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default, aten.pad.default, aten.constant_pad_nd.default,
@@ -116,6 +118,7 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
         if scheme.group_size:
             _group_weights(graph, scheme)
         prepared = prepare_pt2e(graph, IntegerQuantizer(scheme))
+    _look_through_gates(prepared)
     _insert_bias_points(prepared)
     if scheme.mode == "dynamic":
         _insert_dynamic_points(prepared)
@@ -149,6 +152,20 @@ def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
         weight.meta["val"] = value.reshape(-1, scheme.group_size)
         node.replace_input_with(weight, view)
     graph.recompile()
+
+
+def _look_through_gates(prepared: fx.GraphModule) -> None:
+    """Tells the points whose values go into x * gate(x) alone what is made of them."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    for node in prepared.graph.nodes:
+        point = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(point, ActivationPoint) or len(node.users) != 2:
+            continue
+        for gate in node.users:
+            on_grid = next(iter(gate.users), None) if gate.target in GATED else None
+            products = set(on_grid.users) if on_grid is not None and on_grid.op == "call_module" else {on_grid}
+            if on_grid is not None and products | {gate} == set(node.users):
+                point.through = GATED[gate.target]
 
 
 def _insert_dynamic_points(prepared: fx.GraphModule) -> None:

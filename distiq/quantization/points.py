@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e.observer import ObserverBase
 
 from distiq.numerics import SMALLEST_SCALE, affine_grid, dynamic_grid, symmetric_scale
-from distiq.quantization.ranges import Histogram, activation_range
+from distiq.quantization.ranges import Function, Histogram, activation_range
 from distiq.quantization.scheme import Scheme
 
 LARGEST_BIAS = 2.0**30
 
 
 class ActivationPoint(ObserverBase):
-    """An affine per-tensor grid. `scale` and `zero_point` are set by `freeze` and saved with the graph."""
+    """An affine per-tensor grid. `scale` and `zero_point` are set by `freeze`, and saved with the graph; `learn` trains
+    the scale."""
 
     def __init__(
         self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, scheme: Scheme, **_: Any
@@ -29,6 +30,7 @@ class ActivationPoint(ObserverBase):
         self.mode: Literal["watch", "simulate"] = "watch"
         self.enabled = True  # while it is not, values pass unchanged
         self.histogram = Histogram()
+        self.through: Function | None = None  # what alone reads the values; see `mse_range`
         self.scale: Tensor
         self.zero_point: Tensor
         self.register_buffer("scale", torch.ones(()))
@@ -40,19 +42,28 @@ class ActivationPoint(ObserverBase):
         if self.mode == "watch" or not self.enabled:
             return x
         zero_point = int(self.zero_point)
-        return _OnGrid.apply(x, float(self.scale), self.quant_min - zero_point, self.quant_max - zero_point)
+        low, high = self.quant_min - zero_point, self.quant_max - zero_point
+        if isinstance(self.scale, nn.Parameter):
+            return _OnLearnedGrid.apply(x, self.scale, low, high)
+        return _OnGrid.apply(x, float(self.scale), low, high)
 
     def freeze(self) -> None:
         """Sets the grid from what was seen and begins to simulate."""
-        low, high = activation_range(self.histogram, self.scheme)
+        low, high = activation_range(self.histogram, self.scheme, self.through)
         scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
         self.histogram = Histogram()
         self.mode = "simulate"
 
+    def learn(self) -> None:
+        """Makes the scale of a frozen grid a parameter that begins where it is; the zero point stays."""
+        scale = self.scale.clone()
+        del self.scale
+        self.scale = nn.Parameter(scale)
+
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        return self.scale, self.zero_point
+        return torch.clamp(self.scale.detach(), min=SMALLEST_SCALE), self.zero_point
 
 
 class _OnGrid(torch.autograd.Function):
@@ -73,6 +84,32 @@ class _OnGrid(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.bounds), None, None, None
+
+
+class _OnLearnedGrid(torch.autograd.Function):
+    """The same values and the same gradient of x; that of the scale is of Esser et al. 2020, equation 3.
+
+    For x on step q it is q - x / scale where x lies inside, and q where it is clipped, times the gradient of the value.
+    The sum is divided by sqrt(values of a sample * largest step), so that scales and weights learn at like speed.
+    Deviations: inside is where x's own gradient passes, up to half a step beyond the ends; the largest step is counted
+    from the smallest, and zero keeps its place among them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        step = max(float(scale), SMALLEST_SCALE)
+        found = (x * (1 / step)).round_().clamp_(low, high).mul_(step)
+        ctx.save_for_backward(x, found)
+        ctx.step, ctx.bounds = step, ((low - 0.5) * step, (high + 0.5) * step)
+        ctx.factor = 1 / math.sqrt(x[0].numel() * (high - low))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        x, found = ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.bounds)
+        slope = torch.addcmul(gradient * found, inside, x, value=-1).sum() / ctx.step
+        return inside, slope * ctx.factor, None, None
 
 
 class DynamicPoint(nn.Module):
@@ -143,7 +180,7 @@ def learned_step(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
     sqrt(weights of the channel * bound), so that steps and weights learn at like speed.
     """
     factor = 1 / math.sqrt(weight[0].numel() * bound)
-    scale = scale * factor + (scale - scale * factor).detach()
+    scale = scale.detach() + (scale - scale.detach()) * factor  # its value to the last bit, as in the file
     scale = scale.view(-1, *[1] * (weight.ndim - 1))
     steps = torch.clamp(weight / scale, -bound, bound)
     return (steps + (torch.round(steps) - steps).detach()) * scale
@@ -173,10 +210,10 @@ class BiasPoint(nn.Module):
 
     def scale(self) -> Tensor:
         activation, weight = self.pair
-        return activation.scale * weight.calculate_qparams()[0]
+        return activation.calculate_qparams()[0] * weight.calculate_qparams()[0]
 
     def freeze(self, bias: Tensor) -> None:
         """Widens the weights' grid where the bias would not fit into 31 bits: on a channel of almost no weight."""
         activation, weight = self.pair
-        needed = bias.detach().abs().max() / (activation.scale * LARGEST_BIAS)
+        needed = bias.detach().abs().max() / (activation.calculate_qparams()[0] * LARGEST_BIAS)
         weight.smallest_scale.copy_(torch.clamp(needed, min=SMALLEST_SCALE))

@@ -1,13 +1,14 @@
 """Quantization-aware training: the quantized model goes on learning on its grids.
 
-It starts from the calibrated model, with batch norm folded. Activations keep their calibrated grids; 8-bit grids of
-weights follow the weights, and the few levels of narrower ones are learned. The loss is handed in: whether a teacher
-stands behind it is not known here.
+It starts from the calibrated model, with batch norm folded. Activations keep their calibrated grids, unless their steps
+are to be learned, too; 8-bit grids of weights follow the weights, and the few levels of narrower ones are learned. The
+loss is handed in: whether a teacher stands behind it is not known here.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from distiq.data.splits import Data
@@ -15,8 +16,9 @@ from distiq.data.views import Views
 from distiq.errors import UserError
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
+from distiq.quantization.graph import bias_points, parameter_of
 from distiq.quantization.points import PerChannelWeightPoint
-from distiq.quantization.quantize import QuantizedModel
+from distiq.quantization.quantize import QuantizedModel, points
 from distiq.recipe import GridTrainingSettings, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
@@ -41,6 +43,7 @@ def train_quantized(
     training: TrainingSettings | None = None,
     *,
     views: ViewSettings | None = None,
+    learn_ranges: bool = False,
     seed: int = 0,
     stage: str = "quantization-aware training",
     checkpoint: Path | None = None,
@@ -51,6 +54,7 @@ def train_quantized(
     Args:
         loss_fn: (logits (B, classes), batch) -> named losses.
         training: two gentle epochs by default. Its precision must be "float32" (or "auto", which means that here).
+        learn_ranges: also learn the steps of activations; their zero points stay as calibrated.
 
     Raises:
         UserError: another precision, or the loss is not finite.
@@ -63,6 +67,9 @@ def train_quantized(
     for point in quantized.modules():
         if isinstance(point, PerChannelWeightPoint) and point.quant_max < EIGHT_BITS:
             point.learn()
+    if learn_ranges:
+        for activation in points(quantized):
+            activation.learn()
 
     def accuracy(objective: nn.Module) -> float:
         return validation_accuracy(objective.quantized, data)  # type: ignore[arg-type]
@@ -80,4 +87,16 @@ def train_quantized(
         watch=watch,
     )
     quantized.cpu()
+    if learn_ranges:
+        _hold_biases(quantized)
     return record
+
+
+@torch.no_grad()
+def _hold_biases(quantized: QuantizedModel) -> None:
+    """Widens the grids of weights whose accumulators have become too fine for their biases; no grid narrows."""
+    for node, point in bias_points(quantized.prepared):
+        smallest = point.pair[1].smallest_scale
+        before = smallest.clone()
+        point.freeze(parameter_of(quantized.prepared, node))
+        smallest.clamp_(min=before)

@@ -73,6 +73,7 @@ def quantize(
         model: (B, ...) -> (B, classes), of float32.
         calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough. Schemes
             that are not static read nothing from them but their shape, unless weights are rounded by them.
+        scheme: int8 with closed-form rounding, the first rung of the ladder, unless given.
         seed: of learned rounding; all else draws nothing. The `watch` sees its steps.
 
     Raises:
@@ -82,7 +83,7 @@ def quantize(
         raise UserError("the calibration set is empty: shapes, and ranges of activations, are read from it")
     if not all(torch.isfinite(chunk).all() for chunk in calibration.split(CHUNK)):  # as a whole it would be copied
         raise UserError("the calibration set holds NaN or infinite values; remove those samples")
-    scheme = scheme or Scheme()
+    scheme = scheme or Scheme(rounding="gptq")
     example = calibration[:2] if len(calibration) > 1 else calibration.repeat(2, *[1] * (calibration.ndim - 1))
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
     if scheme.equalize:

@@ -35,9 +35,9 @@ class Scheme:
         equalize: move scales between neighbouring layers, and from normalizations into the layers that read them, so
             that no channel spoils the grid that it shares; the float network stays the same.
         correct_biases: add to each bias what its layer's output lost on average; "gptq" does it, too.
-        ranges: how a range is read from what calibration saw: its extremes ("minmax"), the share `percentile` of it,
-            the range of least mean squared error ("mse"), of least divergence ("entropy"), or a moving average of the
-            batches' extremes ("moving_average").
+        ranges: how a range is read from what calibration saw: the range of least mean squared error ("mse"), its
+            extremes ("minmax"), the share `percentile` of it, the range of least divergence ("entropy"), or a moving
+            average of the batches' extremes ("moving_average").
         float_modules: paths of modules that stay in float32, with all that is in them.
         percentile: for "percentile", the share of values that is kept, in percent.
         layer_bits: weight bits of single layers by module path, in place of `weight_bits`.
@@ -49,7 +49,7 @@ class Scheme:
 
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8
     activation_bits: Literal[8, 16] = 8
-    ranges: RangeMethod = "minmax"
+    ranges: RangeMethod = "mse"
     percentile: float = 99.99
     rounding: RoundingMethod = "nearest"
     iterations: int = 300

@@ -121,7 +121,7 @@ def show_ablation(ablation: AblationRecord, console: Console) -> None:
 def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
     """Prints why accuracy dropped: the cause, what was checked, the noisiest grids."""
     _heading(console, "Why did accuracy drop?")
-    console.print(Text(diagnosis.cause))
+    console.print(Text(f"{diagnosis.looked_at} {diagnosis.cause}"))
     for finding in diagnosis.findings:
         console.print(Text.assemble("! " if finding.suspect else "  ", (f"{finding.check}: ", "bold"), finding.text))
     table = _table("")
@@ -263,7 +263,11 @@ def _print_ladder(run: RunRecord, console: Console) -> None:
     for row in ladder_rows(run):
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
     for rung, why in run.skipped.items():
-        console.print(Text.assemble(f"  {rung}: ", (f"not tried: {why}", "dim")))
+        console.print(Text.assemble(f"  {rung}: ", (f"not tried: {why}", "dim"), (_cost(run, rung), "dim")))
+
+
+def _cost(run: RunRecord, rung: str) -> str:
+    return f" (cost: {run.estimates[rung]})" if rung in run.estimates else ""
 
 
 def _print_runtimes(run: RunRecord, console: Console) -> None:

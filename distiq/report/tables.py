@@ -445,7 +445,7 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
             Cell(decibels(trial.sqnr_db)),
             Cell(tally(trial.float_operations) or "none", _intended(trial)),
             Cell(broken_limits(trial.breaches), "; ".join(excess + on_test)),
-            Cell(duration(trial.seconds)),
+            Cell(duration(trial.seconds), run.estimates.get(trial.rung, "")),
         ),
         marked=trial.rung == run.verdict.chosen,
     )

@@ -322,9 +322,9 @@ def test_biases_take_up_the_mean_error(images: Tensor):
 
 
 def test_a_scheme_says_that_it_is_equalized():
-    assert str(Scheme(equalize=True, correct_biases=True)) == "static W8A8, minmax, equalized, biases corrected"
+    assert str(Scheme(equalize=True, correct_biases=True)) == "static W8A8, mse, equalized, biases corrected"
     assert str(Scheme(equalize=True, correct_biases=True, rounding="gptq")) == (
-        "static W8A8, minmax, equalized, closed-form rounding"
+        "static W8A8, mse, equalized, closed-form rounding"
     )
 
 

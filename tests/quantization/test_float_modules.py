@@ -89,7 +89,7 @@ def test_it_can_be_trained_on_its_grids(network: DSCNN, clips: Tensor):
 
 
 def test_a_scheme_says_what_it_keeps():
-    assert str(KEPT) == "static W8A8, minmax, frontend in float32"
+    assert str(KEPT) == "static W8A8, mse, frontend in float32"
 
 
 @pytest.mark.parametrize("path", ["front", "frontend.conv", ""])

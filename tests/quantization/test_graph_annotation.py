@@ -4,9 +4,10 @@ import operator
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from distiq.quantization.quantize import quantize
+from distiq.quantization.quantize import points, quantize
 
 aten, decomposed = torch.ops.aten, torch.ops.quantized_decomposed
 Q, DQ = decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default
@@ -149,3 +150,15 @@ def test_a_value_may_be_joined_with_itself(parts: str, images: Tensor):
     assert len(grids) == 1
     with torch.no_grad():
         assert torch.equal(reference(images), quantized(images))
+
+
+@pytest.mark.parametrize(("gated", "through"), [(nn.SiLU, F.silu), (nn.Hardswish, F.hardswish), (nn.Sigmoid, None)])
+def test_a_grid_in_front_of_a_gated_product_knows_what_is_made_of_its_values(
+    gated: type[nn.Module], through: object, images: Tensor
+):
+    channels = images.shape[1]
+    model = nn.Sequential(nn.Conv2d(channels, 4, 3), gated(), nn.Flatten(), nn.LazyLinear(2))
+    model(images[:2])
+    _, behind_conv, *rest = points(quantize(model.eval(), images[:8]))
+    assert behind_conv.through is through
+    assert all(point.through is None for point in rest)

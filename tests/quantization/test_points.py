@@ -103,6 +103,38 @@ def test_activations_and_their_gradients_are_those_of_torchs_kernel():
     assert (ours.grad == 0).any() and (ours.grad != 0).any()
 
 
+def test_a_learned_activation_step_by_the_papers_equation():
+    torch.manual_seed(0)
+    point = simulating(0.07, 40)
+    values, toward = 6 * torch.randn(3, 5, 10), torch.randn(3, 5, 10)
+    before = point(values)
+    point.learn()
+    values.requires_grad_()
+    found = point(values)
+    (found * toward).sum().backward()
+    assert torch.equal(found, before)
+    step, total = point.scale.item(), 0.0
+    gradients = zip(values.flatten().tolist(), toward.flatten().tolist(), values.grad.flatten().tolist(), strict=True)
+    for value, weight, own in gradients:
+        nearest = max(-40, min(215, round(value / step)))
+        inside = -40.5 <= value / step <= 215.5
+        assert own == pytest.approx(weight if inside else 0.0)
+        total += weight * (nearest - value / step if inside else nearest)
+    assert (values.grad == 0).any() and (values.grad != 0).any()
+    assert point.scale.grad.item() == pytest.approx(total / math.sqrt(5 * 10 * 255), rel=1e-4)
+
+
+def test_a_bias_follows_the_learned_step_of_its_input():
+    quantized = quantized_layer(torch.randn(2, 1, 1, 1), torch.randn(2))
+    point = bias_points(quantized.prepared)[0][1]
+    activation, before = point.pair[0], point.scale()
+    activation.learn()
+    with torch.no_grad():
+        activation.scale.mul_(3)
+    torch.testing.assert_close(point.scale(), 3 * before)
+    assert not point.scale().requires_grad
+
+
 def test_ties_fall_as_in_the_runtimes():
     """ONNX's QuantizeLinear rounds to the even step, then adds the zero point."""
     halves = torch.tensor([0.5, 1.5, 2.5, -0.5])

@@ -1,5 +1,7 @@
 """Training on the grids: weights learn, activation grids stay, the best epoch is kept."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.errors import UserError
+from distiq.progress import Silent
 from distiq.quantization.points import PerChannelWeightPoint
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, points, quantize, restore
@@ -52,6 +55,37 @@ def test_narrow_grids_learn_their_steps_and_are_kept(resnet: nn.Module, data: Da
         assert torch.allclose(quantized.reference()(images), quantized(images), atol=1e-5)
         again = restore(resnet, images[:2], scheme, quantized.state_dict())
         assert torch.equal(again(images), quantized(images))
+
+
+class Killed(Silent):
+    """Ends a training at a step."""
+
+    def step(self, done: int, total: int, values: object) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+
+def test_learned_ranges_move_survive_a_kill_and_reach_the_file(resnet: nn.Module, data: Data, tmp_path: Path):
+    calibration, images = data.normalize(data.calibration.inputs), data.normalize(data.test.inputs)
+    scheme, training = Scheme(weight_bits=4), settings(3).model_copy(update={"checkpoint_seconds": 0.0})
+
+    def train(checkpoint: Path | None = None, watch: Silent | None = None) -> QuantizedModel:
+        quantized = quantize(resnet, calibration, scheme)
+        train_quantized(
+            quantized, task, data, training, views=STILL, learn_ranges=True, checkpoint=checkpoint, watch=watch
+        )
+        return quantized
+
+    whole, fixed = train(), quantize(resnet, calibration, scheme)
+    for learned, before in zip(points(whole), points(fixed), strict=True):
+        assert not torch.equal(learned.scale, before.scale) and torch.equal(learned.zero_point, before.zero_point)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "checkpoint.safetensors", Killed())
+    resumed = train(tmp_path / "checkpoint.safetensors").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(whole.reference()(images), whole(images), atol=1e-5)
+        assert torch.equal(restore(resnet, images[:2], scheme, whole.state_dict())(images), whole(images))
 
 
 def scales(quantized: QuantizedModel) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from typing import get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distiq.numerics import affine_bounds, affine_grid, dequantize, quantize
@@ -17,6 +18,7 @@ from distiq.quantization.ranges import (
     entropy_range,
     mse_range,
     percentile_range,
+    squared_errors,
 )
 from distiq.quantization.scheme import RangeMethod, Scheme
 
@@ -37,9 +39,11 @@ def histogram(*parts: Tensor) -> Histogram:
     return found
 
 
-def squared_error(values: Tensor, low: float, high: float) -> float:
-    grid = affine_grid(torch.tensor(low), torch.tensor(high), 8)
-    return (dequantize(quantize(values, *grid, affine_bounds(8)), *grid) - values).double().square().mean().item()
+def squared_error(values: Tensor, low: float, high: float, bits: int = 8, counts: Tensor | None = None) -> float:
+    """The mean over the values, or the sum over so many of each."""
+    grid = affine_grid(torch.tensor(low), torch.tensor(high), bits)
+    squares = (dequantize(quantize(values, *grid, affine_bounds(bits)), *grid) - values).double().square()
+    return squares.mean().item() if counts is None else (squares * counts).sum().item()
 
 
 @pytest.fixture(params=SAMPLES)
@@ -74,7 +78,7 @@ def test_memory_is_bounded_while_the_range_grows():
 
 def test_extremes_are_exact(sample: Tensor):
     found = histogram(*sample.split(999))
-    assert activation_range(found, Scheme()) == (sample.min().item(), sample.max().item())
+    assert activation_range(found, Scheme(ranges="minmax")) == (sample.min().item(), sample.max().item())
 
 
 def test_centers_lie_within_the_extremes(sample: Tensor):
@@ -109,13 +113,42 @@ def test_mse_is_never_worse_than_minmax(sample: Tensor):
     assert squared_error(sample, *chosen) <= 1.1 * squared_error(sample, found.low, found.high)
 
 
-def test_mse_comes_near_an_exhaustive_search(sample: Tensor):
+@pytest.mark.parametrize("bits", [4, 8])
+def test_mse_is_the_best_of_all_pairs_of_ends(bits: int, sample: Tensor):
     found = histogram(sample)
-    shares = torch.linspace(0.1, 1, 40).tolist()
+    shares = torch.logspace(-1.5, 0, 40).tolist()
     lows = [min(found.low, 0.0) * share for share in shares] if found.low < 0 else [0.0]
-    highs = [found.high * share for share in shares] if found.high > 0 else [0.0]
-    exhaustive = min(squared_error(sample, low, high) for low in lows for high in highs)
-    assert squared_error(sample, *mse_range(found, 8)) <= 1.1 * exhaustive
+    highs = [max(found.high, 0.0) * share for share in shares] if found.high > 0 else [0.0]
+    exhaustive = min(squared_error(sample, low, high, bits) for low in lows for high in highs)
+    assert squared_error(sample, *mse_range(found, bits), bits) <= (1.01 if bits == 4 else 1.03) * exhaustive
+
+
+def test_mse_cuts_off_what_is_rare_enough():
+    """One value of 600 among n of power 1: cutting at h costs (600 - h)^2, rounding n (h / 255)^2 / 12."""
+    found = histogram(torch.randn(4_000_000, generator=torch.Generator().manual_seed(0)).abs(), torch.tensor([600.0]))
+    per_square = 4_000_000 / 255**2 / 12
+    assert mse_range(found, 8)[1] == pytest.approx(600 / (1 + per_square), rel=0.15), "the valley is flat"
+
+
+def test_squared_errors_bin_by_bin(sample: Tensor):
+    centers, counts = histogram(sample).centers_and_counts()
+    lows, highs = torch.tensor([-2.0, -0.5, 0.0]).double(), torch.tensor([3.0, 0.0, 1.7]).double()
+    for bits in (4, 8):
+        expected = [
+            squared_error(centers, low, high, bits, counts)
+            for low, high in zip(lows.tolist(), highs.tolist(), strict=True)
+        ]
+        assert squared_errors(centers, counts, lows, highs, bits).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_sixteen_bits_cut_nothing_off(sample: Tensor):
+    assert mse_range(histogram(sample), 16) == (sample.min().item(), sample.max().item())
+
+
+def test_pieces_are_counted_as_one(monkeypatch: pytest.MonkeyPatch, sample: Tensor):
+    whole = histogram(sample).counts
+    monkeypatch.setattr("distiq.quantization.ranges.PIECE", 999)
+    assert histogram(sample).counts == whole
 
 
 def slow_divergence(found: Histogram, low: float, high: float, bits: int) -> float:
@@ -185,3 +218,19 @@ def test_a_constant_activation_has_a_grid(method: str, value: float):
     assert dequantize(quantize(torch.tensor(value), scale, zero_point, affine_bounds(8)), scale, zero_point).item() == (
         pytest.approx(value, rel=0.01)
     )
+
+
+def test_mse_behind_a_function_spends_its_levels_where_the_function_differs():
+    """Of values far below zero SiLU makes next to nothing, and what is close to that is as good."""
+    values = 4 * torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    plain, told = (mse_range(histogram(values), 4, through) for through in (None, F.silu))
+
+    def error(low: float, high: float) -> float:
+        scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), 4)
+        grid = (torch.clamp(torch.round(values / scale) + zero_point, *affine_bounds(4)) - zero_point) * scale
+        return float((F.silu(grid) - F.silu(values)).square().mean())
+
+    assert told[0] > plain[0]
+    shares = torch.linspace(0.1, 1, 30).tolist()
+    exhaustive = min(error(-16 * low, 16 * high) for low in shares for high in shares)
+    assert error(*told) <= 1.05 * exhaustive < 0.8 * error(*plain)

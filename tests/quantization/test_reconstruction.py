@@ -145,6 +145,6 @@ def test_refuses_to_learn_in_no_steps(small: nn.Module, images: Tensor):
 
 
 def test_says_what_it_did():
-    assert str(Scheme(rounding="brecq")) == "static W8A8, minmax, closed-form rounding, BRECQ with QDrop in 300 steps"
+    assert str(Scheme(rounding="brecq")) == "static W8A8, mse, closed-form rounding, BRECQ with QDrop in 300 steps"
     paper = Scheme(weight_bits=4, rounding="adaround", rounding_start="nearest", iterations=10000, correct_biases=True)
-    assert str(paper) == "static W4A8, minmax, biases corrected, AdaRound in 10000 steps"
+    assert str(paper) == "static W4A8, mse, biases corrected, AdaRound in 10000 steps"

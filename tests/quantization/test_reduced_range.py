@@ -96,9 +96,9 @@ def test_rounding_and_training_keep_the_promise_and_the_state_restores(mixed: nn
 @pytest.mark.parametrize(
     ("scheme", "text"),
     [
-        (Scheme(reduce_range=True), "static W8A8, minmax, reduced range"),
-        (Scheme(ranges="mse", rounding="gptq", reduce_range=True),
-         "static W8A8, mse, closed-form rounding, reduced range"),
+        (Scheme(reduce_range=True), "static W8A8, mse, reduced range"),
+        (Scheme(ranges="minmax", rounding="gptq", reduce_range=True),
+         "static W8A8, minmax, closed-form rounding, reduced range"),
     ],
 )  # fmt: skip
 def test_a_scheme_says_so(scheme: Scheme, text: str):

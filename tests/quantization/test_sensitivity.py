@@ -18,7 +18,7 @@ def weights_of(model: nn.Module) -> list[str]:
 
 
 def test_every_layer_stands_once(network: nn.Module, images: Tensor):
-    found = grids(quantize(network, images))
+    found = grids(quantize(network, images, Scheme()))
     assert sorted(grid.place for grid in found if grid.part == "weights") == sorted(weights_of(network))
     assert found[0].part == "weights"
     assert {"input"} <= {grid.place for grid in found if grid.part == "activations"}
@@ -26,7 +26,7 @@ def test_every_layer_stands_once(network: nn.Module, images: Tensor):
 
 
 def test_all_grids_together_are_the_quantized_network(network: nn.Module, images: Tensor):
-    quantized = quantize(network, images)
+    quantized = quantize(network, images, Scheme())
     expected = quantized(images)
     sensitivity(quantized, images[:16])
     assert torch.equal(quantized(images), expected)  # the grids are on again
@@ -59,7 +59,7 @@ def test_an_outlier_is_the_activations_fault(mixed: nn.Module, images: Tensor):
 
 
 def test_leaving_the_worst_layer_in_float_takes_its_noise_away(mixed: nn.Module, images: Tensor):
-    quantized = quantize(mixed, images)
+    quantized = quantize(mixed, images, Scheme())
     layer = sensitivity(quantized, images[:64]).worst_layers(1)[0][0]
     left = quantize(mixed, images, Scheme(float_modules=(layer,)))
     assert layer not in [grid.place for grid in grids(left) if grid.part == "weights"]

@@ -32,7 +32,7 @@ from distiq.records import (
 )
 
 GARMENTS = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-RUNGS = ("static", "mse", "percentile", "qat")
+RUNGS = ("static", "minmax", "percentile", "qat")
 
 
 def wilson(correct: int, samples: int) -> tuple[float, float]:

@@ -44,7 +44,7 @@ def test_the_floor_is_the_teachers_accuracy_less_the_allowed_drop(make_run: Make
 
 
 def test_the_students_int8_columns_are_those_of_the_chosen_trial(make_run: MakeRun):
-    run = make_run(rungs=("static", "mse"))
+    run = make_run(rungs=("static", "minmax"))
     assert columns_of(run, run.student)[1:] == (run.trials[1].simulated, run.trials[1].deployed)
 
 

@@ -19,9 +19,9 @@ def shown(records: Path, width: int = 80) -> str:
 
 
 def test_prints_verdict_and_chosen_rung(save_run: SaveRun):
-    text = shown(save_run(rungs=("static", "mse")))
+    text = shown(save_run(rungs=("static", "minmax")))
     assert text.startswith("Budget met")
-    assert "* mse" in text and "* static" not in text
+    assert "* minmax" in text and "* static" not in text
 
 
 def test_prints_what_broke_and_what_to_do_next(save_run: SaveRun):
@@ -64,5 +64,5 @@ def test_a_missing_record_is_refused(tmp_path: Path):
 def test_a_rung_that_was_not_tried_is_named(save_run: SaveRun):
     records = save_run()
     run = RunRecord.load(records / "run.json")
-    run.model_copy(update={"skipped": {"mse": "ranges are not the cause"}}).save(records / "run.json")
-    assert "mse: not tried: ranges are not the cause" in shown(records)
+    run.model_copy(update={"skipped": {"minmax": "ranges are not the cause"}}).save(records / "run.json")
+    assert "minmax: not tried: ranges are not the cause" in shown(records)

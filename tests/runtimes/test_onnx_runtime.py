@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.models.resnet import ResNet
-from distiq.quantization.quantize import quantize
+from distiq.quantization.quantize import points, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import SMALLEST_PACKED
@@ -123,6 +123,18 @@ def test_a_hard_swish_leaves_its_gate_in_float_and_says_so(images: Tensor, tmp_p
     with torch.no_grad():
         assert torch.allclose(load(path)(images[:64]), quantized(images[:64]), atol=1e-4)
         assert (quantized(images[:64]) - model(images[:64])).abs().max() < 0.1 * model(images[:64]).abs().max()
+
+
+def test_learned_steps_of_activations_are_those_of_the_file(exported, images: Tensor, tmp_path: Path):
+    quantized = quantize(exported.model, images, Scheme(weight_bits=4))
+    with torch.no_grad():
+        for number, point in enumerate(points(quantized)):
+            point.learn()
+            point.scale.mul_(0.8 + 0.05 * (number % 7))  # as training would
+        path = export(quantized, tmp_path / "learned.onnx", images[:2])
+        deployed, simulated = load(path)(images), quantized(images)
+    assert float_operations(path) == ()
+    assert (deployed - simulated).abs().mean() < 1e-4 * (simulated.max() - simulated.min())
 
 
 @pytest.mark.parametrize("bits", [3, 4])

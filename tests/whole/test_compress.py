@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -316,16 +317,19 @@ def test_an_assistant_stands_between(data: Data, tmp_path: Path):
     assert record.student.training.epochs[0].losses.keys() == {"task", "kd"}
 
 
-def test_closed_form_rounding_is_a_rung_and_a_start_for_training(data: Data, tmp_path: Path):
+@pytest.mark.parametrize("rung", ["rounding", "reconstruct"])
+def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_path: Path):
     training = {"epochs": 1, "batch_size": 16}
-    settings = recipe(
-        quantize={"rungs": ["rounding", "qat"], "training": training}, budget={"accuracy_drop_points": -100.0}
-    )
+    settings = recipe(quantize={"rungs": [rung, "qat"], "training": training}, budget={"accuracy_drop_points": -100.0})
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
     rounded, trained = record.trials
-    assert rounded.scheme == "static W8A8, mse, closed-form rounding"
-    assert trained.scheme == "static W8A8, mse, closed-form rounding, trained on its grids"
+    learned = ", BRECQ with QDrop in 300 steps" if rung == "reconstruct" else ""
+    assert rounded.scheme == f"static W8A8, mse, closed-form rounding{learned}"
+    assert trained.scheme == f"{rounded.scheme}, trained on its grids"
     assert min(trial.agreement for trial in record.trials) > 0.95
+    assert list(record.estimates) == [rung, "qat"]
+    told = [bool(re.search(r": about \d+ s", record.estimates[trial.rung])) for trial in record.trials]
+    assert told == [rung == "reconstruct", True]
 
 
 def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, tmp_path: Path):

@@ -8,10 +8,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from distiq.cli import app
-from distiq.diagnosis import OUTLIER, _stretched, diagnose
+from distiq.diagnosis import OUTLIER, _Patient, _stretched, diagnose
 from distiq.errors import UserError
+from distiq.ledger import Ledger
+from distiq.progress import Silent
 from distiq.quantization.scheme import Scheme
 from distiq.records import DiagnosisRecord, RunRecord
+from distiq.report.reading import chosen_trial
 
 
 def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):
@@ -24,10 +27,13 @@ def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):
     checks = {finding.check: finding for finding in found.findings}
     assert list(checks)[:4] == ["float32 student", "float32 file", "preprocessing", "runtime"]
     assert not any(checks[name].suspect for name in ("float32 file", "preprocessing", "runtime"))
-    trial, teacher, student = run.trials[0], run.teacher.column("float32").test, run.student.column("float32").test
+    trial, teacher, student = chosen_trial(run), run.teacher.column("float32").test, run.student.column("float32").test
     assert f"float32 loses {100 * (teacher.top1 - student.top1):.2f} points" in checks["float32 student"].text
     if teacher.top1 - trial.deployed.test.top1 <= 0.001:
         assert found.cause.startswith("Nothing to explain") and found.cure == ()
+    assert found.rung == trial.rung and f'the int8 file of the rung "{trial.rung}"' in found.looked_at
+    assert ("weights rounded to the nearest" in found.looked_at) == (trial.rung == "qat")
+    assert checks["ranges"].text.count(" dB") == 3
     places = [grid.place for grid in found.sensitivity.grids if grid.part == "weights"]
     assert places == sorted(set(places), key=places.index) and len(places) == len(run_layers())
     assert run.sensitivity is not None and run.sensitivity.weights == found.sensitivity.weights
@@ -55,6 +61,16 @@ def test_a_stretched_range_is_found():
     samples[0, 0, 5, 5] = 1000.0
     stretched = _stretched(model, samples, Scheme())
     assert max(calm.values()) < OUTLIER < stretched["input"]
+
+
+def test_a_cure_names_rungs_that_were_not_tried(run_copy: Path):
+    with Ledger(run_copy) as ledger:
+        patient = _Patient(ledger, Silent())
+        assert [trial.rung for trial in patient.run.trials] == ["static", "qat"]
+        assert patient._rungs("rounding", "static", "qat") == ('quantize.rungs=["rounding"]',)
+        assert patient._rungs("static") == ("quantize.training.epochs=4",)
+        patient.run = patient.run.model_copy(update={"trials": patient.run.trials[:1]})
+        assert patient._rungs("static") == ('quantize.rungs=["qat"]',)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):

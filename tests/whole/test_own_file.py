@@ -40,7 +40,8 @@ def distiq(*arguments: object) -> Result:
 
 def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path):
     out, record = tmp_path / "small.onnx", tmp_path / "record.json"
-    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", record, "--ranges", "mse")
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", record, "--ranges", "minmax",
+                    "--rounding", "nearest")  # fmt: skip
     assert result.exit_code == 0, result.output
     for part in ("Equal answers", "20 held-out samples", "SQNR of the outputs", "Batch 32", "Float operations left  0"):
         assert part in result.stdout, result.stdout
@@ -50,7 +51,7 @@ def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path)
     many = found.bench.files[1].latency[1].p50_ms > found.bench.files[0].latency[1].p50_ms
     assert ("measured slower" in result.stdout) == (one or many)
     images = torch.from_numpy(np.load(own.with_name("samples.npy")))
-    same = quantize(network(), images[::2], scheme_of("mse", "nearest", False, 8, False))
+    same = quantize(network(), images[::2], scheme_of("minmax", "nearest", False, 8, False))
     torch.testing.assert_close(load(out)(images), same(images), rtol=1e-4, atol=1e-4)
 
 
@@ -60,16 +61,17 @@ def test_a_folder_of_images_is_prepared_as_asked(tmp_path: Path, photos: Path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)).eval()
     own = export(model, tmp_path / "net.onnx", example)
     how = Preparation.written("", "0.5,0.4,0.3", "0.2")
-    found = quantize_file(own, folder, tmp_path / "out.onnx", scheme_of("minmax", "gptq", True, 4, False), how,
+    found = quantize_file(own, folder, tmp_path / "out.onnx", scheme_of("mse", "gptq", True, 4, False), how,
                           samples=3, rounds=1, seconds=0.002)  # fmt: skip
     assert found.calibration_samples == 3
     assert found.compared_samples > 3
-    assert found.scheme == "static W4A8, minmax, equalized, closed-form rounding"
+    assert found.scheme == "static W4A8, mse, equalized, closed-form rounding"
 
 
 def test_a_file_of_integer_weights_alone_is_made_too(own: Path, tmp_path: Path):
     out = tmp_path / "small.onnx"
-    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--mode", "weight_only")
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--mode", "weight_only",
+                    "--rounding", "nearest")  # fmt: skip
     assert result.exit_code == 0, result.output
     images = torch.from_numpy(np.load(own.with_name("samples.npy")))
     same = quantize(network(), images, Scheme(mode="weight_only"))
