@@ -30,8 +30,8 @@ SIGMAS = 4.0
 def kurtosis_loss(weight: Tensor) -> Tensor:
     """(kurtosis - 1.8)^2 of a layer's weights (outputs, ...), each over the largest of its output channel.
 
-    Shkolnik et al. 2020, "Robust quantization: one model to rule them all" (arXiv:2002.07686), equations 8 and 9; 1.8
-    is the kurtosis of the uniform distribution. The paper's grids span a layer, ours an output channel: hence the
+    Shkolnik et al. 2020, "Robust quantization: one model to rule them all" (arXiv:2002.07686); 1.8 is
+    the kurtosis of the uniform distribution. The paper's grids span a layer, ours an output channel: hence the
     division, without which a network could please the term by scales that batch norm takes back.
     """
     rows = weight.flatten(1)
@@ -59,7 +59,7 @@ def balance_loss(weight: Tensor) -> Tensor:
     """1 - the mean over the output channels of their range over the largest one, weights (outputs, ...).
 
     Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction" (arXiv:1906.04721),
-    equation 8: the precision of a channel on the grid of its layer.
+    section 4.1: the precision of a channel on the grid of its layer.
     """
     ranges = weight.flatten(1).abs().amax(1)
     return 1 - (ranges / ranges.amax().clamp_min(SMALLEST_SCALE)).mean()
@@ -83,7 +83,7 @@ def noisy(weight: Tensor, share: float, bits: int) -> Tensor:
     """A random share of the weights (outputs, ...) off by up to half a step of their output channel's grid.
 
     Uniform noise as in Defossez et al. 2021, "Differentiable model compression via pseudo quantization noise"
-    (arXiv:2104.09987), equation 5, on a part of the weights as in Fan et al. 2020, "Training with quantization noise
+    (arXiv:2104.09987), on a part of the weights as in Fan et al. 2020, "Training with quantization noise
     for extreme model compression" (arXiv:2004.07320). The gradient is that of the weights.
     """
     step = symmetric_scale(weight.detach().flatten(1).abs().amax(1), bits)
