@@ -460,7 +460,8 @@ class QuantizeSettings(Part):
         min_length=1,
         description='"static" (min-max), "percentile", "mse", "equalize" (scales moved between layers, biases'
         ' corrected), "rounding" (closed form), "float_layers" (the worst stay float32), "mixed" (4 bits'
-        ' where they cost least, if the file is too large), "qat" (with the teacher); other modes have "dynamic" or'
+        " where they cost least, if the file is too large; 6 to 2, if there are too many bit operations),"
+        ' "qat" (with the teacher); other modes have "dynamic" or'
         ' "weight_only", "rounding", "qat"',
     )
     mode: Mode = Field(
@@ -533,6 +534,12 @@ class Budget(Part):
     )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
+    bit_operations_m: float | None = Field(
+        None,
+        gt=0,
+        description="most bit operations of one sample, in millions: multiply-adds times bits of weight and activation;"
+        " for accelerators, the runtimes here compute narrow weights as int8",
+    )
 
 
 class MeasureSettings(Part):
