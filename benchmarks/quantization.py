@@ -1,4 +1,4 @@
-"""Post-training quantization side by side: distiq, onnxruntime, torchao PT2E and, where installed, NNCF.
+"""Post-training quantization side by side: distiq, onnxruntime, torchao PT2E and, where installed, NNCF and ai-edge.
 
     python benchmarks/quantization.py [--epochs 6] [--run runs/quantization] [--only resnet,mobilenet]
         [--sets 3] [--tools distiq,NNCF] [--adaround-iterations 10000] [--bert FOLDER]
@@ -10,7 +10,7 @@ Each tool's file is run in its runtime (torchao's graph in PyTorch). The DS-CNN 
 stays float32 for every tool. The BERT begins from `--bert`, a folder such as MiniLM's; else it is small and drawn.
 A second table has weights of 4 and 3 bits with 128 samples: naive rounding, the closed form, AdaRound and BRECQ as in
 their papers, and BRECQ in 300 steps from the closed form, each with its time. Networks and rows that are there are not
-made again; `--out` names the figures' file.
+made again; `--out` names the figures' file. `--markdown` makes nothing: it prints what is there as a table for docs.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import peers
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -196,6 +197,12 @@ def nncf(model: nn.Module, calibration: Tensor, folder: Path) -> Predict:
     return load(folder / "nncf.onnx")
 
 
+def ai_edge(model: nn.Module, calibration: Tensor, folder: Path) -> Predict:
+    """Its file takes one size of batch: one sample."""
+    path = peers.ai_edge(model, calibration, folder / "ai_edge.tflite", 1, "static_wi8_ai8")
+    return peers.load_integer_tflite(path)
+
+
 INT8: dict[str, Maker] = {
     "distiq default": distiq_with(Scheme(rounding="gptq")),
     "distiq min-max, nearest": distiq_with(Scheme(ranges="minmax")),
@@ -206,6 +213,7 @@ INT8: dict[str, Maker] = {
     "onnxruntime percentile": onnxruntime_with("Percentile"),
     "torchao PT2E": torchao_pt2e,
     "NNCF": nncf,
+    "ai-edge-quantizer": ai_edge,
 }
 
 
@@ -271,6 +279,24 @@ def show(found: dict, console: Console) -> None:
     console.print(table)
 
 
+def markdown(found: dict) -> str:
+    """Tools by networks; in each cell what was lost in points, flips in %, SQNR in dB, and seconds."""
+    networks = list(dict.fromkeys(key.split("/")[0] for key in found))
+    tools = list(dict.fromkeys(key.split("/")[1] for key in found))
+    known = [*INT8, *(tool for tool in tools if tool not in INT8)]  # rows that were made later stand in their place
+    float_top1 = {key.split("/")[0]: figures["float_top1"] for key, figures in found.items()}
+
+    def cell(figures: dict | None) -> str:
+        if figures is None:
+            return ""
+        drop, flips = f"{figures['drop_points']:.2f}", f"{100 * figures['flips']:.2f}"
+        return f"{drop} / {flips} / {figures['sqnr_db']:.1f} / {figures['seconds']:.0f}"
+
+    head = ["drop / flips % / SQNR dB / s", *(f"{name} ({100 * float_top1[name]:.2f} %)" for name in networks)]
+    rows = [[tool, *(cell(found.get(f"{name}/{tool}")) for name in networks)] for tool in known if tool in tools]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=6)
@@ -281,6 +307,9 @@ def main() -> None:
     parser.add_argument("--adaround-iterations", type=int, default=10000, help="steps of AdaRound and BRECQ")
     parser.add_argument("--bert", default="", help="a folder of weights and tokenizer that BERT begins from")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the rows of the run folder for the docs, no more"
+    )
     arguments = parser.parse_args()
     console = Console()
     narrow_rows = narrow(arguments.adaround_iterations)
@@ -288,6 +317,9 @@ def main() -> None:
     arguments.run.mkdir(parents=True, exist_ok=True)
     figures_file = arguments.run / "figures.json"
     found: dict = json.loads(figures_file.read_text()) if figures_file.is_file() else {}
+    if arguments.markdown:
+        print(markdown(found))
+        return
     for name in arguments.only.split(","):
         if (task := task_of(name, arguments.epochs, arguments.bert)) is None:
             console.print(f"{name}: its data are not here (see recipes/{BY_RECIPE[name]}); skipped")

@@ -24,7 +24,7 @@ WHAT_IT_IS: dict[Rung, str] = {
     "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
     "reconstruct": "rounding learned block by block from the closed form (BRECQ with QDrop)",
     "float_layers": "the layers whose weights make the most noise left in float32",
-    "mixed": "4-bit weights in the layers where they cost least, until the file is small enough",
+    "mixed": "narrow weights in the layers where they cost least, until the limit holds",
     "qat": "quantization-aware training with the teacher",
     "dynamic": "linear layers in int8, on grids that each batch makes anew",
     "weight_only": "weights as integers, computed in float32",
@@ -60,7 +60,13 @@ QUALITY = ("accuracy_drop_points", "auc_drop_points")
 
 
 def judge(
-    budget: Budget, teacher_top1: float, top1: float, size_bytes: int, latency_ms: float, auc_drop: float | None = None
+    budget: Budget,
+    teacher_top1: float,
+    top1: float,
+    size_bytes: int,
+    latency_ms: float,
+    auc_drop: float | None = None,
+    bit_operations: int | None = None,
 ) -> tuple[Breach, ...]:
     """The limits that do not hold. Accuracies are fractions of 1 on the same samples; so is the loss of AUC."""
     drop = round(100 * (teacher_top1 - top1), 9)  # 100 * (0.92 - 0.91) is a little more than 1
@@ -69,6 +75,7 @@ def judge(
         ("auc_drop_points", budget.auc_drop_points, round(100 * (auc_drop or 0.0), 9), "points"),
         ("size_kb", budget.size_kb, size_bytes / 1000, "kB"),
         ("latency_ms", budget.latency_ms, latency_ms, "ms"),
+        ("bit_operations_m", budget.bit_operations_m, (bit_operations or 0) / 1e6, "million"),
     )
     return tuple(
         Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
@@ -111,8 +118,11 @@ def next_rung(
     last = trials[-1]
     broken = {breach.limit: breach for breach in last.breaches}
     tried = {trial.rung for trial in trials}
-    if "size_kb" in broken and "mixed" in rungs and "mixed" not in tried:
-        return Next("mixed", f"the file is {broken['size_kb'].excess:.1f} kB too large: {WHAT_IT_IS['mixed']}")
+    if "mixed" in rungs and "mixed" not in tried:
+        if size := broken.get("size_kb"):
+            return Next("mixed", f"the file is {size.excess:.1f} kB too large: {WHAT_IT_IS['mixed']}")
+        if operations := broken.get("bit_operations_m"):
+            return Next("mixed", f"{operations.excess:.3g} million bit operations too many: {WHAT_IT_IS['mixed']}")
     lost = [breach for breach in last.breaches if breach.limit in QUALITY]
     if not lost:
         # The budget holds, or only size or speed is missing: the files of all other rungs have the same of both.
@@ -142,9 +152,13 @@ def skipped(
         if rung in tried or rung == "qat":
             continue
         if "mixed" in tried:
-            found[rung] = "the file would be too large again"
+            found[rung] = (
+                "the file would be too large again"
+                if budget.size_kb
+                else "there would be too many bit operations again"
+            )
         elif rung == "mixed":
-            found[rung] = "the file is small enough"
+            found[rung] = "the bit operations are few enough" if budget.bit_operations_m else "the file is small enough"
         elif allowed is not None and float_drop_points > allowed:
             # All of these bring the grids closer to float32, which is not good enough itself.
             found[rung] = f"nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
@@ -316,6 +330,11 @@ def _next_step(trained: bool, broken: Sequence[Breach], teacher_quality: float, 
         return (
             f"Make the student smaller: the file is {worst.measured / worst.allowed:.2f} times the limit; lower its"
             " width or the channels of its head (student.options)."
+        )
+    if worst.limit == "bit_operations_m":
+        return (
+            f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the bit operations; lower"
+            " its width or raise a stride earlier in the network (student.options)."
         )
     if worst.limit == "latency_ms":
         return (

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from distiq.data.splits import Data
-from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
+from distiq.evaluation.cost import latencies, layer_macs, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
 from distiq.models.audio import front_ends
 from distiq.numerics import sqnr_db
+from distiq.quantization.mixed import bit_operations
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import Recipe
@@ -196,6 +197,8 @@ class Measuring:
             training=training,
             runtimes=(in_runtime,),
             reduced_layers=quantized.reduced_layers(),
+            layer_bits=dict(quantized.scheme.layer_bits),
+            bit_operations=bit_operations(quantized, layer_macs(model, self.example)),
         )
 
     def in_runtime(

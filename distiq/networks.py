@@ -18,6 +18,7 @@ from distiq.data.text import check_same_tokens
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, check_losses, distil
+from distiq.distillation.friendly import friendly
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.errors import UserError
 from distiq.factory import source_of
@@ -29,7 +30,15 @@ from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.layout import make_contiguous
 from distiq.models.predictor import build_predictor
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, ModelSettings, Recipe, TextViewSettings, TrainingSettings, ViewSettings
+from distiq.recipe import (
+    DistilSettings,
+    FriendlySettings,
+    ModelSettings,
+    Recipe,
+    TextViewSettings,
+    TrainingSettings,
+    ViewSettings,
+)
 from distiq.records import NOUNS, Record, TrainingRecord
 from distiq.training import Batches, faster_precision
 
@@ -112,6 +121,7 @@ class Networks:
             check_output(model, len(self.data.classes), self.data.example, role)
             check_rate(model, self.data.rate, role)
         for settings in (self.recipe.distil, *others):
+            friendly(built["student"], settings.friendly, self.data.example)
             if settings.teacher != "none":
                 check_losses(built["student"], built["teacher"], settings, self.data)
         if self.kept:
@@ -218,7 +228,7 @@ class Networks:
 
         def make(_folder: Path) -> Precision:
             self.watch.stage(f"timing training steps of the {role} in float32 and bfloat16")
-            objective = Distillation(self.build(role), None, self.recipe.distil.without_teacher())
+            objective = Distillation(self.build(role), None, DistilSettings(teacher="none"))
             batches = Batches(self.data, Views(self.views(role), self.recipe.seed), settings.batch_size, 0)
             return Precision(faster=faster_precision(objective, batches, settings))
 
@@ -248,7 +258,7 @@ class Networks:
                 save_tensors(make_contiguous(model).state_dict(), folder / WEIGHTS)
                 origin = "given" if given else "a callable" if settings.predict else f"loaded from {source}"
                 return Trained(origin=origin, training=None)
-            alone = self.recipe.distil.without_teacher()
+            alone = DistilSettings(teacher="none")
             return self._train("teacher", model, None, alone, training, self.recipe.seed, folder)
 
         self.start = self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
@@ -273,6 +283,8 @@ class Networks:
 
     def _taught(self, role: str, source: Source, distillation: DistilSettings, seed: int) -> Step:
         taught, training = distillation.teacher != "none", self.training(role)
+        if role != "student":
+            distillation = distillation.model_copy(update={"friendly": FriendlySettings()})
         is_cut = role == "student" and self.recipe.student.is_cut and self.given["student"] is None
         start = (self.start or self.teacher()) if is_cut else None
         inputs = self.shared | {
@@ -283,6 +295,7 @@ class Networks:
             "distil": distillation.model_dump(exclude={"cache": {"limit_mb"}}) if taught else None,
             "losses": [loss.model_dump() for loss in distillation.output_losses] if taught else None,
             "teacher": source.step.key if taught else None,
+            "friendly": distillation.friendly.model_dump(),
             **({"start": start.key} if start else {}),
         }
 

@@ -17,7 +17,7 @@ from distiq.data.splits import Data, check_data
 from distiq.distillation.distil import output_losses
 from distiq.errors import UserError
 from distiq.evaluation.compare import paired_speed
-from distiq.evaluation.cost import multiply_adds, parameter_count
+from distiq.evaluation.cost import layer_macs, multiply_adds, parameter_count
 from distiq.files import save_tensors, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, replace_folder, source_hash
 from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring
@@ -29,11 +29,11 @@ from distiq.numerics import sqnr_db
 from distiq.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
-from distiq.quantization.mixed import narrow_layers
+from distiq.quantization.mixed import FLOAT_BITS, choose_bits
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.rounding import CHUNK
-from distiq.quantization.scheme import Scheme
+from distiq.quantization.scheme import REDUCED_BITS, Scheme
 from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Recipe, Rung, to_toml
 from distiq.records import (
@@ -62,6 +62,7 @@ QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
 
 
 NARROW_BITS = 4
+NARROW = (6, 4, 3, 2)  # what layers may take where bit operations are limited
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
 NODE_BYTES = 64  # what a packed weight adds to the file: a node and its names
 
@@ -355,7 +356,7 @@ class _Story:
             bits or settings.weight_bits,  # type: ignore[arg-type]
             settings.activation_bits,
             float_modules=kept,
-            reduce_range=settings.reduce_range,
+            reduce_range=settings.reduce_range and not bits,  # fewer have no need of it
             mode=settings.mode,
             group_size=settings.group_size,
         )
@@ -376,20 +377,49 @@ class _Story:
         self.watch.note(f"{share:.0f} % of the noise comes from weights, the rest from activations")
         return record
 
-    def _narrowed(self, start: Scheme, student: _Network, too_large: float) -> Scheme:
-        """The scheme with 4-bit weights in the layers where they add the least noise.
+    def _narrowed(self, start: Scheme, student: _Network, before: list[TrialRecord]) -> Scheme:
+        """The scheme with narrow weights in the layers where they add the least noise, so that the limits hold that
+        they can mend: of size, by 4 bits alone, since files store fewer as 4; of bit operations, by any.
 
         Args:
-            too_large: bytes that the file has to lose.
+            before: the trials so far; how far the first is beyond a limit is what the layers have to save.
         """
-        wide, narrow = (self._sensitivity(student, bits) for bits in (self.recipe.quantize.weight_bits, NARROW_BITS))
-        power = [{grid.place: 10 ** (-grid.sqnr_db / 10) for grid in record.grids} for record in (wide, narrow)]
-        layers = [grid.place for grid in wide.grids if grid.part == "weights"]
-        saved = {layer: student.model.get_parameter(f"{layer}.weight").numel() / 2 - NODE_BYTES for layer in layers}
-        chosen = narrow_layers({layer: power[1][layer] - power[0][layer] for layer in layers}, saved, too_large)
-        self.watch.note(f"4-bit weights in {len(chosen)} of {len(layers)} layers: {', '.join(chosen)}")
-        bits = tuple((layer, NARROW_BITS) for layer in chosen)
-        return dataclasses.replace(start, layer_bits=bits, float_modules=self._plain().float_modules, rounding="gptq")
+        budget, wide = self.recipe.budget, self.recipe.quantize.weight_bits
+        choices = [bits for bits in (NARROW if budget.bit_operations_m else (NARROW_BITS,)) if bits < wide]
+        # The widest is that of the ladder's evidence.
+        records = {wide: self._sensitivity(student)} | {bits: self._sensitivity(student, bits) for bits in choices}
+        noise = {
+            bits: {grid.place: 10 ** (-grid.sqnr_db / 10) for grid in record.grids if grid.part == "weights"}
+            for bits, record in records.items()
+        }
+        macs, activation_bits = layer_macs(student.model, self.measuring.example), start.activation_bits
+        most_bits = REDUCED_BITS if start.reduce_range else wide
+        sizes: dict[str, dict[int, float]] = {}
+        operations: dict[str, dict[int, float]] = {}
+        for layer in noise[wide]:
+            count = student.model.get_parameter(f"{layer}.weight").numel()
+            packed = count / 2 + NODE_BYTES
+            sizes[layer] = {bits: packed if bits <= NARROW_BITS else float(count) for bits in noise}
+            step = float(macs.get(layer, 0) * activation_bits)
+            operations[layer] = {bits: step * min(bits, most_bits) for bits in noise}
+        first = before[0] if before else None
+        limits: list[tuple[dict[str, dict[int, float]], float]] = []
+        if budget.size_kb and first and first.deployed.cost:
+            too_large = first.deployed.cost.size_bytes - 1000 * budget.size_kb
+            limits.append((sizes, sum(costs[wide] for costs in sizes.values()) - too_large))
+        if budget.bit_operations_m and first and first.bit_operations:
+            too_many = first.bit_operations - 1e6 * budget.bit_operations_m
+            limits.append((operations, sum(costs[wide] for costs in operations.values()) - too_many))
+        powers = {layer: {bits: noise[bits][layer] for bits in noise} for layer in noise[wide]}
+        chosen = {layer: bits for layer, bits in choose_bits(powers, limits).items() if bits != wide}
+        said = ", ".join(f"{layer} ({bits})" for layer, bits in chosen.items())
+        self.watch.note(f"fewer bits of weights in {len(chosen)} of {len(powers)} layers: {said}")
+        return dataclasses.replace(
+            start,
+            layer_bits=tuple(chosen.items()),
+            float_modules=self._plain().float_modules,
+            rounding="gptq",
+        )
 
     def _judge(self, teacher: _Network, trial: TrialRecord, split: str) -> tuple[Breach, ...]:
         cost = trial.deployed.cost
@@ -397,7 +427,9 @@ class _Story:
         wanted, found = getattr(teacher.record.column("float32"), split), getattr(trial.deployed, split)
         auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
         latency_ms = cost.at_batch(1).p50_ms
-        return ladder.judge(self.recipe.budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop)
+        return ladder.judge(
+            self.recipe.budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop, trial.bit_operations
+        )
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
         scheme = self._scheme(rung, student, trials)
@@ -496,8 +528,7 @@ class _Story:
                 layers, _ = self.evidence.worst_layers(ladder.FLOAT_LAYERS)
                 return dataclasses.replace(start, float_modules=(*plain.float_modules, *layers))
             case "mixed":
-                size = before[0].deployed.cost.size_bytes if before and before[0].deployed.cost else 0
-                return self._narrowed(start, student, size - 1000 * (self.recipe.budget.size_kb or 0))
+                return self._narrowed(start, student, before)
         return start
 
     def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:
@@ -628,6 +659,7 @@ class _Story:
             breaches=(),
             test_breaches=(),
             seconds=0.0,
+            bit_operations=(student.record.macs or 0) * FLOAT_BITS**2,
         )
         delivered = ladder.fall_back(best, others, self._judged(teacher, float32))
         cost = delivered.deployed.cost

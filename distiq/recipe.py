@@ -377,6 +377,32 @@ class CacheSettings(Part):
     limit_mb: float = Field(4000, gt=0, description="largest store; views beyond it are answered anew each time")
 
 
+class FriendlySettings(Part):
+    """What makes the student easy to quantize while it is trained, with a teacher or without; 0 leaves a term out."""
+
+    kurtosis: float = Field(0.0, ge=0, description="weight of the kurtosis of weights (KURE, Shkolnik et al. 2020)")
+    range: float = Field(0.0, ge=0, description="weight of activations beyond four standard deviations")
+    balance: float = Field(
+        0.0, ge=0, description="weight of unlike ranges of the channels of depthwise layers, batch norm folded"
+    )
+    noise: float = Field(
+        0.0, ge=0, le=1, description="share of the weights that each step moves by up to half a step of their grid"
+    )
+    noise_bits: Literal[2, 3, 4, 6, 7, 8] = Field(8, description="of that grid; see quantize.weight_bits")
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.kurtosis or self.range or self.balance or self.noise)
+
+    @model_validator(mode="after")
+    def _bits_are_of_a_noise(self) -> Self:
+        if self.noise_bits != 8 and not self.noise:
+            raise ValueError(
+                f"noise_bits = {self.noise_bits}, but noise = 0 draws none; set noise = 1.0, or leave noise_bits out"
+            )
+        return self
+
+
 class DistilSettings(Part):
     """What the student learns from: labels, the teacher's outputs, the teacher's layers."""
 
@@ -391,6 +417,7 @@ class DistilSettings(Part):
         (), description='more: [[distil.losses]] name = "rkd", student = "pool", teacher = "pool", weight = 1.0'
     )
     cache: CacheSettings = Field(default_factory=CacheSettings)
+    friendly: FriendlySettings = Field(default_factory=FriendlySettings)
 
     @property
     def layer_losses(self) -> tuple[KnowledgeLoss, ...]:
@@ -416,7 +443,7 @@ class DistilSettings(Part):
         return left.model_copy(update={"kd_weight": 1.0}) if nothing else left
 
     def without_teacher(self) -> "DistilSettings":
-        """The same training on the labels alone."""
+        """The same training on the labels alone; what makes the student easy to quantize stays."""
         return self.model_copy(update={"teacher": "none", "losses": ()})
 
     @model_validator(mode="after")
@@ -451,8 +478,8 @@ class QuantizeSettings(Part):
         description='"rounding" (closed form; ranges of least squared error, as "static", which rounds to the nearest),'
         ' "minmax" (ranges as wide as all values), "percentile", "equalize" (scales moved between layers),'
         ' "reconstruct" (learned rounding, block by block: minutes, so not in this list), "float_layers" (the worst'
-        ' stay float32), "mixed" (4 bits where they cost least, if the file is too large), "qat" (with the teacher);'
-        ' other modes have "dynamic" or "weight_only", "rounding", "qat"',
+        ' stay float32), "mixed" (4 bits where they cost least, if the file is too large; 6 to 2, if there are too many'
+        ' bit operations), "qat" (with the teacher); other modes have "dynamic" or "weight_only", "rounding", "qat"',
     )
     mode: Mode = Field(
         "static",
@@ -532,6 +559,12 @@ class Budget(Part):
     )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
+    bit_operations_m: float | None = Field(
+        None,
+        gt=0,
+        description="most bit operations of one sample, in millions: multiply-adds times bits of weight and activation;"
+        " for accelerators, the runtimes here compute narrow weights as int8",
+    )
 
 
 class MeasureSettings(Part):
@@ -626,6 +659,15 @@ class Recipe(Part):
         for name in self.measure.runtimes:
             if why := runtime_lacks(name, settings.mode, settings.activation_bits, settings.group_size):
                 raise ValueError(f"quantize and measure.runtimes: {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _ranges_are_of_grids(self) -> Self:
+        if self.distil.friendly.range and self.quantize.mode == "weight_only":
+            raise ValueError(
+                f'distil.friendly.range = {self.distil.friendly.range:g}, but quantize.mode = "weight_only" leaves'
+                " activations float32, whose range costs nothing; set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

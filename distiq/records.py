@@ -310,7 +310,9 @@ class TrialRecord(Record):
     test set: they decide the verdict. `sqnr_db` is of the logits on the validation split. `float_operations` is what
     the runtime computes in float32 though it was to be int8, `intended_float_operations` what is meant to stay so.
     `runtimes` are those of the recipe, in its order; the first is the one of `deployed`. `reduced_layers` have 7-bit
-    weights so that sums of two products fit into 16 bits (`quantize.reduce_range`).
+    weights so that sums of two products fit into 16 bits (`quantize.reduce_range`). `layer_bits` are the layers whose
+    weights have fewer bits than the others. `bit_operations` are those of one sample: multiply-adds times bits of
+    weight and activation.
     """
 
     rung: str
@@ -328,6 +330,8 @@ class TrialRecord(Record):
     training: TrainingRecord | None = None
     runtimes: tuple[RuntimeRecord, ...] = ()
     reduced_layers: tuple[str, ...] = ()
+    layer_bits: dict[str, int] = {}
+    bit_operations: int | None = None
 
 
 class FloatModulesRecord(Record):
@@ -358,7 +362,8 @@ class NoiseRecord(Record):
     """What a grid costs at the network's output while everything else stays float32.
 
     `place` is the module path of the layer, or of the operation behind whose output the grid lies. `sqnr_db` is of the
-    logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities.
+    logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities: by so much the
+    cross entropy with float32's own answers grows, which is the change of the loss where there are no labels.
     """
 
     place: str

@@ -51,7 +51,8 @@ def column(name: str, top1: float, size_bytes: int = 90_000, latency_ms: float =
 
 
 def breach(limit: str = "accuracy_drop_points", allowed: float = 1.0, measured: float = 1.5) -> Breach:
-    unit = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms"}[limit]
+    units = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms", "bit_operations_m": "million"}
+    unit = units[limit]
     return Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
 
 
@@ -85,10 +86,11 @@ def model(role: str, top1: float) -> ModelRecord:
         (Budget(accuracy_drop_points=1.0), "accuracy_drop_points", 2.0, 1.0, "points"),
         (Budget(size_kb=80), "size_kb", 90.0, 10.0, "kB"),
         (Budget(latency_ms=0.15), "latency_ms", 0.2, 0.05, "ms"),
+        (Budget(bit_operations_m=50), "bit_operations_m", 64.0, 14.0, "million"),
     ],
 )
 def test_each_limit_is_judged_alone(budget, limit, measured, excess, unit):
-    (found,) = judge(budget, 0.92, 0.90, 90_000, 0.2)
+    (found,) = judge(budget, 0.92, 0.90, 90_000, 0.2, bit_operations=64_000_000)
     assert (found.limit, found.unit) == (limit, unit)
     assert found.measured == pytest.approx(measured)
     assert found.excess == pytest.approx(excess)
@@ -240,6 +242,17 @@ def test_narrow_weights_come_first_when_the_file_is_too_large():
     assert next_rung(EVERY, [trial("static", too_large), trial("mixed", too_large)], budget, 0.0) is None
 
 
+def test_narrow_weights_are_fewer_bit_operations():
+    budget = Budget(accuracy_drop_points=1.0, bit_operations_m=50)
+    too_many = breach("bit_operations_m", 50, 64)
+    following = next_rung(EVERY, [trial("static", too_many)], budget, 0.0)
+    assert following.rung == "mixed" and "14 million bit operations too many" in following.reason
+    trials = [trial("static", too_many), trial("mixed", breach())]
+    assert next_rung(EVERY, trials, budget, 0.0).rung == "qat"
+    assert "too many bit operations again" in skipped(EVERY, trials, budget, 0.0, None)["mse"]
+    assert next_rung(EVERY, [trial("static", too_many), trial("mixed", too_many)], budget, 0.0) is None
+
+
 @pytest.mark.parametrize("limit", ["size_kb", "latency_ms"])
 def test_no_rung_mends_size_or_speed(limit):
     budget = Budget(accuracy_drop_points=1.0, size_kb=80, latency_ms=0.1)
@@ -304,8 +317,9 @@ def test_the_verdict_is_of_the_test_set():
         ((breach(measured=3.0),), 0.915, ["qat"], "Train longer on the grids"),
         ((breach(measured=3.0),), 0.915, ["static", "qat"], "Train longer on the grids"),
         ((breach("size_kb", 80, 81), breach(measured=3.0)), 0.9, ["static"], "Train the student longer"),
+        ((breach("bit_operations_m", 50, 60),), 0.915, ["static"], "1.20 times the bit operations"),
     ],
-    ids=["size", "latency", "float", "no qat", "qat", "qat tried, another chosen", "worst first"],
+    ids=["size", "latency", "float", "no qat", "qat", "qat tried, another chosen", "worst first", "operations"],
 )  # fmt: skip
 def test_the_next_step_mends_the_worst_limit(breaches, student, rungs, words):
     trials = [trial(rung, *breaches) for rung in rungs]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distiq.data.splits import UNLABELLED, Data
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
+from distiq.distillation.friendly import Friendly, friendly
 from distiq.distillation.taps import tapped
 from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
@@ -35,9 +36,10 @@ class Distillation(nn.Module):
         settings: DistilSettings,
         label_smoothing: float = 0.0,
         terms: Sequence[nn.Module] = (),
+        easy: Friendly | None = None,
     ) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.easy = student, easy
         self.terms = nn.ModuleList(terms)
         self.teacher, self.settings, self.label_smoothing = teacher, settings, label_smoothing
         self.wanted = settings.layer_losses if teacher is not None else ()
@@ -48,12 +50,15 @@ class Distillation(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         with tapped(self.student, self.paths) as features:
-            logits = self.student(batch.inputs)
+            logits, eased = (
+                self.easy(self.student, batch.inputs) if self.easy else (self.student(batch.inputs), Losses())
+            )
         known = self.teacher(batch) if self.teacher is not None else None
         named = output_losses(logits, batch, known, self.settings, self.label_smoothing)
         if known is not None:
             for name, wanted, term in zip(self.names, self.wanted, self.terms, strict=True):
                 named[name] = wanted.weight * term(_layers(wanted, features, known, batch))
+        named.update(eased)
         return named
 
 
@@ -119,7 +124,7 @@ def distil(
         The trained student in eval mode, and how the training went.
 
     Raises:
-        UserError: a module path is unknown, or the loss is not finite.
+        UserError: a module path is unknown, a term has no layer to speak of, or the loss is not finite.
     """
     settings, training = settings or DistilSettings(), training or TrainingSettings()
     student = copy.deepcopy(student)
@@ -128,7 +133,8 @@ def distil(
     answering = as_teacher(teacher, settings)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     terms = _terms(student, answering, settings, batches)
-    objective = Distillation(student, answering, settings, training.label_smoothing, terms)
+    easy = friendly(student, settings.friendly, data.example)
+    objective = Distillation(student, answering, settings, training.label_smoothing, terms, easy)
 
     def accuracy(trained: nn.Module) -> float:
         return validation_accuracy(trained.student, data)  # type: ignore[arg-type]

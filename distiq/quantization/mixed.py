@@ -1,30 +1,66 @@
-"""Mixed precision: which layers take narrow weights so that the file fits and the output changes least."""
+"""Mixed precision: how many bits the weights of each layer take, so that limits hold and the output changes least."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import LinearConstraint, milp
+
+from distiq.quantization.points import PerChannelWeightPoint
+from distiq.quantization.quantize import QuantizedModel
+from distiq.quantization.sensitivity import grids
+
+FLOAT_BITS = 32
+ByBits = Mapping[str, Mapping[int, float]]
+"""A figure of each layer for each number of bits that it could take."""
 
 
-def narrow_layers(extra_noise: Mapping[str, float], saved: Mapping[str, float], wanted: float) -> tuple[str, ...]:
-    """The layers that together save at least `wanted` bytes and add the least noise, by integer programming.
+def choose_bits(noise: ByBits, limits: Sequence[tuple[ByBits, float]]) -> dict[str, int]:
+    """The bits of each layer: together they keep every limit and make the least noise, by integer programming.
 
     Dong et al. 2020, "HAWQ-V2" (arXiv:1911.03852), section 3.2, with measured noise in place of the Hessian's trace.
+    Where no choice keeps all limits, each layer takes what costs the least.
 
     Args:
-        extra_noise: noise power at the network's output that narrow weights of this layer alone add, by layer.
-        saved: bytes that narrow weights of the layer save.
-        wanted: more than all layers can save takes all.
+        noise: power at the network's output, with this layer's weights alone on a grid of so many bits.
+        limits: what the layers cost in bytes or in bit operations, and what that may be in sum.
     """
-    layers = list(saved)
-    if sum(saved.values()) <= wanted:
-        return tuple(layers)
-    noise, savings = np.array([extra_noise[layer] for layer in layers]), np.array([saved[layer] for layer in layers])
-    scale = noise.max() if noise.max() > 0 else 1.0
+    choices = [(layer, bits) for layer, powers in noise.items() for bits in powers]
+    power = np.array([noise[layer][bits] for layer, bits in choices])
+    one_each = np.array([[float(layer == other) for other, _ in choices] for layer in noise])
+    constraints = [LinearConstraint(one_each, lb=1, ub=1)]
+    for costs, limit in limits:
+        constraints.append(LinearConstraint(np.array([[costs[layer][bits] for layer, bits in choices]]), ub=limit))
     found = milp(
-        noise / scale,
-        integrality=np.ones(len(layers)),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(savings[None], lb=wanted),
+        power / (float(np.median(power)) or 1.0),  # the solver's gap is absolute
+        integrality=np.ones(len(choices)),
+        bounds=(0, 1),
+        constraints=constraints,
+        options={"mip_rel_gap": 0.0},
     )
-    return tuple(layer for layer, taken in zip(layers, found.x, strict=True) if taken > 0.5)
+    if found.x is None:
+        return {layer: min(powers, key=lambda bits: _cost(limits, layer, bits)) for layer, powers in noise.items()}
+    return {layer: bits for (layer, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
+
+
+def _cost(limits: Sequence[tuple[ByBits, float]], layer: str, bits: int) -> float:
+    """What a layer costs as a share of its own most, summed over the limits."""
+    return sum(costs[layer][bits] / max(*costs[layer].values(), 1.0) for costs, _ in limits)
+
+
+def bit_operations(quantized: QuantizedModel, macs: Mapping[str, int]) -> int:
+    """Multiply-adds of one sample, each times the bits of its weight and of its activation, 32 each in float32.
+
+    The field's BOPs, as in van Baalen et al. 2020, "Bayesian bits" (arXiv:2005.07093).
+
+    Args:
+        macs: of each layer by its module path, and of the whole network by "".
+    """
+    scheme = quantized.scheme
+    activation_bits = FLOAT_BITS if scheme.mode == "weight_only" else scheme.activation_bits
+    total, on_grids = 0, 0
+    for grid in grids(quantized):
+        if isinstance(grid.point, PerChannelWeightPoint) and grid.place in macs:
+            bits = grid.point.quant_max.bit_length() + 1  # a symmetric grid of b bits ends at 2^(b-1) - 1
+            total += macs[grid.place] * bits * activation_bits
+            on_grids += macs[grid.place]
+    return total + (macs.get("", 0) - on_grids) * FLOAT_BITS**2

@@ -60,6 +60,7 @@ LIMITS = {
     "auc_drop_points": "AUC drop against the teacher",
     "size_kb": "file size",
     "latency_ms": "latency, one sample",
+    "bit_operations_m": "bit operations, one sample",
 }
 
 
@@ -335,12 +336,14 @@ def breach_sentence(breach: Breach) -> str:
 
 def broken_limits(breaches: tuple[Breach, ...]) -> str:
     """The broken limits in a word each, or "none"."""
-    return ", ".join(breach.limit.partition("_")[0] for breach in breaches) or "none"
+    words = (breach.limit.replace("bit_", "bit ").partition("_")[0] for breach in breaches)
+    return ", ".join(words) or "none"
 
 
 def budget_lines(run: RunRecord) -> tuple[str, ...]:
     """The limits that were set, as text."""
-    units = {"accuracy_drop_points": "points", "auc_drop_points": "points", "size_kb": "kB", "latency_ms": "ms"}
+    units = {"accuracy_drop_points": "points", "auc_drop_points": "points", "size_kb": "kB", "latency_ms": "ms",
+             "bit_operations_m": "million"}  # fmt: skip
     return tuple(
         f"{LIMITS.get(limit, limit)} at most {quantity(allowed, units.get(limit, ''))}"
         for limit, allowed in run.budget.items()
@@ -402,7 +405,7 @@ def _interval(speed: SpeedRecord) -> str:
 
 NOISE_HEADINGS = (
     Cell("SQNR", "of the logits, this grid alone"),
-    Cell("Divergence", "of the probabilities"),
+    Cell("Loss change", "divergence from float32"),
     Cell("Share", "of the noise"),
 )
 
@@ -434,8 +437,12 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
     excess = [f"+{amount(breach.excess)} {breach.unit}" for breach in trial.breaches]
     on_test = [f"test: {broken_limits(trial.test_breaches)}"] if trial.test_breaches != trial.breaches else []
     reduced = f"; 7-bit weights in {len(trial.reduced_layers)} layers" if trial.reduced_layers else ""
+    fewer = "".join(
+        f"; {bits}-bit weights in {', '.join(layer for layer, own in trial.layer_bits.items() if own == bits)}"
+        for bits in sorted(set(trial.layer_bits.values()))
+    )
     return Row(
-        Cell(trial.rung, trial.reason + reduced),
+        Cell(trial.rung, trial.reason + reduced + fewer),
         (
             Cell(percent(deployed.validation.top1), points(deployed.validation.top1 - teacher.validation.top1)),
             Cell(percent(deployed.test.top1), points(deployed.test.top1 - teacher.test.top1)),

@@ -1,31 +1,77 @@
-"""Layers chosen by the integer program, against every choice there is."""
+"""Bits chosen by the integer program, against every choice there is; bit operations by hand."""
 
 import itertools
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from distiq.quantization.mixed import narrow_layers
+from distiq.quantization.mixed import bit_operations, choose_bits
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
+
+BITS = (8, 4, 3)
+Figures = dict[str, dict[int, float]]
+
+
+def figures(layers: int, seed: int) -> tuple[Figures, Figures, Figures]:
+    """Noise, bytes and bit operations of each layer at each number of bits."""
+    torch.manual_seed(seed)
+    names = [f"layer{number}" for number in range(layers)]
+    noise = {
+        name: dict(zip(BITS, (torch.rand(3) * torch.tensor([1e-5, 1e-3, 1e-2])).tolist(), strict=True))
+        for name in names
+    }
+    sizes, macs = torch.randint(100, 5000, (2, layers)).tolist()
+    return (
+        noise,
+        {name: {8: float(size), 4: size / 2, 3: size / 2} for name, size in zip(names, sizes, strict=True)},
+        {name: {bits: float(8 * bits * count) for bits in BITS} for name, count in zip(names, macs, strict=True)},
+    )
+
+
+def total(costs: Figures, chosen: dict[str, int]) -> float:
+    return sum(costs[layer][bits] for layer, bits in chosen.items())
+
+
+def every(noise: Figures) -> list[dict[str, int]]:
+    return [dict(zip(noise, bits, strict=True)) for bits in itertools.product(BITS, repeat=len(noise))]
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
-def test_no_other_choice_adds_less_noise(seed: int, share: float):
-    torch.manual_seed(seed)
-    names = [f"layer{number}" for number in range(8)]
-    noise = dict(zip(names, (torch.rand(8) * 1e-4).tolist(), strict=True))
-    saved = dict(zip(names, torch.randint(100, 5000, (8,)).double().tolist(), strict=True))
-    wanted = share * sum(saved.values())
-    chosen = narrow_layers(noise, saved, wanted)
-    every = (choice for count in range(9) for choice in itertools.combinations(names, count))
-    least = min(sum(noise[n] for n in c) for c in every if sum(saved[n] for n in c) >= wanted)
-    assert sum(saved[name] for name in chosen) >= wanted
-    assert sum(noise[name] for name in chosen) == pytest.approx(least)
+@pytest.mark.parametrize("shares", [(0.95, None), (0.6, None), (None, 0.8), (None, 0.45), (0.8, 0.6)])
+def test_no_other_choice_adds_less_noise(seed: int, shares: tuple[float | None, float | None]):
+    noise, *costs = figures(6, seed)
+    widest = dict.fromkeys(noise, 8)
+    limits = [(of, share * total(of, widest)) for of, share in zip(costs, shares, strict=True) if share]
+    chosen = choose_bits(noise, limits)
+    assert all(total(of, chosen) <= limit for of, limit in limits)
+    kept = [choice for choice in every(noise) if all(total(of, choice) <= limit for of, limit in limits)]
+    assert total(noise, chosen) == pytest.approx(min(total(noise, choice) for choice in kept))
 
 
-def test_more_than_there_is_takes_every_layer():
-    assert narrow_layers({"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 20.0}, 31.0) == ("a", "b")
+def test_without_a_limit_each_layer_takes_its_best():
+    noise, sizes, _ = figures(5, 0)
+    assert choose_bits(noise, []) == dict.fromkeys(noise, 8)
+    assert choose_bits(noise, [(sizes, 1e9)]) == dict.fromkeys(noise, 8)
 
 
-def test_nothing_wanted_takes_none():
-    assert narrow_layers({"a": 1.0, "b": 2.0}, {"a": 10.0, "b": 20.0}, 0.0) == ()
+def test_a_limit_that_none_can_keep_takes_what_costs_least():
+    noise, sizes, operations = figures(5, 0)
+    sizes["layer0"] = {8: 50.0, 4: 89.0, 3: 89.0}  # packing costs more than it saves
+    assert choose_bits(noise, [(sizes, 10.0)]) == {"layer0": 8} | {f"layer{n}": 4 for n in range(1, 5)}
+    assert choose_bits(noise, [(operations, 10.0)]) == dict.fromkeys(noise, 3)
+
+
+def test_bit_operations_by_hand(images: Tensor):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
+    macs = {"": 3600 + 1200 + 10, "0": 100 * 4 * 9, "3": 1200}  # 10 in float32, in no layer
+
+    def of(scheme: Scheme) -> int:
+        return bit_operations(quantize(model, images[:8], scheme), macs)
+
+    assert of(Scheme()) == 4800 * 64 + 10 * 1024
+    assert of(Scheme(layer_bits=(("3", 4),), activation_bits=16)) == 3600 * 128 + 1200 * 64 + 10 * 1024
+    assert of(Scheme(reduce_range=True)) == 4800 * 56 + 10 * 1024
+    assert of(Scheme(float_modules=("0",), weight_bits=2)) == 3600 * 1024 + 1200 * 16 + 10 * 1024
+    assert of(Scheme(mode="weight_only", weight_bits=4)) == 4800 * 128 + 10 * 1024

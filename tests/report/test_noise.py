@@ -2,9 +2,9 @@
 
 import pytest
 
-from distiq.records import NoiseRecord, SensitivityRecord
+from distiq.records import Breach, NoiseRecord, SensitivityRecord
 from distiq.report.plots import noise_by_grid
-from distiq.report.tables import noise_rows, noise_shares
+from distiq.report.tables import broken_limits, noise_rows, noise_shares
 
 
 def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:
@@ -30,6 +30,14 @@ def test_the_noisiest_come_first_after_the_sums():
     rows = noise_rows(FOUND, most=2)
     assert [row.head.text for row in rows] == ["all weights", "all activations", "stem.0", "input"]
     assert [row.cells[2].text for row in rows] == ["91 %", "9 %", "83 %", "8 %"]
+
+
+def test_a_broken_limit_is_named_in_a_word():
+    def broken(limit: str) -> Breach:
+        return Breach(limit=limit, allowed=1, measured=2, excess=1, unit="")
+
+    limits = ("size_kb", "accuracy_drop_points", "bit_operations_m")
+    assert broken_limits(tuple(map(broken, limits))) == "size, accuracy, bit operations"
 
 
 def test_the_plot_names_places_and_decibels():

@@ -15,6 +15,7 @@ from distiq import ladder, pipeline, runner
 from distiq.bundle import Bundle
 from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
+from distiq.evaluation.cost import multiply_adds
 from distiq.files import sha256_of_file
 from distiq.pipeline import compress
 from distiq.progress import Silent
@@ -147,6 +148,23 @@ def test_a_file_that_is_too_large_gets_narrow_weights_and_trains_on_them(data: D
         assert trial.float_operations == () and trial.agreement > 0.95
         assert "W4/8A8" in trial.scheme
     assert record.sensitivity.rung == "static"
+
+
+@pytest.mark.parametrize(("reduce_range", "bits"), [(False, 8), (True, 7)])
+def test_too_many_bit_operations_narrow_the_weights(reduce_range: bool, bits: int, data: Data, tmp_path: Path):
+    student = network(4)
+    allowed = 0.7 * 8 * bits * multiply_adds(student, torch.zeros(2, 1, 12, 12))
+    settings = recipe(
+        budget={"bit_operations_m": allowed / 1e6},
+        quantize={"rungs": ["static", "mixed"], "reduce_range": reduce_range},
+    )
+    record = compress(settings, run=tmp_path / "run", teacher=network(6), student=student, data=data)
+    assert [trial.rung for trial in record.trials] == ["static", "mixed"]
+    assert record.trials[0].bit_operations == 8 * bits * record.student.macs
+    assert record.verdict.met and record.verdict.chosen == "mixed"
+    assert record.trials[1].bit_operations <= allowed
+    assert set(record.trials[1].layer_bits.values()) <= {2, 3, 4, 6}
+    assert record.trials[1].float_operations == () and record.trials[1].agreement > 0.95
 
 
 def test_a_few_layers_in_float(data: Data, tmp_path: Path):
