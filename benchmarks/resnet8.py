@@ -62,11 +62,13 @@ def network() -> tuple[nn.Module, Tensor]:
 # ONNX Runtime alone ---------------------------------------------------------------------------------------------------
 
 
-def session(path: Path, profile: Path | None = None) -> onnxruntime.InferenceSession:
+def session(path: Path, profile: Path | None = None, packed: bool = True) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -113,35 +115,39 @@ class Kernel(NamedTuple):
 
 def profile(path: Path, inputs: Tensor) -> list[Kernel]:
     """Every node's mean time of a call, in the graph's order."""
+    # Weights that are packed for their kernel have no shape any more.
+    macs = {name: _macs(calls[-1]) for name, calls in _calls(path, inputs, 1, packed=False).items()}
+    kernels = []
+    for name, calls in _calls(path, inputs, 2 * PROFILED_CALLS).items():  # the first half warms up
+        us = statistics.fmean(call["dur"] for call in calls[-PROFILED_CALLS:]) + TRUNCATED_US
+        kernels.append(Kernel(name, calls[-1]["args"]["op_name"], us, macs.get(name, 0)))
+    return kernels
+
+
+def _calls(path: Path, inputs: Tensor, count: int, packed: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """What the profiler says of each node's calls, by its name."""
     with tempfile.TemporaryDirectory() as folder:
-        opened = session(path, Path(folder) / "profile")
-        feed = {opened.get_inputs()[0].name: inputs.numpy()}
-        for _ in range(2 * PROFILED_CALLS):  # the first half warms up
-            opened.run(None, feed)
+        opened = session(path, Path(folder) / "profile", packed)
+        for _ in range(count):
+            opened.run(None, {opened.get_inputs()[0].name: inputs.numpy()})
         events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
     found = defaultdict[str, list[dict[str, Any]]](list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             found[event["name"].removesuffix("_kernel_time")].append(event)
-    kernels = []
-    for name, calls in found.items():
-        arguments = calls[-1]["args"]
-        us = statistics.fmean(call["dur"] for call in calls[-PROFILED_CALLS:]) + TRUNCATED_US
-        kernels.append(Kernel(name, arguments["op_name"], us, _macs(arguments)))
-    return kernels
+    return found
 
 
-def _macs(arguments: dict[str, Any]) -> int:
-    """Multiply-adds of a layer, from its shapes: the weight is what has int8."""
-    results, given = ([prod(next(iter(one.values()))) for one in arguments["output_type_shape"]],
-                      [one["int8"] for one in arguments["input_type_shape"] if "int8" in one])  # fmt: skip
-    weights = [shape for shape in given if len(shape) > 1]
-    if not weights or ("Conv" not in arguments["op_name"] and "Gemm" not in arguments["op_name"]):
+def _macs(call: dict[str, Any]) -> int:
+    """Multiply-adds of a layer, from the shapes of a call: the weight is what has int8."""
+    about = call["args"]
+    weights = [one["int8"] for one in about["input_type_shape"] if len(one.get("int8", ())) > 1]
+    if len(weights) != 1 or not ("Conv" in about["op_name"] or "Gemm" in about["op_name"]):
         return 0
+    result = next(iter(about["output_type_shape"][0].values()))
     # The weight of a convolution is (O, I, kh, kw), that of a Gemm has two sides, of which one is the outputs.
-    (shape,) = weights
-    outputs = shape[0] if "Conv" in arguments["op_name"] else next(iter(arguments["output_type_shape"][0].values()))[-1]
-    return results[0] * prod(shape) // outputs
+    outputs = weights[0][0] if "Conv" in about["op_name"] else result[-1]
+    return prod(result) * prod(weights[0]) // outputs
 
 
 # Timing ---------------------------------------------------------------------------------------------------------------
@@ -188,9 +194,9 @@ def table_of(turns: dict[str, list[float]], batch: int, macs: int, peak: PeakRec
         ms = statistics.median(times)
         counts = "int8" in label or "float32" in label
         rate = gmac_per_s(macs * batch, ms)
-        share = f"{100 * peak.share(rate, 'int8' in label, 1):.0f} %" if counts else ""
-        cells = (label, said.get(label, ""), f"{ms:.4f}", f"{1000 * batch / ms:,.0f}", f"{rate:.0f}" if counts else "",
-                 share)  # fmt: skip
+        share = f"{100 * peak.share(rate, 'int8' in label, 1):.0f} %"
+        reached = (f"{1000 * batch / ms:,.0f}", f"{rate:.0f}", share) if counts else ("", "", "")
+        cells = (label, said.get(label, ""), f"{ms:.4f}", *reached)
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

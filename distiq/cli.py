@@ -308,7 +308,7 @@ def quantize(
     mean: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel: images become (x - mean) / std")] = "0",
     std: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel")] = "1",
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="the int8 file takes uint8 images and prepares them itself (.onnx, .xml)")
+        bool, typer.Option("--pixels", help="the int8 file takes uint8 images and prepares them itself (not .pte)")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
