@@ -187,10 +187,10 @@ def _with_pixels(content: bytes, pixels: Pixels) -> bytes:
     readers = [operation for operation in graph.operators if inside in list(operation.inputs)]
     grid = graph.tensors[readers[0].outputs[0]].quantization if len(readers) == 1 else None
     if grid is not None and grid.scale is not None and len(grid.scale) == 1:
-        scale, zero_point = np.float32(grid.scale[0]), grid.zeroPoint[0] + UNSIGNED
+        scale, zero_point = np.array(grid.scale, np.float32), np.array(grid.zeroPoint) + UNSIGNED
         if pixels.are_integers_of(scale, zero_point):
             entry.quantization = copy.copy(grid)
-            entry.quantization.zeroPoint = np.array([zero_point], np.int64)
+            entry.quantization.zeroPoint = zero_point
             graph.tensors[inside] = entry
             return _content(model)
     entry.name = b"input"
