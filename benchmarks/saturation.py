@@ -1,6 +1,6 @@
 """What pair sums of 16 bits cost on a CPU without VNNI: distiq's files and those of onnxruntime's quantize_static.
 
-    python benchmarks/saturation.py [--only resnet positive] [--epochs 6] [--run runs/quantization] [--test 0]
+    python benchmarks/saturation.py [--only mobilenet resnet] [--epochs 6] [--run runs/quantization] [--test 0]
 
 The networks are trained here on Fashion-MNIST in float32: those of benchmarks/quantization.py, by the same names in the
 same folder, and one that meets the limit, "positive", with activations clipped to [0, 1] and two wide early
@@ -181,7 +181,7 @@ def print_results(results: dict[str, dict[str, dict]], console: Console) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=["positive", "resnet"])
+    parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=["mobilenet", "resnet"])
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--run", type=Path, default=Path("runs/quantization"))
     parser.add_argument("--train", type=int, default=0, help="images to train on; 0 takes all")

@@ -304,7 +304,8 @@ def _predict(interpreter: Any) -> Callable[[Tensor], Tensor]:
             interpreter.resize_tensor_input(entry, inputs.shape)
             interpreter.allocate_tensors()
             batch = len(inputs)
-        interpreter.set_tensor(entry, inputs)
+        # The converter makes int32 of token numbers.
+        interpreter.set_tensor(entry, inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs)
         interpreter.invoke()
         return torch.from_numpy(interpreter.get_tensor(result))
 
