@@ -1,6 +1,7 @@
 """distiq's int8 file in each runtime against the other tools' int8 files of the same network, and against float32.
 
-    python benchmarks/runtimes.py [--networks mobilenet_v2 resnet18 bert4 student] [--out FILE]
+    python benchmarks/runtimes.py --make                               makes the files, which takes long; times nothing
+    python benchmarks/runtimes.py [--only mobilenet_v2 resnet18 bert4 student] [--minutes 25] [--out FILE]
     python benchmarks/runtimes.py --quick --out /tmp/runtimes.json     tiny networks, to try it; its times mean nothing
 
 MobileNetV2 and ResNet-18 at 224 x 224, a BERT of 4 layers (384 wide, 128 tokens) and the student of
@@ -10,13 +11,16 @@ with 1 and 2 threads, in several sets of newly loaded sessions. Ratios are paire
 of the fastest other int8 file of the runtime (1.05 or less is asked for), and the fastest float32 file's over distiq's.
 Files of other tools for LiteRT, ExecuTorch and Inductor are made for each size of batch, distiq's take any.
 
-What is measured already stands in the results and is not measured again: interrupted, the same command goes on. A tool
-that is not installed has a line that says so.
+`--minutes` is the time for all that is still to be timed: every size of batch and number of threads of a network gets
+an equal share of what is left, and as many turns as fit into it. What is measured already stands in the results and is
+not measured again, files that are there are not made again: interrupted, the same command goes on. A tool that is not
+installed has a line that says so.
 """
 
 import argparse
 import json
 import math
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +29,14 @@ from typing import Any, NamedTuple
 import peers
 import torch
 from rich.console import Console
-from rich.table import Column, Table
 from torch import Tensor, nn
 
 from distiq import environment
 from distiq.evaluation.compare import paired_speed
-from distiq.evaluation.cost import latencies, multiply_adds
+from distiq.evaluation.cost import WARM_UPS, latencies, multiply_adds
 from distiq.evaluation.evaluate import Predict
 from distiq.files import write_atomically
+from distiq.ledger import source_hash
 from distiq.models.build import Tokens, build
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
@@ -46,8 +50,10 @@ VOCABULARY = 8000
 MOBILENET_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
                     (6, 320, 1, 1))  # fmt: skip
 FLOAT32, DISTIQ, REFUSED = "float32", "distiq", "refused"
-WIDTH = 150  # columns that the table needs
 PER_BATCH = (".pt2", ".pte", ".tflite")  # endings of files that other tools make for one size of batch
+ROUNDS = (2, 8)  # turns of each file in a set: the least and the most
+PEER_LIMIT = 1.05  # of distiq's time over the fastest other int8 file's
+MAKING = ("quantization", "runtimes", "models", "numerics.py")  # the rooms whose code distiq's files come from
 
 
 class Network(NamedTuple):
@@ -95,7 +101,7 @@ def mobilenet_v2(quick: bool) -> Network:
     """The paper's, 3.5 M parameters (Sandler et al. 2018, table 2)."""
     width, size = (0.25, 32) if quick else (1.0, 224)
     model = MobileNetV2(1000, 3, width, stem=32, stem_stride=2, stages=MOBILENET_STAGES, head=1280)
-    return _settled(model, _images(3, size, quick))
+    return settled(model, _images(3, size, quick))
 
 
 def resnet18(quick: bool) -> Network:
@@ -107,7 +113,7 @@ def resnet18(quick: bool) -> Network:
     for name, module in model.named_modules():
         if name.endswith("bn2"):
             nn.init.ones_(module.weight)  # at its start a block adds nothing
-    return _settled(model, _images(3, size, quick))
+    return settled(model, _images(3, size, quick))
 
 
 def bert4(quick: bool) -> Network:
@@ -126,7 +132,7 @@ def student(quick: bool) -> Network:
     """The student of the Fashion-MNIST recipe."""
     recipe = parse_recipe(tomllib.loads(Path("recipes/fashion_mnist.toml").read_text(encoding="utf-8")))
     images = _images(1, 28, quick)
-    return _settled(build(recipe.student, 10, images[:1], "student"), images)
+    return settled(build(recipe.student, 10, images[:1], "student"), images)
 
 
 NETWORKS: dict[str, Callable[[bool], Network]] = {
@@ -141,7 +147,7 @@ def _images(channels: int, size: int, quick: bool) -> Tensor:
     return torch.randn(8 if quick else 128, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def _settled(model: nn.Module, images: Tensor) -> Network:
+def settled(model: nn.Module, images: Tensor) -> Network:
     """The network with batch norms that have seen the images, so that its activations are of an ordinary size."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -180,10 +186,10 @@ class Files:
         return paths, refused
 
     def _made(self, runtime: str, maker: str, batch: int) -> Path | str:
-        own = maker in (FLOAT32, DISTIQ)
-        ending = ".pt2" if runtime == "inductor" else RUNTIMES[runtime].ending
-        once = ending not in PER_BATCH or (own and runtime != "inductor")
-        path = self.folder / f"{runtime}-{maker.replace(' ', '_')}{'' if once else f'-{batch}'}{ending}"
+        ending = RUNTIMES[runtime].ending if runtime in RUNTIMES else ".pt2"
+        once = ending not in PER_BATCH or by_distiq(runtime, maker)
+        version = f"-{source_hash(*MAKING)[:8]}" if maker == DISTIQ else ""
+        path = self.folder / f"{runtime}-{maker.replace(' ', '_')}{version}{'' if once else f'-{batch}'}{ending}"
         reason = path.with_suffix(f".{REFUSED}")
         if path.is_file():
             return path
@@ -195,8 +201,7 @@ class Files:
         except ImportError as error:
             return f"not installed: {error}"  # not remembered: it may be, next time
         except Exception as error:  # every tool raises its own kinds
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+            text = _told(error)
             self.console.print(f"  {text}", highlight=False, markup=False)
             if "not installed" not in text:
                 reason.write_text(text, encoding="utf-8")
@@ -206,7 +211,7 @@ class Files:
         model, samples = self.network
         if maker in (FLOAT32, DISTIQ):
             network = self._int8() if maker == DISTIQ else model
-            if runtime == "inductor":
+            if not by_distiq(runtime, maker):
                 return peers.compiled(lowered(network), samples, path, batch)
             require(RUNTIMES[runtime])
             return export(network, path, samples[:2])
@@ -225,11 +230,16 @@ class Files:
         return self.quantized
 
 
+def by_distiq(runtime: str, maker: str) -> bool:
+    """Whether distiq writes and runs the file, of any batch."""
+    return maker in (FLOAT32, DISTIQ) and runtime in RUNTIMES
+
+
 def opened(label: str, path: Path, threads: int) -> Predict:
     """The file in its runtime."""
-    if path.suffix == ".pt2":
+    if path.suffix == ".pt2" and not by_distiq(*label.split("/")):
         return peers.load_compiled(path, threads)
-    if path.suffix == ".tflite" and not label.endswith((f"/{FLOAT32}", f"/{DISTIQ}")):
+    if path.suffix == ".tflite" and not by_distiq(*label.split("/")):
         return peers.load_fixed_tflite(path, threads)
     return load(path, threads)
 
@@ -237,32 +247,56 @@ def opened(label: str, path: Path, threads: int) -> Predict:
 # Timing ---------------------------------------------------------------------------------------------------------------
 
 
-def timed(files: Files, batch: int, threads: int, sets: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Medians of every turn of every file, in ms, and why files are missing."""
+def timed(files: Files, batch: int, threads: int, sets: int, seconds: float, budget_s: float) -> dict[str, Any]:
+    """Medians of every turn of every file, in ms, and why files are missing.
+
+    Args:
+        seconds: length of a turn; a call that takes longer is a turn of its own.
+        budget_s: what loading and timing may take; at least two turns of every file in every set are taken.
+    """
+    began = time.perf_counter()
     paths, refused = files.at_batch(batch)
     samples = files.network.samples
     inputs = samples[torch.arange(batch) % len(samples)].contiguous()
     turns: dict[str, list[float]] = {}
-    for _ in range(sets):
-        models = {}
+    rounds = []
+    for number in range(sets):
+        models: dict[str, Predict] = {}
+        cost_s = 0.0  # of a turn of every file
         for label in [label for label in paths if label not in refused]:
             try:
                 models[label] = opened(label, paths[label], threads)
                 models[label](inputs)
+                called = time.perf_counter()
+                models[label](inputs)
+                call_s = time.perf_counter() - called
+                cost_s += min(WARM_UPS * call_s, seconds + call_s) + max(call_s, seconds)
             except Exception as error:  # every runtime raises its own kinds
                 models.pop(label, None)
-                refused[label] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        for label, record in latencies(models, inputs, threads, rounds, seconds).items():
+                refused[label] = _told(error)
+        left_s = (budget_s - (time.perf_counter() - began)) / (sets - number)
+        rounds.append(min(max(ROUNDS[0], int(left_s / max(cost_s, 1e-9))), ROUNDS[1]))
+        for label, record in latencies(models, inputs, threads, rounds[-1], seconds).items():
             turns.setdefault(label, []).extend(record.turns_ms)
     return {
         "network": files.name,
         "batch": batch,
         "threads": threads,
+        "runtimes": list(files.makers),
         "macs": files.macs,
+        "rounds": rounds,
+        "seconds_of_a_turn": seconds,
+        "took_s": time.perf_counter() - began,
         "turns_ms": {label: values for label, values in turns.items() if label not in refused},
         "bytes": {label: _size(path) for label, path in paths.items()},
         "missing": refused,
     }
+
+
+def _told(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def _size(path: Path) -> int:
@@ -321,36 +355,35 @@ def gain_of_the_best(entry: dict[str, Any]) -> float | None:
     return min(kinds[FLOAT32]) / min(kinds[DISTIQ]) if all(kinds.values()) else None
 
 
+HEADINGS = ("network", "batch", "threads", "runtime", "float32 ms", "best peer", "ms", "distiq ms", "distiq / peer",
+            "float32 / distiq")  # fmt: skip
+
+
 def print_results(results: list[dict[str, Any]], console: Console) -> None:
-    """The table, what is missing, and the gain of the best runtime by network."""
-    names = (
-        "batch",
-        "threads",
-        "runtime",
-        "float32 ms",
-        "best peer",
-        "ms",
-        "distiq ms",
-        "distiq / peer",
-        "float32 / distiq",
-    )
-    table = Table(Column("network", no_wrap=True), *names)
+    """A markdown table, what is missing, where a limit does not hold, and the gain of the best runtime by network."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|---" * len(HEADINGS) + "|"]
+    broken = []
     for entry in results:
         for row in rows_of(entry):
             times = [f"{value:.3f}" if value else "" for value in (row.float_ms, row.peer_ms, row.distiq_ms)]
-            table.add_row(entry["network"], str(entry["batch"]), str(entry["threads"]), row.runtime, times[0], row.peer,
-                          times[1], times[2], _speed(row.ratio), _speed(row.gain))  # fmt: skip
-    Console(width=max(console.width, WIDTH)).print(table)
+            cells = (entry["network"], entry["batch"], entry["threads"], row.runtime, times[0], row.peer, times[1],
+                     times[2], _speed(row.ratio), _speed(row.gain))  # fmt: skip
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+            place = f"{entry['network']}, batch {entry['batch']}, {entry['threads']} thread(s), {row.runtime}"
+            if row.ratio is not None and row.ratio.ratio > PEER_LIMIT:
+                broken.append(f"{place}: {row.ratio.ratio:.2f} times the time of {row.peer}")
+            if row.gain is not None and row.gain.ratio < 1:
+                broken.append(f"{place}: slower than float32 ({row.gain.ratio:.2f})")
     missing = {f"{entry['network']}: {label}: {why}" for entry in results for label, why in entry["missing"].items()}
-    for line in sorted(missing):
-        console.print(line, highlight=False, markup=False)
     for threads in sorted({entry["threads"] for entry in results}):
         alone = [entry for entry in results if entry["threads"] == threads and entry["batch"] == 1]
         gains = {entry["network"]: gain for entry in alone if (gain := gain_of_the_best(entry))}
         if gains:
             mean = math.exp(sum(map(math.log, gains.values())) / len(gains))
             each = ", ".join(f"{name} {gain:.2f}" for name, gain in gains.items())
-            console.print(f"batch 1, {threads} thread(s): best float32 / best distiq int8 {mean:.2f} ({each})")
+            broken.append(f"batch 1, {threads} thread(s): best float32 / best distiq int8 {mean:.2f} ({each})")
+    for line in (*lines, "", *sorted(missing), "", *broken):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _speed(found: SpeedRecord | None) -> str:
@@ -359,42 +392,68 @@ def _speed(found: SpeedRecord | None) -> str:
     return f"{found.ratio:.2f}" + (" ({:.2f} to {:.2f})".format(*found.interval) if found.interval else "")
 
 
+def results_before(out: Path, quick: bool, machine: dict[str, Any]) -> dict[str, Any]:
+    """The report so far, or a new one.
+
+    Raises:
+        SystemExit: what is there was measured on another machine, with other versions or other networks.
+    """
+    new: dict[str, Any] = {"environment": machine, "quick": quick, "peak": None, "results": []}
+    if not out.is_file():
+        return new
+    before = json.loads(out.read_text(encoding="utf-8"))
+    if before.get("environment") != machine or before.get("quick") != quick:
+        raise SystemExit(f"{out}: holds other networks, or times of another machine or other versions; move it away")
+    return before
+
+
+def place_of(entry: dict[str, Any]) -> tuple[str, int, int]:
+    """Which setting a result is of."""
+    return entry["network"], entry["batch"], entry["threads"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--only", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--runtimes", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--minutes", type=float, default=25.0, help="for all that is still to be timed")
     parser.add_argument("--sets", type=int, default=2, help="how often all files are loaded anew")
-    parser.add_argument("--rounds", type=int, default=4, help="turns of each file in a set")
-    parser.add_argument("--seconds", type=float, default=0.3, help="length of a turn")
-    parser.add_argument("--quick", action="store_true", help="tiny networks, one turn; only to try it")
+    parser.add_argument("--seconds", type=float, default=0.2, help="length of a turn")
+    parser.add_argument("--make", action="store_true", help="make the files and time nothing; needs no quiet machine")
+    parser.add_argument("--quick", action="store_true", help="tiny networks, two turns; only to try it")
     parser.add_argument("--files", type=Path, default=Path("runs/benchmark_runtimes"), help="where files are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/runtimes.json"))
     given = parser.parse_args()
-    sets, rounds, seconds, batches = given.sets, given.rounds, given.seconds, given.batches
+    sets, seconds, minutes, batches = given.sets, given.seconds, given.minutes, given.batches
     if given.quick:
-        sets, rounds, seconds, batches = 1, 2, 0.0, [1, 2]
+        sets, seconds, minutes, batches = 1, 0.0, 0.0, [1, 2]
     console = Console()
-    machine = environment.describe().model_dump(mode="json")
-    settings = {"runtimes": given.runtimes, "sets": sets, "rounds": rounds, "seconds": seconds, "quick": given.quick}
-    report: dict[str, Any] = {"environment": machine, "settings": settings, "peak": None, "results": []}
-    if given.out.is_file():
-        before = json.loads(given.out.read_text(encoding="utf-8"))
-        same = before["environment"] == machine and before["settings"] == settings
-        report = before if same else report
-    report["peak"] = report["peak"] or measure_peak(seconds).model_dump()
-    known = {(entry["network"], entry["batch"], entry["threads"]) for entry in report["results"]}
-    for name in given.networks:
-        wanted = [(b, t) for b in batches for t in given.threads if (name, b, t) not in known]
-        if not wanted:
+    report = results_before(given.out, given.quick, environment.describe().model_dump(mode="json"))
+    known = {place_of(entry) for entry in report["results"] if set(given.runtimes) <= set(entry["runtimes"])}
+    every = [(name, batch, threads) for name in given.only for batch in batches for threads in given.threads]
+    wanted = [one for one in every if one not in known]
+    until = time.perf_counter() + 60 * minutes
+    if wanted and not given.make:
+        report["peak"] = report["peak"] or measure_peak(seconds).model_dump()
+        console.print(f"{len(wanted)} of {len(every)} settings to time, {minutes:.0f} minutes")
+    files: Files | None = None
+    for number, (name, batch, threads) in enumerate(wanted):
+        if files is None or files.name != name:
+            folder = given.files / ("quick" if given.quick else "full") / name
+            files = Files(name, given.runtimes, given.quick, folder, console)
+        began = time.perf_counter()
+        files.at_batch(batch)
+        until += time.perf_counter() - began  # files that had to be made
+        if given.make:
             continue
-        folder = given.files / ("quick" if given.quick else "full") / name
-        files = Files(name, given.runtimes, given.quick, folder, console)
-        for batch, threads in wanted:
-            console.print(f"{name}: timing, batch {batch}, {threads} thread(s)", highlight=False)
-            report["results"].append(timed(files, batch, threads, sets, rounds, seconds))
-            write_atomically(given.out, json.dumps(report, indent=1).encode())
+        console.print(f"{name}: timing, batch {batch}, {threads} thread(s)", highlight=False)
+        share_s = (until - time.perf_counter()) / (len(wanted) - number)
+        others = [entry for entry in report["results"] if place_of(entry) != (name, batch, threads)]
+        report["results"] = [*others, timed(files, batch, threads, sets, seconds, share_s)]
+        write_atomically(given.out, json.dumps(report, indent=1).encode())
+        console.print(f"  {report['results'][-1]['took_s']:.0f} s", highlight=False)
     print_results(report["results"], console)
 
 

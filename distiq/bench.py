@@ -98,7 +98,11 @@ def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:
     runtime = runtime_of(path)
     require(runtime)
     entry = runtime.entry(path)
-    shape, dtype = shape or entry.shape[1:], entry.dtype
+    own = entry.shape[1:]
+    if shape and (len(shape) != len(own) or any(size not in (-1, had) for size, had in zip(own, shape, strict=True))):
+        wanted, given = (",".join("any" if size < 1 else str(size) for size in sizes) for sizes in (own, shape))
+        raise UserError(f"{path}: takes samples of shape {wanted}, not {given}; leave --shape out, or make it fit")
+    shape, dtype = shape or own, entry.dtype
     if not shape or min(shape) < 1:
         raise UserError(f"{path}: the file leaves the shape of a sample open; give it, such as --shape 3,224,224")
     if not dtype.is_floating_point:

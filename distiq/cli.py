@@ -307,6 +307,9 @@ def quantize(
     size: Annotated[str, typer.Option(help="of the images, such as 224,224, where the file does not say it")] = "",
     mean: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel: images become (x - mean) / std")] = "0",
     std: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel")] = "1",
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="the int8 file takes uint8 images and prepares them itself (not .pte)")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -326,6 +329,7 @@ def quantize(
                 scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size),
                 Preparation.written(size, mean, std),
                 samples=samples,
+                pixels=pixels,
                 threads=threads,
                 watch=watch,
             )

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -289,6 +289,26 @@ def picture(sample: Tensor, kind: Kind) -> Tensor:
     height = torch.linspace(1, -1, rows).unsqueeze(1)
     inside = (height <= top + 1 / rows) & (height >= bottom - 1 / rows)
     return torch.where(inside, 0, 255).byte().unsqueeze(0)
+
+
+def with_one_another(runtimes: Sequence[RuntimeRecord], answers: Mapping[str, Tensor]) -> tuple[RuntimeRecord, ...]:
+    """The records of a trial's files with the share of test samples on which each two of them answer the same.
+
+    Args:
+        answers: logits of the test set (N, classes) by runtime.
+    """
+    return tuple(
+        entry.model_copy(
+            update={
+                "agreement_with": {
+                    name: agreement(answers[entry.runtime], other)
+                    for name, other in answers.items()
+                    if name != entry.runtime
+                }
+            }
+        )
+        for entry in runtimes
+    )
 
 
 def _steps(simulated: Tensor, deployed: Tensor) -> tuple[int, int, int, int, int]:

@@ -20,7 +20,7 @@ from distiq.evaluation.compare import paired_speed
 from distiq.evaluation.cost import layer_macs, multiply_adds, parameter_count
 from distiq.files import save_tensors, write_atomically
 from distiq.ledger import CHECKPOINT, Ledger, Step, replace_folder, source_hash
-from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring
+from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring, with_one_another
 from distiq.models.audio import front_ends
 from distiq.models.predictor import Predictor
 from distiq.models.transformer import TokenLogits, save_transformers
@@ -459,7 +459,10 @@ class _Story:
         step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make)
         self.files[f"student-{rung}"] = step.folder / self.measuring.model_file
         others = tuple(self._elsewhere(name, rung, scheme, step, student) for name in self.recipe.measure.runtimes[1:])
-        return step.record.model_copy(update={"runtimes": (*step.record.runtimes, *others), "seconds": step.seconds})
+        runtimes = (*step.record.runtimes, *others)
+        answers = {one.runtime: load_file(self.files[one.file].parent / ANSWERS)["test"] for one in runtimes}
+        update = {"runtimes": with_one_another(runtimes, answers), "seconds": step.seconds}
+        return step.record.model_copy(update=update)
 
     def _elsewhere(self, name: str, rung: Rung, scheme: Scheme, trial: Step, student: _Network) -> RuntimeRecord:
         """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""

@@ -18,6 +18,7 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records import OwnFileRecord
 from distiq.runtimes.export import export, lacks, load, require, runtime_of
+from distiq.runtimes.pixels import Pixels
 
 COMPARED = 2048
 CHUNK = 32
@@ -66,6 +67,7 @@ def quantize_file(
     preparation: Preparation,
     *,
     samples: int = 512,
+    pixels: bool = False,
     threads: int = 1,
     rounds: int = 10,
     seconds: float = 0.2,
@@ -77,6 +79,7 @@ def quantize_file(
         data: an array of ready inputs (N, ...) as .npy or .npz, or a folder of images; see `read_inputs`.
         out: its ending names the runtime; see `export`.
         samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
+        pixels: the int8 file takes uint8 images, whose size is right already, and prepares them itself.
         rounds, seconds: of the timing; see `bench`.
 
     Raises:
@@ -91,6 +94,8 @@ def quantize_file(
         raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: is the float32 file itself; give another name to --out")
+    if pixels and not data.is_dir():
+        raise UserError(f"{data}: --pixels is for a folder of images: their preparation goes into the file")
     watch.stage("reading the network and the samples")
     entry = runtime_of(source).entry(source)
     if not entry.shape or entry.shape[0] > 1:
@@ -109,9 +114,10 @@ def quantize_file(
             f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
         )
     watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
-    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2])
+    inside = Pixels(*(preparation.of_channels(calibration.shape[1]))) if pixels else None
+    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2], inside)
     watch.stage(f"comparing on {len(held_out)} other samples")
-    answers = _answers(load(out, threads), held_out, CHUNK)
+    answers = _answers(load(out, threads), preparation.pixels(held_out) if pixels else held_out, CHUNK)
     timed = bench(
         [source, out],
         threads=threads,

@@ -608,7 +608,7 @@ class ExportSettings(Part):
     """What the exported files take."""
 
     pixels: bool = Field(
-        False, description="images: files take uint8 pixels and normalize them themselves (onnxruntime, openvino)"
+        False, description="images: files take uint8 pixels and normalize them themselves (not executorch)"
     )
 
 
@@ -645,11 +645,11 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _pixels_have_a_form(self) -> Self:
-        without = [name for name in self.measure.runtimes if name not in ("onnxruntime", "openvino")]
+        without = [name for name in self.measure.runtimes if name not in ("onnxruntime", "openvino", "litert")]
         if self.export.pixels and without:
             raise ValueError(
                 f"export.pixels = true, but files of {without[0]} take normalized float32; set it to false, or measure"
-                ' in "onnxruntime" and "openvino" alone'
+                ' in "onnxruntime", "openvino" and "litert" alone'
             )
         return self
 

@@ -271,9 +271,10 @@ class FlipRecord(Record):
 class RuntimeRecord(Record):
     """A trial's int8 file in one runtime, beside the float32 file of the same network there.
 
-    `agreement` is the share of test samples that the file answers as the simulated graph does. `steps` counts the
-    logits by their distance from the simulated ones, in steps of 1/255 of the logits' span: up to half a step, one,
-    two, four, more. `same_integers` says whether integers and scales read back from the file are the graph's.
+    `agreement` is the share of test samples that the file answers as the simulated graph does, `agreement_with` as the
+    file of each other runtime of the trial does, by its name. `steps` counts the logits by their distance from the
+    simulated ones, in steps of 1/255 of the logits' span: up to half a step, one, two, four, more. `same_integers` says
+    whether integers and scales read back from the file are the graph's.
     Latencies are measured side by side at the end of the run; `speed` compares the file with its float32 file then.
     """
 
@@ -287,6 +288,7 @@ class RuntimeRecord(Record):
     same_integers: bool
     float_operations: tuple[str, ...]
     intended_float_operations: tuple[str, ...] = ()
+    agreement_with: dict[str, float] = {}
     float_size_bytes: int | None = None
     latency: tuple[LatencyRecord, ...] = ()
     float_latency: tuple[LatencyRecord, ...] = ()

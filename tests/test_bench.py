@@ -57,6 +57,14 @@ def test_an_open_shape_is_asked_for_and_can_be_given(tmp_path: Path):
     assert bench([path], shape=(3, 6, 6), **QUICK).files[0].latency
 
 
+@pytest.mark.parametrize("shape", [(6, 6), (4, 6, 6), (3, 6, 6, 1)])
+def test_a_shape_that_the_file_does_not_take_is_refused(shape: tuple[int, ...], tmp_path: Path):
+    path = foreign(tmp_path / "open.onnx", ["n", 3, "height", "width"])
+    given = ",".join(map(str, shape))
+    with pytest.raises(UserError, match=rf"takes samples of shape 3,any,any, not {given}; leave --shape out"):
+        bench([path], shape=shape, **QUICK)
+
+
 def test_two_inputs_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"takes 2 inputs \(pixels0, pixels1\), not one"):
         bench([foreign(tmp_path / "two.onnx", [1, 4], inputs=2)], **QUICK)

@@ -57,8 +57,8 @@ def test_runtimes_that_cannot_be_are_refused(tmp_path, names, message):
 
 
 def test_pixels_are_refused_where_a_runtime_has_no_form_for_them(tmp_path):
-    text = '[export]\npixels = true\n[measure]\nruntimes = ["onnxruntime", "litert"]'
-    assert "files of litert take normalized float32" in refusal(tmp_path, text)
+    text = '[export]\npixels = true\n[measure]\nruntimes = ["onnxruntime", "executorch"]'
+    assert "files of executorch take normalized float32" in refusal(tmp_path, text)
 
 
 def test_a_download_without_a_place_is_refused(tmp_path):

@@ -32,6 +32,16 @@ class Preparation(NamedTuple):
             raise UserError(f"--mean {mean} --std {std}: write one number, or one for each channel; std above 0")
         return cls(tuple(int(number) for number in sizes), means, deviations)
 
+    def of_channels(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of each channel."""
+        mean, std = (numbers * channels if len(numbers) == 1 else numbers for numbers in (self.mean, self.std))
+        return mean, std
+
+    def pixels(self, inputs: Tensor) -> Tensor:
+        """The uint8 pixels that inputs (N, C, H, W) were made of."""
+        mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (self.mean, self.std))
+        return ((inputs * std + mean) * 255).round().to(torch.uint8)
+
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:

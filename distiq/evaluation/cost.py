@@ -40,7 +40,7 @@ def latencies(
         batch: the input of every call (B, ...).
         threads: what the models were loaded with; it is recorded, not set.
         rounds: how often each model has its turn; the order turns round every time.
-        seconds: length of a turn, after `WARM_UPS` calls that are not counted.
+        seconds: length of a turn, after `WARM_UPS` calls that are not counted, or as many as fit into that time.
     """
     turns: dict[str, list[list[float]]] = {name: [] for name in models}
     for number in range(rounds):
@@ -51,8 +51,11 @@ def latencies(
 
 
 def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
+    warm = time.perf_counter() + seconds
     for _ in range(WARM_UPS):
         predict(batch)
+        if time.perf_counter() > warm:
+            break
     values: list[float] = []
     end = time.perf_counter() + seconds
     while not values or time.perf_counter() < end:

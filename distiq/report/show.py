@@ -41,6 +41,7 @@ from distiq.report.tables import (
     budget_lines,
     headlines,
     ladder_rows,
+    least_agreement,
     machine_rows,
     measurement_columns,
     measurement_rows,
@@ -283,7 +284,9 @@ def _print_runtimes(run: RunRecord, console: Console) -> None:
         texts = (file.text, latency.text, latency.note.removeprefix("p95 "), gain.text, agreement.text)
         table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
     console.print(table)
-    console.print(Text("* delivered; agreement: with the simulated graph, test set", "dim"))
+    least = least_agreement(run)
+    others = f"; of any two of these files: {percent(least)} or more" if least is not None else ""
+    console.print(Text(f"* delivered; agreement: with the simulated graph, test set{others}", "dim"))
 
 
 def _print_machines(rows: tuple[Row, ...], console: Console) -> None:

@@ -245,11 +245,21 @@ def runtime_rows(run: RunRecord) -> tuple[Row, ...]:
 
     The delivered file's is marked.
     """
-    trial = next(entry for entry in (chosen_trial(run), *reversed(run.trials)) if entry.rung != FLOAT32)
+    trial = int8_trial(run)
     return tuple(
         _runtime_row(entry, number == 0 and trial.rung == run.verdict.chosen)
         for number, entry in enumerate(trial.runtimes)
     )
+
+
+def int8_trial(run: RunRecord) -> TrialRecord:
+    """The delivered trial, or the last int8 one where float32 was delivered."""
+    return next(entry for entry in (chosen_trial(run), *reversed(run.trials)) if entry.rung != FLOAT32)
+
+
+def least_agreement(run: RunRecord) -> float | None:
+    """The share of test samples that any two runtimes' files answer alike at least; None of a single one."""
+    return min((share for entry in int8_trial(run).runtimes for share in entry.agreement_with.values()), default=None)
 
 
 def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
@@ -262,7 +272,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(kilobytes(entry.size_bytes), f"float32 {kilobytes(entry.float_size_bytes)}"),
             Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
             _against_float32(entry),
-            Cell(percent(entry.agreement)),
+            Cell(percent(entry.agreement), _with_others(entry)),
             Cell(percent(entry.top1)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
@@ -271,6 +281,14 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
         ),
         marked=delivered,
     )
+
+
+def _with_others(entry: RuntimeRecord) -> str:
+    """The runtime whose file answers otherwise most often; empty where there is no other."""
+    if not entry.agreement_with:
+        return ""
+    least = min(entry.agreement_with, key=lambda name: entry.agreement_with[name])
+    return f"least with another runtime: {percent(entry.agreement_with[least])} ({least})"
 
 
 def _against_float32(entry: RuntimeRecord) -> Cell:

@@ -82,9 +82,11 @@ class _Loaded:
         _Pool.resize(self.threads)
         if self.pool != _Pool.number:
             self.load()
-        parts = inputs.contiguous().split(self.largest)
+        inputs = inputs.contiguous()
         # The next call writes over a result.
-        return torch.cat([self.method.execute([part])[0].clone() for part in parts])
+        if len(inputs) <= self.largest:
+            return self.method.execute([inputs])[0].clone()
+        return torch.cat([self.method.execute([part])[0].clone() for part in inputs.split(self.largest)])
 
 
 def load_executorch(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:

@@ -28,8 +28,8 @@ class Runtime(NamedTuple):
         install: the versions that are known to work together, for pip.
         grids: reads a file's integers and scales.
         entry: reads what a file takes.
-        by_onnx: its files are made by way of ONNX; `export` takes module paths that operations are to be named after,
-            and pixels.
+        by_onnx: its files are made by way of ONNX; `export` takes module paths that operations are to be named after.
+        takes_pixels: `export` makes files that take uint8 images.
         peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
         work: counts a file's multiply-adds; None where no count is written yet.
         settings: options beside threads under which a file can run faster, the default (none) first; `load` takes them
@@ -47,6 +47,7 @@ class Runtime(NamedTuple):
     entry: Callable[[Path], Entry]
     peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
     by_onnx: bool = False
+    takes_pixels: bool = False
     settings: tuple[dict[str, str], ...] = ({},)
     work: Callable[[Path, Sequence[int]], Work | None] | None = None
 
@@ -55,18 +56,18 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
-        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, by_onnx=True, settings=onnx_runtime.SETTINGS,
-        work=onnx_runtime.work,
+        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, by_onnx=True, takes_pixels=True,
+        settings=onnx_runtime.SETTINGS, work=onnx_runtime.work,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
         openvino.export_openvino, openvino.load_openvino, openvino.float_operations, openvino.grids,
-        openvino.entry, by_onnx=True, settings=openvino.SETTINGS,
+        openvino.entry, by_onnx=True, takes_pixels=True, settings=openvino.SETTINGS,
     ),
     "litert": Runtime(
         "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
         litert.export_litert, litert.load_litert, litert.float_operations, litert.grids,
-        litert.entry,
+        litert.entry, takes_pixels=True,
     ),
     "executorch": Runtime(
         "ExecuTorch", ".pte", ("executorch",), "executorch==1.5.1",
@@ -83,7 +84,7 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
         model: a float network or a `QuantizedModel`; it is not changed.
         path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite or .pte.
         example: one or more normalized inputs (B, ...).
-        pixels: the file takes uint8 images and normalizes them so; .onnx and .xml alone.
+        pixels: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
 
     Raises:
         UserError: the ending is unknown, the runtime is not installed, takes no pixels or no such scheme, or lacks an
@@ -91,8 +92,9 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     """
     path = Path(path)
     runtime = runtime_of(path)
-    if pixels is not None and not runtime.by_onnx:
-        raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; export .onnx or .xml")
+    if pixels is not None and not runtime.takes_pixels:
+        able = ", ".join(one.ending for one in RUNTIMES.values() if one.takes_pixels)
+        raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; those that can: {able}")
     require(runtime)
     scheme = getattr(model, "scheme", None)
     if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits, scheme.group_size)):
@@ -101,6 +103,8 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     named = getattr(scheme, "float_modules", ())
     if runtime.by_onnx:
         runtime.export(lowered(model), pair, path, named, pixels)
+    elif pixels is not None:
+        runtime.export(lowered(model), pair, path, pixels)
     else:
         runtime.export(lowered(model), pair, path)
     return path

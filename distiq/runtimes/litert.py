@@ -6,7 +6,7 @@ stays float32 (the last one) hold dequantized weights: LiteRT would quantize the
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,20 @@ from distiq.runtimes.lowering import (
     with_float_outputs,
     with_weight_pairs,
 )
+from distiq.runtimes.pixels import MODULE, Pixels
 from distiq.runtimes.silence import silence
 
-COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D",
-             "FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL"}  # fmt: skip
+COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DIV",
+             "FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL", "SUB"}  # fmt: skip
 FILE_IDENTIFIER = b"TFL3"
+UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
 
 
-def export_litert(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_litert(model: nn.Module, example: Tensor, path: Path, pixels: Pixels | None = None) -> None:
     """Writes a .tflite file with a dynamic batch, or one of a single sample where the graph does not allow it.
+
+    Args:
+        pixels: the file takes uint8 images and normalizes them so.
 
     Raises:
         UserError: an operation has no form in LiteRT.
@@ -48,6 +53,9 @@ def export_litert(model: nn.Module, example: Tensor, path: Path) -> None:
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
     content = _with_float_input(content)
+    if pixels is not None:
+        content = _with_pixels(content, pixels)
+        example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
     dynamic = _with_dynamic_batch(content)
     write_atomically(path, dynamic if _takes_any_batch(dynamic, example) else content)
 
@@ -73,7 +81,7 @@ def entry(path: Path) -> Entry:
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The computing operations of the file whose result is float32, as "number (type)"."""
+    """The computing operations of the file whose result is float32, as "number (type)"; of pixels "pixels/number"."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = _model(path.read_bytes())
@@ -82,8 +90,10 @@ def float_operations(path: Path) -> tuple[str, ...]:
     found = []
     for number, operation in enumerate(graph.operators):
         kind = names[model.operatorCodes[operation.opcodeIndex].builtinCode]
-        if kind in COMPUTING and graph.tensors[operation.outputs[0]].type == schema.TensorType.FLOAT32:
-            found.append(f"{number} ({kind.lower()})")
+        result = graph.tensors[operation.outputs[0]]
+        if kind in COMPUTING and result.type == schema.TensorType.FLOAT32:
+            place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
+            found.append(f"{place}{number} ({kind.lower()})")
     return tuple(found)
 
 
@@ -97,7 +107,8 @@ def grids(path: Path) -> Grids:
     for tensor in graph.tensors:
         data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
         if data is None and quantization is not None and quantization.scale is not None:
-            activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0])))
+            moved = UNSIGNED if tensor.type == schema.TensorType.UINT8 else 0
+            activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0]) - moved))
         elif data is not None and tensor.type == schema.TensorType.INT8:
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
             weights.append(Weight(_channels_first(array, quantization.quantizedDimension), quantization.scale))
@@ -156,19 +167,87 @@ def _with_float_input(content: bytes) -> bytes:
     entry = copy.copy(graph.tensors[inside])
     entry.type, entry.quantization, entry.name = schema.TensorType.FLOAT32, None, b"input"
     graph.tensors.append(entry)
+    _insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
+    _enter_by(model, len(graph.tensors) - 1)
+    return _content(model)
+
+
+def _with_pixels(content: bytes, pixels: Pixels) -> bytes:
+    """Takes uint8 pixels in place of normalized float32: as integers of the first grid where they are, else normalized.
+
+    The normalization is CAST, DIV, SUB and DIV in float32, in the order of `Pixels.normalized`.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _model(content)
+    graph = model.subgraphs[0]
+    inside = graph.inputs[0]
+    entry = copy.copy(graph.tensors[inside])
+    entry.type = schema.TensorType.UINT8
+    readers = [operation for operation in graph.operators if inside in list(operation.inputs)]
+    grid = graph.tensors[readers[0].outputs[0]].quantization if len(readers) == 1 else None
+    if grid is not None and grid.scale is not None and len(grid.scale) == 1:
+        scale, zero_point = np.array(grid.scale, np.float32), np.array(grid.zeroPoint) + UNSIGNED
+        if pixels.are_integers_of(scale, zero_point):
+            entry.quantization = copy.copy(grid)
+            entry.quantization.zeroPoint = zero_point
+            graph.tensors[inside] = entry
+            return _content(model)
+    entry.name = b"input"
+    graph.tensors.append(entry)
+    _enter_by(model, len(graph.tensors) - 1)
+    before = graph.inputs[0]
+    steps: list[tuple[str, Sequence[float] | None]] = [("CAST", None), ("DIV", [255.0]), ("SUB", pixels.mean)]
+    for number, (kind, values) in enumerate([*steps, ("DIV", pixels.std)]):
+        after = inside
+        if number < len(steps):
+            part = copy.copy(graph.tensors[inside])
+            part.name = f"{MODULE}/{number}".encode()
+            graph.tensors.append(part)
+            after = len(graph.tensors) - 1
+        inputs = [before] if values is None else [before, _constant(model, values)]
+        _insert(model, number, kind, inputs, after)
+        before = after
+    graph.tensors[inside].name = f"{MODULE}/{len(steps)}".encode()
+    return _content(model)
+
+
+def _insert(model: Any, position: int, kind: str, inputs: list[int], output: int) -> None:
+    """Puts an operation without options of its own into the graph."""
+    from ai_edge_litert import schema_py_generated as schema
+
     code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.QUANTIZE
+    code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
     code.version = 1
     model.operatorCodes.append(code)
-    quantize = schema.OperatorT()
-    quantize.opcodeIndex = len(model.operatorCodes) - 1
-    quantize.inputs, quantize.outputs = [len(graph.tensors) - 1], [inside]
-    graph.operators.insert(0, quantize)
-    graph.inputs = [len(graph.tensors) - 1]
+    operation = schema.OperatorT()
+    operation.opcodeIndex = len(model.operatorCodes) - 1
+    operation.inputs, operation.outputs = inputs, [output]
+    if kind in ("DIV", "SUB"):
+        operation.builtinOptionsType = getattr(schema.BuiltinOptions, f"{kind.capitalize()}Options")
+        operation.builtinOptions = schema.DivOptionsT() if kind == "DIV" else schema.SubOptionsT()
+    model.subgraphs[0].operators.insert(position, operation)
+
+
+def _constant(model: Any, values: Sequence[float]) -> int:
+    """The number of a new float32 tensor (1, C, 1, 1)."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer, tensor = schema.BufferT(), schema.TensorT()
+    buffer.data = np.frombuffer(np.array(values, np.float32).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.shape, tensor.type = np.array([1, len(values), 1, 1], np.int32), schema.TensorType.FLOAT32
+    tensor.buffer, tensor.name = len(model.buffers) - 1, f"{MODULE}/values".encode()
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def _enter_by(model: Any, tensor: int) -> None:
+    """Makes a tensor the graph's input."""
+    model.subgraphs[0].inputs = [tensor]
     for signature in model.signatureDefs or []:
         for mapped in signature.inputs:
-            mapped.tensorIndex = graph.inputs[0]
-    return _content(model)
+            mapped.tensorIndex = tensor
 
 
 def _with_dynamic_batch(content: bytes) -> bytes:
@@ -225,12 +304,14 @@ def _predict(interpreter: Any) -> Callable[[Tensor], Tensor]:
             interpreter.resize_tensor_input(entry, inputs.shape)
             interpreter.allocate_tensors()
             batch = len(inputs)
-        interpreter.set_tensor(entry, inputs)
+        # The converter makes int32 of token numbers.
+        interpreter.set_tensor(entry, inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs)
         interpreter.invoke()
         return torch.from_numpy(interpreter.get_tensor(result))
 
     def predict(inputs: Tensor) -> Tensor:
-        parts = [inputs] if any_batch else inputs.split(1)
-        return torch.cat([run(part.contiguous().numpy()) for part in parts])
+        if any_batch:
+            return run(inputs.contiguous().numpy())
+        return torch.cat([run(part.contiguous().numpy()) for part in inputs.split(1)])
 
     return predict

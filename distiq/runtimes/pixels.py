@@ -27,6 +27,11 @@ class Pixels(NamedTuple):
         mean, std = (np.array(values, np.float32).reshape(-1, 1) for values in self)
         return (LEVELS.astype(np.float32) / np.float32(255) - mean) / std
 
+    def are_integers_of(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
+        """Whether a grid of 0..255 puts every pixel value, once normalized, on the integer of the same value."""
+        integers = np.rint(self.normalized() / scale) + zero_point
+        return bool((np.clip(integers, 0, 255) == LEVELS).all())
+
 
 def take_pixels(graph: GraphProto, pixels: Pixels, on_grid: bool = True) -> None:
     """Makes uint8 pixels the graph's input, in place of normalized float32.
@@ -59,12 +64,11 @@ def take_pixels(graph: GraphProto, pixels: Pixels, on_grid: bool = True) -> None
 
 
 def _is_identity(node: NodeProto, constants: dict[str, np.ndarray], pixels: Pixels) -> bool:
-    """Whether a node puts every pixel value, once normalized, on the grid's integer of the same value."""
+    """Whether a node quantizes pixels, once normalized, to themselves."""
     if node.op_type != "QuantizeLinear":
         return False
     scale, zero_point = (constants[name] for name in node.input[1:3])
-    integers = np.rint(pixels.normalized() / scale) + zero_point
-    return zero_point.dtype == np.uint8 and bool((np.clip(integers, 0, 255) == LEVELS).all())
+    return zero_point.dtype == np.uint8 and pixels.are_integers_of(scale, zero_point)
 
 
 def _read_instead(graph: GraphProto, old: str, new: str) -> None:

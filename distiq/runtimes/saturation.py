@@ -21,7 +21,7 @@ from distiq.runtimes.onnx_runtime import IntegerLayer, load_by_nodes
 LARGEST_ACTIVATION = 255
 LIMITS = np.iinfo(np.int16)
 Pair = tuple[int, int]
-MOST_VALUES = 2**22  # of unfolded input at a time
+MOST_VALUES = 2**20  # of unfolded input at a time
 
 
 class Saturation(NamedTuple):
@@ -160,11 +160,14 @@ def _beyond(inputs: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups
     odd = rows.shape[1] % 2
     columns, rows = F.pad(columns, (0, 0, 0, odd)), F.pad(rows, (0, odd))
     low, high = float(LIMITS.min), float(LIMITS.max)
+    largest = columns.amax(2)
     beyond = []
     for row in range(outputs):
-        pairs, (first, second) = columns[row * groups // outputs], (rows[row, 0::2], rows[row, 1::2])
-        highest = LARGEST_ACTIVATION * (first.clamp(min=0) + second.clamp(min=0))
-        lowest = LARGEST_ACTIVATION * (first.clamp(max=0) + second.clamp(max=0))
+        group = row * groups // outputs
+        pairs, (first, second) = columns[group], (rows[row, 0::2], rows[row, 1::2])
+        # With the largest values of these samples few pairs can leave the limits; the others are not looked at.
+        ends = torch.stack([first * largest[group, 0::2], second * largest[group, 1::2]])
+        highest, lowest = ends.clamp(min=0).sum(0), ends.clamp(max=0).sum(0)
         able = (highest > high) | (lowest < low)
         sums = pairs[0::2][able] * first[able, None] + pairs[1::2][able] * second[able, None]
         beyond.append((sums - sums.clamp(low, high)).sum(0, dtype=torch.float64))

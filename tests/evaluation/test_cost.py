@@ -60,4 +60,11 @@ def test_turns_are_interleaved_and_turn_round():
         return predict
 
     latencies({name: model(name) for name in "ab"}, torch.zeros(1), 1, rounds=3, seconds=0.0)
-    assert turns == [name for name in "abbaab" for _ in range(WARM_UPS + 1)]
+    # Without time for more, one call warms up and one counts.
+    assert turns == [name for name in "abbaab" for _ in range(2)]
+
+
+def test_calls_that_warm_up_are_not_counted():
+    calls: list[Tensor] = []
+    found = latencies({"one": lambda batch: calls.append(batch) or batch}, torch.zeros(1), 1, rounds=2, seconds=0.2)
+    assert len(calls) == found["one"].runs + 2 * WARM_UPS

@@ -41,6 +41,7 @@ def test_every_runtime_has_a_line_and_a_slow_one_is_called_slow(save_run: SaveRu
     lines = shown(save_run()).splitlines()
     assert any("* ONNX Runtime" in line and "2.6× faster" in line and "99.91 %" in line for line in lines)
     assert any("LiteRT" in line and "1.2× slower" in line for line in lines)
+    assert "of any two of these files: 99.87 % or more" in " ".join(" ".join(lines).split())
 
 
 def test_names_are_not_markup(save_run: SaveRun):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
-from distiq.runtimes.export import export, load
+from distiq.runtimes.export import RUNTIMES, differences, export, load
 from distiq.runtimes.onnx_runtime import float_operations, operation_counts
 from distiq.runtimes.pixels import Pixels
 
@@ -84,6 +84,26 @@ def test_openvino_files_take_pixels(tmp_path):
     assert (load(path)(images).argmax(1) == simulated.argmax(1)).double().mean() > 0.95  # of 64, near ties
 
 
+@pytest.mark.parametrize("on_grids", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
+def test_litert_files_take_pixels(pixels: Pixels, on_grids: bool, tmp_path: Path):
+    pytest.importorskip("litert_torch", reason="LiteRT is not installed")
+    model, images = network(pixels, on_grids), images_of(pixels)
+    example = normalized(images[:2], pixels)
+    before = export(model, tmp_path / "normalized.tflite", example)
+    after = export(model, tmp_path / "pixels.tflite", example, pixels)
+    assert RUNTIMES["litert"].entry(after) == ((-1, len(pixels.mean), 8, 8), torch.uint8)
+    torch.testing.assert_close(load(after)(images), load(before)(normalized(images, pixels)), rtol=0, atol=1e-5)
+    added = set(litert_operations(after)) - set(litert_operations(before))
+    if on_grids:
+        assert differences(model, after) == ""
+        assert sum(name.startswith("pixels/") for name in added) == (0 if pixels is GREY else 3)
+
+
+def litert_operations(path: Path) -> tuple[str, ...]:
+    return RUNTIMES["litert"].float_operations(path)
+
+
 def test_runtimes_without_a_form_for_it_are_refused(tmp_path):
-    with pytest.raises(UserError, match="LiteRT take normalized float32"):
-        export(network(GREY, False), tmp_path / "model.tflite", normalized(images_of(GREY, 2), GREY), GREY)
+    with pytest.raises(UserError, match=r"ExecuTorch take normalized float32, not pixels; those that can: \.onnx"):
+        export(network(GREY, False), tmp_path / "model.pte", normalized(images_of(GREY, 2), GREY), GREY)

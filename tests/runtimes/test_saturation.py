@@ -1,6 +1,10 @@
 """Pair sums in 16 bits: what is certified never saturates, what is not can, and what then comes out."""
 
 import itertools
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +167,28 @@ def test_a_file_of_another_tool(images: Tensor, tmp_path: Path):
     exact, held, real = emulate(made, False)(images[:200]), emulate(made)(images[:200]), load(made)(images[:200])
     assert (exact - real).abs().max() < 0.1 * (held - real).abs().max()
     assert not pair_sums(made).startswith("certified")
+
+
+WITHOUT_VNNI = """
+import sys
+import numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+numpy.save(sys.argv[3], session.run(None, {session.get_inputs()[0].name: numpy.load(sys.argv[2])})[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind, whose CPU has AVX2 alone, is not installed")
+def test_the_emulation_is_what_the_runtime_computes_on_a_cpu_with_avx2_alone(exported, images: Tensor, tmp_path: Path):
+    np.save(tmp_path / "inputs.npy", images[:50].numpy())
+    call = [sys.executable, "-c", WITHOUT_VNNI, exported.int8_file, tmp_path / "inputs.npy", tmp_path / "outputs.npy"]
+    subprocess.run(["valgrind", "--tool=none", "-q", *call], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    found = torch.from_numpy(np.load(tmp_path / "outputs.npy"))
+    held, exact = (emulate(exported.int8_file, saturating)(images[:50]) for saturating in (True, False))
+    torch.testing.assert_close(found, held, rtol=0, atol=1e-5 * float(held.std()))
+    assert (found - exact).abs().max() > 0.01 * exact.std(), "these weights of 8 bits do saturate"
 
 
 def written(path: Path, *, inputs: type = np.uint8, zero_point: int = 0, more: list | None = None) -> Path:

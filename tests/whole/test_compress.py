@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import nn
 
 from distiq import ladder, pipeline, runner
@@ -17,6 +18,7 @@ from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.files import sha256_of_file
+from distiq.measuring import ANSWERS
 from distiq.pipeline import compress
 from distiq.progress import Silent
 from distiq.recipe import Recipe, parse_recipe
@@ -205,6 +207,10 @@ def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_pa
     record = compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data)
     (trial,) = record.trials
     assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
+    own, other = [load_file(tmp_path / "run" / "steps" / record.steps[step] / ANSWERS)["test"].argmax(1)
+                  for step in ("trial-static", "trial-static-onnxruntime")]  # fmt: skip
+    alike = sum(map(int.__eq__, own.tolist(), other.tolist())) / len(data.test)
+    assert [entry.agreement_with for entry in trial.runtimes] == [{"ONNX Runtime": alike}, {"OpenVINO": alike}]
     for entry in trial.runtimes:
         assert entry.same_integers
         assert entry.float_operations == ()

@@ -68,6 +68,23 @@ def test_a_folder_of_images_is_prepared_as_asked(tmp_path: Path, photos: Path):
     assert found.scheme == "static W4A8, mse, equalized, closed-form rounding"
 
 
+def test_a_file_that_takes_pixels_answers_as_one_that_takes_inputs(tmp_path: Path, photos: Path):
+    own = export(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)).eval(),
+                 tmp_path / "net.onnx", torch.zeros(2, 3, 12, 12))  # fmt: skip
+    how, scheme = Preparation.written("", "0.5,0.4,0.3", "0.2"), scheme_of("minmax", "nearest", False, 8, False)
+    settings = {"samples": 8, "rounds": 1, "seconds": 0.002}
+    found = [
+        quantize_file(own, photos / "test", tmp_path / f"{name}.onnx", scheme, how, pixels=name == "pixels", **settings)
+        for name in ("inputs", "pixels")
+    ]
+    assert found[0].agreement == found[1].agreement
+    assert found[0].sqnr_db == pytest.approx(found[1].sqnr_db, abs=1e-3)
+    raw = torch.randint(256, (5, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ready = (raw / 255 - torch.tensor(how.mean).view(1, -1, 1, 1)) / how.std[0]
+    assert torch.equal(how.pixels(ready), raw)
+    torch.testing.assert_close(load(tmp_path / "pixels.onnx")(raw), load(tmp_path / "inputs.onnx")(ready))
+
+
 def test_a_file_of_integer_weights_alone_is_made_too(own: Path, tmp_path: Path):
     out = tmp_path / "small.onnx"
     result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--mode", "weight_only",
@@ -110,6 +127,7 @@ def test_samples_that_do_not_fit_are_refused(array: np.ndarray, message: str, ow
         (["{own}", "--data", "{samples}", "--mode", "dynamic", "--out", "a.xml"], 'nearest: mode = "weight_only"'),
         (["{own}", "--data", "{samples}", "--group-size", "32"], 'nearest: mode = "weight_only", or group_size = 0'),
         (["{own}", "--data", "{samples}", "--size", "12"], "--size 12: write height and width"),
+        (["{own}", "--data", "{samples}", "--pixels"], "--pixels is for a folder of images"),
     ],
 )
 def test_bad_arguments_end_with_2(arguments: list[str], message: str, own: Path, tmp_path: Path):
