@@ -150,10 +150,12 @@ def differences(model: nn.Module, path: Path) -> str:
 def pair_sums(path: Path) -> str:
     """Whether a quantized file's integers can saturate on an x86 CPU without VNNI, in a sentence; empty if not asked.
 
-    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies.
+    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies; an Inductor file that was compiled to VNNI
+    runs nowhere else.
     """
     runtime = runtime_of(path)
-    found = saturation(runtime.grids(path)) if runtime.ending in (".onnx", ".xml", ".pt2") else None
+    asked = runtime.ending in (".onnx", ".xml") or (runtime.ending == ".pt2" and not inductor.needs_vnni(path))
+    found = saturation(runtime.grids(path)) if asked else None
     return found.sentence() if found is not None and found.channels else ""
 
 

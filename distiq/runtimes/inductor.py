@@ -34,6 +34,7 @@ from distiq.runtimes.lowering import (
     Weight,
     float_copy,
     is_quantized,
+    with_float_weights,
     with_unsigned_activations,
 )
 from distiq.runtimes.silence import silence
@@ -59,6 +60,7 @@ CONSTANT = re.compile(
 """Name, type, bytes, sizes, layout, name in the graph."""
 FUSED = re.compile(r"^\s*cpp_fused_(\w+)\((.*)\);", re.MULTILINE)
 WRITTEN = re.compile(r"\((\w+)\*\)\(\w+\.data_ptr\(\)\)")
+READ = re.compile(r"\(const \w+\*\)\((\w+)\.data_ptr\(\)\)")
 CALL = re.compile(r"aoti_torch_cpu_(\w+)\((.*)\)\);")
 KERNEL_TYPE = re.compile(r"int32_t (var_\d+) = cached_torch_dtype_(\w+);")
 RESULT = re.compile(r", ([-+.e\d]+), (-?\d+)L, &(var_\d+), ")
@@ -72,7 +74,8 @@ def export_inductor(model: nn.Module, example: Tensor, path: Path) -> None:
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
-        graph: nn.Module = with_unsigned_activations(model)
+        # Of an integer convolution in one dimension Inductor of torch 2.13 works out a wrong size.
+        graph: nn.Module = with_unsigned_activations(with_float_weights(model, torch.ops.aten.conv1d.default))
     else:
         graph = float_copy(model)
     try:
@@ -134,6 +137,11 @@ def entry(path: Path) -> Entry:
     return Entry(tuple(json.loads(facts.get(SHAPE, "[-1]"))), getattr(torch, facts.get(TYPE, "float32")))
 
 
+def needs_vnni(path: Path) -> bool:
+    """Whether the file runs only on processors that add four products of 8 bits at once, exactly."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(json.loads(_facts(path).get(SETS, "[]"))))
+
+
 def float_operations(path: Path) -> tuple[str, ...]:
     """The steps of the program that compute float32, as "number (type)", from its source, which the file holds.
 
@@ -158,24 +166,35 @@ def float_operations(path: Path) -> tuple[str, ...]:
 
 
 def grids(path: Path) -> Grids:
-    """The integer weights and grids that the file's integer kernels are called with."""
+    """The integer weights and grids that the file's integer kernels are called with, and its float32 weights.
+
+    Rows of tables are read and scaled in loops.
+    """
     program, constants = _program(path), _constants(path)
     types = dict(KERNEL_TYPE.findall(program))
     weights, activations = [], set()
     for name, arguments in CALL.findall(program):
         if not name.startswith("_q"):
             continue
-        scale, zero_point, weight, weight_scale = (constants[part] for part in arguments.split(", ")[1:5])
+        named = [constants[part] for part in re.findall(r"\w+", arguments) if part in constants]
+        scale, zero_point, weight, weight_scale = named[:4]
         activations.add((float(scale), int(zero_point) - SHIFT))
         weights.append(Weight(_output_first(weight, name), weight_scale.numpy()))
         result, zero, kind = RESULT.findall(arguments)[-1]
         if types[kind] == "uint8":
             activations.add((float(np.float32(result)), int(zero) - SHIFT))
-    return Grids(tuple(weights), (), frozenset(activations))
+    for _, arguments in FUSED.findall(program):
+        read = [constants[part] for part in READ.findall(arguments) if part in constants]
+        for place, table in enumerate(read):
+            scales = [one for one in read[place:] if one.dtype == torch.float32 and one.shape == table.shape[:1]]
+            if table.dtype == torch.int8 and scales:
+                weights.append(Weight(table.numpy(), scales[0].numpy(), is_multiplied=False))
+    floats = [one.contiguous().numpy() for one in constants.values() if one.dtype == torch.float32 and one.ndim > 1]
+    return Grids(tuple(weights), tuple(floats), frozenset(activations))
 
 
 def _output_first(weight: Tensor, name: str) -> np.ndarray:
-    """A packed weight as (O, I, ...); that of a linear layer stands transposed, that of groups has an axis for them."""
+    """A layer's weight as (O, I, ...): that of a linear layer stands transposed."""
     return (weight.T if "linear" in name else weight).contiguous().numpy()
 
 
@@ -196,8 +215,8 @@ def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
 def _channels_last() -> Iterator[None]:
     """Tells Inductor of torch 2.13 that an integer convolution's result is channels-last, as it always is.
 
-    Of a free batch and one input channel it expects the other order, as float convolutions have it, and then reads the
-    result's values in a wrong order.
+    Of a free batch and one input channel it expects the other order, as float convolutions have it (pytorch's pull
+    request 121400), and would read the result's values in a wrong order.
     """
     from torch._inductor import mkldnn_ir
 
@@ -283,7 +302,7 @@ def _constants(path: Path) -> dict[str, Tensor]:
     alone = {
         name: named[origin].numpy().tobytes()
         for name, _, _, _, layout, origin in entries
-        if origins[origin] == 1 and layout == "strided"
+        if origins[origin] == 1 and layout == "strided" and named[origin].is_contiguous()
     }
     largest = max(alone, key=lambda name: len(alone[name]))
     start = library.find(alone[largest]) - offsets[largest]

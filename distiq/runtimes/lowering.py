@@ -50,6 +50,16 @@ def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
     return _cleaned(graph)
 
 
+def with_float_weights(reference: fx.GraphModule, operation: Any) -> fx.GraphModule:
+    """A copy in which layers of that operation hold their weights as float32: the same values, dequantized."""
+    graph = _copy(reference)
+    for node in list(graph.graph.nodes):
+        weight: Any = node.args[1] if node.target is operation else None
+        if weight is not None and _is(weight, WEIGHT_DEQUANTIZE):
+            node.replace_input_with(weight, _new_parameter(graph, weight))
+    return _cleaned(graph)
+
+
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which integer weights are float32 weights behind a quantize / dequantize pair on their grid."""
     graph = _copy(reference)

@@ -14,7 +14,7 @@ from distiq import environment, runner
 from distiq.bench import bench
 from distiq.errors import UserError
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import RUNTIMES, differences, export, load, require
+from distiq.runtimes.export import RUNTIMES, differences, export, load, pair_sums, require
 from distiq.runtimes.inductor import entry, float_operations, grids, lacks_compiler
 from distiq.runtimes.lowering import Entry, grids_of, with_unsigned_activations
 
@@ -82,6 +82,13 @@ def test_it_holds_the_graphs_integers_and_scales(made: Made):
     # The sum's result and the mean's are scales within a loop, and the mean's is read by the last layer, too.
     assert len(graph.activations) - len(found.activations) <= 1
     assert "grids of activations" in differences(quantize(made.model, 3 * images_of(64, 1)), made.path)
+
+
+def test_its_sums_are_certified_where_it_can_run_without_vnni(made: Made, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("distiq.runtimes.inductor.needs_vnni", lambda path: False)
+    assert "two products can leave 16 bits" in pair_sums(made.path)
+    monkeypatch.setattr("distiq.runtimes.inductor.needs_vnni", lambda path: True)
+    assert pair_sums(made.path) == ""
 
 
 def test_its_layers_multiply_integers_alone(made: Made):
