@@ -12,6 +12,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -50,6 +52,16 @@ SETTINGS: dict[str, Any] = {
     "aot_inductor.precompile_headers": False,  # pays where one process compiles much
     "aot_inductor.enable_line_tables": False,
 }
+TRIED = (1, 33)  # samples
+ALIKE = 0.1  # of the largest output: a rounding that falls to the other side moves less, another order far more
+TRIAL_SECONDS = 300
+TRIAL = """
+import sys, numpy, torch
+torch.set_num_threads(1)
+loader = torch._inductor.aoti_load_package(sys.argv[1] + "/model.pt2").loader
+inputs = torch.from_numpy(numpy.load(sys.argv[1] + "/inputs.npy"))
+numpy.save(sys.argv[1] + "/outputs.npy", loader.boxed_run([inputs])[0].numpy())
+"""
 MOVING = {"cat"}
 """Calls that compute nothing."""
 CONSTANT = re.compile(
@@ -70,7 +82,7 @@ def export_inductor(model: nn.Module, example: Tensor, path: Path) -> None:
     """Writes a .pt2 file with a dynamic batch. example: (B, ...), B >= 2. Takes tens of seconds.
 
     Raises:
-        UserError: Inductor cannot compile the network.
+        UserError: Inductor cannot compile the network, or its code does not answer as the network does.
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
@@ -81,6 +93,7 @@ def export_inductor(model: nn.Module, example: Tensor, path: Path) -> None:
     try:
         with silence(), torch.no_grad(), _temporary_cache() as folder:
             content = _compiled(graph, example.contiguous(), folder)
+            _try_out(graph, example.contiguous(), folder)
     except Exception as error:  # tracing and compiling raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: Inductor cannot compile this network: {reason}") from error
@@ -209,6 +222,23 @@ def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
     with torch._inductor.config.patch({**SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
         torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "model.pt2"))
     return (folder / "model.pt2").read_bytes()
+
+
+def _try_out(graph: nn.Module, example: Tensor, folder: Path) -> None:
+    """Raises RuntimeError unless the compiled code, in a process of its own, answers as the graph does.
+
+    Of some networks Inductor of torch 2.13 makes code that reads beside its tensors, or takes them for another order.
+    """
+    for count in TRIED:
+        inputs = example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count]
+        np.save(folder / "inputs.npy", inputs.numpy())
+        command = [sys.executable, "-c", TRIAL, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS)
+        if done.returncode:
+            raise RuntimeError(f"its code fails with {count} samples (exit code {done.returncode})")
+        expected, found = graph(inputs), torch.from_numpy(np.load(folder / "outputs.npy"))
+        if found.shape != expected.shape or (found - expected).abs().max() > ALIKE * expected.abs().max() + 1e-5:
+            raise RuntimeError(f"its code answers {count} samples otherwise than the network")
 
 
 @contextlib.contextmanager

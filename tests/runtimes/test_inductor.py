@@ -1,5 +1,6 @@
 """One small .pt2 file, which takes long to compile: what it answers, holds and refuses. The rest: tests/contracts."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from distiq.bench import bench
 from distiq.errors import UserError
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.runtimes.export import RUNTIMES, differences, export, load, pair_sums, require
-from distiq.runtimes.inductor import entry, float_operations, grids, lacks_compiler
+from distiq.runtimes.inductor import _try_out, entry, float_operations, grids, lacks_compiler
 from distiq.runtimes.lowering import Entry, grids_of, with_unsigned_activations
 
 CHANNELS = 20  # more than one block of the packed weights
@@ -152,3 +153,20 @@ def test_unsigned_activations_change_no_answer(made: Made):
     with torch.no_grad():
         assert torch.equal(unsigned(images), reference(images))
     assert "torch.int8" not in " ".join(str(node.args) for node in unsigned.graph.nodes if "tensor" in str(node.target))
+
+
+def test_code_that_crashes_or_answers_otherwise_is_not_delivered(made: Made, tmp_path: Path):
+    shutil.copy(made.path, tmp_path / "model.pt2")
+    reference, example = made.quantized.reference(), images_of(2, 8)
+    with torch.no_grad():
+        _try_out(reference, example, tmp_path)
+        with pytest.raises(RuntimeError, match="its code answers 1 samples otherwise than the network"):
+            _try_out(nn.Sequential(reference, Negative()), example, tmp_path)
+        (tmp_path / "model.pt2").write_bytes(b"no library")
+        with pytest.raises(RuntimeError, match="its code fails with 1 samples"):
+            _try_out(reference, example, tmp_path)
+
+
+class Negative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
