@@ -248,8 +248,9 @@ def _channels_last() -> Iterator[None]:
     Of a free batch and one input channel it expects the other order, as float convolutions have it (pytorch's pull
     request 121400), and would read the result's values in a wrong order.
     """
-    from torch._inductor import mkldnn_ir
+    import torch._inductor.mkldnn_ir
 
+    mkldnn_ir: Any = torch._inductor.mkldnn_ir
     before = mkldnn_ir.is_contiguous_storage_and_layout
     mkldnn_ir.is_contiguous_storage_and_layout = lambda x: x.get_dtype() != torch.uint8 and before(x)
     try:
