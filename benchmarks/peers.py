@@ -201,20 +201,15 @@ def xnnpack(model: nn.Module, calibration: Tensor, path: Path, batch: int) -> Pa
 
 
 def x86_inductor(model: nn.Module, calibration: Tensor, path: Path, batch: int) -> Path:
-    """X86Inductor's PT2E quantizer, compiled ahead of time."""
+    """X86Inductor's PT2E quantizer, compiled ahead of time with its weights frozen; needs a C++ compiler."""
+    import torch._inductor.config
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
         get_default_x86_inductor_quantization_config,
     )
 
     tool = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config())
-    return compiled(_pt2e(model, tool, calibration, batch), calibration, path, batch)
-
-
-def compiled(model: nn.Module, calibration: Tensor, path: Path, batch: int) -> Path:
-    """A network, or a quantized graph, compiled by AOTInductor with its weights frozen; needs a C++ compiler."""
-    import torch._inductor.config
-
+    model = _pt2e(model, tool, calibration, batch)
     with torch.no_grad(), torch._inductor.config.patch(freezing=True):
         exported = torch.export.export(model, (calibration[:batch].contiguous(),))
         torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
@@ -223,11 +218,11 @@ def compiled(model: nn.Module, calibration: Tensor, path: Path, batch: int) -> P
 
 def load_compiled(path: Path, threads: int) -> Predict:
     """Runs a .pt2 file."""
-    predict = torch._inductor.aoti_load_package(str(path))
+    loader = torch._inductor.aoti_load_package(str(path)).loader
 
     def run(inputs: Tensor) -> Tensor:
         torch.set_num_threads(threads)
-        return predict(inputs)
+        return loader.boxed_run([inputs])[0]
 
     return run
 

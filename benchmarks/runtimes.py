@@ -44,7 +44,7 @@ from distiq.peak import measure_peak
 from distiq.quantization.quantize import quantize
 from distiq.recipe import StudentSettings, parse_recipe
 from distiq.records import SpeedRecord
-from distiq.runtimes.export import RUNTIMES, export, load, lowered, require, size_bytes
+from distiq.runtimes.export import RUNTIMES, export, load, size_bytes
 
 VOCABULARY = 8000
 MOBILENET_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
@@ -186,8 +186,8 @@ class Files:
         return paths, refused
 
     def _made(self, runtime: str, maker: str, batch: int) -> Path | str:
-        ending = RUNTIMES[runtime].ending if runtime in RUNTIMES else ".pt2"
-        once = ending not in PER_BATCH or by_distiq(runtime, maker)
+        ending = RUNTIMES[runtime].ending
+        once = ending not in PER_BATCH or maker in (FLOAT32, DISTIQ)
         version = f"-{source_hash(*MAKING)[:8]}" if maker == DISTIQ else ""
         path = self.folder / f"{runtime}-{maker.replace(' ', '_')}{version}{'' if once else f'-{batch}'}{ending}"
         reason = path.with_suffix(f".{REFUSED}")
@@ -211,9 +211,6 @@ class Files:
         model, samples = self.network
         if maker in (FLOAT32, DISTIQ):
             network = self._int8() if maker == DISTIQ else model
-            if not by_distiq(runtime, maker):
-                return peers.compiled(lowered(network), samples, path, batch)
-            require(RUNTIMES[runtime])
             return export(network, path, samples[:2])
         tool = PEERS[runtime][maker]
         if tool.from_onnx is not None:
@@ -230,18 +227,12 @@ class Files:
         return self.quantized
 
 
-def by_distiq(runtime: str, maker: str) -> bool:
-    """Whether distiq writes and runs the file, of any batch."""
-    return maker in (FLOAT32, DISTIQ) and runtime in RUNTIMES
-
-
 def opened(label: str, path: Path, threads: int) -> Predict:
     """The file in its runtime."""
-    if path.suffix == ".pt2" and not by_distiq(*label.split("/")):
-        return peers.load_compiled(path, threads)
-    if path.suffix == ".tflite" and not by_distiq(*label.split("/")):
-        return peers.load_fixed_tflite(path, threads)
-    return load(path, threads)
+    if label.endswith((f"/{FLOAT32}", f"/{DISTIQ}")):
+        return load(path, threads)
+    fixed = {".pt2": peers.load_compiled, ".tflite": peers.load_fixed_tflite}.get(path.suffix)
+    return fixed(path, threads) if fixed else load(path, threads)
 
 
 # Timing ---------------------------------------------------------------------------------------------------------------

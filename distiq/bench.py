@@ -44,7 +44,7 @@ def bench(
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
 
     Args:
-        files: .onnx, .xml, .tflite or .pte, each of one input; of a bundle's folder its model file is timed.
+        files: .onnx, .xml, .tflite, .pte or .pt2, each of one input; of a bundle's folder its model file is timed.
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
         shape: of one sample, for files that do not say it.

@@ -239,7 +239,7 @@ def check(bundle: BundleFolder) -> None:
 )
 def bench(
     files: Annotated[
-        list[Path], typer.Argument(help=".onnx, .xml, .tflite or .pte files, or bundles", show_default=False)
+        list[Path], typer.Argument(help=".onnx, .xml, .tflite, .pte or .pt2 files, or bundles", show_default=False)
     ],
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="samples per call where throughput is measured")] = 32,
@@ -285,7 +285,8 @@ def quantize(
         Path, typer.Option(help="samples without labels: inputs (N, ...) in .npy or .npz, or a folder of images")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="the file to write; .onnx, .xml, .tflite or .pte  [default: MODEL.int8.onnx]")
+        Path | None,
+        typer.Option(help="the file to write; .onnx, .xml, .tflite, .pte or .pt2  [default: MODEL.int8.onnx]"),
     ] = None,
     ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "mse",
     rounding: Annotated[

@@ -173,7 +173,7 @@ class _Story:
 
     def _refuse_early(self) -> None:
         for name in self.recipe.measure.runtimes:
-            require(RUNTIMES[name])
+            require(RUNTIMES[name], to_write=True)
         if self.recipe.budget.auc_drop_points is not None and len(self.data.classes) != 2:
             raise UserError(
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"

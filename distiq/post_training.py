@@ -89,7 +89,7 @@ def quantize_file(
     source, out = Path(source), Path(out)
     if source.suffix != ".onnx":
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
-    require(runtime_of(out))
+    require(runtime_of(out), to_write=True)
     if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
         raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from distiq.errors import UserError
 
-RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch"]
+RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch", "inductor"]
 Rung = Literal[
     "static",
     "minmax",
@@ -574,7 +574,7 @@ class MeasureSettings(Part):
         ("onnxruntime",),
         min_length=1,
         description='every trial is measured in each, the first is delivered (see quantize.fall_back): "onnxruntime",'
-        ' "openvino", "litert", "executorch"',
+        ' "openvino", "litert", "executorch", "inductor"',
     )
     threads: int = Field(1, ge=1, description="threads of the runtime")
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")

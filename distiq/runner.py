@@ -24,6 +24,7 @@ import statistics
 import sys
 import time
 import wave
+import zipfile
 from pathlib import Path
 from typing import Any, Callable
 
@@ -37,11 +38,13 @@ RUNTIMES = {
     ".xml": ("OpenVINO", "openvino"),
     ".tflite": ("LiteRT", "ai-edge-litert"),
     ".pte": ("ExecuTorch", "executorch"),
+    ".pt2": ("Inductor", "torch"),
 }
 RAW = {"image": "pixels", "audio": "samples"}
 RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp",
                     "i8mm")  # fmt: skip
+FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
 WARM_UPS = 3
 MOST_SHOWN = 5
 
@@ -100,6 +103,7 @@ def load(model: Path, threads: int, options: dict[str, str] | None = None) -> Pr
     title, package = RUNTIMES[model.suffix]
     makers: dict[str, Callable[..., Predict]] = {
         ".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch,
+        ".pt2": inductor,
     }  # fmt: skip
     try:
         return makers[model.suffix](model, threads, options) if options else makers[model.suffix](model, threads)
@@ -180,6 +184,20 @@ def executorch(model: Path, threads: int) -> Predict:
         return np.concatenate([method.execute([part])[0].numpy().copy() for part in parts])
 
     return predict
+
+
+def inductor(model: Path, threads: int) -> Predict:
+    import torch
+    import torch._inductor
+
+    with zipfile.ZipFile(model) as archive:
+        (facts,) = [json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(FACTS)]
+    missing = set(json.loads(facts.get("distiq_instruction_sets", "[]"))) - set(machine()["instruction_sets"])
+    if missing:
+        raise ValueError(f"it is compiled for a processor with {', '.join(sorted(missing))}, which this one lacks")
+    torch.set_num_threads(threads)
+    loader = torch._inductor.aoti_load_package(str(model)).loader
+    return lambda inputs: loader.boxed_run([torch.from_numpy(np.array(inputs))])[0].numpy()
 
 
 # Preprocessing --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.models.from_onnx import files_of_onnx
 from distiq.recipe import Mode, runtime_lacks
-from distiq.runtimes import executorch, litert, onnx_runtime, openvino
+from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
 from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
 from distiq.runtimes.onnx_runtime import Work
 from distiq.runtimes.pixels import Pixels
@@ -34,6 +34,7 @@ class Runtime(NamedTuple):
         work: counts a file's multiply-adds; None where no count is written yet.
         settings: options beside threads under which a file can run faster, the default (none) first; `load` takes them
             where there is more than that.
+        lacks_tool: says what else is needed to write a file and is not here, with what to install.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Runtime(NamedTuple):
     takes_pixels: bool = False
     settings: tuple[dict[str, str], ...] = ({},)
     work: Callable[[Path, Sequence[int]], Work | None] | None = None
+    lacks_tool: Callable[[], str] | None = None
 
 
 RUNTIMES: dict[str, Runtime] = {
@@ -74,6 +76,11 @@ RUNTIMES: dict[str, Runtime] = {
         executorch.export_executorch, executorch.load_executorch, executorch.float_operations, executorch.grids,
         executorch.entry,
     ),
+    "inductor": Runtime(
+        "Inductor", ".pt2", ("torch",), "torch==2.13.0",
+        inductor.export_inductor, inductor.load_inductor, inductor.float_operations, inductor.grids,
+        inductor.entry, lacks_tool=inductor.lacks_compiler,
+    ),
 }  # fmt: skip
 
 
@@ -82,7 +89,7 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
 
     Args:
         model: a float network or a `QuantizedModel`; it is not changed.
-        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite or .pte.
+        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
         example: one or more normalized inputs (B, ...).
         pixels: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
 
@@ -95,7 +102,7 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     if pixels is not None and not runtime.takes_pixels:
         able = ", ".join(one.ending for one in RUNTIMES.values() if one.takes_pixels)
         raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; those that can: {able}")
-    require(runtime)
+    require(runtime, to_write=True)
     scheme = getattr(model, "scheme", None)
     if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
@@ -147,10 +154,12 @@ def differences(model: nn.Module, path: Path) -> str:
 def pair_sums(path: Path) -> str:
     """Whether a quantized file's integers can saturate on an x86 CPU without VNNI, in a sentence; empty if not asked.
 
-    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies.
+    XNNPACK (LiteRT, ExecuTorch) widens to 16 bits before it multiplies; an Inductor file that was compiled to VNNI
+    runs nowhere else.
     """
     runtime = runtime_of(path)
-    found = saturation(runtime.grids(path)) if runtime.ending in (".onnx", ".xml") else None
+    asked = runtime.ending in (".onnx", ".xml") or (runtime.ending == ".pt2" and not inductor.needs_vnni(path))
+    found = saturation(runtime.grids(path)) if asked else None
     return found.sentence() if found is not None and found.channels else ""
 
 
@@ -184,12 +193,14 @@ def runtime_of(path: Path) -> Runtime:
     raise UserError(f"{path}: distiq writes and runs {endings}, not {path.suffix or 'a bare name'}")
 
 
-def require(runtime: Runtime) -> None:
-    """Refuses a runtime whose packages are not installed.
+def require(runtime: Runtime, to_write: bool = False) -> None:
+    """Refuses a runtime whose packages are not installed, and of which no file can be written if that is asked for.
 
     Raises:
-        UserError: with the line that installs them.
+        UserError: with the line that installs what is missing.
     """
     missing = [package for package in runtime.packages if importlib.util.find_spec(package) is None]
     if missing:
         raise UserError(f"{runtime.title} is not installed here ({', '.join(missing)}): pip install {runtime.install}")
+    if to_write and runtime.lacks_tool and (why := runtime.lacks_tool()):
+        raise UserError(why)

@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from distiq.models.layout import make_contiguous
 
 aten = torch.ops.aten
-QUANTIZE = "quantize_per_tensor.default"
+QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.default"
 WEIGHT_DEQUANTIZE = "dequantize_per_channel.default"
+SHIFT = 128  # from int8 to uint8
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
@@ -49,6 +50,16 @@ def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
     return _cleaned(graph)
 
 
+def with_float_weights(reference: fx.GraphModule, operation: Any) -> fx.GraphModule:
+    """A copy in which layers of that operation hold their weights as float32: the same values, dequantized."""
+    graph = _copy(reference)
+    for node in list(graph.graph.nodes):
+        weight: Any = node.args[1] if node.target is operation else None
+        if weight is not None and _is(weight, WEIGHT_DEQUANTIZE):
+            node.replace_input_with(weight, _new_parameter(graph, weight))
+    return _cleaned(graph)
+
+
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which integer weights are float32 weights behind a quantize / dequantize pair on their grid."""
     graph = _copy(reference)
@@ -60,6 +71,16 @@ def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
         with graph.graph.inserting_before(node):
             integers = graph.graph.call_function(quantize, (value, *node.args[1:]))
         node.replace_input_with(node.args[0], integers)
+    return _cleaned(graph)
+
+
+def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which int8 activations are uint8, their zero points moved by 128: the same grids."""
+    graph = _copy(reference)
+    for node in graph.graph.nodes:
+        if _is(node, QUANTIZE) or _is(node, DEQUANTIZE):
+            value, scale, zero_point, low, high, _ = node.args
+            node.args = (value, scale, zero_point + SHIFT, low + SHIFT, high + SHIFT, torch.uint8)
     return _cleaned(graph)
 
 

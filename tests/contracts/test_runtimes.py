@@ -1,6 +1,5 @@
 """One suite for every runtime: the file of the one quantized graph answers as the graph does."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from distiq.errors import UserError
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, files_of, load
+from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, files_of, load, require
 
 CLASSES = 4
 LAST_LAYER_IN_FLOAT = {"litert", "executorch"}
@@ -45,14 +44,22 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
 
 
 def installed(runtime: Runtime) -> bool:
-    return all(importlib.util.find_spec(package) is not None for package in runtime.packages)
+    try:
+        require(runtime, to_write=True)
+    except UserError:
+        return False
+    return True
 
 
-def case(name: str) -> object:
-    """A runtime as a parameter: skipped where it is not installed."""
+COMPILED = {"inductor"}
+"""Their files take tens of seconds to make; tests/runtimes/test_inductor.py is the quick suite's share."""
+
+
+def case(name: str, compiles: bool = False) -> object:
+    """A runtime as a parameter: skipped where it is not installed, slow where the tests compile for it."""
     runtime = RUNTIMES[name]
     absent = pytest.mark.skipif(not installed(runtime), reason=f"{runtime.title} is not installed")
-    return pytest.param(name, marks=[absent])
+    return pytest.param(name, marks=[absent, *([pytest.mark.slow] if compiles and name in COMPILED else [])])
 
 
 def images_of(count: int, seed: int) -> Tensor:
@@ -87,7 +94,7 @@ def networks(request: pytest.FixtureRequest) -> tuple[str, nn.Module, QuantizedM
     return request.param, model.eval(), quantize(model, images_of(256, 1))
 
 
-@pytest.fixture(scope="module", params=[case(name) for name in RUNTIMES])
+@pytest.fixture(scope="module", params=[case(name, compiles=True) for name in RUNTIMES])
 def files(request: pytest.FixtureRequest, networks, tmp_path_factory: pytest.TempPathFactory) -> Files:
     family, model, quantized = networks
     folder, ending = tmp_path_factory.mktemp(f"{family}-{request.param}"), RUNTIMES[request.param].ending

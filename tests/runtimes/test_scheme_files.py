@@ -153,6 +153,9 @@ def test_openvino_takes_weight_only_graphs(name: str, files, tmp_path: Path):
         ("groups", ".pte", 'nearest: mode = "static", or runtime "onnxruntime"'),
         ("groups", ".xml", "groups of weights; nearest: group_size = 0"),
         ("sixteen", ".xml", "activations of 16 bits; nearest: activation_bits = 8"),
+        ("dynamic", ".pt2", 'files of inductor with grids that are made at each run; nearest: mode = "static"'),
+        ("weight_only", ".pt2", 'nearest: mode = "static", or runtime "onnxruntime"'),
+        ("sixteen", ".pt2", "nearest: activation_bits = 8"),
     ],
 )
 def test_other_runtimes_refuse_what_they_cannot_hold(name: str, ending: str, message: str, files, tmp_path: Path):

@@ -3,6 +3,8 @@
 import copy
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -199,6 +201,28 @@ def test_a_runtime_that_is_not_installed_is_refused_before_training(data: Data, 
     with pytest.raises(UserError, match=r"OpenVINO is not installed here .*: pip install openvino=="):
         compress(recipe(measure=measure("onnxruntime", "openvino")), run=tmp_path, data=data)
     assert not list(tmp_path.glob("steps/*"))
+
+
+def test_a_runtime_that_needs_a_compiler_is_refused_before_training(data: Data, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="Inductor compiles with no-such-compiler, which is not installed here"):
+        compress(recipe(measure=measure("inductor")), run=tmp_path, data=data)
+    assert not list(tmp_path.glob("steps/*"))
+
+
+@pytest.mark.slow
+def test_inductor_delivers_a_bundle_that_checks_itself(data: Data, tmp_path: Path):
+    settings = recipe(measure=measure("inductor"), quantize={"rungs": ["static"], "fall_back": False})
+    record = compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data)
+    (trial,) = record.trials
+    (entry,) = trial.runtimes
+    assert (entry.runtime, entry.float_operations, entry.same_integers) == ("Inductor", (), True)
+    assert entry.agreement >= 0.95
+    bundle = tmp_path / "run" / "bundle"
+    assert Bundle(bundle).check().passed
+    done = subprocess.run([sys.executable, bundle / "run.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pass: 32 vectors, 0 answers changed" in done.stdout
 
 
 def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_path: Path):

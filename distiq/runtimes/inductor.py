@@ -1,0 +1,349 @@
+"""Inductor: everything that touches it. AOTInductor compiles the graph to machine code, packed as a .pt2 file.
+
+The reference graph is compiled as it is, but for activations as uint8, which oneDNN's integer kernels are written for.
+Weights are packed for this processor's kernels. So a file is for processors with the instruction sets of the one that
+compiled it; others are refused when it is loaded. A C++ compiler is needed to write a file, not to run it.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from distiq import environment
+from distiq.errors import UserError
+from distiq.files import write_atomically
+from distiq.models.layout import free_dimensions
+from distiq.runtimes.lowering import (
+    SHIFT,
+    Entry,
+    Grids,
+    Weight,
+    float_copy,
+    is_quantized,
+    with_float_weights,
+    with_unsigned_activations,
+)
+from distiq.runtimes.silence import silence
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+SHAPE, TYPE, SETS = "distiq_shape", "distiq_type", "distiq_instruction_sets"
+"""What distiq writes into a file's metadata, each in JSON: sizes (-1 where free), type, what the processor can do."""
+SETTINGS: dict[str, Any] = {
+    "freezing": True,  # weights are packed for integer kernels only where they are constants
+    "always_keep_tensor_constants": True,  # else scales of up to 8 channels are computed at every call
+    "cpp.dynamic_threads": True,  # else loops keep the number of threads of the moment of compilation
+    "compile_threads": 1,
+    "aot_inductor.precompile_headers": False,  # pays where one process compiles much
+    "aot_inductor.enable_line_tables": False,
+}
+TRIED = (1, 33)  # samples
+ALIKE = 0.1  # of the largest output: a rounding that falls to the other side moves less, another order far more
+TRIAL_SECONDS = 300
+TRIAL = """
+import sys, numpy, torch
+torch.set_num_threads(1)
+loader = torch._inductor.aoti_load_package(sys.argv[1] + "/model.pt2").loader
+inputs = torch.from_numpy(numpy.load(sys.argv[1] + "/inputs.npy"))
+numpy.save(sys.argv[1] + "/outputs.npy", loader.boxed_run([inputs])[0].numpy())
+"""
+MOVING = {"cat"}
+"""Calls that compute nothing."""
+CONSTANT = re.compile(
+    r'constants_info_\[\d+\]\.name = "(\w+)";.*?dtype = cached_torch_dtype_(\w+);.*?data_size = (\d+);'
+    r'.*?shape = {(.*?)};.*?layout = .*?cached_torch_layout_(\w+)\).*?original_fqn = "(.*?)";',
+    re.DOTALL,
+)
+"""Name, type, bytes, sizes, layout, name in the graph."""
+FUSED = re.compile(r"^\s*cpp_fused_(\w+)\((.*)\);", re.MULTILINE)
+WRITTEN = re.compile(r"\((\w+)\*\)\(\w+\.data_ptr\(\)\)")
+READ = re.compile(r"\(const \w+\*\)\((\w+)\.data_ptr\(\)\)")
+CALL = re.compile(r"aoti_torch_cpu_(\w+)\((.*)\)\);")
+KERNEL_TYPE = re.compile(r"int32_t (var_\d+) = cached_torch_dtype_(\w+);")
+RESULT = re.compile(r", ([-+.e\d]+), (-?\d+)L, &(var_\d+), ")
+
+
+def export_inductor(model: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes a .pt2 file with a dynamic batch. example: (B, ...), B >= 2. Takes tens of seconds.
+
+    Raises:
+        UserError: Inductor cannot compile the network, or its code does not answer as the network does.
+    """
+    if is_quantized(model):
+        assert isinstance(model, fx.GraphModule)
+        # Of an integer convolution in one dimension Inductor of torch 2.13 works out a wrong size.
+        graph: nn.Module = with_unsigned_activations(with_float_weights(model, torch.ops.aten.conv1d.default))
+    else:
+        graph = float_copy(model)
+    try:
+        with silence(), torch.no_grad(), _temporary_cache() as folder:
+            content = _compiled(graph, example.contiguous(), folder)
+            _try_out(graph, example.contiguous(), folder)
+    except Exception as error:  # tracing and compiling raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: Inductor cannot compile this network: {reason}") from error
+    write_atomically(path, content)
+
+
+def lacks_compiler() -> str:
+    """Says that there is no C++ compiler, and what to install; empty where there is one."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler.split()[0]):
+        return ""
+    return (
+        f"Inductor compiles with {compiler}, which is not installed here: apt-get install g++ (or your system's like),"
+        " or name another compiler in the environment variable CXX"
+    )
+
+
+def load_inductor(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """A `predict` that runs the file; torch's number of threads is the given one during the call.
+
+    Raises:
+        UserError: the file is missing or damaged, or this processor lacks instructions that it was compiled to.
+    """
+    facts = _facts(path)
+    missing = set(json.loads(facts.get(SETS, "[]"))) - set(environment.describe().instruction_sets)
+    if missing:
+        raise UserError(
+            f"{path}: compiled for a processor with {', '.join(sorted(missing))}, which this one lacks; export it here"
+        )
+    shape, kind = json.loads(facts.get(SHAPE, "[]")), facts.get(TYPE, "")
+    try:
+        with silence():
+            loader = torch._inductor.aoti_load_package(str(path)).loader
+    except Exception as error:  # torch raises many kinds
+        raise UserError(f"{path}: Inductor cannot load this file: {str(error).splitlines()[0]}") from error
+
+    def predict(inputs: Tensor) -> Tensor:
+        # The compiled code checks nothing: it would read beside the input.
+        if shape and (_type(inputs) != kind or not _fits(inputs, shape)):
+            raise UserError(f"{path}: takes {kind} of {shape}, not {_type(inputs)} of {list(inputs.shape)}")
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            return loader.boxed_run([inputs.detach().contiguous()])[0]
+        finally:
+            torch.set_num_threads(before)
+
+    return predict
+
+
+def entry(path: Path) -> Entry:
+    """What the file takes; a file that distiq did not write does not say it."""
+    facts = _facts(path)
+    return Entry(tuple(json.loads(facts.get(SHAPE, "[-1]"))), getattr(torch, facts.get(TYPE, "float32")))
+
+
+def needs_vnni(path: Path) -> bool:
+    """Whether the file runs only on processors that add four products of 8 bits at once, exactly."""
+    return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(json.loads(_facts(path).get(SETS, "[]"))))
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The steps of the program that compute float32, as "number (type)", from its source, which the file holds.
+
+    A loop that Inductor wrote computes in float32 between the integers that it reads and writes, as every such kernel
+    does; it is named if all that it writes is float32.
+    """
+    program, outside = _program(path), _outside(path)
+    found = []
+    steps = re.finditer(rf"{FUSED.pattern}|{CALL.pattern}|proxy_executor_call_function\(\w+, (\d+),", program, re.M)
+    for number, step in enumerate(steps):
+        fused, arguments, called, _, place = step.groups()
+        if fused:
+            name, in_float = fused.rpartition("_")[0], set(WRITTEN.findall(arguments)) == {"float"}
+        elif called:
+            name, in_float = called, not called.startswith("_q") and called not in MOVING
+        else:
+            name = outside[int(place)]
+            in_float = not name.startswith("quantized")
+        if in_float:
+            found.append(f"{number} ({name})")
+    return tuple(found)
+
+
+def grids(path: Path) -> Grids:
+    """The integer weights and grids that the file's integer kernels are called with, and its float32 weights.
+
+    Rows of tables are read and scaled in loops.
+    """
+    program, constants = _program(path), _constants(path)
+    types = dict(KERNEL_TYPE.findall(program))
+    weights, activations = [], set()
+    for name, arguments in CALL.findall(program):
+        if not name.startswith("_q"):
+            continue
+        named = [constants[part] for part in re.findall(r"\w+", arguments) if part in constants]
+        scale, zero_point, weight, weight_scale = named[:4]
+        activations.add((float(scale), int(zero_point) - SHIFT))
+        weights.append(Weight(_output_first(weight, name), weight_scale.numpy()))
+        result, zero, kind = RESULT.findall(arguments)[-1]
+        if types[kind] == "uint8":
+            activations.add((float(np.float32(result)), int(zero) - SHIFT))
+    for _, arguments in FUSED.findall(program):
+        read = [constants[part] for part in READ.findall(arguments) if part in constants]
+        for place, table in enumerate(read):
+            scales = [one for one in read[place:] if one.dtype == torch.float32 and one.shape == table.shape[:1]]
+            if table.dtype == torch.int8 and scales:
+                weights.append(Weight(table.numpy(), scales[0].numpy(), is_multiplied=False))
+    floats = [one.contiguous().numpy() for one in constants.values() if one.dtype == torch.float32 and one.ndim > 1]
+    return Grids(tuple(weights), tuple(floats), frozenset(activations))
+
+
+def _output_first(weight: Tensor, name: str) -> np.ndarray:
+    """A layer's weight as (O, I, ...): that of a linear layer stands transposed."""
+    return (weight.T if "linear" in name else weight).contiguous().numpy()
+
+
+def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
+    import torch._inductor.config
+
+    free = free_dimensions(example)
+    shape = [-1 if axis in free else size for axis, size in enumerate(example.shape)]
+    sets = list(environment.describe().instruction_sets)
+    facts = {SHAPE: json.dumps(shape), TYPE: _type(example), SETS: json.dumps(sets)}
+    exported = torch.export.export(graph, (example,), dynamic_shapes=(free,))
+    with torch._inductor.config.patch({**SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "model.pt2"))
+    return (folder / "model.pt2").read_bytes()
+
+
+def _try_out(graph: nn.Module, example: Tensor, folder: Path) -> None:
+    """Raises RuntimeError unless the compiled code, in a process of its own, answers as the graph does.
+
+    Of some networks Inductor of torch 2.13 makes code that reads beside its tensors, or takes them for another order.
+    """
+    for count in TRIED:
+        inputs = example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count]
+        np.save(folder / "inputs.npy", inputs.numpy())
+        command = [sys.executable, "-c", TRIAL, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS)
+        if done.returncode:
+            raise RuntimeError(f"its code fails with {count} samples (exit code {done.returncode})")
+        expected, found = graph(inputs), torch.from_numpy(np.load(folder / "outputs.npy"))
+        if found.shape != expected.shape or (found - expected).abs().max() > ALIKE * expected.abs().max() + 1e-5:
+            raise RuntimeError(f"its code answers {count} samples otherwise than the network")
+
+
+@contextlib.contextmanager
+def _channels_last() -> Iterator[None]:
+    """Tells Inductor of torch 2.13 that an integer convolution's result is channels-last, as it always is.
+
+    Of a free batch and one input channel it expects the other order, as float convolutions have it (pytorch's pull
+    request 121400), and would read the result's values in a wrong order.
+    """
+    import torch._inductor.mkldnn_ir
+
+    mkldnn_ir: Any = torch._inductor.mkldnn_ir
+    before = mkldnn_ir.is_contiguous_storage_and_layout
+    mkldnn_ir.is_contiguous_storage_and_layout = lambda x: x.get_dtype() != torch.uint8 and before(x)
+    try:
+        yield
+    finally:
+        mkldnn_ir.is_contiguous_storage_and_layout = before
+
+
+@contextlib.contextmanager
+def _temporary_cache() -> Iterator[Path]:
+    """A folder that Inductor writes its sources and libraries to, and that is gone afterwards."""
+    before = os.environ.get(CACHE)
+    with tempfile.TemporaryDirectory(prefix="distiq-inductor-") as folder:
+        os.environ[CACHE] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ[CACHE]
+            else:
+                os.environ[CACHE] = before
+
+
+def _type(inputs: Tensor) -> str:
+    return str(inputs.dtype).removeprefix("torch.")
+
+
+def _fits(inputs: Tensor, shape: list[int]) -> bool:
+    return inputs.ndim == len(shape) and all(
+        wanted in (-1, size) for size, wanted in zip(inputs.shape, shape, strict=True)
+    )
+
+
+def _member(path: Path, ending: str) -> bytes:
+    """The content of the archive's only entry of that ending; empty where there is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(ending)]
+            return archive.read(names[0]) if names else b""
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: Inductor cannot load this file: {error}") from error
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """The file's metadata."""
+    return json.loads(_member(path, ".wrapper_metadata.json") or b"{}")
+
+
+def _program(path: Path) -> str:
+    """The source of the calls that one run of the file makes."""
+    return _member(path, ".wrapper.cpp").decode().partition("void AOTInductorModel::run_impl(")[2]
+
+
+def _outside(path: Path) -> list[str]:
+    """The operations that the program leaves to torch's dispatcher."""
+    nodes = json.loads(_member(path, ".wrapper.json") or b'{"nodes": []}')["nodes"]
+    return [node["node"]["target"].removeprefix("torch.ops.") for node in nodes]
+
+
+def _constants(path: Path) -> dict[str, Tensor]:
+    """The compiled library's constants by their names in the source.
+
+    The library gives them by the names that they had in the graph, which several scales share; those are read from
+    where the constants lie behind one another.
+    """
+    library = _member(path, ".wrapper.so")
+    named: dict[str, Tensor] = {}
+    with tempfile.TemporaryDirectory(prefix="distiq-inductor-") as folder, silence():
+        (Path(folder) / "model.so").write_bytes(library)
+        opened = torch._C._aoti.AOTIModelContainerRunnerCpu(str(Path(folder) / "model.so"), 1)
+        for name, value in opened.extract_constants_map(False).items():
+            named[name] = (value.to_dense() if value.is_mkldnn else value).clone()
+        del opened
+    entries = CONSTANT.findall(_member(path, ".wrapper.cpp").decode())
+    origins = Counter(origin for *_, origin in entries)
+    lengths = [int(length) for _, _, length, *_ in entries]
+    offsets = dict(zip((name for name, *_ in entries), itertools.accumulate(lengths, initial=0), strict=False))
+    alone = {
+        name: named[origin].numpy().tobytes()
+        for name, _, _, _, layout, origin in entries
+        if origins[origin] == 1 and layout == "strided" and named[origin].is_contiguous()
+    }
+    telling = max(alone, key=lambda name: len(set(alone[name])))  # zero points are zeros, which stand anywhere
+    start = library.find(alone[telling]) - offsets[telling]
+    assert all(library.startswith(content, start + offsets[name]) for name, content in alone.items())
+    found = {}
+    for name, kind, _, sizes, _, origin in entries:
+        if origins[origin] > 1:
+            shape = [int(size) for size in re.findall(r"\d+", sizes)]
+            array = np.frombuffer(library, kind, math.prod(shape), start + offsets[name])
+            found[name] = torch.from_numpy(array.reshape(shape).copy())
+        else:
+            found[name] = named[origin]
+    return found

@@ -1,0 +1,172 @@
+"""One small .pt2 file, which takes long to compile: what it answers, holds and refuses. The rest: tests/contracts."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distiq import environment, runner
+from distiq.bench import bench
+from distiq.errors import UserError
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.runtimes.export import RUNTIMES, differences, export, load, pair_sums, require
+from distiq.runtimes.inductor import _try_out, entry, float_operations, grids, lacks_compiler
+from distiq.runtimes.lowering import Entry, grids_of, with_unsigned_activations
+
+CHANNELS = 20  # more than one block of the packed weights
+
+
+class Small(nn.Module):
+    """A convolution, a depthwise one, a sum, a mean, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(1, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS)
+        self.depthwise = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS)
+        self.classifier = nn.Linear(CHANNELS, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu6(self.norm(self.stem(images)))
+        return self.classifier(torch.flatten(F.adaptive_avg_pool2d(F.relu(self.depthwise(x) + x), 1), 1))
+
+
+class Made(NamedTuple):
+    model: nn.Module
+    quantized: QuantizedModel
+    path: Path
+    left: list[Path]
+
+
+def images_of(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    if why := lacks_compiler():
+        pytest.skip(why)
+    torch.manual_seed(0)
+    model = Small().eval()
+    quantized = quantize(model, images_of(64, 1))
+    temporary, folder = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("inductor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(temporary))
+        path = export(quantized, folder / "model.pt2", images_of(2, 2))
+    return Made(model, quantized, path, [*temporary.iterdir(), *(one for one in folder.iterdir() if one != path)])
+
+
+def test_it_answers_as_the_simulated_graph_at_any_batch_and_threads(made: Made):
+    images = images_of(200, 3)
+    with torch.no_grad():
+        simulated = made.quantized(images)
+    found = load(made.path)(images)
+    span = simulated.max() - simulated.min()
+    assert (found - simulated).abs().max() < 0.03 * span
+    assert (found - simulated).abs().mean() < 0.005 * span
+    assert torch.equal(found, torch.cat([load(made.path)(part) for part in images.split(32)]))
+    assert torch.equal(found[:9], torch.cat([load(made.path)(image) for image in images[:9].split(1)]))
+    assert torch.equal(found, load(made.path, threads=2)(images))
+    assert torch.get_num_threads() == 1, "the process keeps its own number"
+
+
+def test_it_holds_the_graphs_integers_and_scales(made: Made):
+    assert differences(made.quantized, made.path) == ""
+    found, graph = grids(made.path), grids_of(made.quantized.reference())
+    assert len(found.weights) == len(graph.weights) == 3
+    assert sorted(weight.integers.shape[0] for weight in found.weights) == [4, CHANNELS, CHANNELS]
+    # The sum's result and the mean's are scales within a loop, and the mean's is read by the last layer, too.
+    assert len(graph.activations) - len(found.activations) <= 1
+    assert "grids of activations" in differences(quantize(made.model, 3 * images_of(64, 1)), made.path)
+
+
+def test_its_sums_are_certified_where_it_can_run_without_vnni(made: Made, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("distiq.runtimes.inductor.needs_vnni", lambda path: False)
+    assert "two products can leave 16 bits" in pair_sums(made.path)
+    monkeypatch.setattr("distiq.runtimes.inductor.needs_vnni", lambda path: True)
+    assert pair_sums(made.path) == ""
+
+
+def test_its_layers_multiply_integers_alone(made: Made):
+    assert float_operations(made.path) == ()
+
+
+def test_it_says_what_it_takes_and_refuses_all_else(made: Made):
+    assert entry(made.path) == Entry((-1, 1, 8, 8), torch.float32)
+    predict = load(made.path)
+    for wrong in (torch.randn(2, 1, 8, 9), torch.randn(1, 8, 8), torch.randn(2, 1, 8, 8).double()):
+        with pytest.raises(UserError, match=r"takes float32 of \[-1, 1, 8, 8\], not float"):
+            predict(wrong)
+
+
+def test_another_layout_in_memory_gives_the_same_answers(made: Made):
+    images = images_of(6, 4)
+    strided = images.transpose(2, 3).contiguous().transpose(2, 3)
+    assert torch.equal(load(made.path)(strided), load(made.path)(images))
+
+
+def test_the_runner_answers_as_distiq(made: Made):
+    images = images_of(5, 5)
+    assert np.array_equal(runner.load(made.path, 1)(images.numpy()), load(made.path)(images).numpy())
+
+
+def test_a_lesser_processor_is_refused_before_it_runs_anything(made: Made, monkeypatch: pytest.MonkeyPatch):
+    here = environment.describe()
+    if not here.instruction_sets:
+        pytest.skip("this processor has none of the instruction sets that distiq knows")
+    monkeypatch.setattr(environment, "describe", lambda: here.model_copy(update={"instruction_sets": ()}))
+    with pytest.raises(UserError, match=r"compiled for a processor with .*, which this one lacks; export it here"):
+        load(made.path)
+    monkeypatch.setattr(runner, "machine", lambda: {"instruction_sets": []})
+    with pytest.raises(runner.Refused, match=r"model\.pt2: Inductor .*: it is compiled for a processor with"):
+        runner.load(made.path, 1)
+
+
+def test_its_latency_is_measured(made: Made):
+    (file,) = bench([made.path], rounds=1, seconds=0.002).files
+    assert (file.runtime, [entry.batch for entry in file.latency]) == ("Inductor", [1, 32])
+
+
+def test_nothing_is_left_of_the_compilation(made: Made):
+    assert made.left == []
+
+
+def test_without_a_compiler_files_are_run_but_not_written(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match="compiles with no-such-compiler, which is not installed here: apt-get install"):
+        export(made.quantized, tmp_path / "model.pt2", images_of(2, 2))
+    with pytest.raises(UserError, match="no-such-compiler"):
+        require(RUNTIMES["inductor"], to_write=True)
+    require(RUNTIMES["inductor"])
+    assert load(made.path)(images_of(3, 6)).shape == (3, 4)
+
+
+def test_unsigned_activations_change_no_answer(made: Made):
+    images = images_of(50, 7)
+    reference = made.quantized.reference()
+    unsigned = with_unsigned_activations(reference)
+    with torch.no_grad():
+        assert torch.equal(unsigned(images), reference(images))
+    assert "torch.int8" not in " ".join(str(node.args) for node in unsigned.graph.nodes if "tensor" in str(node.target))
+
+
+def test_code_that_crashes_or_answers_otherwise_is_not_delivered(made: Made, tmp_path: Path):
+    shutil.copy(made.path, tmp_path / "model.pt2")
+    reference, example = made.quantized.reference(), images_of(2, 8)
+    with torch.no_grad():
+        _try_out(reference, example, tmp_path)
+        with pytest.raises(RuntimeError, match="its code answers 1 samples otherwise than the network"):
+            _try_out(nn.Sequential(reference, Negative()), example, tmp_path)
+        (tmp_path / "model.pt2").write_bytes(b"no library")
+        with pytest.raises(RuntimeError, match="its code fails with 1 samples"):
+            _try_out(reference, example, tmp_path)
+
+
+class Negative(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
