@@ -45,7 +45,7 @@ def test_no_layer_comes_out_worse_than_nearest_on_what_it_gets(
         return errors[-1]
 
     monkeypatch.setattr(Reconstruction, "_error", noted)
-    scheme = Scheme(weight_bits=bits, rounding="adaround", rounding_start="nearest", iterations=60)  # type: ignore[arg-type]
+    scheme = Scheme(weight_bits=bits, rounding="adaround", rounding_start="nearest", iterations=300)  # type: ignore[arg-type]
     quantized = quantize(small, images[:48], scheme)
     monkeypatch.undo()
     before, after = errors[::2], errors[1::2]
