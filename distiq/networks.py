@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import nn
 
-from distiq import environment
+from distiq import environment, processes
 from distiq.data.splits import Data
 from distiq.data.text import check_same_tokens
 from distiq.data.views import Views
@@ -228,7 +228,8 @@ class Networks:
             "training": settings.model_dump(),
             "machine": [machine.cpu, machine.device],
         }
-        step = self.ledger.step(f"precision-{role}", self.shared | inputs, TRAINING_CODE, Precision, make)
+        inputs = self.shared | inputs
+        step = self.ledger.step(f"precision-{role}", inputs, TRAINING_CODE, Precision, make, together=True)
         return settings.model_copy(update={"precision": step.record.faster})
 
     def teacher(self) -> Step:
@@ -251,7 +252,7 @@ class Networks:
             alone = self.recipe.distil.without_teacher()
             return self._train("teacher", model, None, alone, training, self.recipe.seed, folder)
 
-        self.start = self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
+        self.start = self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make, together=not loaded)
         return self.start
 
     def last_teacher(self, teacher: Step) -> Source:
@@ -290,7 +291,7 @@ class Networks:
             teacher = self.answering(source, distillation, seed)
             return self._train(role, self.build(role, seed, start), teacher, distillation, training, seed, folder)
 
-        return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make)
+        return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make, together=True)
 
     def load(self, role: str, step: Step) -> nn.Module:
         """The network that a step left, in eval mode."""
@@ -337,7 +338,8 @@ class Networks:
             checkpoint=folder / CHECKPOINT,
             watch=self.watch,
         )
-        save_tensors(trained.state_dict(), folder / WEIGHTS)
+        if processes.is_main():
+            save_tensors(trained.state_dict(), folder / WEIGHTS)
         accuracy = record.epochs[-1].validation_accuracy or 0.0
         self.watch.note(
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"

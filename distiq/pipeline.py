@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distiq import environment, ladder
+from distiq import environment, ladder, processes
 from distiq.advice import advise
 from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
-from distiq.distillation.distil import output_losses
+from distiq.distillation.distil import common, output_losses
 from distiq.errors import UserError
 from distiq.evaluation.compare import paired_speed
 from distiq.evaluation.cost import multiply_adds, parameter_count
@@ -159,7 +159,8 @@ class _Story:
 
     def tell(self) -> RunRecord:
         self._refuse_early()
-        write_atomically(self.ledger.folder / "recipe.toml", to_toml(self.recipe).encode())
+        if processes.is_main():
+            write_atomically(self.ledger.folder / "recipe.toml", to_toml(self.recipe).encode())
         teacher = self._teacher()
         self._advise(teacher)
         student = self._student(teacher)
@@ -395,17 +396,19 @@ class _Story:
                 "distil": self.recipe.distil.on_grids().model_dump(),
             }
 
-        def make(folder: Path) -> TrialRecord:
+        def make(folder: Path) -> TrialRecord | None:
             self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]}")
             quantized = self._calibrated(student.model, scheme)
             training = self._train_on_grids(quantized, folder) if rung == "qat" else None
+            if not processes.is_main():
+                return None
             save_tensors(quantized.state_dict(), folder / WEIGHTS)
             return self.measuring.quantized(
                 folder, f"student-{rung}", rung, "", quantized, student.model, student.answers, training
             )
 
         code = (*QUANTIZING_CODE, *TRAINING_CODE, "pipeline.py") if rung == "qat" else QUANTIZING_CODE
-        step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make)
+        step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make, together=rung == "qat")
         self.files[f"student-{rung}"] = step.folder / self.measuring.model_file
         others = tuple(self._elsewhere(name, rung, scheme, step, student) for name in self.recipe.measure.runtimes[1:])
         return step.record.model_copy(update={"runtimes": (*step.record.runtimes, *others), "seconds": step.seconds})
@@ -485,6 +488,7 @@ class _Story:
 
         def loss_fn(logits: Tensor, batch: Batch) -> Losses:
             known = answering(batch) if answering is not None else None
+            logits, known, batch = common(logits, known, batch)
             return output_losses(logits, batch, known, settings, smoothing)
 
         return train_quantized(
@@ -540,6 +544,10 @@ class _Story:
             verdict=verdict,
             delivered=checksums(file),
         )
+        return processes.on_main(lambda: self._written(record, file, chosen, student))
+
+    def _written(self, record: RunRecord, file: Path, chosen: TrialRecord, student: _Network) -> RunRecord:
+        """Bundle and report on the disk."""
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed, self.networks.kept)
         if isinstance(student.model, TokenLogits):
