@@ -606,9 +606,7 @@ class _Story:
             scheme="float32, not quantized",
             simulated=column,
             deployed=column,
-            agreement=1.0,
             sqnr_db=float("inf"),
-            float_operations=(),
             breaches=(),
             test_breaches=(),
             seconds=0.0,
@@ -639,10 +637,7 @@ class _Story:
         return trial.model_copy(
             update={
                 "deployed": self.measuring.column("int8 deployed", answers, student.answers, cost),
-                "agreement": entry.agreement,
                 "sqnr_db": sqnr_db(student.answers["validation"], answers["validation"]),
-                "float_operations": entry.float_operations,
-                "intended_float_operations": entry.intended_float_operations,
                 "runtimes": (entry, *others),
             }
         )
