@@ -34,7 +34,7 @@ from distiq.records import NOUNS, Record, TrainingRecord
 from distiq.training import Batches, faster_precision
 
 WEIGHTS = "weights.safetensors"
-TRAINING_CODE = ("networks.py", "training.py", "numerics.py", "data", "models", "distillation")
+TRAINING_CODE = ("networks.py", "training.py", "sharing.py", "numerics.py", "data", "models", "distillation")
 
 
 class Trained(Record):
