@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from distiq import environment
+from distiq import environment, processes
 from distiq.data.load import load as load_data
 from distiq.data.splits import check_data
 from distiq.errors import UserError
@@ -115,7 +115,8 @@ def ablate(
             pairs=tuple(_pair(first, second, right[first], right[second]) for first, second in _pairs(right)),
             seconds=sum(step.seconds for step in ledger.used.values()),
         )
-        record.save(ledger.records / "ablation.json")
+        if processes.is_main():
+            record.save(ledger.records / "ablation.json")
     return record
 
 

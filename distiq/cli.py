@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from distiq import processes
 from distiq.errors import UserError
-from distiq.progress import Lines, Live, Watch
+from distiq.progress import Lines, Live, Silent, Watch
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
 for noisy in ("torchao", "torch.utils._pytree"):
@@ -57,6 +58,8 @@ def run(
         with _watching(console, plain) as watch:
             command = shlex.join(["distiq", *sys.argv[1:]])
             record = compress(settings, run=place, watch=watch, command=command)
+        if not processes.is_main():
+            return
         show(place / "records", console)
         console.print(f"report: {place / 'report.html'}\nbundle: {place / 'bundle'}", markup=False)
         if not record.verdict.met:
@@ -88,6 +91,8 @@ def ablate(
         with _watching(console, plain) as watch:
             command = shlex.join(["distiq", *sys.argv[1:]])
             record = ablate_recipe(settings, seeds=seeds, run=place, watch=watch, command=command)
+        if not processes.is_main():
+            return
         show_ablation(record, console)
         if (place / "records" / "run.json").exists():
             write_report(place / "records", place / "report.html")
@@ -343,7 +348,8 @@ def quantize(
 def _explained() -> Iterator[None]:
     """Prints what a user can put right as one message, without a traceback."""
     try:
-        yield
+        with processes.one_voice():
+            yield
     except UserError as error:
         typer.secho(f"distiq: {error}", err=True, fg="red")
         raise typer.Exit(BAD_INPUT) from None
@@ -363,7 +369,9 @@ def _explained() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _watching(console: Console, plain: bool) -> Iterator[Watch]:
-    if plain or not console.is_terminal:
+    if not processes.is_main():
+        yield Silent()
+    elif plain or not console.is_terminal:
         yield Lines(console)
     else:
         with Live(console) as live:

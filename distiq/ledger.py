@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+from distiq import processes
 from distiq.errors import UserError
 from distiq.files import PARTIAL, sha256_of_file, sha256_of_json, write_atomically
 from distiq.records import Record
@@ -39,12 +40,14 @@ class Step(NamedTuple):
 
 
 class Ledger:
-    """A run folder, held by one process at a time. Use it as a context.
+    """A run folder, held by one run at a time. Use it as a context.
+
+    Of a run's processes the main one holds it and writes; the others wait for its results.
 
     `used` are the steps that were asked for since it was entered, by folder name.
 
     Raises:
-        UserError: on entering, when another process holds the folder or it cannot be written.
+        UserError: on entering, when another run holds the folder or it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,6 +57,10 @@ class Ledger:
         self._lock = FileLock(self.folder / ".lock")
 
     def __enter__(self) -> "Ledger":
+        processes.on_main(self._take)
+        return self
+
+    def _take(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -67,7 +74,6 @@ class Ledger:
             raise UserError(
                 f"{self.folder}: cannot write here ({error.strerror}); choose another with --run"
             ) from error
-        return self
 
     def _sweep(self) -> None:
         """Removes what was being written when its run was killed, in the places where this run writes alone."""
@@ -81,7 +87,14 @@ class Ledger:
         self._lock.release()
 
     def step(
-        self, name: str, inputs: dict[str, Any], code: tuple[str, ...], kind: type[R], make: Callable[[Path], R]
+        self,
+        name: str,
+        inputs: dict[str, Any],
+        code: tuple[str, ...],
+        kind: type[R],
+        make: Callable[[Path], R | None],
+        *,
+        together: bool = False,
     ) -> Step:
         """The step's result: read if it was made from the same inputs by the same code, else made and kept.
 
@@ -89,21 +102,37 @@ class Ledger:
             inputs: everything that decides the result, as JSON values; keys of earlier steps among them.
             code: the rooms and files of distiq that make it, such as "training.py" or "data".
             make: fills the given folder and returns the record. It finds what a killed attempt left there.
+            together: every process of the run makes it. The main one's record counts, and it alone writes; the others
+                may leave with None.
         """
         key = sha256_of_json({"name": name, "inputs": inputs, "code": source_hash(*code)})[:16]
         final = self.folder / "steps" / f"{name}-{key}"
-        if final.is_dir():
-            found = _finished(final, key, kind)
-            if isinstance(found, Step):
-                self.used[final.name] = found
-                return found
-            shutil.rmtree(final)
-            write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {found}; made again\n".encode())
-        partial = final.with_name(final.name + ".partial")
+        step = processes.on_main(lambda: self._kept(final, key, kind))
+        if step is None:
+            if together and not processes.is_main():
+                make(_partial(final))
+            step = processes.on_main(lambda: self._made(final, key, make))
+        self.used[step.folder.name] = step
+        return step
+
+    def _kept(self, final: Path, key: str, kind: type[Record]) -> Step | None:
+        """The step as it was finished; what is damaged is removed."""
+        if not final.is_dir():
+            return None
+        found = _finished(final, key, kind)
+        if isinstance(found, Step):
+            return found
+        shutil.rmtree(final)
+        write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {found}; made again\n".encode())
+        return None
+
+    def _made(self, final: Path, key: str, make: Callable[[Path], Record | None]) -> Step:
+        partial = _partial(final)
         try:
             partial.mkdir(parents=True, exist_ok=True)
             began = time.monotonic()
             record = make(partial)
+            assert record is not None
             record.save(partial / "record.json")
             training = getattr(record, "training", None)  # knows the seconds of killed attempts, too
             seconds = max(time.monotonic() - began, training.seconds if training else 0.0)
@@ -118,8 +147,11 @@ class Ledger:
                 f"{partial}: writing failed ({error.strerror or error}); free the disk or choose another folder with"
                 " --run, then run again: finished steps are kept"
             ) from error
-        self.used[final.name] = Step(record, final, key, seconds)
-        return self.used[final.name]
+        return Step(record, final, key, seconds)
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(final.name + ".partial")
 
 
 def _finished(folder: Path, key: str, kind: type[Record]) -> Step | str:

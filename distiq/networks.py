@@ -12,7 +12,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file
 from torch import nn
 
-from distiq import environment
+from distiq import environment, processes
 from distiq.data.splits import Data
 from distiq.data.text import check_same_tokens
 from distiq.data.views import Views
@@ -43,7 +43,7 @@ from distiq.records import NOUNS, Record, TrainingRecord
 from distiq.training import Batches, faster_precision
 
 WEIGHTS = "weights.safetensors"
-TRAINING_CODE = ("networks.py", "training.py", "numerics.py", "data", "models", "distillation")
+TRAINING_CODE = ("networks.py", "training.py", "sharing.py", "numerics.py", "data", "models", "distillation")
 
 
 class Trained(Record):
@@ -238,7 +238,8 @@ class Networks:
             "training": settings.model_dump(),
             "machine": [machine.cpu, machine.device],
         }
-        step = self.ledger.step(f"precision-{role}", self.shared | inputs, TRAINING_CODE, Precision, make)
+        inputs = self.shared | inputs
+        step = self.ledger.step(f"precision-{role}", inputs, TRAINING_CODE, Precision, make, together=True)
         return settings.model_copy(update={"precision": step.record.faster})
 
     def teacher(self) -> Step:
@@ -261,7 +262,7 @@ class Networks:
             alone = DistilSettings(teacher="none")
             return self._train("teacher", model, None, alone, training, self.recipe.seed, folder)
 
-        self.start = self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make)
+        self.start = self.ledger.step("teacher", inputs, TRAINING_CODE, Trained, make, together=not loaded)
         return self.start
 
     def last_teacher(self, teacher: Step) -> Source:
@@ -303,7 +304,7 @@ class Networks:
             teacher = self.answering(source, distillation, seed)
             return self._train(role, self.build(role, seed, start), teacher, distillation, training, seed, folder)
 
-        return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make)
+        return self.ledger.step(role, inputs, TRAINING_CODE, Trained, make, together=True)
 
     def load(self, role: str, step: Step) -> nn.Module:
         """The network that a step left, in eval mode."""
@@ -350,7 +351,8 @@ class Networks:
             checkpoint=folder / CHECKPOINT,
             watch=self.watch,
         )
-        save_tensors(trained.state_dict(), folder / WEIGHTS)
+        if processes.is_main():
+            save_tensors(trained.state_dict(), folder / WEIGHTS)
         accuracy = record.epochs[-1].validation_accuracy or 0.0
         self.watch.note(
             f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"

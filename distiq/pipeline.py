@@ -1,76 +1,31 @@
 """compress(recipe): the whole story, top to bottom."""
 
 import dataclasses
-import datetime
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from distiq import environment, ladder
+from distiq import environment, processes
 from distiq.advice import advise
-from distiq.bundle import write_bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
-from distiq.distillation.distil import output_losses
+from distiq.delivery import deliver
 from distiq.errors import UserError
-from distiq.evaluation.compare import paired_speed
-from distiq.evaluation.cost import layer_macs, multiply_adds, parameter_count
+from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, write_atomically
-from distiq.ledger import CHECKPOINT, Ledger, Step, replace_folder, source_hash
-from distiq.measuring import ANSWERS, SIMULATED, Answers, Measuring, with_one_another
-from distiq.models.audio import front_ends
+from distiq.ledger import Ledger, Step
+from distiq.measuring import ANSWERS, Measuring
 from distiq.models.predictor import Predictor
-from distiq.models.transformer import TokenLogits, save_transformers
-from distiq.networks import TRAINING_CODE, WEIGHTS, Networks, basis_of
-from distiq.numerics import sqnr_db
-from distiq.peak import MOST_PEAK_SECONDS, measure_peak
+from distiq.networks import Networks
 from distiq.progress import Silent, Watch
 from distiq.quantization.graph import check_paths, export_graph
-from distiq.quantization.mixed import FLOAT_BITS, choose_bits
-from distiq.quantization.qat import train_quantized
-from distiq.quantization.quantize import QuantizedModel, quantize, restore
-from distiq.quantization.rounding import CHUNK
-from distiq.quantization.scheme import REDUCED_BITS, Scheme
-from distiq.quantization.sensitivity import SAMPLES, sensitivity
-from distiq.recipe import Recipe, Rung, to_toml
-from distiq.records import (
-    FLOAT32,
-    NOUNS,
-    AdviceRecord,
-    Breach,
-    Column,
-    ComparisonRecord,
-    CostRecord,
-    FloatModulesRecord,
-    ModelRecord,
-    Record,
-    RunRecord,
-    RuntimeRecord,
-    SensitivityRecord,
-    TrainingRecord,
-    TrialRecord,
-)
-from distiq.report.report import write_report
-from distiq.runtimes.export import RUNTIMES, checksums, require, size_bytes
-from distiq.training import Batch, Losses
-
-MEASURING_CODE = ("measuring.py", "tuning.py", "peak.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
-QUANTIZING_CODE = (*MEASURING_CODE, "quantization", "training.py")
-
-
-NARROW_BITS = 4
-NARROW = (6, 4, 3, 2)  # what layers may take where bit operations are limited
-TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
-NODE_BYTES = 64  # what a packed weight adds to the file: a node and its names
-
-
-class Decided(Record):
-    """The record of the step that decides which modules stay in float32."""
-
-    modules: FloatModulesRecord | None
+from distiq.quantization.scheme import Scheme
+from distiq.recipe import Recipe, to_toml
+from distiq.records import NOUNS, AdviceRecord, Column, ModelRecord, Record, RunRecord, TrialRecord
+from distiq.runtimes.export import RUNTIMES, require
+from distiq.trials import MEASURING_CODE, QUANTIZING_CODE, Network, Run, Trials, calibrated, float_modules
 
 
 class Measured(Record):
@@ -108,16 +63,6 @@ def compress(
         return _Story(recipe, ledger, watch or Silent(), command, teacher, student, data).tell()
 
 
-@dataclass
-class _Network:
-    """A trained network, the step that made it, and what its float32 file answered."""
-
-    model: nn.Module
-    step: Step
-    answers: Answers
-    record: ModelRecord
-
-
 class _Story:
     """One run. Each method is a chapter; `tell` is their order."""
 
@@ -136,7 +81,7 @@ class _Story:
         watch.stage("reading data")
         self.data = data or load_data(recipe.data, recipe.seed)
         check_data(self.data)
-        self.data_record = found = self.data.record()
+        found = self.data.record()
         watch.note(
             f"{found.source}: {found.train} training, {found.validation} validation, {found.calibration} calibration,"
             f" {found.test} test {NOUNS[found.kind]}"
@@ -145,11 +90,7 @@ class _Story:
             watch.note(note)
         self.networks = Networks(recipe, ledger, self.data, self.watch, {"teacher": teacher, "student": student})
         self.measuring = Measuring(self.data, recipe)
-        self.files: dict[str, Path] = {}
-        self.decided: FloatModulesRecord | None = None
-        self.estimates: dict[str, str] = {}  # what each rung costs, as far as it was known before it
-        self.beside = ""  # the teacher whose answers the columns are compared with
-        self.measured_by = {
+        measured_by = {
             "data": found.digest,
             "seed": recipe.seed,
             **recipe.measure.model_dump(exclude={"runtimes", "tune"}),
@@ -159,15 +100,19 @@ class _Story:
             "cpu": environment.describe().cpu,
             "versions": environment.describe().versions,
         }
+        self.run = Run(recipe, ledger, watch, self.data, found, self.networks, self.measuring, measured_by)
 
     def tell(self) -> RunRecord:
         self._refuse_early()
-        write_atomically(self.ledger.folder / "recipe.toml", to_toml(self.recipe).encode())
+        if processes.is_main():
+            write_atomically(self.ledger.folder / "recipe.toml", to_toml(self.recipe).encode())
         teacher = self._teacher()
-        self._advise(teacher)
-        student = self._student(teacher)
-        trials = self._climb(teacher, student)
-        return self._finish(teacher, student, trials)
+        advice = self._advise(teacher)
+        source = self.networks.last_teacher(teacher.step)
+        student = self._network("student", self.networks.student(source, self.recipe.distil, self.recipe.seed))
+        trials = Trials(self.run, teacher, student, source)
+        trials.climb()
+        return deliver(self.run, trials, advice, self.command)
 
     # Before any training ----------------------------------------------------------------------------------------------
 
@@ -199,21 +144,20 @@ class _Story:
 
     # Teacher and student ----------------------------------------------------------------------------------------------
 
-    def _teacher(self) -> _Network:
+    def _teacher(self) -> Network:
         teacher = self._network("teacher", self.networks.teacher())
-        self.measuring.teacher, self.beside = teacher.answers, teacher.step.key
+        self.measuring.teacher, self.run.beside = teacher.answers, teacher.step.key
         quantized = () if isinstance(teacher.model, Predictor) else self._quantized_teacher(teacher)
         columns = (*teacher.record.columns, *quantized)
         teacher.record = teacher.record.model_copy(update={"columns": columns})
         return teacher
 
-    def _advise(self, teacher: _Network) -> None:
+    def _advise(self, teacher: Network) -> AdviceRecord | None:
         """Says what is known of the teacher before hours are spent on its student."""
-        self.advice: AdviceRecord | None = None
         if self.recipe.distil.teacher == "none":
-            return
+            return None
         validation = self.data.validation.labels
-        self.advice = advise(
+        advice = advise(
             self.recipe,
             teacher.record.column("float32").validation,
             teacher.answers["validation"],
@@ -222,14 +166,11 @@ class _Story:
             self.data.classes,
             (teacher.record.parameters, parameter_count(self.networks.build("student"))),
         )
-        for warning in self.advice.warnings:
+        for warning in advice.warnings:
             self.watch.note(f"warning: {warning}")
+        return advice
 
-    def _student(self, teacher: _Network) -> _Network:
-        self.source = self.networks.last_teacher(teacher.step)
-        return self._network("student", self.networks.student(self.source, self.recipe.distil, self.recipe.seed))
-
-    def _network(self, role: str, step: Step) -> _Network:
+    def _network(self, role: str, step: Step) -> Network:
         """A trained network; its float32 file is exported and measured in a step of its own. A callable has no file."""
         model = self.networks.load(role, step)
         is_network = not isinstance(model, Predictor)
@@ -244,10 +185,10 @@ class _Story:
             self.measuring.export(model, folder / self.measuring.model_file)
             return Measured(column=self.measuring.file("float32", f"{role}-float32", folder, model)[0])
 
-        key = self.measured_by | {"network": step.key, "form": "float32", "beside": self.beside}
+        key = self.run.measured_by | {"network": step.key, "form": "float32", "beside": self.run.beside}
         measured = self.ledger.step(f"{role}-float32", key, MEASURING_CODE, Measured, measure)
         if is_network:
-            self.files[f"{role}-float32"] = measured.folder / self.measuring.model_file
+            self.run.files[f"{role}-float32"] = measured.folder / self.measuring.model_file
         given = self.networks.given[role]
         record = ModelRecord(
             role="teacher" if role == "teacher" else "student",
@@ -258,471 +199,23 @@ class _Story:
             columns=(measured.record.column,),
             training=step.record.training,
         )
-        return _Network(model, step, load_file(measured.folder / ANSWERS), record)
+        return Network(model, step, load_file(measured.folder / ANSWERS), record)
 
-    # Quantization -----------------------------------------------------------------------------------------------------
-
-    def _calibrated(self, model: nn.Module, scheme: Scheme) -> QuantizedModel:
-        samples = self.data.normalize(self.data.calibration.inputs)
-        return quantize(model, samples, scheme, seed=self.recipe.seed, watch=self.watch)
-
-    def _quantized_teacher(self, teacher: _Network) -> tuple[Column, Column]:
+    def _quantized_teacher(self, teacher: Network) -> tuple[Column, Column]:
         """What quantizing the teacher itself would give: the reference that a student has to beat."""
-        decided = self._float_modules("teacher", teacher, None)
+        mode = self.recipe.quantize.mode
+        decided = float_modules(self.run, "teacher", teacher, None, Scheme(mode=mode))
         kept = decided.paths if decided and decided.kept else ()
-        scheme = Scheme(float_modules=kept, mode=self.recipe.quantize.mode)
+        scheme = Scheme(float_modules=kept, mode=mode)
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage("quantizing the teacher, as a reference")
-            quantized = self._calibrated(teacher.model, scheme)
+            quantized = calibrated(self.run, teacher.model, scheme)
             return self.measuring.quantized(
                 folder, "teacher-int8", scheme.mode, "reference", quantized, teacher.model, teacher.answers
             )
 
-        inputs = self.measured_by | {"network": teacher.step.key, "scheme": dataclasses.asdict(scheme)}
+        inputs = self.run.measured_by | {"network": teacher.step.key, "scheme": dataclasses.asdict(scheme)}
         step = self.ledger.step("teacher-int8", inputs, QUANTIZING_CODE, TrialRecord, make)
-        self.files["teacher-int8"] = step.folder / self.measuring.model_file
+        self.run.files["teacher-int8"] = step.folder / self.measuring.model_file
         return step.record.simulated, step.record.deployed
-
-    def _float_modules(self, role: str, network: _Network, asked: tuple[str, ...] | None) -> FloatModulesRecord | None:
-        """Which modules stay in float32, and the measurement behind it."""
-        if asked is None and not front_ends(network.model):
-            return None
-
-        def make(_folder: Path) -> Decided:
-            self.watch.stage(f"what int8 does to the {role}'s front-end")
-            return Decided(modules=self.measuring.float_modules(network.model, asked, scheme))
-
-        scheme = self._plain() if role == "student" else Scheme(mode=self.recipe.quantize.mode)
-        inputs = self.measured_by | {"network": network.step.key, "asked": asked, "scheme": dataclasses.asdict(scheme)}
-        found = self.ledger.step(f"{role}-float-modules", inputs, QUANTIZING_CODE, Decided, make).record.modules
-        if found is not None:
-            says = "stays in float32" if found.kept else "goes to int8"
-            self.watch.note(
-                f"{', '.join(found.paths)} {says}: SQNR of the logits {found.sqnr_db_float:.1f} dB with it in float32,"
-                f" {found.sqnr_db_int8:.1f} dB in int8"
-            )
-        return found
-
-    def _climb(self, teacher: _Network, student: _Network) -> list[TrialRecord]:
-        """The attempts, in order; each is kept with its file."""
-        trials: list[TrialRecord] = []
-        self.decided = self._float_modules("student", student, self.recipe.quantize.float_modules)
-        budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
-        rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung != "mixed" or not narrow)
-        top1 = [network.record.column("float32").validation.top1 for network in (teacher, student)]
-        float_drop = 100 * (top1[0] - top1[1])
-        self.evidence: SensitivityRecord | None = None
-        while following := ladder.next_rung(rungs, trials, budget, float_drop, self.evidence):
-            self.estimates[following.rung] = self._estimate(following.rung, student, trials)
-            trial = self._attempt(following.rung, teacher, student, trials)
-            trial = trial.model_copy(
-                update={
-                    "reason": following.reason,
-                    "breaches": self._judge(teacher, trial, "validation"),
-                    "test_breaches": self._judge(teacher, trial, "test"),
-                }
-            )
-            trials.append(trial)
-            broken = ", ".join(f"{breach.limit} by {breach.excess:.3g} {breach.unit}" for breach in trial.breaches)
-            self.watch.note(
-                f"{100 * trial.deployed.test.top1:.2f} % of the test set; on the validation split"
-                f" {'misses ' + broken if broken else 'every limit holds'}"
-            )
-            if self.evidence is None and any(breach.limit in ladder.QUALITY for breach in trial.breaches):
-                self.evidence = self._sensitivity(student)
-        self.skipped = ladder.skipped(rungs, trials, budget, float_drop, self.evidence) if trials[-1].breaches else {}
-        for rung in rungs:
-            self.estimates.setdefault(rung, self._estimate(rung, student, trials))
-        return trials
-
-    def _estimate(self, rung: Rung, student: _Network, trials: list[TrialRecord]) -> str:
-        """What a rung costs here, in words."""
-        samples = {
-            "qat": self.recipe.quantize.training.epochs * len(self.data.train),
-            "reconstruct": Scheme.iterations * CHUNK,  # in each step every block learns from so many, one after another
-        }.get(rung, 0)
-        taught = student.record.training
-        seconds = (
-            samples * taught.seconds / (taught.steps * self.recipe.student.training.batch_size) if taught else None
-        )
-        return ladder.estimate(rung, trials, seconds if samples else 0.0)
-
-    def _plain(self, bits: int | None = None) -> Scheme:
-        """What every scheme of this run begins with; `bits` of the weights in place of the recipe's."""
-        kept = self.decided.paths if self.decided and self.decided.kept else ()
-        settings = self.recipe.quantize
-        return Scheme(
-            bits or settings.weight_bits,  # type: ignore[arg-type]
-            settings.activation_bits,
-            float_modules=kept,
-            reduce_range=settings.reduce_range and not bits,  # fewer have no need of it
-            mode=settings.mode,
-            group_size=settings.group_size,
-        )
-
-    def _sensitivity(self, student: _Network, bits: int | None = None) -> SensitivityRecord:
-        """Where the noise of the plainest quantization comes from; `bits` of the weights in place of the recipe's."""
-        scheme = self._plain(bits)
-
-        def make(_folder: Path) -> SensitivityRecord:
-            self.watch.stage(f"looking where the noise comes from ({scheme})")
-            samples = self.data.normalize(self.data.calibration.inputs[:SAMPLES])
-            return sensitivity(self._calibrated(student.model, scheme), samples, scheme.mode, self.watch)
-
-        inputs = {"data": self.data_record.digest, "student": student.step.key, "scheme": dataclasses.asdict(scheme)}
-        name = f"sensitivity-w{scheme.weight_bits}"
-        record = self.ledger.step(name, inputs, QUANTIZING_CODE, SensitivityRecord, make).record
-        share = 100 * record.weights_share
-        self.watch.note(f"{share:.0f} % of the noise comes from weights, the rest from activations")
-        return record
-
-    def _narrowed(self, start: Scheme, student: _Network, before: list[TrialRecord]) -> Scheme:
-        """The scheme with narrow weights in the layers where they add the least noise, so that the limits hold that
-        they can mend: of size, by 4 bits alone, since files store fewer as 4; of bit operations, by any.
-
-        Args:
-            before: the trials so far; how far the first is beyond a limit is what the layers have to save.
-        """
-        budget, wide = self.recipe.budget, self.recipe.quantize.weight_bits
-        choices = [bits for bits in (NARROW if budget.bit_operations_m else (NARROW_BITS,)) if bits < wide]
-        # The widest is that of the ladder's evidence.
-        records = {wide: self._sensitivity(student)} | {bits: self._sensitivity(student, bits) for bits in choices}
-        noise = {
-            bits: {grid.place: 10 ** (-grid.sqnr_db / 10) for grid in record.grids if grid.part == "weights"}
-            for bits, record in records.items()
-        }
-        macs, activation_bits = layer_macs(student.model, self.measuring.example), start.activation_bits
-        most_bits = REDUCED_BITS if start.reduce_range else wide
-        sizes: dict[str, dict[int, float]] = {}
-        operations: dict[str, dict[int, float]] = {}
-        for layer in noise[wide]:
-            count = student.model.get_parameter(f"{layer}.weight").numel()
-            packed = count / 2 + NODE_BYTES
-            sizes[layer] = {bits: packed if bits <= NARROW_BITS else float(count) for bits in noise}
-            step = float(macs.get(layer, 0) * activation_bits)
-            operations[layer] = {bits: step * min(bits, most_bits) for bits in noise}
-        first = before[0] if before else None
-        limits: list[tuple[dict[str, dict[int, float]], float]] = []
-        if budget.size_kb and first and first.deployed.cost:
-            too_large = first.deployed.cost.size_bytes - 1000 * budget.size_kb
-            limits.append((sizes, sum(costs[wide] for costs in sizes.values()) - too_large))
-        if budget.bit_operations_m and first and first.bit_operations:
-            too_many = first.bit_operations - 1e6 * budget.bit_operations_m
-            limits.append((operations, sum(costs[wide] for costs in operations.values()) - too_many))
-        powers = {layer: {bits: noise[bits][layer] for bits in noise} for layer in noise[wide]}
-        chosen = {layer: bits for layer, bits in choose_bits(powers, limits).items() if bits != wide}
-        said = ", ".join(f"{layer} ({bits})" for layer, bits in chosen.items())
-        self.watch.note(f"fewer bits of weights in {len(chosen)} of {len(powers)} layers: {said}")
-        return dataclasses.replace(
-            start,
-            layer_bits=tuple(chosen.items()),
-            float_modules=self._plain().float_modules,
-            rounding="gptq",
-        )
-
-    def _judge(self, teacher: _Network, trial: TrialRecord, split: str) -> tuple[Breach, ...]:
-        cost = trial.deployed.cost
-        assert cost is not None
-        wanted, found = getattr(teacher.record.column("float32"), split), getattr(trial.deployed, split)
-        auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
-        latency_ms = cost.at_batch(1).p50_ms
-        return ladder.judge(
-            self.recipe.budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop, trial.bit_operations
-        )
-
-    def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
-        scheme = self._scheme(rung, student, trials)
-        inputs = self.measured_by | {
-            "student": student.step.key,
-            "beside": self.beside,
-            "scheme": dataclasses.asdict(scheme),
-        }
-        if rung == "qat":
-            inputs |= {
-                "training": self.recipe.quantize.training.model_dump(),
-                "learn_ranges": self.recipe.quantize.learn_ranges,
-                "views": self.recipe.views.model_dump(),
-                "distil": self.recipe.distil.on_grids().model_dump(),
-            }
-
-        def make(folder: Path) -> TrialRecord:
-            self.watch.stage(f"{rung}: {ladder.WHAT_IT_IS[rung]} ({self.estimates[rung]})")
-            quantized = self._calibrated(student.model, scheme)
-            training = self._train_on_grids(quantized, folder) if rung == "qat" else None
-            save_tensors(quantized.state_dict(), folder / WEIGHTS)
-            return self.measuring.quantized(
-                folder, f"student-{rung}", rung, "", quantized, student.model, student.answers, training
-            )
-
-        code = (*QUANTIZING_CODE, *TRAINING_CODE, "pipeline.py") if rung == "qat" else QUANTIZING_CODE
-        step = self.ledger.step(f"trial-{rung}", inputs, code, TrialRecord, make)
-        self.files[f"student-{rung}"] = step.folder / self.measuring.model_file
-        others = tuple(self._elsewhere(name, rung, scheme, step, student) for name in self.recipe.measure.runtimes[1:])
-        runtimes = (*step.record.runtimes, *others)
-        answers = {one.runtime: load_file(self.files[one.file].parent / ANSWERS)["test"] for one in runtimes}
-        update = {"runtimes": with_one_another(runtimes, answers), "seconds": step.seconds}
-        return step.record.model_copy(update=update)
-
-    def _elsewhere(self, name: str, rung: Rung, scheme: Scheme, trial: Step, student: _Network) -> RuntimeRecord:
-        """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""
-        ending = RUNTIMES[name].ending
-        file, float_file = f"student-{rung}-{name}", f"student-float32-{name}"
-        inputs = {
-            "runtime": name,
-            "export": self.recipe.export.model_dump(),
-            "data": self.data_record.digest,
-            "cpu": environment.describe().cpu,
-            "versions": environment.describe().versions,
-        }
-
-        def make_float(folder: Path) -> Record:
-            self.watch.stage(f"the student's float32 file for {RUNTIMES[name].title}")
-            self.measuring.export(student.model, folder / f"model{ending}")
-            return Record()
-
-        def make(folder: Path) -> RuntimeRecord:
-            self.watch.stage(f"{rung}: the file for {RUNTIMES[name].title}")
-            weights = load_file(trial.folder / WEIGHTS)
-            quantized = restore(student.model, self.measuring.example, scheme, weights)
-            path = self.measuring.export(quantized, folder / f"model{ending}")
-            answers = self.measuring.file_answers(path)
-            save_tensors(answers, folder / ANSWERS)
-            simulated = load_file(trial.folder / SIMULATED)
-            return self.measuring.in_runtime(path, file, quantized, simulated["test"], answers["test"])
-
-        code = QUANTIZING_CODE
-        plain = self.ledger.step(float_file, inputs | {"network": student.step.key}, code, Record, make_float)
-        step = self.ledger.step(f"trial-{rung}-{name}", inputs | {"trial": trial.key}, code, RuntimeRecord, make)
-        self.files |= {float_file: plain.folder / f"model{ending}", file: step.folder / f"model{ending}"}
-        return step.record
-
-    def _scheme(self, rung: Rung, student: _Network, trials: list[TrialRecord]) -> Scheme:
-        """The scheme of a rung. Those that cost more than a calibration start from the best found without training;
-        training starts from the narrowed weights, if the file had to shrink."""
-        plain = self._plain()
-        match rung:
-            case "static" | "dynamic" | "weight_only":
-                return plain
-            case "minmax":
-                return dataclasses.replace(plain, ranges="minmax", rounding="gptq")
-            case "percentile":
-                share = self.recipe.quantize.percentile
-                return dataclasses.replace(plain, ranges="percentile", percentile=share, rounding="gptq")
-        rungs = [trial.rung for trial in trials]
-        before = trials[: rungs.index(rung)] if rung in rungs else trials
-        untrained = [trial for trial in before if trial.training is None]
-        narrowed = [trial for trial in untrained if trial.rung == "mixed"]
-        start = plain
-        if untrained:
-            best = max(narrowed or untrained, key=lambda trial: trial.sqnr_db).rung
-            start = self._scheme(best, student, untrained)  # type: ignore[arg-type]
-        match rung:
-            case "equalize":
-                self.evidence = self.evidence or self._sensitivity(student)
-                has_neighbours = self.evidence.balanced_share is not None
-                return dataclasses.replace(start, equalize=has_neighbours, correct_biases=True)
-            case "rounding":
-                return dataclasses.replace(start, rounding="gptq")
-            case "reconstruct":
-                return dataclasses.replace(start, rounding="brecq")
-            case "float_layers":
-                self.evidence = self.evidence or self._sensitivity(student)
-                layers, _ = self.evidence.worst_layers(ladder.FLOAT_LAYERS)
-                return dataclasses.replace(start, float_modules=(*plain.float_modules, *layers))
-            case "mixed":
-                return self._narrowed(start, student, before)
-        return start
-
-    def _train_on_grids(self, quantized: QuantizedModel, folder: Path) -> TrainingRecord:
-        settings = self.recipe.distil.on_grids()
-        answering = self.networks.answering(self.source, settings, self.recipe.seed)
-        smoothing = self.recipe.student.training.label_smoothing
-
-        def loss_fn(logits: Tensor, batch: Batch) -> Losses:
-            known = answering(batch) if answering is not None else None
-            return output_losses(logits, batch, known, settings, smoothing)
-
-        return train_quantized(
-            quantized,
-            loss_fn,
-            self.data,
-            self.recipe.quantize.training,
-            views=self.recipe.views,
-            learn_ranges=self.recipe.quantize.learn_ranges,
-            seed=self.recipe.seed,
-            checkpoint=folder / CHECKPOINT,
-            watch=self.watch,
-        )
-
-    # The end ----------------------------------------------------------------------------------------------------------
-
-    def _finish(self, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> RunRecord:
-        comparison = self._compare()
-        student.record = _timed(student.record, comparison)
-        trials = [self._timed_together(teacher, trial, comparison) for trial in trials]
-        chosen = self._delivered(teacher, student, trials)
-        cost = chosen.deployed.cost
-        assert cost is not None
-        file = self.files[cost.file]
-        teacher_record = _timed(teacher.record, comparison)
-        int8 = ladder.best(trials) if chosen.rung == FLOAT32 else chosen
-        columns = (*student.record.columns, int8.simulated, int8.deployed)
-        student_record = student.record.model_copy(update={"columns": columns})
-        verdict = ladder.verdict(self.recipe.budget, trials, teacher_record, student_record, self.data.kind, chosen)
-        # What was delivered from another runtime stands in its trial's place, the float32 student behind all trials.
-        shown = [chosen if trial.rung == chosen.rung else trial for trial in trials]
-        shown += [chosen] if chosen.rung == FLOAT32 else []
-        record = RunRecord(
-            name=self.recipe.name,
-            command=self.command,
-            recipe_toml=to_toml(self.recipe),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            seconds=sum(step.seconds for step in self.ledger.used.values()),
-            steps={name.rpartition("-")[0]: name for name in self.ledger.used},
-            basis=basis_of(self.recipe),
-            code_version=source_hash(".")[:16],
-            environment=environment.describe(),
-            data=self.data_record,
-            budget=self.recipe.budget.model_dump(),
-            teacher=teacher_record,
-            student=student_record,
-            advice=self.advice,
-            float_modules=self.decided,
-            trials=tuple(shown),
-            skipped=dict(self.skipped),
-            estimates=self.estimates,
-            sensitivity=self.evidence,
-            comparison=comparison,
-            flips=self.measuring.worst_flips(student.answers["test"], load_file(file.parent / ANSWERS)["test"]),
-            verdict=verdict,
-            delivered=checksums(file),
-        )
-        self.watch.stage("writing bundle and report")
-        write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed, self.networks.kept)
-        if isinstance(student.model, TokenLogits):
-            self._save_for_transformers(student.model)
-        record.save(self.ledger.records / "run.json")
-        write_report(self.ledger.records, self.ledger.folder / "report.html")
-        return record
-
-    def _save_for_transformers(self, student: TokenLogits) -> None:
-        """The float32 student as a folder for other programs."""
-        partial = self.ledger.folder / f".{TRANSFORMERS}.partial"
-        save_transformers(student, partial, self.data.classes, self.data.preparation.get("text", {}))
-        replace_folder(partial, self.ledger.folder / TRANSFORMERS)
-
-    def _timed_together(self, teacher: _Network, trial: TrialRecord, comparison: ComparisonRecord) -> TrialRecord:
-        """The trial with the latencies that were measured side by side, and its limits judged by them."""
-        runtimes = tuple(
-            entry.model_copy(
-                update={
-                    "latency": comparison.files[entry.file],
-                    "float_latency": comparison.files[entry.float_file],
-                    "float_size_bytes": size_bytes(self.files[entry.float_file]),
-                    "speed": paired_speed(
-                        comparison.files[entry.float_file][0].turns_ms, comparison.files[entry.file][0].turns_ms
-                    ),
-                }
-            )
-            for entry in trial.runtimes
-        )
-        deployed = _timed_column(trial.deployed, comparison)
-        return self._judged(teacher, trial.model_copy(update={"deployed": deployed, "runtimes": runtimes}))
-
-    def _judged(self, teacher: _Network, trial: TrialRecord) -> TrialRecord:
-        return trial.model_copy(
-            update={
-                "breaches": self._judge(teacher, trial, "validation"),
-                "test_breaches": self._judge(teacher, trial, "test"),
-            }
-        )
-
-    def _delivered(self, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
-        """The trial to deliver: the best, or what is faster than float32 where that is not."""
-        best = ladder.best(trials)
-        if not ladder.is_slower(best) or not self.recipe.quantize.fall_back:
-            return best
-        others = [
-            self._judged(teacher, self._in_runtime(student, trial, number))
-            for trial in trials
-            for number in range(len(trial.runtimes))
-        ]
-        column = student.record.column("float32")
-        own = best.runtimes[0].runtime
-        float32 = TrialRecord(
-            rung=FLOAT32,
-            reason=f"int8 measured slower than float32 in {own}",
-            scheme="float32, not quantized",
-            simulated=column,
-            deployed=column,
-            agreement=1.0,
-            sqnr_db=float("inf"),
-            float_operations=(),
-            breaches=(),
-            test_breaches=(),
-            seconds=0.0,
-            bit_operations=(student.record.macs or 0) * FLOAT_BITS**2,
-        )
-        delivered = ladder.fall_back(best, others, self._judged(teacher, float32))
-        cost = delivered.deployed.cost
-        assert cost is not None
-        self.watch.note(f"int8 measured slower than float32 in {own}; delivered: {cost.file} ({cost.runtime})")
-        return delivered
-
-    def _in_runtime(self, student: _Network, trial: TrialRecord, number: int) -> TrialRecord:
-        """The trial with the file of another of its runtimes as the deployed one, which stands first then."""
-        if number == 0:
-            return trial
-        entry, column = trial.runtimes[number], student.record.column("float32")
-        assert column.cost is not None
-        answers = load_file(self.files[entry.file].parent / ANSWERS)
-        cost = CostRecord(
-            file=entry.file,
-            runtime=entry.runtime,
-            size_bytes=entry.size_bytes,
-            parameters=column.cost.parameters,
-            macs=column.cost.macs,
-            peak_memory_bytes=None,
-            latency=entry.latency,
-        )
-        others = tuple(other for other in trial.runtimes if other is not entry)
-        return trial.model_copy(
-            update={
-                "deployed": self.measuring.column("int8 deployed", answers, student.answers, cost),
-                "agreement": entry.agreement,
-                "sqnr_db": sqnr_db(student.answers["validation"], answers["validation"]),
-                "float_operations": entry.float_operations,
-                "intended_float_operations": entry.intended_float_operations,
-                "runtimes": (entry, *others),
-            }
-        )
-
-    def _compare(self) -> ComparisonRecord:
-        """All files of the run, timed side by side."""
-
-        def make(_folder: Path) -> ComparisonRecord:
-            if self.recipe.measure.tune:
-                self.watch.stage("timing the settings of each file's runtime")
-            tuning = self.measuring.tuned(self.files)
-            self.watch.stage("timing all files side by side")
-            latencies = self.measuring.latencies(self.files, tuning)
-            settings = self.recipe.measure
-            peak = measure_peak(min(settings.rounds * settings.seconds, MOST_PEAK_SECONDS))
-            return ComparisonRecord(threads=settings.threads, files=latencies, tuning=tuning, peak=peak)
-
-        inputs = self.measured_by | {"tune": self.recipe.measure.tune}
-        inputs |= {name: checksums(path) for name, path in self.files.items()}
-        return self.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
-
-
-def _timed_column(column: Column, comparison: ComparisonRecord) -> Column:
-    if column.cost is None:
-        return column
-    latency = comparison.files[column.cost.file]
-    return column.model_copy(update={"cost": column.cost.model_copy(update={"latency": latency})})
-
-
-def _timed(record: ModelRecord, comparison: ComparisonRecord) -> ModelRecord:
-    """The record with the latencies that were measured side by side."""
-    return record.model_copy(update={"columns": tuple(_timed_column(entry, comparison) for entry in record.columns)})

@@ -43,8 +43,8 @@ STATIC_BY_NOW = (
     " all values"
 )
 CHEAP: tuple[Rung, ...] = ("rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat")
-"""What is climbed unless a recipe says otherwise. It begins with the closed form, which takes no longer than rounding to
-the nearest and flips fewer answers on nearly all networks; learned rounding takes minutes."""
+"""What is climbed unless a recipe says otherwise. It begins with the closed form, which takes no longer than rounding
+to the nearest and flips fewer answers on nearly all networks; learned rounding takes minutes."""
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 

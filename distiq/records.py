@@ -307,14 +307,12 @@ FLOAT32 = "float32"
 class TrialRecord(Record):
     """One rung of the ladder: what was tried, why, what the deployed file measured, which limits broke.
 
-    `agreement` is the share of the test set on which the simulated graph and the deployed file answer the same.
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
-    test set: they decide the verdict. `sqnr_db` is of the logits on the validation split. `float_operations` is what
-    the runtime computes in float32 though it was to be int8, `intended_float_operations` what is meant to stay so.
-    `runtimes` are those of the recipe, in its order; the first is the one of `deployed`. `reduced_layers` have 7-bit
-    weights so that sums of two products fit into 16 bits (`quantize.reduce_range`). `layer_bits` are the layers whose
-    weights have fewer bits than the others. `bit_operations` are those of one sample: multiply-adds times bits of
-    weight and activation.
+    test set: they decide the verdict. `sqnr_db` is of the logits on the validation split. `runtimes` are those of
+    the recipe, the one of `deployed` first; the float32 student has none. `reduced_layers` have 7-bit weights so
+    that sums of two products fit into 16 bits (`quantize.reduce_range`). `layer_bits` are the layers whose weights
+    have fewer bits than the others. `bit_operations` are those of one sample: multiply-adds times bits of weight and
+    activation.
     """
 
     rung: str
@@ -322,10 +320,7 @@ class TrialRecord(Record):
     scheme: str
     simulated: Column
     deployed: Column
-    agreement: float
     sqnr_db: float
-    float_operations: tuple[str, ...]
-    intended_float_operations: tuple[str, ...] = ()
     breaches: tuple[Breach, ...]
     test_breaches: tuple[Breach, ...]
     seconds: float
@@ -334,6 +329,21 @@ class TrialRecord(Record):
     reduced_layers: tuple[str, ...] = ()
     layer_bits: dict[str, int] = {}
     bit_operations: int | None = None
+
+    @property
+    def agreement(self) -> float:
+        """The share of the test set on which the simulated graph and the deployed file answer the same."""
+        return self.runtimes[0].agreement if self.runtimes else 1.0
+
+    @property
+    def float_operations(self) -> tuple[str, ...]:
+        """What the deployed file's runtime computes in float32 though it was to be int8."""
+        return self.runtimes[0].float_operations if self.runtimes else ()
+
+    @property
+    def intended_float_operations(self) -> tuple[str, ...]:
+        """What is meant to stay in float32."""
+        return self.runtimes[0].intended_float_operations if self.runtimes else ()
 
 
 class FloatModulesRecord(Record):

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from distiq import processes
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
@@ -29,6 +30,7 @@ from distiq.models.layout import make_contiguous
 from distiq.progress import Silent, Watch
 from distiq.recipe import TrainingSettings
 from distiq.records import EpochRecord, TrainingRecord
+from distiq.sharing import gathered, shared_statistics
 
 
 class Batch(NamedTuple):
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
     inputs: (B, ...), normalized. labels: (B,). indices: (B,) positions in the training split.
     view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and the
     share of the own one; None where views do not mix. mask: of texts (B, L), ones at tokens, zeros at padding.
+    whole: where several processes train, the size of their common batch, of which this is a share.
     """
 
     inputs: Tensor
@@ -46,6 +49,7 @@ class Batch(NamedTuple):
     partners: Tensor | None = None
     shares: Tensor | None = None
     mask: Tensor | None = None
+    whole: int | None = None
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> "Batch":
         """The same batch on a device; indices stay where they are, for they index what lies in main memory."""
@@ -55,7 +59,15 @@ class Batch(NamedTuple):
             for value in (self.labels, self.partners, self.shares, self.mask)
         )
         labels, partners, shares, mask = moved
-        return Batch(inputs, labels, self.indices, self.view, partners, shares, mask)  # type: ignore[arg-type]
+        return Batch(inputs, labels, self.indices, self.view, partners, shares, mask, self.whole)  # type: ignore[arg-type]
+
+    def gathered(self) -> "Batch":
+        """The common batch of all processes, but for the inputs, which stay the own ones."""
+        labels, indices, partners, shares, mask = (
+            None if value is None else gathered(value, self.whole)
+            for value in (self.labels, self.indices.to(self.labels.device), self.partners, self.shares, self.mask)
+        )
+        return Batch(self.inputs, labels, indices, self.view, partners, shares, mask)  # type: ignore[arg-type]
 
 
 POOL = 32  # batches whose texts are sorted by length together
@@ -88,10 +100,14 @@ class Batches:
             order = by_length(order, self.data, self.batch_size, generator)
         number = self.views.number(epoch)
         for step in range(start, len(self)):
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size][process::processes]
-            batch = self.batch(number, indices)
-            inputs = self.data.trimmed(batch.inputs)
-            yield batch._replace(inputs=inputs, mask=self.data.mask(inputs))
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            whole, own = len(indices), slice(process, None, processes)
+            if self.data.kind == "text":  # as long as the longest of the common batch
+                inputs = self.data.trimmed(self.batch(number, indices).inputs)[own]
+                batch = self.batch(number, indices[own])._replace(inputs=inputs, mask=self.data.mask(inputs))
+            else:
+                batch = self.batch(number, indices[own])
+            yield batch._replace(whole=whole if processes > 1 else None)
 
     def batch(self, number: int, indices: Tensor) -> Batch:
         """View `number` of the given training samples (B,), normalized."""
@@ -151,6 +167,8 @@ def fit(
 ) -> TrainingRecord:
     """Trains the parameters of `objective` in place.
 
+    Several processes share every batch: each computes the losses of the common one from `gathered` answers.
+
     Args:
         objective: `forward(Batch) -> Losses`.
         stage: what is trained, for messages and the record.
@@ -159,9 +177,16 @@ def fit(
         checkpoint: a file that is written every `checkpoint_seconds` and read at the start if it is there.
 
     Raises:
-        UserError: a loss is not finite, the checkpoint is damaged or of another training, float16 without a GPU.
+        UserError: a loss is not finite, the checkpoint is damaged or of another training, float16 without a GPU,
+            or a batch has fewer samples than there are processes.
     """
     watch = watch or Silent()
+    if (smallest := min(settings.batch_size, len(batches.data.train))) < processes.count():
+        raise UserError(
+            f"{stage}: {processes.count()} processes share a batch of {smallest}; start at most {smallest} of them, or"
+            " raise batch_size"
+        )
+    processes.start()
     precision: str = settings.precision
     state = _Checkpoint.read(checkpoint) if checkpoint is not None and checkpoint.exists() else None
     if precision == "auto":
@@ -174,24 +199,25 @@ def fit(
         raise UserError(f'{stage}: precision = "float16" needs a GPU; take "float32" or "bfloat16"')
     if settings.channels_last:
         objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings))
-    plain = accelerator.unwrap_model(model)
-    average = (
-        AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
-        if settings.ema_decay
-        else None
-    )
-    run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best)
-    if state:
-        try:
-            run.restore(state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{checkpoint}: this checkpoint is of another training ({error}); delete it to train from the start"
-            ) from error
-    while run.epoch < settings.epochs:
-        run.one_epoch(validate, checkpoint, watch)
-    return run.finish()
+    with shared_statistics(objective):
+        model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings))
+        plain = accelerator.unwrap_model(model)
+        average = (
+            AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+            if settings.ema_decay
+            else None
+        )
+        run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best)
+        if state:
+            try:
+                run.restore(state)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise UserError(
+                    f"{checkpoint}: this checkpoint is of another training ({error}); delete it to train from the start"
+                ) from error
+        while run.epoch < settings.epochs:
+            run.one_epoch(validate, checkpoint, watch)
+        return run.finish()
 
 
 class _Checkpoint(NamedTuple):
@@ -249,13 +275,13 @@ class _Run:
         began = saved = time.monotonic()
         first, images = self.step, 0
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        processes = self.accelerator.num_processes
+        own, number = self.accelerator.process_index, self.accelerator.num_processes
         self.model.train()
-        for batch in self.batches.epoch(self.epoch, self.step, self.accelerator.process_index, processes):
+        for batch in self.batches.epoch(self.epoch, self.step, own, number):
             rate = learning_rate(settings, self.epoch * per_epoch + self.step, total)
             self._train_step(batch.to(self.accelerator.device, layout), rate)
             self.step += 1
-            images += len(batch.labels) * processes
+            images += batch.whole or len(batch.labels)
             now = time.monotonic()
             watch.step(
                 self.epoch * per_epoch + self.step,
@@ -308,7 +334,7 @@ class _Run:
         accuracy = None
         if validate is not None:
             self.evaluated.eval()
-            accuracy = validate(self.evaluated)
+            accuracy = processes.on_main(lambda: validate(self.evaluated))
         self.history.append(
             EpochRecord(
                 epoch=self.epoch + 1,
@@ -407,17 +433,20 @@ def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float
 def faster_precision(
     objective: nn.Module, batches: Batches, settings: TrainingSettings
 ) -> Literal["float32", "bfloat16"]:
-    """Times training steps of a copy in float32 and bfloat16 and names the faster.
+    """Times training steps of a copy in float32 and bfloat16 and names the faster; all processes must call it.
 
     Depthwise convolutions train slower in bfloat16 on many CPUs, plain ones twice as fast: it has to be measured.
     """
     import copy
 
+    processes.start()
     trial = copy.deepcopy(objective)
-    device = Accelerator().device
+    accelerator = Accelerator()
+    device = accelerator.device
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     trial.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
-    batch = next(batches.epoch(0)).to(device, layout)
+    share = batches.epoch(0, 0, accelerator.process_index, accelerator.num_processes)
+    batch = next(share).to(device, layout)
     medians: dict[bool, float] = {}
     for enabled in (False, True):
         times = []
@@ -428,4 +457,4 @@ def faster_precision(
             torch.stack([loss.float() for loss in losses.values()]).sum().backward()
             times.append(time.perf_counter() - began)
         medians[enabled] = sorted(times[1:])[2]
-    return "bfloat16" if medians[True] < medians[False] else "float32"
+    return processes.on_main(lambda: "bfloat16" if medians[True] < medians[False] else "float32")

@@ -16,6 +16,7 @@ PACKAGE = Path(distiq.__file__).parent
 SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
 UPPER = {
     "training",
+    "sharing",
     "networks",
     "bench",
     "post_training",
@@ -26,6 +27,8 @@ UPPER = {
     "peak",
     "report",
     "pipeline",
+    "trials",
+    "delivery",
     "cli",
     "bundle",
     "streaming",

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from distiq.progress import Lines, Live, Silent
+from distiq.progress import Lines, Live
 
 
 def make_console(terminal: bool) -> Console:
@@ -64,10 +64,3 @@ def test_live_shows_the_stage_and_keeps_its_notes():
     text = console.file.getvalue()
     assert "first" in text
     assert "went [well]" in text
-
-
-def test_silent_takes_everything():
-    silent = Silent()
-    silent.stage("a")
-    silent.step(1, 2, {"loss": 1.0})
-    silent.note("b")

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from distiq import processes
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.storage import decode, encode
@@ -86,14 +87,13 @@ class CachedTeacher:
         return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
 
     def _view(self, number: int, device: torch.device) -> Rows | None:
-        """Every sample's answer to a view. Of several processes the first computes and writes, the others read.
+        """Every sample's answer to a view. Of several processes the main one computes and writes, the others read.
 
         None if a view is larger than the whole store may be.
         """
         path = self.folder / f"view-{number:04d}.safetensors"
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and torch.distributed.get_rank() > 0:
-            torch.distributed.barrier()
+        if not processes.is_main():
+            processes.wait()
         try:
             stored = self._read(path)
             if stored is not None:
@@ -103,8 +103,8 @@ class CachedTeacher:
                 save_tensors(stored, path, {"key": self.key, "sha256": sha256_of_tensors(stored)})
             return stored
         finally:
-            if several and torch.distributed.get_rank() == 0:
-                torch.distributed.barrier()
+            if processes.is_main():
+                processes.wait()
 
     def _has_room(self, rows: Rows, path: Path) -> bool:
         others = sum(file.stat().st_size for file in self.folder.glob("view-*.safetensors") if file != path)

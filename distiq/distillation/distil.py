@@ -20,6 +20,7 @@ from distiq.errors import UserError
 from distiq.progress import Watch
 from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
+from distiq.sharing import gathered
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 
 
@@ -54,12 +55,26 @@ class Distillation(nn.Module):
                 self.easy(self.student, batch.inputs) if self.easy else (self.student(batch.inputs), Losses())
             )
         known = self.teacher(batch) if self.teacher is not None else None
+        features, (logits, known, batch) = _gathered(features, batch), common(logits, known, batch)
         named = output_losses(logits, batch, known, self.settings, self.label_smoothing)
         if known is not None:
             for name, wanted, term in zip(self.names, self.wanted, self.terms, strict=True):
                 named[name] = wanted.weight * term(_layers(wanted, features, known, batch))
         named.update(eased)
         return named
+
+
+def common(logits: Tensor, known: Knowledge | None, batch: Batch) -> tuple[Tensor, Knowledge | None, Batch]:
+    """What the student and its teacher say of the common batch of all processes, and that batch."""
+    if batch.whole is None:
+        return logits, known, batch
+    if known is not None:
+        known = Knowledge(gathered(known.logits, batch.whole), _gathered(known.features, batch))
+    return gathered(logits, batch.whole), known, batch.gathered()
+
+
+def _gathered(features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+    return {path: gathered(features[path], batch.whole) for path in sorted(features)}
 
 
 def _layers(wanted: KnowledgeLoss, seen: dict[str, Tensor], known: Knowledge, batch: Batch) -> Layers:

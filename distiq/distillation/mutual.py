@@ -15,6 +15,7 @@ from distiq.errors import UserError
 from distiq.progress import Watch
 from distiq.recipe import TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
+from distiq.sharing import gathered
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 
 
@@ -30,7 +31,8 @@ class Mutual(nn.Module):
         self.temperature, self.weight = temperature, weight
 
     def forward(self, batch: Batch) -> Losses:
-        answers = [student(batch.inputs) for student in self.students]
+        answers = [gathered(student(batch.inputs), batch.whole) for student in self.students]
+        batch = batch.gathered()
         named = Losses()
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]

@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from distiq import ladder, pipeline, runner
+from distiq import delivery, ladder, runner
 from distiq.bundle import Bundle
 from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
@@ -268,7 +268,7 @@ def slower(before: object, after: object) -> SpeedRecord:
 def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
     parts: dict, form: str, data: Data, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "paired_speed", slower)  # which of two files of microseconds wins is chance
+    monkeypatch.setattr(delivery, "paired_speed", slower)  # which of two files of microseconds wins is chance
     parts = {"quantize": {"rungs": ["static"], **parts.pop("quantize", {})}, **parts}
     record = compress(recipe(**parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
     assert record.verdict.chosen == form
@@ -299,7 +299,7 @@ def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypat
 def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: Path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     speeds = [slower(1, 1), SpeedRecord(ratio=1e9, interval=(9e8, 2e9), verdict="faster")]
-    monkeypatch.setattr(pipeline, "paired_speed", lambda before, after: speeds.pop(0))
+    monkeypatch.setattr(delivery, "paired_speed", lambda before, after: speeds.pop(0))
     monkeypatch.setattr(ladder, "_is_fast", lambda trial: trial.runtimes[0].speed.verdict == "faster")
     settings = recipe(measure=measure("onnxruntime", "openvino"))
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)

@@ -1,0 +1,86 @@
+"""Several processes of one run, as `accelerate launch` and torchrun start them: who writes, who waits, who speaks.
+
+Every process goes through the whole story and takes the same decisions from the same records. Trainings are made by
+all together, everything else by the main process alone, while the others wait for its result.
+"""
+
+import contextlib
+import datetime
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+LONGEST_WAIT = datetime.timedelta(days=30)  # of the others, while the main process measures
+FAILED = "distiq failed"
+T = TypeVar("T")
+
+
+def count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    return count() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
+def start() -> None:
+    """Joins the processes, on the CPU where there is no other device. All must call it; again it does nothing."""
+    if count() > 1:
+        _waiting()
+
+
+@functools.cache
+def _waiting() -> Any:
+    """The group to wait in: on sockets, which cost nothing, and with no limit that a long measurement reaches."""
+    import torch
+    from accelerate.state import PartialState
+
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view")  # a matter of speed, and torch's own
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    PartialState(cpu=on_cpu or not torch.accelerator.is_available())
+    return torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """What the main process makes of `work`, in every process; the others wait for it. It must be picklable."""
+    if count() == 1:
+        return work()
+    import torch
+
+    group = _waiting()
+    found = [work() if is_main() else None]
+    torch.distributed.broadcast_object_list(found, src=0, group=group)
+    return found[0]  # type: ignore[return-value]
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if count() > 1:
+        import torch
+
+        torch.distributed.barrier(group=_waiting())
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Of several processes that fail, the first may say why; the others, which lost it, end without a word."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        if not _first_to_fail():
+            raise SystemExit(1) from None
+        raise
+
+
+def _first_to_fail() -> bool:
+    if count() == 1:
+        return True
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+    place, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
+    try:
+        return TCPStore(place, port, is_master=False, timeout=datetime.timedelta(seconds=10)).add(FAILED, 1) == 1
+    except (DistError, RuntimeError, OSError):
+        return True  # said twice is better than not at all
