@@ -365,10 +365,10 @@ class _Story:
             too_large: bytes that the file has to lose.
         """
         wide, narrow = (self._sensitivity(student, bits) for bits in (self.recipe.quantize.weight_bits, NARROW_BITS))
-        power = [{grid.place: 10 ** (-grid.sqnr_db / 10) for grid in record.grids} for record in (wide, narrow)]
-        layers = [grid.place for grid in wide.grids if grid.part == "weights"]
-        saved = {layer: student.model.get_parameter(f"{layer}.weight").numel() / 2 - NODE_BYTES for layer in layers}
-        chosen = narrow_layers({layer: power[1][layer] - power[0][layer] for layer in layers}, saved, too_large)
+        before, after = wide.noise_of_weights(), narrow.noise_of_weights()
+        layers = list(before)
+        saved = {layer: _weights_in(student.model, layer) / 2 - NODE_BYTES for layer in layers}
+        chosen = narrow_layers({layer: after[layer] - before[layer] for layer in layers}, saved, too_large)
         self.watch.note(f"4-bit weights in {len(chosen)} of {len(layers)} layers: {', '.join(chosen)}")
         bits = tuple((layer, NARROW_BITS) for layer in chosen)
         return dataclasses.replace(start, layer_bits=bits, float_modules=self._plain().float_modules, rounding="gptq")
@@ -655,6 +655,12 @@ class _Story:
         inputs = self.measured_by | {"tune": self.recipe.measure.tune}
         inputs |= {name: checksums(path) for name, path in self.files.items()}
         return self.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
+
+
+def _weights_in(model: nn.Module, layer: str) -> int:
+    """How many weights, without biases, a layer itself has."""
+    own = model.get_submodule(layer).parameters(recurse=False)
+    return sum(parameter.numel() for parameter in own if parameter.ndim > 1)
 
 
 def _timed_column(column: Column, comparison: ComparisonRecord) -> Column:

@@ -389,9 +389,17 @@ class SensitivityRecord(Record):
         weights, activations = (10 ** (-noise.sqnr_db / 10) for noise in (self.weights, self.activations))
         return weights / (weights + activations) if weights + activations else 0.0
 
+    def noise_of_weights(self) -> dict[str, float]:
+        """The noise power of each layer's weights; a recurrent layer has several of them."""
+        power: dict[str, float] = {}
+        for grid in self.grids:
+            if grid.part == "weights":
+                power[grid.place] = power.get(grid.place, 0.0) + 10 ** (-grid.sqnr_db / 10)
+        return power
+
     def worst_layers(self, most: int) -> tuple[tuple[str, ...], float]:
         """The layers whose weights make the most noise, at most so many, and their share of that of all weights."""
-        power = {grid.place: 10 ** (-grid.sqnr_db / 10) for grid in self.grids if grid.part == "weights"}
+        power = self.noise_of_weights()
         worst = tuple(sorted(power, key=lambda place: -power[place])[:most])
         total = sum(power.values())
         return worst, sum(power[place] for place in worst) / total if total else 0.0

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.models.recurrent import bilstm
 from distiq.numerics import dynamic_grid
 from distiq.runtimes.lowering import Entry, Grids, Weight
 from distiq.runtimes.onnx_passes import (
@@ -433,7 +434,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 dynamic_shapes=(free_dimensions(example),),
                 verbose=False,
                 optimize=False,
-                custom_translation_table={dynamic_grid._opoverload: _dynamic_grid},
+                custom_translation_table={dynamic_grid._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},
             )
             assert program is not None
             optimize_ir(program.model, should_fold=_folds)
@@ -447,6 +448,28 @@ def _dynamic_grid(x: Any) -> Any:
     """`distiq.numerics.dynamic_grid` in ONNX."""
     integers, scale, zero_point = opset20.DynamicQuantizeLinear(x)
     return opset20.DequantizeLinear(integers, scale, zero_point)
+
+
+def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
+    """`distiq.models.recurrent.bilstm` in ONNX, whose gates stand in another order and whose batch comes second."""
+    ordered = []
+    for weight in weights:
+        gate, forget, cell, out = opset20.Split(weight, num_outputs=4)
+        ordered.append(opset20.Concat(gate, out, forget, cell, axis=0))
+    inputs, states, own, other = (
+        opset20.Concat(*(opset20.Unsqueeze(ordered[place], [0]) for place in (first, first + 4)), axis=0)
+        for first in range(4)
+    )
+    found, _, _ = opset20.LSTM(
+        opset20.Transpose(vectors, perm=[1, 0, 2]),
+        inputs,
+        states,
+        opset20.Concat(own, other, axis=1),
+        opset20.Cast(lengths, to=TensorProto.INT32),
+        direction="bidirectional",
+        hidden_size=weights[1].shape[1],
+    )
+    return opset20.Reshape(opset20.Transpose(found, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
 
 
 def _folds(node: ir.Node) -> bool | None:

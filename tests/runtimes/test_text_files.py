@@ -10,10 +10,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from distiq.models.text import EmbeddingBag, TextCNN, factorize_embedding, trim_vocabulary
+from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import TokenLogits
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import export, load
+from distiq.quantization.scheme import Scheme
+from distiq.runtimes.export import differences, export, load
+from distiq.runtimes.onnx_runtime import float_operations
 
 VOCABULARY, LENGTH = 50, 12
 
@@ -28,6 +30,7 @@ def small_bert() -> nn.Module:
 
 
 NETWORKS = {
+    "text_bilstm": lambda: TextBiLSTM(3, VOCABULARY, 0, 8, 6, 5),
     "text_cnn": lambda: TextCNN(3, VOCABULARY, 0, 8, 8),
     "trimmed": lambda: trim_vocabulary(EmbeddingBag(3, 2 * VOCABULARY, 0, 8, 8), 2 * VOCABULARY, range(VOCABULARY), 1),
     "factorized": lambda: factorize_embedding(TextCNN(3, VOCABULARY, 0, 8, 8), VOCABULARY, 4),
@@ -74,7 +77,7 @@ def test_files_answer_texts_of_any_length(exported: Exported, length: int):
 
 def test_tables_and_weights_are_stored_as_integers(exported: Exported):
     graph = onnx.load(str(exported.int8_file)).graph
-    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) >= 2]
+    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) >= 2 and min(tensor.dims) > 1]
     learned = [tensor for tensor in matrices if tensor.data_type != onnx.TensorProto.INT64]
     assert {tensor.data_type for tensor in learned} == {onnx.TensorProto.INT8}
     stored = {tuple(sorted(tensor.dims)) for tensor in learned}
@@ -108,3 +111,25 @@ def test_products_are_computed_in_integers(exported: Exported, tmp_path: Path):
     integer = counts["QGemm"] + counts["QLinearConv"] + counts["MatMulIntegerToFloat"] + counts["QLinearMatMul"]
     weighted = sum(isinstance(module, nn.Linear | nn.Conv1d) for module in exported.model.modules())
     assert integer == weighted
+
+
+@pytest.mark.parametrize("scheme", [Scheme(), Scheme(4), Scheme(mode="dynamic"), Scheme(mode="weight_only")], ids=str)
+def test_a_recurrence_is_computed_in_float_from_integer_weights(scheme: Scheme, tmp_path: Path):
+    torch.manual_seed(0)
+    model = NETWORKS["text_bilstm"]().eval()
+    quantized = quantize(model, texts(32), scheme)
+    path = export(quantized, tmp_path / "int8.onnx", texts(2))
+    torch.testing.assert_close(load(path)(texts(9, 7)), quantized(texts(9, 7)), atol=1e-5, rtol=0)
+    assert not differences(quantized, path)
+    assert sum(name.endswith("(LSTM)") for name in float_operations(path)) == 1
+    stored = [tensor for tensor in onnx.load(str(path)).graph.initializer if 24 in tensor.dims and len(tensor.dims) > 1]
+    assert {tensor.data_type for tensor in stored} <= {onnx.TensorProto.INT8, onnx.TensorProto.INT4}
+    assert len(stored) == 4
+
+
+def test_a_recurrence_is_trained_on_its_grids():
+    model = NETWORKS["text_bilstm"]()
+    quantized = quantize(model, texts(32))
+    quantized(texts(8)).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in quantized.named_parameters()}
+    assert all(value is not None and value.abs().sum() > 0 for name, value in gradients.items() if "weight" in name)
