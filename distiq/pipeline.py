@@ -54,6 +54,7 @@ from distiq.records import (
 )
 from distiq.report.report import write_report
 from distiq.runtimes.export import RUNTIMES, checksums, require, size_bytes
+from distiq.runtimes.onnx_runtime import with_mask
 from distiq.training import Batch, Losses
 
 MEASURING_CODE = ("measuring.py", "tuning.py", "peak.py", "evaluation", "runtimes", "data", "numerics.py", "records.py")
@@ -543,15 +544,17 @@ class _Story:
         self.watch.stage("writing bundle and report")
         write_bundle(self.ledger.folder / "bundle", file, record, chosen, self.measuring.fed, self.networks.kept)
         if isinstance(student.model, TokenLogits):
-            self._save_for_transformers(student.model)
+            self._save_for_transformers(student.model, file)
         record.save(self.ledger.records / "run.json")
         write_report(self.ledger.records, self.ledger.folder / "report.html")
         return record
 
-    def _save_for_transformers(self, student: TokenLogits) -> None:
-        """The float32 student as a folder for other programs."""
+    def _save_for_transformers(self, student: TokenLogits, file: Path) -> None:
+        """The float32 student as a folder for other programs; for Optimum with the delivered file, if it is ONNX."""
         partial = self.ledger.folder / f".{TRANSFORMERS}.partial"
         save_transformers(student, partial, self.data.classes, self.data.preparation.get("text", {}))
+        if file.suffix == ".onnx":
+            with_mask(file, partial / "model.onnx", self.data.tokens[1])
         replace_folder(partial, self.ledger.folder / TRANSFORMERS)
 
     def _timed_together(self, teacher: _Network, trial: TrialRecord, comparison: ComparisonRecord) -> TrialRecord:

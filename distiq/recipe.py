@@ -739,6 +739,14 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         weights = settings.weights
         if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
             raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}; {RELATIVE}")
+        name = settings.model.removeprefix("transformers:")
+        config = folder / name / "config.json"
+        if name and config.is_file():
+            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "NAME")
+            raise UserError(
+                f"{path}: {role}.model: {folder / name} is a folder of transformers; write model ="
+                f' "transformers:{kind}" and weights = "{name}"'
+            )
     sources = {
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},

@@ -272,9 +272,11 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     known_here = TEXT_BUILT_IN if tokens else BUILT_IN
     if choice.model not in known_here:
         what = " for texts" if tokens else ""
+        hub = f'; a hub name is written model = "transformers:NAME" (such as bert), weights = "{choice.model}"'
         raise UserError(
             f'{where}: "{choice.model}" is unknown; built in{what} are {", ".join(known_here)}; others are written'
             " file.py:function, file.onnx, transformers:NAME, timm:NAME or torchvision:NAME"
+            + (hub if "/" in choice.model else "")
         )
     kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters

@@ -1,6 +1,7 @@
 """A transformers sequence classifier as a plain network: token numbers in, logits out; and smaller ones cut from it."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distiq.files import write_atomically
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 
 CUTS = ("keep_layers", "feed_forward", "heads")
@@ -140,6 +142,9 @@ def save_transformers(network: TokenLogits, folder: Path, classes: Sequence[str]
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=text["length"], **names
     ).save_pretrained(folder)
+    file = folder / "tokenizer_config.json"  # Optimum's transformers is older and knows the class by its older name
+    config = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    write_atomically(file, json.dumps(config, indent=2).encode())
 
 
 def as_transformers(network: TokenLogits, classes: Sequence[str]) -> Any:

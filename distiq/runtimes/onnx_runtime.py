@@ -79,6 +79,28 @@ def export_onnx(
     write_atomically(path, proto.SerializeToString())
 
 
+def with_mask(source: Path, target: Path, pad: int) -> None:
+    """Writes a file of token numbers with the two inputs that Optimum's `ORTModelForSequenceClassification` feeds.
+
+    `input_ids` and `attention_mask` are (B, L) int64; where the mask is 0 a token is read as padding.
+
+    Args:
+        pad: the padding token's number.
+    """
+    proto = onnx.load(str(source))
+    graph = proto.graph
+    given = [copy.deepcopy(graph.input[0]) for _ in range(2)]
+    for value, name in zip(given, ("input_ids", "attention_mask"), strict=True):
+        value.name = name
+    del graph.input[:]
+    graph.input.extend(given)
+    graph.initializer.append(numpy_helper.from_array(np.array(pad, np.int64), "padding"))
+    graph.node.insert(0, helper.make_node("Cast", ["attention_mask"], ["is_token"], to=TensorProto.BOOL))
+    graph.node.insert(1, helper.make_node("Where", ["is_token", "input_ids", "padding"], [INPUT]))
+    onnx.checker.check_model(proto, full_check=True)
+    write_atomically(target, proto.SerializeToString())
+
+
 SETTINGS: tuple[dict[str, str], ...] = ({}, {"graph_optimization_level": "extended"})
 """Without the last level of optimization tensors keep their layout: nothing is reordered between layers."""
 
@@ -452,24 +474,24 @@ def _dynamic_grid(x: Any) -> Any:
 
 def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
     """`distiq.models.recurrent.bilstm` in ONNX, whose gates stand in another order and whose batch comes second."""
+    op: Any = opset20  # its types know no lists of numbers
     ordered = []
     for weight in weights:
-        gate, forget, cell, out = opset20.Split(weight, num_outputs=4)
-        ordered.append(opset20.Concat(gate, out, forget, cell, axis=0))
+        gate, forget, cell, out = op.Split(weight, num_outputs=4)
+        ordered.append(op.Concat(gate, out, forget, cell, axis=0))
     inputs, states, own, other = (
-        opset20.Concat(*(opset20.Unsqueeze(ordered[place], [0]) for place in (first, first + 4)), axis=0)
-        for first in range(4)
+        op.Concat(*(op.Unsqueeze(ordered[place], [0]) for place in (first, first + 4)), axis=0) for first in range(4)
     )
-    found, _, _ = opset20.LSTM(
-        opset20.Transpose(vectors, perm=[1, 0, 2]),
+    found, _, _ = op.LSTM(
+        op.Transpose(vectors, perm=[1, 0, 2]),
         inputs,
         states,
-        opset20.Concat(own, other, axis=1),
-        opset20.Cast(lengths, to=TensorProto.INT32),
+        op.Concat(own, other, axis=1),
+        op.Cast(lengths, to=TensorProto.INT32),
         direction="bidirectional",
         hidden_size=weights[1].shape[1],
     )
-    return opset20.Reshape(opset20.Transpose(found, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
+    return op.Reshape(op.Transpose(found, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
 
 
 def _folds(node: ir.Node) -> bool | None:

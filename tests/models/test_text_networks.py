@@ -67,6 +67,12 @@ def test_a_network_for_images_is_refused_with_those_for_texts():
         made("resnet")
 
 
+def test_a_hub_name_without_its_architecture_is_refused_with_the_spelling():
+    wanted = r'a hub name is written model = "transformers:NAME" \(such as bert\), weights = "someone/minilm"'
+    with pytest.raises(UserError, match=wanted):
+        made("someone/minilm")
+
+
 @pytest.fixture
 def folder(tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed")
