@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import Data, right
 from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.evaluation.keyword import keyword_errors
@@ -186,7 +186,7 @@ class Measuring:
             scheme=str(quantized.scheme) + (", trained on its grids" if training else ""),
             simulated=self.column("int8 simulated", simulated, float_answers, None),
             deployed=column,
-            agreement=agreement(simulated["test"], deployed["test"]),
+            agreement=agreement(simulated["test"], deployed["test"], self.data.several_labels),
             sqnr_db=sqnr_db(float_answers["validation"], deployed["validation"]),
             float_operations=in_runtime.float_operations,
             intended_float_operations=in_runtime.intended_float_operations,
@@ -217,8 +217,8 @@ class Measuring:
             file=file,
             float_file=f"{role}-float32" + (f"-{suffix}" if suffix else ""),
             size_bytes=size_bytes(path),
-            top1=float((deployed.argmax(1) == self.data.test.labels).double().mean()),
-            agreement=agreement(simulated, deployed),
+            top1=float(right(deployed, self.data.test.labels).double().mean()),
+            agreement=agreement(simulated, deployed, self.data.several_labels),
             steps=_steps(simulated, deployed),
             same_integers=not differences(quantized, path),
             float_operations=tuple(name for name in in_float if not name.startswith(meant)),
@@ -256,7 +256,7 @@ class Measuring:
         Args:
             before, after: logits of the test set (N, classes), float and quantized.
         """
-        if self.data.kind != "image":
+        if self.data.kind != "image" or self.data.several_labels:
             return ()
         labels = self.data.test.labels
         probabilities = torch.softmax(before, 1)

@@ -177,6 +177,14 @@ class _Story:
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
                 " accuracy_drop_points instead"
             )
+        several = self.data.several_labels
+        if self.recipe.budget.f1_drop_points is not None and not several:
+            raise UserError("budget.f1_drop_points is for several labels a sample; limit accuracy_drop_points instead")
+        unfit = {"budget.auc_drop_points": self.recipe.budget.auc_drop_points is not None,
+                 "evaluation.keyword": bool(self.recipe.evaluation.keyword),
+                 "teacher.predict": bool(self.recipe.teacher.predict)}  # fmt: skip
+        if several and (names := [name for name, is_set in unfit.items() if is_set]):
+            raise UserError(f"{names[0]} is for one class a sample, but the data gives several labels; leave it out")
         keyword, classes = self.recipe.evaluation.keyword, self.data.classes
         if keyword and keyword not in classes:
             raise UserError(f'evaluation.keyword: no class is called "{keyword}"; the classes: {", ".join(classes)}')
@@ -379,8 +387,9 @@ class _Story:
         assert cost is not None
         wanted, found = getattr(teacher.record.column("float32"), split), getattr(trial.deployed, split)
         auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
+        f1_drop = wanted.micro_f1 - found.micro_f1 if wanted.micro_f1 is not None else None
         latency_ms = cost.at_batch(1).p50_ms
-        return ladder.judge(self.recipe.budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop)
+        return ladder.judge(self.recipe.budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop, f1_drop)
 
     def _attempt(self, rung: Rung, teacher: _Network, student: _Network, trials: list[TrialRecord]) -> TrialRecord:
         scheme = self._scheme(rung, student, trials)
@@ -552,7 +561,8 @@ class _Story:
     def _save_for_transformers(self, student: TokenLogits, file: Path) -> None:
         """The float32 student as a folder for other programs; for Optimum with the delivered file, if it is ONNX."""
         partial = self.ledger.folder / f".{TRANSFORMERS}.partial"
-        save_transformers(student, partial, self.data.classes, self.data.preparation.get("text", {}))
+        text = self.data.preparation.get("text", {})
+        save_transformers(student, partial, self.data.classes, text, self.data.several_labels)
         if file.suffix == ".onnx":
             with_mask(file, partial / "model.onnx", self.data.tokens[1])
         replace_folder(partial, self.ledger.folder / TRANSFORMERS)

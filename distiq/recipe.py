@@ -122,12 +122,24 @@ class TextSettings(Part):
     header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
     text: str = Field("text", description="the column of the text")
     label: str = Field("label", description="the column of the class")
+    labels: tuple[str, ...] = Field(
+        (), description="in place of `label`, where a text has several: columns of 0 and 1, one for each label"
+    )
+    separator: str = Field(
+        "", description='what stands between the labels in the column `label`, such as ","; a text may have none then'
+    )
     names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
     tokenizer: str = Field(
         "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
     )
     vocabulary: int = Field(8000, ge=10, description="most tokens of a tokenizer that is trained here")
     length: int = Field(64, ge=3, description="tokens kept of a text; what is cut is counted and said")
+
+    @model_validator(mode="after")
+    def _labels_are_written_one_way(self) -> Self:
+        if self.labels and self.separator:
+            raise ValueError("labels names columns of 0 and 1, separator parts one column; leave one of the two out")
+        return self
 
 
 class DataSettings(Part):
@@ -503,6 +515,9 @@ class Budget(Part):
     )
     auc_drop_points: float | None = Field(
         None, description="two classes: largest loss of AUC against the teacher, in hundredths"
+    )
+    f1_drop_points: float | None = Field(
+        None, description="several labels: largest loss of micro F1 against the teacher, in hundredths"
     )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")

@@ -44,12 +44,14 @@ class Environment(Record):
 class DataRecord(Record):
     """The splits as they were used; `digest` is the SHA-256 of every input and label.
 
-    `rate` is that of clips, in samples per second. `notes` say what was changed, missing, unknown or cut.
+    `several_labels` says that a sample has any number of the classes. `rate` is that of clips, in samples per second.
+    `notes` say what was changed, missing, unknown or cut.
     """
 
     source: str
     kind: Kind = "image"
     classes: tuple[str, ...]
+    several_labels: bool = False
     train: int
     validation: int
     calibration: int
@@ -109,6 +111,8 @@ class AccuracyRecord(Record):
     """What one `predict` answers on one labelled split.
 
     `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
+    Of samples with several labels `top1` is the share whose labels are all answered right (exact match), `per_class` is
+    the recall of each label, and `micro_f1` and `macro_f1` are over all labels; these are None of others.
     `auc` is the area under the ROC curve, of two classes alone; `keyword` is of the class that the recipe names.
     `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
     student's own float32, None where there is nothing to compare with.
@@ -121,6 +125,8 @@ class AccuracyRecord(Record):
     per_class: tuple[float | None, ...]
     expected_calibration_error: float
     auc: float | None = None
+    micro_f1: float | None = None
+    macro_f1: float | None = None
     keyword: KeywordRecord | None = None
     agreement_with_teacher: float | None = None
     flips_against_float: float | None = None

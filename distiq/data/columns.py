@@ -128,6 +128,37 @@ def _as_text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
+def label_flags(columns: Sequence[Sequence[str]], names: Sequence[str], where: str) -> Tensor:
+    """(N, labels) int64 of as many columns of 0 and 1.
+
+    Raises:
+        UserError: a value is neither.
+    """
+    for name, column in zip(names, columns, strict=True):
+        for row, value in enumerate(column):
+            if value not in ("0", "1"):
+                raise UserError(f'{where}: row {row + 1} has "{value}" in the column "{name}"; a label is 0 or 1')
+    return torch.tensor([[int(value) for value in row] for row in zip(*columns, strict=True)], dtype=torch.int64)
+
+
+def label_sets(cells: Sequence[str], separator: str) -> list[list[str]]:
+    """The labels in each cell, which may be empty."""
+    return [[name for part in cell.split(separator) if (name := part.strip())] for cell in cells]
+
+
+def set_flags(sets: Sequence[Sequence[str]], classes: Sequence[str], where: str) -> Tensor:
+    """(N, classes) int64: 1 at the labels that a row has.
+
+    Raises:
+        UserError: a label is no known class.
+    """
+    flags = torch.zeros(len(sets), len(classes), dtype=torch.int64)
+    for row, names in enumerate(sets):
+        for number in label_numbers(names, classes, f"{where}: row {row + 1}") if names else ():
+            flags[row, number] = 1
+    return flags
+
+
 def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
     """(N,) int64: the classes' numbers.
 

@@ -139,6 +139,17 @@ def test_what_cannot_be_read_is_refused(folder, text, message, monkeypatch):
         load(settings(folder, **text), seed=0)
 
 
+def test_a_text_may_have_several_labels(tmp_path):
+    rows = [("a film", "fun, long", 1, 1), ("a fine film", "", 0, 0), ("fine", "long", 0, 1)] * 8
+    lines = ["text\tabout\tfun\tlong", *("\t".join(map(str, row)) for row in rows), ""]
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.tsv").write_text("\n".join(lines))
+    for wanted in ({"labels": ("fun", "long")}, {"label": "about", "separator": ","}):
+        data = load(settings(tmp_path, text="text", vocabulary=40, **wanted), seed=0)
+        assert data.classes == ("fun", "long") and data.several_labels and data.record().several_labels
+        assert data.test.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_sst2_sentences_are_read_as_they_are():
     text = TextSettings(header=("text", "label"), vocabulary=2000, length=32)
