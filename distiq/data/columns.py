@@ -80,6 +80,7 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
     if len(set(names)) < len(names):
         raise UserError(f"{name}: its header names a column twice: {', '.join(names)}")
     columns: Columns = {column: [] for column in names}
+    first = True
     try:
         for row in reader:
             if not row:
@@ -89,7 +90,13 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
                     f"{name}: line {reader.line_num} has {len(row)} values, but there are {len(names)} columns"
                 )
             for column, value in zip(names, row, strict=True):
+                if header and first and value.strip() == column:
+                    raise UserError(
+                        f'{name}: line 1 is a header itself ("{column}" in the column "{column}"); leave `header` out'
+                        " of the recipe"
+                    )
                 columns[column].append(value.strip())
+            first = False
     except csv.Error as error:
         raise UserError(f"{name}: line {reader.line_num} cannot be read ({error})") from error
     return columns

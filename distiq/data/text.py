@@ -86,11 +86,17 @@ class TextEncoder:
         """Token numbers of the texts, cut at `length` and padded to it, or to the longest of them.
 
         Raises:
-            UserError: a text is empty.
+            UserError: a text is empty, or is no Unicode text.
         """
         for row, text in enumerate(texts):
             if not text.strip():
                 raise UserError(f"{where}: text {row + 1} is empty; take it out or give it words")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{where}: text {row + 1} holds what is no UTF-8, behind {error.start} characters; save it as UTF-8"
+                ) from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         lengths = [len(found.ids) for found in self.tokenizer.encode_batch(list(texts))]
@@ -135,7 +141,7 @@ def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
     Args:
         tokenizer: the JSON of the data's.
     """
-    if not (folder / "tokenizer.json").is_file():
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return
     ours, theirs = (
         {number: token for token, number in found.get_vocab(with_added_tokens=True).items()}
@@ -163,6 +169,9 @@ def texts(settings: DataSettings) -> Texts:
     wanted, folder = (of_text.text, *(of_text.labels or (of_text.label,))), Path(settings.folder)
     files = (of_text.train, of_text.test)
     parts = [read_columns(folder / file, wanted, of_text.header) for file in files]
+    for file, rows in zip(files, parts, strict=True):
+        if not rows[of_text.text]:
+            raise UserError(f"{folder / file}: holds no text")
     train = parts[0]
     encoder = TextEncoder(_make_tokenizer(of_text, train[of_text.text]), of_text.length)
     labels = _label_names(of_text, train)

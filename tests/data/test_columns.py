@@ -70,6 +70,12 @@ def test_a_missing_file_is_named(tmp_path):
         read_columns(tmp_path / "none.csv", ("name",))
 
 
+def test_a_header_in_the_file_beside_one_in_the_recipe_is_refused(tmp_path):
+    path = write(tmp_path, "rows.tsv", "sentence\tlabel\nfine\t0\n")
+    with pytest.raises(UserError, match=r'line 1 is a header itself \("label" in the column "label"\); leave `header`'):
+        read_columns(path, ("label", "text"), ("text", "label"))
+
+
 def test_several_labels_from_columns_or_from_one():
     wanted = [[1, 0], [1, 1], [0, 0]]
     assert label_flags([["1", "1", "0"], ["0", "1", "0"]], ("a", "b"), "rows").tolist() == wanted
