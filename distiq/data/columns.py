@@ -47,14 +47,16 @@ def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str],
                 found = _objects(text, suffix.lower() == ".jsonl", name, wanted)
             case _:
                 raise UserError(f'{name}: "{suffix}" is no known kind of file; take {", ".join(SUFFIXES)}')
-    _check_names(found, wanted, name)
+    no_header = suffix.lower() in (".csv", ".tsv") and not header
+    hint = "; where its first line is no header, name all columns in `header`" if no_header else ""
+    _check_names(found, wanted, name, hint)
     return {column: found[column] for column in wanted}
 
 
-def _check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str) -> None:
+def _check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str, more: str = "") -> None:
     if missing := [column for column in wanted if column not in found]:
         nearest = difflib.get_close_matches(missing[0], list(found), n=1)
-        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}"
+        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}{more}"
         raise UserError(f'{name}: no column "{missing[0]}"; {hint}')
 
 
