@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from distiq import environment, processes
 from distiq.data.load import load as load_data
-from distiq.data.splits import check_data
+from distiq.data.splits import check_data, right
 from distiq.errors import UserError
 from distiq.evaluation.compare import mcnemar, paired_interval
 from distiq.evaluation.evaluate import outputs, score
@@ -96,8 +96,8 @@ def ablate(
                 step = answered("student", networks.student(source, settings, seed))
                 found.setdefault(arm, []).append(step)
                 watch.note(f"{100 * step.record.test.top1:.2f} % of the test set")
-        right = {
-            arm: torch.stack([load_file(step.folder / ANSWERS)["test"].argmax(1) == labels for step in steps])
+        correct = {
+            arm: torch.stack([right(load_file(step.folder / ANSWERS)["test"], labels) for step in steps])
             for arm, steps in found.items()
         }
         record = AblationRecord(
@@ -112,7 +112,7 @@ def ablate(
             arms=tuple(
                 ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in found.items()
             ),
-            pairs=tuple(_pair(first, second, right[first], right[second]) for first, second in _pairs(right)),
+            pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
             seconds=sum(step.seconds for step in ledger.used.values()),
         )
         if processes.is_main():

@@ -29,20 +29,22 @@ def advise(
         train_labels: of the training split.
         parameters: of teacher and student; None where the teacher has none to count.
     """
-    known = train_labels[train_labels >= 0]
-    guess = float(known.bincount().max()) / len(known)
+    known = train_labels[train_labels.flatten(1)[:, 0] >= 0 if train_labels.ndim == 2 else train_labels >= 0]
+    guess = float(known.unique(dim=0, return_counts=True)[1].max()) / len(known)
+    several = labels.ndim == 2
     teacher_size, student_size = parameters
     ratio = teacher_size / max(1, student_size) if teacher_size else 1.0
     fewer = f", {ratio:.1f} times fewer than the teacher" if teacher_size else ""
-    softness = _softness(logits, recipe.distil.temperature)
+    softness = _softness(logits, recipe.distil.temperature, several)
     batch_size, epochs = recipe.student.training.batch_size, recipe.student.training.epochs
     steps = epochs * max(1, len(train_labels) // batch_size)
     facts = [
         f"teacher: {100 * teacher.top1:.2f} % of the validation split, calibration error"
-        f" {100 * teacher.expected_calibration_error:.1f} % (always guessing one class: {100 * guess:.1f} %)",
+        f" {100 * teacher.expected_calibration_error:.1f} % "
+        f" (always guessing {'the same labels' if several else 'one class'}: {100 * guess:.1f} %)",
         f"student: {student_size:,} parameters{fewer}; {steps:,} steps",
         f"targets at temperature {recipe.distil.temperature:g}: {100 * softness:.0f} % of the entropy of no knowledge",
-        *_overlap(logits, classes),
+        *([] if several else _overlap(logits, classes)),
     ]
     warnings = []
     if teacher.interval[0] <= guess:
@@ -50,7 +52,7 @@ def advise(
             f"the teacher is not shown to be better than always guessing the most frequent class ({100 * guess:.1f} %);"
             " check its weights, its preprocessing and the order of its labels"
         )
-    if mapping := _other_order(logits, labels, teacher.top1, classes):
+    if not several and (mapping := _other_order(logits, labels, teacher.top1, classes)):
         warnings.append(f"the teacher seems to have its labels in another order: {mapping}; see AdaptedTeacher")
     if softness > NEARLY_UNIFORM:
         warnings.append(
@@ -74,8 +76,10 @@ def advise(
     return AdviceRecord(facts=tuple(facts), warnings=tuple(warnings))
 
 
-def _softness(logits: Tensor, temperature: float) -> float:
-    """Mean entropy of the softened answers as a share of the largest possible."""
+def _softness(logits: Tensor, temperature: float, several: bool) -> float:
+    """Mean entropy of the softened answers, of several labels that of each, as a share of the largest possible."""
+    if several:
+        logits = torch.stack([logits.flatten(), torch.zeros(logits.numel())], 1)
     logs = (logits / temperature).log_softmax(1)
     return float(-(logs.exp() * logs).sum(1).mean()) / math.log(logits.shape[1])
 

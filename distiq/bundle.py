@@ -22,7 +22,7 @@ from torch import Tensor
 from distiq.data.audio import read_sound, remarks, resampled, windows
 from distiq.data.columns import read_columns
 from distiq.data.images import read_image
-from distiq.data.splits import Data
+from distiq.data.splits import Data, answers, right
 from distiq.data.tables import Encoding
 from distiq.data.text import TextEncoder, bitmap
 from distiq.errors import UserError
@@ -40,7 +40,7 @@ EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "tabl
 
 
 class Prediction(NamedTuple):
-    """An answer: class name and its softmax probability."""
+    """An answer: class name and its probability."""
 
     label: str
     probability: float
@@ -117,7 +117,10 @@ def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
         "shape": list(data.sample_shape),
         "labels": list(data.classes),
         "raw": str(data.train.inputs.dtype).removeprefix("torch."),
-        "output": "logits; the largest is the answer, softmax gives probabilities",
+        "several_labels": data.several_labels,
+        "output": "logits; those above 0 are the answer, the logistic function gives probabilities"
+        if data.several_labels
+        else "logits; the largest is the answer, softmax gives probabilities",
     }
     if data.kind == "text" and data.preparation:
         known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
@@ -179,6 +182,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
     teacher = run.teacher.column("float32").test.top1
     noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
+    share = "exact match" if run.data.several_labels else "accuracy"
     return (
         f"""# {run.name}
 
@@ -187,7 +191,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
 
 | measured on the file | |
 |---|---|
-| accuracy, {test.samples} test {noun} | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
+| {share}, {test.samples} test {noun} | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
 | teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
 | size | {cost.size_bytes:,} bytes |
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
@@ -300,7 +304,11 @@ class Bundle:
 
     def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
         """The likeliest classes of each input (B, ...), likeliest first."""
-        return [self.likeliest(probabilities, top) for probabilities in torch.softmax(self.run(inputs), 1)]
+        return [self.likeliest(probabilities, top) for probabilities in self.probabilities(self.run(inputs))]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, classes): of one class a sample the softmax; of several labels each one's own."""
+        return torch.sigmoid(logits) if self.preprocessing.get("several_labels") else torch.softmax(logits, 1)
 
     def predict(self, sample: Path | str, top: int = 3) -> list[Prediction]:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
@@ -368,7 +376,7 @@ class Bundle:
         found = self.run(vectors["inputs"])
         return Check(
             vectors=len(expected),
-            changed=int((found.argmax(1) != expected.argmax(1)).sum()),
+            changed=int((~right(found, answers(expected, vectors["labels"]))).sum()),
             largest_difference=float((found - expected).abs().max()),
             tolerance=ALLOWED * float(expected.max() - expected.min()),
         )

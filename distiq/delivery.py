@@ -28,6 +28,7 @@ from distiq.records import (
 )
 from distiq.report.report import write_report
 from distiq.runtimes.export import checksums, size_bytes
+from distiq.runtimes.onnx_runtime import with_mask
 from distiq.trials import MEASURING_CODE, Network, Run, Trials, judged
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
@@ -84,16 +85,19 @@ def _written(run: Run, record: RunRecord, file: Path, chosen: TrialRecord, stude
     run.watch.stage("writing bundle and report")
     write_bundle(run.ledger.folder / "bundle", file, record, chosen, run.measuring.fed, run.networks.kept)
     if isinstance(student.model, TokenLogits):
-        _save_for_transformers(run, student.model)
+        _save_for_transformers(run, student.model, file)
     record.save(run.ledger.records / "run.json")
     write_report(run.ledger.records, run.ledger.folder / "report.html")
     return record
 
 
-def _save_for_transformers(run: Run, student: TokenLogits) -> None:
-    """The float32 student as a folder for other programs."""
+def _save_for_transformers(run: Run, student: TokenLogits, file: Path) -> None:
+    """The float32 student as a folder for other programs; for Optimum with the delivered file, if it is ONNX."""
     partial = run.ledger.folder / f".{TRANSFORMERS}.partial"
-    save_transformers(student, partial, run.data.classes, run.data.preparation.get("text", {}))
+    text = run.data.preparation.get("text", {})
+    save_transformers(student, partial, run.data.classes, text, run.data.several_labels)
+    if file.suffix == ".onnx":
+        with_mask(file, partial / "model.onnx", run.data.tokens[1])
     replace_folder(partial, run.ledger.folder / TRANSFORMERS)
 
 

@@ -169,7 +169,7 @@ class _Patient:
 
     def _float_file(self) -> Iterator[_Finding]:
         stored = load_file(self._step("student-float32") / ANSWERS)["validation"]
-        same = agreement(stored, outputs(self.student, self.data, self.data.validation))
+        same = agreement(stored, outputs(self.student, self.data, self.data.validation), self.data.several_labels)
         yield _Finding(
             "float32 file",
             same < SAME_ANSWERS,

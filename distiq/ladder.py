@@ -56,7 +56,7 @@ class Next(NamedTuple):
     reason: str
 
 
-QUALITY = ("accuracy_drop_points", "auc_drop_points")
+QUALITY = ("accuracy_drop_points", "auc_drop_points", "f1_drop_points")
 
 
 def judge(
@@ -67,12 +67,14 @@ def judge(
     latency_ms: float,
     auc_drop: float | None = None,
     bit_operations: int | None = None,
+    f1_drop: float | None = None,
 ) -> tuple[Breach, ...]:
-    """The limits that do not hold. Accuracies are fractions of 1 on the same samples; so is the loss of AUC."""
+    """The limits that do not hold. Accuracies are fractions of 1 on the same samples; so are losses of AUC and F1."""
     drop = round(100 * (teacher_top1 - top1), 9)  # 100 * (0.92 - 0.91) is a little more than 1
     checks = (
         ("accuracy_drop_points", budget.accuracy_drop_points, drop, "points"),
         ("auc_drop_points", budget.auc_drop_points, round(100 * (auc_drop or 0.0), 9), "points"),
+        ("f1_drop_points", budget.f1_drop_points, round(100 * (f1_drop or 0.0), 9), "points"),
         ("size_kb", budget.size_kb, size_bytes / 1000, "kB"),
         ("latency_ms", budget.latency_ms, latency_ms, "ms"),
         ("bit_operations_m", budget.bit_operations_m, (bit_operations or 0) / 1e6, "million"),

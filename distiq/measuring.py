@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import Data, right
 from distiq.evaluation.cost import latencies, layer_macs, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.evaluation.keyword import keyword_errors
@@ -217,8 +217,8 @@ class Measuring:
             file=file,
             float_file=f"{role}-float32" + (f"-{suffix}" if suffix else ""),
             size_bytes=size_bytes(path),
-            top1=float((deployed.argmax(1) == self.data.test.labels).double().mean()),
-            agreement=agreement(simulated, deployed),
+            top1=float(right(deployed, self.data.test.labels).double().mean()),
+            agreement=agreement(simulated, deployed, self.data.several_labels),
             steps=_steps(simulated, deployed),
             same_integers=not differences(quantized, path),
             float_operations=tuple(name for name in in_float if not name.startswith(meant)),
@@ -256,7 +256,7 @@ class Measuring:
         Args:
             before, after: logits of the test set (N, classes), float and quantized.
         """
-        if self.data.kind != "image":
+        if self.data.kind != "image" or self.data.several_labels:
             return ()
         labels = self.data.test.labels
         probabilities = torch.softmax(before, 1)
@@ -288,7 +288,9 @@ def picture(sample: Tensor, kind: Kind) -> Tensor:
     return torch.where(inside, 0, 255).byte().unsqueeze(0)
 
 
-def with_one_another(runtimes: Sequence[RuntimeRecord], answers: Mapping[str, Tensor]) -> tuple[RuntimeRecord, ...]:
+def with_one_another(
+    runtimes: Sequence[RuntimeRecord], answers: Mapping[str, Tensor], several_labels: bool = False
+) -> tuple[RuntimeRecord, ...]:
     """The records of a trial's files with the share of test samples on which each two of them answer the same.
 
     Args:
@@ -298,7 +300,7 @@ def with_one_another(runtimes: Sequence[RuntimeRecord], answers: Mapping[str, Te
         entry.model_copy(
             update={
                 "agreement_with": {
-                    name: agreement(answers[entry.runtime], other)
+                    name: agreement(answers[entry.runtime], other, several_labels)
                     for name, other in answers.items()
                     if name != entry.runtime
                 }

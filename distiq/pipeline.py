@@ -124,6 +124,14 @@ class _Story:
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
                 " accuracy_drop_points instead"
             )
+        several = self.data.several_labels
+        if self.recipe.budget.f1_drop_points is not None and not several:
+            raise UserError("budget.f1_drop_points is for several labels a sample; limit accuracy_drop_points instead")
+        unfit = {"budget.auc_drop_points": self.recipe.budget.auc_drop_points is not None,
+                 "evaluation.keyword": bool(self.recipe.evaluation.keyword),
+                 "teacher.predict": bool(self.recipe.teacher.predict)}  # fmt: skip
+        if several and (names := [name for name, is_set in unfit.items() if is_set]):
+            raise UserError(f"{names[0]} is for one class a sample, but the data gives several labels; leave it out")
         keyword, classes = self.recipe.evaluation.keyword, self.data.classes
         if keyword and keyword not in classes:
             raise UserError(f'evaluation.keyword: no class is called "{keyword}"; the classes: {", ".join(classes)}')

@@ -139,12 +139,24 @@ class TextSettings(Part):
     header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
     text: str = Field("text", description="the column of the text")
     label: str = Field("label", description="the column of the class")
+    labels: tuple[str, ...] = Field(
+        (), description="in place of `label`, where a text has several: columns of 0 and 1, one for each label"
+    )
+    separator: str = Field(
+        "", description='what stands between the labels in the column `label`, such as ","; a text may have none then'
+    )
     names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
     tokenizer: str = Field(
         "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
     )
     vocabulary: int = Field(8000, ge=10, description="most tokens of a tokenizer that is trained here")
     length: int = Field(64, ge=3, description="tokens kept of a text; what is cut is counted and said")
+
+    @model_validator(mode="after")
+    def _labels_are_written_one_way(self) -> Self:
+        if self.labels and self.separator:
+            raise ValueError("labels names columns of 0 and 1, separator parts one column; leave one of the two out")
+        return self
 
 
 class DataSettings(Part):
@@ -268,7 +280,7 @@ class ModelSettings(Part):
     """A network and its weights."""
 
     model: str = Field(
-        description='"resnet", "mobilenet_v2", "mlp", "text_cnn", "embedding_bag", "file.py:function",'
+        description='"resnet", "mobilenet_v2", "mlp", "text_bilstm", "text_cnn", "embedding_bag", "file.py:function",'
         ' "transformers:NAME", "timm:NAME", "torchvision:NAME", "file.onnx" (float32, with its weights)'
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
@@ -557,6 +569,9 @@ class Budget(Part):
     auc_drop_points: float | None = Field(
         None, description="two classes: largest loss of AUC against the teacher, in hundredths"
     )
+    f1_drop_points: float | None = Field(
+        None, description="several labels: largest loss of micro F1 against the teacher, in hundredths"
+    )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
     bit_operations_m: float | None = Field(
@@ -809,6 +824,14 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         weights = settings.weights
         if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
             raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}; {RELATIVE}")
+        name = settings.model.removeprefix("transformers:")
+        config = folder / name / "config.json"
+        if name and config.is_file():
+            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "NAME")
+            raise UserError(
+                f"{path}: {role}.model: {folder / name} is a folder of transformers; write model ="
+                f' "transformers:{kind}" and weights = "{name}"'
+            )
     sources = {
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},

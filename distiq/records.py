@@ -44,12 +44,14 @@ class Environment(Record):
 class DataRecord(Record):
     """The splits as they were used; `digest` is the SHA-256 of every input and label.
 
-    `rate` is that of clips, in samples per second. `notes` say what was changed, missing, unknown or cut.
+    `several_labels` says that a sample has any number of the classes. `rate` is that of clips, in samples per second.
+    `notes` say what was changed, missing, unknown or cut.
     """
 
     source: str
     kind: Kind = "image"
     classes: tuple[str, ...]
+    several_labels: bool = False
     train: int
     validation: int
     calibration: int
@@ -109,6 +111,8 @@ class AccuracyRecord(Record):
     """What one `predict` answers on one labelled split.
 
     `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
+    Of samples with several labels `top1` is the share whose labels are all answered right (exact match), `per_class` is
+    the recall of each label, and `micro_f1` and `macro_f1` are over all labels; these are None of others.
     `auc` is the area under the ROC curve, of two classes alone; `keyword` is of the class that the recipe names.
     `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
     student's own float32, None where there is nothing to compare with.
@@ -121,6 +125,8 @@ class AccuracyRecord(Record):
     per_class: tuple[float | None, ...]
     expected_calibration_error: float
     auc: float | None = None
+    micro_f1: float | None = None
+    macro_f1: float | None = None
     keyword: KeywordRecord | None = None
     agreement_with_teacher: float | None = None
     flips_against_float: float | None = None
@@ -406,9 +412,17 @@ class SensitivityRecord(Record):
         weights, activations = (10 ** (-noise.sqnr_db / 10) for noise in (self.weights, self.activations))
         return weights / (weights + activations) if weights + activations else 0.0
 
+    def noise_of_weights(self) -> dict[str, float]:
+        """The noise power of each layer's weights; a recurrent layer has several of them."""
+        power: dict[str, float] = {}
+        for grid in self.grids:
+            if grid.part == "weights":
+                power[grid.place] = power.get(grid.place, 0.0) + 10 ** (-grid.sqnr_db / 10)
+        return power
+
     def worst_layers(self, most: int) -> tuple[tuple[str, ...], float]:
         """The layers whose weights make the most noise, at most so many, and their share of that of all weights."""
-        power = {grid.place: 10 ** (-grid.sqnr_db / 10) for grid in self.grids if grid.part == "weights"}
+        power = self.noise_of_weights()
         worst = tuple(sorted(power, key=lambda place: -power[place])[:most])
         total = sum(power.values())
         return worst, sum(power[place] for place in worst) / total if total else 0.0

@@ -320,7 +320,8 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
         print(f"{'pass' if prepared else 'FAIL'}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
     expected, answers = vectors["outputs"], predict(vectors["inputs"])
     differences = difference(answers, expected).max(1)
-    changed = answers.argmax(1) != expected.argmax(1)
+    several = about.get("several_labels", False)
+    changed = ((answers > 0) != (expected > 0)).any(1) if several else answers.argmax(1) != expected.argmax(1)
     tolerance = ALLOWED * float(expected.max() - expected.min())
     wrong = changed | ~(differences <= tolerance)
     verdict = "FAIL" if wrong.any() else "pass"
@@ -341,10 +342,10 @@ def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.abs(found.astype(np.float32) - expected)
 
 
-def answer(logits: np.ndarray, labels: list[str], top: int) -> str:
-    """The likeliest classes of one sample with their softmax probabilities."""
+def answer(logits: np.ndarray, labels: list[str], top: int, several: bool = False) -> str:
+    """The likeliest classes of one sample with their softmax probabilities, or of several labels each one's own."""
     shares = np.exp(logits - logits.max())
-    shares = shares / shares.sum()
+    shares = 1 / (1 + np.exp(-logits)) if several else shares / shares.sum()
     best = np.argsort(-shares, kind="stable")[:top]
     return "  ".join(f"{labels[index]} {100 * shares[index]:.1f} %" for index in best)
 
@@ -446,7 +447,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             inputs = read_sample(path, about)
             for number, logits in enumerate(predict(inputs)):
                 place = f"{path}[{number}]" if len(inputs) > 1 else str(path)
-                print(f"{place}: {answer(logits, about['labels'], given.top)}")
+                print(f"{place}: {answer(logits, about['labels'], given.top, about.get('several_labels', False))}")
         if not given.samples or given.time:
             vectors = read_tensors(folder / "vectors.safetensors")
         if given.time:

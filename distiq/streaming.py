@@ -84,6 +84,8 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
             does not decode.
     """
     bundle.require_sound()
+    if bundle.preprocessing.get("several_labels"):
+        raise UserError(f"{bundle.folder}: this model gives a clip several labels; streams are heard for one class")
     rate, length = bundle.audio.rate, bundle.preprocessing["shape"][0]
     if not 0 < every * rate <= length:
         raise UserError(f"every = {every:g} s; give a positive time of at most a window, {length / rate:g} s")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distiq import processes
-from distiq.data.splits import Data
+from distiq.data.splits import Data, right
 from distiq.data.views import Views
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_tensors
@@ -36,9 +36,9 @@ from distiq.sharing import gathered, shared_statistics
 class Batch(NamedTuple):
     """Training samples as the network sees them.
 
-    inputs: (B, ...), normalized. labels: (B,). indices: (B,) positions in the training split.
-    view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and the
-    share of the own one; None where views do not mix. mask: of texts (B, L), ones at tokens, zeros at padding.
+    inputs: (B, ...), normalized. labels: (B,) or (B, classes), see `Split`. indices: (B,) positions in the training
+    split. view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and
+    the share of the own one; None where views do not mix. mask: of texts (B, L), ones at tokens, zeros at padding.
     whole: where several processes train, the size of their common batch, of which this is a share.
     """
 
@@ -420,14 +420,14 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float:
     """Share of the validation split that the model, on whatever device it is, answers right."""
     device = next(model.parameters()).device
-    right = 0
+    count = 0
     for start in range(0, len(data.validation), batch):
         samples = data.validation.take(slice(start, start + batch))
         inputs = data.normalize(samples.inputs.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        right += int((model(inputs).argmax(1).cpu() == samples.labels).sum())
-    return right / len(data.validation)
+        count += int(right(model(inputs).cpu(), samples.labels).sum())
+    return count / len(data.validation)
 
 
 def faster_precision(

@@ -116,8 +116,9 @@ def _judge(budget: Budget, teacher: Network, trial: TrialRecord, split: str) -> 
     assert cost is not None
     wanted, found = getattr(teacher.record.column("float32"), split), getattr(trial.deployed, split)
     auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
-    latency_ms = cost.at_batch(1).p50_ms
-    return ladder.judge(budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop, trial.bit_operations)
+    f1_drop = wanted.micro_f1 - found.micro_f1 if wanted.micro_f1 is not None else None
+    latency_ms, operations = cost.at_batch(1).p50_ms, trial.bit_operations
+    return ladder.judge(budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop, operations, f1_drop)
 
 
 def judged(budget: Budget, teacher: Network, trial: TrialRecord) -> TrialRecord:
@@ -224,16 +225,14 @@ class Trials:
         choices = [bits for bits in (NARROW if budget.bit_operations_m else (NARROW_BITS,)) if bits < wide]
         # The widest is that of the ladder's evidence.
         records = {wide: self._sensitivity()} | {bits: self._sensitivity(bits) for bits in choices}
-        noise = {
-            bits: {grid.place: 10 ** (-grid.sqnr_db / 10) for grid in record.grids if grid.part == "weights"}
-            for bits, record in records.items()
-        }
+        noise = {bits: record.noise_of_weights() for bits, record in records.items()}
         macs, activation_bits = layer_macs(self.student.model, self.measuring.example), start.activation_bits
         most_bits = REDUCED_BITS if start.reduce_range else wide
         sizes: dict[str, dict[int, float]] = {}
         operations: dict[str, dict[int, float]] = {}
         for layer in noise[wide]:
-            count = self.student.model.get_parameter(f"{layer}.weight").numel()
+            own = self.student.model.get_submodule(layer).parameters(recurse=False)
+            count = sum(parameter.numel() for parameter in own if parameter.ndim > 1)
             packed = count / 2 + NODE_BYTES
             sizes[layer] = {bits: packed if bits <= NARROW_BITS else float(count) for bits in noise}
             step = float(macs.get(layer, 0) * activation_bits)
@@ -289,7 +288,7 @@ class Trials:
         others = tuple(self._elsewhere(name, rung, scheme, step) for name in self.recipe.measure.runtimes[1:])
         runtimes = (*step.record.runtimes, *others)
         answers = {one.runtime: load_file(self.run.files[one.file].parent / ANSWERS)["test"] for one in runtimes}
-        update = {"runtimes": with_one_another(runtimes, answers), "seconds": step.seconds}
+        update = {"runtimes": with_one_another(runtimes, answers, self.data.several_labels), "seconds": step.seconds}
         return step.record.model_copy(update=update)
 
     def _elsewhere(self, name: str, rung: Rung, scheme: Scheme, trial: Step) -> RuntimeRecord:

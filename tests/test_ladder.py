@@ -102,6 +102,11 @@ def test_limits_that_hold(budget):
     assert judge(budget, 0.92, 0.90, 90_000, 0.2) == ()
 
 
+def test_a_loss_of_f1_is_judged_in_hundredths():
+    (found,) = judge(Budget(f1_drop_points=1.0), 0.9, 0.9, 1, 1.0, None, 0.013)
+    assert (found.limit, found.measured) == ("f1_drop_points", 1.3)
+
+
 def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
     budget = Budget(auc_drop_points=0.5)
     assert judge(budget, 0.9, 0.1, 1, 1, auc_drop=0.005) == ()

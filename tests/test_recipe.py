@@ -432,3 +432,13 @@ def test_logits_are_compared_as_they_are_stored(tmp_path):
 def test_dkd_and_mixed_images_are_refused(tmp_path):
     text = '[views]\nmixup = 0.5\n[distil]\nlosses = [{name = "dkd"}]'
     assert "dkd needs one label per image" in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize("prefix", ["", "transformers:"])
+def test_a_folder_of_transformers_as_a_model_is_refused_with_the_spelling(prefix: str, tmp_path):
+    (tmp_path / "minilm").mkdir()
+    (tmp_path / "minilm" / "config.json").write_text('{"model_type": "bert"}')
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'[teacher]\nmodel = "{prefix}minilm"\n')
+    with pytest.raises(UserError, match=r'is a folder of transformers; write model = "transformers:bert" and weights'):
+        load_recipe(path)

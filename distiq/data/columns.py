@@ -47,14 +47,16 @@ def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str],
                 found = _objects(text, suffix.lower() == ".jsonl", name, wanted)
             case _:
                 raise UserError(f'{name}: "{suffix}" is no known kind of file; take {", ".join(SUFFIXES)}')
-    _check_names(found, wanted, name)
+    no_header = suffix.lower() in (".csv", ".tsv") and not header
+    hint = "; where its first line is no header, name all columns in `header`" if no_header else ""
+    _check_names(found, wanted, name, hint)
     return {column: found[column] for column in wanted}
 
 
-def _check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str) -> None:
+def _check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str, more: str = "") -> None:
     if missing := [column for column in wanted if column not in found]:
         nearest = difflib.get_close_matches(missing[0], list(found), n=1)
-        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}"
+        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}{more}"
         raise UserError(f'{name}: no column "{missing[0]}"; {hint}')
 
 
@@ -80,6 +82,7 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
     if len(set(names)) < len(names):
         raise UserError(f"{name}: its header names a column twice: {', '.join(names)}")
     columns: Columns = {column: [] for column in names}
+    first = True
     try:
         for row in reader:
             if not row:
@@ -89,7 +92,13 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
                     f"{name}: line {reader.line_num} has {len(row)} values, but there are {len(names)} columns"
                 )
             for column, value in zip(names, row, strict=True):
+                if header and first and value.strip() == column:
+                    raise UserError(
+                        f'{name}: line 1 is a header itself ("{column}" in the column "{column}"); leave `header` out'
+                        " of the recipe"
+                    )
                 columns[column].append(value.strip())
+            first = False
     except csv.Error as error:
         raise UserError(f"{name}: line {reader.line_num} cannot be read ({error})") from error
     return columns
@@ -126,6 +135,37 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
 
 def _as_text(value: Any) -> str:
     return "" if value is None else str(value).strip()
+
+
+def label_flags(columns: Sequence[Sequence[str]], names: Sequence[str], where: str) -> Tensor:
+    """(N, labels) int64 of as many columns of 0 and 1.
+
+    Raises:
+        UserError: a value is neither.
+    """
+    for name, column in zip(names, columns, strict=True):
+        for row, value in enumerate(column):
+            if value not in ("0", "1"):
+                raise UserError(f'{where}: row {row + 1} has "{value}" in the column "{name}"; a label is 0 or 1')
+    return torch.tensor([[int(value) for value in row] for row in zip(*columns, strict=True)], dtype=torch.int64)
+
+
+def label_sets(cells: Sequence[str], separator: str) -> list[list[str]]:
+    """The labels in each cell, which may be empty."""
+    return [[name for part in cell.split(separator) if (name := part.strip())] for cell in cells]
+
+
+def set_flags(sets: Sequence[Sequence[str]], classes: Sequence[str], where: str) -> Tensor:
+    """(N, classes) int64: 1 at the labels that a row has.
+
+    Raises:
+        UserError: a label is no known class.
+    """
+    flags = torch.zeros(len(sets), len(classes), dtype=torch.int64)
+    for row, names in enumerate(sets):
+        for number in label_numbers(names, classes, f"{where}: row {row + 1}") if names else ():
+            flags[row, number] = 1
+    return flags
 
 
 def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> Tensor:

@@ -28,7 +28,9 @@ class Split:
 
     Args:
         inputs: (N, ...), of the form that `FORMS` gives for their kind.
-        labels: (N,) int64; `UNLABELLED` in a training split: such a sample is learned from through a teacher alone.
+        labels: (N,) int64, the class of each; or (N, classes) int64, where a sample has several labels: 1 at each
+            that it has, 0 elsewhere. `UNLABELLED` in a training split: such a sample is learned from through a teacher
+            alone.
     """
 
     inputs: Tensor
@@ -40,6 +42,18 @@ class Split:
 
     def take(self, indices: Tensor | slice) -> "Split":
         return Split(self.inputs[indices], self.labels[indices], self.kind)
+
+
+def answers(logits: Tensor, labels: Tensor) -> Tensor:
+    """What logits (N, classes) answer, in the form of the labels: the likeliest class, (N,); or, where a sample has
+    several labels, 1 at each whose logit is above 0 (a probability above one half), (N, classes)."""
+    return (logits > 0).long() if labels.ndim == 2 else logits.argmax(1)
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Which samples are answered right, (N,) bool; where one has several labels, all of them have to be."""
+    same = answers(logits, labels) == labels
+    return same.all(1) if labels.ndim == 2 else same
 
 
 class Words(NamedTuple):
@@ -80,6 +94,11 @@ class Data:
     @property
     def kind(self) -> Kind:
         return self.train.kind
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether a sample has any number of labels, in place of one class."""
+        return self.train.labels.ndim == 2
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -151,6 +170,7 @@ class Data:
             source=self.source,
             kind=self.kind,
             classes=self.classes,
+            several_labels=self.several_labels,
             train=len(self.train),
             validation=len(self.validation),
             calibration=len(self.calibration),
@@ -221,7 +241,7 @@ def with_unlabelled(data: Data, inputs: Tensor) -> Data:
         raise UserError(
             f"unlabelled {noun} are {_describe(inputs)}, training {noun} are {_describe(own)}; make them alike"
         )
-    labels = torch.full((len(inputs),), UNLABELLED)
+    labels = torch.full((len(inputs), *data.train.labels.shape[1:]), UNLABELLED)
     more = replace(data, train=Split(torch.cat([own, inputs]), torch.cat([data.train.labels, labels]), data.kind))
     check_data(more)
     return more
@@ -252,8 +272,11 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
     noun, (dimensions, types, form) = NOUNS[samples.kind], FORMS[samples.kind]
     if inputs.ndim != dimensions or inputs.dtype not in types:
         raise UserError(f"{where}: {noun} are {_describe(inputs)}; give {form}")
-    if labels.ndim != 1 or len(labels) != len(inputs):
-        raise UserError(f"{where}: {len(inputs)} {noun} but labels of shape {tuple(labels.shape)}; give one label each")
+    if len(labels) != len(inputs) or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
+        raise UserError(
+            f"{where}: {len(inputs)} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
+            f" several labels a 0 or 1 for each of the {len(classes)}"
+        )
     if labels.dtype != torch.int64:
         found = str(labels.dtype).removeprefix("torch.")
         raise UserError(f"{where}: labels are {found}; give whole numbers as int64 (labels.long())")
@@ -261,12 +284,18 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
         raise UserError(f"{where}: no {noun}")
     if len(classes) < 2:
         raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
+    if labels.ndim == 2 and (int(labels.min()) < lowest or int(labels.max()) > 1):
+        raise UserError(
+            f"{where}: labels run from {int(labels.min())} to {int(labels.max())}; of several labels each is 0 or 1"
+        )
     if int(labels.min()) < lowest or int(labels.max()) >= len(classes):
         raise UserError(
             f"{where}: labels run from {int(labels.min())} to {int(labels.max())}, but there are {len(classes)} classes"
             f" (0 to {len(classes) - 1}); correct the labels or name all classes"
         )
-    if varied and len(labels.unique()) < 2:
+    if varied and len(labels.unique(dim=0)) < 2:
+        if labels.ndim == 2:
+            raise UserError(f"{where}: every sample has the same labels; there is nothing to tell apart")
         raise UserError(f"{where}: every sample has the label {int(labels[0])}; at least two classes are needed")
     if inputs.is_floating_point():
         finite = torch.isfinite(inputs).flatten(1).all(1)
@@ -307,7 +336,8 @@ def from_tensors(
     """Data from tensors: (inputs, labels) for training and for test.
 
     Args:
-        classes: their names; by default the numbers that occur in the training labels.
+        classes: their names; by default the numbers that occur in the training labels, which are (N,) classes or
+            (N, classes) of 0 and 1.
         normalized: the inputs are ready for the network; no mean is taken away.
         kind: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
         rate: of audio, samples per second.
@@ -315,7 +345,8 @@ def from_tensors(
     Raises:
         UserError: as `split`.
     """
-    count = int(train[1].max()) + 1 if len(train[1]) else 0
+    several = train[1].ndim == 2 and train[1].shape[1] > 1
+    count = train[1].shape[1] if several else int(train[1].max()) + 1 if len(train[1]) else 0
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
     data = split("tensors", names, Split(*train, kind), Split(*test, kind), validation, calibration, seed)
     data, channels = replace(data, rate=rate), len(data.mean)

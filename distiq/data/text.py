@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.columns import label_numbers, read_columns
+from distiq.data.columns import Columns, label_flags, label_numbers, label_sets, read_columns, set_flags
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TextSettings
@@ -86,11 +86,17 @@ class TextEncoder:
         """Token numbers of the texts, cut at `length` and padded to it, or to the longest of them.
 
         Raises:
-            UserError: a text is empty.
+            UserError: a text is empty, or is no Unicode text.
         """
         for row, text in enumerate(texts):
             if not text.strip():
                 raise UserError(f"{where}: text {row + 1} is empty; take it out or give it words")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{where}: text {row + 1} holds what is no UTF-8, behind {error.start} characters; save it as UTF-8"
+                ) from error
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         lengths = [len(found.ids) for found in self.tokenizer.encode_batch(list(texts))]
@@ -135,7 +141,7 @@ def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
     Args:
         tokenizer: the JSON of the data's.
     """
-    if not (folder / "tokenizer.json").is_file():
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return
     ours, theirs = (
         {number: token for token, number in found.get_vocab(with_added_tokens=True).items()}
@@ -160,27 +166,45 @@ def texts(settings: DataSettings) -> Texts:
         UserError: a file or a column is missing, a text is empty, a label is unknown; the message says where.
     """
     of_text = settings.text
-    wanted, folder = (of_text.text, of_text.label), Path(settings.folder)
-    parts = {
-        part: read_columns(folder / file, wanted, of_text.header)
-        for part, file in (("training", of_text.train), ("test", of_text.test))
-    }
-    train = parts["training"]
+    wanted, folder = (of_text.text, *(of_text.labels or (of_text.label,))), Path(settings.folder)
+    files = (of_text.train, of_text.test)
+    parts = [read_columns(folder / file, wanted, of_text.header) for file in files]
+    for file, rows in zip(files, parts, strict=True):
+        if not rows[of_text.text]:
+            raise UserError(f"{folder / file}: holds no text")
+    train = parts[0]
     encoder = TextEncoder(_make_tokenizer(of_text, train[of_text.text]), of_text.length)
-    labels = tuple(sorted(set(train[of_text.label])))
+    labels = _label_names(of_text, train)
     if of_text.names and len(of_text.names) != len(labels):
         raise UserError(
             f"data.text.names: {len(of_text.names)} names, but the labels are {', '.join(labels)}; give each one"
         )
-    splits: dict[str, Split] = {}
+    splits: list[Split] = []
     notes: list[str] = []
-    for part, rows in parts.items():
-        where = f"{settings.source}: {part} texts"
-        found = encoder.encode(rows[of_text.text], where)
-        splits[part] = Split(found.numbers, label_numbers(rows[of_text.label], labels, where), "text")
+    for file, rows in zip(files, parts, strict=True):
+        found = encoder.encode(rows[of_text.text], file)
+        splits.append(Split(found.numbers, _labels(of_text, rows, labels, file), "text"))
         notes += found.notes
     preparation = {"text": encoder.as_json()}
-    return Texts(of_text.names or labels, splits["training"], splits["test"], preparation, tuple(notes))
+    return Texts(of_text.names or labels, splits[0], splits[1], preparation, tuple(notes))
+
+
+def _label_names(settings: TextSettings, rows: Columns) -> tuple[str, ...]:
+    """The labels of the training rows, as the files write them."""
+    if settings.labels:
+        return settings.labels
+    cells = rows[settings.label]
+    sets = label_sets(cells, settings.separator) if settings.separator else [[cell] for cell in cells]
+    return tuple(sorted({name for names in sets for name in names}))
+
+
+def _labels(settings: TextSettings, rows: Columns, names: tuple[str, ...], where: str) -> Tensor:
+    """(N,) classes, or (N, labels) of 0 and 1."""
+    if settings.labels:
+        return label_flags([rows[name] for name in names], names, where)
+    if settings.separator:
+        return set_flags(label_sets(rows[settings.label], settings.separator), names, where)
+    return label_numbers(rows[settings.label], names, where)
 
 
 def _make_tokenizer(settings: TextSettings, texts: Sequence[str]) -> Any:

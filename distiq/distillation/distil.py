@@ -98,17 +98,27 @@ def output_losses(
 
 
 def task_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Cross entropy with the labels, mean over the labelled samples; of a mixed image, with both by their shares."""
+    """Cross entropy with the labels, mean over the labelled samples; of a mixed image, with both by their shares.
+
+    Where a sample has several labels, that of each label's logistic output, mean over the labels.
+    """
 
     def surprise(labels: Tensor) -> Tensor:
+        if labels.ndim == 2:
+            wanted = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
+            each = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none").mean(1)
+            return each * is_known(labels)
         return F.cross_entropy(
             logits.float(), labels, label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="none"
         )
 
-    known = (batch.labels != UNLABELLED).float()
+    def is_known(labels: Tensor) -> Tensor:
+        return ((labels[:, 0] if labels.ndim == 2 else labels) != UNLABELLED).float()
+
+    known = is_known(batch.labels)
     total = surprise(batch.labels)
     if batch.partners is not None and batch.shares is not None:
-        known = batch.shares * known + (1 - batch.shares) * (batch.partners != UNLABELLED)
+        known = batch.shares * known + (1 - batch.shares) * is_known(batch.partners)
         total = batch.shares * total + (1 - batch.shares) * surprise(batch.partners)
     return total.sum() / known.sum().clamp(min=1e-6)
 
@@ -188,6 +198,17 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
 
 
 def _check_labels(settings: DistilSettings, data: Data, views: ViewSettings) -> None:
+    if data.several_labels:
+        if strange := [loss.name for loss in settings.output_losses if loss.name not in ("kd", "logit_mse")]:
+            raise UserError(
+                f"distil.losses: {strange[0]} compares one class with the others, but a sample has several labels here;"
+                " use kd, which compares each label, or logit_mse"
+            )
+        if settings.teacher == "cached" and settings.cache.storage != "float16":
+            raise UserError(
+                f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which several labels'
+                ' do not bear; take "float16"'
+            )
     if not any(loss.name == "dkd" for loss in settings.losses):
         return
     if int(data.train.labels.min()) == UNLABELLED:

@@ -23,6 +23,20 @@ def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
 
 
 @full_precision
+def bernoulli_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """Distillation of several labels: KL(teacher || student) of each label's softened logistic output, times T^2.
+
+    Yang et al. 2023, "Multi-label knowledge distillation" (arXiv:2308.06453), the logit part, which has T = 1 and sums
+    over the labels; here it is their mean, as that of the task loss, and T^2 is as in `kd`.
+    """
+    refuse_unless(student.shape == teacher.shape, "bernoulli_kd", student, teacher, "both must answer the same labels")
+    ours, theirs = student / temperature, teacher / temperature
+    present = torch.sigmoid(theirs) * (F.logsigmoid(theirs) - F.logsigmoid(ours))
+    absent = torch.sigmoid(-theirs) * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
+    return (present + absent).mean() * temperature**2
+
+
+@full_precision
 def soft_cross_entropy(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
     """Cross entropy of the softened outputs, batch mean, without the factor T^2.
 

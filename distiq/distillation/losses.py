@@ -16,6 +16,7 @@ from distiq.distillation.feature_losses import (
 )
 from distiq.distillation.learned_losses import CRD, MGD, VID, ReviewKD, SimilarityQueue
 from distiq.distillation.logit_losses import (
+    bernoulli_kd,
     dist,
     dkd,
     kd,
@@ -51,6 +52,7 @@ __all__ = [
     "attention_map",
     "attention_mse",
     "attention_transfer",
+    "bernoulli_kd",
     "correlation_congruence",
     "dist",
     "dkd",

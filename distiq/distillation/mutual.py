@@ -36,7 +36,8 @@ class Mutual(nn.Module):
         named = Losses()
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]
-            divergences = [losses.kd(own, other, temperature=self.temperature) for other in others]
+            divergence = losses.bernoulli_kd if batch.labels.ndim == 2 else losses.kd
+            divergences = [divergence(own, other, temperature=self.temperature) for other in others]
             named[f"task {number}"] = task_loss(own, batch, self.label_smoothing)
             named[f"kd {number}"] = self.weight * torch.stack(divergences).mean()
         return named

@@ -108,7 +108,9 @@ class Review(nn.Module):
 
 
 def output_loss(wanted: KnowledgeLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """The value of a loss between outputs (B, C), without its weight."""
+    """The value of a loss between outputs (B, C), without its weight; `kd` compares several labels one by one."""
+    if wanted.name == "kd" and labels.ndim == 2:
+        return losses.bernoulli_kd(student, teacher, **wanted.options)
     loss = getattr(losses, wanted.name)
     return loss(student, teacher, labels, **wanted.options) if wanted.name == "dkd" else loss(
         student, teacher, **wanted.options

@@ -1,10 +1,16 @@
 """Right and wrong: accuracy with its interval, per class, and calibration."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_calibration_error,
+    multiclass_calibration_error,
+    multilabel_f1_score,
+)
 
 Z_95 = 1.959963984540054
 
@@ -21,17 +27,25 @@ def wilson_interval(correct: int, samples: int, z: float = Z_95) -> tuple[float,
 
 
 def per_class_accuracy(answers: Tensor, labels: Tensor, classes: int) -> tuple[float | None, ...]:
-    """Share of each class's samples that are answered right; None for a class without samples. Both (N,)."""
+    """Share of each class's samples that are answered right; None for a class without samples.
+
+    Both (N,) classes, or (N, classes) of 0 and 1: then it is the recall of each label.
+    """
     shares: list[float | None] = []
     for label in range(classes):
-        members = labels == label
+        members, found = (x == label if x.ndim == 1 else x[:, label] == 1 for x in (labels, answers))
         count = int(members.sum())
-        shares.append(int((answers[members] == label).sum()) / count if count else None)
+        shares.append(int(found[members].sum()) / count if count else None)
     return tuple(shares)
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over confidence bins (Naeini et al. 2015; Guo et al. 2017)."""
+    """Mean gap between confidence and accuracy over confidence bins (Naeini et al. 2015; Guo et al. 2017).
+
+    Where a sample has several labels (N, classes), the gap between a label's probability and how often it is there.
+    """
+    if labels.ndim == 2:
+        return float(binary_calibration_error(torch.sigmoid(logits.float()).flatten(), labels.flatten(), n_bins=bins))
     probabilities = torch.softmax(logits.float(), 1)
     return float(
         multiclass_calibration_error(probabilities, labels, num_classes=logits.shape[1], n_bins=bins, norm="l1")
@@ -39,8 +53,16 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def area_under_curve(logits: Tensor, labels: Tensor) -> float | None:
-    """Area under the ROC curve of the second of two classes (N, 2); None of more classes, or where one is absent."""
-    if logits.shape[1] != 2 or len(labels.unique()) < 2:
+    """Area under the ROC curve of the second of two classes (N, 2); None of others, or where one is absent."""
+    if labels.ndim == 2 or logits.shape[1] != 2 or len(labels.unique()) < 2:
         return None
     scores = torch.sigmoid(logits[:, 1].double() - logits[:, 0].double())
     return float(binary_auroc(scores, labels))
+
+
+def f1(logits: Tensor, labels: Tensor, average: Literal["micro", "macro"]) -> float | None:
+    """F1 over all labels, or the mean of each label's, at a probability of one half; None of one class a sample."""
+    if labels.ndim == 1:
+        return None
+    found = multilabel_f1_score((logits > 0).long(), labels, num_labels=labels.shape[1], average=average)
+    return float(found)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Data, Split
+from distiq.data.splits import Data, Split, answers, right
 from distiq.errors import UserError
 from distiq.evaluation.accuracy import (
     area_under_curve,
     expected_calibration_error,
+    f1,
     per_class_accuracy,
     wilson_interval,
 )
@@ -55,27 +56,31 @@ def score(
     teacher: Tensor | None = None,
     float_student: Tensor | None = None,
 ) -> AccuracyRecord:
-    """The record of given logits (N, classes) and labels (N,); see `evaluate`."""
+    """The record of given logits (N, classes) and labels (N,), or of several labels (N, classes); see `evaluate`."""
     if logits.shape != (len(labels), classes):
         raise UserError(f"the model answered {tuple(logits.shape)} for {len(labels)} samples of {classes} classes")
     if not torch.isfinite(logits).all():
         first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
         raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
-    answers = logits.argmax(1)
-    correct = int((answers == labels).sum())
+    correct, several = int(right(logits, labels).sum()), labels.ndim == 2
     return AccuracyRecord(
         samples=len(labels),
         correct=correct,
         top1=correct / len(labels),
         interval=wilson_interval(correct, len(labels)),
-        per_class=per_class_accuracy(answers, labels, classes),
+        per_class=per_class_accuracy(answers(logits, labels), labels, classes),
         expected_calibration_error=expected_calibration_error(logits, labels),
         auc=area_under_curve(logits, labels),
-        agreement_with_teacher=agreement(logits, teacher) if teacher is not None else None,
-        flips_against_float=1 - agreement(logits, float_student) if float_student is not None else None,
+        micro_f1=f1(logits, labels, "micro"),
+        macro_f1=f1(logits, labels, "macro"),
+        agreement_with_teacher=agreement(logits, teacher, several) if teacher is not None else None,
+        flips_against_float=1 - agreement(logits, float_student, several) if float_student is not None else None,
     )
 
 
-def agreement(one: Tensor, other: Tensor) -> float:
-    """Share of samples on which two models' logits (N, classes) have the same largest entry."""
+def agreement(one: Tensor, other: Tensor, several_labels: bool = False) -> float:
+    """Share of samples on which two models' logits (N, classes) have the same largest entry; of samples with several
+    labels, on which the same entries are above 0."""
+    if several_labels:
+        return float(((one > 0) == (other > 0)).all(1).double().mean())
     return float((one.argmax(1) == other.argmax(1)).double().mean())

@@ -20,7 +20,7 @@ from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
-from distiq.models.text import EmbeddingBag, TextCNN, factorize_embedding, trim_vocabulary
+from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
 
 BUILT_IN: dict[str, type[nn.Module]] = {
@@ -36,7 +36,11 @@ WAVEFORM_MODELS = (
     "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
 )  # fmt: skip
 """What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
-TEXT_BUILT_IN: dict[str, type[nn.Module]] = {"text_cnn": TextCNN, "embedding_bag": EmbeddingBag}
+TEXT_BUILT_IN: dict[str, type[nn.Module]] = {
+    "text_bilstm": TextBiLSTM,
+    "text_cnn": TextCNN,
+    "embedding_bag": EmbeddingBag,
+}
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
 GIVEN = ("channels", "inputs", "vocabulary", "pad")  # by the data, not by a recipe's options
@@ -268,9 +272,11 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     known_here = TEXT_BUILT_IN if tokens else BUILT_IN
     if choice.model not in known_here:
         what = " for texts" if tokens else ""
+        hub = f'; a hub name is written model = "transformers:NAME" (such as bert), weights = "{choice.model}"'
         raise UserError(
             f'{where}: "{choice.model}" is unknown; built in{what} are {", ".join(known_here)}; others are written'
             " file.py:function, file.onnx, transformers:NAME, timm:NAME or torchvision:NAME"
+            + (hub if "/" in choice.model else "")
         )
     kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters

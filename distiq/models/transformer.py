@@ -1,6 +1,7 @@
 """A transformers sequence classifier as a plain network: token numbers in, logits out; and smaller ones cut from it."""
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distiq.files import write_atomically
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 
 CUTS = ("keep_layers", "feed_forward", "heads")
@@ -117,7 +119,9 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
             _keep_columns(output, kept)
 
 
-def save_transformers(network: TokenLogits, folder: Path, classes: Sequence[str], text: Mapping[str, Any]) -> None:
+def save_transformers(
+    network: TokenLogits, folder: Path, classes: Sequence[str], text: Mapping[str, Any], several_labels: bool = False
+) -> None:
     """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
 
     Args:
@@ -128,7 +132,7 @@ def save_transformers(network: TokenLogits, folder: Path, classes: Sequence[str]
 
     transformers.logging.disable_progress_bar()
     try:
-        as_transformers(network, classes).save_pretrained(folder)
+        as_transformers(network, classes, several_labels).save_pretrained(folder)
     finally:
         transformers.logging.enable_progress_bar()
     if not text:
@@ -140,9 +144,12 @@ def save_transformers(network: TokenLogits, folder: Path, classes: Sequence[str]
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=text["length"], **names
     ).save_pretrained(folder)
+    file = folder / "tokenizer_config.json"  # Optimum's transformers is older and knows the class by its older name
+    config = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    write_atomically(file, json.dumps(config, indent=2).encode())
 
 
-def as_transformers(network: TokenLogits, classes: Sequence[str]) -> Any:
+def as_transformers(network: TokenLogits, classes: Sequence[str], several_labels: bool = False) -> Any:
     """A copy in the library's own architecture, whose `save_pretrained` other programs can load.
 
     Its answers are the network's. What the library has no form for is written out: a trimmed or factorized table has
@@ -160,6 +167,7 @@ def as_transformers(network: TokenLogits, classes: Sequence[str]) -> Any:
             for linear in found[:3]:
                 _pad(linear, config.hidden_size - linear.out_features, rows=True)
             _pad(found[3], config.hidden_size - found[3].in_features, rows=False)
+    config.problem_type = "multi_label_classification" if several_labels else "single_label_classification"
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
     return model

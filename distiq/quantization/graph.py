@@ -24,6 +24,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
 from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.models.recurrent import bilstm
 from distiq.numerics import affine_bounds, symmetric_bounds
 from distiq.quantization.points import ActivationPoint, BiasPoint, DynamicPoint, PerChannelWeightPoint
 from distiq.quantization.scheme import REDUCED_BITS, Scheme
@@ -309,6 +310,9 @@ class IntegerQuantizer(Quantizer):
         arguments: Any = node.args
         if node.target is aten.embedding.default and arguments[0].op == "get_attr":
             _note(node, {arguments[0]: _weight_grid(self.scheme.bits_of_table(layer_of(arguments[0])))}, None)
+        elif node.target is bilstm._opoverload:  # computed in float32 from integer weights, in every scheme
+            matrices = [weight for weight in arguments[2] if weight.meta["val"].ndim == 2]
+            _note(node, {weight: _weight_grid(self.scheme.bits_of(layer_of(weight))) for weight in matrices}, None)
         elif node.meta.get(GROUPED):
             _note(node, {arguments[0]: _weight_grid(self._bits(arguments[0]))}, None)
         elif self.scheme.mode != "static":

@@ -97,7 +97,7 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
     flips, form = delivered.test.flips_against_float, delivered_form(run)
     return (
         Headline(
-            f"Accuracy, teacher → {form}",
+            f"{'Exact match' if run.data.several_labels else 'Accuracy'}, teacher → {form}",
             f"{100 * teacher.test.top1:.2f} → {percent(delivered.test.top1)}",
             f"{points(delivered.test.top1 - teacher.test.top1)} on {count(delivered.test.samples)} test samples;"
             f" 95 % interval {percent_interval(delivered.test.interval)}",
@@ -131,6 +131,12 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
     latencies = [latency_of(run, cost, 1) for cost in costs]
     batches = [latency_of(run, cost, batch) for cost in costs]
     areas = [row("AUC", [Cell(percent(t.auc)) for t in tests], "area under the ROC curve")] if tests[0].auc else []
+    if tests[0].micro_f1 is not None:
+        areas += [
+            row("Micro F1", [Cell(percent(t.micro_f1)) for t in tests], "over all labels"),
+            row("Macro F1", [Cell(percent(t.macro_f1)) for t in tests], "mean of the labels"),
+        ]
+    accuracy = "Exact match" if run.data.several_labels else "Accuracy"
     words = [test.keyword for test in tests]
     keyword = next((word for word in words if word), None)
     errors = [] if keyword is None else [
@@ -140,10 +146,10 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
             f"at {percent(keyword.allowed_false_accepts, 1)} false accepts"),
     ]  # fmt: skip
     return (
-        row("Accuracy", [Cell(percent(t.top1), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
+        row(accuracy, [Cell(percent(t.top1), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
         *areas,
         *errors,
-        row("Accuracy, validation", [Cell(percent(column.validation.top1)) for _, column in columns]),
+        row(f"{accuracy}, validation", [Cell(percent(column.validation.top1)) for _, column in columns]),
         row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
         row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
         row("Calibration error", [Cell(percent(t.expected_calibration_error)) for t in tests], "ECE"),

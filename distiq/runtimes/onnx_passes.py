@@ -11,7 +11,7 @@ from distiq.runtimes.pixels import Pixels, take_pixels
 INPUT, OUTPUT = "input", "logits"
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
              "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
-             "HardSigmoid", "HardSwish", "Pad", "GRU", "MatMulNBits"}  # fmt: skip
+             "HardSigmoid", "HardSwish", "Pad", "GRU", "LSTM", "MatMulNBits"}  # fmt: skip
 DEFAULTS: dict[tuple[str, str], object] = {
     ("Conv", "auto_pad"): b"NOTSET", ("Conv", "group"): 1, ("Conv", "dilations"): 1, ("Conv", "strides"): 1,
     ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,
@@ -22,6 +22,7 @@ SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 NARROW_OPSET = 21  # the first with INT4, and with grids of 16 bits
 CONTRIB = "com.microsoft"
 WIDE_PRODUCTS = {"MatMul"}  # the others stay DQ: behind a grid ONNX Runtime puts their float weights on int8 of its own
+RECURRENT_WEIGHTS = {"Split"}  # into gates, in front of an LSTM, which is computed in float32
 FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may put its input on int8 grids
 
 
@@ -38,6 +39,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_
         _drop_repeated_grids(graph)
         _transpose_stored_weights(graph)
         _look_up_integers(graph)
+        _dequantize_when_loaded(graph, RECURRENT_WEIGHTS)
         _store_activations_unsigned(graph)
         if for_openvino:
             _drop_zero_points_of_weights(graph)

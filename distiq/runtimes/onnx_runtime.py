@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.models.recurrent import bilstm
 from distiq.numerics import dynamic_grid
 from distiq.runtimes.lowering import Entry, Grids, Weight
 from distiq.runtimes.onnx_passes import (
@@ -76,6 +77,28 @@ def export_onnx(
     rewrite(proto, named, pixels, for_openvino)
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(path, proto.SerializeToString())
+
+
+def with_mask(source: Path, target: Path, pad: int) -> None:
+    """Writes a file of token numbers with the two inputs that Optimum's `ORTModelForSequenceClassification` feeds.
+
+    `input_ids` and `attention_mask` are (B, L) int64; where the mask is 0 a token is read as padding.
+
+    Args:
+        pad: the padding token's number.
+    """
+    proto = onnx.load(str(source))
+    graph = proto.graph
+    given = [copy.deepcopy(graph.input[0]) for _ in range(2)]
+    for value, name in zip(given, ("input_ids", "attention_mask"), strict=True):
+        value.name = name
+    del graph.input[:]
+    graph.input.extend(given)
+    graph.initializer.append(numpy_helper.from_array(np.array(pad, np.int64), "padding"))
+    graph.node.insert(0, helper.make_node("Cast", ["attention_mask"], ["is_token"], to=TensorProto.BOOL))
+    graph.node.insert(1, helper.make_node("Where", ["is_token", "input_ids", "padding"], [INPUT]))
+    onnx.checker.check_model(proto, full_check=True)
+    write_atomically(target, proto.SerializeToString())
 
 
 SETTINGS: tuple[dict[str, str], ...] = ({}, {"graph_optimization_level": "extended"})
@@ -433,7 +456,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 dynamic_shapes=(free_dimensions(example),),
                 verbose=False,
                 optimize=False,
-                custom_translation_table={dynamic_grid._opoverload: _dynamic_grid},
+                custom_translation_table={dynamic_grid._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},
             )
             assert program is not None
             optimize_ir(program.model, should_fold=_folds)
@@ -447,6 +470,28 @@ def _dynamic_grid(x: Any) -> Any:
     """`distiq.numerics.dynamic_grid` in ONNX."""
     integers, scale, zero_point = opset20.DynamicQuantizeLinear(x)
     return opset20.DequantizeLinear(integers, scale, zero_point)
+
+
+def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
+    """`distiq.models.recurrent.bilstm` in ONNX, whose gates stand in another order and whose batch comes second."""
+    op: Any = opset20  # its types know no lists of numbers
+    ordered = []
+    for weight in weights:
+        gate, forget, cell, out = op.Split(weight, num_outputs=4)
+        ordered.append(op.Concat(gate, out, forget, cell, axis=0))
+    inputs, states, own, other = (
+        op.Concat(*(op.Unsqueeze(ordered[place], [0]) for place in (first, first + 4)), axis=0) for first in range(4)
+    )
+    found, _, _ = op.LSTM(
+        op.Transpose(vectors, perm=[1, 0, 2]),
+        inputs,
+        states,
+        op.Concat(own, other, axis=1),
+        op.Cast(lengths, to=TensorProto.INT32),
+        direction="bidirectional",
+        hidden_size=weights[1].shape[1],
+    )
+    return op.Reshape(op.Transpose(found, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
 
 
 def _folds(node: ir.Node) -> bool | None:

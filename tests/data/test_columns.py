@@ -2,7 +2,7 @@
 
 import pytest
 
-from distiq.data.columns import read_columns
+from distiq.data.columns import label_flags, label_sets, read_columns, set_flags
 from distiq.errors import UserError
 
 FILES = {
@@ -68,3 +68,22 @@ def test_what_is_broken_is_refused_with_its_place(tmp_path, name, content, messa
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.csv: cannot be read"):
         read_columns(tmp_path / "none.csv", ("name",))
+
+
+def test_a_header_in_the_file_beside_one_in_the_recipe_is_refused(tmp_path):
+    path = write(tmp_path, "rows.tsv", "sentence\tlabel\nfine\t0\n")
+    with pytest.raises(UserError, match=r'line 1 is a header itself \("label" in the column "label"\); leave `header`'):
+        read_columns(path, ("label", "text"), ("text", "label"))
+
+
+def test_several_labels_from_columns_or_from_one():
+    wanted = [[1, 0], [1, 1], [0, 0]]
+    assert label_flags([["1", "1", "0"], ["0", "1", "0"]], ("a", "b"), "rows").tolist() == wanted
+    assert set_flags(label_sets(["a", "b; a ", ""], ";"), ("a", "b"), "rows").tolist() == wanted
+
+
+def test_flags_that_are_none_and_unknown_labels_are_refused():
+    with pytest.raises(UserError, match=r'rows: row 2 has "yes" in the column "b"; a label is 0 or 1'):
+        label_flags([["1", "1"], ["0", "yes"]], ("a", "b"), "rows")
+    with pytest.raises(UserError, match=r'rows: row 2: row 1 has the label "c", which no training row has: a, b'):
+        set_flags([["a"], ["c"]], ("a", "b"), "rows")

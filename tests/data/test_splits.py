@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from distiq.data.splits import Split, channel_statistics, check, collect, from_tensors
+from distiq.data.splits import Split, channel_statistics, check, collect, from_tensors, with_unlabelled
 from distiq.errors import UserError
 
 
@@ -155,3 +155,24 @@ def test_too_few_images_are_refused(validation, calibration):
 def test_check_names_the_place():
     with pytest.raises(UserError, match=r"^here: no images"):
         check(Split(*(part[:0] for part in numbered())), ("a", "b"), "here")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.zeros(40, 3, dtype=torch.int64), r"labels of shape \(40, 3\); give one label each, or of several"),
+        (torch.full((40, 2), 2), "labels run from 2 to 2; of several labels each is 0 or 1"),
+        (torch.ones(40, 2, dtype=torch.int64), "every sample has the same labels"),
+    ],
+)
+def test_several_labels_that_cannot_be_are_refused(labels, said):
+    images = torch.rand(40, 1, 4, 4)
+    with pytest.raises(UserError, match=said):
+        from_tensors((images, labels), (images, labels), ["a", "b"], 5, 5)
+
+
+def test_unlabelled_samples_beside_several_labels():
+    images, labels = torch.rand(40, 1, 4, 4), torch.eye(2, dtype=torch.int64).repeat(20, 1)
+    data = with_unlabelled(from_tensors((images, labels), (images, labels), None, 5, 5), images[:3])
+    assert data.train.labels[-3:].tolist() == [[-1, -1]] * 3
+    assert data.classes == ("0", "1")

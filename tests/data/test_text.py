@@ -47,6 +47,12 @@ def test_an_empty_text_is_refused(tokenizer, text):
         TextEncoder(tokenizer, 5).encode(["a", text], "texts")
 
 
+def test_a_text_of_broken_bytes_is_refused(tokenizer):
+    broken = b"a \xff film".decode("utf-8", "surrogateescape")  # as a command line gives it
+    with pytest.raises(UserError, match=r"texts: text 2 holds what is no UTF-8, behind 2 characters"):
+        TextEncoder(tokenizer, 5).encode(["a", broken], "texts")
+
+
 def test_the_bundle_s_json_gives_the_same_tokens(tokenizer):
     encoder = TextEncoder(tokenizer, 6)
     before = encoder.encode(["a fine film"], "texts").numbers
@@ -72,6 +78,15 @@ def test_weights_of_another_tokenizer_are_refused_with_the_first_differing_token
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match=r'1 tokens differ: 8 is "films" there and "" here; set data.text.tokenizer'):
         check_same_tokens(own, tmp_path, "teacher.weights")
+
+
+def test_a_folder_with_a_plain_vocabulary_is_compared_as_well(tokenizer, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    words = [*WORDS[:4], "[MASK]", *WORDS[4:]]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    (tmp_path / "config.json").write_text(transformers.BertConfig(vocab_size=len(words)).to_json_string())
+    with pytest.raises(UserError, match=r'5 tokens differ: 4 is "\[MASK\]" there and "a" here; 5 is "a" there'):
+        check_same_tokens(tokenizer.to_str(), tmp_path, "teacher.weights")
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused():
@@ -125,6 +140,21 @@ def test_one_is_trained_where_none_is_named(folder):
 
 
 @pytest.mark.parametrize(
+    ("part", "content", "message"),
+    [
+        ("train", "sentence\tlabel\n", r"train\.tsv: holds no text"),
+        ("test", "sentence\tlabel\n", r"test\.tsv: holds no text"),
+        ("test", "sentence\tlabel\na\t0\n \t1\n", r"test\.tsv: text 2 is empty"),
+        ("test", "sentence\tlabel\na\t0\nb\tx\n", r'test\.tsv: row 2 has the label "x", which no training row has'),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused_by_name(folder, part, content, message):
+    (folder / f"{part}.tsv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load(settings(folder), seed=0)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ({"text": "sentense"}, r'no column "sentense"; did you mean "sentence"\?'),
@@ -137,6 +167,17 @@ def test_what_cannot_be_read_is_refused(folder, text, message, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match=message):
         load(settings(folder, **text), seed=0)
+
+
+def test_a_text_may_have_several_labels(tmp_path):
+    rows = [("a film", "fun, long", 1, 1), ("a fine film", "", 0, 0), ("fine", "long", 0, 1)] * 8
+    lines = ["text\tabout\tfun\tlong", *("\t".join(map(str, row)) for row in rows), ""]
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.tsv").write_text("\n".join(lines))
+    for wanted in ({"labels": ("fun", "long")}, {"label": "about", "separator": ","}):
+        data = load(settings(tmp_path, text="text", vocabulary=40, **wanted), seed=0)
+        assert data.classes == ("fun", "long") and data.several_labels and data.record().several_labels
+        assert data.test.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")

@@ -1,6 +1,7 @@
 """distil(): what is trained, what is not, and what is refused before training."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from distiq.data.splits import Data, with_unlabelled
 from distiq.data.views import Views
 from distiq.distillation import losses
 from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.distil import Distillation, check_losses, distil
+from distiq.distillation.distil import Distillation, check_losses, distil, task_loss
 from distiq.distillation.teacher import LiveTeacher, MeanTeacher
 from distiq.errors import UserError
 from distiq.progress import Lines
@@ -220,3 +221,26 @@ def test_options_that_cannot_be_are_refused(loss: KnowledgeLoss, message: str, s
 def test_layers_of_a_mean_teacher_are_refused(student, data: Data):
     with pytest.raises(UserError, match="a MeanTeacher gives outputs alone"):
         distil(student, MeanTeacher(), data, layers(hint_mse=("stem", "stem")))
+
+
+def test_the_task_loss_of_several_labels_is_that_of_each_and_of_known_ones_alone():
+    logits, labels = torch.tensor([[0.0, 2.0], [1.0, -1.0], [5.0, 5.0]]), torch.tensor([[1, 0], [0, 1], [-1, -1]])
+    batch = Batch(torch.zeros(3, 1), labels, torch.arange(3), 0)
+    plain = (math.log(2) + math.log1p(math.exp(2)) + 2 * math.log1p(math.exp(1))) / 4
+    assert task_loss(logits, batch, 0.0).item() == pytest.approx(plain)
+    undecided = (F.softplus(logits[:2]) + F.softplus(-logits[:2])).mean().item() / 2
+    assert task_loss(logits, batch, 0.4).item() == pytest.approx(0.6 * plain + 0.4 * undecided)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"losses": (KnowledgeLoss(name="dist"),)}, "dist compares one class with the others"),
+        ({"teacher": "cached", "cache": {"storage": "top_k"}}, r'storage = "top_k" keeps logits up to a shift'),
+    ],
+)
+def test_what_several_labels_do_not_bear_is_refused(student, teacher, data: Data, settings, said):
+    flags = F.one_hot(data.train.labels, len(data.classes))
+    several = replace(data, train=replace(data.train, labels=flags))
+    with pytest.raises(UserError, match=said):
+        check_losses(student, teacher, DistilSettings(**{"teacher": "live", **settings}), several)

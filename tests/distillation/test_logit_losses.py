@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distiq.distillation.losses import (
+    bernoulli_kd,
     dist,
     dkd,
     kd,
@@ -144,3 +145,12 @@ def test_other_shapes_are_refused(loss: Loss, teacher: tuple[int, int]):
 def test_dkd_refuses_two_classes():
     with pytest.raises(ValueError, match=r"dkd: needs at least three classes.*use kd"):
         dkd(torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_bernoulli_kd_is_kd_of_each_label_against_its_absence(logits, temperature: float):
+    student, teacher = logits
+    pairs = [torch.stack([x.flatten(), torch.zeros(x.numel(), dtype=x.dtype)], 1) for x in (student, teacher)]
+    wanted = slow_kd(*pairs, temperature)
+    assert bernoulli_kd(student, teacher, temperature=temperature).item() == pytest.approx(wanted)
+    assert bernoulli_kd(1e4 * student, 1e4 * student).item() == pytest.approx(0, abs=1e-9)

@@ -13,6 +13,7 @@ from distiq.distillation.precision import full_precision, refuse_unless, widened
 SHAPES = {
     (5, 4): (
         "kd", "soft_cross_entropy", "logit_mse", "dkd", "dist", "logit_standardization_kd", "multi_level_kd",
+        "bernoulli_kd",
     ),
     (4, 3, 6, 6): (
         "hint_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd_hcl", "VID", "MGD", "ReviewKD",

@@ -9,6 +9,7 @@ from distiq.evaluation.accuracy import (
     Z_95,
     area_under_curve,
     expected_calibration_error,
+    f1,
     per_class_accuracy,
     wilson_interval,
 )
@@ -93,3 +94,19 @@ def test_auc_does_not_saturate():
 @pytest.mark.parametrize(("logits", "labels"), [(torch.zeros(3, 3), [0, 1, 2]), (torch.zeros(2, 2), [1, 1])])
 def test_there_is_no_auc_of_more_classes_or_of_one(logits, labels):
     assert area_under_curve(logits, torch.tensor(labels)) is None
+
+
+def test_f1_and_recall_of_several_labels_by_hand():
+    """Label 0: found 1 of 2, none wrongly; label 1: found 1 of 1, 1 wrongly."""
+    labels = torch.tensor([[1, 0], [1, 1], [0, 0]])
+    logits = torch.tensor([[2.0, 0.5], [-1.0, 3.0], [-2.0, -0.1]])
+    assert f1(logits, labels, "micro") == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert f1(logits, labels, "macro") == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert f1(logits, torch.tensor([0, 1, 0]), "micro") is None
+    assert per_class_accuracy((logits > 0).long(), labels, 2) == (0.5, 1.0)
+
+
+def test_calibration_of_several_labels_is_that_of_each():
+    sure = torch.full((4, 2), 50.0)
+    assert expected_calibration_error(sure, torch.ones(4, 2, dtype=torch.int64)) == pytest.approx(0)
+    assert expected_calibration_error(sure, torch.tensor([[1, 0]] * 4)) == pytest.approx(0.5)

@@ -85,3 +85,12 @@ def test_outputs_that_are_not_finite_are_refused(value: float, data: Data):
 def test_the_wrong_number_of_classes_is_refused(data: Data):
     with pytest.raises(UserError, match=r"answered \(300, 2\) for 300 samples of 3 classes"):
         evaluate(lambda images: oracle(images)[:, :2], data)
+
+
+def test_several_labels_are_right_when_all_are():
+    labels = torch.tensor([[1, 0], [1, 1], [0, 0]])
+    logits, other = torch.tensor([[2.0, -1], [3, -1], [-1, -2]]), torch.tensor([[9.0, -9], [1, 1], [-1, -2]])
+    found = score(logits, labels, 2, teacher=other, float_student=logits)
+    assert (found.correct, found.samples, found.auc) == (2, 3, None)
+    assert (found.agreement_with_teacher, found.flips_against_float) == (pytest.approx(2 / 3), 0.0)
+    assert found.micro_f1 == pytest.approx(2 * 2 / (2 * 2 + 0 + 1))

@@ -29,8 +29,11 @@ def made(model: str, weights: str = "", **options):
 
 @pytest.mark.parametrize(
     ("model", "options"),
-    [("text_cnn", {}), ("embedding_bag", {}), ("embedding_bag", {"hidden": 0}), ("transformers:bert", SMALL_BERT)],
-)
+    [
+        ("text_bilstm", {}), ("text_bilstm", {"layer": 0}), ("text_cnn", {}), ("embedding_bag", {}),
+        ("embedding_bag", {"hidden": 0}), ("transformers:bert", SMALL_BERT),
+    ],
+)  # fmt: skip
 def test_padding_never_changes_an_answer(model, options):
     if "transformers" in model:
         pytest.importorskip("transformers", reason="transformers is not installed")
@@ -60,8 +63,14 @@ def test_an_even_kernel_is_refused():
 
 
 def test_a_network_for_images_is_refused_with_those_for_texts():
-    with pytest.raises(UserError, match=r'"resnet" is unknown; built in for texts are text_cnn, embedding_bag;'):
+    with pytest.raises(UserError, match=r'"resnet" is unknown; built in for texts are text_bilstm, text_cnn, em'):
         made("resnet")
+
+
+def test_a_hub_name_without_its_architecture_is_refused_with_the_spelling():
+    wanted = r'a hub name is written model = "transformers:NAME" \(such as bert\), weights = "someone/minilm"'
+    with pytest.raises(UserError, match=wanted):
+        made("someone/minilm")
 
 
 @pytest.fixture
@@ -98,7 +107,8 @@ def test_a_tokenizer_of_other_weights_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("model", "options"), [("text_cnn", {}), ("embedding_bag", {}), ("transformers:bert", SMALL_BERT)]
+    ("model", "options"),
+    [("text_bilstm", {}), ("text_cnn", {}), ("embedding_bag", {}), ("transformers:bert", SMALL_BERT)],
 )
 def test_a_trimmed_vocabulary_changes_no_answer_to_texts_of_its_tokens(model, options):
     if "transformers" in model:

@@ -10,10 +10,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from distiq.models.text import EmbeddingBag, TextCNN, factorize_embedding, trim_vocabulary
-from distiq.models.transformer import TokenLogits
+from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
+from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import export, load
+from distiq.quantization.scheme import Scheme
+from distiq.runtimes.export import differences, export, load
+from distiq.runtimes.onnx_runtime import float_operations, with_mask
 
 VOCABULARY, LENGTH = 50, 12
 
@@ -28,6 +30,7 @@ def small_bert() -> nn.Module:
 
 
 NETWORKS = {
+    "text_bilstm": lambda: TextBiLSTM(3, VOCABULARY, 0, 8, 6, 5),
     "text_cnn": lambda: TextCNN(3, VOCABULARY, 0, 8, 8),
     "trimmed": lambda: trim_vocabulary(EmbeddingBag(3, 2 * VOCABULARY, 0, 8, 8), 2 * VOCABULARY, range(VOCABULARY), 1),
     "factorized": lambda: factorize_embedding(TextCNN(3, VOCABULARY, 0, 8, 8), VOCABULARY, 4),
@@ -74,7 +77,7 @@ def test_files_answer_texts_of_any_length(exported: Exported, length: int):
 
 def test_tables_and_weights_are_stored_as_integers(exported: Exported):
     graph = onnx.load(str(exported.int8_file)).graph
-    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) >= 2]
+    matrices = [tensor for tensor in graph.initializer if len(tensor.dims) >= 2 and min(tensor.dims) > 1]
     learned = [tensor for tensor in matrices if tensor.data_type != onnx.TensorProto.INT64]
     assert {tensor.data_type for tensor in learned} == {onnx.TensorProto.INT8}
     stored = {tuple(sorted(tensor.dims)) for tensor in learned}
@@ -108,3 +111,68 @@ def test_products_are_computed_in_integers(exported: Exported, tmp_path: Path):
     integer = counts["QGemm"] + counts["QLinearConv"] + counts["MatMulIntegerToFloat"] + counts["QLinearMatMul"]
     weighted = sum(isinstance(module, nn.Linear | nn.Conv1d) for module in exported.model.modules())
     assert integer == weighted
+
+
+@pytest.mark.parametrize("scheme", [Scheme(), Scheme(4), Scheme(mode="dynamic"), Scheme(mode="weight_only")], ids=str)
+def test_a_recurrence_is_computed_in_float_from_integer_weights(scheme: Scheme, tmp_path: Path):
+    torch.manual_seed(0)
+    model = NETWORKS["text_bilstm"]().eval()
+    quantized = quantize(model, texts(32), scheme)
+    path = export(quantized, tmp_path / "int8.onnx", texts(2))
+    torch.testing.assert_close(load(path)(texts(9, 7)), quantized(texts(9, 7)), atol=1e-5, rtol=0)
+    assert not differences(quantized, path)
+    assert sum(name.endswith("(LSTM)") for name in float_operations(path)) == 1
+    constants = onnx.load(str(path)).graph.initializer
+    stored = [tensor for tensor in constants if sorted(tensor.dims) in ([8, 24], [6, 24])]
+    assert {tensor.data_type for tensor in stored} <= {onnx.TensorProto.INT8, onnx.TensorProto.INT4}
+    assert len(stored) == 4  # input and state of two directions
+
+
+def test_a_recurrence_is_trained_on_its_grids():
+    model = NETWORKS["text_bilstm"]()
+    quantized = quantize(model, texts(32))
+    quantized(texts(8)).square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in quantized.named_parameters()}
+    assert all(value is not None and value.abs().sum() > 0 for name, value in gradients.items() if "weight" in name)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """A classifier and its folder, with its float32 file, as a run leaves it."""
+    torch.manual_seed(0)
+    model, folder = small_bert().eval(), tmp_path_factory.mktemp("saved")
+    save_transformers(model, folder, ["bad", "fair", "good"], {})
+    with_mask(export(model, folder / "own.onnx", texts(2)), folder / "model.onnx", pad=0)
+    return model, folder
+
+
+def masked(network: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network.model(input_ids=tokens, attention_mask=mask).logits
+
+
+def test_the_file_for_optimum_takes_what_it_feeds(saved: tuple[nn.Module, Path]):
+    import onnxruntime
+
+    model, folder = saved
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    known = [(entry.name, entry.type, len(entry.shape)) for entry in session.get_inputs()]
+    assert known == [("input_ids", "tensor(int64)", 2), ("attention_mask", "tensor(int64)", 2)]
+    assert not any(isinstance(size, int) for entry in session.get_inputs() for size in entry.shape)
+    assert [entry.name for entry in session.get_outputs()] == ["logits"]
+    tokens, mask = torch.randint(1, VOCABULARY, (4, 7)), torch.ones(4, 7, dtype=torch.int64)
+    mask[1, 4:] = 0  # behind it stand tokens, not padding
+    found = session.run(None, {"input_ids": tokens.numpy(), "attention_mask": mask.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(found), masked(model, tokens, mask), atol=1e-5, rtol=1e-4)
+
+
+def test_optimum_loads_the_folder(saved: tuple[nn.Module, Path]):
+    why = "optimum-onnx is not installed; its 0.1.0 wants transformers < 4.58"
+    optimum = pytest.importorskip("optimum.onnxruntime", reason=why)
+    model, folder = saved
+    loaded = optimum.ORTModelForSequenceClassification.from_pretrained(folder, file_name="model.onnx")
+    tokens = texts(4)
+    mask = (tokens != 0).long()
+    found = loaded(input_ids=tokens, attention_mask=mask).logits
+    torch.testing.assert_close(found, masked(model, tokens, mask), atol=1e-5, rtol=1e-4)
+    assert loaded.config.id2label == {0: "bad", 1: "fair", 2: "good"}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from distiq import runner
@@ -114,6 +115,23 @@ def test_another_mode_makes_its_own_files(mode: str, rungs: list[str], run: RunR
     assert Bundle(copied / "bundle").check().passed
     with pytest.raises(UserError, match=r"nearest: the same recipe with quantize\.mode = \"static\""):
         diagnose(copied)
+
+
+def test_a_student_of_transformers_is_left_with_its_delivered_file(run: RunRecord, folder: Path, tmp_path: Path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    import onnxruntime
+
+    copied = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    options = "hidden_size = 8, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 8"
+    changes = ["student.model=transformers:bert", f"student.options={{{options}}}", "student.training.epochs=1"]
+    compress(load_recipe(folder / "films.toml", changes), run=copied)
+    left, opened = copied / "transformers", Bundle(copied / "bundle")
+    names = {file.name for file in left.iterdir()}
+    assert {"config.json", "tokenizer.json", "model.safetensors", "model.onnx"} <= names
+    tokens = opened.prepare("a lovely film").inputs
+    session = onnxruntime.InferenceSession(str(left / "model.onnx"), providers=["CPUExecutionProvider"])
+    fed = {"input_ids": tokens.numpy(), "attention_mask": (tokens != 0).long().numpy()}
+    torch.testing.assert_close(torch.from_numpy(session.run(None, fed)[0]), opened.run(tokens))
 
 
 @pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("{}")])
