@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.models.frontend import MFCC, LogMel
+from distiq.models.hearing import Waves
 from distiq.models.mobilenet import conv_bn
+from distiq.models.predictor import Predictor
 from distiq.models.resnet import ResNet
 
 Features = Literal["log_mel", "mfcc"]
@@ -37,14 +39,14 @@ def front_end(features: str, rate: int, bands: int, coefficients: int, window_ms
 
 
 def check_rate(model: nn.Module, rate: int, role: str) -> None:
-    """Raises UserError if a front-end was made for clips of another rate than the data's."""
-    for name in front_ends(model):
-        expected = model.get_submodule(name).rate
-        if rate and expected != rate:
-            raise UserError(
-                f"{role}: its front-end is made for {expected} Hz, the clips have {rate} Hz; set {role}.options.rate ="
-                f" {rate}, or data.audio.rate = {expected}"
-            )
+    """Raises UserError if a network was made for clips of another rate than the data's."""
+    for module in model.modules():
+        if not isinstance(module, LogMel | MFCC | Waves | Predictor) or module.rate in (0, rate) or not rate:
+            continue
+        own = f"set {role}.options.rate = {rate}, or" if isinstance(module, LogMel | MFCC) else "set"
+        raise UserError(
+            f"{role}: it is made for {module.rate} Hz, the clips have {rate} Hz; {own} data.audio.rate = {module.rate}"
+        )
 
 
 def front_ends(model: nn.Module) -> tuple[str, ...]:

@@ -82,39 +82,6 @@ def test_options_that_do_not_fit_are_refused(options: dict, said: str):
         build(ModelSettings(model="ds_cnn", options=options), 3, EXAMPLE, "student")
 
 
-TINY = {
-    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-    "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["wav2vec2", "hubert"])
-def test_a_transformers_audio_classifier(name: str):
-    pytest.importorskip("transformers")
-    model = build(ModelSettings(model=f"transformers:{name}", options=TINY), 5, EXAMPLE, "teacher").eval()
-    clips = torch.randn(2, 4000)
-    with torch.no_grad():
-        logits = model(clips)
-        assert logits.shape == (2, 5)
-        # Normalized like its feature extractor's output: neither loudness nor offset is heard.
-        torch.testing.assert_close(model(3 * clips + 0.1), logits, atol=1e-4, rtol=1e-3)
-
-
-def test_a_transformers_audio_classifier_from_a_folder(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    built = build(ModelSettings(model="transformers:wav2vec2", options=TINY), 5, EXAMPLE, "teacher").eval()
-    built.model.save_pretrained(tmp_path)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
-    loaded = build(ModelSettings(model="transformers:wav2vec2", weights=str(tmp_path)), 5, EXAMPLE, "teacher").eval()
-    assert not loaded.normalize
-    clips = torch.randn(2, 4000)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(clips), built.model(input_values=clips).logits)
-    with pytest.raises(UserError, match=r"teacher\.model: transformers cannot build .*nowhere"):
-        build(ModelSettings(model="transformers:wav2vec2", weights=str(tmp_path / "nowhere")), 5, EXAMPLE, "teacher")
-
-
 def test_a_clip_shorter_than_a_frame_is_refused():
     with pytest.raises(UserError, match=r"the network fails on an input of shape \(100,\)"):
         build(ModelSettings(model="ds_cnn", options={"rate": 8000}), 3, torch.zeros(1, 100), "student")
