@@ -29,6 +29,7 @@ from distiq.distillation.sequence_losses import ctc, frame_kd
 from distiq.evaluation.transcripts import DIGIT_WORDS, ErrorRates, error_rates, greedy
 from distiq.files import write_atomically
 from distiq.models.audio import AudioFrames
+from distiq.models.frontend import front_end
 from distiq.progress import Lines
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
@@ -91,7 +92,7 @@ def main() -> None:
     data = strings(arguments.strings, arguments.seed)
     batches = Batches(data, Views(VIEWS, arguments.seed), 32, arguments.seed)
     torch.manual_seed(arguments.seed)
-    large, small = (AudioFrames(len(data.classes), DIGIT_RATE, 40, *form) for form in ((128, 6), (40, 3)))
+    large, small = (AudioFrames(len(data.classes), front_end(DIGIT_RATE), *form) for form in ((128, 6), (40, 3)))
     teacher = trained(large, None, batches, arguments.epochs, "teacher")
     alone = trained(small, None, batches, arguments.epochs, "student without a teacher")
     student = trained(small, teacher, batches, arguments.epochs, "student")

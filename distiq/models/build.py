@@ -16,7 +16,9 @@ from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
 from distiq.models.bc_resnet import BCResNet
+from distiq.models.conformer import Conformer
 from distiq.models.from_onnx import is_onnx, read_onnx
+from distiq.models.frontend import front_end
 from distiq.models.hearing import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
@@ -31,12 +33,13 @@ BUILT_IN: dict[str, type[nn.Module]] = {
     "audio_resnet": AudioResNet,
     "audio_gru": AudioGRU,
     "bc_resnet": BCResNet,
+    "conformer": Conformer,
     "mlp": MLP,
 }
 TEXT_BUILT_IN: dict[str, type[nn.Module]] = {"text_cnn": TextCNN, "embedding_bag": EmbeddingBag}
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
-GIVEN = ("channels", "inputs", "vocabulary", "pad")  # by the data, not by a recipe's options
+GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, or made of other options
 
 
 class Tokens(NamedTuple):
@@ -263,11 +266,16 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters
     given = [name for name in parameters if name in GIVEN]
-    known = [name for name in parameters if name not in GIVEN and name != "classes"]
+    fronts = list(inspect.signature(front_end).parameters) if "frontend" in given else []
+    known = [*fronts, *(name for name in parameters if name not in GIVEN and name != "classes")]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
+        if fronts:
+            heard = {name: value for name, value in choice.options.items() if name in fronts}
+            others = {name: value for name, value in choice.options.items() if name not in fronts}
+            return kind(classes, front_end(**heard), **others)
         own = tokens[:2] if tokens else (channels,)[: len(given)]
         return kind(classes, *own, **choice.options)
 

@@ -5,12 +5,13 @@ from torch import nn
 from distiq.errors import UserError
 from distiq.models.audio import DSCNN, AudioFrames, AudioGRU, AudioResNet, check_rate, front_ends
 from distiq.models.build import build
+from distiq.models.frontend import front_end
 from distiq.recipe import ModelSettings
 
 EXAMPLE = torch.zeros(1, 4000)
 
 
-@pytest.mark.parametrize("name", ["ds_cnn", "audio_resnet", "audio_gru", "bc_resnet"])
+@pytest.mark.parametrize("name", ["ds_cnn", "audio_resnet", "audio_gru", "bc_resnet", "conformer"])
 @pytest.mark.parametrize("features", ["log_mel", "mfcc"])
 def test_waveforms_in_logits_out(name: str, features: str):
     choice = ModelSettings(model=name, options={"rate": 8000, "features": features})
@@ -21,7 +22,7 @@ def test_waveforms_in_logits_out(name: str, features: str):
 
 
 def test_ds_cnn_has_the_parameters_of_its_layers():
-    model = DSCNN(10, 8000, stem=24, kernel=(4, 10), widths=(32, 16), strides=(1, 2))
+    model = DSCNN(10, front_end(8000), stem=24, kernel=(4, 10), widths=(32, 16), strides=(1, 2))
     stem = 24 * 40 + 2 * 24
     first, second = 24 * 9 + 2 * 24 + 24 * 32 + 2 * 32, 32 * 9 + 2 * 32 + 32 * 16 + 2 * 16
     assert sum(value.numel() for value in model.parameters()) == stem + first + second + 16 * 10 + 10
@@ -29,20 +30,20 @@ def test_ds_cnn_has_the_parameters_of_its_layers():
 
 
 def test_strides_shrink_the_maps():
-    model = DSCNN(10, 8000, stride=(2, 2), widths=(8, 8), strides=(1, 2)).eval()
+    model = DSCNN(10, front_end(8000), stride=(2, 2), widths=(8, 8), strides=(1, 2)).eval()
     features = model.frontend(torch.zeros(1, 8000))
     assert features.shape == (1, 40, 1 + (8000 - 256) // 128)
     assert model.blocks(model.stem(features.unsqueeze(1))).shape[2:] == (10, 16)
 
 
 def test_tokens_of_every_other_frame():
-    model = AudioFrames(11, 8000, width=8, blocks=1).eval()
+    model = AudioFrames(11, front_end(8000), width=8, blocks=1).eval()
     frames = 1 + (8000 - 256) // 128
     assert model(torch.randn(2, 8000)).shape == (2, 11, (frames + 1) // 2)
 
 
 def test_the_gru_is_classified_by_its_last_state():
-    model = AudioGRU(3, 8000, width=8, hidden=6).eval()
+    model = AudioGRU(3, front_end(8000), width=8, hidden=6).eval()
     clip = torch.randn(1, 4000)
     frames = torch.relu(model.stem(model.frontend(clip)))[0].T
     cell = nn.GRUCell(8, 6)
@@ -55,17 +56,17 @@ def test_the_gru_is_classified_by_its_last_state():
 
 
 def test_front_ends_are_found_by_path():
-    assert front_ends(DSCNN(3, 8000, features="mfcc")) == ("frontend",)
-    assert front_ends(nn.Sequential(AudioResNet(3, 8000), nn.ReLU())) == ("0.frontend",)
+    assert front_ends(DSCNN(3, front_end(8000, "mfcc"))) == ("frontend",)
+    assert front_ends(nn.Sequential(AudioResNet(3, front_end(8000)), nn.ReLU())) == ("0.frontend",)
     assert front_ends(nn.Linear(2, 2)) == ()
 
 
 def test_another_rate_than_the_data_s_is_refused():
-    check_rate(DSCNN(3, 8000), 8000, "student")
+    check_rate(DSCNN(3, front_end(8000)), 8000, "student")
     with pytest.raises(
         UserError, match=r"made for 8000 Hz, the clips have 16000 Hz; set student\.options\.rate = 16000"
     ):
-        check_rate(DSCNN(3, 8000), 16000, "student")
+        check_rate(DSCNN(3, front_end(8000)), 16000, "student")
 
 
 @pytest.mark.parametrize(
