@@ -22,12 +22,13 @@ from distiq.tuning import tune
 
 
 class _Opened(NamedTuple):
-    """A model file, one sample (1, ...) that it takes, and its multiply-adds where they are known."""
+    """A model file, one sample (1, ...) that it takes, its multiply-adds where they are known, its seconds of sound."""
 
     path: Path
     predict: Predict
     sample: Tensor
     work: Work | None
+    sound_s: float
 
 
 def bench(
@@ -38,6 +39,7 @@ def bench(
     rounds: int = 10,
     seconds: float = 0.2,
     shape: Sequence[int] = (),
+    rate: int = 0,
     grid: bool = False,
     watch: Watch | None = None,
 ) -> BenchRecord:
@@ -48,6 +50,7 @@ def bench(
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
         shape: of one sample, for files that do not say it.
+        rate: of files that hear, samples per second; a bundle says its own.
         grid: also time each file under the settings of its runtime.
 
     Raises:
@@ -56,7 +59,7 @@ def bench(
     """
     watch = watch or Silent()
     watch.stage("loading the files")
-    models = {str(file): _opened(Path(file), threads, tuple(shape)) for file in files}
+    models = {str(file): _opened(Path(file), threads, tuple(shape), rate) for file in files}
     found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(models, ())
     for size in sorted({1, batch}):
         calls = {name: _call(model.predict, model.sample, size) for name, model in models.items()}
@@ -76,6 +79,7 @@ def bench(
             tuning=tune(model.path, threads, model.sample, rounds, seconds) if grid else None,
             macs=model.work.macs if model.work else None,
             is_int8=model.work is not None and model.work.is_int8,
+            sound_s=model.sound_s,
         )
         for name, model in models.items()
     ]
@@ -84,13 +88,15 @@ def bench(
     return BenchRecord(created=created, environment=environment.describe(), files=tuple(results), peak=peak)
 
 
-def _opened(path: Path, threads: int, shape: tuple[int, ...]) -> _Opened:
+def _opened(path: Path, threads: int, shape: tuple[int, ...], rate: int) -> _Opened:
     if path.is_dir():
         bundle = Bundle(path, threads)
         macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
-        return _Opened(bundle.model, bundle.run, bundle.vectors()["inputs"][:1], Work(macs, is_int8))
+        sound_s = bundle.preprocessing["shape"][0] / bundle.audio.rate if bundle.kind == "audio" else 0.0
+        return _Opened(bundle.model, bundle.run, bundle.vectors()["inputs"][:1], Work(macs, is_int8), sound_s)
     sample, count = _sample(path, shape), runtime_of(path).work
-    return _Opened(path, load(path, threads), sample, count(path, sample.shape[1:]) if count else None)
+    sound_s = sample.shape[1] / rate if rate and sample.ndim == 2 else 0.0
+    return _Opened(path, load(path, threads), sample, count(path, sample.shape[1:]) if count else None, sound_s)
 
 
 def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:

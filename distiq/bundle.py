@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distiq.data.audio import read_sound, remarks, resampled, windows
+from distiq.data.audio import conversions, read_sound, remarks, resampled, windows
 from distiq.data.columns import read_columns
 from distiq.data.images import read_image
 from distiq.data.splits import Data, answers, right
@@ -324,6 +324,15 @@ class Bundle:
             raise UserError(
                 f"{self.folder}: this model reads {NOUNS[self.kind]}; windows in time are for models of sound"
             )
+
+    def conversions(self, file: Path) -> tuple[str, ...]:
+        """What is done to a sound of any length before it is heard window by window, in words.
+
+        Raises:
+            UserError: the model does not hear, or the file is missing or does not decode.
+        """
+        self.require_sound()
+        return conversions(read_sound(file), self.audio)
 
     def listen(self, file: Path, every: float, top: int = 3) -> Iterator[Heard]:
         """Answers a long clip window after window, as a microphone's stream would be.

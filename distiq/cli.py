@@ -210,6 +210,8 @@ def predict(
         for sample in samples:
             if stream or every is not None:
                 step = 0.1 if every is None else every
+                for note in opened.conversions(Path(sample)) if sample != "-" else ():
+                    typer.secho(note, err=True, fg="yellow")
                 windows = hear(opened, sample, step, smooth, top) if stream else opened.listen(Path(sample), step, top)
                 for heard in windows:
                     typer.echo(f"{sample}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
@@ -240,7 +242,7 @@ def check(bundle: BundleFolder) -> None:
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
     " `distiq bench model.onnx --shape 3,224,224 --json times.json`,"
-    " `distiq bench runs/fashion_mnist/bundle --json device.json`"
+    " `distiq bench runs/fashion_mnist/bundle --json device.json`, `distiq bench hears.onnx hears.xml --rate 8000`"
 )
 def bench(
     files: Annotated[
@@ -251,6 +253,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,
     seconds: Annotated[float, typer.Option(min=0.001, help="length of a turn")] = 0.2,
     shape: Annotated[str, typer.Option(help="of one sample, such as 3,224,224, where the file does not say it")] = "",
+    rate: Annotated[int, typer.Option(min=0, help="of files that hear: samples per second; bundles say their own")] = 0,
     grid: Annotated[bool, typer.Option("--grid", help="also time the settings of each file's runtime")] = False,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -272,6 +275,7 @@ def bench(
                 rounds=rounds,
                 seconds=seconds,
                 shape=[int(size) for size in sizes],
+                rate=rate,
                 grid=grid,
                 watch=watch,
             )

@@ -186,7 +186,8 @@ class Networks:
             return build_predictor(teacher.predict, self.data, teacher.options, trial)
         if role == "student" and self.recipe.student.is_cut:
             return self._cut(self.build("teacher"))
-        return build(self.settings(role), len(self.data.classes), self.data.example, role, self._tokens)
+        names = self.data.classes
+        return build(self.settings(role), len(names), self.data.example, role, self._tokens, names)
 
     @property
     def _tokens(self) -> Tokens | None:

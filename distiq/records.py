@@ -444,7 +444,8 @@ class BenchFile(Record):
     """One file: its name, its runtime, its size, the SHA-256 of each of its parts by their names, and its times.
 
     `tuning` is there if other settings of the runtime were timed, too. `macs` are the multiply-adds of a sample, None
-    where the file does not tell them; `is_int8` says that they are of integers.
+    where the file does not tell them; `is_int8` says that they are of integers. `sound_s` are the seconds of sound of a
+    sample, 0 of others.
     """
 
     file: str
@@ -455,6 +456,7 @@ class BenchFile(Record):
     tuning: TuningRecord | None = None
     macs: int | None = None
     is_int8: bool = False
+    sound_s: float = 0.0
 
 
 class OwnFileRecord(Record):

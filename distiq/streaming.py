@@ -81,7 +81,7 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
 
     Raises:
         UserError: the model does not hear, `every` is not positive or longer than a window, the file is missing or
-            does not decode.
+            does not decode, or the sound ends before the first window is full.
     """
     bundle.require_sound()
     if bundle.preprocessing.get("several_labels"):
@@ -90,9 +90,17 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
     if not 0 < every * rate <= length:
         raise UserError(f"every = {every:g} s; give a positive time of at most a window, {length / rate:g} s")
     stream = Stream(parts_of(bundle.model, bundle.run), length, round(every * rate), smooth)
+    heard, answered = 0, False
     for chunk in _chunks(source, rate, max(1, round(every * rate))):
+        heard += len(chunk)
         for start, probabilities in stream.hear(bundle.normalize(torch.from_numpy(chunk.copy()))):
+            answered = True
             yield Heard(start / rate, (start + length) / rate, bundle.likeliest(probabilities, top))
+    if not answered:
+        raise UserError(
+            f"{source}: the sound ends after {heard / rate:.2f} s, before the first window of {length / rate:g} s is"
+            " full; without --stream a short clip is answered with silence around it"
+        )
 
 
 def _chunks(source: str, rate: int, size: int) -> Iterator[np.ndarray]:

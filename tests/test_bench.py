@@ -15,6 +15,7 @@ from distiq.cli import app
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.records import BenchRecord
+from distiq.report.figures import milliseconds
 from distiq.report.show import show_bench
 from distiq.runtimes.export import export
 
@@ -109,3 +110,16 @@ def test_bad_arguments_end_with_2(arguments: list[str], message: str):
     result = CliRunner().invoke(app, ["bench", *arguments])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_milliseconds_per_second_of_sound(tmp_path: Path):
+    """A quarter of a second of sound: four times the time of a sample."""
+    own = export(torch.nn.Linear(1000, 2).eval(), tmp_path / "own.onnx", torch.randn(2, 1000))
+    found = bench([own], batch=2, rate=4000, **QUICK)
+    (file,) = found.files
+    assert file.sound_s == 0.25
+    out = io.StringIO()
+    show_bench(found, Console(file=out, width=150))
+    assert "ms per s of sound" in out.getvalue()
+    assert milliseconds(4 * file.latency[0].p50_ms) in out.getvalue()
+    assert bench([own], batch=2, **QUICK).files[0].sound_s == 0

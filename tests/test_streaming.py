@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from distiq.models.audio import DSCNN
+from distiq.models.frontend import front_end
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
@@ -20,7 +21,7 @@ SONG = torch.randn(3300, generator=torch.Generator().manual_seed(1)) / 4
 def file(request, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     features = "mfcc" if request.param == "mfcc" else "log_mel"
-    model = DSCNN(3, 4000, features=features, bands=16, stem=8, widths=(8,), strides=(1,)).eval()
+    model = DSCNN(3, front_end(4000, features, 16), stem=8, widths=(8,), strides=(1,)).eval()
     clips = torch.randn(8, LENGTH) / 4
     float_modules = () if request.param == "int8 front-end" else ("frontend",)
     quantized = quantize(model, clips, Scheme(float_modules=float_modules))

@@ -137,16 +137,23 @@ def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, 
         yield start, np.pad(part, (0, length - len(part)))
 
 
+def conversions(sound: Sound, settings: AudioSettings) -> tuple[str, ...]:
+    """What is done to a sound of any length before it is heard, in words."""
+    said = [
+        (sound.rate != settings.rate, f"resampled from {sound.rate} to {settings.rate} Hz"),
+        (sound.channels > 1, f"{sound.channels} channels averaged to one"),
+    ]
+    return tuple(text for applies, text in said if applies)
+
+
 def remarks(sound: Sound, settings: AudioSettings) -> tuple[str, ...]:
     """What is done to a clip to fit it into the window, in words."""
     seconds = len(sound.samples) / sound.rate
     said = [
-        (sound.rate != settings.rate, f"resampled from {sound.rate} to {settings.rate} Hz"),
-        (sound.channels > 1, f"{sound.channels} channels averaged to one"),
         (seconds < settings.seconds, f"{seconds:.2f} s long: silence around it fills the window"),
         (seconds > settings.seconds, f"{seconds:.2f} s long: only the middle {settings.seconds:g} s are heard"),
     ]
-    return tuple(text for applies, text in said if applies)
+    return (*conversions(sound, settings), *(text for applies, text in said if applies))
 
 
 def window_length(settings: AudioSettings) -> int:

@@ -11,7 +11,9 @@ from distiq.records import SpeedRecord
 
 RESAMPLES = 2000
 NORMAL = 1.96
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+        2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
+        2.042)  # fmt: skip
 """Student's t, 97.5 %, by degrees of freedom from 1."""
 
 
@@ -39,8 +41,7 @@ def paired_interval(first: Tensor, second: Tensor, seed: int = 0) -> tuple[float
     difference = first.float() - second.float()
     seeds, samples = difference.shape
     centre = difference.mean(0, keepdim=True)
-    quantile = _quantile(seeds)
-    widen = math.sqrt(seeds / (seeds - 1)) * quantile / NORMAL if seeds > 1 else 1.0
+    widen = math.sqrt(seeds / (seeds - 1)) * quantile(seeds - 1) / NORMAL if seeds > 1 else 1.0
     generator = torch.Generator().manual_seed(seed)
     means = []
     for _ in range(RESAMPLES):
@@ -67,7 +68,7 @@ def paired_speed(before_ms: Sequence[float], after_ms: Sequence[float]) -> Speed
     ratio = math.exp(statistics.fmean(logs))
     if len(logs) == 1:
         return SpeedRecord(ratio=ratio, interval=None, verdict="cannot tell")
-    half = _quantile(len(logs)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    half = quantile(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
     low, high = ratio * math.exp(-half), ratio * math.exp(half)
     return SpeedRecord(
         ratio=ratio,
@@ -76,6 +77,6 @@ def paired_speed(before_ms: Sequence[float], after_ms: Sequence[float]) -> Speed
     )
 
 
-def _quantile(count: int) -> float:
-    """Student's t of 97.5 % for the mean of so many values."""
-    return T_95[count - 2] if 2 <= count <= len(T_95) + 1 else NORMAL
+def quantile(degrees: int) -> float:
+    """Student's t of 97.5 % for so many degrees of freedom, one or more; the normal one past the table."""
+    return T_95[degrees - 1] if degrees <= len(T_95) else NORMAL

@@ -6,45 +6,27 @@ own width and stride.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.models.frontend import MFCC, LogMel
+from distiq.models.hearing import Waves
 from distiq.models.mobilenet import conv_bn
+from distiq.models.predictor import Predictor
 from distiq.models.resnet import ResNet
-
-Features = Literal["log_mel", "mfcc"]
-# Of speech in -1..1: what brings the logarithms of most bands near zero mean and unit variance.
-LOG_MEL_CENTRE, LOG_MEL_SPREAD, MFCC_SPREAD = -5.0, 5.0, 20.0
-
-
-def front_end(features: str, rate: int, bands: int, coefficients: int, window_ms: float, hop_ms: float) -> nn.Module:
-    """The module that turns waveforms into features.
-
-    Raises:
-        ValueError: the features are unknown, or do not fit together.
-    """
-    window, hop = (round(rate * length / 1000) for length in (window_ms, hop_ms))
-    match features:
-        case "log_mel":
-            return LogMel(rate, window, hop, bands, centre=LOG_MEL_CENTRE, spread=LOG_MEL_SPREAD)
-        case "mfcc":
-            return MFCC(rate, coefficients, window, hop, bands, spread=MFCC_SPREAD)
-    raise ValueError(f'features = "{features}" is unknown; take "log_mel" or "mfcc"')
 
 
 def check_rate(model: nn.Module, rate: int, role: str) -> None:
-    """Raises UserError if a front-end was made for clips of another rate than the data's."""
-    for name in front_ends(model):
-        expected = model.get_submodule(name).rate
-        if rate and expected != rate:
-            raise UserError(
-                f"{role}: its front-end is made for {expected} Hz, the clips have {rate} Hz; set {role}.options.rate ="
-                f" {rate}, or data.audio.rate = {expected}"
-            )
+    """Raises UserError if a network was made for clips of another rate than the data's."""
+    for module in model.modules():
+        if not isinstance(module, LogMel | MFCC | Waves | Predictor) or module.rate in (0, rate) or not rate:
+            continue
+        own = f"set {role}.options.rate = {rate}, or" if isinstance(module, LogMel | MFCC) else "set"
+        raise UserError(
+            f"{role}: it is made for {module.rate} Hz, the clips have {rate} Hz; {own} data.audio.rate = {module.rate}"
+        )
 
 
 def front_ends(model: nn.Module) -> tuple[str, ...]:
@@ -58,10 +40,7 @@ class DSCNN(nn.Module):
 
     Args:
         classes: number of classes, the width of the output.
-        rate: samples per second of the waveforms.
-        features: "log_mel" or "mfcc".
-        bands: mel bands; coefficients: MFCC that are kept.
-        window_ms, hop_ms: of a frame, in milliseconds.
+        frontend: as `front_end` makes it.
         stem: channels, kernel (features, frames) and stride (features, frames) of the first convolution.
         widths: channels of the blocks; strides: of the blocks, in both directions.
 
@@ -71,12 +50,7 @@ class DSCNN(nn.Module):
     def __init__(
         self,
         classes: int,
-        rate: int = 16000,
-        features: Features = "log_mel",
-        bands: int = 40,
-        coefficients: int = 10,
-        window_ms: float = 32.0,
-        hop_ms: float = 16.0,
+        frontend: LogMel | MFCC,
         stem: int = 32,
         kernel: Sequence[int] = (5, 5),
         stride: Sequence[int] = (2, 2),
@@ -86,7 +60,7 @@ class DSCNN(nn.Module):
         super().__init__()
         if len(strides) != len(widths):
             raise ValueError(f"ds_cnn: {len(widths)} widths but {len(strides)} strides; give one stride each")
-        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
+        self.frontend = frontend
         (tall, wide), (down, along) = kernel, stride
         first = nn.Conv2d(1, stem, (tall, wide), (down, along), (tall // 2, wide // 2), bias=False)
         self.stem = nn.Sequential(first, nn.BatchNorm2d(stem), nn.ReLU())
@@ -111,7 +85,7 @@ class AudioResNet(nn.Module):
     """A CIFAR-style ResNet on log-mel bands, which it sees as an image of one channel.
 
     Args:
-        classes, rate, features, bands, coefficients, window_ms, hop_ms: as for `DSCNN`.
+        classes, frontend: as for `DSCNN`.
         widths, blocks, stem_stride: as for `ResNet`.
 
     Shapes: (B, T) waveforms in -1..1 -> (B, classes) logits.
@@ -120,18 +94,13 @@ class AudioResNet(nn.Module):
     def __init__(
         self,
         classes: int,
-        rate: int = 16000,
-        features: Features = "log_mel",
-        bands: int = 40,
-        coefficients: int = 10,
-        window_ms: float = 32.0,
-        hop_ms: float = 16.0,
+        frontend: LogMel | MFCC,
         widths: Sequence[int] = (16, 32, 64),
         blocks: int | Sequence[int] = 1,
         stem_stride: int = 2,
     ) -> None:
         super().__init__()
-        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
+        self.frontend = frontend
         self.network = ResNet(classes, 1, widths, blocks, stem_stride)
 
     def forward(self, waveforms: Tensor) -> Tensor:
@@ -145,7 +114,7 @@ class AudioGRU(nn.Module):
     al. 2017's CRNN. The recurrence stays in float32 in every quantized file; convolution and classifier go to int8.
 
     Args:
-        classes, rate, features, bands, coefficients, window_ms, hop_ms: as for `DSCNN`.
+        classes, frontend: as for `DSCNN`.
         width: channels of the convolution over 5 frames, of stride 2.
         hidden: of the recurrent unit.
 
@@ -155,18 +124,13 @@ class AudioGRU(nn.Module):
     def __init__(
         self,
         classes: int,
-        rate: int = 16000,
-        features: Features = "log_mel",
-        bands: int = 40,
-        coefficients: int = 10,
-        window_ms: float = 32.0,
-        hop_ms: float = 16.0,
+        frontend: LogMel | MFCC,
         width: int = 32,
         hidden: int = 32,
     ) -> None:
         super().__init__()
-        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
-        self.stem = nn.Conv1d(bands if features == "log_mel" else coefficients, width, 5, 2, 2)
+        self.frontend = frontend
+        self.stem = nn.Conv1d(frontend.rows, width, 5, 2, 2)
         self.recurrent = nn.GRU(width, hidden, batch_first=True)
         self.classifier = nn.Linear(hidden, classes)
 
@@ -180,17 +144,17 @@ class AudioFrames(nn.Module):
 
     Args:
         tokens: how many there are; the first is the blank.
-        rate, bands: as for `DSCNN`, on log-mel bands.
+        frontend: as for `DSCNN`.
         width: channels; the first convolution halves the number of frames.
         blocks: pairs of a depthwise convolution over 5 frames and a pointwise one.
 
     Shapes: (B, T) waveforms in -1..1 -> (B, tokens, frames) logits.
     """
 
-    def __init__(self, tokens: int, rate: int = 16000, bands: int = 40, width: int = 48, blocks: int = 3) -> None:
+    def __init__(self, tokens: int, frontend: LogMel | MFCC, width: int = 48, blocks: int = 3) -> None:
         super().__init__()
-        self.frontend = front_end("log_mel", rate, bands, 0, 32.0, 16.0)
-        self.stem = _normed(nn.Conv1d(bands, width, 5, 2, 2, bias=False))
+        self.frontend = frontend
+        self.stem = _normed(nn.Conv1d(frontend.rows, width, 5, 2, 2, bias=False))
         pairs = [
             (nn.Conv1d(width, width, 5, padding=2, groups=width, bias=False), nn.Conv1d(width, width, 1, bias=False))
             for _ in range(blocks)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.models.audio import Features, front_end
+from distiq.models.frontend import MFCC, LogMel
 from distiq.models.mobilenet import conv_bn
 
 
@@ -52,7 +52,7 @@ class BCResNet(nn.Module):
     """A BC-ResNet on log-mel bands or MFCC.
 
     Args:
-        classes, rate, features, bands, coefficients, window_ms, hop_ms: as for `DSCNN`.
+        classes, frontend: as for `DSCNN`.
         stem: channels of the first convolution, 5 x 5 with stride 2 over frequencies.
         widths, blocks, strides, dilations: of each stage; the paper's are twice as wide at its smallest.
         last: channels before the classifier.
@@ -63,12 +63,7 @@ class BCResNet(nn.Module):
     def __init__(
         self,
         classes: int,
-        rate: int = 16000,
-        features: Features = "log_mel",
-        bands: int = 40,
-        coefficients: int = 10,
-        window_ms: float = 32.0,
-        hop_ms: float = 16.0,
+        frontend: LogMel | MFCC,
         stem: int = 16,
         widths: Sequence[int] = (8, 12, 16, 20),
         blocks: Sequence[int] = (2, 2, 4, 4),
@@ -79,7 +74,7 @@ class BCResNet(nn.Module):
         super().__init__()
         if not len(widths) == len(blocks) == len(strides) == len(dilations):
             raise ValueError("bc_resnet: widths, blocks, strides and dilations need one number for each stage")
-        self.frontend = front_end(features, rate, bands, coefficients, window_ms, hop_ms)
+        self.frontend = frontend
         self.stem = nn.Sequential(nn.Conv2d(1, stem, 5, (2, 1), 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
         stages, inputs = [], stem
         for width, count, stride, dilation in zip(widths, blocks, strides, dilations, strict=True):

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +16,10 @@ from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
 from distiq.models.bc_resnet import BCResNet
+from distiq.models.conformer import Conformer
 from distiq.models.from_onnx import is_onnx, read_onnx
+from distiq.models.frontend import front_end
+from distiq.models.hearing import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
@@ -30,12 +33,9 @@ BUILT_IN: dict[str, type[nn.Module]] = {
     "audio_resnet": AudioResNet,
     "audio_gru": AudioGRU,
     "bc_resnet": BCResNet,
+    "conformer": Conformer,
     "mlp": MLP,
 }
-WAVEFORM_MODELS = (
-    "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
-)  # fmt: skip
-"""What transformers has that hears raw waveforms; others read spectrograms that their own extractors make."""
 TEXT_BUILT_IN: dict[str, type[nn.Module]] = {
     "text_bilstm": TextBiLSTM,
     "text_cnn": TextCNN,
@@ -43,7 +43,7 @@ TEXT_BUILT_IN: dict[str, type[nn.Module]] = {
 }
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
-GIVEN = ("channels", "inputs", "vocabulary", "pad")  # by the data, not by a recipe's options
+GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, or made of other options
 
 
 class Tokens(NamedTuple):
@@ -88,26 +88,14 @@ class Logits(nn.Module):
         return self.model(pixel_values=images).logits
 
 
-class Waves(nn.Module):
-    """A transformers audio classifier as a plain network: waveforms (B, T) in -1..1 in, logits out.
-
-    Args:
-        normalize: bring every clip to zero mean and unit variance first, as the feature extractors of these networks
-            do by default.
-    """
-
-    def __init__(self, model: nn.Module, normalize: bool = True) -> None:
-        super().__init__()
-        self.model, self.normalize = model, normalize
-
-    def forward(self, waveforms: Tensor) -> Tensor:
-        if self.normalize:
-            centred = waveforms - waveforms.mean(1, keepdim=True)
-            waveforms = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
-        return self.model(input_values=waveforms).logits
-
-
-def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens: Tokens | None = None) -> nn.Module:
+def build(
+    choice: ModelChoice,
+    classes: int,
+    example: Tensor,
+    role: str,
+    tokens: Tokens | None = None,
+    names: Sequence[str] = (),
+) -> nn.Module:
     """The network that a recipe names, with its weights if it names some.
 
     Args:
@@ -115,6 +103,7 @@ def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens:
         role: "teacher" or "student", for messages.
         tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
             rows for the tokens in use alone, and `embedding_width` makes it a narrow table and a layer that widens it.
+        names: of the classes; where the weights of a network that hears name their labels, they are matched by name.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
@@ -127,6 +116,8 @@ def build(choice: ModelChoice, classes: int, example: Tensor, role: str, tokens:
                 f"{role}.options: {choice.model} is a finished network, which takes no options; remove them"
             )
         model: nn.Module = read_onnx(Path(choice.model), example, logits=True)
+    elif choice.model.partition(":")[2] in (*WAVEFORM_MODELS, *SPECTROGRAM_MODELS) and example.ndim == 2:
+        model = _hearing(choice, classes, example.shape[1], role, names)
     else:
         model = _create(_Choice(choice.model, options, choice.weights), classes, example.shape[1], role, tokens)
     _shrink_table(model, choice, role, tokens)
@@ -281,19 +272,32 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     kind = known_here[choice.model]
     parameters = inspect.signature(kind).parameters
     given = [name for name in parameters if name in GIVEN]
-    known = [name for name in parameters if name not in GIVEN and name != "classes"]
+    fronts = list(inspect.signature(front_end).parameters) if "frontend" in given else []
+    known = [*fronts, *(name for name in parameters if name not in GIVEN and name != "classes")]
     for option in choice.options:
         if option not in known:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
+        if fronts:
+            heard = {name: value for name, value in choice.options.items() if name in fronts}
+            others = {name: value for name, value in choice.options.items() if name not in fronts}
+            return kind(classes, front_end(**heard), **others)
         own = tokens[:2] if tokens else (channels,)[: len(given)]
         return kind(classes, *own, **choice.options)
 
 
+def _hearing(choice: ModelChoice, classes: int, samples: int, role: str, names: Sequence[str]) -> nn.Module:
+    _require("transformers", f"{role}.model")
+    name = choice.model.partition(":")[2]
+    source = choice.weights if _comes_from_hub(choice) else ""
+    finished = role == "teacher" and not getattr(choice, "finetune", False)
+    what = source or f'"{name}" with {choice.options}'
+    with _explained(f"{role}.model: transformers cannot build {what}"):
+        return audio_classifier(name, source, classes, samples, choice.options, names, finished)
+
+
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
     transformers = _require("transformers", where)
-    if name in WAVEFORM_MODELS:
-        return _hearing(transformers, name, choice, classes, where)
     auto = transformers.AutoModelForImageClassification
     if choice.weights and _comes_from_hub(choice):
         try:
@@ -305,19 +309,6 @@ def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, w
         return Logits(auto.from_config(config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
-
-
-def _hearing(transformers: Any, name: str, choice: ModelChoice, classes: int, where: str) -> nn.Module:
-    auto = transformers.AutoModelForAudioClassification
-    try:
-        if choice.weights and _comes_from_hub(choice):
-            extractor = transformers.AutoFeatureExtractor.from_pretrained(choice.weights)
-            model = auto.from_pretrained(choice.weights, num_labels=classes, **choice.options)
-            return Waves(model, getattr(extractor, "do_normalize", True))
-        return Waves(auto.from_config(transformers.AutoConfig.for_model(name, num_labels=classes, **choice.options)))
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        what = choice.weights or f'"{name}" with {choice.options}'
-        raise UserError(f"{where}: transformers cannot build {what}: {error}") from error
 
 
 @contextlib.contextmanager

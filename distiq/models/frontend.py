@@ -8,10 +8,43 @@ basis of 256 samples.
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Features = Literal["log_mel", "mfcc"]
+# Of speech in -1..1: what brings the logarithms of most bands near zero mean and unit variance.
+LOG_MEL_CENTRE, LOG_MEL_SPREAD, MFCC_SPREAD = -5.0, 5.0, 20.0
+
+
+def front_end(
+    rate: int = 16000,
+    features: Features = "log_mel",
+    bands: int = 40,
+    coefficients: int = 10,
+    window_ms: float = 32.0,
+    hop_ms: float = 16.0,
+) -> "LogMel | MFCC":
+    """The module that turns waveforms into features. These are options of every network for sound.
+
+    Args:
+        rate: samples per second of the waveforms.
+        features: "log_mel" or "mfcc".
+        bands: mel bands; coefficients: MFCC that are kept.
+        window_ms, hop_ms: of a frame, in milliseconds.
+
+    Raises:
+        ValueError: the features are unknown, or do not fit together.
+    """
+    window, hop = (round(rate * length / 1000) for length in (window_ms, hop_ms))
+    match features:
+        case "log_mel":
+            return LogMel(rate, window, hop, bands, centre=LOG_MEL_CENTRE, spread=LOG_MEL_SPREAD)
+        case "mfcc":
+            return MFCC(rate, coefficients, window, hop, bands, spread=MFCC_SPREAD)
+    raise ValueError(f'features = "{features}" is unknown; take "log_mel" or "mfcc"')
 
 
 def mel_of_hertz(hertz: float) -> float:
@@ -33,7 +66,8 @@ class LogMel(nn.Module):
 
     Frame t is `window` samples from t * hop on, under a periodic Hann window, without padding: the power spectrum is
     that of `torch.stft(x, window, hop, window=torch.hann_window(window), center=False).abs() ** 2`. The triangles are
-    HTK's, with their corners evenly spaced on the mel scale from `lowest` to `highest` Hz and height 1.
+    HTK's, with their corners evenly spaced on the mel scale from `lowest` to `highest` Hz and height 1. Every front-end
+    has its number of features as `rows`.
 
     Args:
         rate: samples per second.
@@ -60,7 +94,7 @@ class LogMel(nn.Module):
         spread: float = 1.0,
     ) -> None:
         super().__init__()
-        self.rate, self.bands = rate, bands
+        self.rate, self.rows = rate, bands
         self.window = window or 32 * rate // 1000
         self.hop = hop or self.window // 2
         self.floor, self.centre, self.spread = floor, centre, spread
@@ -87,10 +121,10 @@ class LogMel(nn.Module):
     def filters(self, device: torch.device | None = None) -> Tensor:
         """Triangles over the frequencies, (bands, window // 2 + 1)."""
         frequency = torch.arange(self.window // 2 + 1, dtype=torch.float32, device=device) * (self.rate / self.window)
-        step = (self.high_mel - self.low_mel) / (self.bands + 1)
-        corners = self.low_mel + step * torch.arange(self.bands + 2, dtype=torch.float32, device=device)
+        step = (self.high_mel - self.low_mel) / (self.rows + 1)
+        corners = self.low_mel + step * torch.arange(self.rows + 2, dtype=torch.float32, device=device)
         hertz = 700 * (torch.exp(corners * (math.log(10) / 2595)) - 1)
-        left, top, right = (hertz[start : start + self.bands].unsqueeze(1) for start in range(3))
+        left, top, right = (hertz[start : start + self.rows].unsqueeze(1) for start in range(3))
         rising, falling = (frequency - left) / (top - left), (right - frequency) / (right - top)
         return torch.clamp(torch.minimum(rising, falling), min=0)
 
@@ -134,11 +168,11 @@ class MFCC(nn.Module):
         self.log_mel = LogMel(rate, window, hop, bands, lowest, highest, floor)
         if not 1 <= coefficients <= bands:
             raise ValueError(f"{coefficients} coefficients cannot be made of {bands} mel bands")
-        self.rate, self.bands, self.coefficients, self.spread = rate, bands, coefficients, spread
+        self.rate, self.bands, self.rows, self.spread = rate, bands, coefficients, spread
 
     def transform(self, device: torch.device | None = None) -> Tensor:
         """The cosine transform, (coefficients, bands)."""
-        order = torch.arange(self.coefficients, dtype=torch.float32, device=device).unsqueeze(1)
+        order = torch.arange(self.rows, dtype=torch.float32, device=device).unsqueeze(1)
         place = torch.arange(self.bands, dtype=torch.float32, device=device) + 0.5
         height = torch.where(order == 0, math.sqrt(1 / self.bands), math.sqrt(2 / self.bands))
         return height * torch.cos(order * place * (math.pi / self.bands))

@@ -20,14 +20,18 @@ class Predictor(nn.Module):
         predict: inputs (B, ...) as the networks see them, a numpy array -> (B, classes) probabilities or logits.
         trial: inputs on which it is tried. If every row of its answer is non-negative and sums to 1, its answers are
             taken as probabilities, and their logarithms as logits.
+        rate: of sound, samples per second that it takes; 0 is any.
+        name: of the callable, for messages.
 
     Raises:
         UserError: the callable fails, or its answer has no finite row of numbers for each input.
     """
 
-    def __init__(self, predict: Callable[[np.ndarray], Any], trial: Tensor) -> None:
+    def __init__(
+        self, predict: Callable[[np.ndarray], Any], trial: Tensor, rate: int = 0, name: str = "teacher.predict"
+    ) -> None:
         super().__init__()
-        self.predict = predict
+        self.predict, self.rate, self.name = predict, rate, name
         answer = self._answer(trial)
         sums = answer.sum(1)
         self.probabilities = bool((answer >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
@@ -43,14 +47,14 @@ class Predictor(nn.Module):
         try:
             answer = np.asarray(self.predict(inputs.detach().cpu().contiguous().numpy()), dtype=np.float64)
         except Exception as error:  # whatever the callable raises
-            raise UserError(f"teacher.predict: the callable fails ({type(error).__name__}: {error})") from error
+            raise UserError(f"{self.name}: the callable fails ({type(error).__name__}: {error})") from error
         if answer.ndim != 2 or len(answer) != len(inputs):
             raise UserError(
-                f"teacher.predict: the callable answers an array of shape {answer.shape} for {len(inputs)} inputs; it"
+                f"{self.name}: the callable answers an array of shape {answer.shape} for {len(inputs)} inputs; it"
                 " must be (inputs, classes) probabilities or logits"
             )
         if not np.isfinite(answer).all():
-            raise UserError("teacher.predict: the callable answers NaN or infinite values")
+            raise UserError(f"{self.name}: the callable answers NaN or infinite values")
         return torch.from_numpy(answer)
 
     def __deepcopy__(self, _memo: dict) -> "Predictor":

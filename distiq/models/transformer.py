@@ -101,7 +101,7 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
         for layer in layers:
             first, second = _linears(layer, FEED_FORWARD, "feed_forward")
             kept = _largest(first.weight.norm(dim=1) * second.weight.norm(dim=0), width, "feed_forward", "neurons")
-            _keep_rows(first, kept)
+            keep_rows(first, kept)
             _keep_columns(second, kept)
         setattr(
             model.config, "intermediate_size" if hasattr(model.config, "intermediate_size") else "hidden_dim", width
@@ -115,7 +115,7 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
             chosen = _largest(norms, heads, "heads", "heads")
             kept = (chosen.unsqueeze(1) * size + torch.arange(size)).flatten()
             for linear in inputs:
-                _keep_rows(linear, kept)
+                keep_rows(linear, kept)
             _keep_columns(output, kept)
 
 
@@ -211,7 +211,7 @@ def _largest(sizes: Tensor, count: int, option: str, noun: str) -> Tensor:
     return sizes.topk(count).indices.sort().values
 
 
-def _keep_rows(linear: nn.Linear, kept: Tensor) -> None:
+def keep_rows(linear: nn.Linear, kept: Tensor) -> None:
     linear.weight = nn.Parameter(linear.weight.detach()[kept].clone())
     linear.bias = nn.Parameter(linear.bias.detach()[kept].clone())
     linear.out_features = len(kept)

@@ -283,7 +283,8 @@ class IntegerQuantizer(Quantizer):
     to the logits.
 
     Where layers are normalized (transformers), what lies between weighted layers is computed in float anyway: there
-    only the inputs and weights of weighted layers get grids. An embedding's table has a grid for each row, everywhere.
+    only the inputs and weights of weighted layers get grids, and the results of convolutions, which have no integer
+    kernel with a float32 result. An embedding's table has a grid for each row, everywhere.
     Schemes that are not static have grids of weights alone here.
     """
 
@@ -320,7 +321,7 @@ class IntegerQuantizer(Quantizer):
                 _note(node, {arguments[1]: _weight_grid(self._bits(arguments[1]))}, None)
         elif node.target in WEIGHTED and arguments[1].op == "get_attr":
             inputs = {arguments[0]: self.activation, arguments[1]: _weight_grid(self._bits(arguments[1]))}
-            if self.float_between:
+            if self.float_between and node.target not in CONVOLUTIONS:
                 _note(node, inputs, None)
             else:
                 self._mark(node, inputs, fused=True)

@@ -142,7 +142,9 @@ def show_bench(bench: BenchRecord, console: Console) -> None:
     table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"  # paths differ at their ends
     largest = max(entry.batch for file in bench.files for entry in file.latency)
     peak = bench.peak if any(file.macs for file in bench.files) else None
-    for name in ("size", "p50", "p95", "p99", f"batch {largest}", *(["GMAC/s"] if peak else [])):
+    hears = any(file.sound_s for file in bench.files)
+    more = [*(["ms per s of sound"] if hears else []), *(["GMAC/s"] if peak else [])]
+    for name in ("size", "p50", "p95", "p99", f"batch {largest}", *more):
         table.add_column(name, justify="right", no_wrap=True)
     for file in bench.files:
         one = file.latency[0]
@@ -150,6 +152,8 @@ def show_bench(bench: BenchRecord, console: Console) -> None:
         times = [milliseconds(value) for value in (one.p50_ms, one.p95_ms, one.p99_ms)]
         throughput = per_second(many.throughput_per_s) if many else "not taken"
         cells = [file.file, kilobytes(file.size_bytes), *times, throughput]
+        if hears:
+            cells.append(milliseconds(one.p50_ms / file.sound_s) if file.sound_s else NOTHING)
         if peak:
             rate = gmac_per_s(file.macs, one.p50_ms) if file.macs else None
             share = percent(peak.share(rate, file.is_int8, one.threads), 0) if rate else ""

@@ -513,6 +513,8 @@ def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: Cos
         f"{milliseconds(before)} → {milliseconds(after)}, {ONE[run.data.kind]}, {threads} thread{many},"
         f" measured {'side by side' if together else 'separately'}"
     )
+    if run.data.rate:  # the front-end is part of the file
+        note += f"; {milliseconds(after * run.data.rate / run.data.sample_shape[0])} for each second of sound"
     return Headline("Latency, against teacher", _gain(before, after, "faster", "slower"), note)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
+from distiq.models.audio import front_ends
 from distiq.models.from_onnx import files_of_onnx
 from distiq.recipe import Mode, runtime_lacks
 from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
@@ -107,7 +108,7 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
-    named = getattr(scheme, "float_modules", ())
+    named = getattr(scheme, "float_modules", front_ends(model))
     if runtime.by_onnx:
         runtime.export(lowered(model), pair, path, named, pixels)
     elif pixels is not None:

@@ -117,7 +117,7 @@ def load_onnx(
     Raises:
         UserError: the file is missing or damaged, or takes more than one input.
     """
-    session = _session(path, threads, options)
+    session = open_session(path, threads, options)
     name, output = _only_input(session, path).name, session.get_outputs()[0].name
 
     def predict(inputs: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def split_front_end(path: Path, threads: int = 1) -> FrontEnd | None:
     parts = []
     for source, sides, result in ((INPUT, ["batch", "samples"], cut), (cut, ["batch", "bands", "frames"], OUTPUT)):
         part = _between(proto, helper.make_tensor_value_info(source, TensorProto.FLOAT, sides), result)
-        session = _session(part.SerializeToString(), threads, name=str(path))
+        session = open_session(part.SerializeToString(), threads, name=str(path))
         parts.append(lambda inputs, session=session, source=source: torch.from_numpy(
             session.run(None, {source: inputs.contiguous().numpy()})[0]
         ))  # fmt: skip
@@ -198,7 +198,7 @@ def load_by_nodes(path: Path, compute: Callable[[IntegerLayer], np.ndarray | Non
     Raises:
         UserError: the file is missing or damaged, or has integer layers in another form than QDQ.
     """
-    session = _session(path, 1)
+    session = open_session(path, 1)
     name, output = _only_input(session, path).name, session.get_outputs()[0].name
     proto = onnx.load(str(path))
     nodes, constants = proto.graph.node, initializers(proto.graph)
@@ -259,7 +259,7 @@ def _session_of_node(
 
 def entry(path: Path) -> Entry:
     """What the file takes."""
-    found = _only_input(_session(path, 1), path)
+    found = _only_input(open_session(path, 1), path)
     types = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32,
              "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8}  # fmt: skip
     if found.type not in types:
@@ -425,7 +425,7 @@ def _options(threads: int, asked: Mapping[str, str] = MappingProxyType({})):  # 
     return options
 
 
-def _session(  # type: ignore[no-untyped-def]
+def open_session(  # type: ignore[no-untyped-def]
     model: Path | bytes, threads: int, options: Mapping[str, str] = MappingProxyType({}), name: str = ""
 ):
     """A file, or the bytes of one that `name` tells of."""

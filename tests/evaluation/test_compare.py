@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp
 
-from distiq.evaluation.compare import mcnemar, paired_interval, paired_speed
+from distiq.evaluation.compare import mcnemar, paired_interval, paired_speed, quantile
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (5, 5), (1, 9), (30, 12), (400, 300), (0, 1)])
@@ -79,3 +79,12 @@ def test_what_is_told_of_a_speed(before: list[float], after: list[float], verdic
     found = paired_speed(before, after)
     assert found.verdict == verdict
     assert (found.interval is None) == (len(before) == 1)
+
+
+@pytest.mark.parametrize("degrees", range(1, 31))
+def test_quantiles_are_scipy_s(degrees: int):
+    assert quantile(degrees) == pytest.approx(t.ppf(0.975, degrees), abs=6e-4)
+
+
+def test_past_the_table_the_normal_quantile_is_near():
+    assert quantile(31) == pytest.approx(t.ppf(0.975, 31), rel=0.05)

@@ -5,12 +5,13 @@ from torch import nn
 from distiq.errors import UserError
 from distiq.models.audio import DSCNN, AudioFrames, AudioGRU, AudioResNet, check_rate, front_ends
 from distiq.models.build import build
+from distiq.models.frontend import front_end
 from distiq.recipe import ModelSettings
 
 EXAMPLE = torch.zeros(1, 4000)
 
 
-@pytest.mark.parametrize("name", ["ds_cnn", "audio_resnet", "audio_gru", "bc_resnet"])
+@pytest.mark.parametrize("name", ["ds_cnn", "audio_resnet", "audio_gru", "bc_resnet", "conformer"])
 @pytest.mark.parametrize("features", ["log_mel", "mfcc"])
 def test_waveforms_in_logits_out(name: str, features: str):
     choice = ModelSettings(model=name, options={"rate": 8000, "features": features})
@@ -21,7 +22,7 @@ def test_waveforms_in_logits_out(name: str, features: str):
 
 
 def test_ds_cnn_has_the_parameters_of_its_layers():
-    model = DSCNN(10, 8000, stem=24, kernel=(4, 10), widths=(32, 16), strides=(1, 2))
+    model = DSCNN(10, front_end(8000), stem=24, kernel=(4, 10), widths=(32, 16), strides=(1, 2))
     stem = 24 * 40 + 2 * 24
     first, second = 24 * 9 + 2 * 24 + 24 * 32 + 2 * 32, 32 * 9 + 2 * 32 + 32 * 16 + 2 * 16
     assert sum(value.numel() for value in model.parameters()) == stem + first + second + 16 * 10 + 10
@@ -29,20 +30,20 @@ def test_ds_cnn_has_the_parameters_of_its_layers():
 
 
 def test_strides_shrink_the_maps():
-    model = DSCNN(10, 8000, stride=(2, 2), widths=(8, 8), strides=(1, 2)).eval()
+    model = DSCNN(10, front_end(8000), stride=(2, 2), widths=(8, 8), strides=(1, 2)).eval()
     features = model.frontend(torch.zeros(1, 8000))
     assert features.shape == (1, 40, 1 + (8000 - 256) // 128)
     assert model.blocks(model.stem(features.unsqueeze(1))).shape[2:] == (10, 16)
 
 
 def test_tokens_of_every_other_frame():
-    model = AudioFrames(11, 8000, width=8, blocks=1).eval()
+    model = AudioFrames(11, front_end(8000), width=8, blocks=1).eval()
     frames = 1 + (8000 - 256) // 128
     assert model(torch.randn(2, 8000)).shape == (2, 11, (frames + 1) // 2)
 
 
 def test_the_gru_is_classified_by_its_last_state():
-    model = AudioGRU(3, 8000, width=8, hidden=6).eval()
+    model = AudioGRU(3, front_end(8000), width=8, hidden=6).eval()
     clip = torch.randn(1, 4000)
     frames = torch.relu(model.stem(model.frontend(clip)))[0].T
     cell = nn.GRUCell(8, 6)
@@ -55,17 +56,17 @@ def test_the_gru_is_classified_by_its_last_state():
 
 
 def test_front_ends_are_found_by_path():
-    assert front_ends(DSCNN(3, 8000, features="mfcc")) == ("frontend",)
-    assert front_ends(nn.Sequential(AudioResNet(3, 8000), nn.ReLU())) == ("0.frontend",)
+    assert front_ends(DSCNN(3, front_end(8000, "mfcc"))) == ("frontend",)
+    assert front_ends(nn.Sequential(AudioResNet(3, front_end(8000)), nn.ReLU())) == ("0.frontend",)
     assert front_ends(nn.Linear(2, 2)) == ()
 
 
 def test_another_rate_than_the_data_s_is_refused():
-    check_rate(DSCNN(3, 8000), 8000, "student")
+    check_rate(DSCNN(3, front_end(8000)), 8000, "student")
     with pytest.raises(
         UserError, match=r"made for 8000 Hz, the clips have 16000 Hz; set student\.options\.rate = 16000"
     ):
-        check_rate(DSCNN(3, 8000), 16000, "student")
+        check_rate(DSCNN(3, front_end(8000)), 16000, "student")
 
 
 @pytest.mark.parametrize(
@@ -80,39 +81,6 @@ def test_another_rate_than_the_data_s_is_refused():
 def test_options_that_do_not_fit_are_refused(options: dict, said: str):
     with pytest.raises(UserError, match=said):
         build(ModelSettings(model="ds_cnn", options=options), 3, EXAMPLE, "student")
-
-
-TINY = {
-    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
-    "conv_dim": [8, 8], "conv_stride": [5, 4], "conv_kernel": [10, 8], "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["wav2vec2", "hubert"])
-def test_a_transformers_audio_classifier(name: str):
-    pytest.importorskip("transformers")
-    model = build(ModelSettings(model=f"transformers:{name}", options=TINY), 5, EXAMPLE, "teacher").eval()
-    clips = torch.randn(2, 4000)
-    with torch.no_grad():
-        logits = model(clips)
-        assert logits.shape == (2, 5)
-        # Normalized like its feature extractor's output: neither loudness nor offset is heard.
-        torch.testing.assert_close(model(3 * clips + 0.1), logits, atol=1e-4, rtol=1e-3)
-
-
-def test_a_transformers_audio_classifier_from_a_folder(tmp_path):
-    transformers = pytest.importorskip("transformers")
-    built = build(ModelSettings(model="transformers:wav2vec2", options=TINY), 5, EXAMPLE, "teacher").eval()
-    built.model.save_pretrained(tmp_path)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(tmp_path)
-    loaded = build(ModelSettings(model="transformers:wav2vec2", weights=str(tmp_path)), 5, EXAMPLE, "teacher").eval()
-    assert not loaded.normalize
-    clips = torch.randn(2, 4000)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(clips), built.model(input_values=clips).logits)
-    with pytest.raises(UserError, match=r"teacher\.model: transformers cannot build .*nowhere"):
-        build(ModelSettings(model="transformers:wav2vec2", weights=str(tmp_path / "nowhere")), 5, EXAMPLE, "teacher")
 
 
 def test_a_clip_shorter_than_a_frame_is_refused():

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from distiq.models.bc_resnet import BCResNet, BroadcastBlock
+from distiq.models.frontend import front_end
 
 MAPS = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
 
@@ -36,11 +37,11 @@ def test_dilation_reaches_further_in_time_alone():
 
 def test_stages_need_as_many_numbers_each():
     with pytest.raises(ValueError, match="one number for each stage"):
-        BCResNet(3, 8000, widths=(8, 8))
+        BCResNet(3, front_end(8000), widths=(8, 8))
 
 
 def test_parameters_are_those_of_its_layers():
-    model = BCResNet(3, 8000, stem=4, widths=(4, 6), blocks=(1, 1), strides=(1, 2), dilations=(1, 2), last=8)
+    model = BCResNet(3, front_end(8000), stem=4, widths=(4, 6), blocks=(1, 1), strides=(1, 2), dilations=(1, 2), last=8)
     stem, head = 4 * 25 + 2 * 4, 6 * 25 + 2 * 6 + 6 * 8 + 2 * 8
 
     def block(inputs: int, width: int) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distiq.errors import UserError
 from distiq.models.audio import DSCNN
+from distiq.models.frontend import front_end
 from distiq.numerics import sqnr_db
 from distiq.quantization.graph import is_within
 from distiq.quantization.qat import train_quantized
@@ -30,7 +31,7 @@ def clips() -> Tensor:
 @pytest.fixture(scope="module")
 def network(clips: Tensor) -> DSCNN:
     torch.manual_seed(0)
-    model = DSCNN(4, 8000, bands=20, stem=8, widths=(8, 8), strides=(1, 1))
+    model = DSCNN(4, front_end(8000, bands=20), stem=8, widths=(8, 8), strides=(1, 1))
     with torch.no_grad():
         for _ in range(20):
             model.train()(clips)

@@ -8,21 +8,24 @@ from torch import nn
 
 from distiq.models.audio import AudioGRU
 from distiq.models.bc_resnet import BCResNet
+from distiq.models.conformer import Conformer
+from distiq.models.frontend import front_end
+from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.runtimes.export import differences, export, load
+from distiq.runtimes.export import differences, export, load, size_bytes
 from distiq.runtimes.onnx_runtime import float_operations
 
 CLIPS = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0)) / 4
 
 
 def gru() -> nn.Module:
-    return AudioGRU(3, 4000, bands=16, width=8, hidden=8)
+    return AudioGRU(3, front_end(4000, bands=16), width=8, hidden=8)
 
 
 def bc_resnet() -> nn.Module:
     return BCResNet(
-        3, 4000, bands=16, stem=4, widths=(4, 6), blocks=(1, 2), strides=(1, 2), dilations=(1, 2), last=8
+        3, front_end(4000, bands=16), stem=4, widths=(4, 6), blocks=(1, 2), strides=(1, 2), dilations=(1, 2), last=8
     )  # fmt: skip
 
 
@@ -39,3 +42,31 @@ def test_float_and_int8_files(build, tmp_path: Path):
     left = {name.partition("(")[2] for name in float_operations(path) if not name.startswith("frontend/")}
     assert not left & {"Conv)", "Gemm)", "Add)", "AveragePool)"}
     assert ("GRU)" in left) == (build is gru), "its recurrence stays in float32"
+
+
+def test_a_conformer_of_16_kilobytes(tmp_path: Path):
+    """Between its layers it computes in float32, its weighted layers in integers, convolutions among them."""
+    torch.manual_seed(0)
+    model, clips = Conformer(10, front_end(8000)).eval(), torch.randn(8, 4000) / 4
+    quantized = quantize(model, clips, Scheme(float_modules=("frontend",)))
+    path = export(quantized, tmp_path / "int8.onnx", clips)
+    assert size_bytes(path) <= 16000
+    assert not differences(quantized, path)
+    torch.testing.assert_close(load(path)(clips), quantized(clips), atol=0.02, rtol=0)  # a value may fall off its step
+    assert sqnr_db(model(clips).detach(), load(path)(clips)) > 30
+    left = [name for name in float_operations(path) if not name.startswith("frontend/")]
+    assert not [name for name in left if "Conv)" in name or "Gemm)" in name]
+    assert sum("MatMul)" in name for name in left) == 2, "of queries and keys, of shares and values"
+
+
+def test_a_conformer_in_openvino(tmp_path: Path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    torch.manual_seed(0)
+    model = Conformer(3, front_end(4000, bands=16), width=8, hidden=8, kernel=3).eval()
+    quantized = quantize(model, CLIPS, Scheme(float_modules=("frontend",)))
+    torch.testing.assert_close(
+        load(export(model, tmp_path / "float.xml", CLIPS))(CLIPS), model(CLIPS), atol=1e-4, rtol=0
+    )
+    path = export(quantized, tmp_path / "int8.xml", CLIPS)
+    assert not differences(quantized, path)
+    torch.testing.assert_close(load(path)(CLIPS), quantized(CLIPS), atol=0.05, rtol=0)

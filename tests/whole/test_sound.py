@@ -211,6 +211,23 @@ def test_a_stream_answers_the_windows_of_a_file_and_of_the_standard_input(run: P
     assert refused.exit_code == 2 and "at most a window, 0.25 s" in refused.stderr
 
 
+def test_a_stream_that_ends_before_its_first_window_is_refused(run: Path, tmp_path: Path):
+    wavfile.write(tmp_path / "short.wav", RATE, tone(300, 0.1))
+    result = distiq("predict", run / "bundle", tmp_path / "short.wav", "--stream")
+    assert result.exit_code == 2
+    assert "short.wav: the sound ends after 0.10 s, before the first window of 0.25 s is full" in result.stderr
+    piped = CliRunner().invoke(app, ["predict", str(run / "bundle"), "-", "--stream"], input=b"")
+    assert piped.exit_code == 2 and "-: the sound ends after 0.00 s" in piped.stderr
+
+
+@pytest.mark.parametrize("how", [("--stream",), ("--every", "0.25")])
+def test_windows_of_another_rate_and_of_stereo_are_said(how: tuple[str, ...], run: Path, tmp_path: Path):
+    wavfile.write(tmp_path / "a.wav", 16000, np.stack([tone(300, 0.5, 16000)] * 2, 1))
+    result = distiq("predict", run / "bundle", tmp_path / "a.wav", *how)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines() == ["resampled from 16000 to 4000 Hz", "2 channels averaged to one"]
+
+
 @pytest.mark.parametrize("every", [0.0, -1.0])
 def test_a_step_that_is_not_positive_is_refused(every: float, bundle: Bundle, run: Path):
     with pytest.raises(UserError, match="give a positive time"):

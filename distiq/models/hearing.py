@@ -1,0 +1,142 @@
+"""A transformers audio classifier as a plain network: raw waveforms in, logits in the data's order of classes out."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distiq.models.predictor import Predictor
+from distiq.models.transformer import keep_rows
+
+WAVEFORM_MODELS = (
+    "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
+)  # fmt: skip
+"""What transformers has that hears raw waveforms."""
+SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
+"""What reads spectrograms that its own feature extractor makes, in numpy: it can answer, but not be exported."""
+NAMELESS = re.compile(r"LABEL_\d+")
+
+
+class Waves(nn.Module):
+    """A transformers audio classifier as a plain network: waveforms (B, T) in -1..1 in, logits out.
+
+    Args:
+        normalize: bring every clip to zero mean and unit variance first, as the feature extractors of these networks
+            do by default.
+        rate: samples per second that it was trained on; 0 is any.
+    """
+
+    def __init__(self, model: nn.Module, normalize: bool = True, rate: int = 0) -> None:
+        super().__init__()
+        self.model, self.normalize, self.rate = model, normalize, rate
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        if self.normalize:
+            centred = waveforms - waveforms.mean(1, keepdim=True)
+            waveforms = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-7)
+        return self.model(input_values=waveforms).logits
+
+
+def audio_classifier(
+    name: str,
+    weights: str,
+    classes: int,
+    samples: int,
+    options: dict[str, Any],
+    names: Sequence[str] = (),
+    finished: bool = False,
+) -> nn.Module:
+    """A classifier of the architecture `name`, such as "wav2vec2", by config, or from a folder or hub name.
+
+    Args:
+        weights: the folder or hub name; empty draws the weights.
+        samples: of a clip.
+        options: of the config.
+        names: of the classes. If the weights name their labels, those of the data are picked out by name; labels
+            called LABEL_0, LABEL_1 ... are taken in the order of the classes.
+        finished: it answers as it is. Otherwise it is trained on, and gets a new head where its own does not fit.
+
+    Raises:
+        ValueError: the options do not fit, a class is missing from its labels, it has no head and shall not be trained,
+            or it reads spectrograms and shall be trained.
+    """
+    import transformers
+
+    auto = transformers.AutoModelForAudioClassification
+    if name in SPECTROGRAM_MODELS and not (weights and finished):
+        raise ValueError(
+            "it reads spectrograms that its feature extractor makes outside the network, so it is a finished teacher or"
+            " none: name teacher.weights, without finetune"
+        )
+    if not weights:
+        return Waves(auto.from_config(transformers.AutoConfig.for_model(name, num_labels=classes, **options)))
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(weights)
+    labels = _labels(transformers.AutoConfig.from_pretrained(weights), names, finished)
+    with _quiet(transformers):
+        model, found = auto.from_pretrained(
+            weights,
+            num_labels=len(labels) or classes,
+            ignore_mismatched_sizes=not finished,
+            output_loading_info=True,
+            **options,
+        )
+    drawn = [key for key in found["missing_keys"] if not key.startswith(model.base_model_prefix)]
+    if finished and drawn:
+        raise ValueError(f"it holds no trained classifier ({drawn[0]} is missing): set teacher.finetune = true")
+    if labels:
+        _order(model, [labels.index(label) for label in names])
+    if name in WAVEFORM_MODELS:
+        return Waves(model, getattr(extractor, "do_normalize", True), extractor.sampling_rate)
+    model.eval().requires_grad_(False)
+
+    def predict(waveforms: np.ndarray) -> np.ndarray:
+        features = extractor(list(waveforms), sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        with torch.no_grad():
+            return model(**features).logits.numpy()
+
+    return Predictor(predict, torch.zeros(1, samples), extractor.sampling_rate, f"teacher.weights = {weights}")
+
+
+def _labels(config: Any, names: Sequence[str], finished: bool) -> tuple[str, ...]:
+    """The labels of the weights where each class is among them by name; none where a new or nameless head serves."""
+    labels = tuple(config.id2label[number] for number in sorted(config.id2label))
+    if not names or all(NAMELESS.fullmatch(label) for label in labels):
+        return ()
+    missing = [name for name in names if name not in labels]
+    if missing and finished:
+        raise ValueError(
+            f"it does not know {', '.join(map(repr, missing))}. Its labels: {', '.join(labels)}. The data's classes:"
+            f" {', '.join(names)}. Call the classes by its labels, or set teacher.finetune = true, which trains a new"
+            " head"
+        )
+    return () if missing else labels
+
+
+def _order(model: Any, rows: Sequence[int]) -> None:
+    """Leaves those rows of the last layer, in this order."""
+    head = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
+    ][-1]
+    keep_rows(head, torch.tensor(rows))
+    labels = [model.config.id2label[row] for row in rows]
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {label: number for number, label in enumerate(labels)}
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """A new head is no surprise here."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
