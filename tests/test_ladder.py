@@ -103,7 +103,7 @@ def test_limits_that_hold(budget):
 
 
 def test_a_loss_of_f1_is_judged_in_hundredths():
-    (found,) = judge(Budget(f1_drop_points=1.0), 0.9, 0.9, 1, 1.0, None, 0.013)
+    (found,) = judge(Budget(f1_drop_points=1.0), 0.9, 0.9, 1, 1.0, f1_drop=0.013)
     assert (found.limit, found.measured) == ("f1_drop_points", 1.3)
 
 
@@ -252,7 +252,7 @@ def test_narrow_weights_are_fewer_bit_operations():
     assert following.rung == "mixed" and "14 million bit operations too many" in following.reason
     trials = [trial("static", too_many), trial("mixed", breach())]
     assert next_rung(EVERY, trials, budget, 0.0).rung == "qat"
-    assert "too many bit operations again" in skipped(EVERY, trials, budget, 0.0, None)["mse"]
+    assert "too many bit operations again" in skipped(EVERY, trials, budget, 0.0, None)["minmax"]
     assert next_rung(EVERY, [trial("static", too_many), trial("mixed", too_many)], budget, 0.0) is None
 
 

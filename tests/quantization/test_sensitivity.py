@@ -33,7 +33,7 @@ def test_all_grids_together_are_the_quantized_network(network: nn.Module, images
 
 
 def test_the_planted_layer_is_found(mixed: nn.Module, images: Tensor):
-    calm = sensitivity(quantize(mixed, images), images[:64])
+    calm = sensitivity(quantize(mixed, images, Scheme()), images[:64])
     with torch.no_grad():
         weight = mixed.get_submodule("project").weight
         weight[:, 0] *= 400  # every channel's grid has to span this one input, which hardly ever speaks
@@ -42,7 +42,7 @@ def test_the_planted_layer_is_found(mixed: nn.Module, images: Tensor):
         mixed.get_submodule("norm2").running_var[0] /= 400**2
         mixed.get_submodule("norm2").weight[0] /= 400
         mixed.get_submodule("norm2").bias[0] /= 400
-    found = sensitivity(quantize(mixed, images), images[:64])
+    found = sensitivity(quantize(mixed, images, Scheme()), images[:64])
     assert found.worst_layers(1)[0] == ("project",)
     assert found.weights_share > calm.weights_share
     assert found.weights.sqnr_db < calm.weights.sqnr_db - 10
@@ -51,8 +51,8 @@ def test_the_planted_layer_is_found(mixed: nn.Module, images: Tensor):
 def test_an_outlier_is_the_activations_fault(mixed: nn.Module, images: Tensor):
     samples = images.clone()
     samples[0, 0, 0, 0] = 3000.0
-    found = sensitivity(quantize(mixed, samples), images[1:65])
-    calm = sensitivity(quantize(mixed, images), images[1:65])
+    found = sensitivity(quantize(mixed, samples, Scheme()), images[1:65])
+    calm = sensitivity(quantize(mixed, images, Scheme()), images[1:65])
     assert found.weights_share < 0.1
     at_input = [next(grid.sqnr_db for grid in record.grids if grid.place == "input") for record in (found, calm)]
     assert at_input[0] < at_input[1] - 20
@@ -73,7 +73,7 @@ def test_shares_by_hand(images: Tensor):
     with torch.no_grad():
         layer[1].weight.copy_(torch.randint(-127, 128, (4, 144)).float())
         layer[1].weight[:, 0] = 127.0  # so that the grid's step is 1 and the weights lie on it
-    found = sensitivity(quantize(layer, images), images[:32])
+    found = sensitivity(quantize(layer, images, Scheme()), images[:32])
     assert found.weights.sqnr_db == math.inf
     assert found.weights_share == 0.0
     assert found.worst_layers(3) == (("1",), 0.0)
@@ -86,8 +86,8 @@ def test_the_share_of_the_mean_by_hand():
 
 
 def test_what_moved_scales_would_change_is_told(mixed: nn.Module, resnet: nn.Module, images: Tensor):
-    assert sensitivity(quantize(mixed, images), images[:16]).balanced_share is None
-    found = sensitivity(quantize(resnet, images), images[:16])
+    assert sensitivity(quantize(mixed, images, Scheme()), images[:16]).balanced_share is None
+    found = sensitivity(quantize(resnet, images, Scheme()), images[:16])
     power = {(grid.place, grid.part): 10 ** (-grid.sqnr_db / 10) for grid in found.grids}
     second = [power[place, part] for place, part in power if part == "weights" and place.endswith("conv2")]
     assert sum(second) / sum(power.values()) < found.balanced_share < 1

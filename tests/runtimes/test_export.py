@@ -8,6 +8,7 @@ import torch
 
 from distiq.errors import UserError
 from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import RUNTIMES, differences, export, files_of, load, require, runtime_of, size_bytes
 from distiq.runtimes.onnx_runtime import operation_counts
 
@@ -52,13 +53,13 @@ def test_a_file_of_another_graph_is_told_from_the_graph_s(tmp_path: Path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).eval()
     inputs = torch.randn(32, 6)
-    quantized = quantize(model, inputs)
+    quantized = quantize(model, inputs, Scheme())
     path = export(quantized, tmp_path / "model.onnx", inputs)
     assert differences(quantized, path) == ""
-    assert "grids of activations" in differences(quantize(model, 3 * inputs), path)
+    assert "grids of activations" in differences(quantize(model, 3 * inputs, Scheme()), path)
     with torch.no_grad():
         model[0].weight[0] *= -1
-    assert "integer weights are not the graph's" in differences(quantize(model, inputs), path)
+    assert "integer weights are not the graph's" in differences(quantize(model, inputs, Scheme()), path)
 
 
 def test_one_example_is_enough_and_a_string_is_a_path(tmp_path: Path):

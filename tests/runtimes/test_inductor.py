@@ -15,6 +15,7 @@ from distiq import environment, runner
 from distiq.bench import bench
 from distiq.errors import UserError
 from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import RUNTIMES, differences, export, load, pair_sums, require
 from distiq.runtimes.inductor import _try_out, entry, float_operations, grids, lacks_compiler
 from distiq.runtimes.lowering import Entry, grids_of, with_unsigned_activations
@@ -53,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         pytest.skip(why)
     torch.manual_seed(0)
     model = Small().eval()
-    quantized = quantize(model, images_of(64, 1))
+    quantized = quantize(model, images_of(64, 1), Scheme())
     temporary, folder = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("inductor")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
@@ -82,7 +83,7 @@ def test_it_holds_the_graphs_integers_and_scales(made: Made):
     assert sorted(weight.integers.shape[0] for weight in found.weights) == [4, CHANNELS, CHANNELS]
     # The sum's result and the mean's are scales within a loop, and the mean's is read by the last layer, too.
     assert len(graph.activations) - len(found.activations) <= 1
-    assert "grids of activations" in differences(quantize(made.model, 3 * images_of(64, 1)), made.path)
+    assert "grids of activations" in differences(quantize(made.model, 3 * images_of(64, 1), Scheme()), made.path)
 
 
 def test_its_sums_are_certified_where_it_can_run_without_vnni(made: Made, monkeypatch: pytest.MonkeyPatch):
