@@ -289,7 +289,7 @@ def markdown(found: dict) -> str:
     def cell(figures: dict | None) -> str:
         if figures is None:
             return ""
-        drop, flips = f"{figures['drop_points']:.2f}", f"{100 * figures['flips']:.2f}"
+        drop, flips = f"{round(figures['drop_points'], 2) + 0.0:.2f}", f"{100 * figures['flips']:.2f}"
         return f"{drop} / {flips} / {figures['sqnr_db']:.1f} / {figures['seconds']:.0f}"
 
     head = ["drop / flips % / SQNR dB / s", *(f"{name} ({100 * float_top1[name]:.2f} %)" for name in networks)]
