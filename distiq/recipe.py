@@ -755,7 +755,10 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
         # JSON mode of the strict parser takes a list for a tuple; nothing else is converted.
         return Recipe.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        lines = [_explain(name, tree, problem) for problem in error.errors()]
+        problems = error.errors()
+        # What a wrong entry makes of the list around it is no problem of its own.
+        around = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
+        lines = [_explain(name, tree, problem) for problem in problems if problem["loc"] not in around]
         raise UserError("\n".join(lines)) from None
 
 

@@ -288,6 +288,7 @@ def test_rungs_differ(tmp_path):
 def test_a_rung_that_went_into_the_first_is_refused_with_what_to_write(tmp_path):
     message = refusal(tmp_path, '[quantize]\nrungs = ["static", "mse", "qat"]')
     assert 'quantize.rungs.1: "mse" is what "static" does by now: leave it out' in message
+    assert "\n" not in refusal(tmp_path, '[quantize]\nrungs = ["mse"]'), "an empty list is not what was written"
 
 
 def test_a_reduced_range_that_changes_nothing_is_refused(tmp_path: Path):
