@@ -214,7 +214,7 @@ class _Story:
         mode = self.recipe.quantize.mode
         decided = float_modules(self.run, "teacher", teacher, None, Scheme(mode=mode))
         kept = decided.paths if decided and decided.kept else ()
-        scheme = Scheme(float_modules=kept, mode=mode)
+        scheme = Scheme(float_modules=kept, mode=mode, rounding="gptq")
 
         def make(folder: Path) -> TrialRecord:
             self.watch.stage("quantizing the teacher, as a reference")
