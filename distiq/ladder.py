@@ -164,21 +164,25 @@ def skipped(
         elif allowed is not None and float_drop_points > allowed:
             # All of these bring the grids closer to float32, which is not good enough itself.
             found[rung] = f"nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
-        elif evidence is not None and (why := _cannot_help(rung, evidence)):
+        elif evidence is not None and (why := _cannot_help(rung, evidence, "rounding" in tried)):
             found[rung] = why
     return found
 
 
-def _cannot_help(rung: Rung, evidence: SensitivityRecord) -> str | None:
+def _cannot_help(rung: Rung, evidence: SensitivityRecord, has_rounded: bool) -> str | None:
+    """Why the noise of plain quantization says so; `has_rounded`: the closed form, which mends the means, was tried."""
     weights = evidence.weights_share
     if rung in ("minmax", "percentile") and 1 - weights < LITTLE:
         return f"ranges are not the cause, since activations make {100 * (1 - weights):.0f} % of the noise"
-    if rung == "equalize" and (evidence.balanced_share or 0.0) < LITTLE and evidence.mean_share < LITTLE:
+    mendable = 0.0 if has_rounded else evidence.mean_share
+    if rung == "equalize" and (evidence.balanced_share or 0.0) < LITTLE and mendable < LITTLE:
         where = (
             "there are no neighbours that scales could be moved between"
             if evidence.balanced_share is None
             else f"grids that moved scales would change make {100 * evidence.balanced_share:.0f} % of the noise"
         )
+        if has_rounded:
+            return f"{where}, and rounding has corrected the biases already"
         return f"{where}, and {100 * evidence.mean_share:.0f} % of it is an error of the mean, which biases could mend"
     if rung in ("rounding", "reconstruct", "float_layers") and weights < LITTLE:
         return f"weights are not the cause, since they make {100 * weights:.0f} % of the noise"

@@ -212,6 +212,13 @@ def test_a_rung_that_cannot_help_is_skipped(found, without, why):
     assert all(why in reason for reason in reasons.values())
 
 
+def test_means_that_the_closed_form_has_mended_are_no_reason_to_equalize():
+    found = evidence(20, 20, 20, balanced=0.1, mean=0.3)
+    assert "equalize" not in skipped(EVERY, [trial("static", breach())], BUDGET, 0.0, found)
+    why = skipped(EVERY, [trial("rounding", breach())], BUDGET, 0.0, found)["equalize"]
+    assert why.endswith("10 % of the noise, and rounding has corrected the biases already")
+
+
 @pytest.mark.parametrize(
     ("rung", "trials", "seconds", "words"),
     [
