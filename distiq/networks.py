@@ -277,6 +277,9 @@ class Networks:
     def student(self, source: Source, distillation: DistilSettings, seed: int) -> Step:
         """The weights of a student trained with the given settings and seed.
 
+        A student that is cut from the teacher is cut from the trained one; where the settings take no teacher, from what
+        the recipe's teacher is before it is trained here.
+
         Args:
             source: who teaches; not read where the settings take no teacher.
             seed: of the student's weights, the order of the samples and the views.
@@ -288,7 +291,8 @@ class Networks:
         if role != "student":
             distillation = distillation.model_copy(update={"friendly": FriendlySettings()})
         is_cut = role == "student" and self.recipe.student.is_cut and self.given["student"] is None
-        start = (self.start or self.teacher()) if is_cut else None
+        start = (self.start or self.teacher()) if is_cut and taught else None
+        basis = start.key if start else self.inputs("teacher") if is_cut else None
         inputs = self.shared | {
             "seed": seed,
             "network": self.inputs(role),
@@ -298,7 +302,7 @@ class Networks:
             "losses": [loss.model_dump() for loss in distillation.output_losses] if taught else None,
             "teacher": source.step.key if taught else None,
             "friendly": distillation.friendly.model_dump(),
-            **({"start": start.key} if start else {}),
+            **({"start": basis} if basis else {}),
         }
 
         def make(folder: Path) -> Trained:
@@ -361,6 +365,7 @@ class Networks:
         )
         own = self.settings(role)
         weights = own.weights or (own.model if is_onnx(own.model) else "")
-        weights = "the teacher's weights" if role == "student" and self.recipe.student.is_cut else weights
+        if role == "student" and self.recipe.student.is_cut:
+            weights = "the teacher's weights" + ("" if teacher else " before its training")
         origin = f"trained here from {weights}" if weights and self.given.get(role) is None else "trained here"
         return Trained(origin=origin, training=record)

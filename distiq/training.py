@@ -290,7 +290,7 @@ class _Run:
                     "epoch": f"{self.epoch + 1}/{settings.epochs}",
                     **{name: value / self.step for name, value in self.sums.items()},
                     "lr": rate,
-                    "images/s": float(int(images / (now - began))),
+                    "samples/s": float(int(images / (now - began))),
                 },
             )
             if checkpoint is not None and now - saved >= settings.checkpoint_seconds and self.step < per_epoch:

@@ -60,6 +60,28 @@ def test_a_student_is_cut_from_the_teacher_as_it_was_trained(tmp_path: Path):
         teacher, start = networks.load("teacher", step), networks.build("student", None, step)
         assert torch.equal(start.classifier.weight, teacher.classifier.weight)
         assert not torch.equal(start.classifier.weight, built["student"].classifier.weight)
-        alone = networks.student(networks.last_teacher(step), recipe.distil.without_teacher(), 0)
-        assert alone.record.origin == "trained here from the teacher's weights"
+        source = networks.last_teacher(step)
+        taught = networks.student(source, recipe.distil, 0)
+        alone = networks.student(source, recipe.distil.without_teacher(), 0)
+        assert taught.record.origin == "trained here from the teacher's weights"
+        assert alone.record.origin == "trained here from the teacher's weights before its training"
         assert {p.shape for p in networks.load("student", alone).parameters()} == {p.shape for p in start.parameters()}
+
+
+def test_a_cut_student_without_a_teacher_has_nothing_of_what_the_teacher_learnt(tmp_path: Path):
+    still = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-30, "precision": "float32"}  # leaves weights as they are
+    tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
+    texts = from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
+    learning = still | {"learning_rate": 0.1}
+    recipe = Recipe(
+        name="cut",
+        teacher={"model": "embedding_bag", "options": {"width": 6}, "training": learning},
+        student={"model": "embedding_bag", "weights": "teacher", "training": still},
+    )
+    with Ledger(tmp_path / "run") as ledger:
+        networks = Networks(recipe, ledger, texts, Silent())
+        step = networks.teacher()
+        source, trained = networks.last_teacher(step), networks.load("teacher", step)
+        for settings, start in ((recipe.distil, trained), (recipe.distil.without_teacher(), networks.build("teacher"))):
+            student = networks.load("student", networks.student(source, settings, 0))
+            torch.testing.assert_close(student.classifier.weight, start.classifier.weight)
