@@ -102,9 +102,13 @@ def quantize_file(
         raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
     calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
     network = read_onnx(source, calibration[:1])
+    network.fixed_length = entry.shape[-1] > 0
     predict = load(source, threads)
     alone = entry.shape[0] == 1
-    reference = _answers(predict, held_out, 1 if alone else CHUNK)
+    try:
+        _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
     if not torch.isfinite(reference).all():
         raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
     with torch.no_grad():

@@ -48,7 +48,12 @@ class Step(NamedTuple):
 
 
 class OnnxNetwork(nn.Module):
-    """The nodes of an ONNX file, run in their order. (B, ...) -> (B, ...); its layers are its submodules."""
+    """The nodes of an ONNX file, run in their order. (B, ...) -> (B, ...); its layers are its submodules.
+
+    `fixed_length` says that token numbers keep the length that the file states; see `free_dimensions`.
+    """
+
+    fixed_length = False
 
     def __init__(self, entry: str) -> None:
         super().__init__()
@@ -137,7 +142,6 @@ class _Reader:
 
     def __init__(self, proto: ModelProto, example: Tensor | None) -> None:
         graph = proto.graph
-        self.nodes = list(graph.node)
         self.opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
         self.known: dict[str, Any] = {tensor.name: _constant(tensor) for tensor in graph.initializer}
         inputs = [entry for entry in graph.input if entry.name not in self.known]
@@ -145,6 +149,7 @@ class _Reader:
             if len(entries) != 1:
                 names = ", ".join(entry.name for entry in entries)
                 raise UserError(f"has {len(entries)} {what} ({names}), not one; {EXPORT_AGAIN}")
+        self.nodes = _in_order(list(graph.node), {*self.known, inputs[0].name})
         self.output = graph.output[0].name
         self.alias: dict[str, str] = {}
         self.origin: dict[str, str] = {}  # of a constant that is computed, such as a transposed weight
@@ -355,6 +360,28 @@ class _Reader:
         allowed = 1e-4 * float(together.abs().max())
         if not same or not torch.allclose(together, torch.cat(alone), rtol=1e-3, atol=allowed):
             raise UserError(f"does not answer each sample of a batch by itself; {EXPORT_AGAIN}, with a dynamic batch")
+
+
+def _in_order(nodes: list[NodeProto], given: set[str]) -> list[NodeProto]:
+    """The nodes, each behind those that it reads; ONNX wants it so, but some tools put theirs at the end.
+
+    Args:
+        given: the names of input and constants.
+    """
+    made, ordered, waiting = set(given), list[NodeProto](), nodes
+    while waiting:
+        later = []
+        for node in waiting:
+            if made.issuperset(filter(None, node.input)):
+                ordered.append(node)
+                made.update(node.output)
+            else:
+                later.append(node)
+        if len(later) == len(waiting):
+            missing = next(name for name in later[0].input if name and name not in made)
+            raise UserError(f'{later[0].op_type} "{later[0].name}" reads "{missing}", which nothing makes')
+        waiting = later
+    return ordered
 
 
 def _free(owner: nn.Module, name: str) -> str:

@@ -165,6 +165,16 @@ def _divide(one: Any, other: Any) -> Any:
     return one // other if whole else one / other
 
 
+def _modulo(one: Any, other: Any, *, fmod: int = 0) -> Any:
+    """The remainder with the sign of the divisor, as Python's; with `fmod` that of the dividend, as C's."""
+    return _elementwise(_fmod if fmod else operator.mod)(one, other)
+
+
+def _fmod(one: Any, other: Any) -> Any:
+    found = torch.fmod(torch.as_tensor(one), torch.as_tensor(other))
+    return found if isinstance(one, Tensor) or isinstance(other, Tensor) else found.item()
+
+
 def _sqrt(x: Any) -> Any:
     if isinstance(x, Tensor):
         return torch.sqrt(x)
@@ -394,6 +404,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Log": torch.log,
     "MatMul": torch.matmul,
     "MaxPool": _max_pool,
+    "Mod": _modulo,
     "Mul": _elementwise(operator.mul),
     "Neg": operator.neg,
     "Pad": _pad,

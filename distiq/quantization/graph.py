@@ -67,7 +67,7 @@ def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shapes = (free_dimensions(example),)
+            shapes = (free_dimensions(example, model),)
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
             graph = program.module(check_guards=False)
     except Exception as error:  # torch.export raises many kinds, none of them public

@@ -214,7 +214,7 @@ def _output_first(weight: Tensor, name: str) -> np.ndarray:
 def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
     import torch._inductor.config
 
-    free = free_dimensions(example)
+    free = free_dimensions(example, graph)
     shape = [-1 if axis in free else size for axis, size in enumerate(example.shape)]
     sets = list(environment.describe().instruction_sets)
     facts = {SHAPE: json.dumps(shape), TYPE: _type(example), SETS: json.dumps(sets)}

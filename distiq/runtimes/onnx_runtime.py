@@ -453,7 +453,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamo=True,
-                dynamic_shapes=(free_dimensions(example),),
+                dynamic_shapes=(free_dimensions(example, model),),
                 verbose=False,
                 optimize=False,
                 custom_translation_table={dynamic_grid._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},

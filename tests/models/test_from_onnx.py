@@ -140,6 +140,26 @@ def test_arithmetic_on_shapes_leaves_the_batch_free(tmp_path: Path):
     assert program.module()(torch.randn(5, 2, 3)).shape == (5, 6)
 
 
+@pytest.mark.parametrize(("fmod", "size"), [(0, 1), (1, -2)])  # of -2 by 3
+def test_remainders_of_sizes_are_numbers(fmod: int, size: int, tmp_path: Path):
+    nodes = [
+        node("Mod", "less", "three", to="m", fmod=fmod),
+        node("Mul", "m", "m", to="s"),
+        node("Concat", "rows", "s", "rest", to="target", axis=0),
+        node("Reshape", "x", "target"),
+    ]
+    constants = {name: np.array([value]) for name, value in (("less", -2), ("three", 3), ("rows", -1), ("rest", 4))}
+    path = file_of(tmp_path / "view.onnx", nodes, ["n", size * size * 4], constants)
+    assert answer_of(path, torch.randn(5, size * size * 4)).shape == (5, size * size, 4)
+
+
+def test_nodes_may_stand_in_any_order(tmp_path: Path):
+    nodes = [node("Relu", "h"), node("MatMul", "x", "w", to="h")]
+    x = torch.randn(3, 2)
+    path = file_of(tmp_path / "net.onnx", nodes, ["n", 2], {"w": SMALL})
+    torch.testing.assert_close(answer_of(path, x), torch.relu(x @ torch.from_numpy(SMALL)))
+
+
 SOLO = {
     "Relu": ({}, torch.relu),
     "LeakyRelu": ({"alpha": 0.2}, lambda x: nn.functional.leaky_relu(x, 0.2)),
@@ -157,6 +177,7 @@ SOLO = {
     "ReduceMean": ({"keepdims": 0}, lambda x: x.mean((1, 2))),
     "Squeeze": ({}, lambda x: x.squeeze((1, 2))),
     "Clip": ({}, lambda x: x.clamp(0, 6)),
+    "Mod": ({"fmod": 1}, lambda x: torch.fmod(x, 1.5)),
     "Pow": ({}, lambda x: x * x),
     "Pad": ({}, lambda x: nn.functional.pad(x, (0, 1, 2, 0))),
     "Slice": ({}, lambda x: x[:, :, 1:3]),
@@ -165,6 +186,7 @@ BESIDE = {
     "ReduceMean": [np.array([1, 2])],
     "Squeeze": [np.array([1, 2])],
     "Clip": [np.float32(0), np.float32(6)],
+    "Mod": [np.float32(1.5)],
     "Pow": [np.float32(2)],
     "Pad": [np.array([0, 0, 2, 0, 0, 0, 0, 1])],
     "Slice": [np.array([1]), np.array([3]), np.array([2])],
@@ -194,6 +216,7 @@ def test_an_operation_alone(op: str, tmp_path: Path):
         ([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], ["n", 2], "is of com.microsoft, not of ON"),
         ([node("Pad", "x", "flat", mode="reflect")], ["n", 2], "pads by reflect"),
         ([node("Gemm", "x", "x")], ["n", 2], "computes its weights"),
+        ([node("Relu", "h")], ["n", 2], 'Relu "the_relu" reads "h", which nothing makes'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused(nodes: list, shape: list, message: str, tmp_path: Path):

@@ -1,5 +1,6 @@
 """distiq quantize: from someone's own ONNX file and samples to a measured int8 file, by the command line."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from distiq.post_training import quantize_file, scheme_of
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.records import OwnFileRecord
-from distiq.runtimes.export import export, load
+from distiq.runtimes.export import RUNTIMES, export, load
 
 
 def network() -> nn.Module:
@@ -111,6 +112,52 @@ def test_samples_that_do_not_fit_are_refused(array: np.ndarray, message: str, ow
     assert (result.exit_code, list(tmp_path.glob("*out*"))) == (2, [])
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+class Reader(nn.Module):
+    """Reads texts of exactly six tokens: it adds a vector for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.positions = nn.Embedding(20, 8), nn.Parameter(torch.randn(1, 6, 8))
+        self.norm, self.last = nn.LayerNorm(8), nn.Linear(48, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.table(tokens) + self.positions).reshape(-1, 48))
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("reader") / "reader.onnx"
+    free = ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = (torch.zeros(2, 6, dtype=torch.int64),)
+        torch.onnx.export(Reader().eval(), example, path, dynamo=True, dynamic_shapes=free, verbose=False)
+    return path
+
+
+def test_tokens_of_a_fixed_length_keep_it(reader: Path, tmp_path: Path):
+    tokens = torch.randint(20, (40, 6), generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "tokens.npy", tokens.numpy())
+    scheme = scheme_of("mse", "gptq", False, 8, False)
+    out = tmp_path / "out.onnx"
+    found = quantize_file(reader, tmp_path / "tokens.npy", out, scheme, Preparation(), rounds=1, seconds=0.002)
+    assert found.sqnr_db > 25
+    entry = RUNTIMES["onnxruntime"].entry(out)
+    assert (entry.shape, entry.dtype) == ((-1, 6), torch.int64)
+
+
+@pytest.mark.parametrize("row", [0, 1])  # the first is calibrated on, the second compared
+def test_tokens_that_the_network_does_not_know_are_refused(row: int, reader: Path, tmp_path: Path):
+    tokens = np.zeros((4, 6), np.int64)
+    tokens[row, 2] = 20
+    np.save(tmp_path / "tokens.npy", tokens)
+    result = distiq(reader, "--data", tmp_path / "tokens.npy", "--out", tmp_path / "out.onnx")
+    assert result.exit_code == 2
+    assert "tokens.npy: " in result.stderr and "does not run on these samples" in result.stderr
+    assert "idx=20 must be within" in result.stderr and not (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.parametrize(
