@@ -226,12 +226,12 @@ def audio_manifest(folder: Path, settings: AudioSettings) -> Clips:
     The speakers in `settings.held_out` are the test set; without them the column split says "train" or "test".
 
     Raises:
-        UserError: the manifest is missing, lacks a column, is empty, names a file that does not decode or a speaker
-            that is not there.
+        UserError: the manifest is missing, lacks a column, is empty, names a file that does not decode, a speaker
+            that is not there or a class that no training clip has.
     """
     manifest = folder / settings.manifest
     try:
-        with manifest.open(newline="", encoding="utf-8") as stream:
+        with manifest.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             columns, rows = list(reader.fieldnames or ()), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -269,6 +269,10 @@ def _check_speakers(held_out: Sequence[str], known: Iterable[str]) -> None:
 
 
 def _read(listed: Sequence[Labelled], classes: Sequence[str], settings: AudioSettings) -> Clips:
+    if untaught := sorted({row.label for row in listed} - {row.label for row in listed if row.part == "train"}):
+        raise UserError(
+            f"data.audio: no training clip is of the class {', '.join(untaught)}; move some there, or leave it out"
+        )
     fit = _Fitting(settings)
     parts = {}
     for part in ("train", "test"):

@@ -40,6 +40,8 @@ def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str],
         found = _parquet(content, name, wanted)
     else:
         text = _text(content, name)
+        if not text.strip():
+            raise UserError(f"{name}: this file is empty; give it rows, or name another")
         match suffix.lower():
             case ".csv" | ".tsv":
                 found = _delimited(text, suffix.lower() == ".tsv", name, header)
@@ -107,7 +109,8 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
 def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Columns:
     """One object a line, or a JSON file of one object or a list of them; a key may be missing in some."""
     try:
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+        # Not splitlines: strings of JSON may hold what it takes for the end of a line, such as U+2028.
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
     except ValueError as error:
         raise UserError(f"{name}: not valid JSON ({error})") from error
     rows = rows if isinstance(rows, list) else [rows]

@@ -217,6 +217,20 @@ def test_a_manifest_s_own_split(manifest):
     assert (len(clips.train), clips.test.labels.tolist()) == (6, [1, 0])
 
 
+def test_a_manifest_that_a_spreadsheet_saved(manifest):
+    folder = manifest()
+    (folder / "list.csv").write_text((folder / "list.csv").read_text(), encoding="utf-8-sig")
+    assert audio_manifest(folder, listed()).classes == ("high", "low")
+
+
+def test_a_class_of_test_clips_alone_is_refused(manifest):
+    folder = manifest()
+    text = (folder / "list.csv").read_text()
+    (folder / "list.csv").write_text(text.replace("0.wav,low", "0.wav,hum"))
+    with pytest.raises(UserError, match="no training clip is of the class hum"):
+        audio_manifest(folder, listed())
+
+
 def test_a_held_out_speaker_is_the_test_set(manifest):
     clips = audio_manifest(manifest("path,label,speaker"), listed("bob"))
     assert (len(clips.train), len(clips.test)) == (4, 4)

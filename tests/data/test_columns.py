@@ -37,6 +37,11 @@ def test_one_json_object_is_one_row(tmp_path):
     assert read_columns(write(tmp_path, "row.json", '{"age": 1.5}'), ("age",)) == {"age": ["1.5"]}
 
 
+def test_what_ends_a_line_elsewhere_does_not_end_an_object(tmp_path):
+    path = write(tmp_path, "rows.jsonl", '{"name": "a\u2028b\x85c"}\r\n{"name": "d"}\r\n')
+    assert read_columns(path, ("name",)) == {"name": ["a\u2028b\x85c", "d"]}
+
+
 def test_a_header_may_be_given(tmp_path):
     path = write(tmp_path, "rows.tsv", 'an "odd film\t1\nfine\t0\n')
     assert read_columns(path, ("label", "text"), ("text", "label")) == {
@@ -56,7 +61,8 @@ def test_a_header_may_be_given(tmp_path):
         ("rows.json", "[1]", r'every row must be an object such as \{"name": "..."\}'),
         ("rows.jsonl", "{", r"not valid JSON"),
         ("rows.txt", "name", r'"\.txt" is no known kind of file; take \.csv, \.tsv'),
-        ("rows.csv", "", r'no column "name"'),
+        ("rows.csv", "", r"this file is empty; give it rows"),
+        ("rows.jsonl", "\n\n", r"this file is empty; give it rows"),
     ],
 )
 def test_what_is_broken_is_refused_with_its_place(tmp_path, name, content, message):
