@@ -348,7 +348,7 @@ def in_runtime(ratio: float, told: bool = True, latency_ms: float = 0.1, name: s
         file=f"student-{name}",
         float_file=f"student-float32-{name}",
         size_bytes=1,
-        top1=0.9,
+        quality=0.9,
         agreement=1.0,
         steps=(1, 0, 0, 0, 0),
         same_integers=True,
