@@ -431,8 +431,10 @@ def from_tensors(
     Raises:
         UserError: as `split`.
     """
-    several = train[1].ndim == 2 and train[1].shape[1] > 1
-    count = train[1].shape[1] if several else int(train[1].max()) + 1 if len(train[1]) else 0
+    labels = train[1]
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    counts = len(labels) > 0 and not labels.is_floating_point()
+    count = labels.shape[1] if several else int(labels.max()) + 1 if counts else 0
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
     data = split("tensors", names, Split(*train, kind), Split(*test, kind), validation, calibration, seed)
     data, channels = replace(data, rate=rate), len(data.mean)

@@ -123,7 +123,14 @@ def test_what_was_learned_is_in_the_record(run: RunRecord):
 
 def test_the_report_speaks_of_correlation(run: RunRecord, folder: Path):
     report = (folder / "run" / "report.html").read_text()
-    for said in ("Correlation, teacher", "Rank correlation", "RMSE", "Moved from float32", "Fisher", "a correlation of"):
+    for said in (
+        "Correlation, teacher",
+        "Rank correlation",
+        "RMSE",
+        "Moved from float32",
+        "Fisher",
+        "a correlation of",
+    ):
         assert said in report, said
     for strange in ("Accuracy", "accuracy", "Calibration error", "Flips"):
         assert strange not in report, strange
@@ -192,7 +199,7 @@ def test_what_classes_alone_have_is_refused(folder: Path, change: str, said: str
 
 def test_a_limit_of_correlation_is_for_numbers(folder: Path, tmp_path: Path):
     recipe = load_recipe(folder / "stars.toml", ['data.text.target=""', 'data.text.label="stars"'])
-    with pytest.raises(UserError, match="budget.correlation_drop_points is for regression"):
+    with pytest.raises(UserError, match=r"budget\.correlation_drop_points is for regression"):
         compress(recipe, run=tmp_path / "run")
 
 
