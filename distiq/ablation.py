@@ -70,6 +70,11 @@ def ablate(
         watch.stage("reading data")
         data = load_data(recipe.data, recipe.seed)
         check_data(data)
+        if data.regression:
+            raise UserError(
+                "distiq ablate compares shares of right answers, but each sample of this data has a number; run the"
+                ' recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
+            )
         networks = Networks(recipe, ledger, data, watch)
         arms = arms or arms_of(recipe.distil)
         if len(arms) < 2 or "no teacher" not in arms:
@@ -81,7 +86,9 @@ def ablate(
             def make(folder: Path) -> Answered:
                 answers = outputs(networks.load(role, step), data, data.test)
                 save_tensors({"test": answers}, folder / ANSWERS)
-                return Answered(test=score(answers, labels, classes))
+                found = score(answers, labels, classes)
+                assert isinstance(found, AccuracyRecord)
+                return Answered(test=found)
 
             inputs = {"data": networks.digest, "network": step.key}
             return ledger.step(f"{role}-answers", inputs, ANSWERING_CODE, Answered, make)

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from distiq.data.splits import is_known
 from distiq.recipe import Recipe
-from distiq.records import AccuracyRecord, AdviceRecord
+from distiq.records import AccuracyRecord, AdviceRecord, QualityRecord, RegressionRecord
 
 NEARLY_UNIFORM, NEARLY_HARD = 0.97, 0.01  # of the largest possible entropy
 FAR_APART = 50  # times fewer parameters
@@ -15,7 +16,7 @@ FEW_STEPS = 300
 
 def advise(
     recipe: Recipe,
-    teacher: AccuracyRecord,
+    teacher: QualityRecord,
     logits: Tensor,
     labels: Tensor,
     train_labels: Tensor,
@@ -25,24 +26,68 @@ def advise(
     """Facts and warnings about a distillation that has not begun.
 
     Args:
-        teacher: its accuracy on the validation split. logits, labels: its answers there, (N, classes) and (N,).
+        teacher: its quality on the validation split. logits, labels: its answers there, (N, classes) and (N,).
         train_labels: of the training split.
         parameters: of teacher and student; None where the teacher has none to count.
     """
-    known = train_labels[train_labels.flatten(1)[:, 0] >= 0 if train_labels.ndim == 2 else train_labels >= 0]
-    guess = float(known.unique(dim=0, return_counts=True)[1].max()) / len(known)
-    several = labels.ndim == 2
     teacher_size, student_size = parameters
     ratio = teacher_size / max(1, student_size) if teacher_size else 1.0
     fewer = f", {ratio:.1f} times fewer than the teacher" if teacher_size else ""
-    softness = _softness(logits, recipe.distil.temperature, several)
     batch_size, epochs = recipe.student.training.batch_size, recipe.student.training.epochs
     steps = epochs * max(1, len(train_labels) // batch_size)
+    if isinstance(teacher, RegressionRecord):
+        (first, *facts), warnings = _of_numbers(teacher, logits[:, 0], labels)
+    else:
+        (first, *facts), warnings = _of_classes(recipe, teacher, logits, labels, train_labels, classes)
+    facts = [first, f"student: {student_size:,} parameters{fewer}; {steps:,} steps", *facts]
+    if teacher_size and student_size > teacher_size:
+        warnings.append(f"the student is larger than its teacher ({student_size:,} and {teacher_size:,} parameters)")
+    if ratio > FAR_APART and not recipe.assistants:
+        warnings.append(
+            f"the student is {ratio:.0f} times smaller than its teacher; a network between them may teach it better"
+            " ([[assistants]], Mirzadeh et al. 2020)"
+        )
+    if steps < FEW_STEPS:
+        warnings.append(f"{steps} steps are few; a student needs patience to imitate (Beyer et al. 2022)")
+    return AdviceRecord(facts=tuple(facts), warnings=tuple(warnings))
+
+
+def _of_numbers(teacher: RegressionRecord, answers: Tensor, labels: Tensor) -> tuple[list[str], list[str]]:
+    """Facts and warnings about a teacher's answers (N,) where samples have a number, (N,)."""
+    facts = [
+        f"teacher: a correlation of {100 * teacher.pearson:.2f} % on the validation split, root mean squared error"
+        f" {teacher.rmse:.4g} (always guessing the mean: no correlation)"
+    ]
+    warnings = []
+    if teacher.interval[0] <= 0:
+        warnings.append(
+            "the teacher is not shown to be better than always guessing the mean; check its weights and its tokenizer"
+        )
+    elif float((answers - labels).square().mean()) > float(labels.var(correction=0)):
+        warnings.append(
+            "the teacher's answers go with the numbers, but have another unit: their error is larger than that of the"
+            " mean; a student would learn that unit, so set teacher.finetune = true, which trains it on in ours"
+        )
+    return facts, warnings
+
+
+def _of_classes(
+    recipe: Recipe,
+    teacher: AccuracyRecord,
+    logits: Tensor,
+    labels: Tensor,
+    train_labels: Tensor,
+    classes: tuple[str, ...],
+) -> tuple[list[str], list[str]]:
+    """Facts and warnings about a teacher's logits where samples have classes; see `advise`."""
+    known = train_labels[is_known(train_labels)]
+    guess = float(known.unique(dim=0, return_counts=True)[1].max()) / len(known)
+    several = labels.ndim == 2
+    softness = _softness(logits, recipe.distil.temperature, several)
     facts = [
         f"teacher: {100 * teacher.top1:.2f} % of the validation split, calibration error"
         f" {100 * teacher.expected_calibration_error:.1f} % "
         f" (always guessing {'the same labels' if several else 'one class'}: {100 * guess:.1f} %)",
-        f"student: {student_size:,} parameters{fewer}; {steps:,} steps",
         f"targets at temperature {recipe.distil.temperature:g}: {100 * softness:.0f} % of the entropy of no knowledge",
         *([] if several else _overlap(logits, classes)),
     ]
@@ -64,16 +109,7 @@ def advise(
             f"at temperature {recipe.distil.temperature:g} the teacher's targets hardly differ from the labels;"
             " raise it"
         )
-    if teacher_size and student_size > teacher_size:
-        warnings.append(f"the student is larger than its teacher ({student_size:,} and {teacher_size:,} parameters)")
-    if ratio > FAR_APART and not recipe.assistants:
-        warnings.append(
-            f"the student is {ratio:.0f} times smaller than its teacher; a network between them may teach it better"
-            " ([[assistants]], Mirzadeh et al. 2020)"
-        )
-    if steps < FEW_STEPS:
-        warnings.append(f"{steps} steps are few; a student needs patience to imitate (Beyer et al. 2022)")
-    return AdviceRecord(facts=tuple(facts), warnings=tuple(warnings))
+    return facts, warnings
 
 
 def _softness(logits: Tensor, temperature: float, several: bool) -> float:

@@ -29,7 +29,7 @@ from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
-from distiq.records import FLOAT32, NOUNS, Kind, RunRecord, TrialRecord
+from distiq.records import FLOAT32, NOUNS, Kind, RegressionRecord, RunRecord, TrialRecord
 from distiq.runner import ALLOWED, RAW, fitted
 from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
@@ -112,17 +112,21 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
+    output = "logits; the largest is the answer, softmax gives probabilities"
+    if data.several_labels:
+        output = "logits; those above 0 are the answer, the logistic function gives probabilities"
+    if data.regression:
+        output = "a number, in standard deviations (std) from the mean of `target`: the answer is mean + std * output"
     answers = {
         "kind": data.kind,
         "shape": list(data.sample_shape),
         "labels": list(data.classes),
         "raw": str(data.train.inputs.dtype).removeprefix("torch."),
         "several_labels": data.several_labels,
-        "output": "logits; those above 0 are the answer, the logistic function gives probabilities"
-        if data.several_labels
-        else "logits; the largest is the answer, softmax gives probabilities",
+        "output": output,
+        **({"target": data.target._asdict()} if data.regression else {}),
     }
-    if data.kind == "text" and data.preparation:
+    if "text" in data.preparation:
         known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
         return answers | {"text": known | ({"kept": bitmap(kept, known["vocabulary"])} if kept else {})}
     if data.kind == "audio":
@@ -180,22 +184,28 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
     low, high = (100 * end for end in test.interval)
     latency = cost.at_batch(1)
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
-    teacher = run.teacher.column("float32").test.top1
+    teacher = run.teacher.column("float32").test.quality
     noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
-    share = "exact match" if run.data.several_labels else "accuracy"
+    quality = f"{100 * test.quality:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
+    answers = f"{len(run.data.classes)} classes:\n{names}"
+    rows = ""
+    if isinstance(test, RegressionRecord):
+        answers, agrees = f"a number: {names}", f"to 1/255 of its span on {agrees}"
+        ends = " to ".join(f"{end:.4g}" for end in test.rmse_interval)
+        rows = f"\n| root mean squared error | {test.rmse:.4g} (95 % interval {ends}) |"
     return (
         f"""# {run.name}
 
-{run.student.model}, {trial.scheme}, for {cost.runtime}. Answers {len(run.data.classes)} classes:
-{", ".join(run.data.classes)}.
+{run.student.model}, {trial.scheme}, for {cost.runtime}. Answers {answers}.
 
 | measured on the file | |
 |---|---|
-| {share}, {test.samples} test {noun} | {100 * test.top1:.2f} % (95 % interval {low:.2f} to {high:.2f}) |
+| {run.data.measure}, {test.samples} test {noun} | {quality} |{rows}
 | teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
 | size | {cost.size_bytes:,} bytes |
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
-| agrees with the simulated graph | {100 * trial.agreement:.2f} % of the test {noun} |
+| agrees with the simulated graph | {agrees} |
 
 {run.verdict.sentence}
 
@@ -303,7 +313,13 @@ class Bundle:
                 raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
 
     def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
-        """The likeliest classes of each input (B, ...), likeliest first."""
+        """The likeliest classes of each input (B, ...), likeliest first.
+
+        Raises:
+            UserError: the model answers a number.
+        """
+        if self.regression:
+            raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
         return [self.likeliest(probabilities, top) for probabilities in self.probabilities(self.run(inputs))]
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -314,9 +330,25 @@ class Bundle:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
 
         Raises:
-            UserError: as `prepare`.
+            UserError: as `prepare` and `answer`.
         """
         return self.answer(self.prepare(sample).inputs[:1], top)[0]
+
+    @property
+    def regression(self) -> bool:
+        """Whether the model answers a number in place of classes."""
+        return "target" in self.preprocessing
+
+    def numbers(self, inputs: Tensor) -> Tensor:
+        """What the model answers to each input (B, ...), in the unit of the data, (B,).
+
+        Raises:
+            UserError: the model answers classes.
+        """
+        if not self.regression:
+            raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
+        target = self.preprocessing["target"]
+        return target["mean"] + target["std"] * self.run(inputs)[:, 0]
 
     def require_sound(self) -> None:
         """Raises UserError unless the model hears."""
@@ -375,7 +407,8 @@ class Bundle:
         """Replays the test vectors here.
 
         Another processor may round sums of float differently, which moves a logit by a step or two of its grid: a
-        difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed answer is not.
+        difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed answer is not. A number has
+        changed where it differs by more.
 
         Raises:
             UserError: the vectors cannot be read.
@@ -383,9 +416,11 @@ class Bundle:
         vectors = self.vectors()
         expected = vectors["outputs"]
         found = self.run(vectors["inputs"])
+        differences, tolerance = (found - expected).abs(), ALLOWED * float(expected.max() - expected.min())
+        wrong = ~right(found, answers(expected, vectors["labels"])) if not self.regression else differences > tolerance
         return Check(
             vectors=len(expected),
-            changed=int((~right(found, answers(expected, vectors["labels"]))).sum()),
-            largest_difference=float((found - expected).abs().max()),
-            tolerance=ALLOWED * float(expected.max() - expected.min()),
+            changed=int(wrong.sum()),
+            largest_difference=float(differences.max()),
+            tolerance=tolerance,
         )

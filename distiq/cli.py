@@ -219,10 +219,14 @@ def predict(
             prepared = opened.prepare(sample)
             for note in prepared.notes:
                 typer.secho(note, err=True, fg="yellow")
-            answers = opened.answer(prepared.inputs, top)
+            if opened.regression:
+                name, found = opened.preprocessing["labels"][0], opened.numbers(prepared.inputs).tolist()
+                answers = [f"{name} {number:.4g}" for number in found]
+            else:
+                answers = [words(answer) for answer in opened.answer(prepared.inputs, top)]
             for number, answer in enumerate(answers, start=1):
                 place = f"{sample}, row {number}" if len(answers) > 1 else sample
-                typer.echo(f"{place}: {words(answer)}")
+                typer.echo(f"{place}: {answer}")
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")

@@ -95,7 +95,8 @@ def _save_for_transformers(run: Run, student: TokenLogits, file: Path) -> None:
     """The float32 student as a folder for other programs; for Optimum with the delivered file, if it is ONNX."""
     partial = run.ledger.folder / f".{TRANSFORMERS}.partial"
     text = run.data.preparation.get("text", {})
-    save_transformers(student, partial, run.data.classes, text, run.data.several_labels)
+    target = run.data.target._asdict() if run.data.regression else None
+    save_transformers(student, partial, run.data.classes, text, run.data.several_labels, target)
     if file.suffix == ".onnx":
         with_mask(file, partial / "model.onnx", run.data.tokens[1])
     replace_folder(partial, run.ledger.folder / TRANSFORMERS)

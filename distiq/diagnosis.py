@@ -138,7 +138,7 @@ class _Patient:
             self._ranges, self._outliers, self._one_layer, self._weights_or_activations,
         )  # fmt: skip
         findings = [finding for check in checks for finding in check()]
-        lost = 100 * (self.run.teacher.column("float32").test.top1 - self.trial.deployed.test.top1)
+        lost = 100 * (self.run.teacher.column("float32").test.quality - self.trial.deployed.test.quality)
         if lost <= NEGLIGIBLE_POINTS:
             cause, cure = f"Nothing to explain: the file loses {lost:.2f} points against the teacher.", NOTHING
         else:
@@ -156,8 +156,8 @@ class _Patient:
         )
 
     def _float_student(self) -> Iterator[_Finding]:
-        teacher, student = (model.column("float32").test.top1 for model in (self.run.teacher, self.run.student))
-        before, after = 100 * (teacher - student), 100 * (student - self.trial.deployed.test.top1)
+        teacher, student = (model.column("float32").test.quality for model in (self.run.teacher, self.run.student))
+        before, after = 100 * (teacher - student), 100 * (student - self.trial.deployed.test.quality)
         yield _Finding(
             "float32 student",
             before > max(after, NEGLIGIBLE_POINTS),

@@ -7,6 +7,7 @@ from distiq.recipe import Budget, Rung
 from distiq.records import (
     FLOAT32,
     ONE,
+    AccuracyRecord,
     Breach,
     Kind,
     ModelRecord,
@@ -56,25 +57,27 @@ class Next(NamedTuple):
     reason: str
 
 
-QUALITY = ("accuracy_drop_points", "auc_drop_points", "f1_drop_points")
+QUALITY = ("accuracy_drop_points", "auc_drop_points", "f1_drop_points", "correlation_drop_points")
 
 
 def judge(
     budget: Budget,
-    teacher_top1: float,
-    top1: float,
+    teacher_quality: float,
+    quality: float,
     size_bytes: int,
     latency_ms: float,
     auc_drop: float | None = None,
     bit_operations: int | None = None,
     f1_drop: float | None = None,
 ) -> tuple[Breach, ...]:
-    """The limits that do not hold. Accuracies are fractions of 1 on the same samples; so are losses of AUC and F1."""
-    drop = round(100 * (teacher_top1 - top1), 9)  # 100 * (0.92 - 0.91) is a little more than 1
+    """The limits that do not hold. Qualities, of a regression correlations, else accuracies, are fractions of 1 on the
+    same samples; so are losses of AUC and F1."""
+    drop = round(100 * (teacher_quality - quality), 9)  # 100 * (0.92 - 0.91) is a little more than 1
     checks = (
         ("accuracy_drop_points", budget.accuracy_drop_points, drop, "points"),
         ("auc_drop_points", budget.auc_drop_points, round(100 * (auc_drop or 0.0), 9), "points"),
         ("f1_drop_points", budget.f1_drop_points, round(100 * (f1_drop or 0.0), 9), "points"),
+        ("correlation_drop_points", budget.correlation_drop_points, drop, "points"),
         ("size_kb", budget.size_kb, size_bytes / 1000, "kB"),
         ("latency_ms", budget.latency_ms, latency_ms, "ms"),
         ("bit_operations_m", budget.bit_operations_m, (bit_operations or 0) / 1e6, "million"),
@@ -148,7 +151,7 @@ def skipped(
 ) -> dict[Rung, str]:
     """The untried rungs that cannot help, and why."""
     tried = {trial.rung for trial in trials}
-    allowed = budget.accuracy_drop_points
+    allowed = budget.quality_drop_points
     found: dict[Rung, str] = {}
     for rung in rungs:
         if rung in tried or rung == "qat":
@@ -198,7 +201,7 @@ def best(trials: Sequence[TrialRecord]) -> TrialRecord:
     kept = [trial for trial in trials if not trial.breaches]
     if kept:
         return kept[0]
-    return min(trials, key=lambda trial: (_overrun(trial.breaches), -trial.deployed.validation.top1))
+    return min(trials, key=lambda trial: (_overrun(trial.breaches), -trial.deployed.validation.quality))
 
 
 def is_slower(trial: TrialRecord) -> bool:
@@ -263,9 +266,8 @@ def verdict(
     cost = chosen.deployed.cost
     assert cost is not None
     asked = any(value is not None for value in budget.model_dump().values())
-    top1 = chosen.deployed.test.top1
     facts = (
-        f"{100 * top1:.2f} % of the test set, {cost.size_bytes / 1000:.1f} kB,"
+        f"{chosen.deployed.test.in_words}, {cost.size_bytes / 1000:.1f} kB,"
         f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[kind]}"
     )
     if not asked:
@@ -317,11 +319,13 @@ def _worst(broken: Sequence[Breach]) -> Breach:
 
 
 def _compared(broken: Sequence[Breach], teacher: ModelRecord, student: ModelRecord) -> tuple[float, float]:
-    """What the worst breach compares, of both float32 networks: AUC or accuracy, fractions of 1."""
-    tests = [network.column("float32").test for network in (teacher, student)]
+    """What the worst breach compares, of both float32 networks: AUC or `quality`, fractions of 1."""
+    one, other = (network.column("float32").test for network in (teacher, student))
     if _worst(broken).limit == "auc_drop_points":
-        return tests[0].auc or 0.0, tests[1].auc or 0.0
-    return tests[0].top1, tests[1].top1
+        assert isinstance(one, AccuracyRecord)
+        assert isinstance(other, AccuracyRecord)
+        return one.auc or 0.0, other.auc or 0.0
+    return one.quality, other.quality
 
 
 def _next_step(trained: bool, broken: Sequence[Breach], teacher_quality: float, float_quality: float) -> str:
@@ -329,7 +333,7 @@ def _next_step(trained: bool, broken: Sequence[Breach], teacher_quality: float, 
 
     Args:
         trained: training on the grids was tried.
-        teacher_quality, float_quality: accuracy or AUC of teacher and student in float32.
+        teacher_quality, float_quality: accuracy, correlation or AUC of teacher and student in float32.
     """
     worst = _worst(broken)
     if worst.limit == "size_kb":

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from distiq.data.splits import Data, right
+from distiq.data.splits import Data, quality
 from distiq.evaluation.cost import latencies, layer_macs, multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.evaluation.keyword import keyword_errors
@@ -22,7 +22,6 @@ from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import Recipe
 from distiq.records import (
-    AccuracyRecord,
     Column,
     ColumnName,
     CostRecord,
@@ -30,6 +29,7 @@ from distiq.records import (
     FloatModulesRecord,
     Kind,
     LatencyRecord,
+    QualityRecord,
     RuntimeRecord,
     TrainingRecord,
     TrialRecord,
@@ -99,10 +99,10 @@ class Measuring:
         """A column of the table from given answers."""
         classes, wanted = len(self.data.classes), self.recipe.evaluation
 
-        def part(split: str, labels: Tensor) -> AccuracyRecord:
+        def part(split: str, labels: Tensor) -> QualityRecord:
             teacher = self.teacher[split] if self.teacher else None
             own = float_answers[split] if float_answers else None
-            found = score(answers[split], labels, classes, teacher, own)
+            found = score(answers[split], labels, classes, teacher, own, self.data.target.std)
             if not wanted.keyword:
                 return found
             known = keyword_errors(answers[split], labels, self.data.classes, wanted.keyword, wanted.false_accepts)
@@ -217,7 +217,7 @@ class Measuring:
             file=file,
             float_file=f"{role}-float32" + (f"-{suffix}" if suffix else ""),
             size_bytes=size_bytes(path),
-            top1=float(right(deployed, self.data.test.labels).double().mean()),
+            quality=quality(deployed, self.data.test.labels),
             agreement=agreement(simulated, deployed, self.data.several_labels),
             steps=_steps(simulated, deployed),
             same_integers=not differences(quantized, path),

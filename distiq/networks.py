@@ -17,7 +17,7 @@ from distiq.data.splits import Data
 from distiq.data.text import check_same_tokens
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.distil import Distillation, check_losses, distil
+from distiq.distillation.distil import Distillation, check_losses, check_smoothing, distil
 from distiq.distillation.friendly import friendly
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.errors import UserError
@@ -116,6 +116,8 @@ class Networks:
             for role, network in self.recipe.networks().items():
                 if network.weights:
                     check_same_tokens(tokenizer, Path(network.weights), f"{role}.weights")
+        for role, network in self.recipe.networks().items():
+            check_smoothing(network.training, self.data, f"{role}.training")
         built = {role: self.build(role) for role in self.recipe.networks()}
         for role, model in built.items():
             check_output(model, len(self.data.classes), self.data.example, role)
@@ -277,8 +279,8 @@ class Networks:
     def student(self, source: Source, distillation: DistilSettings, seed: int) -> Step:
         """The weights of a student trained with the given settings and seed.
 
-        A student that is cut from the teacher is cut from the trained one; where the settings take no teacher, from what
-        the recipe's teacher is before it is trained here.
+        A student that is cut from the teacher is cut from the trained one; where the settings take no teacher, from
+        what the recipe's teacher is before it is trained here.
 
         Args:
             source: who teaches; not read where the settings take no teacher.
@@ -360,7 +362,7 @@ class Networks:
             save_tensors(trained.state_dict(), folder / WEIGHTS)
         accuracy = record.epochs[-1].validation_accuracy or 0.0
         self.watch.note(
-            f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation accuracy"
+            f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation {self.data.measure}"
             f" {100 * accuracy:.2f} %"
         )
         own = self.settings(role)

@@ -119,6 +119,13 @@ class _Story:
     def _refuse_early(self) -> None:
         for name in self.recipe.measure.runtimes:
             require(RUNTIMES[name], to_write=True)
+        if self.data.regression:
+            self._refuse_classes()
+        elif self.recipe.budget.correlation_drop_points is not None:
+            raise UserError(
+                "budget.correlation_drop_points is for regression (data.text.target); limit accuracy_drop_points"
+                " instead"
+            )
         if self.recipe.budget.auc_drop_points is not None and len(self.data.classes) != 2:
             raise UserError(
                 f"budget.auc_drop_points is for two classes, the data has {len(self.data.classes)}; limit"
@@ -149,6 +156,18 @@ class _Story:
             graph = export_graph(model, self.measuring.example)
             if role == "student":
                 check_paths(graph, self.recipe.quantize.float_modules or ())
+
+    def _refuse_classes(self) -> None:
+        """Raises UserError if the recipe asks for what classes alone have, where samples have a number."""
+        budget = self.recipe.budget
+        unfit = {"budget.accuracy_drop_points": budget.accuracy_drop_points is not None,
+                 "budget.auc_drop_points": budget.auc_drop_points is not None,
+                 "budget.f1_drop_points": budget.f1_drop_points is not None,
+                 "evaluation.keyword": bool(self.recipe.evaluation.keyword),
+                 "teacher.predict": bool(self.recipe.teacher.predict)}  # fmt: skip
+        if names := [name for name, is_set in unfit.items() if is_set]:
+            instead = "limit correlation_drop_points instead" if "budget" in names[0] else "leave it out"
+            raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; {instead}")
 
     # Teacher and student ----------------------------------------------------------------------------------------------
 

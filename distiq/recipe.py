@@ -145,6 +145,9 @@ class TextSettings(Part):
     separator: str = Field(
         "", description='what stands between the labels in the column `label`, such as ","; a text may have none then'
     )
+    target: str = Field(
+        "", description="in place of `label`, for regression: the column of a number, which the model learns to answer"
+    )
     names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
     tokenizer: str = Field(
         "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
@@ -156,6 +159,12 @@ class TextSettings(Part):
     def _labels_are_written_one_way(self) -> Self:
         if self.labels and self.separator:
             raise ValueError("labels names columns of 0 and 1, separator parts one column; leave one of the two out")
+        of_classes = {"labels": self.labels, "separator": self.separator, "names": self.names}
+        if self.target and (set_too := [key for key, value in of_classes.items() if value]):
+            raise ValueError(
+                f'target = "{self.target}" is the column of a number, {set_too[0]} is for classes; leave one of the two'
+                " out"
+            )
         return self
 
 
@@ -423,9 +432,17 @@ class DistilSettings(Part):
         "cached",
         description='"cached" computes the outputs once per view; "live" at each step; "none" trains without a teacher',
     )
-    temperature: float = Field(4.0, gt=0, description="of the softened outputs (Hinton et al. 2015)")
-    task_weight: float = Field(0.1, ge=0, description="of the cross entropy with the labels; 0 needs no labels")
-    kd_weight: float = Field(0.9, ge=0, description="of the divergence from the teacher's outputs (plain distillation)")
+    temperature: float = Field(
+        4.0, gt=0, description="of the softened outputs (Hinton et al. 2015); regression has none"
+    )
+    task_weight: float = Field(
+        0.1, ge=0, description="of the cross entropy (regression: squared error) with the labels; 0 needs no labels"
+    )
+    kd_weight: float = Field(
+        0.9,
+        ge=0,
+        description="of the divergence from the teacher's outputs (plain distillation; regression: squared error)",
+    )
     losses: tuple[KnowledgeLoss, ...] = Field(
         (), description='more: [[distil.losses]] name = "rkd", student = "pool", teacher = "pool", weight = 1.0'
     )
@@ -573,6 +590,9 @@ class Budget(Part):
     f1_drop_points: float | None = Field(
         None, description="several labels: largest loss of micro F1 against the teacher, in hundredths"
     )
+    correlation_drop_points: float | None = Field(
+        None, description="regression: largest loss of Pearson's correlation against the teacher, in hundredths"
+    )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
     bit_operations_m: float | None = Field(
@@ -581,6 +601,11 @@ class Budget(Part):
         description="most bit operations of one sample, in millions: multiply-adds times bits of weight and activation;"
         " for accelerators, the runtimes here compute narrow weights as int8",
     )
+
+    @property
+    def quality_drop_points(self) -> float | None:
+        """Largest loss of accuracy, or of correlation, against the teacher: a run has one of the two."""
+        return self.accuracy_drop_points if self.correlation_drop_points is None else self.correlation_drop_points
 
 
 class MeasureSettings(Part):

@@ -44,7 +44,8 @@ class Environment(Record):
 class DataRecord(Record):
     """The splits as they were used; `digest` is the SHA-256 of every input and label.
 
-    `several_labels` says that a sample has any number of the classes. `rate` is that of clips, in samples per second.
+    `several_labels` says that a sample has any number of the classes, `regression` that it has a number, which the one
+    "class" names. `rate` is that of clips, in samples per second.
     `notes` say what was changed, missing, unknown or cut.
     """
 
@@ -52,6 +53,7 @@ class DataRecord(Record):
     kind: Kind = "image"
     classes: tuple[str, ...]
     several_labels: bool = False
+    regression: bool = False
     train: int
     validation: int
     calibration: int
@@ -63,9 +65,22 @@ class DataRecord(Record):
     notes: tuple[str, ...] = ()
     digest: str
 
+    @property
+    def measure(self) -> str:
+        """What the quality of a model on these samples is called."""
+        return measure(self.several_labels, self.regression)
+
+
+def measure(several_labels: bool, regression: bool) -> str:
+    """What `quality` is of: a share of right answers, or Pearson's correlation with the numbers that are wanted."""
+    return "correlation" if regression else "exact match" if several_labels else "accuracy"
+
 
 class EpochRecord(Record):
-    """One pass over the training images. Losses are means over the epoch, already weighted."""
+    """One pass over the training images. Losses are means over the epoch, already weighted.
+
+    `validation_accuracy` is a share of right answers; of a regression it is Pearson's correlation.
+    """
 
     epoch: int
     losses: dict[str, float]
@@ -130,6 +145,46 @@ class AccuracyRecord(Record):
     keyword: KeywordRecord | None = None
     agreement_with_teacher: float | None = None
     flips_against_float: float | None = None
+
+    @property
+    def quality(self) -> float:
+        """The figure that models are compared by."""
+        return self.top1
+
+    @property
+    def in_words(self) -> str:
+        return f"{100 * self.top1:.2f} % of the test set"
+
+
+class RegressionRecord(Record):
+    """What one `predict` answers on one split whose samples have a number each.
+
+    `interval` is Fisher's 95 % interval of `pearson`, the correlation of answers and numbers; `spearman` is that of
+    their ranks. `rmse` is the root of the mean squared error, with its 95 % interval, and `change_against_float` the
+    root of the mean square by which answers differ from those of the student's own float32, all in the numbers' unit.
+    `correlation_with_teacher` is Pearson's, of the answers of both. None where there is nothing to compare with.
+    """
+
+    samples: int
+    pearson: float
+    interval: tuple[float, float]
+    spearman: float
+    rmse: float
+    rmse_interval: tuple[float, float]
+    correlation_with_teacher: float | None = None
+    change_against_float: float | None = None
+
+    @property
+    def quality(self) -> float:
+        """The figure that models are compared by."""
+        return self.pearson
+
+    @property
+    def in_words(self) -> str:
+        return f"a correlation of {100 * self.pearson:.2f} % on the test set"
+
+
+QualityRecord = AccuracyRecord | RegressionRecord
 
 
 def gmac_per_s(macs: int, latency_ms: float) -> float:
@@ -233,8 +288,8 @@ class Column(Record):
     """One column of the table: a model in one form. A simulated model is no file and has no cost."""
 
     name: ColumnName
-    test: AccuracyRecord
-    validation: AccuracyRecord
+    test: QualityRecord
+    validation: QualityRecord
     cost: CostRecord | None = None
 
 
@@ -277,10 +332,11 @@ class FlipRecord(Record):
 class RuntimeRecord(Record):
     """A trial's int8 file in one runtime, beside the float32 file of the same network there.
 
-    `agreement` is the share of test samples that the file answers as the simulated graph does, `agreement_with` as the
-    file of each other runtime of the trial does, by its name. `steps` counts the logits by their distance from the
-    simulated ones, in steps of 1/255 of the logits' span: up to half a step, one, two, four, more. `same_integers` says
-    whether integers and scales read back from the file are the graph's.
+    `quality` is that of the test set. `agreement` is the share of test samples that the file answers as the simulated
+    graph does, `agreement_with` as the file of each other runtime of the trial does, by its name; of a regression: to
+    1/255 of the answers' span. `steps` counts the logits by their distance from the simulated ones, in steps of 1/255
+    of the logits' span: up to half a step, one, two, four, more. `same_integers` says whether integers and scales read
+    back from the file are the graph's.
     Latencies are measured side by side at the end of the run; `speed` compares the file with its float32 file then.
     """
 
@@ -288,7 +344,7 @@ class RuntimeRecord(Record):
     file: str
     float_file: str
     size_bytes: int
-    top1: float
+    quality: float
     agreement: float
     steps: tuple[int, int, int, int, int]
     same_integers: bool
@@ -338,7 +394,8 @@ class TrialRecord(Record):
 
     @property
     def agreement(self) -> float:
-        """The share of the test set on which the simulated graph and the deployed file answer the same."""
+        """The share of the test set on which the simulated graph and the deployed file answer the same; see
+        `RuntimeRecord`."""
         return self.runtimes[0].agreement if self.runtimes else 1.0
 
     @property
@@ -381,7 +438,8 @@ class NoiseRecord(Record):
 
     `place` is the module path of the layer, or of the operation behind whose output the grid lies. `sqnr_db` is of the
     logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities: by so much the
-    cross entropy with float32's own answers grows, which is the change of the loss where there are no labels.
+    cross entropy with float32's own answers grows, which is the change of the loss where there are no labels. Of a
+    single output it is that of normal distributions of unit variance, half the squared difference.
     """
 
     place: str

@@ -321,14 +321,19 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
     expected, answers = vectors["outputs"], predict(vectors["inputs"])
     differences = difference(answers, expected).max(1)
     several = about.get("several_labels", False)
+    tolerance, target = ALLOWED * float(expected.max() - expected.min()), about.get("target")
     changed = ((answers > 0) != (expected > 0)).any(1) if several else answers.argmax(1) != expected.argmax(1)
-    tolerance = ALLOWED * float(expected.max() - expected.min())
+    if target:
+        changed = ~(differences <= tolerance)
     wrong = changed | ~(differences <= tolerance)
     verdict = "FAIL" if wrong.any() else "pass"
     seen = f"largest difference {differences.max():.3g} (allowed {tolerance:.3g})"
     print(f"{verdict}: {len(expected)} vectors, {changed.sum()} answers changed, {seen}")
     for number in np.flatnonzero(wrong)[:MOST_SHOWN]:
-        here, there = (about["labels"][scores[number].argmax()] for scores in (answers, expected))
+        here, there = (
+            value(scores[number], target) if target else about["labels"][scores[number].argmax()]
+            for scores in (answers, expected)
+        )
         said = f"answers {here}, not {there}" if changed[number] else f"answers {here} as expected"
         print(f"  vector {number}: {said}; a logit differs by {differences[number]:.3g}")
     if wrong.sum() > MOST_SHOWN:
@@ -342,8 +347,18 @@ def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.abs(found.astype(np.float32) - expected)
 
 
-def answer(logits: np.ndarray, labels: list[str], top: int, several: bool = False) -> str:
-    """The likeliest classes of one sample with their softmax probabilities, or of several labels each one's own."""
+def value(output: np.ndarray, target: dict[str, float]) -> str:
+    """The number that a model without classes answers, in the unit of its data."""
+    return f"{target['mean'] + target['std'] * float(output[0]):.4g}"
+
+
+def answer(
+    logits: np.ndarray, labels: list[str], top: int, several: bool = False, target: dict[str, float] | None = None
+) -> str:
+    """The likeliest classes of one sample with their softmax probabilities, of several labels each one's own; or the
+    number that the model answers."""
+    if target:
+        return f"{labels[0]} {value(logits, target)}"
     shares = np.exp(logits - logits.max())
     shares = 1 / (1 + np.exp(-logits)) if several else shares / shares.sum()
     best = np.argsort(-shares, kind="stable")[:top]
@@ -447,7 +462,10 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             inputs = read_sample(path, about)
             for number, logits in enumerate(predict(inputs)):
                 place = f"{path}[{number}]" if len(inputs) > 1 else str(path)
-                print(f"{place}: {answer(logits, about['labels'], given.top, about.get('several_labels', False))}")
+                said = answer(
+                    logits, about["labels"], given.top, about.get("several_labels", False), about.get("target")
+                )
+                print(f"{place}: {said}")
         if not given.samples or given.time:
             vectors = read_tensors(folder / "vectors.safetensors")
         if given.time:

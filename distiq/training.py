@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distiq import processes
-from distiq.data.splits import Data, right
+from distiq.data.splits import Data, quality
 from distiq.data.views import Views
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_tensors
@@ -418,16 +418,17 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float:
-    """Share of the validation split that the model, on whatever device it is, answers right."""
+    """Share of the validation split that the model, on whatever device it is, answers right; of numbers the
+    correlation with the labels."""
     device = next(model.parameters()).device
-    count = 0
+    answers = []
     for start in range(0, len(data.validation), batch):
         samples = data.validation.take(slice(start, start + batch))
         inputs = data.normalize(samples.inputs.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        count += int(right(model(inputs).cpu(), samples.labels).sum())
-    return count / len(data.validation)
+        answers.append(model(inputs).float().cpu())
+    return quality(torch.cat(answers), data.validation.labels)
 
 
 def faster_precision(

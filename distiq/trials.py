@@ -26,6 +26,7 @@ from distiq.quantization.scheme import REDUCED_BITS, Scheme
 from distiq.quantization.sensitivity import SAMPLES, sensitivity
 from distiq.recipe import Budget, Recipe, Rung
 from distiq.records import (
+    AccuracyRecord,
     Breach,
     DataRecord,
     FloatModulesRecord,
@@ -115,10 +116,13 @@ def _judge(budget: Budget, teacher: Network, trial: TrialRecord, split: str) -> 
     cost = trial.deployed.cost
     assert cost is not None
     wanted, found = getattr(teacher.record.column("float32"), split), getattr(trial.deployed, split)
-    auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
-    f1_drop = wanted.micro_f1 - found.micro_f1 if wanted.micro_f1 is not None else None
+    auc_drop = f1_drop = None
+    if isinstance(wanted, AccuracyRecord):
+        auc_drop = wanted.auc - found.auc if wanted.auc is not None and found.auc is not None else None
+        f1_drop = wanted.micro_f1 - found.micro_f1 if wanted.micro_f1 is not None else None
     latency_ms, operations = cost.at_batch(1).p50_ms, trial.bit_operations
-    return ladder.judge(budget, wanted.top1, found.top1, cost.size_bytes, latency_ms, auc_drop, operations, f1_drop)
+    qualities = wanted.quality, found.quality
+    return ladder.judge(budget, *qualities, cost.size_bytes, latency_ms, auc_drop, operations, f1_drop)
 
 
 def judged(budget: Budget, teacher: Network, trial: TrialRecord) -> TrialRecord:
@@ -150,8 +154,8 @@ class Trials:
         self.decided = float_modules(self.run, "student", self.student, asked, self._plain())
         budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
         rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung != "mixed" or not narrow)
-        top1 = [network.record.column("float32").validation.top1 for network in (self.teacher, self.student)]
-        float_drop = 100 * (top1[0] - top1[1])
+        quality = [network.record.column("float32").validation.quality for network in (self.teacher, self.student)]
+        float_drop = 100 * (quality[0] - quality[1])
         while following := ladder.next_rung(rungs, self.made, budget, float_drop, self.evidence):
             self.estimates[following.rung] = self._estimate(following.rung)
             trial = judged(budget, self.teacher, self._attempt(following.rung))
@@ -159,7 +163,7 @@ class Trials:
             self.made.append(trial)
             broken = ", ".join(f"{breach.limit} by {breach.excess:.3g} {breach.unit}" for breach in trial.breaches)
             self.watch.note(
-                f"{100 * trial.deployed.test.top1:.2f} % of the test set; on the validation split"
+                f"{trial.deployed.test.in_words}; on the validation split"
                 f" {'misses ' + broken if broken else 'every limit holds'}"
             )
             if self.evidence is None and any(breach.limit in ladder.QUALITY for breach in trial.breaches):

@@ -6,6 +6,7 @@ import torch
 from distiq.advice import advise
 from distiq.evaluation.evaluate import score
 from distiq.recipe import AssistantSettings, Recipe, parse_recipe
+from distiq.records import AdviceRecord
 
 CLASSES = ("ant", "bee", "cat")
 LABELS = torch.arange(300) % 3
@@ -68,3 +69,19 @@ def test_facts_name_teacher_and_overlap():
     ).facts
     assert "10.0 times fewer" in facts[1]
     assert "ant and bee (each over 10 % on 33" in facts[3]
+
+
+def of_numbers(logits: torch.Tensor) -> AdviceRecord:
+    numbers = torch.linspace(-1, 1, 300)
+    return advise(Recipe(), score(logits, numbers, 1, std=2.0), logits, numbers, numbers.repeat(99), ("stars",), (9, 8))
+
+
+def test_a_teacher_of_numbers():
+    numbers = torch.linspace(-1, 1, 300).unsqueeze(1)
+    found = of_numbers(numbers + 0.25)
+    assert found.warnings == () and "a correlation of 100.00 % on the validation split, root" in found.facts[0]
+    assert "error 0.5 " in found.facts[0] and len(found.facts) == 2
+    (warning,) = of_numbers(torch.randn(300, 1, generator=torch.Generator().manual_seed(0))).warnings
+    assert "not shown to be better than always guessing the mean" in warning
+    (warning,) = of_numbers(5 * numbers + 3).warnings
+    assert "have another unit" in warning and "teacher.finetune = true" in warning

@@ -107,6 +107,15 @@ def test_a_loss_of_f1_is_judged_in_hundredths():
     assert (found.limit, found.measured) == ("f1_drop_points", 1.3)
 
 
+def test_a_loss_of_correlation_is_judged_in_hundredths_and_steers():
+    budget = Budget(correlation_drop_points=1.0)
+    assert judge(budget, 0.9, 0.89, 1, 1) == ()
+    (found,) = judge(budget, 0.9, 0.87, 1, 1)
+    assert (found.limit, found.measured, found.excess) == ("correlation_drop_points", 3.0, 2.0)
+    following = next_rung(("static", "minmax", "qat"), [trial("static", found)], budget, 2.5)
+    assert following.rung == "qat" and "float32 itself loses 2.50" in following.reason
+
+
 def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
     budget = Budget(auc_drop_points=0.5)
     assert judge(budget, 0.9, 0.1, 1, 1, auc_drop=0.005) == ()
@@ -348,7 +357,7 @@ def in_runtime(ratio: float, told: bool = True, latency_ms: float = 0.1, name: s
         file=f"student-{name}",
         float_file=f"student-float32-{name}",
         size_bytes=1,
-        top1=0.9,
+        quality=0.9,
         agreement=1.0,
         steps=(1, 0, 0, 0, 0),
         same_integers=True,

@@ -306,6 +306,13 @@ def test_grids_are_trained_in_float32(tmp_path, precision):
     assert f'training.precision = "{precision}" cannot carry an 8-bit grid exactly; take "float32"' in message
 
 
+@pytest.mark.parametrize("other", ['labels = ["fun", "long"]', 'separator = ","', 'names = ["bad", "good"]'])
+def test_a_number_has_no_classes(tmp_path, other):
+    message = refusal(tmp_path, f'[data.text]\ntarget = "stars"\n{other}')
+    assert f'data.text: target = "stars" is the column of a number, {other.split(" ")[0]} is for classes' in message
+    assert load_recipe(write(tmp_path, '[data.text]\ntarget = "stars"')).data.text.target == "stars"
+
+
 def test_several_mistakes_are_told_at_once(tmp_path):
     lines = refusal(tmp_path, 'seed = "x"\n[distil]\ntempreture = 3\n[budget]\nsize_kb = -1').splitlines()
     assert len(lines) == 3

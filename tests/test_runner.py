@@ -218,6 +218,16 @@ def test_answers_are_softmax_probabilities():
     assert runner.answer(logits, ["a", "b", "c"], 2) == "b 50.0 %  c 30.0 %"
 
 
+def test_a_number_is_answered_and_checked_in_its_unit(capsys: pytest.CaptureFixture[str]):
+    about = {"kind": "text", "labels": ["stars"], "target": {"mean": 50.0, "std": 10.0}}
+    outputs = np.array([[-1.0], [0.0], [1.0]], np.float32)
+    assert runner.answer(outputs[2], about["labels"], 3, target=about["target"]) == "stars 60"
+    vectors = {"inputs": np.zeros((3, 4), np.int64), "outputs": outputs}
+    assert runner.check(lambda _: outputs + 0.03, vectors, about)  # 2 % of the span are 0.04
+    assert not runner.check(lambda _: outputs + np.array([[0], [0.5], [0]], np.float32), vectors, about)
+    assert "1 answers changed" in (said := capsys.readouterr().out) and "answers 55, not 50" in said
+
+
 def test_times_are_ordered_and_counted():
     calls = []
     found = runner.latency(lambda inputs: calls.append(1) or inputs, np.zeros((4, 2)), 3, 0.01)

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,26 @@ def label_flags(columns: Sequence[Sequence[str]], names: Sequence[str], where: s
             if value not in ("0", "1"):
                 raise UserError(f'{where}: row {row + 1} has "{value}" in the column "{name}"; a label is 0 or 1')
     return torch.tensor([[int(value) for value in row] for row in zip(*columns, strict=True)], dtype=torch.int64)
+
+
+def target_numbers(cells: Sequence[str], column: str, where: str) -> Tensor:
+    """(N,) float32 of a column of numbers.
+
+    Raises:
+        UserError: a value is missing, is no number, or is not finite.
+    """
+    found = []
+    for row, value in enumerate(cells):
+        try:
+            found.append(float(value))
+        except ValueError:
+            raise UserError(
+                f'{where}: row {row + 1} has "{value}" in the column "{column}"; regression needs a number; '
+                "correct it or take the row out"
+            ) from None
+        if not math.isfinite(found[-1]):
+            raise UserError(f'{where}: row {row + 1} has "{value}" in the column "{column}"; take the row out')
+    return torch.tensor(found, dtype=torch.float32)
 
 
 def label_sets(cells: Sequence[str], separator: str) -> list[list[str]]:

@@ -58,7 +58,7 @@ def _from_table(settings: DataSettings, seed: int) -> Data:
 def _from_texts(settings: DataSettings, seed: int) -> Data:
     known = texts(settings)
     data = _split(settings, known.classes, known.train, known.test, seed)
-    return replace(data, preparation=known.preparation, notes=known.notes)
+    return replace(data, preparation=data.preparation | known.preparation, notes=known.notes)
 
 
 def _split(settings: DataSettings, classes: tuple[str, ...], train: Split, test: Split, seed: int) -> Data:

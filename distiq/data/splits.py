@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.records import NOUNS, DataRecord, Kind
+from distiq.records import NOUNS, DataRecord, Kind, measure
 
 UNLABELLED = -1
 FORMS: dict[Kind, tuple[int, tuple[torch.dtype, ...], str]] = {
@@ -29,8 +30,8 @@ class Split:
     Args:
         inputs: (N, ...), of the form that `FORMS` gives for their kind.
         labels: (N,) int64, the class of each; or (N, classes) int64, where a sample has several labels: 1 at each
-            that it has, 0 elsewhere. `UNLABELLED` in a training split: such a sample is learned from through a teacher
-            alone.
+            that it has, 0 elsewhere; or (N,) float32, a number each, as networks answer it (see `Target`).
+            `UNLABELLED`, of numbers NaN, in a training split: such a sample is learned from through a teacher alone.
     """
 
     inputs: Tensor
@@ -54,6 +55,35 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
     """Which samples are answered right, (N,) bool; where one has several labels, all of them have to be."""
     same = answers(logits, labels) == labels
     return same.all(1) if labels.ndim == 2 else same
+
+
+def quality(logits: Tensor, labels: Tensor) -> float:
+    """How good logits (N, classes) are: the share that is right; of numbers (N, 1) the correlation with the labels."""
+    if labels.is_floating_point():
+        return correlation(logits[:, 0], labels)
+    return int(right(logits, labels).sum()) / len(labels)
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's correlation of (N,) and (N,); 0 where one of them is constant, which has none."""
+    if (one == one[0]).all() or (other == other[0]).all():
+        return 0.0
+    return float(torch.corrcoef(torch.stack([one, other]).double())[0, 1])
+
+
+def is_known(labels: Tensor) -> Tensor:
+    """Which samples have a label, (N,) bool."""
+    if labels.is_floating_point():
+        return ~labels.isnan()
+    return (labels[:, 0] if labels.ndim == 2 else labels) != UNLABELLED
+
+
+class Target(NamedTuple):
+    """Of numbers in place of classes: mean and standard deviation of the training rows, in their own unit. Networks
+    learn and answer the distance from the mean in standard deviations."""
+
+    mean: float = 0.0
+    std: float = 1.0
 
 
 class Words(NamedTuple):
@@ -99,6 +129,21 @@ class Data:
     def several_labels(self) -> bool:
         """Whether a sample has any number of labels, in place of one class."""
         return self.train.labels.ndim == 2
+
+    @property
+    def regression(self) -> bool:
+        """Whether a sample has a number, in place of classes; the one "class" is its name."""
+        return self.train.labels.is_floating_point()
+
+    @property
+    def target(self) -> Target:
+        """Of numbers: the unit of the labels."""
+        return Target(**self.preparation.get("target", {}))
+
+    @property
+    def measure(self) -> str:
+        """What the quality of a model on these samples is called."""
+        return measure(self.several_labels, self.regression)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -171,6 +216,7 @@ class Data:
             kind=self.kind,
             classes=self.classes,
             several_labels=self.several_labels,
+            regression=self.regression,
             train=len(self.train),
             validation=len(self.validation),
             calibration=len(self.calibration),
@@ -205,6 +251,8 @@ def split(
 ) -> Data:
     """Checks the samples, then holds out `validation` and `calibration` of the training samples at random.
 
+    Labels that are numbers are brought to zero mean and unit variance of those that are trained on; see `Target`.
+
     Raises:
         UserError: too few samples, a single class, labels out of range, values that are not finite.
     """
@@ -226,7 +274,27 @@ def split(
     parts = order.split([left, validation, calibration])
     train_part, validation_part, calibration_part = (train.take(part.sort().values) for part in parts)
     mean, std = channel_statistics(train_part.inputs) if train.kind in ("image", "table") else ((), ())
-    return Data(source, tuple(classes), train_part, validation_part, calibration_part, test, mean, std)
+    data = Data(source, tuple(classes), train_part, validation_part, calibration_part, test, mean, std)
+    return _standardized(data) if data.regression else data
+
+
+def _standardized(data: Data) -> Data:
+    """The data with labels (N,) of zero mean and unit variance over the training split."""
+    std, mean = torch.std_mean(data.train.labels.double(), correction=0)
+    if not std:
+        raise UserError(f"{data.source}: all numbers that are left to train on are {float(mean):g}; give it others")
+
+    def part(samples: Split) -> Split:
+        return replace(samples, labels=((samples.labels.double() - mean) / std).float())
+
+    return replace(
+        data,
+        train=part(data.train),
+        validation=part(data.validation),
+        calibration=part(data.calibration),
+        test=part(data.test),
+        preparation={"target": Target(float(mean), float(std))._asdict()},
+    )
 
 
 def with_unlabelled(data: Data, inputs: Tensor) -> Data:
@@ -241,7 +309,8 @@ def with_unlabelled(data: Data, inputs: Tensor) -> Data:
         raise UserError(
             f"unlabelled {noun} are {_describe(inputs)}, training {noun} are {_describe(own)}; make them alike"
         )
-    labels = torch.full((len(inputs), *data.train.labels.shape[1:]), UNLABELLED)
+    shape = (len(inputs), *data.train.labels.shape[1:])
+    labels = torch.full(shape, math.nan if data.regression else UNLABELLED, dtype=data.train.labels.dtype)
     more = replace(data, train=Split(torch.cat([own, inputs]), torch.cat([data.train.labels, labels]), data.kind))
     check_data(more)
     return more
@@ -277,9 +346,14 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
             f"{where}: {len(inputs)} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
             f" several labels a 0 or 1 for each of the {len(classes)}"
         )
+    if labels.dtype == torch.float32 and len(classes) == 1 and samples.kind == "text" and labels.ndim == 1:
+        return _check_numbers(labels, classes[0], where, varied, lowest)
     if labels.dtype != torch.int64:
         found = str(labels.dtype).removeprefix("torch.")
-        raise UserError(f"{where}: labels are {found}; give whole numbers as int64 (labels.long())")
+        raise UserError(
+            f"{where}: labels are {found}; give whole numbers as int64 (labels.long()); of texts also a"
+            " float32 number each, with one name in place of the classes"
+        )
     if len(inputs) == 0:
         raise UserError(f"{where}: no {noun}")
     if len(classes) < 2:
@@ -304,6 +378,18 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
             raise UserError(
                 f"{where}: {noun[:-1]} {first} holds NaN or infinite values ({count} {noun} do); remove them"
             )
+
+
+def _check_numbers(labels: Tensor, name: str, where: str, varied: bool, lowest: int) -> None:
+    """`check` of texts with a number each."""
+    if len(labels) == 0:
+        raise UserError(f"{where}: no texts")
+    known = labels[is_known(labels)] if lowest == UNLABELLED else labels
+    if not torch.isfinite(known).all():
+        first = int((~torch.isfinite(labels)).nonzero()[0])
+        raise UserError(f"{where}: the {name} of text {first} is {float(labels[first])}; give each a finite number")
+    if varied and len(known.unique()) < 2:
+        raise UserError(f"{where}: every {name} is the same; there is nothing to learn")
 
 
 def channel_statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -337,7 +423,7 @@ def from_tensors(
 
     Args:
         classes: their names; by default the numbers that occur in the training labels, which are (N,) classes or
-            (N, classes) of 0 and 1.
+            (N, classes) of 0 and 1. Of texts the labels may be (N,) float32 numbers, with one name here.
         normalized: the inputs are ready for the network; no mean is taken away.
         kind: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
         rate: of audio, samples per second.
@@ -345,8 +431,10 @@ def from_tensors(
     Raises:
         UserError: as `split`.
     """
-    several = train[1].ndim == 2 and train[1].shape[1] > 1
-    count = train[1].shape[1] if several else int(train[1].max()) + 1 if len(train[1]) else 0
+    labels = train[1]
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    counts = len(labels) > 0 and not labels.is_floating_point()
+    count = labels.shape[1] if several else int(labels.max()) + 1 if counts else 0
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
     data = split("tensors", names, Split(*train, kind), Split(*test, kind), validation, calibration, seed)
     data, channels = replace(data, rate=rate), len(data.mean)

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.columns import Columns, label_flags, label_numbers, label_sets, read_columns, set_flags
+from distiq.data.columns import (
+    Columns,
+    label_flags,
+    label_numbers,
+    label_sets,
+    read_columns,
+    set_flags,
+    target_numbers,
+)
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TextSettings
@@ -166,7 +174,8 @@ def texts(settings: DataSettings) -> Texts:
         UserError: a file or a column is missing, a text is empty, a label is unknown; the message says where.
     """
     of_text = settings.text
-    wanted, folder = (of_text.text, *(of_text.labels or (of_text.label,))), Path(settings.folder)
+    answers = of_text.labels or (of_text.target or of_text.label,)
+    wanted, folder = (of_text.text, *answers), Path(settings.folder)
     files = (of_text.train, of_text.test)
     parts = [read_columns(folder / file, wanted, of_text.header) for file in files]
     for file, rows in zip(files, parts, strict=True):
@@ -190,16 +199,18 @@ def texts(settings: DataSettings) -> Texts:
 
 
 def _label_names(settings: TextSettings, rows: Columns) -> tuple[str, ...]:
-    """The labels of the training rows, as the files write them."""
-    if settings.labels:
-        return settings.labels
+    """The labels of the training rows, as the files write them; of numbers their column alone."""
+    if settings.labels or settings.target:
+        return settings.labels or (settings.target,)
     cells = rows[settings.label]
     sets = label_sets(cells, settings.separator) if settings.separator else [[cell] for cell in cells]
     return tuple(sorted({name for names in sets for name in names}))
 
 
 def _labels(settings: TextSettings, rows: Columns, names: tuple[str, ...], where: str) -> Tensor:
-    """(N,) classes, or (N, labels) of 0 and 1."""
+    """(N,) classes, (N, labels) of 0 and 1, or (N,) numbers."""
+    if settings.target:
+        return target_numbers(rows[settings.target], settings.target, where)
     if settings.labels:
         return label_flags([rows[name] for name in names], names, where)
     if settings.separator:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import UNLABELLED, Data
+from distiq.data.splits import UNLABELLED, Data, is_known
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.friendly import Friendly, friendly
@@ -18,7 +18,7 @@ from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Tea
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
+from distiq.recipe import OUTPUT_LOSSES, DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
 from distiq.sharing import gathered
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
@@ -100,10 +100,13 @@ def output_losses(
 def task_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
     """Cross entropy with the labels, mean over the labelled samples; of a mixed image, with both by their shares.
 
-    Where a sample has several labels, that of each label's logistic output, mean over the labels.
+    Where a sample has several labels, that of each label's logistic output, mean over the labels; where it has a
+    number, the squared error of the one output.
     """
 
     def surprise(labels: Tensor) -> Tensor:
+        if labels.is_floating_point():
+            return (logits[:, 0].float() - labels.nan_to_num()).square() * is_known(labels)
         if labels.ndim == 2:
             wanted = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
             each = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none").mean(1)
@@ -112,13 +115,10 @@ def task_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
             logits.float(), labels, label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="none"
         )
 
-    def is_known(labels: Tensor) -> Tensor:
-        return ((labels[:, 0] if labels.ndim == 2 else labels) != UNLABELLED).float()
-
-    known = is_known(batch.labels)
+    known = is_known(batch.labels).float()
     total = surprise(batch.labels)
     if batch.partners is not None and batch.shares is not None:
-        known = batch.shares * known + (1 - batch.shares) * is_known(batch.partners)
+        known = batch.shares * known + (1 - batch.shares) * is_known(batch.partners).float()
         total = batch.shares * total + (1 - batch.shares) * surprise(batch.partners)
     return total.sum() / known.sum().clamp(min=1e-6)
 
@@ -153,6 +153,7 @@ def distil(
     """
     settings, training = settings or DistilSettings(), training or TrainingSettings()
     student = copy.deepcopy(student)
+    check_smoothing(training, data, stage)
     if teacher is not None:
         _check_labels(settings, data, views or ViewSettings())
     answering = as_teacher(teacher, settings)
@@ -197,18 +198,34 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     _built(copy.deepcopy(student), answering, settings, batches)
 
 
+def check_smoothing(training: TrainingSettings, data: Data, where: str) -> None:
+    """Raises UserError if numbers are to be smoothed as if they were classes."""
+    if data.regression and training.label_smoothing:
+        raise UserError(
+            f"{where}: label_smoothing = {training.label_smoothing:g} moves probability to other classes, but a sample"
+            " has a number here; set it to 0"
+        )
+
+
 def _check_labels(settings: DistilSettings, data: Data, views: ViewSettings) -> None:
-    if data.several_labels:
-        if strange := [loss.name for loss in settings.output_losses if loss.name not in ("kd", "logit_mse")]:
+    if data.several_labels or data.regression:
+        listed = settings.output_losses if data.several_labels else settings.losses
+        fitting = ("kd", "logit_mse") if data.several_labels else ("logit_mse",)
+        if strange := [loss.name for loss in listed if loss.name in OUTPUT_LOSSES and loss.name not in fitting]:
             raise UserError(
                 f"distil.losses: {strange[0]} compares one class with the others, but a sample has several labels here;"
                 " use kd, which compares each label, or logit_mse"
+                if data.several_labels
+                else f"distil.losses: {strange[0]} compares classes, but a sample has a number here; use logit_mse, or"
+                " distil.kd_weight, which weighs the squared error against the teacher"
             )
         if settings.teacher == "cached" and settings.cache.storage != "float16":
             raise UserError(
-                f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which several labels'
-                ' do not bear; take "float16"'
+                f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which'
+                f' {"several labels" if data.several_labels else "numbers"} do not bear; take "float16"'
             )
+    if data.regression:
+        return
     if not any(loss.name == "dkd" for loss in settings.losses):
         return
     if int(data.train.labels.min()) == UNLABELLED:

@@ -9,18 +9,18 @@ from torch import nn
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
-from distiq.distillation import losses
-from distiq.distillation.distil import task_loss
+from distiq.distillation.distil import check_smoothing, task_loss
+from distiq.distillation.terms import output_loss
 from distiq.errors import UserError
 from distiq.progress import Watch
-from distiq.recipe import TrainingSettings, ViewSettings
+from distiq.recipe import KnowledgeLoss, TrainingSettings, ViewSettings
 from distiq.records import TrainingRecord
 from distiq.sharing import gathered
 from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
 
 
 class Mutual(nn.Module):
-    """Each student's cross entropy and its mean divergence from the others' answers, which carry no gradient."""
+    """Each student's task loss and its mean divergence from the others' answers, which carry no gradient."""
 
     def __init__(
         self, students: Sequence[nn.Module], temperature: float, weight: float, label_smoothing: float = 0.0
@@ -28,7 +28,7 @@ class Mutual(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.students = nn.ModuleList(students)
-        self.temperature, self.weight = temperature, weight
+        self.plain, self.weight = KnowledgeLoss(name="kd", options={"temperature": temperature}), weight
 
     def forward(self, batch: Batch) -> Losses:
         answers = [gathered(student(batch.inputs), batch.whole) for student in self.students]
@@ -36,8 +36,7 @@ class Mutual(nn.Module):
         named = Losses()
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]
-            divergence = losses.bernoulli_kd if batch.labels.ndim == 2 else losses.kd
-            divergences = [divergence(own, other, temperature=self.temperature) for other in others]
+            divergences = [output_loss(self.plain, own, other, batch.labels) for other in others]
             named[f"task {number}"] = task_loss(own, batch, self.label_smoothing)
             named[f"kd {number}"] = self.weight * torch.stack(divergences).mean()
         return named
@@ -68,6 +67,7 @@ def mutual(
     if len(students) < 2:
         raise UserError(f"mutual: {len(students)} student(s) given; it needs two or more")
     training = training or TrainingSettings()
+    check_smoothing(training, data, "mutual learning")
     objective = Mutual([copy.deepcopy(student) for student in students], temperature, weight, training.label_smoothing)
 
     def accuracy(trained: nn.Module) -> float:

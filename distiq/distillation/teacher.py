@@ -94,8 +94,9 @@ class Ensemble:
         self.teachers, self.weights = tuple(teachers), weights
 
     def __call__(self, batch: Batch) -> Knowledge:
-        if batch.labels.ndim == 2:
-            raise UserError("Ensemble: it averages the probabilities of classes, but a sample has several labels here")
+        if batch.labels.ndim == 2 or batch.labels.is_floating_point():
+            has = "several labels" if batch.labels.ndim == 2 else "a number"
+            raise UserError(f"Ensemble: it averages the probabilities of classes, but a sample has {has} here")
         logs = torch.stack([teacher(batch).logits.float().log_softmax(1) for teacher in self.teachers])
         count = len(logs)
         if self.weights == "mean":

@@ -108,7 +108,10 @@ class Review(nn.Module):
 
 
 def output_loss(wanted: KnowledgeLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """The value of a loss between outputs (B, C), without its weight; `kd` compares several labels one by one."""
+    """The value of a loss between outputs (B, C), without its weight; `kd` compares several labels one by one, and of
+    numbers it is the squared error against the teacher's."""
+    if wanted.name == "kd" and labels.is_floating_point():
+        return losses.logit_mse(student, teacher)
     if wanted.name == "kd" and labels.ndim == 2:
         return losses.bernoulli_kd(student, teacher, **wanted.options)
     loss = getattr(losses, wanted.name)

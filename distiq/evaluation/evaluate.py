@@ -14,7 +14,8 @@ from distiq.evaluation.accuracy import (
     per_class_accuracy,
     wilson_interval,
 )
-from distiq.records import AccuracyRecord
+from distiq.evaluation.regression import score_numbers
+from distiq.records import AccuracyRecord, QualityRecord
 
 Predict = Callable[[Tensor], Tensor]
 CHUNK = 250
@@ -34,8 +35,8 @@ def evaluate(
     *,
     teacher: Tensor | None = None,
     float_student: Tensor | None = None,
-) -> AccuracyRecord:
-    """Accuracy of a model on a split.
+) -> QualityRecord:
+    """Accuracy of a model on a split; where samples have a number in place of classes, correlation and error.
 
     Args:
         predict: normalized images (B, C, H, W) -> logits (B, classes): a network, or what a runtime's `load` returns.
@@ -46,7 +47,8 @@ def evaluate(
         UserError: an output is not finite or does not fit the number of classes.
     """
     samples = samples or data.test
-    return score(outputs(predict, data, samples), samples.labels, len(data.classes), teacher, float_student)
+    answers = outputs(predict, data, samples)
+    return score(answers, samples.labels, len(data.classes), teacher, float_student, data.target.std)
 
 
 def score(
@@ -55,13 +57,21 @@ def score(
     classes: int,
     teacher: Tensor | None = None,
     float_student: Tensor | None = None,
-) -> AccuracyRecord:
-    """The record of given logits (N, classes) and labels (N,), or of several labels (N, classes); see `evaluate`."""
+    std: float = 1.0,
+) -> QualityRecord:
+    """The record of given logits (N, classes) and labels (N,), or of several labels (N, classes); see `evaluate`.
+
+    Args:
+        std: of numbers in place of classes; see `Target`.
+    """
     if logits.shape != (len(labels), classes):
         raise UserError(f"the model answered {tuple(logits.shape)} for {len(labels)} samples of {classes} classes")
     if not torch.isfinite(logits).all():
         first = int((~torch.isfinite(logits)).any(1).nonzero()[0])
         raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
+    if labels.is_floating_point():
+        others = [None if other is None else other[:, 0] for other in (teacher, float_student)]
+        return score_numbers(logits[:, 0], labels, std, *others)
     correct, several = int(right(logits, labels).sum()), labels.ndim == 2
     return AccuracyRecord(
         samples=len(labels),
@@ -80,7 +90,10 @@ def score(
 
 def agreement(one: Tensor, other: Tensor, several_labels: bool = False) -> float:
     """Share of samples on which two models' logits (N, classes) have the same largest entry; of samples with several
-    labels, on which the same entries are above 0."""
+    labels, on which the same entries are above 0; of a single output, on which it is the same to 1/255 of the span of
+    the first model's."""
+    if one.shape[1] == 1:
+        return float(((one - other).abs() <= (one.max() - one.min()) / 255).double().mean())
     if several_labels:
         return float(((one > 0) == (other > 0)).all(1).double().mean())
     return float((one.argmax(1) == other.argmax(1)).double().mean())

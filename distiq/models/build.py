@@ -173,9 +173,11 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
         model.train(was_training)
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        one = classes == 1
+        wants, theirs = ("a number each", "one output") if one else (f"{classes} classes", "the data's classes")
         raise UserError(
-            f"{role}: the network answers {found} for one input, but the data has {classes} classes; its output must"
-            f" be (1, {classes}) logits. Teacher and student must both have the data's classes"
+            f"{role}: the network answers {found} for one input, but the data has {wants}; its output must"
+            f" be (1, {classes}) logits. Teacher and student must both have {theirs}"
         )
 
 

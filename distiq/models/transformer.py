@@ -120,19 +120,26 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
 
 
 def save_transformers(
-    network: TokenLogits, folder: Path, classes: Sequence[str], text: Mapping[str, Any], several_labels: bool = False
+    network: TokenLogits,
+    folder: Path,
+    classes: Sequence[str],
+    text: Mapping[str, Any],
+    several_labels: bool = False,
+    target: Mapping[str, float] | None = None,
 ) -> None:
     """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
 
     Args:
         text: how raw text becomes token numbers, as `TextEncoder.as_json` says it; empty where nobody knows.
+        target: of regression: mean and std by which the network's answers become numbers of the data's unit; they stand
+            in config.json under this name.
     """
     import transformers
     from tokenizers import Tokenizer
 
     transformers.logging.disable_progress_bar()
     try:
-        as_transformers(network, classes, several_labels).save_pretrained(folder)
+        as_transformers(network, classes, several_labels, target).save_pretrained(folder)
     finally:
         transformers.logging.enable_progress_bar()
     if not text:
@@ -149,7 +156,12 @@ def save_transformers(
     write_atomically(file, json.dumps(config, indent=2).encode())
 
 
-def as_transformers(network: TokenLogits, classes: Sequence[str], several_labels: bool = False) -> Any:
+def as_transformers(
+    network: TokenLogits,
+    classes: Sequence[str],
+    several_labels: bool = False,
+    target: Mapping[str, float] | None = None,
+) -> Any:
     """A copy in the library's own architecture, whose `save_pretrained` other programs can load.
 
     Its answers are the network's. What the library has no form for is written out: a trimmed or factorized table has
@@ -168,6 +180,8 @@ def as_transformers(network: TokenLogits, classes: Sequence[str], several_labels
                 _pad(linear, config.hidden_size - linear.out_features, rows=True)
             _pad(found[3], config.hidden_size - found[3].in_features, rows=False)
     config.problem_type = "multi_label_classification" if several_labels else "single_label_classification"
+    if target is not None:
+        config.problem_type, config.target = "regression", dict(target)
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
     return model

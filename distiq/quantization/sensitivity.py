@@ -91,7 +91,12 @@ def mean_share(reference: Tensor, outputs: Tensor) -> float:
 
 
 def divergence(reference: Tensor, outputs: Tensor) -> float:
-    """Mean KL(reference || outputs) of the class probabilities in nat; logits are (N, classes)."""
+    """Mean KL(reference || outputs) of the class probabilities in nat; logits are (N, classes).
+
+    A single output has no classes: there it is that of normal distributions of unit variance around it.
+    """
+    if reference.shape[1] == 1:
+        return float((reference - outputs).double().square().mean()) / 2
     own, other = F.log_softmax(reference.double(), 1), F.log_softmax(outputs.double(), 1)
     return float(F.kl_div(other, own, reduction="batchmean", log_target=True))
 

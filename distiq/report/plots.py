@@ -17,30 +17,31 @@ from distiq.records import (
     AblationRecord,
     AccuracyRecord,
     CostRecord,
+    QualityRecord,
     RunRecord,
     SensitivityRecord,
     TrainingRecord,
 )
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount, decibels
-from distiq.report.reading import ClassChange, accuracy_floor, chosen_trial, class_changes, median_ms
+from distiq.report.reading import ClassChange, chosen_trial, class_changes, median_ms, quality_floor
 from distiq.report.tables import noise_shares
 
 
 def accuracy_against_size(run: RunRecord) -> str:
-    """Test accuracy over file size in kB of every measured file, with the budget's limits."""
+    """Test accuracy or correlation over file size in kB of every measured file, with the budget's limits."""
     return _trade_off(run, "file size, kB", lambda cost: cost.size_bytes / 1000, run.budget.get("size_kb"))
 
 
 def accuracy_against_latency(run: RunRecord) -> str:
-    """Test accuracy over the median time of one sample in ms of every measured file, with the budget's limits."""
+    """The same over the median time of one sample in ms."""
     return _trade_off(
         run, f"latency of {ONE[run.data.kind]}, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms")
     )
 
 
-def training_curves(training: TrainingRecord, name: str) -> str:
-    """The parts of the loss by epoch and, below, the validation accuracy; the kept epoch is marked."""
+def training_curves(training: TrainingRecord, name: str, measure: str = "accuracy") -> str:
+    """The parts of the loss by epoch and, below, the validation accuracy (or correlation); the kept epoch is marked."""
     epochs = [entry.epoch for entry in training.epochs]
     validated = [
         (entry.epoch, 100 * entry.validation_accuracy)
@@ -52,11 +53,11 @@ def training_curves(training: TrainingRecord, name: str) -> str:
         _draw_losses(losses, training)
         _count_epochs(losses, epochs)
         if validation is not None:
-            _draw_validation(validation, validated, training.kept)
+            _draw_validation(validation, validated, training.kept, measure)
             _count_epochs(validation, epochs)
         (validation or losses).set_xlabel("epoch")
 
-    title = f"Training of the {name}: loss{' and validation accuracy' if validated else ''} by epoch"
+    title = f"Training of the {name}: loss{f' and validation {measure}' if validated else ''} by epoch"
     if not validated:
         return drawn(draw, title, height=172, boxes=[(46, 34, 256, 112)])
     return drawn(draw, title, height=304, boxes=[(46, 166, 256, 112), (46, 34, 256, 84)])
@@ -91,7 +92,8 @@ def keyword_errors(run: RunRecord) -> str:
         ("student", run.student.column("float32")),
         ("deployed", chosen_trial(run).deployed),
     ]
-    curves = [(ink, column.test.keyword) for ink, column in models if column.test.keyword is not None]
+    tests = [(ink, column.test) for ink, column in models]
+    curves = [(ink, test.keyword) for ink, test in tests if isinstance(test, AccuracyRecord) and test.keyword]
     if not curves:
         return ""
     allowed = curves[0][1].allowed_false_accepts
@@ -164,15 +166,15 @@ class _Point:
     ink: str
     solid: bool
     x: float
-    accuracy: AccuracyRecord
+    test: QualityRecord
 
     @property
     def y(self) -> float:
-        return 100 * self.accuracy.top1
+        return 100 * self.test.quality
 
     @property
     def bar(self) -> tuple[float, float]:
-        low, high = self.accuracy.interval
+        low, high = self.test.interval
         return 100 * low, 100 * high
 
 
@@ -188,7 +190,7 @@ def _trade_off(
     run: RunRecord, x_name: str, measure: Callable[[CostRecord], float | None], x_limit: float | None
 ) -> str:
     points = _points(run, measure)
-    floor = accuracy_floor(run)
+    floor, measure_name = quality_floor(run), run.data.measure
     limits = _Limits(x_limit, None if floor is None else 100 * floor)
 
     def draw(axes: Axes) -> None:
@@ -196,11 +198,11 @@ def _trade_off(
         _draw_limits(axes, limits)
         for point in points:
             _draw_point(axes, point)
-        _label_points(axes, points, _label_limits(axes, limits))
-        axes.set_title("test accuracy, %")
+        _label_points(axes, points, _label_limits(axes, limits, measure_name))
+        axes.set_title(f"test {measure_name}, %")
         axes.set_xlabel(x_name)
 
-    return drawn(draw, f"Test accuracy against {x_name}", height=278, boxes=[(42, 34, 346, 220)])
+    return drawn(draw, f"Test {measure_name} against {x_name}", height=278, boxes=[(42, 34, 346, 220)])
 
 
 def _points(run: RunRecord, measure: Callable[[CostRecord], float | None]) -> list[_Point]:
@@ -266,11 +268,11 @@ def _draw_point(axes: Axes, point: _Point) -> None:
     )
 
 
-def _label_limits(axes: Axes, limits: _Limits) -> list[Taken]:
+def _label_limits(axes: Axes, limits: _Limits, measure: str) -> list[Taken]:
     """Writes the names of the limits beside their lines, and tells which places they take."""
     frame, taken = axes.get_window_extent(), []
     if limits.y is not None:
-        name, y = "accuracy limit", axes.transData.transform((1, limits.y))[1]
+        name, y = f"{measure} limit", axes.transData.transform((1, limits.y))[1]
         write(axes, name, (1, limits.y), (-2, 3), "limit", xycoords=axes.get_yaxis_transform(), ha="right")
         taken.append(Taken.by_text(frame.x1 - text_width(name), y + 3, text_width(name), 12))
         taken.append(Taken.by_line(frame.x0, y - 1, frame.width, 2))
@@ -328,8 +330,8 @@ def _draw_losses(axes: Axes, training: TrainingRecord) -> None:
         write(axes, label, end, (8, free - height), ink, va="center")
 
 
-def _draw_validation(axes: Axes, validated: Sequence[tuple[int, float]], kept: int) -> None:
-    axes.set_title("validation accuracy, %")
+def _draw_validation(axes: Axes, validated: Sequence[tuple[int, float]], kept: int, measure: str) -> None:
+    axes.set_title(f"validation {measure}, %")
     axes.plot(*zip(*validated, strict=True), color=INK["ink"])
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="y")

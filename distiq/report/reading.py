@@ -10,6 +10,7 @@ from distiq.errors import UserError
 from distiq.records import (
     FLOAT32,
     AblationRecord,
+    AccuracyRecord,
     Column,
     CostRecord,
     DiagnosisRecord,
@@ -128,10 +129,10 @@ def throughput_batch(run: RunRecord) -> int:
     return max((entry.batch for entries in measured for entry in entries), default=1)
 
 
-def accuracy_floor(run: RunRecord) -> float | None:
-    """The least test accuracy that the budget allows, as a fraction; None without such a limit."""
-    allowed = run.budget.get("accuracy_drop_points")
-    return None if allowed is None else run.teacher.column("float32").test.top1 - allowed / 100
+def quality_floor(run: RunRecord) -> float | None:
+    """The least test accuracy or correlation that the budget allows, as a fraction; None without such a limit."""
+    allowed = run.budget.get("correlation_drop_points" if run.data.regression else "accuracy_drop_points")
+    return None if allowed is None else run.teacher.column("float32").test.quality - allowed / 100
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,11 @@ class ClassChange:
 def class_changes(run: RunRecord, most: int) -> tuple[ClassChange, ...]:
     """The classes with the `most` largest changes in either direction, worst first.
 
-    A class without test samples has no accuracy and is left out.
+    A class without test samples has no accuracy and is left out; a regression has no classes.
     """
-    per_class = zip(
-        run.data.classes,
-        run.teacher.column("float32").test.per_class,
-        run.student.column("float32").test.per_class,
-        chosen_trial(run).deployed.test.per_class,
-        strict=True,
-    )
+    columns = run.teacher.column("float32"), run.student.column("float32"), chosen_trial(run).deployed
+    tests = [column.test.per_class for column in columns if isinstance(column.test, AccuracyRecord)]
+    per_class = zip(run.data.classes, *tests, strict=True) if tests else ()
     changes = [
         ClassChange(name, teacher, student, deployed, deployed - teacher)
         for name, teacher, student, deployed in per_class

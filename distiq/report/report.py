@@ -4,7 +4,15 @@ from importlib import resources
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import NOUNS, AblationRecord, BenchRecord, DiagnosisRecord, RunRecord, TrainingRecord
+from distiq.records import (
+    NOUNS,
+    AblationRecord,
+    AccuracyRecord,
+    BenchRecord,
+    DiagnosisRecord,
+    RunRecord,
+    TrainingRecord,
+)
 from distiq.report import figures, measurements, reading, tables
 
 MOST_CLASSES = 20
@@ -45,7 +53,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    columns = tables.measurement_columns(run)
+    columns, teacher = tables.measurement_columns(run), run.teacher.column("float32").test
     noise = diagnosis.sensitivity if diagnosis else run.sensitivity
     return environment.get_template("report.html.jinja").render(
         run=run,
@@ -72,11 +80,12 @@ def render(
         runtimes=tables.runtime_rows(run),
         machines=tables.machine_rows(run, elsewhere),
         trainings=[
-            (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
+            (name, training, Markup(plots.training_curves(training, name, run.data.measure)))
+            for name, training in _trainings(run)
         ],
-        keyword=run.teacher.column("float32").test.keyword,
+        keyword=teacher.keyword if isinstance(teacher, AccuracyRecord) else None,
         keyword_plot=Markup(plots.keyword_errors(run)),
-        class_plot=Markup(plots.class_accuracy(run, MOST_CLASSES)),
+        class_plot="" if run.data.regression else Markup(plots.class_accuracy(run, MOST_CLASSES)),
         classes_left_out=max(0, len(run.data.classes) - MOST_CLASSES),
     )
 

@@ -264,7 +264,7 @@ def _print_ladder(run: RunRecord, console: Console) -> None:
         texts = (validation.text, change, test.text, file.text, latency.text, sqnr.text, broken.text)
         table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
     console.print(table)
-    console.print(Text("* delivered; change: of validation accuracy against the teacher, in points", "dim"))
+    console.print(Text(f"* delivered; change: of validation {run.data.measure} against the teacher, in points", "dim"))
     for row in ladder_rows(run):
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
     for rung, why in run.skipped.items():
@@ -316,6 +316,8 @@ def _marked(row: Row) -> Text:
 
 
 def _print_classes(run: RunRecord, console: Console) -> None:
+    if run.data.regression:
+        return
     _heading(console, "Classes that lost most")
     table = _table("class")
     for name in ("teacher", "student", "int8", "change"):

@@ -7,6 +7,7 @@ from distiq.records import (
     NOUNS,
     ONE,
     AblationRecord,
+    AccuracyRecord,
     BenchRecord,
     Breach,
     Column,
@@ -16,6 +17,8 @@ from distiq.records import (
     ModelRecord,
     NoiseRecord,
     PeakRecord,
+    QualityRecord,
+    RegressionRecord,
     RunRecord,
     RuntimeRecord,
     SensitivityRecord,
@@ -58,6 +61,8 @@ WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {
     "accuracy_drop_points": "accuracy drop against the teacher",
     "auc_drop_points": "AUC drop against the teacher",
+    "f1_drop_points": "drop of micro F1 against the teacher",
+    "correlation_drop_points": "drop of correlation against the teacher",
     "size_kb": "file size",
     "latency_ms": "latency, one sample",
     "bit_operations_m": "bit operations, one sample",
@@ -93,25 +98,30 @@ class Headline:
 def headlines(run: RunRecord) -> tuple[Headline, ...]:
     """Accuracy, size, latency and flips: the delivered int8 file against the teacher's float file."""
     teacher, chosen = run.teacher.column("float32"), chosen_trial(run)
-    delivered = chosen.deployed
-    flips, form = delivered.test.flips_against_float, delivered_form(run)
+    delivered, form = chosen.deployed, delivered_form(run)
     return (
         Headline(
-            f"{'Exact match' if run.data.several_labels else 'Accuracy'}, teacher → {form}",
-            f"{100 * teacher.test.top1:.2f} → {percent(delivered.test.top1)}",
-            f"{points(delivered.test.top1 - teacher.test.top1)} on {count(delivered.test.samples)} test samples;"
+            f"{run.data.measure.capitalize()}, teacher → {form}",
+            f"{100 * teacher.test.quality:.2f} → {percent(delivered.test.quality)}",
+            f"{points(delivered.test.quality - teacher.test.quality)} on {count(delivered.test.samples)} test samples;"
             f" 95 % interval {percent_interval(delivered.test.interval)}",
         ),
         _size_headline(teacher.cost, delivered.cost),
         _latency_headline(run, teacher.cost, delivered.cost),
-        Headline(
-            "Answers changed by int8",
-            percent(flips),
-            f"against the student's own float32; deployed file and simulation agree on {percent(chosen.agreement)}"
-            if form == "int8"
-            else "no int8 file is delivered",
-        ),
+        _changed_headline(delivered.test, chosen.agreement, form),
     )
+
+
+def _changed_headline(delivered: QualityRecord, agreement: float, form: str) -> Headline:
+    """What int8 did to the answers: classes that became others, numbers that moved."""
+    agree = f"against the student's own float32; deployed file and simulation agree on {percent(agreement)}"
+    if isinstance(delivered, RegressionRecord):
+        moved = delivered.change_against_float
+        name, value = "Answers moved by int8", NOTHING if moved is None else f"{amount(moved)} RMS"
+        agree += ", to 1/255 of the answers' span"
+    else:
+        name, value = "Answers changed by int8", percent(delivered.flips_against_float)
+    return Headline(name, value, agree if form == "int8" else "no int8 file is delivered")
 
 
 def measurement_columns(run: RunRecord) -> tuple[tuple[ModelRecord, Column], ...]:
@@ -130,29 +140,13 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
     costs = [column.cost for _, column in columns]
     latencies = [latency_of(run, cost, 1) for cost in costs]
     batches = [latency_of(run, cost, batch) for cost in costs]
-    areas = [row("AUC", [Cell(percent(t.auc)) for t in tests], "area under the ROC curve")] if tests[0].auc else []
-    if tests[0].micro_f1 is not None:
-        areas += [
-            row("Micro F1", [Cell(percent(t.micro_f1)) for t in tests], "over all labels"),
-            row("Macro F1", [Cell(percent(t.macro_f1)) for t in tests], "mean of the labels"),
-        ]
-    accuracy = "Exact match" if run.data.several_labels else "Accuracy"
-    words = [test.keyword for test in tests]
-    keyword = next((word for word in words if word), None)
-    errors = [] if keyword is None else [
-        row("Equal error rate", [Cell(percent(w.equal_error_rate if w else None)) for w in words],
-            f"“{keyword.keyword}” against all else"),
-        row("Missed", [Cell(percent(w.missed), _threshold(w)) if w else Cell(NOTHING) for w in words],
-            f"at {percent(keyword.allowed_false_accepts, 1)} false accepts"),
-    ]  # fmt: skip
+    name = run.data.measure.capitalize()
+    validation = row(f"{name}, validation", [Cell(percent(column.validation.quality)) for _, column in columns])
+    of_classes = [test for test in tests if isinstance(test, AccuracyRecord)]
+    of_numbers = [test for test in tests if isinstance(test, RegressionRecord)]
     return (
-        row(accuracy, [Cell(percent(t.top1), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
-        *areas,
-        *errors,
-        row(f"{accuracy}, validation", [Cell(percent(column.validation.top1)) for _, column in columns]),
-        row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
-        row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
-        row("Calibration error", [Cell(percent(t.expected_calibration_error)) for t in tests], "ECE"),
+        row(name, [Cell(percent(t.quality), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
+        *(_class_rows(of_classes, validation) if of_classes else _number_rows(of_numbers, validation)),
         row("File", [Cell(kilobytes(c.size_bytes), c.runtime) if c else Cell("no file") for c in costs]),
         row("Parameters", [Cell(count((column.cost or model).parameters)) for model, column in columns]),
         row("Multiply-adds", [Cell(count((column.cost or model).macs)) for model, column in columns], "MACs"),
@@ -169,6 +163,53 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
         *_rate_rows(run, columns, latencies),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
     )
+
+
+def _class_rows(tests: list[AccuracyRecord], validation: Row) -> tuple[Row, ...]:
+    """What is measured beside accuracy; the row of the validation split stands among it."""
+
+    def row(name: str, cells: list[Cell], note: str = "") -> Row:
+        return Row(Cell(name, note), tuple(cells))
+
+    areas = [row("AUC", [Cell(percent(t.auc)) for t in tests], "area under the ROC curve")] if tests[0].auc else []
+    if tests[0].micro_f1 is not None:
+        areas += [
+            row("Micro F1", [Cell(percent(t.micro_f1)) for t in tests], "over all labels"),
+            row("Macro F1", [Cell(percent(t.macro_f1)) for t in tests], "mean of the labels"),
+        ]
+    words = [test.keyword for test in tests]
+    keyword = next((word for word in words if word), None)
+    errors = [] if keyword is None else [
+        row("Equal error rate", [Cell(percent(w.equal_error_rate if w else None)) for w in words],
+            f"“{keyword.keyword}” against all else"),
+        row("Missed", [Cell(percent(w.missed), _threshold(w)) if w else Cell(NOTHING) for w in words],
+            f"at {percent(keyword.allowed_false_accepts, 1)} false accepts"),
+    ]  # fmt: skip
+    return (
+        *areas,
+        *errors,
+        validation,
+        row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
+        row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
+        row("Calibration error", [Cell(percent(t.expected_calibration_error)) for t in tests], "ECE"),
+    )
+
+
+def _number_rows(tests: list[RegressionRecord], validation: Row) -> tuple[Row, ...]:
+    """What is measured beside Pearson's correlation; the row of the validation split stands among it."""
+
+    def row(name: str, cells: list[Cell], note: str = "") -> Row:
+        return Row(Cell(name, note), tuple(cells))
+
+    moved = [test.change_against_float for test in tests]
+    return (
+        row("Rank correlation", [Cell(percent(test.spearman)) for test in tests], "Spearman"),
+        row("RMSE", [Cell(amount(t.rmse), " to ".join(map(amount, t.rmse_interval))) for t in tests],
+            "root mean squared error, 95 % interval"),
+        validation,
+        row("Correlation with teacher", [Cell(percent(test.correlation_with_teacher)) for test in tests]),
+        row("Moved from float32", [Cell(NOTHING if change is None else amount(change)) for change in moved], "RMS"),
+    )  # fmt: skip
 
 
 def _threshold(word: KeywordRecord) -> str:
@@ -238,7 +279,7 @@ RUNTIME_HEADINGS = (
     Cell("Latency", "int8, one sample"),
     Cell("Against float32", "one sample"),
     Cell("Agreement", "with the simulation"),
-    Cell("Test accuracy"),
+    Cell("Test"),
     Cell("Throughput", "int8"),
     Cell("Within a step", "of the logits"),
     Cell("Integers", "those of the graph"),
@@ -279,7 +320,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
             _against_float32(entry),
             Cell(percent(entry.agreement), _with_others(entry)),
-            Cell(percent(entry.top1)),
+            Cell(percent(entry.quality)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
             Cell(same),
@@ -366,10 +407,9 @@ def broken_limits(breaches: tuple[Breach, ...]) -> str:
 
 def budget_lines(run: RunRecord) -> tuple[str, ...]:
     """The limits that were set, as text."""
-    units = {"accuracy_drop_points": "points", "auc_drop_points": "points", "size_kb": "kB", "latency_ms": "ms",
-             "bit_operations_m": "million"}  # fmt: skip
+    units = {"size_kb": "kB", "latency_ms": "ms", "bit_operations_m": "million"}  # all others are points
     return tuple(
-        f"{LIMITS.get(limit, limit)} at most {quantity(allowed, units.get(limit, ''))}"
+        f"{LIMITS.get(limit, limit)} at most {quantity(allowed, units.get(limit, 'points'))}"
         for limit, allowed in run.budget.items()
         if allowed is not None
     )
@@ -468,8 +508,10 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
     return Row(
         Cell(trial.rung, trial.reason + reduced + fewer),
         (
-            Cell(percent(deployed.validation.top1), points(deployed.validation.top1 - teacher.validation.top1)),
-            Cell(percent(deployed.test.top1), points(deployed.test.top1 - teacher.test.top1)),
+            *(
+                Cell(percent(own.quality), points(own.quality - wanted.quality))
+                for own, wanted in ((deployed.validation, teacher.validation), (deployed.test, teacher.test))
+            ),
             Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
             Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
             Cell(percent(trial.agreement)),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distiq.data.columns import label_flags, label_sets, read_columns, set_flags
+from distiq.data.columns import label_flags, label_sets, read_columns, set_flags, target_numbers
 from distiq.errors import UserError
 
 FILES = {
@@ -93,3 +93,22 @@ def test_flags_that_are_none_and_unknown_labels_are_refused():
         label_flags([["1", "1"], ["0", "yes"]], ("a", "b"), "rows")
     with pytest.raises(UserError, match=r'rows: row 2: row 1 has the label "c", which no training row has: a, b'):
         set_flags([["a"], ["c"]], ("a", "b"), "rows")
+
+
+def test_numbers_of_a_column():
+    assert target_numbers(["3.5", "-1e2", "0"], "stars", "rows").tolist() == [3.5, -100.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("", r'rows: row 2 has "" in the column "stars"; regression needs a number'),
+        ("good", r'rows: row 2 has "good" in the column "stars"; regression needs a number'),
+        ("3,5", r'rows: row 2 has "3,5" in the column "stars"'),
+        ("nan", r'rows: row 2 has "nan" in the column "stars"; take the row out'),
+        ("inf", r'rows: row 2 has "inf" in the column "stars"; take the row out'),
+    ],
+)
+def test_what_is_no_number_is_refused(cell: str, said: str):
+    with pytest.raises(UserError, match=said):
+        target_numbers(["1", cell], "stars", "rows")

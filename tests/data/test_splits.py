@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from distiq.data.splits import Split, channel_statistics, check, collect, from_tensors, with_unlabelled
+from distiq.data.splits import (
+    Split,
+    channel_statistics,
+    check,
+    collect,
+    from_tensors,
+    is_known,
+    quality,
+    with_unlabelled,
+)
 from distiq.errors import UserError
 
 
@@ -176,3 +185,63 @@ def test_unlabelled_samples_beside_several_labels():
     data = with_unlabelled(from_tensors((images, labels), (images, labels), None, 5, 5), images[:3])
     assert data.train.labels[-3:].tolist() == [[-1, -1]] * 3
     assert data.classes == ("0", "1")
+
+
+def stars(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token numbers, and a number for each text."""
+    return torch.randint(1, 9, (count, 6), generator=torch.Generator().manual_seed(0)), torch.arange(count) / 4 + 7
+
+
+def test_numbers_are_standardized_by_the_training_rows():
+    train, test = stars(), stars(12)
+    data = from_tensors(train, test, ["stars"], 5, 5, kind="text")
+    assert data.regression and not data.several_labels and data.record().measure == "correlation"
+    labels = data.train.labels.double()
+    assert float(labels.mean()) == pytest.approx(0, abs=1e-6) and float(labels.std(correction=0)) == pytest.approx(1)
+    mean, std = data.target
+    torch.testing.assert_close(data.test.labels * std + mean, test[1])
+    parts = torch.cat([part.labels for part in (data.train, data.validation, data.calibration)]) * std + mean
+    torch.testing.assert_close(parts.sort().values, train[1])
+    assert (mean, std) == (data.preparation["target"]["mean"], data.preparation["target"]["std"])
+
+
+def test_another_unit_gives_the_same_labels_and_another_digest():
+    tokens, labels = stars()
+    one, other = (from_tensors((tokens, y), (tokens, y), ["stars"], 5, 5, kind="text") for y in (labels, 9 * labels))
+    torch.testing.assert_close(one.train.labels, other.train.labels)
+    assert one.digest() != other.digest() and other.target.std == pytest.approx(9 * one.target.std)
+
+
+def test_unlabelled_texts_beside_numbers():
+    tokens, labels = stars()
+    data = with_unlabelled(from_tensors((tokens, labels), (tokens, labels), ["stars"], 5, 5, kind="text"), tokens[:3])
+    assert data.train.labels[-3:].isnan().all() and is_known(data.train.labels).sum() == len(data.train) - 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "said"),
+    [
+        (torch.rand(40), {"classes": ["a", "b"]}, "labels are float32; .* a float32 number each, with one name"),
+        (torch.rand(40).double(), {}, "labels are float64; give whole numbers"),
+        (torch.arange(40), {}, "only one class"),
+        (torch.full((40,), 2.0), {}, "every stars is the same; there is nothing to learn"),
+        (torch.arange(40).float().masked_fill(torch.arange(40) == 7, float("nan")), {}, "the stars of text 7 is nan"),
+        (torch.arange(40).float().masked_fill(torch.arange(40) == 7, float("inf")), {}, "the stars of text 7 is inf"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(labels, settings, said):
+    tokens, _ = stars()
+    with pytest.raises(UserError, match=said):
+        from_tensors((tokens, labels), (tokens, labels), settings.get("classes", ["stars"]), 5, 5, kind="text")
+
+
+def test_numbers_for_images_are_refused():
+    images = torch.rand(40, 1, 4, 4)
+    with pytest.raises(UserError, match="labels are float32; give whole numbers as int64"):
+        from_tensors((images, torch.rand(40)), (images, torch.rand(40)), ["stars"], 5, 5)
+
+
+def test_quality_is_a_share_or_a_correlation():
+    assert quality(torch.eye(3), torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
+    assert quality(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([-1.0, -2.0, -4.0])) == pytest.approx(-1)
+    assert quality(torch.ones(3, 1), torch.tensor([1.0, 2.0, 3.0])) == 0.0

@@ -180,6 +180,20 @@ def test_a_text_may_have_several_labels(tmp_path):
         assert data.test.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
+def test_a_text_may_have_a_number(tmp_path):
+    rows = [("a film", 1.5), ("a fine film", 4), ("fine", -2)] * 8
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.tsv").write_text("\n".join(["text\tstars", *(f"{text}\t{y}" for text, y in rows), ""]))
+    data = load(settings(tmp_path, text="text", vocabulary=40, target="stars"), seed=0)
+    assert data.classes == ("stars",) and data.regression and data.record().regression
+    torch.testing.assert_close(data.test.labels[:3] * data.target.std + data.target.mean, torch.tensor([1.5, 4, -2]))
+    assert {"text", "target"} <= data.preparation.keys()
+    with pytest.raises(UserError, match=r'no column "starts"; did you mean "stars"\?'):
+        load(settings(tmp_path, text="text", target="starts"), seed=0)
+    with pytest.raises(UserError, match=r'row 1 has "a film" in the column "text"; regression needs a number'):
+        load(settings(tmp_path, text="text", target="text"), seed=0)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_sst2_sentences_are_read_as_they_are():
     text = TextSettings(header=("text", "label"), vocabulary=2000, length=32)

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
-from distiq.data.splits import Data, with_unlabelled
+from distiq.data.splits import Data, from_tensors, with_unlabelled
 from distiq.data.views import Views
 from distiq.distillation import losses
 from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.distil import Distillation, check_losses, distil, task_loss
-from distiq.distillation.teacher import LiveTeacher, MeanTeacher
+from distiq.distillation.distil import Distillation, check_losses, distil, output_losses, task_loss
+from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher
 from distiq.errors import UserError
+from distiq.models.text import EmbeddingBag
 from distiq.progress import Lines
 from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
 from distiq.training import Batch, Batches
@@ -244,3 +245,55 @@ def test_what_several_labels_do_not_bear_is_refused(student, teacher, data: Data
     several = replace(data, train=replace(data.train, labels=flags))
     with pytest.raises(UserError, match=said):
         check_losses(student, teacher, DistilSettings(**{"teacher": "live", **settings}), several)
+
+
+def test_the_losses_of_numbers_are_squared_errors_of_known_ones_alone():
+    logits, labels = torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([0.0, -1.0, math.nan])
+    batch, theirs = Batch(torch.zeros(3, 1), labels, torch.arange(3), 0), torch.tensor([[1.0], [4.0], [2.0]])
+    assert task_loss(logits, batch, 0.0).item() == pytest.approx((1 + 9) / 2)
+    found = output_losses(logits, batch, Knowledge(theirs), DistilSettings(task_weight=0.5, kd_weight=2.0))
+    assert found["task"].item() == pytest.approx(2.5) and found["kd"].item() == pytest.approx(2 * (0 + 4 + 9) / 3)
+
+
+def numbers(data: Data) -> Data:
+    """The data with a number of each sample in place of its class."""
+    parts = {part: getattr(data, part) for part in ("train", "validation", "calibration", "test")}
+    parts = {part: replace(samples, labels=samples.labels.float()) for part, samples in parts.items()}
+    return replace(data, classes=("number",), **parts)
+
+
+@pytest.mark.parametrize(
+    "name", ["kd", "soft_cross_entropy", "dkd", "dist", "logit_standardization_kd", "multi_level_kd"]
+)
+def test_losses_between_classes_are_refused_for_numbers(student, teacher, data: Data, name):
+    settings = DistilSettings(teacher="live", losses=(KnowledgeLoss(name=name),))
+    with pytest.raises(UserError, match=f"distil.losses: {name} compares classes, .*; use logit_mse"):
+        check_losses(student, teacher, settings, numbers(data))
+
+
+@pytest.mark.parametrize("storage", ["top_k", "quantized"])
+def test_stores_of_classes_are_refused_for_numbers(student, teacher, data: Data, storage):
+    with pytest.raises(UserError, match=f'storage = "{storage}" keeps logits up to a shift, which numbers do not bear'):
+        check_losses(student, teacher, DistilSettings(cache={"storage": storage}), numbers(data))
+
+
+def test_numbers_are_not_smoothed(student, data: Data):
+    with pytest.raises(UserError, match=r"student: label_smoothing = 0\.1 moves probability to other classes"):
+        distil(student, None, numbers(data), training=TrainingSettings(label_smoothing=0.1))
+
+
+def test_a_student_learns_numbers_from_its_teacher_alone():
+    tokens = torch.randint(1, 5, (120, 4), generator=torch.Generator().manual_seed(0))
+    data = from_tensors((tokens, tokens.float().sum(1)), (tokens, tokens.float().sum(1)), ["sum"], 20, 20, kind="text")
+
+    class Sum(nn.Module):
+        def forward(self, tokens):
+            return (tokens.float().sum(1, keepdim=True) - data.target.mean) / data.target.std
+
+    torch.manual_seed(0)
+    settings = DistilSettings(task_weight=0.0, kd_weight=0.5, losses=(KnowledgeLoss(name="logit_mse"),), teacher="live")
+    training = TrainingSettings(epochs=30, batch_size=16, optimizer="adamw", learning_rate=0.03, precision="float32")
+    trained, record = distil(EmbeddingBag(1, 5, dropout=0.0), Sum(), data, settings, training)
+    assert record.epochs[-1].validation_accuracy > 0.99
+    error = (trained(data.test.inputs)[:, 0].detach() - data.test.labels).square().mean().sqrt()
+    assert float(error) < 0.2

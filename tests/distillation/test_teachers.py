@@ -1,6 +1,7 @@
 """Teachers that are not one network of the same task: several, a callable, another preprocessing, an average."""
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,17 @@ def test_confidence_in_mixed_images_is_refused(batch: Batch):
     joined = Ensemble([LiveTeacher(Fixed(0.9, 0.1)), LiveTeacher(Fixed(0.5, 0.5))], "confidence")
     with pytest.raises(UserError, match="one label per image"):
         joined(batch._replace(partners=batch.labels, shares=torch.ones(4)))
+
+
+def test_an_ensemble_of_numbers_is_refused(batch: Batch):
+    joined = Ensemble([LiveTeacher(Fixed(0.9, 0.1)), LiveTeacher(Fixed(0.5, 0.5))])
+    with pytest.raises(UserError, match="averages the probabilities of classes, but a sample has a number here"):
+        joined(batch._replace(labels=batch.labels.float()))
+
+
+def test_mutual_learning_of_numbers_is_by_squared_errors(batch: Batch):
+    answers = torch.tensor([0.5, 0.25]).log()[:1]
+    students = [Fixed(0.5), Fixed(0.25)]
+    found = Mutual(students, 3.0, 2.0)(batch._replace(labels=torch.zeros(len(batch.labels))))
+    assert found["task 1"].item() == pytest.approx(float(answers[0].square()))
+    assert found["kd 1"].item() == found["kd 2"].item() == pytest.approx(2 * math.log(2) ** 2)

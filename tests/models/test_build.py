@@ -114,6 +114,11 @@ def test_a_network_that_does_not_fit_the_data_is_refused(file, name, message):
     assert message in refusal(f"{file}:{name}")
 
 
+def test_classes_in_place_of_a_number_are_refused():
+    with pytest.raises(UserError, match=r"answers \(1, 3\) .* but the data has a number each; .* both have one output"):
+        check_output(ResNet(3, 1, [4], 1), 1, torch.zeros(1, *SHAPE), "student")
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_trial_changes_nothing(training):
     torch.manual_seed(0)

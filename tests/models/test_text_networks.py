@@ -188,6 +188,20 @@ def test_its_tokenizer_comes_along(tmp_path):
     assert loaded.pad_token_id == encoder.pad
 
 
+def test_a_student_that_answers_a_number_is_a_regression_in_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    settings = StudentSettings(model="transformers:bert", options=SMALL_BERT)
+    student = build(settings, 1, torch.zeros(1, 10, dtype=torch.int64), "student", TOKENS).eval()
+    target = {"mean": 2.5, "std": 1.5}
+    save_transformers(student, tmp_path, ["score"], {}, target=target)
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    config, tokens = loaded.config, torch.tensor([[3, 19, 13, 7, PAD]])
+    assert (config.problem_type, config.id2label, config.target) == ("regression", {0: "score"}, target)
+    answers = loaded(input_ids=tokens, attention_mask=(tokens != PAD).long()).logits
+    torch.testing.assert_close(answers, student(tokens))
+
+
 def test_a_student_in_the_format_of_transformers_answers_the_same(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     options = {"keep_layers": [2, 0], "feed_forward": 6, "heads": 1, "trim_vocabulary": True, "embedding_width": 4}

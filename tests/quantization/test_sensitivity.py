@@ -97,3 +97,7 @@ def test_divergence_of_two_coins():
     reference, other = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3.0), 0.0]])
     assert divergence(reference, other) == pytest.approx(0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25))
     assert divergence(other, other) == 0.0
+
+
+def test_divergence_of_a_single_output_is_half_the_squared_difference():
+    assert divergence(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [1.0]])) == pytest.approx((0.25 + 1) / 4)

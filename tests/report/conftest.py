@@ -146,7 +146,7 @@ def in_runtime(name: str, gain: float, same_integers: bool, left: tuple[str, ...
         file=f"student-{name}",
         float_file=f"student-float32-{name}",
         size_bytes=96_400,
-        top1=0.9103,
+        quality=0.9103,
         agreement=0.9991,
         steps=(99_000, 900, 90, 9, 1),
         same_integers=same_integers,

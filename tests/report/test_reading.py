@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from distiq.records import RunRecord
-from distiq.report.reading import accuracy_floor, class_changes, columns_of, latency_of
+from distiq.report.reading import class_changes, columns_of, latency_of, quality_floor
 
 MakeRun = Callable[..., RunRecord]
 Shares = tuple[float | None, ...]
@@ -39,8 +39,8 @@ def test_classes_without_samples_are_left_out(with_class_accuracies: Callable[[S
 
 def test_the_floor_is_the_teachers_accuracy_less_the_allowed_drop(make_run: MakeRun):
     run = make_run()
-    assert accuracy_floor(run) == pytest.approx(run.teacher.column("float32").test.top1 - 0.01)
-    assert accuracy_floor(run.model_copy(update={"budget": {}})) is None
+    assert quality_floor(run) == pytest.approx(run.teacher.column("float32").test.top1 - 0.01)
+    assert quality_floor(run.model_copy(update={"budget": {}})) is None
 
 
 def test_the_students_int8_columns_are_those_of_the_chosen_trial(make_run: MakeRun):

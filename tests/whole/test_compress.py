@@ -306,7 +306,7 @@ def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: 
     (trial,) = record.trials
     assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
     assert trial.deployed.cost.file == "student-static-openvino"
-    assert trial.deployed.test.top1 == trial.runtimes[0].top1
+    assert trial.deployed.test.top1 == trial.runtimes[0].quality
     assert set(record.delivered) == {"model.xml", "model.bin"}
     assert Bundle(tmp_path / "bundle").check().passed
 
