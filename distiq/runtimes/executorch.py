@@ -35,7 +35,7 @@ def export_executorch(model: nn.Module, example: Tensor, path: Path) -> None:
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
-        graph: nn.Module = with_float_outputs(model)
+        graph: nn.Module = with_float_outputs(model, choosing=True)
     else:
         graph = float_copy(model)
     try:

@@ -1,8 +1,8 @@
 """LiteRT (formerly TensorFlow Lite): everything that touches it. XNNPACK runs the .tflite files.
 
-litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one and
-an int8 input; both are mended in the finished file, so that it takes any batch of float32 samples. Layers whose result
-stays float32 (the last one) hold dequantized weights: LiteRT would quantize their input anew at every call.
+litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one, an
+int8 input and float32 weights in tables and in linear layers with a float32 result; all are mended in the finished
+file, so that it takes any batch of float32 samples and holds the graph's integers.
 """
 
 import copy
@@ -17,12 +17,16 @@ from torch import Tensor, fx, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.runtimes.lowering import (
+    PINS,
     Entry,
     Grids,
     Weight,
+    dequantized,
     float_copy,
+    grids_of,
     is_quantized,
     with_float_outputs,
+    with_plain_attention,
     with_weight_pairs,
 )
 from distiq.runtimes.pixels import MODULE, Pixels
@@ -53,6 +57,8 @@ def export_litert(model: nn.Module, example: Tensor, path: Path, pixels: Pixels 
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
     content = _with_float_input(content)
+    if is_quantized(model):
+        content = _with_integer_weights(content, grids_of(model).weights)
     if pixels is not None:
         content = _with_pixels(content, pixels)
         example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
@@ -91,7 +97,8 @@ def float_operations(path: Path) -> tuple[str, ...]:
     for number, operation in enumerate(graph.operators):
         kind = names[model.operatorCodes[operation.opcodeIndex].builtinCode]
         result = graph.tensors[operation.outputs[0]]
-        if kind in COMPUTING and result.type == schema.TensorType.FLOAT32:
+        is_float = result.type == schema.TensorType.FLOAT32 and not _reads_pins(graph, operation, schema)
+        if kind in COMPUTING and is_float:
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
             found.append(f"{place}{number} ({kind.lower()})")
     return tuple(found)
@@ -104,17 +111,27 @@ def grids(path: Path) -> Grids:
     model = _model(path.read_bytes())
     graph = model.subgraphs[0]
     weights, floats, activations = [], [], set()
-    for tensor in graph.tensors:
+    pinned = {operation.inputs[1] for operation in graph.operators if _reads_pins(graph, operation, schema)}
+    for number, tensor in enumerate(graph.tensors):
         data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
         if data is None and quantization is not None and quantization.scale is not None:
             moved = UNSIGNED if tensor.type == schema.TensorType.UINT8 else 0
             activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0]) - moved))
         elif data is not None and tensor.type == schema.TensorType.INT8:
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
+            array = array[:, :-PINS] if number in pinned else array
             weights.append(Weight(_channels_first(array, quantization.quantizedDimension), quantization.scale))
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             floats.append(np.frombuffer(bytes(data), np.float32).reshape(tensor.shape))
     return Grids(tuple(weights), tuple(floats), frozenset(activations))
+
+
+def _reads_pins(graph: Any, operation: Any, schema: Any) -> bool:
+    """Whether it multiplies integer weights by a float32 input, whose grid its kernel makes."""
+    if not isinstance(operation.builtinOptions, schema.FullyConnectedOptionsT):
+        return False
+    types = [graph.tensors[number].type for number in operation.inputs[:2]]
+    return types == [schema.TensorType.FLOAT32, schema.TensorType.INT8]
 
 
 def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
@@ -128,7 +145,7 @@ def _prepared(model: nn.Module) -> nn.Module:
     if not is_quantized(model):
         return float_copy(model)
     assert isinstance(model, fx.GraphModule)
-    return with_weight_pairs(with_float_outputs(model))
+    return with_weight_pairs(with_plain_attention(with_float_outputs(model)))
 
 
 def _config(model: nn.Module) -> Any:
@@ -169,6 +186,42 @@ def _with_float_input(content: bytes) -> bytes:
     graph.tensors.append(entry)
     _insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
     _enter_by(model, len(graph.tensors) - 1)
+    return _content(model)
+
+
+def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
+    """Holds the integers of tables, and of linear layers that read pins, where the converter has left their values."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    known = {}
+    for weight in weights:
+        if weight.integers.ndim == 2 and weight.scales.ndim == 1:
+            wide = weight._replace(integers=np.pad(weight.integers, ((0, 0), (0, PINS))))
+            known["EMBEDDING_LOOKUP", dequantized(weight).tobytes()] = weight
+            known["FULLY_CONNECTED", dequantized(wide).tobytes()] = wide
+    model = _model(content)
+    graph = model.subgraphs[0]
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    for operation in graph.operators:
+        kind = names[model.operatorCodes[operation.opcodeIndex].builtinCode]
+        if kind not in ("EMBEDDING_LOOKUP", "FULLY_CONNECTED"):
+            continue
+        tensor = graph.tensors[operation.inputs[1]]
+        data = model.buffers[tensor.buffer].data
+        if data is None or (found := known.get((kind, bytes(data)))) is None:
+            continue
+        tensor.type, tensor.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
+        tensor.quantization.scale = found.scales.astype(np.float32)
+        tensor.quantization.zeroPoint = np.zeros(len(found.scales), np.int64)
+        model.buffers.append(schema.BufferT())
+        tensor.buffer = len(model.buffers) - 1
+        model.buffers[-1].data = np.frombuffer(found.integers.tobytes(), np.uint8)
+        if kind == "FULLY_CONNECTED":
+            operation.builtinOptions.asymmetricQuantizeInputs = True  # a grid from the smallest to the largest value
+    used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}
+    for number, buffer in enumerate(model.buffers):
+        if number not in used:
+            buffer.data = None
     return _content(model)
 
 

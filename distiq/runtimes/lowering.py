@@ -10,14 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from distiq.models.layout import make_contiguous
+from distiq.numerics import SMALLEST_SCALE
 
 aten = torch.ops.aten
 QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.default"
 WEIGHT_DEQUANTIZE = "dequantize_per_channel.default"
 SHIFT = 128  # from int8 to uint8
+LEVELS = 256
+PINS = 2
+"""Columns beside the input of a linear layer: see `with_float_outputs`."""
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
@@ -41,12 +46,95 @@ def float_copy(model: nn.Module) -> nn.Module:
     return make_contiguous(copy.deepcopy(model).cpu().eval())
 
 
-def with_float_outputs(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which layers whose result stays float32 hold their weights as float32: the same values, dequantized."""
+def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.GraphModule:
+    """A copy for runtimes that have no integer kernel with a float32 result but one that makes its own grid.
+
+    Such a kernel multiplies integers of a float32 input, on a grid from the smallest to the largest value of each row.
+    Linear layers whose result stays float32 get two columns beside their input here, the ends of its grid in the graph,
+    and two columns of zeros beside their weights: the kernel finds the graph's own grid, and no product changes.
+    All others whose result stays float32 hold their weights as float32: the same values, dequantized.
+
+    Args:
+        choosing: operations of the graph are to find the grid, as ExecuTorch's lowering wants it.
+    """
+    graph = _copy(reference)
+    pinned: dict[tuple[Any, ...], fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        if not _is(node, WEIGHT_DEQUANTIZE) or any(_result_is_quantized(user) for user in node.users):
+            continue
+        if not all(_is_pinnable(user, node) for user in node.users):
+            node.replace_all_uses_with(_new_parameter(graph, node))
+            continue
+        wide = _new_buffer(graph, f"{node.name}_wide", F.pad(_attribute(graph, node.args[0]), (0, PINS)), node)
+        node.replace_input_with(node.args[0], wide)
+        for layer in list(node.users):
+            source: Any = layer.args[0]
+            if source.args not in pinned:
+                pinned[source.args] = _with_pins(graph, source, wide)
+            read = pinned[source.args]
+            layer.replace_input_with(source, _on_chosen_grid(graph, read, source, layer) if choosing else read)
+    return _cleaned(graph)
+
+
+def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
+    """Whether it is a linear layer on grids of 8 bits with a scale for each of its outputs."""
+    if layer.target is not aten.linear.default or layer.args[1] is not weight or weight.args[3] != 0:
+        return False
+    source: Any = layer.args[0]
+    return _is(source, DEQUANTIZE) and source.args[4] - source.args[3] == LEVELS - 1
+
+
+def _with_pins(graph: fx.GraphModule, source: fx.Node, wide: fx.Node) -> fx.Node:
+    """(..., K + PINS): the values (..., K) of a dequantize node and the ends of its grid, right behind its integers."""
+    integers, scale, zero_point, low, high, kind = source.args
+    pins = torch.zeros(_attribute(graph, wide).shape[1])
+    pins[-PINS:] = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
+    before = integers.next
+    ends = _new_buffer(graph, f"{source.name}_pins", pins, before)
+    with graph.graph.inserting_before(before):
+        call = graph.graph.call_function
+        wider = call(aten.constant_pad_nd.default, (call(source.target, source.args), [0, PINS], 0.0))
+        grid = source.args[1:]
+        again = call(torch.ops.quantized_decomposed.quantize_per_tensor.default, (wider, *grid))  # padded as integers
+        return call(aten.add.Tensor, (call(source.target, (again, *grid)), ends))
+
+
+def _on_chosen_grid(graph: fx.GraphModule, values: fx.Node, source: fx.Node, reader: fx.Node) -> fx.Node:
+    """The values on the grid from their smallest to their largest; each layer has its own, which XNNPACK wants."""
+    low, high, kind = source.args[3:6]
+    with graph.graph.inserting_before(reader):
+        call, library = graph.graph.call_function, torch.ops.quantized_decomposed
+        chosen = call(library.choose_qparams.tensor, (values, low, high, SMALLEST_SCALE, kind))
+        grid = [call(operator.getitem, (chosen, number)) for number in range(2)]
+        integers = call(library.quantize_per_tensor.tensor, (values, *grid, low, high, kind))
+        return call(library.dequantize_per_tensor.tensor, (integers, *grid, low, high, kind))
+
+
+def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which attention is products and a softmax: a converter can then not move its factor into weights.
+
+    Causal attention stays as it is.
+    """
     graph = _copy(reference)
     for node in list(graph.graph.nodes):
-        if _is(node, WEIGHT_DEQUANTIZE) and not any(_result_is_quantized(user) for user in node.users):
-            node.replace_all_uses_with(_new_parameter(graph, node))
+        if node.target is not aten.scaled_dot_product_attention.default:
+            continue
+        query, key, value, mask, _, causal = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])
+        if causal or node.kwargs.get("enable_gqa"):
+            continue
+        scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_function
+            products = call(aten.matmul.default, (query, call(aten.transpose.int, (key, -2, -1))))
+            scores = call(aten.mul.Tensor, (products, scale))
+            if mask is not None and mask.meta["val"].dtype == torch.bool:
+                shown = call(aten.full.default, ([], 0.0))
+                hidden = call(aten.full.default, ([], -torch.inf))
+                mask = call(aten.where.self, (mask, shown, hidden))
+            if mask is not None:
+                scores = call(aten.add.Tensor, (scores, mask))
+            shares = call(aten.softmax.int, (scores, -1))
+            node.replace_all_uses_with(call(aten.matmul.default, (shares, value)))
     return _cleaned(graph)
 
 
@@ -119,8 +207,8 @@ class Grids(NamedTuple):
         found = {_bytes_of(weight.integers, weight.scales) for weight in self.weights}
         if found - wanted:
             return f"{len(found - wanted)} integer weights are not the graph's"
-        values = {_bytes_of(_dequantized(weight)) for weight in graph.weights}
-        kept = {_bytes_of(_dequantized(weight)) for weight in self.weights} | {_bytes_of(one) for one in self.floats}
+        values = {_bytes_of(dequantized(weight)) for weight in graph.weights}
+        kept = {_bytes_of(dequantized(weight)) for weight in self.weights} | {_bytes_of(one) for one in self.floats}
         if values - kept:
             return f"{len(values - kept)} of the graph's weights are not in the file"
         strange = [one for one in self.activations if not self._has(graph, one)]
@@ -150,7 +238,8 @@ def _bytes_of(*arrays: np.ndarray) -> bytes:
     return b"/".join(np.ascontiguousarray(np.squeeze(array)).tobytes() for array in arrays)
 
 
-def _dequantized(weight: Weight) -> np.ndarray:
+def dequantized(weight: Weight) -> np.ndarray:
+    """The float32 values of a weight."""
     shape = (-1, *[1] * (weight.integers.ndim - 1))
     return weight.integers.astype(np.float32) * weight.scales.astype(np.float32).reshape(shape)
 
@@ -170,6 +259,12 @@ def _result_is_quantized(node: fx.Node) -> bool:
     if len(users) == 1 and users[0].target in ACTIVATIONS:
         users = list(users[0].users)
     return bool(users) and all(_is(user, QUANTIZE) for user in users)
+
+
+def _new_buffer(graph: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
+    graph.register_buffer(name, value)
+    with graph.graph.inserting_before(before):
+        return graph.graph.get_attr(name)
 
 
 def _new_parameter(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
