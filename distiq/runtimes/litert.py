@@ -6,7 +6,8 @@ stays float32 (the last one) hold dequantized weights: LiteRT would quantize the
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +81,37 @@ def entry(path: Path) -> Entry:
     return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
 
 
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many operations of each kind give each type."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    types = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    found: dict[str, Counter[str]] = {}
+    for kind, result in _steps(_model(path.read_bytes())):
+        found.setdefault(kind.lower(), Counter())[types[result.type].replace("uint8", "int8")] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
 def float_operations(path: Path) -> tuple[str, ...]:
     """The computing operations of the file whose result is float32, as "number (type)"; of pixels "pixels/number"."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(path.read_bytes())
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    graph = model.subgraphs[0]
     found = []
-    for number, operation in enumerate(graph.operators):
-        kind = names[model.operatorCodes[operation.opcodeIndex].builtinCode]
-        result = graph.tensors[operation.outputs[0]]
+    for number, (kind, result) in enumerate(_steps(_model(path.read_bytes()))):
         if kind in COMPUTING and result.type == schema.TensorType.FLOAT32:
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
             found.append(f"{place}{number} ({kind.lower()})")
     return tuple(found)
+
+
+def _steps(model: Any) -> Iterator[tuple[str, Any]]:
+    """Each operation's kind and the tensor that it gives."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    graph = model.subgraphs[0]
+    for operation in graph.operators:
+        yield names[model.operatorCodes[operation.opcodeIndex].builtinCode], graph.tensors[operation.outputs[0]]
 
 
 def grids(path: Path) -> Grids:
