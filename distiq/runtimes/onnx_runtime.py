@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import ir, opset20
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
@@ -51,7 +51,12 @@ FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMu
                   "DynamicQuantizeMatMul"}  # fmt: skip
 GIVING_FLOATS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 QGEMM_OUTPUT = 8  # inputs of a QGemm that has a grid for its output
-RESULTS: dict[str, Any] = {"Shape": TensorProto.INT64, "Size": TensorProto.INT64, "Equal": TensorProto.BOOL}
+RESULTS: dict[str, Any] = {
+    **dict.fromkeys(("Shape", "Size"), TensorProto.INT64),
+    **dict.fromkeys(
+        ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "IsNaN"), TensorProto.BOOL
+    ),
+}
 FACTORS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "Gemm": (0, 1), "MatMul": (0, 1),
            "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}  # fmt: skip
 """Which inputs of a node are multiplied."""
@@ -284,15 +289,21 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
     An operation that computes has the type of what it multiplies or adds, one that moves values the type of these.
     """
-    graph = _optimized(path).graph
+    found: dict[str, Counter[str]] = {}
+    for node, used in _typed(_optimized(path).graph):
+        found.setdefault(node.op_type, Counter())[_type_name(used)] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def _typed(graph: GraphProto) -> Iterator[tuple[NodeProto, Any]]:
+    """Each node with the type that it works on; masks and conditions beside it do not count."""
     entries = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     types: dict[str, Any] = entries | {tensor.name: tensor.data_type for tensor in graph.initializer}
-    found: dict[str, Counter[str]] = {}
     used: Any
     result: Any
     for node in graph.node:
-        kind = node.op_type
-        data = next((types[name] for name in node.input if types.get(name, TensorProto.BOOL) != TensorProto.BOOL), 0)
+        kind, read = node.op_type, [types[name] for name in node.input if name in types]
+        data = next((one for one in read if one != TensorProto.BOOL), read[0] if read else TensorProto.UNDEFINED)
         if kind in (Q, DYNAMIC_Q) or kind.startswith("Q") or kind in FUSED_INTEGERS:
             used, result = TensorProto.INT8, TensorProto.INT8
             if kind in GIVING_FLOATS or (kind == "QGemm" and len(node.input) < QGEMM_OUTPUT):
@@ -302,8 +313,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
         else:
             used = result = TensorProto.FLOAT if kind == DQ else RESULTS.get(kind, data)
         types |= dict.fromkeys(node.output, result)
-        found.setdefault(kind, Counter())[_type_name(used)] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        yield node, used
 
 
 def _type_name(number: int) -> str:
@@ -316,8 +326,11 @@ def float_operations(path: Path) -> tuple[str, ...]:
 
     Read from the graph after ONNX Runtime's own optimization, so it is what runs here.
     """
-    nodes = _optimized(path).graph.node
-    return tuple(f"{node.name} ({node.op_type})" for node in nodes if node.op_type in COMPUTING)
+    return tuple(
+        f"{node.name} ({node.op_type})"
+        for node, used in _typed(_optimized(path).graph)
+        if node.op_type in COMPUTING and used in (TensorProto.FLOAT, TensorProto.UNDEFINED)
+    )
 
 
 def _optimized(path: Path) -> ModelProto:
