@@ -1,7 +1,8 @@
 """bench(): files of any runtime, and bundles, timed side by side on this machine."""
 
 import datetime
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from distiq.bundle import Bundle
 from distiq.errors import UserError
 from distiq.evaluation.cost import latencies
 from distiq.evaluation.evaluate import Predict
+from distiq.models.onnx_inputs import one_input
 from distiq.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.progress import Silent, Watch
 from distiq.records import FLOAT32, BenchFile, BenchRecord, LatencyRecord
@@ -20,11 +22,18 @@ from distiq.runtimes.export import checksums, load, require, runtime_of, size_by
 from distiq.runtimes.onnx_runtime import Work
 from distiq.tuning import tune
 
+NO_PADDING = -1  # a number that no token has: nothing is masked
+
 
 class _Opened(NamedTuple):
-    """A model file, one sample (1, ...) that it takes, its multiply-adds where they are known, its seconds of sound."""
+    """A model file, one sample (1, ...) that it takes, its multiply-adds where they are known, its seconds of sound.
+
+    `run` is the file itself, or what is run in its place; see `one_input`.
+    """
 
     path: Path
+    run: Path
+    threads: int
     predict: Predict
     sample: Tensor
     work: Work | None
@@ -34,7 +43,7 @@ class _Opened(NamedTuple):
 def bench(
     files: Sequence[Path],
     *,
-    threads: int = 1,
+    threads: int | None = None,
     batch: int = 32,
     rounds: int = 10,
     seconds: float = 0.2,
@@ -46,7 +55,9 @@ def bench(
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
 
     Args:
-        files: .onnx, .xml, .tflite, .pte or .pt2, each of one input; of a bundle's folder its model file is timed.
+        files: .onnx, .xml, .tflite, .pte or .pt2, each of one input, .onnx also of tokens and their mask; of a bundle's
+            folder its model file is timed, under the settings that its card names.
+        threads: of each runtime; by default 1, of a bundle those of its card.
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
         shape: of one sample, for files that do not say it.
@@ -59,14 +70,22 @@ def bench(
     """
     watch = watch or Silent()
     watch.stage("loading the files")
-    models = {str(file): _opened(Path(file), threads, tuple(shape), rate) for file in files}
+    with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
+        opened = {str(file): _opened(Path(file), threads, tuple(shape), rate, Path(folder)) for file in files}
+        return _timed(opened, batch, rounds, seconds, grid, watch)
+
+
+def _timed(
+    models: Mapping[str, _Opened], batch: int, rounds: int, seconds: float, grid: bool, watch: Watch
+) -> BenchRecord:
     found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(models, ())
     for size in sorted({1, batch}):
         calls = {name: _call(model.predict, model.sample, size) for name, model in models.items()}
         able = {name: call for name, call in calls.items() if _works(call, name, size, watch)}
         watch.stage(f"batch {size}: {len(able)} files, {rounds} rounds, about {rounds * seconds * len(able):.0f} s")
-        timed = latencies(able, torch.zeros(size), threads, rounds, seconds)
-        found = {name: (*found[name], *([timed[name]] if name in timed else [])) for name in found}
+        timed = latencies(able, torch.zeros(size), 1, rounds, seconds)
+        for name, latency in timed.items():
+            found[name] = (*found[name], latency.model_copy(update={"threads": models[name].threads}))
     if grid:
         watch.stage("timing the settings of each file's runtime")
     results = [
@@ -76,7 +95,7 @@ def bench(
             size_bytes=size_bytes(model.path),
             sha256=checksums(model.path),
             latency=found[name],
-            tuning=tune(model.path, threads, model.sample, rounds, seconds) if grid else None,
+            tuning=tune(model.run, model.threads, model.sample, rounds, seconds) if grid else None,
             macs=model.work.macs if model.work else None,
             is_int8=model.work is not None and model.work.is_int8,
             sound_s=model.sound_s,
@@ -88,15 +107,18 @@ def bench(
     return BenchRecord(created=created, environment=environment.describe(), files=tuple(results), peak=peak)
 
 
-def _opened(path: Path, threads: int, shape: tuple[int, ...], rate: int) -> _Opened:
+def _opened(path: Path, threads: int | None, shape: tuple[int, ...], rate: int, folder: Path) -> _Opened:
     if path.is_dir():
         bundle = Bundle(path, threads)
         macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
         sound_s = bundle.preprocessing["shape"][0] / bundle.audio.rate if bundle.kind == "audio" else 0.0
-        return _Opened(bundle.model, bundle.run, bundle.vectors()["inputs"][:1], Work(macs, is_int8), sound_s)
-    sample, count = _sample(path, shape), runtime_of(path).work
+        sample = bundle.vectors()["inputs"][:1]
+        return _Opened(bundle.model, bundle.model, bundle.threads, bundle.run, sample, Work(macs, is_int8), sound_s)
+    run = one_input(path, Path(tempfile.mkdtemp(dir=folder)), NO_PADDING) if path.suffix == ".onnx" else path
+    sample, count = _sample(run, shape), runtime_of(path).work
     sound_s = sample.shape[1] / rate if rate and sample.ndim == 2 else 0.0
-    return _Opened(path, load(path, threads), sample, count(path, sample.shape[1:]) if count else None, sound_s)
+    work, threads = count(run, sample.shape[1:]) if count else None, threads or 1
+    return _Opened(path, run, threads, load(run, threads), sample, work, sound_s)
 
 
 def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:

@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from distiq import runner
 from distiq.data.audio import conversions, read_sound, remarks, resampled, windows
 from distiq.data.columns import read_columns
 from distiq.data.images import read_image
-from distiq.data.splits import Data, answers, right
+from distiq.data.splits import Data
 from distiq.data.tables import Encoding
 from distiq.data.text import TextEncoder, bitmap
 from distiq.errors import UserError
@@ -30,8 +31,8 @@ from distiq.files import save_tensors, sha256_of_file, write_atomically
 from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
 from distiq.records import FLOAT32, NOUNS, Kind, RegressionRecord, RunRecord, TrialRecord
-from distiq.runner import ALLOWED, RAW, fitted
-from distiq.runtimes.export import Predict, files_of, load, pair_sums
+from distiq.runner import RAW, Check, fitted
+from distiq.runtimes.export import Predict, files_of, load, pair_sums, runtime_of
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 TOKENIZER, RUNNER = "tokenizer.json", "run.py"
@@ -61,19 +62,6 @@ class Heard(NamedTuple):
     answers: list[Prediction]
 
 
-class Check(NamedTuple):
-    """What replaying the test vectors showed: answers that changed, the largest difference of a logit."""
-
-    vectors: int
-    changed: int
-    largest_difference: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return self.changed == 0 and self.largest_difference <= self.tolerance
-
-
 def write_bundle(
     target: Path, model: Path, run: RunRecord, trial: TrialRecord, data: Data, kept: Sequence[int] = ()
 ) -> None:
@@ -94,7 +82,7 @@ def write_bundle(
     if data.kind in RAW:
         vectors[RAW[data.kind]] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
-    _write_json(partial / PREPROCESSING, _preprocessing(data, kept))
+    _write_json(partial / PREPROCESSING, _preprocessing(data, kept, model))
     write_atomically(partial / RUNNER, (importlib.resources.files("distiq") / "runner.py").read_bytes())
     names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
     if "text" in data.preparation:
@@ -111,7 +99,7 @@ def _write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
+def _preprocessing(data: Data, kept: Sequence[int], model: Path) -> dict[str, object]:
     output = "logits; the largest is the answer, softmax gives probabilities"
     if data.several_labels:
         output = "logits; those above 0 are the answer, the logistic function gives probabilities"
@@ -128,6 +116,7 @@ def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
     }
     if "text" in data.preparation:
         known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
+        known["fixed_length"] = runtime_of(model).entry(model).shape[-1] > 0
         return answers | {"text": known | ({"kept": bitmap(kept, known["vocabulary"])} if kept else {})}
     if data.kind == "audio":
         return answers | {
@@ -153,7 +142,9 @@ def _preprocessing(data: Data, kept: Sequence[int]) -> dict[str, object]:
 def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str, object]:
     cost = trial.deployed.cost
     tuning = run.comparison.tuning.get(cost.file) if cost else None
-    setting = tuning.setting.model_dump(include={"threads", "options"}) if tuning else None
+    setting: dict[str, object] = {"threads": cost.at_batch(1).threads if cost else 1, "options": {}}
+    if tuning:
+        setting = tuning.setting.model_dump(include={"threads", "options"})
     return {
         "name": run.name,
         "created": run.created,
@@ -248,7 +239,8 @@ class Bundle:
         self.card, self.preprocessing = card, self._json(PREPROCESSING)
         self.model = self.folder / model
         setting = card.get("setting") or {}
-        self.run: Predict = load(self.model, threads or setting.get("threads", 1), setting.get("options"))
+        self.threads: int = threads or setting.get("threads", 1)
+        self.run: Predict = load(self.model, self.threads, setting.get("options"))
 
     def _json(self, name: str) -> dict:
         path = self.folder / name
@@ -261,11 +253,11 @@ class Bundle:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's input."""
-        if self.kind == "audio":
-            return pixels.float() / self.preprocessing["divide_by"]
-        mean, std = (torch.tensor(self.preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
-        ready = (pixels.float() / self.preprocessing["divide_by"] - mean) / std
-        return ready.byte() if self.preprocessing.get("type") == "uint8" else ready
+        return torch.from_numpy(runner.normalized(pixels.numpy(), self._about))
+
+    @property
+    def _about(self) -> dict:
+        return {"kind": self.kind, **self.preprocessing}
 
     @property
     def kind(self) -> Kind:
@@ -308,7 +300,7 @@ class Bundle:
                 tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
                 known = self.preprocessing["text"]
                 encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""))
-                return Prepared(*encoder.encode([str(sample)], "the text", to_longest=True))
+                return Prepared(*encoder.encode([str(sample)], "the text", to_longest=not known.get("fixed_length")))
             case kind:
                 raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
 
@@ -411,16 +403,10 @@ class Bundle:
         changed where it differs by more.
 
         Raises:
-            UserError: the vectors cannot be read.
+            UserError: the vectors cannot be read, or the file does not run on them.
         """
-        vectors = self.vectors()
-        expected = vectors["outputs"]
-        found = self.run(vectors["inputs"])
-        differences, tolerance = (found - expected).abs(), ALLOWED * float(expected.max() - expected.min())
-        wrong = ~right(found, answers(expected, vectors["labels"])) if not self.regression else differences > tolerance
-        return Check(
-            vectors=len(expected),
-            changed=int(wrong.sum()),
-            largest_difference=float(differences.max()),
-            tolerance=tolerance,
-        )
+        vectors = {name: tensor.numpy() for name, tensor in self.vectors().items()}
+        try:
+            return runner.check(lambda inputs: self.run(torch.from_numpy(inputs)).numpy(), vectors, self._about)
+        except runner.Refused as error:
+            raise UserError(f"{self.folder}: {error}") from error

@@ -165,10 +165,13 @@ def report(
     with _explained():
         from distiq.report.measurements import keep_measurement
         from distiq.report.report import write_report
+        from distiq.report.show import show_machines
 
         for file in measurement:
             keep_measurement(folder / "records", file)
         write_report(folder / "records", folder / "report.html")
+        if measurement:
+            show_machines(folder / "records", Console(highlight=False))
         typer.echo(str(folder / "report.html"))
 
 
@@ -236,9 +239,7 @@ def check(bundle: BundleFolder) -> None:
         from distiq.bundle import Bundle
 
         found = Bundle(bundle).check()
-        difference = f"largest difference {found.largest_difference:.3g} (allowed {found.tolerance:.3g})"
-        verdict = "pass" if found.passed else "FAIL"
-        typer.echo(f"{verdict}: {found.vectors} vectors, {found.changed} answers changed, {difference}")
+        typer.echo("\n".join(found.lines))
         if not found.passed:
             raise typer.Exit(BUDGET_MISSED)
 
@@ -252,7 +253,9 @@ def bench(
     files: Annotated[
         list[Path], typer.Argument(help=".onnx, .xml, .tflite, .pte or .pt2 files, or bundles", show_default=False)
     ],
-    threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="threads of each runtime  [default: 1, of a bundle those of its card]")
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="samples per call where throughput is measured")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,
     seconds: Annotated[float, typer.Option(min=0.001, help="length of a turn")] = 0.2,
@@ -293,7 +296,7 @@ def bench(
     " --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --ranges minmax --out small.xml`"
 )
 def quantize(
-    model: Annotated[Path, typer.Argument(help="a float32 .onnx file of one input", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a float32 .onnx file of one input, or of texts", show_default=False)],
     data: Annotated[
         Path, typer.Option(help="samples without labels: inputs (N, ...) in .npy or .npz, or a folder of images")
     ],
@@ -324,6 +327,9 @@ def quantize(
     pixels: Annotated[
         bool, typer.Option("--pixels", help="the int8 file takes uint8 images and prepares them itself (not .pte)")
     ] = False,
+    pad: Annotated[
+        int, typer.Option(help="of texts, the padding token's number, where the file takes a mask beside token numbers")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -344,6 +350,7 @@ def quantize(
                 Preparation.written(size, mean, std),
                 samples=samples,
                 pixels=pixels,
+                pad=pad,
                 threads=threads,
                 watch=watch,
             )

@@ -35,7 +35,7 @@ from distiq.records import (
     TrialRecord,
     TuningRecord,
 )
-from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, load, runtime_of, size_bytes
+from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, load, operations, runtime_of, size_bytes
 from distiq.runtimes.pixels import MODULE as NORMALIZATION
 from distiq.runtimes.pixels import Pixels
 from distiq.tuning import tune
@@ -223,6 +223,7 @@ class Measuring:
             same_integers=not differences(quantized, path),
             float_operations=tuple(name for name in in_float if not name.startswith(meant)),
             intended_float_operations=tuple(name for name in in_float if name.startswith(meant)),
+            operations=operations(path),
         )
 
     def float_modules(

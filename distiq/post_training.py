@@ -1,7 +1,8 @@
 """quantize_file(): a float32 ONNX file of someone's own becomes an int8 file, measured beside it without labels."""
 
+import tempfile
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -10,14 +11,15 @@ from distiq.bench import bench
 from distiq.data.inputs import Preparation, read_inputs
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import Predict, agreement
-from distiq.models.from_onnx import read_onnx
+from distiq.models.from_onnx import OnnxNetwork, read_onnx
+from distiq.models.onnx_inputs import one_input
 from distiq.models.onnx_operations import EXPORT_AGAIN
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records import OwnFileRecord
-from distiq.runtimes.export import export, lacks, load, require, runtime_of
+from distiq.runtimes.export import export, lacks, load, operations, pair_sums, require, runtime_of
 from distiq.runtimes.pixels import Pixels
 
 COMPARED = 2048
@@ -68,6 +70,7 @@ def quantize_file(
     *,
     samples: int = 512,
     pixels: bool = False,
+    pad: int = 0,
     threads: int = 1,
     rounds: int = 10,
     seconds: float = 0.2,
@@ -80,6 +83,7 @@ def quantize_file(
         out: its ending names the runtime; see `export`.
         samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
         pixels: the int8 file takes uint8 images, whose size is right already, and prepares them itself.
+        pad: of texts, the padding token's number: a file that takes a mask, too, becomes one that works it out.
         rounds, seconds: of the timing; see `bench`.
 
     Raises:
@@ -97,29 +101,12 @@ def quantize_file(
     if pixels and not data.is_dir():
         raise UserError(f"{data}: --pixels is for a folder of images: their preparation goes into the file")
     watch.stage("reading the network and the samples")
-    entry = runtime_of(source).entry(source)
-    if not entry.shape or entry.shape[0] > 1:
-        raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
-    calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
-    network = read_onnx(source, calibration[:1])
-    network.fixed_length = entry.shape[-1] > 0
-    predict = load(source, threads)
-    alone = entry.shape[0] == 1
-    try:
-        _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
-    except Exception as error:  # onnxruntime's exceptions share no public base
-        raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
-    if not torch.isfinite(reference).all():
-        raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
-    with torch.no_grad():
-        found = sqnr_db(reference[:CHUNK], network(held_out[:CHUNK]))
-    if found < SAME_DB:
-        raise UserError(
-            f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
-        )
+    with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
+        read = _read(source, one_input(source, Path(folder), pad), data, preparation, samples, threads)
+    calibration, held_out, reference = read.calibration, read.held_out, read.reference
     watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
     inside = Pixels(*(preparation.of_channels(calibration.shape[1]))) if pixels else None
-    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2], inside)
+    export(quantize(read.network, calibration, scheme, watch=watch), out, calibration[:2], inside)
     watch.stage(f"comparing on {len(held_out)} other samples")
     answers = _answers(load(out, threads), preparation.pixels(held_out) if pixels else held_out, CHUNK)
     timed = bench(
@@ -140,7 +127,50 @@ def quantize_file(
         sqnr_db=sqnr_db(reference, answers),
         agreement=agreement(reference, answers) if has_classes else None,
         float_operations=runtime_of(out).float_operations(out),
+        operations=operations(out),
+        pair_sums=pair_sums(out),
     )
+
+
+class _Read(NamedTuple):
+    """A network, inputs to calibrate on, others, and what the float32 file answers to these."""
+
+    network: OnnxNetwork
+    calibration: Tensor
+    held_out: Tensor
+    reference: Tensor
+
+
+def _read(source: Path, taken: Path, data: Path, preparation: Preparation, samples: int, threads: int) -> _Read:
+    """The network of a file and the samples, each tried on the other.
+
+    Args:
+        taken: what is read in place of `source`; see `one_input`.
+    """
+    entry = runtime_of(source).entry(taken)
+    if not entry.shape or entry.shape[0] > 1:
+        raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
+    calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
+    try:
+        network = read_onnx(taken, calibration[:1])
+    except UserError as error:
+        raise UserError(str(error).replace(str(taken), str(source))) from error
+    network.fixed_length = entry.shape[-1] > 0
+    predict = load(taken, threads)
+    alone = entry.shape[0] == 1
+    try:
+        _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
+    if not torch.isfinite(reference).all():
+        raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
+    with torch.no_grad():
+        found = sqnr_db(reference[:CHUNK], network(held_out[:CHUNK]))
+    if found < SAME_DB:
+        raise UserError(
+            f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
+        )
+    return _Read(network, calibration, held_out, reference)
 
 
 def _answers(predict: Predict, inputs: Tensor, chunk: int) -> Tensor:

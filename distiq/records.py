@@ -336,7 +336,8 @@ class RuntimeRecord(Record):
     graph does, `agreement_with` as the file of each other runtime of the trial does, by its name; of a regression: to
     1/255 of the answers' span. `steps` counts the logits by their distance from the simulated ones, in steps of 1/255
     of the logits' span: up to half a step, one, two, four, more. `same_integers` says whether integers and scales read
-    back from the file are the graph's.
+    back from the file are the graph's. `operations` counts what the runtime runs by kind, in its own words, and type:
+    {"QLinearConv": {"int8": 12}}; `float_operations` names those that compute in float32 though they were to be int8.
     Latencies are measured side by side at the end of the run; `speed` compares the file with its float32 file then.
     """
 
@@ -350,6 +351,7 @@ class RuntimeRecord(Record):
     same_integers: bool
     float_operations: tuple[str, ...]
     intended_float_operations: tuple[str, ...] = ()
+    operations: dict[str, dict[str, int]] = {}
     agreement_with: dict[str, float] = {}
     float_size_bytes: int | None = None
     latency: tuple[LatencyRecord, ...] = ()
@@ -521,7 +523,8 @@ class OwnFileRecord(Record):
     """A float32 file of someone's own and the int8 file made from it: `bench.files` are these two.
 
     `agreement` is the share of equal answers, None where the output has no classes. `float_operations` are those that
-    the int8 file leaves in float32.
+    the int8 file leaves in float32, `operations` all by kind and type, as in `RuntimeRecord`. `pair_sums` says whether
+    sums of two products can saturate on x86 CPUs without VNNI; empty where no such kernels are.
     """
 
     bench: BenchRecord
@@ -531,6 +534,8 @@ class OwnFileRecord(Record):
     sqnr_db: float
     agreement: float | None
     float_operations: tuple[str, ...]
+    operations: dict[str, dict[str, int]] = {}
+    pair_sums: str = ""
 
 
 class VerdictRecord(Record):

@@ -2,21 +2,25 @@
 
     python run.py                     check: replays the test vectors; exit code 3 if the file answers differently here
     python run.py shoe.png clip.wav   answers samples; image files need Pillow
+    python run.py rows.csv            answers every row of a file of named columns (.csv, .tsv, .json, .jsonl)
+    python run.py "a fine film"       answers a text; needs the package tokenizers
     python run.py sample.npy          answers one sample, or several in one array
     python run.py --time              latency of one sample and throughput of a batch; --json FILE writes them down
 
 An .npy of uint8 pixels (C, H, W) or of int16 sound (T,) is raw: it is prepared as preprocessing.json says. An .npy of
-floats holds inputs as the model takes them. Raw rows and raw texts are read by `distiq predict` alone: here a model of
-rows answers prepared float32 (features,), one of texts int64 token numbers (length,).
+floats holds inputs as the model takes them: of rows float32 (features,), of texts int64 token numbers (length,).
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
+import csv
 import datetime
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -25,8 +29,9 @@ import sys
 import time
 import wave
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -45,6 +50,9 @@ RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp",
                     "i8mm")  # fmt: skip
 FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
+SHORTEST = 2  # tokens that a model is shown at least
+MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
+UNKNOWN = "?"  # one category for every way to say "missing"
 WARM_UPS = 3
 MOST_SHOWN = 5
 
@@ -63,7 +71,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     """The card; every file that it lists is there and unchanged."""
     card = read_json(folder / "card.json")
     hashes = card.get("sha256") if isinstance(card, dict) else None
-    if not isinstance(hashes, dict) or not {card.get("model"), "preprocessing.json"} <= hashes.keys():
+    if (
+        not isinstance(hashes, dict)
+        or not {card.get("model"), "preprocessing.json", "vectors.safetensors"} <= hashes.keys()
+    ):
         raise Refused(f"{folder / 'card.json'}: damaged (it lacks the files' checksums); copy the whole bundle again")
     for name, expected in hashes.items():
         file = folder / name
@@ -100,6 +111,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 
 def load(model: Path, threads: int, options: dict[str, str] | None = None) -> Predict:
     """Opens the model file in the runtime that its ending names, with options by their names there."""
+    if model.suffix not in RUNTIMES:
+        raise Refused(f"{model}: no known kind of model file; it ends with {', '.join(RUNTIMES)}")
     title, package = RUNTIMES[model.suffix]
     makers: dict[str, Callable[..., Predict]] = {
         ".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch,
@@ -203,27 +216,37 @@ def inductor(model: Path, threads: int) -> Predict:
 # Preprocessing --------------------------------------------------------------------------------------------------------
 
 
-def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
-    """The model's inputs (B, ...) of a file.
+def prepared(sample: str, about: dict[str, Any], folder: Path) -> tuple[np.ndarray, list[str]]:
+    """The model's inputs (B, ...) of a file or a text, and sentences about what was cut, missing or unknown in it.
 
     Args:
         about: what preprocessing.json says.
+        folder: that of the bundle, where a tokenizer lies.
     """
+    if sample.endswith(".npy") or about["kind"] in RAW:
+        return read_sample(Path(sample), about), []
+    if about["kind"] == "table" and "table" in about:
+        table = about["table"]
+        return encoded(read_rows(Path(sample), [*table["numeric"], *table["categorical"]]), table, sample)
+    if about["kind"] == "text" and "text" in about:
+        return tokens(sample, about["text"], folder / "tokenizer.json")
+    raise Refused(f"{sample}: this bundle does not say how raw {about['kind']}s are read; give inputs in an .npy")
+
+
+def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
+    """The model's inputs (B, ...) of an .npy, an image or a WAV file."""
     kind, shape = about["kind"], tuple(about["shape"])
     if not path.is_file():
         raise Refused(f"{path}: no such file")
     if path.suffix == ".npy":
         try:
             array = np.load(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise Refused(f"{path}: cannot be read ({error}); write it with numpy.save") from error
     elif kind == "image":
         array = read_image(path, shape)
-    elif kind == "audio":
-        array = read_wav(path, about["rate"])
     else:
-        what = "rows" if kind == "table" else "texts"
-        raise Refused(f"{path}: raw {what} are read by `distiq predict` alone; give prepared inputs in an .npy")
+        array = read_wav(path, about["rate"])
     if array.ndim == len(shape):
         array = array[None]
     raw = kind in RAW and array.dtype.kind in "iu"
@@ -233,8 +256,9 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
         raise Refused(f"{path}: holds {array.dtype}; raw {RAW[kind]} are {RAW_TYPES[kind]}")
     if raw and kind == "audio" and array.ndim == 2:
         array = np.stack([fitted(samples, shape[0]) for samples in array])
-    free = kind == "text" and array.ndim == 2
-    if len(array) == 0 or (array.shape[1:] != shape and not free):
+    free = kind == "text" and not about.get("text", {}).get("fixed_length")
+    is_shorter = free and array.ndim == 2 and SHORTEST <= array.shape[1] <= shape[0]
+    if len(array) == 0 or (array.shape[1:] != shape and not is_shorter):
         raise Refused(f"{path}: holds {array.shape}; this model takes samples of {shape}")
     if raw:
         return normalized(np.ascontiguousarray(array), about)
@@ -252,6 +276,146 @@ def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
         return scaled
     mean, std = (np.array(about[name], np.float32).reshape(1, -1, 1, 1) for name in ("mean", "std"))
     return (scaled - mean) / std
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of a .csv or .tsv file with a header, or of a .json or .jsonl file of objects, as text.
+
+    A missing value is the empty text.
+    """
+    ending = path.suffix.lower()
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if ending in (".json", ".jsonl"):
+            parts = text.split("\n") if ending == ".jsonl" else [text]
+            found = [json.loads(part) for part in parts if part.strip()]
+            found = found[0] if ending == ".json" and found else found
+            rows = found if isinstance(found, list) else [found]
+        elif ending in (".csv", ".tsv"):
+            rows = delimited(text, ending == ".tsv", path)
+        else:
+            raise Refused(f"{path}: rows are read from .csv, .tsv, .json and .jsonl; or give inputs in an .npy")
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:
+        raise Refused(f"{path}: cannot be read ({error}); save it as UTF-8, as its ending says") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise Refused(f"{path}: holds no rows; every row has the columns {', '.join(columns)}")
+    lacking = [name for name in columns if not any(name in row for row in rows)]
+    if lacking:
+        there = dict.fromkeys(name for row in rows for name in row)
+        raise Refused(f'{path}: no column "{lacking[0]}"; its columns: {", ".join(there)}')
+    return {name: ["" if row.get(name) is None else str(row[name]).strip() for row in rows] for name in columns}
+
+
+def delimited(text: str, tabs: bool, path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV or TSV text by the names in its first line."""
+    # Quotes mean nothing in a TSV file: in texts they stand unpaired.
+    lines = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        skipinitialspace=not tabs,
+    )
+    names = [name.strip() for name in next(lines, [])]
+    if len(set(names)) < len(names):
+        raise Refused(f"{path}: its header names a column twice: {', '.join(names)}")
+    rows = []
+    for row in lines:
+        if row and len(row) != len(names):
+            raise Refused(f"{path}: line {lines.line_num} has {len(row)} values, but there are {len(names)} columns")
+        if row:
+            rows.append(dict(zip(names, row)))
+    return rows
+
+
+def encoded(rows: dict[str, list[str]], table: dict[str, Any], where: str) -> tuple[np.ndarray, list[str]]:
+    """Rows, by column, as vectors (N, features) float32 in 0..1; a missing number is the column's median.
+
+    Args:
+        table: "numeric": by column the median and the edges of its bins; "categorical": by column what was seen.
+    """
+    parts, notes = [], []
+    for name, known in table["numeric"].items():
+        found = numbers(rows[name], f'{where}: column "{name}"')
+        missing = int(np.isnan(found).sum())
+        if missing:
+            notes.append(f'{where}: {missing} missing in "{name}"; taken as its median, {known["median"]:g}')
+        edges = np.array(known["edges"])
+        low, high = edges[:-1], edges[1:]
+        # How far the value has come through each bin.
+        parts.append(np.clip((np.nan_to_num(found, nan=known["median"])[:, None] - low) / (high - low), 0, 1))
+    for name, seen in table["categorical"].items():
+        values = categories(rows[name])
+        places = {value: number for number, value in enumerate(seen)}
+        found = np.array([places.get(value, -1) for value in values])
+        unseen = sorted({value for value in values if value not in places})
+        if unseen:
+            shown = ", ".join(f'"{value}"' for value in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
+            count = int((found < 0).sum())
+            notes.append(
+                f'{where}: {count} in "{name}" not seen in training ({shown}); taken as none of its categories'
+            )
+        parts.append(found[:, None] == np.arange(len(seen)))
+    return np.concatenate(parts, axis=1, dtype=np.float32), notes
+
+
+def numbers(values: Sequence[str], where: str) -> np.ndarray:
+    """(N,) float64 with NaN where a value is missing."""
+    found = np.full(len(values), np.nan)
+    for row, value in enumerate(values):
+        if value in MISSING:
+            continue
+        try:
+            found[row] = float(value)
+        except ValueError:
+            raise Refused(
+                f'{where}, row {row + 1}: "{value}" is no number; correct it, or name the column categorical'
+            ) from None
+        if not np.isfinite(found[row]):
+            raise Refused(f'{where}, row {row + 1}: "{value}" is not finite; correct it or leave it empty')
+    return found
+
+
+def categories(values: Sequence[str]) -> list[str]:
+    return [UNKNOWN if value in MISSING else value for value in values]
+
+
+def tokens(text: str, about: dict[str, Any], tokenizer: Path) -> tuple[np.ndarray, list[str]]:
+    """A text as token numbers (1, L) int64, cut at the model's length.
+
+    Args:
+        about: of preprocessing.json: the "length", the number that "pad"s, that of "unknown" tokens, those "special";
+            what a trimmed vocabulary has "kept", as bits in base64; whether the file has a "fixed_length".
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise Refused(
+            "texts need the package tokenizers: pip install tokenizers; or give token numbers in an .npy"
+        ) from error
+    if not text.strip():
+        raise Refused("the text is empty; give it words")
+    try:
+        cutter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
+        found = cutter.encode(text).ids
+    except Exception as error:  # tokenizers raises bare Exception
+        raise Refused(f"the text or {tokenizer} cannot be read: {error}") from error
+    cutter.enable_truncation(about["length"])
+    ids = np.array(cutter.encode(text).ids, np.int64)
+    notes, shown = [], f'"{text[:40]}"'
+    if len(found) > about["length"]:
+        notes.append(f"{shown}: longer than {about['length']} tokens (it has {len(found)}); cut there")
+    if about.get("kept"):
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(about["kept"]), np.uint8))
+        outside = np.unique(ids[bits[ids] == 0])[:MOST_SHOWN]
+        strange = ", ".join(str(cutter.id_to_token(int(number))) for number in outside)
+        if strange:
+            notes.append(f"{shown}: none of the model's vocabulary, counted as unknown: {strange}")
+    if about["unknown"] is not None and set(ids) <= {about["unknown"], *about["special"]}:
+        notes.append(f"{shown}: holds no token that the tokenizer knows")
+    shortest = about["length"] if about.get("fixed_length") else SHORTEST
+    return np.pad(ids, (0, max(0, shortest - len(ids))), constant_values=about["pad"])[None], notes
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -309,16 +473,30 @@ def fitted(samples: np.ndarray, length: int) -> np.ndarray:
 # What it does ---------------------------------------------------------------------------------------------------------
 
 
-def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any]) -> bool:
-    """Replays the test vectors, and the preparation of their raw samples where there are some; says what it saw."""
+class Check(NamedTuple):
+    """What replaying the test vectors showed; `lines` say it, with the vectors that diverge."""
+
+    passed: bool
+    vectors: int
+    changed: int
+    largest_difference: float
+    tolerance: float
+    lines: tuple[str, ...]
+
+
+def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any]) -> Check:
+    """Replays the test vectors, and the preparation of their raw samples where there are some."""
+    if not {"inputs", "outputs"} <= vectors.keys():
+        raise Refused("vectors.safetensors: lacks inputs or outputs; copy the whole bundle again")
     name = RAW.get(about["kind"], "")
-    prepared = True
+    passed, lines = True, []
     if name in vectors:
         wanted = vectors["inputs"]
         off, step = difference(normalized(vectors[name], about), wanted).max(), 1e-5 * np.abs(wanted).max()
-        prepared = bool(off <= step)
-        print(f"{'pass' if prepared else 'FAIL'}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
-    expected, answers = vectors["outputs"], predict(vectors["inputs"])
+        passed = bool(off <= step)
+        verdict = "pass" if passed else "FAIL"
+        lines.append(f"{verdict}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
+    expected, answers = vectors["outputs"], run(predict, vectors["inputs"], "the test vectors")
     differences = difference(answers, expected).max(1)
     several = about.get("several_labels", False)
     tolerance, target = ALLOWED * float(expected.max() - expected.min()), about.get("target")
@@ -328,23 +506,39 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
     wrong = changed | ~(differences <= tolerance)
     verdict = "FAIL" if wrong.any() else "pass"
     seen = f"largest difference {differences.max():.3g} (allowed {tolerance:.3g})"
-    print(f"{verdict}: {len(expected)} vectors, {changed.sum()} answers changed, {seen}")
+    lines.append(f"{verdict}: {len(expected)} vectors, {changed.sum()} answers changed, {seen}")
     for number in np.flatnonzero(wrong)[:MOST_SHOWN]:
-        here, there = (
-            value(scores[number], target) if target else about["labels"][scores[number].argmax()]
-            for scores in (answers, expected)
-        )
+        here, there = (named(scores[number], about) for scores in (answers, expected))
         said = f"answers {here}, not {there}" if changed[number] else f"answers {here} as expected"
-        print(f"  vector {number}: {said}; a logit differs by {differences[number]:.3g}")
+        lines.append(f"  vector {number}: {said}; a logit differs by {differences[number]:.3g}")
     if wrong.sum() > MOST_SHOWN:
-        print(f"  and {wrong.sum() - MOST_SHOWN} more")
-    return prepared and not wrong.any()
+        lines.append(f"  and {wrong.sum() - MOST_SHOWN} more")
+    passed = passed and not bool(wrong.any())
+    return Check(passed, len(expected), int(changed.sum()), float(differences.max()), tolerance, tuple(lines))
+
+
+def run(predict: Predict, inputs: np.ndarray, what: str) -> np.ndarray:
+    """The model's answers, or what the runtime says where it gives none."""
+    try:
+        return predict(inputs)
+    except Exception as error:  # every runtime raises its own kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refused(f"{what}: the model file does not run on {inputs.shape} of {inputs.dtype}: {reason}") from error
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     if found.shape != expected.shape:
         raise Refused(f"the model gives {found.shape} where {expected.shape} is expected; copy the bundle again")
     return np.abs(found.astype(np.float32) - expected)
+
+
+def named(output: np.ndarray, about: dict[str, Any]) -> str:
+    """What one output (classes,) answers: a class, several labels, or a number."""
+    if about.get("target"):
+        return value(output, about["target"])
+    if about.get("several_labels"):
+        return ", ".join(label for label, score in zip(about["labels"], output) if score > 0) or "none"
+    return str(about["labels"][output.argmax()])
 
 
 def value(output: np.ndarray, target: dict[str, float]) -> str:
@@ -439,7 +633,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     """The command line; returns the exit code."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", nargs="*", type=Path, help="image files, WAV files, .npy; none: check")
+    parser.add_argument("samples", nargs="*", help="image files, WAV files, rows, texts, .npy; none: check")
     parser.add_argument("--time", action="store_true", help="time the model file on this machine")
     parser.add_argument("--json", type=Path, help="with --time: write the measurement here")
     parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
@@ -458,10 +652,12 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         setting = card.get("setting") or {}
         threads = given.threads or setting.get("threads", 1)
         predict = load(model, threads, setting.get("options"))
-        for path in given.samples:
-            inputs = read_sample(path, about)
-            for number, logits in enumerate(predict(inputs)):
-                place = f"{path}[{number}]" if len(inputs) > 1 else str(path)
+        for sample in given.samples:
+            inputs, notes = prepared(sample, about, folder)
+            for note in notes:
+                print(note, file=sys.stderr)
+            for number, logits in enumerate(run(predict, inputs, sample)):
+                place = f"{sample}[{number}]" if len(inputs) > 1 else sample
                 said = answer(
                     logits, about["labels"], given.top, about.get("several_labels", False), about.get("target")
                 )
@@ -471,12 +667,15 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         if given.time:
             one = vectors["inputs"][:1]
             batches = [np.repeat(one, size, axis=0) for size in sorted({1, given.batch})]
+            run(predict, batches[-1], f"--batch {given.batch}")
             times = [latency(predict, batch, threads, given.seconds) for batch in batches]
             show_times(times)
             if given.json:
                 given.json.write_text(json.dumps(measurement(model, card["sha256"], times), indent=1) + "\n")
-        elif not given.samples and not check(predict, vectors, about):
-            return DIVERGES
+        elif not given.samples:
+            found = check(predict, vectors, about)
+            print(*found.lines, sep="\n")
+            return 0 if found.passed else DIVERGES
     except (Refused, OSError) as error:
         print(error, file=sys.stderr)
         return REFUSED

@@ -37,7 +37,7 @@ UPPER = {
 } | SIDE_BY_SIDE
 HOMES = {
     "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_passes", "runtimes/onnx_streaming", "runtimes/pixels",
-             "models/from_onnx", "models/onnx_operations"),
+             "models/from_onnx", "models/onnx_inputs", "models/onnx_operations"),
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
     "openvino": ("runtimes/openvino",), "ai_edge_litert": ("runtimes/litert",), "litert_torch": ("runtimes/litert",),
     "executorch": ("runtimes/executorch",),

@@ -17,6 +17,9 @@ from torch import nn
 
 from distiq import runner
 from distiq.data import audio
+from distiq.data.columns import read_columns
+from distiq.data.tables import Encoding
+from distiq.data.text import TextEncoder, bitmap, train_tokenizer
 from distiq.quantization.quantize import quantize
 from distiq.records import BenchRecord
 from distiq.runtimes.export import RUNTIMES, checksums, export, load
@@ -159,8 +162,7 @@ def text(path: Path) -> Path:
         (lambda folder: text(folder / "x.npy"), IMAGES, r"x\.npy: cannot be read"),
         (lambda folder: text(folder / "x.png"), IMAGES, "does not decode"),
         (lambda folder: text(folder / "x.wav"), SOUND, "WAV file does not decode"),
-        (lambda folder: text(folder / "x.csv"), ROWS, "raw rows are read by `distiq predict` alone"),
-        (lambda folder: text(folder / "x.txt"), TEXTS, "raw texts are read by `distiq predict` alone"),
+        (lambda folder: saved(folder / "x.npy", np.zeros((2, 13), int)), TEXTS, r"holds \(2, 13\)"),
         (lambda folder: write_wav(folder / "x.wav", 2, 1, rate=8000), SOUND, "8000 Hz; this model hears 4000 Hz"),
         (lambda folder: write_wav(folder / "x.wav", 2, 1, count=0), SOUND, "empty or cut short"),
         (lambda folder: saved(folder / "x.npy", np.zeros((4, 6, 3), np.uint8)), IMAGES, r"samples of \(3, 4, 6\)"),
@@ -175,6 +177,97 @@ def test_what_is_no_sample_is_refused(make: Callable[[Path], Path], about: dict,
         runner.read_sample(make(tmp_path), about)
 
 
+# Rows and texts -------------------------------------------------------------------------------------------------------
+
+ENCODING = Encoding({"age": (30.0, (10.0, 20.0, 60.0))}, {"job": ("?", "cook", "smith")})
+OF_ROWS = {"kind": "table", "shape": [5], "labels": ["a", "b"], "table": ENCODING.as_json()}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", 'id,age, job\n1, 25,"cook"\n\n2,,pilot\n'),
+        ("x.tsv", 'job\tage\n"cook\t12\nsmith\t?\n'),
+        ("x.json", '[{"age": 25, "job": " cook "}, {"job": null, "age": "NaN"}, {"age": 7}]'),
+        ("x.json", '{"age": 25.5, "job": "smith"}'),
+        ("x.jsonl", '\ufeff{"age": 25, "job": "a\u2028b"}\n\n{"age": 99, "job": "smith"}\n'),
+    ],
+)
+def test_rows_are_read_and_encoded_as_in_distiq(name: str, content: str, tmp_path: Path):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    expected = ENCODING.encode(read_columns(path, ENCODING.columns), str(path))
+    found, notes = runner.prepared(str(path), OF_ROWS, tmp_path)
+    assert found.dtype == np.float32 and np.array_equal(found, expected.inputs.numpy())
+    assert tuple(notes) == expected.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", "age,jobs\n1,cook\n", 'no column "job"; its columns: age, jobs'),
+        ("x.csv", "age,job\n1\n", "line 2 has 1 values, but there are 2 columns"),
+        ("x.csv", "age,age\n1,2\n", "names a column twice"),
+        ("x.csv", "age,job\n", "holds no rows; every row has the columns age, job"),
+        ("x.csv", "", "holds no rows"),
+        ("x.csv", "age,job\nold,cook\n", 'column "age", row 1: "old" is no number'),
+        ("x.csv", b"age,job\n1,\xff\n", "cannot be read .*save it as UTF-8"),
+        ("x.json", "[1]", "holds no rows"),
+        ("x.json", "{", "cannot be read"),
+        ("x.txt", "age,job\n1,cook\n", "rows are read from .csv, .tsv, .json and .jsonl"),
+    ],
+)
+def test_what_are_no_rows_is_refused(name: str, content: str | bytes, message: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(runner.Refused, match=message):
+        runner.prepared(str(tmp_path / name), OF_ROWS, tmp_path)
+
+
+def test_rows_that_are_missing_are_refused(tmp_path: Path):
+    with pytest.raises(runner.Refused, match=r"no\.csv: cannot be read \(No such file"):
+        runner.prepared(str(tmp_path / "no.csv"), OF_ROWS, tmp_path)
+
+
+@pytest.mark.parametrize("about", [ROWS, TEXTS])
+def test_raw_samples_of_a_bundle_that_does_not_say_how_to_read_them_are_refused(about: dict, tmp_path: Path):
+    with pytest.raises(runner.Refused, match=r"does not say how raw (table|text)s are read; give inputs in an \.npy"):
+        runner.prepared("x.csv", about, tmp_path)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> TextEncoder:
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    found = TextEncoder(train_tokenizer(["the film is dull", "the film is lovely"], 60), 6)
+    (tmp_path / "tokenizer.json").write_text(found.as_json()["tokenizer"], encoding="utf-8")
+    return found
+
+
+@pytest.mark.parametrize("text", ["The film", "dull", "a film, lovely!", "the film is dull the film", "映画", "x" * 90])
+def test_a_text_is_cut_into_the_tokens_of_distiq(text: str, encoder: TextEncoder, tmp_path: Path):
+    expected = encoder.encode([text], "the text", to_longest=True)
+    found, notes = runner.prepared(text, TEXTS | {"text": encoder.as_json()}, tmp_path)
+    assert found.dtype == np.int64 and np.array_equal(found, expected.numbers.numpy())
+    assert len(notes) == len(expected.notes)
+    assert ["cut there" in note for note in notes] == ["cut there" in note for note in expected.notes]
+    about = encoder.as_json() | {"fixed_length": True}
+    padded = encoder.encode([text], "the text").numbers.numpy()
+    assert np.array_equal(runner.prepared(text, TEXTS | {"text": about}, tmp_path)[0], padded)
+
+
+def test_tokens_that_a_trimmed_model_does_not_know_are_said(encoder: TextEncoder, tmp_path: Path):
+    about = encoder.as_json()
+    known = [number for number in range(about["vocabulary"]) if number != encoder.tokenizer.token_to_id("film")]
+    about["kept"] = bitmap(known, about["vocabulary"])
+    _, notes = runner.prepared("the film is dull", TEXTS | {"text": about}, tmp_path)
+    assert notes == ['"the film is dull": none of the model\'s vocabulary, counted as unknown: film']
+
+
+@pytest.mark.parametrize(("text", "message"), [(" ", "the text is empty"), ("\udcff", "cannot be read")])
+def test_what_is_no_text_is_refused(text: str, message: str, encoder: TextEncoder, tmp_path: Path):
+    with pytest.raises(runner.Refused, match=message):
+        runner.prepared(text, TEXTS | {"text": encoder.as_json()}, tmp_path)
+
+
 # Checking, answering, timing ------------------------------------------------------------------------------------------
 
 
@@ -187,25 +280,43 @@ OUTPUTS = np.array([[0.0, 10.0, 4.0], [9.0, 0.0, 5.0], [1.0, 2.0, 3.0]], np.floa
 
 
 @pytest.mark.parametrize(("shift", "passed"), [(0.0, True), (0.19, True), (0.21, False), (np.nan, False)])
-def test_two_hundredths_of_the_span_are_allowed(shift: float, passed: bool, capsys: pytest.CaptureFixture[str]):
+def test_two_hundredths_of_the_span_are_allowed(shift: float, passed: bool):
     answers = OUTPUTS + np.array([[0], [np.float32(shift)], [0]], np.float32)
-    assert runner.check(lambda _: answers, vectors_of(OUTPUTS), IMAGES) == passed
-    printed = capsys.readouterr().out
+    found = runner.check(lambda _: answers, vectors_of(OUTPUTS), IMAGES)
+    printed = "\n".join(found.lines)
+    assert found.passed == passed
     assert ("vector 1: " in printed) == (not passed)
     assert "vector 0" not in printed and "vector 2" not in printed
 
 
-def test_a_changed_answer_fails_and_is_named(capsys: pytest.CaptureFixture[str]):
+def test_a_changed_answer_fails_and_is_named():
     answers = OUTPUTS.copy()
     answers[2, 1] = 3.05
-    assert not runner.check(lambda _: answers, vectors_of(OUTPUTS), IMAGES)
-    assert "vector 2: answers b, not c; a logit differs by 1.05" in capsys.readouterr().out
+    found = runner.check(lambda _: answers, vectors_of(OUTPUTS), IMAGES)
+    assert (found.passed, found.vectors, found.changed) == (False, 3, 1)
+    assert found.lines[-1] == "  vector 2: answers b, not c; a logit differs by 1.05"
 
 
-def test_another_preparation_fails(capsys: pytest.CaptureFixture[str]):
-    assert not runner.check(lambda _: OUTPUTS, vectors_of(OUTPUTS), IMAGES | {"mean": [0.5, 0.26, 0.1]})
-    first, second = capsys.readouterr().out.splitlines()
+def test_another_preparation_fails():
+    found = runner.check(lambda _: OUTPUTS, vectors_of(OUTPUTS), IMAGES | {"mean": [0.5, 0.26, 0.1]})
+    assert not found.passed
+    first, second = found.lines
     assert first.startswith("FAIL: preparation, largest difference 0.1") and second.startswith("pass: 3 vectors")
+
+
+def test_a_file_that_does_not_run_on_its_vectors_is_named():
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        raise RuntimeError("Got invalid dimensions\nand more")
+
+    with pytest.raises(
+        runner.Refused, match=r"the test vectors: the model file does not run on \(3, 3, 4, 6\).*dimensions$"
+    ):
+        runner.check(predict, vectors_of(OUTPUTS), IMAGES)
+
+
+def test_vectors_without_outputs_are_refused():
+    with pytest.raises(runner.Refused, match="lacks inputs or outputs"):
+        runner.check(lambda _: OUTPUTS, {"inputs": OUTPUTS}, IMAGES)
 
 
 def test_another_number_of_classes_is_refused():
@@ -218,14 +329,14 @@ def test_answers_are_softmax_probabilities():
     assert runner.answer(logits, ["a", "b", "c"], 2) == "b 50.0 %  c 30.0 %"
 
 
-def test_a_number_is_answered_and_checked_in_its_unit(capsys: pytest.CaptureFixture[str]):
+def test_a_number_is_answered_and_checked_in_its_unit():
     about = {"kind": "text", "labels": ["stars"], "target": {"mean": 50.0, "std": 10.0}}
     outputs = np.array([[-1.0], [0.0], [1.0]], np.float32)
     assert runner.answer(outputs[2], about["labels"], 3, target=about["target"]) == "stars 60"
     vectors = {"inputs": np.zeros((3, 4), np.int64), "outputs": outputs}
-    assert runner.check(lambda _: outputs + 0.03, vectors, about)  # 2 % of the span are 0.04
-    assert not runner.check(lambda _: outputs + np.array([[0], [0.5], [0]], np.float32), vectors, about)
-    assert "1 answers changed" in (said := capsys.readouterr().out) and "answers 55, not 50" in said
+    assert runner.check(lambda _: outputs + 0.03, vectors, about).passed  # 2 % of the span are 0.04
+    found = runner.check(lambda _: outputs + np.array([[0], [0.5], [0]], np.float32), vectors, about)
+    assert (found.passed, found.changed) == (False, 1) and "answers 55, not 50" in found.lines[-1]
 
 
 def test_times_are_ordered_and_counted():

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distiq import runner
 from distiq.data.columns import Columns, label_numbers, parse_columns, read_columns
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TableSettings
 
-MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
-UNKNOWN = "?"  # one category for every way to say "missing"
 ADULT = TableSettings(
     label="income",
     numeric=("age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"),
@@ -70,24 +69,11 @@ class Encoding:
         Raises:
             UserError: a value of a numeric column is no number; row and column are named.
         """
-        parts, notes = [], []
-        for name, (median, edges) in self.numeric.items():
-            found = _numbers(rows[name], f'{where}: column "{name}"')
-            if missing := int(np.isnan(found).sum()):
-                notes.append(f'{where}: {missing} missing in "{name}"; taken as its median, {median:g}')
-            parts.append(_piecewise_linear(np.nan_to_num(found, nan=median), edges))
-        for name, known in self.categorical.items():
-            values = _categories(rows[name])
-            places = {value: number for number, value in enumerate(known)}
-            numbers = np.array([places.get(value, -1) for value in values])
-            if unseen := sorted({value for value, number in zip(values, numbers, strict=True) if number < 0}):
-                count = int((numbers < 0).sum())
-                shown = ", ".join(f'"{value}"' for value in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
-                notes.append(
-                    f'{where}: {count} in "{name}" not seen in training ({shown}); taken as none of its categories'
-                )
-            parts.append((numbers[:, None] == np.arange(len(known))).astype(np.float32))
-        return Encoded(torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32)), tuple(notes))
+        try:
+            inputs, notes = runner.encoded(rows, self.as_json(), where)
+        except runner.Refused as error:
+            raise UserError(str(error)) from error
+        return Encoded(torch.from_numpy(inputs), tuple(notes))
 
 
 def fit_encoding(rows: Columns, settings: TableSettings, where: str) -> Encoding:
@@ -110,7 +96,7 @@ def fit_encoding(rows: Columns, settings: TableSettings, where: str) -> Encoding
         shares = np.linspace(0, 1, settings.bins // 2 + 1)
         edges = np.unique(np.concatenate([np.quantile(part, shares) for part in (values, distinct)]))
         numeric[name] = (float(np.median(values)), tuple(float(edge) for edge in edges))
-    categorical = {name: tuple(sorted(set(_categories(rows[name])))) for name in settings.categorical}
+    categorical = {name: tuple(sorted(set(runner.categories(rows[name])))) for name in settings.categorical}
     for name, known in categorical.items():
         if len(known) < 2:
             raise UserError(f'{where}: column "{name}" holds one category only; leave it out of data.table.categorical')
@@ -118,30 +104,10 @@ def fit_encoding(rows: Columns, settings: TableSettings, where: str) -> Encoding
 
 
 def _numbers(values: Sequence[str], where: str) -> np.ndarray:
-    """(N,) float64 with NaN where a value is missing."""
-    found = np.full(len(values), np.nan)
-    for row, value in enumerate(values):
-        if value in MISSING:
-            continue
-        try:
-            found[row] = float(value)
-        except ValueError:
-            raise UserError(
-                f'{where}, row {row + 1}: "{value}" is no number; correct it, or name the column categorical'
-            ) from None
-        if not np.isfinite(found[row]):
-            raise UserError(f'{where}, row {row + 1}: "{value}" is not finite; correct it or leave it empty')
-    return found
-
-
-def _categories(values: Sequence[str]) -> list[str]:
-    return [UNKNOWN if value in MISSING else value for value in values]
-
-
-def _piecewise_linear(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """(N,) -> (N, len(edges) - 1): how far the value has come through each bin."""
-    low, high = np.array(edges[:-1]), np.array(edges[1:])
-    return np.clip((values[:, None] - low) / (high - low), 0, 1).astype(np.float32)
+    try:
+        return runner.numbers(values, where)
+    except runner.Refused as error:
+        raise UserError(str(error)) from error
 
 
 def adult(settings: TableSettings) -> tuple[TableSettings, Columns, Columns]:

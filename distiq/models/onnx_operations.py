@@ -1,5 +1,6 @@
 """The operations of ONNX in torch: layers that hold weights, and functions of tensors, shapes and numbers, by name."""
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -246,10 +247,28 @@ def _pooling(
     return strides, begin
 
 
-def _reduce_mean(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
-    if not axes and noop_with_empty_axes:
-        return x
-    return x.mean(tuple(axes) if axes else tuple(range(x.ndim)), keepdim=bool(keepdims))
+def _reduce(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function over axes, such as `torch.sum`."""
+
+    def run(x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+        if not axes and noop_with_empty_axes:
+            return x
+        return function(x, tuple(axes) if axes else tuple(range(x.ndim)), keepdim=bool(keepdims))
+
+    return run
+
+
+def _of_all(
+    of_tensors: Callable[[Tensor, Tensor], Tensor], of_numbers: Callable[[Any, Any], Any]
+) -> Callable[..., Any]:
+    """A function of two over any number of tensors, or of the numbers of shapes."""
+
+    def two(one: Any, other: Any) -> Any:
+        if isinstance(one, Tensor) or isinstance(other, Tensor):
+            return of_tensors(torch.as_tensor(one), torch.as_tensor(other))
+        return of_numbers(one, other)
+
+    return lambda *items: functools.reduce(_elementwise(two), items)
 
 
 def _concat(*parts: Any, axis: int, single: Sequence[int] = ()) -> Any:
@@ -367,6 +386,8 @@ def _pad(x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: byt
 
 def _cast(x: Any, *, to: int, saturate: int = 1) -> Any:
     to_float = to in (TensorProto.FLOAT, TensorProto.DOUBLE)
+    if to == TensorProto.BOOL and isinstance(x, Tensor):
+        return x.bool()
     if not to_float and to not in (TensorProto.INT64, TensorProto.INT32):
         raise UserError(f"casts to {TensorProto.DataType.Name(to)}; distiq reads networks of FLOAT")
     if isinstance(x, Tensor):
@@ -382,7 +403,9 @@ def _cast_like(x: Any, other: Any) -> Any:
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
+    "Abs": operator.abs,
     "Add": _elementwise(operator.add),
+    "And": _elementwise(operator.and_),
     "AveragePool": _average_pool,
     "Cast": _cast,
     "CastLike": _cast_like,
@@ -398,18 +421,30 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Gather": _gather,
     "Gelu": _gelu,
     "GlobalAveragePool": _global_average_pool,
+    "Greater": _elementwise(operator.gt),
+    "GreaterOrEqual": _elementwise(operator.ge),
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": F.hardswish,
     "LeakyRelu": _leaky_relu,
+    "Less": _elementwise(operator.lt),
+    "LessOrEqual": _elementwise(operator.le),
     "Log": torch.log,
     "MatMul": torch.matmul,
+    "Max": _of_all(torch.maximum, max),
     "MaxPool": _max_pool,
+    "Min": _of_all(torch.minimum, min),
     "Mod": _modulo,
     "Mul": _elementwise(operator.mul),
     "Neg": operator.neg,
+    "Not": torch.logical_not,
+    "Or": _elementwise(operator.or_),
     "Pad": _pad,
     "Pow": _elementwise(operator.pow),
-    "ReduceMean": _reduce_mean,
+    "ReduceMax": _reduce(torch.amax),
+    "ReduceMean": _reduce(torch.mean),
+    "ReduceMin": _reduce(torch.amin),
+    "ReduceSum": _reduce(torch.sum),
+    "Reciprocal": torch.reciprocal,
     "Relu": F.relu,
     "Reshape": _reshape,
     "Shape": _shape,

@@ -67,7 +67,7 @@ def show(records: Path, console: Console) -> None:
     _print_measurements(run, console)
     _print_ladder(run, console)
     _print_runtimes(run, console)
-    _print_machines(machine_rows(run, read_measurements(records, run)), console)
+    show_machines(records, console)
     _print_classes(run, console)
     _print_advice(run, console)
     if diagnosis := read_diagnosis(records, run):
@@ -161,10 +161,11 @@ def show_bench(bench: BenchRecord, console: Console) -> None:
         table.add_row(*map(Text, cells))
     console.print(table)
     one, machine = bench.files[0].latency[0], bench.environment
+    threads = sorted({file.latency[0].threads for file in bench.files})
     console.print(
         Text(
-            f"one sample, {one.threads} thread{'s' if one.threads > 1 else ''}, files in turns, {one.runs} runs of the"
-            f" first; {machine.cpu} ({', '.join(machine.instruction_sets)})",
+            f"one sample, {' or '.join(map(str, threads))} thread{'s' if threads != [1] else ''}, files in turns,"
+            f" {one.runs} runs of the first; {machine.cpu} ({', '.join(machine.instruction_sets)})",
             "dim",
         )
     )
@@ -207,6 +208,9 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
         slower += [f"batch {was.batch}"] if ratio < 1 else []
     left = record.float_operations
     rows += [("Float operations left", str(len(left)), ", ".join(left))]
+    if record.pair_sums:
+        verdict, _, reason = record.pair_sums.partition(": ")
+        rows += [("Sums in 16 bits", verdict, reason)]
     for what, value, note in rows:
         grid.add_row(Text(what), Text(value, "bold"), Text(note, "dim"))
     console.print(grid)
@@ -293,7 +297,10 @@ def _print_runtimes(run: RunRecord, console: Console) -> None:
     console.print(Text(f"* delivered; agreement: with the simulated graph, test set{others}", "dim"))
 
 
-def _print_machines(rows: tuple[Row, ...], console: Console) -> None:
+def show_machines(records: Path, console: Console) -> None:
+    """Prints the times of the delivered file on other machines, and whether the limit of latency holds there."""
+    run = read_run(records)
+    rows = machine_rows(run, read_measurements(records, run))
     if not rows:
         return
     _heading(console, "Measured on other machines")

@@ -1,5 +1,6 @@
 """The tables of a report as text cells, for the page and for the terminal alike."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from distiq.records import (
@@ -324,10 +325,18 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
             Cell(same),
-            Cell(tally(entry.float_operations) or "none"),
+            Cell(tally(entry.float_operations) or "none", _types(entry)),
         ),
         marked=delivered,
     )
+
+
+def _types(entry: RuntimeRecord) -> str:
+    """How many operations of any kind work in each type, the most first."""
+    totals = Counter[str]()
+    for counts in entry.operations.values():
+        totals.update(counts)
+    return ", ".join(f"{number} {name}" for name, number in totals.most_common())
 
 
 def _with_others(entry: RuntimeRecord) -> str:

@@ -6,6 +6,7 @@ XNNPACK has no integer kernel with a float32 result that keeps the input's grid.
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,18 +115,39 @@ def entry(path: Path) -> Entry:
     return Entry((-1, *found.sizes()[1:]), types.get(found.dtype(), torch.float32))
 
 
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many operations of each kind give each type; what runs outside of XNNPACK is float32 and is named once."""
+    found = {name: Counter({"float32": 1}) for name in _outside(_read(path)[0])}
+    for kind, result in _steps(_read(path)[1]):
+        name = "int8" if "int8" in result else result.removeprefix("xnn_datatype_").replace("fp32", "float32")
+        found.setdefault(kind.removeprefix("XNN"), Counter())[name] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
 def float_operations(path: Path) -> tuple[str, ...]:
     """The operations that run outside of XNNPACK, and those inside whose result is float32, as "name (type)"."""
     program, parts, _ = _read(path)
-    outside = {f"{entry.name} (outside XNNPACK)" for entry in program.execution_plan[0].operators}
-    found = sorted(name for name in outside if not name.startswith(("executorch_prim", "aten::sym_size")))
+    found = [f"{name} (outside XNNPACK)" for name in _outside(program)]
     for part in parts:
-        kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
-        for number, node in enumerate(part["xnodes"]):
-            kind = node["xnode_union_type"]
-            if kind in COMPUTING and kinds[node["xnode_union"]["output_id"]] == "xnn_datatype_fp32":
+        for number, (kind, result) in enumerate(_steps([part])):
+            if kind in COMPUTING and result == "xnn_datatype_fp32":
                 found.append(f"{number} ({kind.removeprefix('XNN').lower()})")
     return tuple(found)
+
+
+def _outside(program: Any) -> list[str]:
+    """The operations that run outside of XNNPACK, but for arithmetic on shapes."""
+    names = {entry.name for entry in program.execution_plan[0].operators}
+    return sorted(name for name in names if not name.startswith(("executorch_prim", "aten::sym_size")))
+
+
+def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Each operation's kind and the type of its first result, in XNNPACK's names."""
+    for part in parts:
+        kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
+        for node in part["xnodes"]:
+            result = next(value for key, value in node["xnode_union"].items() if key in ("output_id", "output1_id"))
+            yield node["xnode_union_type"], kinds[result]
 
 
 def grids(path: Path) -> Grids:

@@ -205,3 +205,18 @@ def require(runtime: Runtime, to_write: bool = False) -> None:
         raise UserError(f"{runtime.title} is not installed here ({', '.join(missing)}): pip install {runtime.install}")
     if to_write and runtime.lacks_tool and (why := runtime.lacks_tool()):
         raise UserError(why)
+
+
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many operations of each kind the runtime runs in each type: {"QLinearConv": {"int8": 12}}.
+
+    Kinds are the runtime's own words; 8-bit types of either sign are "int8".
+    """
+    read = {
+        ".onnx": onnx_runtime.operations,
+        ".xml": openvino.operations,
+        ".tflite": litert.operations,
+        ".pte": executorch.operations,
+        ".pt2": inductor.operations,
+    }
+    return read[runtime_of(path).ending](path)

@@ -155,27 +155,36 @@ def needs_vnni(path: Path) -> bool:
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(json.loads(_facts(path).get(SETS, "[]"))))
 
 
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many steps of each kind compute float32, and how many integers."""
+    found: dict[str, Counter[str]] = {}
+    for name, in_float in _steps(path):
+        found.setdefault(name, Counter())["float32" if in_float else "int8"] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The steps of the program that compute float32, as "number (type)", from its source, which the file holds.
+    """The steps of the program that compute float32, as "number (type)", from its source, which the file holds."""
+    return tuple(f"{number} ({name})" for number, (name, in_float) in enumerate(_steps(path)) if in_float)
+
+
+def _steps(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each step's name, and whether it computes float32.
 
     A loop that Inductor wrote computes in float32 between the integers that it reads and writes, as every such kernel
-    does; it is named if all that it writes is float32.
+    does; it counts as float32 if all that it writes is.
     """
     program, outside = _program(path), _outside(path)
-    found = []
     steps = re.finditer(rf"{FUSED.pattern}|{CALL.pattern}|proxy_executor_call_function\(\w+, (\d+),", program, re.M)
-    for number, step in enumerate(steps):
+    for step in steps:
         fused, arguments, called, _, place = step.groups()
         if fused:
-            name, in_float = fused.rpartition("_")[0], set(WRITTEN.findall(arguments)) == {"float"}
+            yield fused.rpartition("_")[0], set(WRITTEN.findall(arguments)) == {"float"}
         elif called:
-            name, in_float = called, not called.startswith("_q") and called not in MOVING
+            yield called, not called.startswith("_q") and called not in MOVING
         else:
             name = outside[int(place)]
-            in_float = not name.startswith("quantized")
-        if in_float:
-            found.append(f"{number} ({name})")
-    return tuple(found)
+            yield name, not name.startswith("quantized")
 
 
 def grids(path: Path) -> Grids:

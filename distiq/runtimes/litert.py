@@ -6,7 +6,8 @@ file, so that it takes any batch of float32 samples and holds the graph's intege
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +87,39 @@ def entry(path: Path) -> Entry:
     return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
 
 
-def float_operations(path: Path) -> tuple[str, ...]:
-    """The computing operations of the file whose result is float32, as "number (type)"; of pixels "pixels/number"."""
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many operations of each kind give each type; linear layers that multiply integers count as int8."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(path.read_bytes())
-    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    graph = model.subgraphs[0]
+    types = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    found: dict[str, Counter[str]] = {}
+    for kind, _, computed_in in _steps(_model(path.read_bytes())):
+        found.setdefault(kind.lower(), Counter())[types[computed_in].replace("uint8", "int8")] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The computing operations of the file that compute in float32, as "number (type)"; of pixels "pixels/number"."""
+    from ai_edge_litert import schema_py_generated as schema
+
     found = []
-    for number, operation in enumerate(graph.operators):
-        kind = names[model.operatorCodes[operation.opcodeIndex].builtinCode]
-        result = graph.tensors[operation.outputs[0]]
-        is_float = result.type == schema.TensorType.FLOAT32 and not _reads_pins(graph, operation, schema)
-        if kind in COMPUTING and is_float:
+    for number, (kind, result, computed_in) in enumerate(_steps(_model(path.read_bytes()))):
+        if kind in COMPUTING and computed_in == schema.TensorType.FLOAT32:
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
             found.append(f"{place}{number} ({kind.lower()})")
     return tuple(found)
+
+
+def _steps(model: Any) -> Iterator[tuple[str, Any, int]]:
+    """Each operation's kind, the tensor that it gives and the type that it computes in."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    graph = model.subgraphs[0]
+    for operation in graph.operators:
+        result = graph.tensors[operation.outputs[0]]
+        computed_in = schema.TensorType.INT8 if _reads_pins(graph, operation, schema) else result.type
+        yield names[model.operatorCodes[operation.opcodeIndex].builtinCode], result, computed_in
 
 
 def grids(path: Path) -> Grids:

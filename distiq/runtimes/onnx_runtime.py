@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxscript import ir, opset20
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from distiq.runtimes.lowering import Entry, Grids, Weight
 from distiq.runtimes.onnx_passes import (
     COMPUTING,
     DQ,
+    DYNAMIC_Q,
     INPUT,
     OUTPUT,
     Q,
@@ -46,7 +47,16 @@ from distiq.runtimes.pixels import Pixels
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
-FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul"}
+FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+                  "DynamicQuantizeMatMul"}  # fmt: skip
+GIVING_FLOATS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
+QGEMM_OUTPUT = 8  # inputs of a QGemm that has a grid for its output
+RESULTS: dict[str, Any] = {
+    **dict.fromkeys(("Shape", "Size"), TensorProto.INT64),
+    **dict.fromkeys(
+        ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "IsNaN"), TensorProto.BOOL
+    ),
+}
 FACTORS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "Gemm": (0, 1), "MatMul": (0, 1),
            "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}  # fmt: skip
 """Which inputs of a node are multiplied."""
@@ -274,25 +284,70 @@ def _only_input(session: Any, path: Path) -> Any:
     return inputs[0]
 
 
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many operations of each kind work on each type, in the graph that ONNX Runtime runs here.
+
+    An operation that computes has the type of what it multiplies or adds, one that moves values the type of these.
+    """
+    found: dict[str, Counter[str]] = {}
+    for node, used in _typed(_optimized(path).graph):
+        found.setdefault(node.op_type, Counter())[_type_name(used)] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def _typed(graph: GraphProto) -> Iterator[tuple[NodeProto, Any]]:
+    """Each node with the type that it works on; masks and conditions beside it do not count."""
+    entries = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    types: dict[str, Any] = entries | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    used: Any
+    result: Any
+    for node in graph.node:
+        kind, read = node.op_type, [types[name] for name in node.input if name in types]
+        data = next((one for one in read if one != TensorProto.BOOL), read[0] if read else TensorProto.UNDEFINED)
+        if kind in (Q, DYNAMIC_Q) or kind.startswith("Q") or kind in FUSED_INTEGERS:
+            used, result = TensorProto.INT8, TensorProto.INT8
+            if kind in GIVING_FLOATS or (kind == "QGemm" and len(node.input) < QGEMM_OUTPUT):
+                result = TensorProto.FLOAT
+        elif kind == "Cast":
+            used = result = next(entry.i for entry in node.attribute if entry.name == "to")
+        else:
+            used = result = TensorProto.FLOAT if kind == DQ else RESULTS.get(kind, data)
+        types |= dict.fromkeys(node.output, result)
+        yield node, used
+
+
+def _type_name(number: int) -> str:
+    name = TensorProto.DataType.Name(number).lower()
+    return {"float": "float32", "uint8": "int8", "undefined": "unknown"}.get(name, name)
+
+
 def float_operations(path: Path) -> tuple[str, ...]:
     """The computing operations that ONNX Runtime leaves in float32 in a quantized file, as "name (type)".
 
     Read from the graph after ONNX Runtime's own optimization, so it is what runs here.
     """
+    return tuple(
+        f"{node.name} ({node.op_type})"
+        for node, used in _typed(_optimized(path).graph)
+        if node.op_type in COMPUTING and used in (TensorProto.FLOAT, TensorProto.UNDEFINED)
+    )
+
+
+def _optimized(path: Path) -> ModelProto:
+    """The graph after ONNX Runtime's own optimization, without the last level: that changes layouts alone and takes
+    the nodes' names."""
     import onnxruntime
 
     options = _options(1)
     optimized = path.with_suffix(".optimized.onnx.partial")
     options.optimized_model_filepath = str(optimized)
-    # Without the last level, which changes layouts alone and takes the nodes' names.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     try:
         with _quiet():
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        proto = onnx.load(str(optimized))
+        return onnx.load(str(optimized))
     finally:
         optimized.unlink(missing_ok=True)
-    return tuple(f"{node.name} ({node.op_type})" for node in proto.graph.node if node.op_type in COMPUTING)
 
 
 class Work(NamedTuple):

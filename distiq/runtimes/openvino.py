@@ -5,7 +5,8 @@ Precision is asked for as float32: by default OpenVINO computes the float parts 
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,9 @@ from distiq.runtimes.silence import silence
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
 COMPUTING = {"Concatenation", "Convolution", "Deconvolution", "Eltwise", "FullyConnected", "MatMul", "Pooling",
              "Reduce"}  # fmt: skip
+CONSTANT, ENDS = {"Const", "Constant"}, {"Input", "Output", "Result"}
+TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32", "i64": "int64", "u8": "int8",
+         "i8": "int8", "boolean": "bool"}  # fmt: skip
 
 
 def export_openvino(
@@ -108,18 +112,42 @@ def entry(path: Path) -> Entry:
     return Entry(sizes, torch.from_numpy(np.zeros(0, kind)).dtype)
 
 
+def operations(path: Path) -> dict[str, dict[str, int]]:
+    """How many operations of each kind work in each type, from the compiled graph; those on constants are left out."""
+    found: dict[str, Counter[str]] = {}
+    constants: set[str] = set()
+    for operation, facts in _compiled(path):
+        kind, name = facts.get("layerType", ""), operation.get_friendly_name()
+        sources = {value.get_node().get_friendly_name() for value in operation.input_values()}
+        if kind in CONSTANT or (sources and sources <= constants):
+            constants.add(name)
+        elif kind and kind not in ENDS:
+            type_name = "int8" if _is_int8(facts) else TYPES.get(facts["runtimePrecision"], facts["runtimePrecision"])
+            found.setdefault(kind, Counter())[type_name] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
 def float_operations(path: Path) -> tuple[str, ...]:
     """The computing operations that OpenVINO runs in float32 here, as "name (type)", from the compiled graph."""
+    return tuple(
+        f"{operation.get_friendly_name()} ({facts['layerType']})"
+        for operation, facts in _compiled(path)
+        if facts.get("layerType") in COMPUTING and not _is_int8(facts)
+    )
+
+
+def _is_int8(facts: dict[str, str]) -> bool:
+    return facts["primitiveType"].upper().endswith("I8")
+
+
+def _compiled(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Each operation of the compiled graph, and what OpenVINO says about it."""
     import openvino
 
     _check(path)
     compiled = openvino.Core().compile_model(path, "CPU", _options(1))
-    found = []
     for operation in compiled.get_runtime_model().get_ordered_ops():
-        facts = {key: value.astype(str) for key, value in operation.get_rt_info().items()}
-        if facts.get("layerType") in COMPUTING and not facts["primitiveType"].upper().endswith("I8"):
-            found.append(f"{operation.get_friendly_name()} ({facts['layerType']})")
-    return tuple(found)
+        yield operation, {key: value.astype(str) for key, value in operation.get_rt_info().items()}
 
 
 def _round_before_sums(model: Any) -> None:

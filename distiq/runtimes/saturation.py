@@ -36,7 +36,7 @@ class Saturation(NamedTuple):
             return "certified: no sum of two products leaves 16 bits, so CPUs without VNNI give the same integers"
         return (
             f"not certified: in {self.may_saturate} of {self.channels} output channels two products can leave 16 bits"
-            " on an x86 CPU without VNNI; set quantize.reduce_range = true, or run distiq check there"
+            " on an x86 CPU without VNNI; reduce_range (in a recipe's [quantize], or --reduce-range) is the cure"
         )
 
 

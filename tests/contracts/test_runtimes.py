@@ -13,7 +13,7 @@ from distiq.errors import UserError
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, files_of, load, require
+from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, files_of, load, operations, require
 
 CLASSES = 4
 LAST_LAYER_IN_FLOAT = {"litert", "executorch"}
@@ -168,6 +168,19 @@ def test_no_layer_but_a_named_one_computes_in_float(files: Files):
     # XNNPACK as ExecuTorch drives it averages over windows in float32 alone.
     allowed = {("executorch", "branches"): 1}.get((files.runtime, files.family), 0)
     assert len(left) == allowed, left
+
+
+CONVERTING = {"dequantizelinear", "dequantize", "fakequantize", "convert", "reorder", "reshape"}
+"""Between integers and floats, or shapes and layouts."""
+
+
+def test_the_count_of_operations_hides_no_float_island(files: Files):
+    counted, left = operations(files.int8_file), RUNTIMES[files.runtime].float_operations(files.int8_file)
+    named = {part.lower() for name in left for part in (name.partition(" (")[0], name.rpartition("(")[2].rstrip(")"))}
+    assert {kind.lower() for kind, counts in counted.items() if "float32" in counts} <= named | CONVERTING
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in files.model.modules())
+    assert sum(counts.get("int8", 0) for counts in counted.values()) >= layers - len(left)
+    assert not any("int8" in counts for counts in operations(files.float_file).values())
 
 
 def test_nothing_is_left_beside_the_files(files: Files):

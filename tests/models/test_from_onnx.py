@@ -175,6 +175,13 @@ SOLO = {
     "Transpose": ({"perm": [0, 2, 3, 1]}, lambda x: x.permute(0, 2, 3, 1)),
     "Flatten": ({}, lambda x: x.flatten(1)),
     "ReduceMean": ({"keepdims": 0}, lambda x: x.mean((1, 2))),
+    "ReduceSum": ({"keepdims": 0}, lambda x: x.sum((1, 2))),
+    "ReduceMax": ({}, lambda x: x.amax((1, 2), keepdim=True)),
+    "ReduceMin": ({"keepdims": 0}, lambda x: x.amin((1, 2))),
+    "Max": ({}, lambda x: x.clamp(min=1.0)),
+    "Min": ({}, lambda x: x.clamp(max=1.0)),
+    "Abs": ({}, torch.abs),
+    "Reciprocal": ({}, lambda x: 1 / x),
     "Squeeze": ({}, lambda x: x.squeeze((1, 2))),
     "Clip": ({}, lambda x: x.clamp(0, 6)),
     "Mod": ({"fmod": 1}, lambda x: torch.fmod(x, 1.5)),
@@ -184,6 +191,11 @@ SOLO = {
 }
 BESIDE = {
     "ReduceMean": [np.array([1, 2])],
+    "ReduceSum": [np.array([1, 2])],
+    "ReduceMax": [np.array([1, 2])],
+    "ReduceMin": [np.array([1, 2])],
+    "Max": [np.float32(1), np.float32(-9)],
+    "Min": [np.float32(1), np.float32(9)],
     "Squeeze": [np.array([1, 2])],
     "Clip": [np.float32(0), np.float32(6)],
     "Mod": [np.float32(1.5)],
@@ -201,6 +213,24 @@ def test_an_operation_alone(op: str, tmp_path: Path):
     path = file_of(tmp_path / "one.onnx", [node(op, "x", *constants, **attributes)], ["n", *shape], constants)
     x = 4 * torch.randn(3, *shape)
     torch.testing.assert_close(answer_of(path, x), expected(x))
+
+
+COMPARED = {"Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le}
+
+
+@pytest.mark.parametrize("op", COMPARED)
+def test_a_comparison_and_what_is_made_of_it(op: str, tmp_path: Path):
+    nodes = [
+        node(op, "x", "limit", to="beyond"), node("Less", "x", "low", to="small"),
+        node("Or", "beyond", "small", to="either"),
+        node("Not", "either", to="neither"), node("And", "neither", "neither", to="inside"),
+        helper.make_node("Cast", ["inside"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["numbers"], ["again"], to=TensorProto.BOOL), node("Where", "again", "x", "limit"),
+    ]  # fmt: skip
+    path = file_of(tmp_path / "own.onnx", nodes, ["n", 3], {"limit": np.float32(1), "low": np.float32(-1)})
+    x = torch.tensor([[1.0, 0.5, 2.0], [-2.0, -1.0, 0.0]])
+    expected = torch.where(COMPARED[op](x, 1.0) | (x < -1), torch.ones(()), x)
+    torch.testing.assert_close(answer_of(path, x), expected)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,3 +138,29 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
 def run_copy(finished: Finished, tmp_path: Path) -> Path:
     """A copy of the finished run's folder, to be changed."""
     return Path(shutil.copytree(finished.folder, tmp_path / "run"))
+
+
+ABSENT = ("torch", "distiq", "safetensors", "scipy", "pydantic", "onnx", "transformers")
+BARE = """
+import runpy, sys
+absent = sys.argv.pop(1).split(",")
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in absent:
+            raise ImportError(f"{name} is not on the device")
+sys.meta_path.insert(0, Refuse())
+sys.argv[0] = "run.py"
+runpy.run_path("run.py", run_name="__main__")
+"""
+
+
+def run_bare(bundle: Path, *arguments: object, absent: Sequence[str] = ABSENT) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", BARE, ",".join(absent), *map(str, arguments)]
+    return subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def on_device() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`python run.py ARGUMENTS` in a bundle's folder; what is `absent`, distiq and torch among it, is not found."""
+    return run_bare

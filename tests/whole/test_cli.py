@@ -112,7 +112,9 @@ def test_predict_answers_every_image_on_a_line(finished, photos: Path):
 def test_check_replays_the_vectors(finished):
     result = distiq("check", finished.folder / "bundle")
     assert result.exit_code == 0
-    assert result.stdout.startswith("pass: 32 vectors, 0 answers changed")
+    preparation, vectors = result.stdout.splitlines()
+    assert preparation.startswith("pass: preparation, largest difference 0 ")
+    assert vectors.startswith("pass: 32 vectors, 0 answers changed, largest difference 0 ")
 
 
 @pytest.mark.parametrize("command", [["check"], ["predict", "image.png"]])

@@ -1,10 +1,10 @@
 """The bundle of a real run on a device: its own files, numpy and the runtime; and what was measured comes back."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,8 @@ from distiq.cli import app
 from distiq.files import sha256_of_file
 from distiq.records import BenchRecord, RunRecord
 
-BARE = """
-import runpy, sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "distiq", "safetensors", "scipy", "pydantic", "onnx"):
-            raise ImportError(f"{name} is not on the device")
-sys.meta_path.insert(0, Refuse())
-sys.argv = ["run.py", *sys.argv[1:]]
-runpy.run_path("run.py", run_name="__main__")
-"""
 QUICK = ["--seconds", "0.005", "--batch", "2"]
+OnDevice = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -36,18 +27,11 @@ def bundle(finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.folder / "bundle", tmp_path / "device"))
 
 
-def on_device(bundle: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`python run.py ARGUMENTS` where neither distiq nor torch can be imported."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", BARE, *map(str, arguments)]
-    return subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, timeout=120)
-
-
 def distiq(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_it_checks_itself(bundle: Path):
+def test_it_checks_itself(bundle: Path, on_device: OnDevice):
     done = on_device(bundle)
     assert done.returncode == 0, done.stderr
     preparation, vectors = done.stdout.splitlines()
@@ -65,23 +49,31 @@ def with_outputs(bundle: Path, share: float) -> None:
     vectors = load_file(bundle / "vectors.safetensors")
     outputs = vectors["outputs"].copy()
     outputs[5] += share * (outputs.max() - outputs.min())
-    save_file(vectors | {"outputs": outputs}, bundle / "vectors.safetensors")
+    with_vectors(bundle, vectors | {"outputs": outputs})
+
+
+def with_vectors(bundle: Path, vectors: dict[str, np.ndarray]) -> None:
+    """Other test vectors, of which the card knows."""
+    save_file({name: np.ascontiguousarray(value) for name, value in vectors.items()}, bundle / "vectors.safetensors")
     card = json.loads((bundle / "card.json").read_text())
     card["sha256"]["vectors.safetensors"] = sha256_of_file(bundle / "vectors.safetensors")
     (bundle / "card.json").write_text(json.dumps(card))
 
 
 @pytest.mark.parametrize(("share", "code"), [(0.005, 0), (0.05, 3)])
-def test_it_ends_with_3_where_a_vector_diverges_just_as_distiq_does(share: float, code: int, bundle: Path):
+def test_it_ends_with_3_where_a_vector_diverges_just_as_distiq_does(
+    share: float, code: int, bundle: Path, on_device: OnDevice
+):
     with_outputs(bundle, share)
     done = on_device(bundle)
-    assert done.returncode == code == distiq("check", bundle).exit_code
+    here = distiq("check", bundle)
+    assert (done.returncode, done.stdout) == (code, here.stdout) and here.exit_code == code
     assert ("vector 5: answers" in done.stdout) == (code == 3)
     assert "vector 4" not in done.stdout and "vector 6" not in done.stdout
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "preprocessing.json", "vectors.safetensors", "run.py"])
-def test_a_changed_file_is_named(name: str, bundle: Path):
+def test_a_changed_file_is_named(name: str, bundle: Path, on_device: OnDevice):
     with (bundle / name).open("ab") as stream:
         stream.write(b"\n")
     done = on_device(bundle)
@@ -89,13 +81,37 @@ def test_a_changed_file_is_named(name: str, bundle: Path):
     assert f"{name}: damaged or changed" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_missing_model_is_named(bundle: Path):
+def test_a_missing_runtime_is_named_with_what_installs_it(bundle: Path, on_device: OnDevice):
+    done = on_device(bundle, absent=["onnxruntime", "distiq"])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ONNX Runtime is not installed here" in done.stderr and "pip install onnxruntime" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda vectors: vectors.pop("outputs"), lambda vectors: vectors.update(inputs=vectors["inputs"][:, :, :5])],
+)
+def test_vectors_that_are_none_of_this_model_are_refused_by_both(spoil: Callable, bundle: Path, on_device: OnDevice):
+    vectors = {name: value.copy() for name, value in load_file(bundle / "vectors.safetensors").items()}
+    spoil(vectors)
+    vectors.pop("pixels")
+    with_vectors(bundle, vectors)
+    done, here = on_device(bundle), distiq("check", bundle)
+    assert done.returncode == here.exit_code == 2
+    for said in (done.stderr, here.stderr):
+        assert (
+            "lacks inputs or outputs" in said or "does not run on (32, 1, 5, 12)" in said
+        ) and "Traceback" not in said
+
+
+def test_a_missing_model_is_named(bundle: Path, on_device: OnDevice):
     (bundle / "model.onnx").unlink()
     done = on_device(bundle)
     assert done.returncode == 2 and "model.onnx: missing; copy the whole bundle again" in done.stderr
 
 
-def test_it_answers_images_and_arrays_as_distiq_does(bundle: Path, photos: Path, tmp_path: Path):
+def test_it_answers_images_and_arrays_as_distiq_does(bundle: Path, photos: Path, tmp_path: Path, on_device: OnDevice):
     image = photos / "test" / "dark" / "000.png"
     vectors = load_file(bundle / "vectors.safetensors")
     np.save(tmp_path / "raw.npy", vectors["pixels"][3])
@@ -119,7 +135,7 @@ def test_it_answers_images_and_arrays_as_distiq_does(bundle: Path, photos: Path,
         (["--time", *QUICK, "--json", "no/folder/x.json"], "no/folder"),
     ],
 )
-def test_what_it_cannot_do_ends_with_2(arguments: list[str], message: str, bundle: Path):
+def test_what_it_cannot_do_ends_with_2(arguments: list[str], message: str, bundle: Path, on_device: OnDevice):
     done = on_device(bundle, *arguments)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr
@@ -128,7 +144,9 @@ def test_what_it_cannot_do_ends_with_2(arguments: list[str], message: str, bundl
 # What was measured comes back -----------------------------------------------------------------------------------------
 
 
-def test_the_device_s_times_stand_in_the_run_s_report_from_then_on(bundle: Path, run_copy: Path, tmp_path: Path):
+def test_the_device_s_times_stand_in_the_run_s_report_from_then_on(
+    bundle: Path, run_copy: Path, tmp_path: Path, on_device: OnDevice
+):
     device = tmp_path / "device.json"
     done = on_device(bundle, "--time", *QUICK, "--json", device)
     assert done.returncode == 0, done.stderr
@@ -139,6 +157,7 @@ def test_the_device_s_times_stand_in_the_run_s_report_from_then_on(bundle: Path,
     for _ in range(2):
         merged = distiq("report", run_copy, "--measurement", device)
         assert merged.exit_code == 0, merged.output
+        assert "Tiny Board" in merged.stdout, "the limit is judged there"
     (kept,) = (run_copy / "records" / "measurements").iterdir()
     assert BenchRecord.load(kept).environment.cpu == "Tiny Board"
 
@@ -159,6 +178,19 @@ def test_bench_times_a_bundle_and_its_record_is_taken_in(bundle: Path, run_copy:
     assert distiq("report", run_copy, "--measurement", device).exit_code == 0
     (kept,) = (run_copy / "records" / "measurements").iterdir()
     assert str(tmp_path) not in kept.read_text(), "a record holds no path"
+
+
+def test_bench_takes_the_threads_of_the_card(bundle: Path, tmp_path: Path):
+    card = json.loads((bundle / "card.json").read_text())
+    assert card["setting"] == {"threads": 1, "options": {}}, "those that it was measured with"
+    card["setting"]["threads"] = 2
+    (bundle / "card.json").write_text(json.dumps(card))
+    for given, threads in (((), 2), (("--threads", 1), 1)):
+        device = tmp_path / f"{threads}.json"
+        timed = distiq("bench", bundle, "--rounds", 1, "--seconds", 0.002, "--json", device, "--plain", *given)
+        assert timed.exit_code == 0, timed.output
+        assert {entry.threads for entry in BenchRecord.load(device).files[0].latency} == {threads}
+        assert f"one sample, {threads} thread" in " ".join(timed.stdout.split())
 
 
 def test_a_measurement_of_another_file_is_refused(bundle: Path, run_copy: Path, tmp_path: Path):

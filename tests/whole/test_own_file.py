@@ -16,7 +16,7 @@ from distiq.post_training import quantize_file, scheme_of
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.records import OwnFileRecord
-from distiq.runtimes.export import RUNTIMES, export, load
+from distiq.runtimes.export import RUNTIMES, checksums, export, load
 
 
 def network() -> nn.Module:
@@ -48,6 +48,8 @@ def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path)
         assert part in result.stdout, result.stdout
     found = OwnFileRecord.load(record)
     assert (found.calibration_samples, found.compared_samples, found.float_operations) == (20, 20, ())
+    assert found.pair_sums.startswith("not certified") and "--reduce-range" in found.pair_sums
+    assert found.operations["QLinearConv"] == {"int8": 2}
     one = found.bench.files[1].latency[0].p50_ms > found.bench.files[0].latency[0].p50_ms
     many = found.bench.files[1].latency[1].p50_ms > found.bench.files[0].latency[1].p50_ms
     assert ("measured slower" in result.stdout) == (one or many)
@@ -190,3 +192,39 @@ def test_a_quantized_file_is_refused(own: Path, tmp_path: Path):
     result = distiq(int8, "--data", own.with_name("samples.npy"))
     assert result.exit_code == 2
     assert "is quantized already (DequantizeLinear, QuantizeLinear); give the float32 file" in result.stderr
+
+
+class Masked(nn.Module):
+    """The masked mean of embeddings behind a layer, as files of transformers take texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.first, self.last = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        weights = attention_mask.float().unsqueeze(2)
+        return self.last((torch.relu(self.first(self.table(input_ids))) * weights).sum(1) / weights.sum(1))
+
+
+def test_a_file_of_texts_with_a_mask_becomes_one_that_works_it_out(tmp_path: Path):
+    torch.manual_seed(0)
+    names, path, out = ["input_ids", "attention_mask"], tmp_path / "masked.onnx", tmp_path / "out.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = tuple(torch.ones(2, 6, dtype=torch.int64) for _ in names)
+        free = ({0: torch.export.Dim("b"), 1: torch.export.Dim("l", max=9)},) * 2
+        torch.onnx.export(Masked().eval(), example, path, input_names=names, dynamo=True, dynamic_shapes=free,
+                          verbose=False)  # fmt: skip
+    tokens = torch.randint(1, 20, (40, 6), generator=torch.Generator().manual_seed(0))
+    tokens[::3, 4:] = 0
+    np.save(tmp_path / "tokens.npy", tokens.numpy())
+    record = tmp_path / "record.json"
+    result = distiq(path, "--data", tmp_path / "tokens.npy", "--out", out, "--json", record)
+    assert result.exit_code == 0, result.output
+    found = OwnFileRecord.load(record)
+    assert found.sqnr_db > 25
+    assert [file.file for file in found.bench.files] == [str(path), str(out)]
+    assert found.bench.files[0].sha256 == checksums(path)
+    assert RUNTIMES["onnxruntime"].entry(out).shape == (-1, -1)
+    padded = torch.cat([tokens[:5], torch.zeros(5, 1, dtype=torch.int64)], 1)
+    torch.testing.assert_close(load(out)(padded), load(out)(tokens[:5]), rtol=0, atol=1e-5)

@@ -167,7 +167,7 @@ def test_a_bundle_that_moves_a_number_is_found(run: RunRecord, folder: Path):
     about = json.loads((opened.folder / "preprocessing.json").read_text())
     vectors = {name: value.numpy() for name, value in opened.vectors().items()}
     moved = vectors["outputs"] + 0.1
-    assert not runner.check(lambda _inputs: moved, vectors, about)
+    assert not runner.check(lambda _inputs: moved, vectors, about).passed
 
 
 def test_a_diagnosis_reads_correlations(run: RunRecord, folder: Path):

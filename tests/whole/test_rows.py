@@ -1,6 +1,8 @@
 """From rows in files and a callable teacher to a bundle that answers rows."""
 
 import json
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from distiq.pipeline import compress
 from distiq.recipe import load_recipe
 from distiq.records import RunRecord
 
+OnDevice = Callable[..., subprocess.CompletedProcess[str]]
 RECIPE = """
 name = "rows"
 [data]
@@ -114,6 +117,20 @@ def test_the_runner_checks_and_answers_prepared_rows(
     assert runner.main([str(tmp_path / "rows.npy"), "--top", "1"], bundle.folder) == 0
     named = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
     assert named == [answers[0].label for answers in bundle.answer(inputs, 1)]
+
+
+def test_the_runner_reads_rows_where_distiq_is_not(run: RunRecord, folder: Path, tmp_path: Path, on_device: OnDevice):
+    (tmp_path / "rows.csv").write_text("kind,size\na,39\nc,0\nb,\n")
+    bundle = folder / "run" / "bundle"
+    done = on_device(bundle, tmp_path / "rows.csv")
+    assert done.returncode == 0, done.stderr
+    answered = CliRunner().invoke(app, ["predict", str(bundle), str(tmp_path / "rows.csv")])
+    there, here = ([line.rpartition(": ")[2] for line in out.splitlines()] for out in (done.stdout, answered.stdout))
+    assert len(there) == 3 and there == here
+    assert done.stderr == answered.stderr and '1 missing in "size"' in done.stderr
+    assert on_device(bundle).returncode == 0
+    refused = on_device(bundle, tmp_path / "none.csv")
+    assert refused.returncode == 2 and "none.csv: cannot be read" in refused.stderr
 
 
 def test_the_bundle_answers_rows_and_says_what_it_does_not_know(run: RunRecord, folder: Path, tmp_path: Path):

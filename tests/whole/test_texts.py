@@ -1,9 +1,11 @@
 """From sentences in files to a bundle that answers raw text."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -18,6 +20,7 @@ from distiq.recipe import load_recipe
 from distiq.records import RunRecord
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+OnDevice = Callable[..., subprocess.CompletedProcess[str]]
 WORDS = {"0": ("bad", "dull", "awful"), "1": ("good", "fine", "lovely")}
 RECIPE = """
 name = "films"
@@ -93,6 +96,21 @@ def test_the_bundle_answers_raw_text(run: RunRecord, folder: Path):
     assert second.startswith("awful , the film is dull: negative")
     assert Bundle(bundle).check().passed
     assert runner.main([], bundle) == 0
+
+
+def test_the_runner_reads_texts_where_distiq_is_not(run: RunRecord, folder: Path, tmp_path: Path, on_device: OnDevice):
+    bundle, texts = folder / "run" / "bundle", ["a lovely film", "awful , the film is dull", "film " * 20]
+    done = on_device(bundle, *texts)
+    assert done.returncode == 0, done.stderr
+    answered = CliRunner().invoke(app, ["predict", str(bundle), *texts])
+    assert done.stdout.splitlines() == [line for line in answered.stdout.splitlines() if "%" in line]
+    assert "longer than 12 tokens (it has 22); cut there" in done.stderr
+    assert on_device(bundle).returncode == 0
+    lacking = on_device(bundle, "a film", absent=["tokenizers", "distiq"])
+    assert lacking.returncode == 2 and "pip install tokenizers" in lacking.stderr
+    np.save(tmp_path / "strange.npy", np.full((1, 4), 10**6))
+    strange = on_device(bundle, tmp_path / "strange.npy")
+    assert strange.returncode == 2 and "does not run on (1, 4) of int64" in strange.stderr
 
 
 def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: Path):
