@@ -233,7 +233,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
         raise Refused(f"{path}: holds {array.dtype}; raw {RAW[kind]} are {RAW_TYPES[kind]}")
     if raw and kind == "audio" and array.ndim == 2:
         array = np.stack([fitted(samples, shape[0]) for samples in array])
-    free = kind == "text" and array.ndim == 2
+    free = kind == "text" and array.ndim == 2 and "fixed_length" not in about.get("text", {})
     if len(array) == 0 or (array.shape[1:] != shape and not free):
         raise Refused(f"{path}: holds {array.shape}; this model takes samples of {shape}")
     if raw:
