@@ -7,6 +7,7 @@ deep learning", arXiv:2203.05556, equation 1, cut off at both ends), a category 
 
 import importlib.resources
 import lzma
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +81,17 @@ class Encoding:
             values = _categories(rows[name])
             places = {value: number for number, value in enumerate(known)}
             numbers = np.array([places.get(value, -1) for value in values])
-            if unseen := sorted({value for value, number in zip(values, numbers, strict=True) if number < 0}):
-                count = int((numbers < 0).sum())
-                shown = ", ".join(f'"{value}"' for value in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
+            strange = Counter(value for value, number in zip(values, numbers, strict=True) if number < 0)
+            if missing := strange.pop(UNKNOWN, 0):
                 notes.append(
-                    f'{where}: {count} in "{name}" not seen in training ({shown}); taken as none of its categories'
+                    f'{where}: {missing} missing in "{name}", which no training row lacks; taken as none of its'
+                    " categories"
+                )
+            if strange:
+                shown = ", ".join(f'"{value}"' for value in sorted(strange)[:3]) + (", ..." if len(strange) > 3 else "")
+                notes.append(
+                    f'{where}: {strange.total()} in "{name}" not seen in training ({shown}); taken as none of its'
+                    " categories"
                 )
             parts.append((numbers[:, None] == np.arange(len(known))).astype(np.float32))
         return Encoded(torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32)), tuple(notes))
