@@ -10,6 +10,8 @@ card.json, CARD.md   what it is, what it was made from, how it was measured, has
 
 import importlib.resources
 import json
+import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +34,7 @@ from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
 from distiq.records import FLOAT32, NOUNS, Kind, RegressionRecord, RunRecord, TrialRecord
 from distiq.runner import RAW, Check, fitted
-from distiq.runtimes.export import Predict, files_of, load, pair_sums, runtime_of
+from distiq.runtimes.export import Predict, files_of, load, pair_sums
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 TOKENIZER, RUNNER = "tokenizer.json", "run.py"
@@ -82,7 +84,8 @@ def write_bundle(
     if data.kind in RAW:
         vectors[RAW[data.kind]] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
-    _write_json(partial / PREPROCESSING, _preprocessing(data, kept, model))
+    fixed = run.comparison.fixed_lengths.get(trial.deployed.cost.file) if trial.deployed.cost else None
+    _write_json(partial / PREPROCESSING, _preprocessing(data, kept, fixed))
     write_atomically(partial / RUNNER, (importlib.resources.files("distiq") / "runner.py").read_bytes())
     names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
     if "text" in data.preparation:
@@ -99,7 +102,7 @@ def _write_json(path: Path, value: object) -> None:
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
-def _preprocessing(data: Data, kept: Sequence[int], model: Path) -> dict[str, object]:
+def _preprocessing(data: Data, kept: Sequence[int], fixed_length: int | None) -> dict[str, object]:
     output = "logits; the largest is the answer, softmax gives probabilities"
     if data.several_labels:
         output = "logits; those above 0 are the answer, the logistic function gives probabilities"
@@ -116,8 +119,11 @@ def _preprocessing(data: Data, kept: Sequence[int], model: Path) -> dict[str, ob
     }
     if "text" in data.preparation:
         known = {name: value for name, value in data.preparation["text"].items() if name != "tokenizer"}
-        known["fixed_length"] = runtime_of(model).entry(model).shape[-1] > 0
-        return answers | {"text": known | ({"kept": bitmap(kept, known["vocabulary"])} if kept else {})}
+        if kept:
+            known["kept"] = bitmap(kept, known["vocabulary"])
+        if fixed_length:
+            known["fixed_length"] = fixed_length
+        return answers | {"text": known}
     if data.kind == "audio":
         return answers | {
             "rate": data.rate,
@@ -176,6 +182,14 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
     latency = cost.at_batch(1)
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
     teacher = run.teacher.column("float32").test.quality
+    by_length = "".join(
+        f"\n| latency, {entry.tokens} tokens | {entry.files[cost.file].p50_ms:.3f} ms |"
+        for entry in run.comparison.lengths
+        if cost.file in entry.files
+    )
+    facts = [f"Sums of two 8-bit products are {pair_sums}."] if pair_sums else []
+    if fixed := run.comparison.fixed_lengths.get(cost.file):
+        facts.append(f"The file takes texts of {fixed} tokens alone; shorter ones are padded.")
     noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
     quality = f"{100 * test.quality:.2f} % (95 % interval {low:.2f} to {high:.2f})"
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
@@ -195,13 +209,13 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
 | {run.data.measure}, {test.samples} test {noun} | {quality} |{rows}
 | teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
 | size | {cost.size_bytes:,} bytes |
-| latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |
+| latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |{by_length}
 | agrees with the simulated graph | {agrees} |
 
 {run.verdict.sentence}
 
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
-{f"Sums of two 8-bit products are {pair_sums}." if pair_sums else ""}
+{" ".join(facts)}
 Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
@@ -300,7 +314,14 @@ class Bundle:
                 tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
                 known = self.preprocessing["text"]
                 encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""))
-                return Prepared(*encoder.encode([str(sample)], "the text", to_longest=not known.get("fixed_length")))
+                to_longest = "fixed_length" not in known
+                numbers, notes = encoder.encode([str(sample)], "the text", to_longest)
+                if os.path.isfile(sample):
+                    notes = (
+                        f"{sample}: a file is called so, but its name is what was read; give texts themselves",
+                        *notes,
+                    )
+                return Prepared(numbers, notes)
             case kind:
                 raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
 
@@ -369,7 +390,7 @@ class Bundle:
         """
         self.require_sound()
         rate, length = self.audio.rate, self.preprocessing["shape"][0]
-        if every <= 0:
+        if not 0 < every < math.inf:
             raise UserError(f"every = {every:g} s; give a positive time from one window to the next")
         samples = resampled(read_sound(file), rate)
         for start, window in windows(samples, length, max(1, round(every * rate))):

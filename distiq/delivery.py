@@ -185,13 +185,21 @@ def _compare(run: Run) -> ComparisonRecord:
         if run.recipe.measure.tune:
             run.watch.stage("timing the settings of each file's runtime")
         tuning = run.measuring.tuned(run.files)
+        settings = run.recipe.measure
         run.watch.stage("timing all files side by side")
         latencies = run.measuring.latencies(run.files, tuning)
-        settings = run.recipe.measure
+        lengths = run.measuring.lengths(run.files, tuning)
         peak = measure_peak(min(settings.rounds * settings.seconds, MOST_PEAK_SECONDS))
-        return ComparisonRecord(threads=settings.threads, files=latencies, tuning=tuning, peak=peak)
+        return ComparisonRecord(
+            threads=settings.threads,
+            files=latencies,
+            tuning=tuning,
+            lengths=lengths,
+            fixed_lengths=run.measuring.fixed_lengths(run.files),
+            peak=peak,
+        )
 
-    inputs = run.measured_by | {"tune": run.recipe.measure.tune}
+    inputs = run.measured_by | run.recipe.measure.model_dump(include={"tune", "lengths"})
     inputs |= {name: checksums(path) for name, path in run.files.items()}
     return run.ledger.step("comparison", inputs, MEASURING_CODE, ComparisonRecord, make).record
 

@@ -29,6 +29,7 @@ from distiq.records import (
     FloatModulesRecord,
     Kind,
     LatencyRecord,
+    LengthRecord,
     QualityRecord,
     RuntimeRecord,
     TrainingRecord,
@@ -44,6 +45,7 @@ ANSWERS, SIMULATED = "answers.safetensors", "simulated.safetensors"
 STEPS = (0.5, 1.0, 2.0, 4.0)
 WORST_FLIPS = 12
 TUNED_ON = 8  # samples whose answers settings of a runtime are compared by
+LENGTHS_SECONDS = 20.0  # what timing texts of several lengths takes at most, beside as long for warming up
 HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
 Answers = dict[str, Tensor]
 """Logits by split: "test" and "validation"."""
@@ -150,9 +152,7 @@ class Measuring:
     ) -> dict[str, tuple[LatencyRecord, ...]]:
         """Latency at batch 1 and throughput at the larger batch, of all files side by side, under their settings."""
         settings, test = self.settings, self.data.test.inputs
-        threads = {name: tuning[name].setting.threads if name in tuning else settings.threads for name in files}
-        options = {name: tuning[name].setting.options if name in tuning else {} for name in files}
-        models = {name: load(path, threads[name], options[name]) for name, path in files.items()}
+        models, threads = self._loaded(files, tuning)
         found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(files, ())
         for size in sorted({1, settings.throughput_batch}):
             images = self.fed.normalize(test[torch.arange(size) % len(test)])
@@ -160,6 +160,45 @@ class Measuring:
             timed = {name: timed[name].model_copy(update={"threads": threads[name]}) for name in files}
             found = {name: (*found[name], timed[name]) for name in files}
         return found
+
+    def lengths(
+        self, files: dict[str, Path], tuning: Mapping[str, TuningRecord] = MappingProxyType({})
+    ) -> tuple[LengthRecord, ...]:
+        """Latency of one text cut to each of `measure.lengths` that texts of this data can have, side by side.
+
+        Turns are cut short where all together would take more than `LENGTHS_SECONDS`. Empty of other data than texts.
+        """
+        settings = self.settings
+        longest = self.data.sample_shape[0] if self.data.kind == "text" else 0
+        wanted = [tokens for tokens in settings.lengths if tokens <= longest]
+        if not wanted:
+            return ()
+        (models, threads), fixed = self._loaded(files, tuning), self.fixed_lengths(files)
+        test = self.data.test.inputs
+        text = self.fed.normalize(test[self.data.lengths(test).argmax()].unsqueeze(0))
+        seconds = min(settings.seconds, LENGTHS_SECONDS / (settings.rounds * len(models) * len(wanted)))
+        found = []
+        for tokens in wanted:
+            able = {name: model for name, model in models.items() if fixed.get(name, tokens) == tokens}
+            timed = latencies(able, text[:, :tokens].contiguous(), settings.threads, settings.rounds, seconds)
+            timed = {name: one.model_copy(update={"threads": threads[name]}) for name, one in timed.items()}
+            found.append(LengthRecord(tokens=tokens, files=timed))
+        return tuple(found)
+
+    def fixed_lengths(self, files: Mapping[str, Path]) -> dict[str, int]:
+        """Of texts: the files that take one length alone, and that length in tokens."""
+        if self.data.kind != "text":
+            return {}
+        lengths = {name: runtime_of(path).entry(path).shape[1] for name, path in files.items()}
+        return {name: length for name, length in lengths.items() if length > 0}
+
+    def _loaded(
+        self, files: Mapping[str, Path], tuning: Mapping[str, TuningRecord]
+    ) -> tuple[dict[str, Predict], dict[str, int]]:
+        """The files under their settings, and the threads of each."""
+        threads = {name: tuning[name].setting.threads if name in tuning else self.settings.threads for name in files}
+        options = {name: tuning[name].setting.options if name in tuning else {} for name in files}
+        return {name: load(path, threads[name], options[name]) for name, path in files.items()}, threads
 
     def quantized(
         self,

@@ -93,7 +93,7 @@ class _Story:
         measured_by = {
             "data": found.digest,
             "seed": recipe.seed,
-            **recipe.measure.model_dump(exclude={"runtimes", "tune"}),
+            **recipe.measure.model_dump(exclude={"runtimes", "tune", "lengths"}),
             "runtime": recipe.measure.runtimes[0],
             "export": recipe.export.model_dump(),
             "evaluation": recipe.evaluation.model_dump(),

@@ -46,6 +46,7 @@ CHEAP: tuple[Rung, ...] = ("rounding", "minmax", "percentile", "equalize", "floa
 """What is climbed unless a recipe says otherwise. It begins with the closed form, which takes no longer than rounding
 to the nearest and flips fewer answers on nearly all networks; learned rounding takes minutes."""
 NARROW_BITS = 4
+SHORTEST_TEXT = 2  # tokens that a network is shown at least: the length of an exported file begins there
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 
 
@@ -621,6 +622,10 @@ class MeasureSettings(Part):
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")
     rounds: int = Field(5, ge=1, description="interleaved rounds over all files")
     seconds: float = Field(0.1, gt=0, description="time spent on each file and batch size in one round")
+    lengths: tuple[int, ...] = Field(
+        (16, 64, 128),
+        description="texts: one text is also timed at these lengths, in tokens, as far as data.text.length allows",
+    )
     tune: bool = Field(
         False,
         description="time each file under the runtime's settings first; the fastest with the same answers is kept",
@@ -632,6 +637,13 @@ class MeasureSettings(Part):
         if len(set(names)) < len(names):
             raise ValueError(f"{list(names)} names a runtime twice; name each once")
         return names
+
+    @field_validator("lengths")
+    @classmethod
+    def _lengths_are_texts(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if any(length < SHORTEST_TEXT for length in lengths):
+            raise ValueError(f"{list(lengths)}: a text has {SHORTEST_TEXT} tokens at least")
+        return tuple(sorted(set(lengths)))
 
 
 class EvaluationSettings(Part):
@@ -855,8 +867,10 @@ def _check_files(recipe: Recipe, path: Path) -> None:
             raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}; {RELATIVE}")
         name = settings.model.removeprefix("transformers:")
         config = folder / name / "config.json"
-        if name and config.is_file():
-            kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "NAME")
+        if not name or not config.is_file():
+            continue
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "NAME")
+        if settings.model != f"transformers:{kind}":  # a folder may be called as the architecture is
             raise UserError(
                 f"{path}: {role}.model: {folder / name} is a folder of transformers; write model ="
                 f' "transformers:{kind}" and weights = "{name}"'

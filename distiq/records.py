@@ -423,15 +423,25 @@ class FloatModulesRecord(Record):
     kept: bool
 
 
+class LengthRecord(Record):
+    """Latency of one text of so many tokens: `CostRecord.file` -> its latency. Files of a fixed length are left out."""
+
+    tokens: int
+    files: dict[str, LatencyRecord]
+
+
 class ComparisonRecord(Record):
     """Latency of all files of a run side by side in one process: `CostRecord.file` -> its latencies.
 
-    `tuning` holds the settings that were chosen for each file before, if `measure.tune` asked for it.
+    `tuning` holds the settings that were chosen for each file before, if `measure.tune` asked for it. `lengths` are
+    those of texts that were timed, too; `fixed_lengths` names the files that take texts of one length alone.
     """
 
     threads: int
     files: dict[str, tuple[LatencyRecord, ...]]
     tuning: dict[str, TuningRecord] = {}
+    lengths: tuple[LengthRecord, ...] = ()
+    fixed_lengths: dict[str, int] = {}
     peak: PeakRecord | None = None
 
 

@@ -256,7 +256,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
         raise Refused(f"{path}: holds {array.dtype}; raw {RAW[kind]} are {RAW_TYPES[kind]}")
     if raw and kind == "audio" and array.ndim == 2:
         array = np.stack([fitted(samples, shape[0]) for samples in array])
-    free = kind == "text" and not about.get("text", {}).get("fixed_length")
+    free = kind == "text" and "fixed_length" not in about.get("text", {})
     is_shorter = free and array.ndim == 2 and SHORTEST <= array.shape[1] <= shape[0]
     if len(array) == 0 or (array.shape[1:] != shape and not is_shorter):
         raise Refused(f"{path}: holds {array.shape}; this model takes samples of {shape}")
@@ -349,10 +349,15 @@ def encoded(rows: dict[str, list[str]], table: dict[str, Any], where: str) -> tu
         values = categories(rows[name])
         places = {value: number for number, value in enumerate(seen)}
         found = np.array([places.get(value, -1) for value in values])
-        unseen = sorted({value for value in values if value not in places})
+        strange = [value for value in values if value not in places]
+        missing, unseen = strange.count(UNKNOWN), sorted({value for value in strange if value != UNKNOWN})
+        if missing:
+            notes.append(
+                f'{where}: {missing} missing in "{name}", which no training row lacks; taken as none of its categories'
+            )
         if unseen:
             shown = ", ".join(f'"{value}"' for value in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
-            count = int((found < 0).sum())
+            count = len(strange) - missing
             notes.append(
                 f'{where}: {count} in "{name}" not seen in training ({shown}); taken as none of its categories'
             )

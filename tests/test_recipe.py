@@ -56,6 +56,11 @@ def test_runtimes_that_cannot_be_are_refused(tmp_path, names, message):
     assert message in refusal(tmp_path, f"[measure]\nruntimes = {names}")
 
 
+def test_lengths_of_texts_are_sorted_and_those_of_no_text_refused(tmp_path):
+    assert parse_recipe({"measure": {"lengths": [64, 16, 64]}}).measure.lengths == (16, 64)
+    assert "a text has 2 tokens at least" in refusal(tmp_path, "[measure]\nlengths = [1, 64]")
+
+
 def test_pixels_are_refused_where_a_runtime_has_no_form_for_them(tmp_path):
     text = '[export]\npixels = true\n[measure]\nruntimes = ["onnxruntime", "executorch"]'
     assert "files of executorch take normalized float32" in refusal(tmp_path, text)
@@ -134,7 +139,7 @@ def test_a_part_given_in_part_keeps_its_other_defaults():
         ("[student.training]\nepoch = 3", 'student.training.epoch: unknown key; did you mean "epochs"?'),
         (
             "[measure]\nzzz = 3",
-            "measure.zzz: unknown key; known here: runtimes, threads, throughput_batch, rounds, seconds, tune",
+            "measure.zzz: unknown key; known here: runtimes, threads, throughput_batch, rounds, seconds, lengths, tune",
         ),
         (
             '[distil]\nteacher = "live"\nlosses = [{name = "hint_mse", student = "a", teacher = "b", wieght = 2}]',
@@ -450,3 +455,6 @@ def test_a_folder_of_transformers_as_a_model_is_refused_with_the_spelling(prefix
     path.write_text(f'[teacher]\nmodel = "{prefix}minilm"\n')
     with pytest.raises(UserError, match=r'is a folder of transformers; write model = "transformers:bert" and weights'):
         load_recipe(path)
+    (tmp_path / "minilm").rename(tmp_path / "bert")
+    path.write_text('[teacher]\nmodel = "transformers:bert"\nweights = "bert"\n')
+    assert load_recipe(path).teacher.weights == str(tmp_path / "bert")

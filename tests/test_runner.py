@@ -29,6 +29,7 @@ IMAGES = {"kind": "image", "shape": [3, 4, 6], "divide_by": 255, "mean": [0.5, 0
 SOUND = {"kind": "audio", "shape": [8], "rate": 4000, "divide_by": 32768, "labels": ["a", "b"]}
 ROWS = {"kind": "table", "shape": [5], "labels": ["a", "b"]}
 TEXTS = {"kind": "text", "shape": [12], "labels": ["a", "b"]}
+FIXED = TEXTS | {"text": {"fixed_length": 12}}
 
 
 def test_it_is_python_3_9():
@@ -170,6 +171,7 @@ def text(path: Path) -> Path:
         (lambda folder: saved(folder / "x.npy", np.zeros(8, np.uint8)), SOUND, "uint8; raw samples are int16"),
         (lambda folder: saved(folder / "x.npy", np.zeros(7, np.float32)), SOUND, r"samples of \(8,\)"),
         (lambda folder: saved(folder / "x.npy", np.zeros((0, 5), np.float32)), ROWS, r"holds \(0, 5\)"),
+        (lambda folder: saved(folder / "x.npy", np.zeros(7, int)), FIXED, r"samples of \(12,\)"),
     ],
 )
 def test_what_is_no_sample_is_refused(make: Callable[[Path], Path], about: dict, message: str, tmp_path: Path):

@@ -115,6 +115,8 @@ def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Column
     except ValueError as error:
         raise UserError(f"{name}: not valid JSON ({error})") from error
     rows = rows if isinstance(rows, list) else [rows]
+    if not rows:
+        raise UserError(f"{name}: holds no row")
     if not all(isinstance(row, dict) for row in rows):
         example = json.dumps(dict.fromkeys(wanted, "..."))
         raise UserError(f"{name}: every row must be an object such as {example}")

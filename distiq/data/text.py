@@ -23,12 +23,11 @@ from distiq.data.columns import (
 )
 from distiq.data.splits import Split
 from distiq.errors import UserError
-from distiq.recipe import DataSettings, TextSettings
+from distiq.recipe import SHORTEST_TEXT, DataSettings, TextSettings
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 PADS = (PAD, "<pad>", "<PAD>")
 SHOWN = 5  # tokens named in a message
-SHORTEST = 2  # tokens that a network is shown at least: an exported file's length begins there
 
 
 class Tokens(NamedTuple):
@@ -109,7 +108,7 @@ class TextEncoder:
         self.tokenizer.no_truncation()
         lengths = [len(found.ids) for found in self.tokenizer.encode_batch(list(texts))]
         self.tokenizer.enable_truncation(self.length)
-        width = max(SHORTEST, min(self.length, max(lengths))) if to_longest else self.length
+        width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
         self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
         numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(list(texts))], dtype=torch.int64)
         return Tokens(numbers, tuple(self._notes(lengths, numbers, where)))
@@ -204,7 +203,7 @@ def _label_names(settings: TextSettings, rows: Columns) -> tuple[str, ...]:
         return settings.labels or (settings.target,)
     cells = rows[settings.label]
     sets = label_sets(cells, settings.separator) if settings.separator else [[cell] for cell in cells]
-    return tuple(sorted({name for names in sets for name in names}))
+    return tuple(sorted({name for names in sets for name in names if name}))  # one without is refused with its row
 
 
 def _labels(settings: TextSettings, rows: Columns, names: tuple[str, ...], where: str) -> Tensor:

@@ -119,7 +119,8 @@ def build(
     elif choice.model.partition(":")[2] in (*WAVEFORM_MODELS, *SPECTROGRAM_MODELS) and example.ndim == 2:
         model = _hearing(choice, classes, example.shape[1], role, names)
     else:
-        model = _create(_Choice(choice.model, options, choice.weights), classes, example.shape[1], role, tokens)
+        made = _Choice(choice.model, options, choice.weights)
+        model = _create(made, classes, example.shape[1], role, tokens, names, _is_finished(choice, role))
     _shrink_table(model, choice, role, tokens)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust)
@@ -222,7 +223,20 @@ def _comes_from_hub(choice: ModelChoice) -> bool:
     )
 
 
-def _create(choice: ModelChoice, classes: int, channels: int, role: str, tokens: Tokens | None) -> nn.Module:
+def _is_finished(choice: ModelChoice, role: str) -> bool:
+    """Whether a network with weights answers as it is: a teacher that is not trained on."""
+    return role == "teacher" and not getattr(choice, "finetune", False)
+
+
+def _create(
+    choice: ModelChoice,
+    classes: int,
+    channels: int,
+    role: str,
+    tokens: Tokens | None,
+    names: Sequence[str],
+    finished: bool,
+) -> nn.Module:
     where = f"{role}.model"
     if ".py:" in choice.model:
         model = call_factory(choice.model, {"classes": classes, **choice.options}, where)
@@ -239,10 +253,17 @@ def _create(choice: ModelChoice, classes: int, channels: int, role: str, tokens:
             with _explained(
                 f'{where}: transformers cannot build "{name}" with {choice.options}, {source or "no weights"}'
             ):
-                return TokenLogits(
-                    sequence_classifier(name, source, classes, tokens.vocabulary, tokens.pad, choice.options),
+                model = sequence_classifier(
+                    name,
+                    source,
+                    classes,
+                    tokens.vocabulary,
                     tokens.pad,
+                    choice.options,
+                    names if classes > 1 else (),
+                    finished,
                 )
+                return TokenLogits(model, tokens.pad)
         case "transformers":
             return _transformers(name, choice, classes, channels, where)
         case "timm":
@@ -292,10 +313,9 @@ def _hearing(choice: ModelChoice, classes: int, samples: int, role: str, names: 
     _require("transformers", f"{role}.model")
     name = choice.model.partition(":")[2]
     source = choice.weights if _comes_from_hub(choice) else ""
-    finished = role == "teacher" and not getattr(choice, "finetune", False)
     what = source or f'"{name}" with {choice.options}'
     with _explained(f"{role}.model: transformers cannot build {what}"):
-        return audio_classifier(name, source, classes, samples, choice.options, names, finished)
+        return audio_classifier(name, source, classes, samples, choice.options, names, _is_finished(choice, role))
 
 
 def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:

@@ -1,8 +1,6 @@
 """A transformers audio classifier as a plain network: raw waveforms in, logits in the data's order of classes out."""
 
-import contextlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.models.predictor import Predictor
-from distiq.models.transformer import keep_rows
+from distiq.models.pretrained import pretrained_classifier
 
 WAVEFORM_MODELS = (
     "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
@@ -18,7 +16,6 @@ WAVEFORM_MODELS = (
 """What transformers has that hears raw waveforms."""
 SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
 """What reads spectrograms that its own feature extractor makes, in numpy: it can answer, but not be exported."""
-NAMELESS = re.compile(r"LABEL_\d+")
 
 
 class Waves(nn.Module):
@@ -75,20 +72,7 @@ def audio_classifier(
     if not weights:
         return Waves(auto.from_config(transformers.AutoConfig.for_model(name, num_labels=classes, **options)))
     extractor = transformers.AutoFeatureExtractor.from_pretrained(weights)
-    labels = _labels(transformers.AutoConfig.from_pretrained(weights), names, finished)
-    with _quiet(transformers):
-        model, found = auto.from_pretrained(
-            weights,
-            num_labels=len(labels) or classes,
-            ignore_mismatched_sizes=not finished,
-            output_loading_info=True,
-            **options,
-        )
-    drawn = [key for key in found["missing_keys"] if not key.startswith(model.base_model_prefix)]
-    if finished and drawn:
-        raise ValueError(f"it holds no trained classifier ({drawn[0]} is missing): set teacher.finetune = true")
-    if labels:
-        _order(model, [labels.index(label) for label in names])
+    model = pretrained_classifier(auto, weights, classes, names, finished, options)
     if name in WAVEFORM_MODELS:
         return Waves(model, getattr(extractor, "do_normalize", True), extractor.sampling_rate)
     model.eval().requires_grad_(False)
@@ -99,44 +83,3 @@ def audio_classifier(
             return model(**features).logits.numpy()
 
     return Predictor(predict, torch.zeros(1, samples), extractor.sampling_rate, f"teacher.weights = {weights}")
-
-
-def _labels(config: Any, names: Sequence[str], finished: bool) -> tuple[str, ...]:
-    """The labels of the weights where each class is among them by name; none where a new or nameless head serves."""
-    labels = tuple(config.id2label[number] for number in sorted(config.id2label))
-    if not names or all(NAMELESS.fullmatch(label) for label in labels):
-        return ()
-    missing = [name for name in names if name not in labels]
-    if missing and finished:
-        raise ValueError(
-            f"it does not know {', '.join(map(repr, missing))}. Its labels: {', '.join(labels)}. The data's classes:"
-            f" {', '.join(names)}. Call the classes by its labels, or set teacher.finetune = true, which trains a new"
-            " head"
-        )
-    return () if missing else labels
-
-
-def _order(model: Any, rows: Sequence[int]) -> None:
-    """Leaves those rows of the last layer, in this order."""
-    head = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
-    ][-1]
-    keep_rows(head, torch.tensor(rows))
-    labels = [model.config.id2label[row] for row in rows]
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: number for number, label in enumerate(labels)}
-
-
-@contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """A new head is no surprise here."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()

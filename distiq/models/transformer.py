@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.files import write_atomically
+from distiq.models.pretrained import keep_rows, pretrained_classifier
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 
 CUTS = ("keep_layers", "feed_forward", "heads")
@@ -37,16 +38,25 @@ class TokenLogits(nn.Module):
 
 
 def sequence_classifier(
-    name: str, weights: str, classes: int, vocabulary: int, pad: int, options: dict[str, Any]
+    name: str,
+    weights: str,
+    classes: int,
+    vocabulary: int,
+    pad: int,
+    options: dict[str, Any],
+    names: Sequence[str] = (),
+    finished: bool = False,
 ) -> nn.Module:
     """A classifier of the architecture `name`, such as "bert", by config, or from a folder or hub name.
 
     Args:
         weights: the folder or hub name; empty draws the weights.
         options: of the config; those of `CUTS` are for `cut_encoder`.
+        names, finished: as for `pretrained_classifier`.
 
     Raises:
-        ValueError: the options do not fit, or the tokenizer has tokens that the weights do not know.
+        ValueError: the options do not fit, a class is missing from its labels, it has no head and shall not be trained,
+            or the tokenizer has tokens that the weights do not know.
     """
     import transformers
 
@@ -59,14 +69,7 @@ def sequence_classifier(
         )
         model = auto.from_config(config)
     else:
-        level = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity_error()  # a new head is no surprise here
-        transformers.logging.disable_progress_bar()
-        try:
-            model = auto.from_pretrained(weights, num_labels=classes, **options)
-        finally:
-            transformers.logging.set_verbosity(level)
-            transformers.logging.enable_progress_bar()
+        model = pretrained_classifier(auto, weights, classes, names, finished, options)
         if model.config.vocab_size < vocabulary:
             raise ValueError(
                 f"{weights} knows {model.config.vocab_size} tokens, but the tokenizer has {vocabulary}: they do not"
@@ -223,12 +226,6 @@ def _largest(sizes: Tensor, count: int, option: str, noun: str) -> Tensor:
     if not isinstance(count, int) or not 1 <= count <= len(sizes):
         raise ValueError(f"{option} = {count}: a layer has {len(sizes)} {noun}; take 1 to {len(sizes)}")
     return sizes.topk(count).indices.sort().values
-
-
-def keep_rows(linear: nn.Linear, kept: Tensor) -> None:
-    linear.weight = nn.Parameter(linear.weight.detach()[kept].clone())
-    linear.bias = nn.Parameter(linear.bias.detach()[kept].clone())
-    linear.out_features = len(kept)
 
 
 def _keep_columns(linear: nn.Linear, kept: Tensor) -> None:

@@ -14,6 +14,7 @@ from distiq.records import (
     TrainingRecord,
 )
 from distiq.report import figures, measurements, reading, tables
+from distiq.report.lengths import length_headings, length_rows
 
 MOST_CLASSES = 20
 MOST_GRIDS = 12
@@ -78,6 +79,8 @@ def render(
         ladder_headings=tables.LADDER_HEADINGS,
         ladder=tables.ladder_rows(run),
         runtimes=tables.runtime_rows(run),
+        lengths=length_rows(run),
+        length_headings=length_headings(run),
         machines=tables.machine_rows(run, elsewhere),
         trainings=[
             (name, training, Markup(plots.training_curves(training, name, run.data.measure)))

@@ -30,6 +30,7 @@ from distiq.report.figures import (
     points,
     times,
 )
+from distiq.report.lengths import length_headings, length_rows
 from distiq.report.measurements import read_measurements
 from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
@@ -67,6 +68,7 @@ def show(records: Path, console: Console) -> None:
     _print_measurements(run, console)
     _print_ladder(run, console)
     _print_runtimes(run, console)
+    _print_lengths(run, console)
     show_machines(records, console)
     _print_classes(run, console)
     _print_advice(run, console)
@@ -295,6 +297,21 @@ def _print_runtimes(run: RunRecord, console: Console) -> None:
     least = least_agreement(run)
     others = f"; of any two of these files: {percent(least)} or more" if least is not None else ""
     console.print(Text(f"* delivered; agreement: with the simulated graph, test set{others}", "dim"))
+
+
+def _print_lengths(run: RunRecord, console: Console) -> None:
+    rows = length_rows(run)
+    if not rows:
+        return
+    _heading(console, "By length of text")
+    table = _table("")
+    for heading in length_headings(run):
+        table.add_column(heading.text, justify="right", no_wrap=True)
+    for row in rows:
+        name = Text(f"{'*' if row.marked else ' '} {row.head.text}, {row.head.note}")
+        table.add_row(name, *(Text(cell.text) for cell in row.cells), style="bold" if row.marked else "")
+    console.print(table)
+    console.print(Text("* delivered; the longest test text, cut to so many tokens, one at a time; median", "dim"))
 
 
 def show_machines(records: Path, console: Console) -> None:

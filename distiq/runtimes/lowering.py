@@ -86,7 +86,7 @@ def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
 
 def _with_pins(graph: fx.GraphModule, source: fx.Node, wide: fx.Node) -> fx.Node:
     """(..., K + PINS): the values (..., K) of a dequantize node and the ends of its grid, right behind its integers."""
-    integers, scale, zero_point, low, high, kind = source.args
+    integers, scale, zero_point, low, high, _ = source.args
     pins = torch.zeros(_attribute(graph, wide).shape[1])
     pins[-PINS:] = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
     before = integers.next

@@ -63,6 +63,7 @@ def test_a_header_may_be_given(tmp_path):
         ("rows.txt", "name", r'"\.txt" is no known kind of file; take \.csv, \.tsv'),
         ("rows.csv", "", r"this file is empty; give it rows"),
         ("rows.jsonl", "\n\n", r"this file is empty; give it rows"),
+        ("rows.json", "[]", r"holds no row"),
     ],
 )
 def test_what_is_broken_is_refused_with_its_place(tmp_path, name, content, message):

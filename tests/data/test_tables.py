@@ -40,6 +40,16 @@ def test_missing_numbers_and_unseen_categories_are_counted_and_said():
     )
 
 
+def test_missing_categories_are_told_from_unseen_ones():
+    of_whole_rows = Encoding({}, {"job": ("cook", "smith")})
+    found, notes = of_whole_rows.encode({"job": ["?", "cook", "", "nurse"]}, "rows")
+    assert found.tolist() == [[0, 0], [1, 0], [0, 0], [0, 0]]
+    assert notes == (
+        'rows: 2 missing in "job", which no training row lacks; taken as none of its categories',
+        'rows: 1 in "job" not seen in training ("nurse"); taken as none of its categories',
+    )
+
+
 @pytest.mark.parametrize(("value", "message"), [("old", '"old" is no number'), ("inf", '"inf" is not finite')])
 def test_what_is_no_number_is_refused_with_its_place(value, message):
     with pytest.raises(UserError, match=f'rows: column "age", row 2: {message}'):

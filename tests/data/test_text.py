@@ -169,6 +169,13 @@ def test_what_cannot_be_read_is_refused(folder, text, message, monkeypatch):
         load(settings(folder, **text), seed=0)
 
 
+def test_a_row_without_a_label_is_named_even_where_classes_have_names(folder):
+    file = folder / "train.tsv"
+    file.write_text(file.read_text() + "a film\t\n")
+    with pytest.raises(UserError, match=r"train\.tsv: row 31 has no label"):
+        load(settings(folder, tokenizer=str(folder), names=("bad", "good")), seed=0)
+
+
 def test_a_text_may_have_several_labels(tmp_path):
     rows = [("a film", "fun, long", 1, 1), ("a fine film", "", 0, 0), ("fine", "long", 0, 1)] * 8
     lines = ["text\tabout\tfun\tlong", *("\t".join(map(str, row)) for row in rows), ""]

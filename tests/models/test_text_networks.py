@@ -8,7 +8,7 @@ from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
 from distiq.models.transformer import save_transformers
-from distiq.recipe import StudentSettings
+from distiq.recipe import StudentSettings, TeacherSettings
 
 PAD, UNKNOWN = 1, 2
 TOKENS = Tokens(20, PAD, UNKNOWN, used=(1, 2, 3, 5, 8, 13))
@@ -17,7 +17,11 @@ SMALL_BERT = {
     "max_position_embeddings": 16,
 }  # fmt: skip
 SMALL_DISTILBERT = {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 16}
-SMALL = {"transformers:bert": SMALL_BERT | {"intermediate_size": 24}, "transformers:distilbert": SMALL_DISTILBERT}
+SMALL = {
+    "transformers:bert": SMALL_BERT | {"intermediate_size": 24},
+    "transformers:distilbert": SMALL_DISTILBERT,
+    "transformers:roberta": SMALL_BERT | {"intermediate_size": 24, "type_vocab_size": 1},
+}
 
 
 def made(model: str, weights: str = "", **options):
@@ -31,7 +35,7 @@ def made(model: str, weights: str = "", **options):
     ("model", "options"),
     [
         ("text_bilstm", {}), ("text_bilstm", {"layer": 0}), ("text_cnn", {}), ("embedding_bag", {}),
-        ("embedding_bag", {"hidden": 0}), ("transformers:bert", SMALL_BERT),
+        ("embedding_bag", {"hidden": 0}), *SMALL.items(),
     ],
 )  # fmt: skip
 def test_padding_never_changes_an_answer(model, options):
@@ -84,6 +88,31 @@ def test_weights_come_from_a_folder(folder):
     tokens = torch.randint(2, 20, (3, 6))
     loaded = made("transformers:bert", weights=str(folder))
     torch.testing.assert_close(loaded(tokens), made("transformers:bert", **SMALL_BERT)(tokens))
+
+
+def teacher(weights, names=("bad", "good"), **more):
+    settings = TeacherSettings(model="transformers:bert", weights=str(weights), **more)
+    return build(settings, len(names), torch.zeros(1, 10, dtype=torch.int64), "teacher", TOKENS, names).eval()
+
+
+def test_labels_of_a_finished_teacher_are_matched_by_name(folder):
+    model, tokens = made("transformers:bert", str(folder)), torch.randint(2, 20, (3, 6))
+    torch.testing.assert_close(teacher(folder)(tokens), model(tokens))  # LABEL_0 and LABEL_1 are in order
+    model.model.config.id2label = {0: "good", 1: "bad"}
+    model.model.save_pretrained(folder)
+    torch.testing.assert_close(teacher(folder)(tokens), model(tokens)[:, [1, 0]])
+    with pytest.raises(
+        UserError, match=r"does not know 'fair'\. Its labels: good, bad\. .*set teacher\.finetune = true"
+    ):
+        teacher(folder, ("bad", "fair"))
+    assert teacher(folder, ("bad", "fair", "good"), finetune=True)(tokens).shape == (3, 3)
+
+
+def test_an_encoder_without_a_head_teaches_only_after_training(folder):
+    made("transformers:bert", str(folder)).model.bert.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"holds no trained classifier \(classifier\..*set teacher\.finetune = true"):
+        teacher(folder)
+    assert teacher(folder, finetune=True)(torch.randint(2, 20, (3, 6))).shape == (3, 2)
 
 
 def test_a_student_is_cut_from_the_weights(folder):

@@ -10,11 +10,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from distiq.errors import UserError
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
-from distiq.runtimes.export import differences, export, load
+from distiq.runtimes.export import differences, export, load, require, runtime_of
 from distiq.runtimes.onnx_runtime import float_operations, with_mask
 
 VOCABULARY, LENGTH = 50, 12
@@ -176,3 +177,25 @@ def test_optimum_loads_the_folder(saved: tuple[nn.Module, Path]):
     found = loaded(input_ids=tokens, attention_mask=mask).logits
     torch.testing.assert_close(found, masked(model, tokens, mask), atol=1e-5, rtol=1e-4)
     assert loaded.config.id2label == {0: "bad", 1: "fair", 2: "good"}
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", ".pte"])
+def test_a_file_takes_texts_of_every_length_or_says_which_one(ending: str, tmp_path: Path):
+    runtime = runtime_of(tmp_path / f"model{ending}")
+    try:
+        require(runtime, to_write=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    quantized = quantize(NETWORKS["embedding_bag"]().eval(), texts(32))
+    path = export(quantized, tmp_path / f"model{ending}", texts(2))
+    predict, own = load(path), runtime.entry(path).shape[1]
+    assert own in (-1, LENGTH)
+    for length in (2, 7, LENGTH):
+        tokens = texts(5, length)
+        # Padding changes no answer, so a fixed length takes every shorter text.
+        fed = torch.nn.functional.pad(tokens, (0, own - length)) if own > 0 else tokens
+        with torch.no_grad():
+            expected = quantized(tokens)
+            step = 0.02 * float(expected.max() - expected.min())
+            torch.testing.assert_close(predict(fed), expected, atol=step, rtol=0)

@@ -228,7 +228,7 @@ def test_windows_of_another_rate_and_of_stereo_are_said(how: tuple[str, ...], ru
     assert result.stderr.splitlines() == ["resampled from 16000 to 4000 Hz", "2 channels averaged to one"]
 
 
-@pytest.mark.parametrize("every", [0.0, -1.0])
+@pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_step_that_is_not_positive_is_refused(every: float, bundle: Bundle, run: Path):
     with pytest.raises(UserError, match="give a positive time"):
         list(bundle.listen(run.parent / "test" / "tone" / "00.wav", every))

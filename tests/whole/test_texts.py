@@ -15,6 +15,7 @@ from distiq.bundle import Bundle
 from distiq.cli import app
 from distiq.diagnosis import diagnose
 from distiq.errors import UserError
+from distiq.models.text import EmbeddingBag
 from distiq.pipeline import compress
 from distiq.recipe import load_recipe
 from distiq.records import RunRecord
@@ -57,6 +58,7 @@ rungs = ["static"]
 throughput_batch = 2
 rounds = 1
 seconds = 0.005
+lengths = [4, 12, 16]
 """
 
 
@@ -113,6 +115,37 @@ def test_the_runner_reads_texts_where_distiq_is_not(run: RunRecord, folder: Path
     assert strange.returncode == 2 and "does not run on (1, 4) of int64" in strange.stderr
 
 
+def test_texts_of_every_length_that_there_is_are_timed(run: RunRecord, folder: Path):
+    lengths = run.comparison.lengths
+    assert [entry.tokens for entry in lengths] == [4, 12], "texts have up to 12 tokens"
+    assert all(entry.files.keys() == run.comparison.files.keys() for entry in lengths)
+    assert run.comparison.fixed_lengths == {}
+    card = (folder / "run" / "bundle" / "CARD.md").read_text()
+    assert "latency, 4 tokens" in card and "tokens alone" not in card
+    assert "4 tokens" in CliRunner().invoke(app, ["show", str(folder / "run")]).output
+
+
+def test_a_file_of_a_fixed_length_is_said_to_be_one_and_is_fed_padded_texts(
+    run: RunRecord, folder: Path, tmp_path: Path
+):
+    copied = Path(shutil.copytree(folder / "run", tmp_path / "run"))  # with the trained teacher, which is reused
+    recipe = load_recipe(folder / "films.toml", ["student.training.epochs=1"])
+    student = EmbeddingBag(2, 100, 0, 8, 0)
+    student.fixed_length = True
+    found = compress(recipe, student=student, run=copied)
+    fixed = found.comparison.fixed_lengths
+    assert set(fixed.values()) == {12} and fixed.keys() == {
+        name for name in found.comparison.files if "student" in name
+    }
+    short, whole = found.comparison.lengths
+    assert short.files.keys() == found.comparison.files.keys() - fixed.keys() and fixed.keys() < whole.files.keys()
+    assert "takes texts of 12 tokens alone" in (copied / "bundle" / "CARD.md").read_text()
+    assert "not taken" in CliRunner().invoke(app, ["show", str(copied)]).output
+    opened = Bundle(copied / "bundle")
+    assert opened.prepare("a film").inputs.shape == (1, 12)
+    assert {answer.label for answer in opened.predict("a film")} == {"negative", "positive"}
+
+
 def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: Path):
     opened = Bundle(folder / "run" / "bundle")
     assert "1 of 1 are longer than 12 tokens (the longest has 22); cut there" in opened.prepare("film " * 20).notes[0]
@@ -120,6 +153,9 @@ def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: P
     assert "hold no token that the tokenizer knows" in opened.prepare("映画").notes[0]
     with pytest.raises(UserError, match="is empty"):
         opened.predict(" ")
+    file = folder / "train.tsv"
+    assert "its name is what was read" in opened.prepare(str(file)).notes[0]
+    assert opened.prepare("film " * 9000).inputs.shape == (1, 12), "longer than any name of a file"
 
 
 @pytest.mark.parametrize(("mode", "rungs"), [("dynamic", ["dynamic"]), ("weight_only", ["weight_only", "qat"])])
