@@ -320,6 +320,9 @@ def quantize(
     pixels: Annotated[
         bool, typer.Option("--pixels", help="the int8 file takes uint8 images and prepares them itself (not .pte)")
     ] = False,
+    integer_io: Annotated[
+        bool, typer.Option("--integer-io", help="a .tflite file that takes and gives int8 (with --pixels: gives)")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -336,7 +339,9 @@ def quantize(
                 model,
                 data,
                 out or model.with_suffix(".int8.onnx"),
-                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size),
+                scheme_of(
+                    ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size, integer_io
+                ),
                 Preparation.written(size, mean, std),
                 samples=samples,
                 pixels=pixels,

@@ -35,6 +35,7 @@ def scheme_of(
     iterations: int = 300,
     mode: Any = "static",
     group_size: int = 0,
+    integer_io: bool = False,
 ) -> Scheme:
     """The scheme that a command line's options name; equalizing corrects the biases, too.
 
@@ -56,6 +57,7 @@ def scheme_of(
         reduce_range=reduce_range,
         mode=mode,
         group_size=group_size,
+        integer_io=integer_io,
     )
 
 
@@ -90,6 +92,8 @@ def quantize_file(
     if source.suffix != ".onnx":
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
     require(runtime_of(out), to_write=True)
+    if scheme.integer_io and runtime_of(out).integer_io is None:
+        raise UserError(f"{out}: --integer-io is for .tflite files; leave it out, or name such a file")
     if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
         raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():
@@ -115,7 +119,7 @@ def quantize_file(
         )
     watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
     inside = Pixels(*(preparation.of_channels(calibration.shape[1]))) if pixels else None
-    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2], inside)
+    export(quantize(network, calibration, scheme, watch=watch), out, calibration[:2], inside, scheme.integer_io)
     watch.stage(f"comparing on {len(held_out)} other samples")
     answers = _answers(load(out, threads), preparation.pixels(held_out) if pixels else held_out, CHUNK)
     timed = bench(

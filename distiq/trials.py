@@ -192,6 +192,7 @@ class Trials:
             reduce_range=settings.reduce_range and not bits,  # fewer have no need of it
             mode=settings.mode,
             group_size=settings.group_size,
+            integer_io=self.recipe.export.integer_io,
         )
 
     def _sensitivity(self, bits: int | None = None) -> SensitivityRecord:
