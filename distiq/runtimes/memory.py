@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distiq import runner
 
-SECONDS = 120
+SECONDS = 600
 IMPORTED = {
     ".onnx": "onnxruntime",
     ".xml": "openvino",
