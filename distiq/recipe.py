@@ -637,7 +637,7 @@ class ExportSettings(Part):
     integer_io: bool = Field(
         False,
         description="litert: int8 files take and give int8 on the grids of the network's own ends, for devices without"
-        " float32; the logits get 8 bits",
+        " float32; the logits get 8 bits, and no layer stays float32",
     )
 
 

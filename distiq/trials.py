@@ -149,7 +149,10 @@ class Trials:
         asked = self.recipe.quantize.float_modules
         self.decided = float_modules(self.run, "student", self.student, asked, self._plain())
         budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
-        rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung != "mixed" or not narrow)
+        needless = {"mixed"} if narrow else set()
+        if self.recipe.export.integer_io:  # for devices without float32
+            needless.add("float_layers")
+        rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung not in needless)
         top1 = [network.record.column("float32").validation.top1 for network in (self.teacher, self.student)]
         float_drop = 100 * (top1[0] - top1[1])
         while following := ladder.next_rung(rungs, self.made, budget, float_drop, self.evidence):
