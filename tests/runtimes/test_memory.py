@@ -9,6 +9,7 @@ from torch import nn
 
 from distiq.errors import UserError
 from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import RUNTIMES, export, require
 from distiq.runtimes.memory import peak_memory_bytes
 
@@ -27,7 +28,7 @@ def test_a_large_file_takes_at_least_its_weights(name: str, tmp_path: Path):
     torch.manual_seed(0)
     model, inputs = nn.Sequential(nn.Linear(WIDE, WIDE), nn.ReLU(), nn.Linear(WIDE, 4)).eval(), torch.randn(8, WIDE)
     taken = {}
-    for kind, form in (("float", model), ("int8", quantize(model, inputs))):
+    for kind, form in (("float", model), ("int8", quantize(model, inputs, Scheme()))):
         path = export(form, tmp_path / f"{kind}{RUNTIMES[name].ending}", inputs[:2])
         taken[kind] = peak_memory_bytes(path, inputs[:1])
     assert 4 * WIDE * WIDE < taken["float"] < 8 * 4 * WIDE * WIDE
