@@ -19,7 +19,7 @@ from distiq.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.progress import Silent, Watch
 from distiq.records import FLOAT32, BenchFile, BenchRecord, LatencyRecord
 from distiq.runtimes.export import checksums, load, require, runtime_of, size_bytes
-from distiq.runtimes.onnx_runtime import Work
+from distiq.runtimes.lowering import Work
 from distiq.tuning import tune
 
 NO_PADDING = -1  # a number that no token has: nothing is masked

@@ -12,7 +12,7 @@ import importlib.resources
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,8 @@ from distiq.ledger import replace_folder
 from distiq.recipe import AudioSettings
 from distiq.records import FLOAT32, NOUNS, Kind, RegressionRecord, RunRecord, TrialRecord
 from distiq.runner import RAW, Check, fitted
-from distiq.runtimes.export import Predict, files_of, load, pair_sums
+from distiq.runtimes.export import Predict, files_of, integer_io, load, pair_sums
+from distiq.runtimes.litert import IntegerTensor
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 TOKENIZER, RUNNER = "tokenizer.json", "run.py"
@@ -92,9 +93,11 @@ def write_bundle(
         write_atomically(partial / TOKENIZER, data.preparation["text"]["tokenizer"].encode())
         names.append(TOKENIZER)
     files = {name: sha256_of_file(partial / name) for name in names}
-    certificate = "" if trial.rung == FLOAT32 else pair_sums(model)
-    _write_json(partial / CARD, {"model": model.name, "pair_sums": certificate, **_card(run, trial, files)})
-    write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate).encode())
+    certificate, ends = "" if trial.rung == FLOAT32 else pair_sums(model), integer_io(model)
+    grids = {name: end._asdict() for name, end in ends.items()}
+    facts = {"model": model.name, "pair_sums": certificate, "integer_io": grids}
+    _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
+    write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate, ends).encode())
     replace_folder(partial, target)
 
 
@@ -175,7 +178,9 @@ def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str
     }
 
 
-def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_sums: str) -> str:
+def _card_text(
+    run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_sums: str, ends: Mapping[str, IntegerTensor]
+) -> str:
     test, cost = trial.deployed.test, trial.deployed.cost
     assert cost is not None
     low, high = (100 * end for end in test.interval)
@@ -197,8 +202,8 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
     rows = ""
     if isinstance(test, RegressionRecord):
         answers, agrees = f"a number: {names}", f"to 1/255 of its span on {agrees}"
-        ends = " to ".join(f"{end:.4g}" for end in test.rmse_interval)
-        rows = f"\n| root mean squared error | {test.rmse:.4g} (95 % interval {ends}) |"
+        span = " to ".join(f"{end:.4g}" for end in test.rmse_interval)
+        rows = f"\n| root mean squared error | {test.rmse:.4g} (95 % interval {span}) |"
     return (
         f"""# {run.name}
 
@@ -216,7 +221,7 @@ def _card_text(run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_s
 
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
 {" ".join(facts)}
-Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
+{_said_of(ends)}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
 Without distiq, `python run.py` checks, answers and times the file; it needs numpy and {cost.runtime} alone.
@@ -225,6 +230,12 @@ Without distiq, `python run.py` checks, answers and times the file; it needs num
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
         + "\n"
     )
+
+
+def _said_of(ends: Mapping[str, IntegerTensor]) -> str:
+    """A line about the ends of a file that are of integers."""
+    grids = "; ".join(f"{name} with scale {end.scale:.9g}, zero point {end.zero_point}" for name, end in ends.items())
+    return f"Of int8, for (integer - zero point) * scale: {grids}.\n" if grids else ""
 
 
 class Bundle:

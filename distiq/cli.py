@@ -330,6 +330,9 @@ def quantize(
     pad: Annotated[
         int, typer.Option(help="of texts, the padding token's number, where the file takes a mask beside token numbers")
     ] = 0,
+    integer_io: Annotated[
+        bool, typer.Option("--integer-io", help="a .tflite file that takes and gives int8 (with --pixels: gives)")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -346,7 +349,9 @@ def quantize(
                 model,
                 data,
                 out or model.with_suffix(".int8.onnx"),
-                scheme_of(ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size),
+                scheme_of(
+                    ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size, integer_io
+                ),
                 Preparation.written(size, mean, std),
                 samples=samples,
                 pixels=pixels,

@@ -120,6 +120,7 @@ class _Patient:
             percentile=settings.percentile,
             float_modules=kept,
             reduce_range=settings.reduce_range,
+            integer_io=self.recipe.export.integer_io,
         )
         self.quantized = quantize(self.student, self.calibration, self.scheme)
 

@@ -37,6 +37,7 @@ from distiq.records import (
     TuningRecord,
 )
 from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, load, operations, runtime_of, size_bytes
+from distiq.runtimes.memory import peak_memory_bytes
 from distiq.runtimes.pixels import MODULE as NORMALIZATION
 from distiq.runtimes.pixels import Pixels
 from distiq.tuning import tune
@@ -80,9 +81,10 @@ class Measuring:
         return f"model{self.runtime.ending}"
 
     def export(self, model: nn.Module, path: Path) -> Path:
-        """The model as a file, which takes pixels if the recipe says so."""
+        """The model as a file, which takes pixels, or integers at the ends of its grids, if the recipe says so."""
         pixels = Pixels(self.data.mean, self.data.std) if self.recipe.export.pixels else None
-        return export(model, path, self.example, pixels)
+        integer_io = isinstance(model, QuantizedModel) and model.scheme.integer_io
+        return export(model, path, self.example, pixels, integer_io and runtime_of(path).integer_io is not None)
 
     def answers(self, model: Predict) -> Answers:
         """What a network answers."""
@@ -123,7 +125,7 @@ class Measuring:
             model: the float network, for parameters and operations.
         """
         path = folder / self.model_file
-        answers, probe = self.file_answers(path), self.runtime.peak_memory_bytes
+        answers = self.file_answers(path)
         save_tensors(answers, folder / ANSWERS)
         cost = CostRecord(
             file=file,
@@ -131,7 +133,7 @@ class Measuring:
             size_bytes=size_bytes(path),
             parameters=parameter_count(model),
             macs=multiply_adds(model, self.example),
-            peak_memory_bytes=probe(path, (1, *self.data.sample_shape)) if probe else None,
+            peak_memory_bytes=peak_memory_bytes(path, self.fed.normalize(self.data.test.inputs[:1])),
             latency=self.latencies({file: path})[file],
         )
         return self.column(name, answers, float_answers, cost), answers

@@ -17,10 +17,11 @@ from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import save_tensors, write_atomically
 from distiq.ledger import Ledger, Step
 from distiq.measuring import ANSWERS, Measuring
+from distiq.models.audio import front_ends
 from distiq.models.predictor import Predictor
 from distiq.networks import Networks
 from distiq.progress import Silent, Watch
-from distiq.quantization.graph import check_paths, export_graph
+from distiq.quantization.graph import check_paths, export_graph, prepare
 from distiq.quantization.scheme import Scheme
 from distiq.recipe import Recipe, to_toml
 from distiq.records import NOUNS, AdviceRecord, Column, ModelRecord, Record, RunRecord, TrialRecord
@@ -156,6 +157,10 @@ class _Story:
             graph = export_graph(model, self.measuring.example)
             if role == "student":
                 check_paths(graph, self.recipe.quantize.float_modules or ())
+                if self.recipe.export.integer_io:
+                    asked = self.recipe.quantize.float_modules
+                    kept = front_ends(model) if asked is None else asked
+                    prepare(graph, Scheme(float_modules=kept, integer_io=True))
 
     def _refuse_classes(self) -> None:
         """Raises UserError if the recipe asks for what classes alone have, where samples have a number."""

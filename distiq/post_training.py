@@ -37,6 +37,7 @@ def scheme_of(
     iterations: int = 300,
     mode: Any = "static",
     group_size: int = 0,
+    integer_io: bool = False,
 ) -> Scheme:
     """The scheme that a command line's options name; equalizing corrects the biases, too.
 
@@ -58,6 +59,7 @@ def scheme_of(
         reduce_range=reduce_range,
         mode=mode,
         group_size=group_size,
+        integer_io=integer_io,
     )
 
 
@@ -94,6 +96,8 @@ def quantize_file(
     if source.suffix != ".onnx":
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
     require(runtime_of(out), to_write=True)
+    if scheme.integer_io and runtime_of(out).integer_io is None:
+        raise UserError(f"{out}: --integer-io is for .tflite files; leave it out, or name such a file")
     if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
         raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():
@@ -106,7 +110,8 @@ def quantize_file(
     calibration, held_out, reference = read.calibration, read.held_out, read.reference
     watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
     inside = Pixels(*(preparation.of_channels(calibration.shape[1]))) if pixels else None
-    export(quantize(read.network, calibration, scheme, watch=watch), out, calibration[:2], inside)
+    quantized = quantize(read.network, calibration, scheme, watch=watch)
+    export(quantized, out, calibration[:2], inside, scheme.integer_io)
     watch.stage(f"comparing on {len(held_out)} other samples")
     answers = _answers(load(out, threads), preparation.pixels(held_out) if pixels else held_out, CHUNK)
     timed = bench(

@@ -79,6 +79,12 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
     return ""
 
 
+INTEGER_IO_LACKS = (
+    "integer_io = true needs grids of 8 bits at both ends of the network, which static schemes alone have; take mode ="
+    ' "static" and activation_bits = 8, or set it to false'
+)
+
+
 def runtime_lacks(runtime: str, mode: Mode, activation_bits: int, group_size: int) -> str:
     """Why a runtime's files cannot hold such a scheme, and the nearest that they can; empty where they can."""
     if runtime == "onnxruntime" or (mode == "static" and activation_bits == 8):
@@ -89,6 +95,8 @@ def runtime_lacks(runtime: str, mode: Mode, activation_bits: int, group_size: in
         why, nearest = "groups of weights", "group_size = 0"
     elif mode == "dynamic":
         why = "grids that are made at each run"
+        if runtime == "litert":
+            why += " (its kernels make one for each row of a layer's input, the graph has one for all)"
         nearest = 'mode = "weight_only" or "static"' if runtime == "openvino" else 'mode = "static"'
     elif mode == "weight_only":
         why, nearest = "integer weights beside float32 activations", 'mode = "static"'
@@ -663,6 +671,11 @@ class ExportSettings(Part):
     pixels: bool = Field(
         False, description="images: files take uint8 pixels and normalize them themselves (not executorch)"
     )
+    integer_io: bool = Field(
+        False,
+        description="litert: int8 files take and give int8 on the grids of the network's own ends, for devices without"
+        " float32; the logits get 8 bits, and no layer stays float32",
+    )
 
 
 class Recipe(Part):
@@ -704,6 +717,17 @@ class Recipe(Part):
                 f"export.pixels = true, but files of {without[0]} take normalized float32; set it to false, or measure"
                 ' in "onnxruntime", "openvino" and "litert" alone'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _integers_have_a_form(self) -> Self:
+        if self.export.integer_io and "litert" not in self.measure.runtimes:
+            raise ValueError(
+                "export.integer_io = true, but files of litert alone take integers; add it to measure.runtimes, or set"
+                " integer_io to false"
+            )
+        if self.export.integer_io and (self.quantize.mode != "static" or self.quantize.activation_bits != 8):
+            raise ValueError(f"export.{INTEGER_IO_LACKS}")
         return self
 
     @model_validator(mode="after")

@@ -176,11 +176,28 @@ def litert(model: Path, threads: int) -> Predict:
             interpreter.resize_tensor_input(entry["index"], inputs.shape)
             interpreter.allocate_tensors()
             shape = inputs.shape
-        interpreter.set_tensor(entry["index"], inputs.astype(entry["dtype"], copy=False))
+        interpreter.set_tensor(entry["index"], as_taken(inputs, entry))
         interpreter.invoke()
-        return interpreter.get_tensor(result["index"])
+        return as_floats(interpreter.get_tensor(result["index"]), result)
 
     return lambda inputs: run(inputs) if any_batch else np.concatenate([run(one[None]) for one in inputs])
+
+
+def as_taken(inputs: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """Inputs as a tensor of LiteRT takes them: floats on its grid if it is of int8, token numbers as int32."""
+    if tensor["dtype"] == np.int8 and inputs.dtype.kind == "f":
+        scale, zero_point = tensor["quantization"]
+        steps = np.rint(inputs.astype(np.float32) * (np.float32(1) / np.float32(scale))) + np.float32(zero_point)
+        return np.clip(steps, -128, 127).astype(np.int8)
+    return inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs
+
+
+def as_floats(found: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """What a tensor of LiteRT holds, as float32."""
+    if tensor["dtype"] != np.int8:
+        return found
+    scale, zero_point = tensor["quantization"]
+    return (found.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
 def executorch(model: Path, threads: int) -> Predict:

@@ -153,7 +153,10 @@ class Trials:
         asked = self.recipe.quantize.float_modules
         self.decided = float_modules(self.run, "student", self.student, asked, self._plain())
         budget, narrow = self.recipe.budget, self.recipe.quantize.weight_bits <= NARROW_BITS
-        rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung != "mixed" or not narrow)
+        needless = {"mixed"} if narrow else set()
+        if self.recipe.export.integer_io:  # for devices without float32
+            needless.add("float_layers")
+        rungs = tuple(rung for rung in self.recipe.quantize.climbed() if rung not in needless)
         quality = [network.record.column("float32").validation.quality for network in (self.teacher, self.student)]
         float_drop = 100 * (quality[0] - quality[1])
         while following := ladder.next_rung(rungs, self.made, budget, float_drop, self.evidence):
@@ -196,6 +199,7 @@ class Trials:
             reduce_range=settings.reduce_range and not bits,  # fewer have no need of it
             mode=settings.mode,
             group_size=settings.group_size,
+            integer_io=self.recipe.export.integer_io,
         )
 
     def _sensitivity(self, bits: int | None = None) -> SensitivityRecord:

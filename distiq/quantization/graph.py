@@ -110,7 +110,8 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     """The graph with batch norm folded and a watching point wherever the scheme puts a grid.
 
     Raises:
-        UserError: the scheme keeps a module in float32 that the network does not have.
+        UserError: the scheme keeps a module in float32 that the network does not have, or wants grids at both ends of a
+            network that computes in float32 there.
     """
     check_paths(graph, scheme.float_modules)
     with warnings.catch_warnings():
@@ -119,11 +120,28 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
         if scheme.group_size:
             _group_weights(graph, scheme)
         prepared = prepare_pt2e(graph, IntegerQuantizer(scheme))
+    if scheme.integer_io:
+        _check_ends(prepared)
     _look_through_gates(prepared)
     _insert_bias_points(prepared)
     if scheme.mode == "dynamic":
         _insert_dynamic_points(prepared)
     return prepared
+
+
+def _check_ends(prepared: fx.GraphModule) -> None:
+    """Raises UserError unless all that reads the network's input, and what it gives, is a grid."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    for node in prepared.graph.nodes:
+        if node.op in ("placeholder", "output"):
+            readers = [user for user in node.users if user.target is not aten.sym_size.int]
+            beside = readers if node.op == "placeholder" else node.all_input_nodes
+            if not all(isinstance(modules.get(str(one.target)), ActivationPoint) for one in beside):
+                end = "reads its input" if node.op == "placeholder" else "computes its output"
+                raise UserError(
+                    f"integer_io: the network {end} in float32, as token numbers, normalization layers and modules"
+                    " that are kept in float32 have it; set it to false"
+                )
 
 
 def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
@@ -280,7 +298,7 @@ class IntegerQuantizer(Quantizer):
     A weighted layer reads grids and its result gets one behind its activation; additions, products, gates,
     concatenations and pooling read and write grids; reshaping and padding keep their input's. The last layer's output
     stays float32: an integer kernel rescales its accumulator straight to float, and a grid there would only add noise
-    to the logits.
+    to the logits. A scheme of `integer_io` has one there all the same.
 
     Where layers are normalized (transformers), what lies between weighted layers is computed in float anyway: there
     only the inputs and weights of weighted layers get grids, and the results of convolutions, which have no integer
@@ -337,8 +355,11 @@ class IntegerQuantizer(Quantizer):
             # The first may stand twice: its grid must not be defined by itself.
             rest = dict.fromkeys((other for other in others if other is not first), shared)
             _note(node, {first: self.activation, **rest}, shared)
-        elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and _is_on_grid(arguments[0]):
+        elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and self._keeps_grid(arguments[0]):
             _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
+
+    def _keeps_grid(self, source: fx.Node) -> bool:
+        return _is_on_grid(source) or (self.scheme.integer_io and source.op == "placeholder")
 
     def _bits(self, weight: fx.Node) -> int:
         bits = self.scheme.bits_of(layer_of(weight))
@@ -350,7 +371,7 @@ class IntegerQuantizer(Quantizer):
         users = list(node.users)
         behind = users[0] if fused and len(users) == 1 and users[0].target in ACTIVATIONS else node
         is_last = all(user.op == "output" for user in behind.users)
-        output = None if is_last else self.activation
+        output = None if is_last and not self.scheme.integer_io else self.activation
         _note(node, inputs, output if behind is node else None)
         if behind is not node:
             _note(behind, {}, output)

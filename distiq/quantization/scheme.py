@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distiq.errors import UserError
-from distiq.recipe import Mode, impossible
+from distiq.recipe import INTEGER_IO_LACKS, Mode, impossible
 
 REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
 RoundingMethod = Literal["nearest", "gptq", "adaround", "brecq"]
@@ -45,6 +45,8 @@ class Scheme:
             so that x86 CPUs without VNNI give the same integers. That is every layer with two weights or more per
             output channel: the largest weight of a channel stands at the end of its grid, +-127, and beside it one of
             2 is too much. The grid, not the weights of the moment, decides, so rounding and training keep the promise.
+        integer_io: static, 8 bits: the network's input and output lie on grids, too, so that a file can take and give
+            integers; else the last layer's result is float32.
     """
 
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8
@@ -61,6 +63,7 @@ class Scheme:
     reduce_range: bool = False
     mode: Mode = "static"
     group_size: int = 0
+    integer_io: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError where no such scheme can be."""
@@ -71,6 +74,8 @@ class Scheme:
                 f'Scheme: mode = "{self.mode}" has no grids of activations that scales or biases could be moved for;'
                 ' nearest: rounding = "gptq"'
             )
+        if self.integer_io and (self.mode != "static" or self.activation_bits != 8):
+            raise UserError(f"Scheme: {INTEGER_IO_LACKS}")
         if self.mode != "static" and self.rounding in LEARNED:
             raise UserError(
                 f'Scheme: rounding = "{self.rounding}" is for static schemes, not for mode = "{self.mode}"; nearest:'
@@ -107,7 +112,8 @@ class Scheme:
         reduced = ", reduced range" if self.reduce_range else ""
         grouped = f" in groups of {self.group_size}" if self.group_size else ""
         plain = ", computed in float32: no speed is claimed" if self.in_float else ""
-        cures = f"{equalized}{corrected}{rounding}{reduced}{kept}{plain}"
+        logits = ", int8 logits" if self.integer_io else ""
+        cures = f"{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
         match self.mode:
             case "static":
                 return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}"

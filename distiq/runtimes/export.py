@@ -14,8 +14,8 @@ from distiq.models.audio import front_ends
 from distiq.models.from_onnx import files_of_onnx
 from distiq.recipe import Mode, runtime_lacks
 from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
-from distiq.runtimes.lowering import Entry, Grids, grids_of, is_quantized
-from distiq.runtimes.onnx_runtime import Work
+from distiq.runtimes.litert import IntegerTensor
+from distiq.runtimes.lowering import Entry, Grids, Work, grids_of, is_quantized
 from distiq.runtimes.pixels import Pixels
 from distiq.runtimes.saturation import saturation
 
@@ -31,7 +31,7 @@ class Runtime(NamedTuple):
         entry: reads what a file takes.
         by_onnx: its files are made by way of ONNX; `export` takes module paths that operations are to be named after.
         takes_pixels: `export` makes files that take uint8 images.
-        peak_memory_bytes: measures what a file adds to a fresh process; None where no probe is written yet.
+        integer_io: reads the grids of a file that takes and gives integers; None where `export` makes no such files.
         work: counts a file's multiply-adds; None where no count is written yet.
         settings: options beside threads under which a file can run faster, the default (none) first; `load` takes them
             where there is more than that.
@@ -47,9 +47,9 @@ class Runtime(NamedTuple):
     float_operations: Callable[[Path], tuple[str, ...]]
     grids: Callable[[Path], Grids]
     entry: Callable[[Path], Entry]
-    peak_memory_bytes: Callable[[Path, tuple[int, ...]], int | None] | None = None
     by_onnx: bool = False
     takes_pixels: bool = False
+    integer_io: Callable[[Path], dict[str, IntegerTensor]] | None = None
     settings: tuple[dict[str, str], ...] = ({},)
     work: Callable[[Path, Sequence[int]], Work | None] | None = None
     lacks_tool: Callable[[], str] | None = None
@@ -59,8 +59,7 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
-        onnx_runtime.entry, onnx_runtime.peak_memory_bytes, by_onnx=True, takes_pixels=True,
-        settings=onnx_runtime.SETTINGS, work=onnx_runtime.work,
+        onnx_runtime.entry, by_onnx=True, takes_pixels=True, settings=onnx_runtime.SETTINGS, work=onnx_runtime.work,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
@@ -70,7 +69,7 @@ RUNTIMES: dict[str, Runtime] = {
     "litert": Runtime(
         "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
         litert.export_litert, litert.load_litert, litert.float_operations, litert.grids,
-        litert.entry, takes_pixels=True,
+        litert.entry, takes_pixels=True, integer_io=litert.integer_io,
     ),
     "executorch": Runtime(
         "ExecuTorch", ".pte", ("executorch",), "executorch==1.5.1",
@@ -80,12 +79,14 @@ RUNTIMES: dict[str, Runtime] = {
     "inductor": Runtime(
         "Inductor", ".pt2", ("torch",), "torch==2.13.0",
         inductor.export_inductor, inductor.load_inductor, inductor.float_operations, inductor.grids,
-        inductor.entry, lacks_tool=inductor.lacks_compiler,
+        inductor.entry, work=inductor.work, lacks_tool=inductor.lacks_compiler,
     ),
 }  # fmt: skip
 
 
-def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None = None) -> Path:
+def export(
+    model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None = None, integer_io: bool = False
+) -> Path:
     """Writes the model with a dynamic batch; returns the path.
 
     Args:
@@ -93,6 +94,8 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
         path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
         example: one or more normalized inputs (B, ...).
         pixels: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
+        integer_io: the file takes and gives int8 on the grids of the network's ends, which its scheme has to have;
+            .tflite alone. `load` takes and gives floats of such files, too.
 
     Raises:
         UserError: the ending is unknown, the runtime is not installed, takes no pixels or no such scheme, or lacks an
@@ -103,16 +106,21 @@ def export(model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None 
     if pixels is not None and not runtime.takes_pixels:
         able = ", ".join(one.ending for one in RUNTIMES.values() if one.takes_pixels)
         raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; those that can: {able}")
+    if integer_io and runtime.integer_io is None:
+        able = ", ".join(one.ending for one in RUNTIMES.values() if one.integer_io)
+        raise UserError(f"{path}: files of {runtime.title} take and give float32; those of integers: {able}")
     require(runtime, to_write=True)
     scheme = getattr(model, "scheme", None)
+    if integer_io and not getattr(scheme, "integer_io", False):
+        raise UserError(f"{path}: the network has no grids at its ends; quantize it with Scheme(integer_io=True)")
     if scheme is not None and (why := lacks(path, scheme.mode, scheme.activation_bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
     named = getattr(scheme, "float_modules", front_ends(model))
     if runtime.by_onnx:
         runtime.export(lowered(model), pair, path, named, pixels)
-    elif pixels is not None:
-        runtime.export(lowered(model), pair, path, pixels)
+    elif runtime.integer_io:
+        runtime.export(lowered(model), pair, path, pixels, integer_io)
     else:
         runtime.export(lowered(model), pair, path)
     return path
@@ -162,6 +170,12 @@ def pair_sums(path: Path) -> str:
     asked = runtime.ending in (".onnx", ".xml") or (runtime.ending == ".pt2" and not inductor.needs_vnni(path))
     found = saturation(runtime.grids(path)) if asked else None
     return found.sentence() if found is not None and found.channels else ""
+
+
+def integer_io(path: Path) -> dict[str, IntegerTensor]:
+    """The types and grids of the ends of a file that takes ("input") or gives ("output") int8; empty if none does."""
+    read = runtime_of(path).integer_io
+    return read(path) if read else {}
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

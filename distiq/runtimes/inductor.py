@@ -17,23 +17,26 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distiq import environment
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions
+from distiq.models.recurrent import bilstm
 from distiq.runtimes.lowering import (
     SHIFT,
     Entry,
     Grids,
     Weight,
+    Work,
     float_copy,
     is_quantized,
     with_float_weights,
@@ -41,9 +44,11 @@ from distiq.runtimes.lowering import (
 )
 from distiq.runtimes.silence import silence
 
+aten = torch.ops.aten
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-SHAPE, TYPE, SETS = "distiq_shape", "distiq_type", "distiq_instruction_sets"
-"""What distiq writes into a file's metadata, each in JSON: sizes (-1 where free), type, what the processor can do."""
+SHAPE, TYPE, SETS, WORK = "distiq_shape", "distiq_type", "distiq_instruction_sets", "distiq_work"
+"""What distiq writes into a file's metadata, each in JSON: sizes (-1 where free), type, what the processor can do; the
+shape of a sample, its multiply-adds and whether they are of integers."""
 SETTINGS: dict[str, Any] = {
     "freezing": True,  # weights are packed for integer kernels only where they are constants
     "always_keep_tensor_constants": True,  # else scales of up to 8 channels are computed at every call
@@ -54,13 +59,15 @@ SETTINGS: dict[str, Any] = {
 }
 TRIED = (1, 33)  # samples
 ALIKE = 0.1  # of the largest output: a rounding that falls to the other side moves less, another order far more
-TRIAL_SECONDS = 300
+TRIAL_SECONDS = 1200  # of a busy machine
 TRIAL = """
-import sys, numpy, torch
+import pathlib, sys, numpy, torch
 torch.set_num_threads(1)
-loader = torch._inductor.aoti_load_package(sys.argv[1] + "/model.pt2").loader
-inputs = torch.from_numpy(numpy.load(sys.argv[1] + "/inputs.npy"))
-numpy.save(sys.argv[1] + "/outputs.npy", loader.boxed_run([inputs])[0].numpy())
+folder = pathlib.Path(sys.argv[1])
+loader = torch._inductor.aoti_load_package(str(folder / "model.pt2")).loader
+for number in range(int(sys.argv[2])):
+    inputs = torch.from_numpy(numpy.load(folder / f"inputs{number}.npy"))
+    numpy.save(folder / f"outputs{number}.npy", loader.boxed_run([inputs])[0].numpy())
 """
 MOVING = {"cat"}
 """Calls that compute nothing."""
@@ -150,6 +157,12 @@ def entry(path: Path) -> Entry:
     return Entry(tuple(json.loads(facts.get(SHAPE, "[-1]"))), getattr(torch, facts.get(TYPE, "float32")))
 
 
+def work(path: Path, sample_shape: Sequence[int]) -> Work | None:
+    """The work of a file on one sample, as it was counted in the graph that was compiled; None for any other shape."""
+    shape, macs, is_int8 = json.loads(_facts(path).get(WORK, "[[], 0, false]"))
+    return Work(macs, is_int8) if shape == list(sample_shape) else None
+
+
 def needs_vnni(path: Path) -> bool:
     """Whether the file runs only on processors that add four products of 8 bits at once, exactly."""
     return bool({"avx512_vnni", "avx_vnni", "amx_int8"} & set(json.loads(_facts(path).get(SETS, "[]"))))
@@ -226,11 +239,47 @@ def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
     free = free_dimensions(example, graph)
     shape = [-1 if axis in free else size for axis, size in enumerate(example.shape)]
     sets = list(environment.describe().instruction_sets)
-    facts = {SHAPE: json.dumps(shape), TYPE: _type(example), SETS: json.dumps(sets)}
+    known = {SHAPE: shape, SETS: sets, WORK: _work(graph, example)}
+    facts = {TYPE: _type(example), **{name: json.dumps(value) for name, value in known.items()}}
     exported = torch.export.export(graph, (example,), dynamic_shapes=(free,))
+    if any(node.target is bilstm._opoverload for node in exported.graph.nodes):
+        exported = exported.run_decompositions({bilstm._opoverload: states_of_bilstm})
     with torch._inductor.config.patch({**SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
         torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "model.pt2"))
     return (folder / "model.pt2").read_bytes()
+
+
+def states_of_bilstm(vectors: Tensor, lengths: Tensor, weights: list[Tensor]) -> Tensor:
+    """`distiq.models.recurrent.bilstm` by a kernel of torch, which is there where distiq is not.
+
+    The kernel knows no lengths: for the second direction every text is turned round, and its padding left in place.
+    """
+    steps = torch.arange(vectors.shape[1]).unsqueeze(0)
+    ends = lengths.unsqueeze(1)
+    is_text = steps < ends
+    turned = torch.where(is_text, ends - 1 - steps, steps).unsqueeze(2)
+    hidden = weights[1].shape[1]
+    forward = _states(vectors, weights[:4], hidden)
+    backward = _states(vectors.gather(1, turned.expand(-1, -1, vectors.shape[2])), weights[4:], hidden)
+    found = torch.cat([forward, backward.gather(1, turned.expand(-1, -1, hidden))], 2)
+    return torch.where(is_text.unsqueeze(2), found, 0.0)
+
+
+def _states(vectors: Tensor, weights: list[Tensor], hidden: int) -> Tensor:
+    """(B, L, inputs) -> the states (B, L, hidden) of one direction."""
+    start, cell = (vectors.new_zeros(1, vectors.shape[0], hidden) for _ in range(2))
+    turned = vectors.transpose(0, 1).contiguous()
+    # no reversal, no packed batches, an LSTM of one layer with biases, one direction, batch second, no training
+    plain: Any = (False, [], 2, hidden, 1, True, False, False, False)
+    found: Any = aten.mkldnn_rnn_layer(turned, *weights, start, cell, *plain)
+    return found[0].transpose(0, 1)
+
+
+def _work(graph: nn.Module, example: Tensor) -> tuple[list[int], int, bool]:
+    """The shape of a sample, its multiply-adds, and whether layers multiply integers."""
+    with FlopCounterMode(display=False) as counter:
+        graph(example[:1])
+    return list(example.shape[1:]), counter.get_total_flops() // 2, is_quantized(graph)
 
 
 def _try_out(graph: nn.Module, example: Tensor, folder: Path) -> None:
@@ -238,16 +287,33 @@ def _try_out(graph: nn.Module, example: Tensor, folder: Path) -> None:
 
     Of some networks Inductor of torch 2.13 makes code that reads beside its tensors, or takes them for another order.
     """
-    for count in TRIED:
-        inputs = example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count]
-        np.save(folder / "inputs.npy", inputs.numpy())
-        command = [sys.executable, "-c", TRIAL, str(folder)]
+    tried = [_sample(example, count, length) for length in _lengths(example) for count in TRIED]
+    for number, inputs in enumerate(tried):
+        np.save(folder / f"inputs{number}.npy", inputs.numpy())
+        (folder / f"outputs{number}.npy").unlink(missing_ok=True)
+    command = [sys.executable, "-c", TRIAL, str(folder), str(len(tried))]
+    try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS)
-        if done.returncode:
-            raise RuntimeError(f"its code fails with {count} samples (exit code {done.returncode})")
-        expected, found = graph(inputs), torch.from_numpy(np.load(folder / "outputs.npy"))
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"its code gives no answers within {TRIAL_SECONDS} s") from error
+    for number, inputs in enumerate(tried):
+        what = f"{len(inputs)} samples" + (f" of {inputs.shape[1]} tokens" if 1 in free_dimensions(example) else "")
+        output = folder / f"outputs{number}.npy"
+        if not output.is_file():
+            raise RuntimeError(f"its code fails with {what} (exit code {done.returncode})")
+        expected, found = graph(inputs), torch.from_numpy(np.load(output))
         if found.shape != expected.shape or (found - expected).abs().max() > ALIKE * expected.abs().max() + 1e-5:
-            raise RuntimeError(f"its code answers {count} samples otherwise than the network")
+            raise RuntimeError(f"its code answers {what} otherwise than the network")
+
+
+def _lengths(example: Tensor) -> tuple[int, ...]:
+    """Of token numbers, whose length is free: the least, one between and the largest."""
+    return tuple(sorted({2, 1 + example.shape[1] // 2, example.shape[1]})) if 1 in free_dimensions(example) else (0,)
+
+
+def _sample(example: Tensor, count: int, length: int) -> Tensor:
+    inputs = example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count]
+    return inputs[:, :length].contiguous() if length else inputs
 
 
 @contextlib.contextmanager

@@ -1,15 +1,16 @@
 """LiteRT (formerly TensorFlow Lite): everything that touches it. XNNPACK runs the .tflite files.
 
-litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one, an
-int8 input and float32 weights in tables and in linear layers with a float32 result; all are mended in the finished
-file, so that it takes any batch of float32 samples and holds the graph's integers.
+litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one,
+int8 at the ends that lie on grids, and float32 weights in tables and in linear layers with a float32 result; all are
+mended in the finished file, so that it takes any batch of float32 samples and holds the graph's integers. The ends stay
+int8 where that is asked for.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.runner import as_floats, as_taken
 from distiq.runtimes.lowering import (
     PINS,
     Entry,
@@ -39,11 +41,22 @@ FILE_IDENTIFIER = b"TFL3"
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
 
 
-def export_litert(model: nn.Module, example: Tensor, path: Path, pixels: Pixels | None = None) -> None:
+class IntegerTensor(NamedTuple):
+    """An end of a file that is of integers: value = (integer - zero_point) * scale."""
+
+    type: str
+    scale: float
+    zero_point: int
+
+
+def export_litert(
+    model: nn.Module, example: Tensor, path: Path, pixels: Pixels | None = None, integer_io: bool = False
+) -> None:
     """Writes a .tflite file with a dynamic batch, or one of a single sample where the graph does not allow it.
 
     Args:
         pixels: the file takes uint8 images and normalizes them so.
+        integer_io: the file takes (unless it takes pixels) and gives int8; both ends of the model lie on grids.
 
     Raises:
         UserError: an operation has no form in LiteRT.
@@ -57,7 +70,12 @@ def export_litert(model: nn.Module, example: Tensor, path: Path, pixels: Pixels 
             content = bytes(converted.model_content())
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
-    content = _with_float_input(content)
+    if integer_io and not _ends_are_int8(content):
+        raise UserError(f"{path}: LiteRT leaves an end of this network in float32; export it without integer_io")
+    if not integer_io or pixels is not None:
+        content = _with_float_input(content)
+    if not integer_io:
+        content = _with_float_output(content)
     if is_quantized(model):
         content = _with_integer_weights(content, grids_of(model).weights)
     if pixels is not None:
@@ -85,6 +103,17 @@ def entry(path: Path) -> Entry:
     found = _interpreter(path.read_bytes(), 1, path).get_input_details()[0]
     signature = found["shape_signature"] if len(found["shape_signature"]) else found["shape"]
     return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
+
+
+def integer_io(path: Path) -> dict[str, IntegerTensor]:
+    """The ends of the file that are of int8, by "input" and "output"."""
+    interpreter = _interpreter(path.read_bytes(), 1, path)
+    ends = {"input": interpreter.get_input_details()[0], "output": interpreter.get_output_details()[0]}
+    return {
+        name: IntegerTensor("int8", float(end["quantization"][0]), int(end["quantization"][1]))
+        for name, end in ends.items()
+        if end["dtype"] == np.int8
+    }
 
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
@@ -190,6 +219,13 @@ def _content(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def _ends_are_int8(content: bytes) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = _model(content).subgraphs[0]
+    return all(graph.tensors[end].type == schema.TensorType.INT8 for end in (*graph.inputs, *graph.outputs))
+
+
 def _with_float_input(content: bytes) -> bytes:
     """Puts a QUANTIZE operation before an int8 input."""
     from ai_edge_litert import schema_py_generated as schema
@@ -240,6 +276,26 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
     for number, buffer in enumerate(model.buffers):
         if number not in used:
             buffer.data = None
+    return _content(model)
+
+
+def _with_float_output(content: bytes) -> bytes:
+    """Puts a DEQUANTIZE operation behind an int8 output."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = _model(content)
+    graph = model.subgraphs[0]
+    inside = graph.outputs[0]
+    if graph.tensors[inside].type != schema.TensorType.INT8:
+        return content
+    result = copy.copy(graph.tensors[inside])
+    result.type, result.quantization, result.name = schema.TensorType.FLOAT32, None, b"output"
+    graph.tensors.append(result)
+    _insert(model, len(graph.operators), "DEQUANTIZE", [inside], len(graph.tensors) - 1)
+    graph.outputs = [len(graph.tensors) - 1]
+    for signature in model.signatureDefs or []:
+        for mapped in signature.outputs:
+            mapped.tensorIndex = len(graph.tensors) - 1
     return _content(model)
 
 
@@ -365,20 +421,19 @@ def _interpreter(content: bytes, threads: int, path: Path) -> Any:
 
 
 def _predict(interpreter: Any) -> Callable[[Tensor], Tensor]:
-    entry, result = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-    any_batch = interpreter.get_input_details()[0]["shape_signature"][0] == -1
+    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    any_batch = entry["shape_signature"][0] == -1
     batch = 1
 
     def run(inputs: np.ndarray) -> Tensor:
         nonlocal batch
         if len(inputs) != batch:
-            interpreter.resize_tensor_input(entry, inputs.shape)
+            interpreter.resize_tensor_input(entry["index"], inputs.shape)
             interpreter.allocate_tensors()
             batch = len(inputs)
-        # The converter makes int32 of token numbers.
-        interpreter.set_tensor(entry, inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs)
+        interpreter.set_tensor(entry["index"], as_taken(inputs, entry))
         interpreter.invoke()
-        return torch.from_numpy(interpreter.get_tensor(result))
+        return torch.from_numpy(as_floats(interpreter.get_tensor(result["index"]), result))
 
     def predict(inputs: Tensor) -> Tensor:
         if any_batch:

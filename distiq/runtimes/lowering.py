@@ -179,6 +179,13 @@ class Entry(NamedTuple):
     dtype: torch.dtype
 
 
+class Work(NamedTuple):
+    """What a file multiplies for one sample: multiply-adds, and whether its layers are of integers."""
+
+    macs: int
+    is_int8: bool
+
+
 class Weight(NamedTuple):
     """A layer's integers (O, I, ...) and its scales (O,), or both of its groups: (O * I / group, group).
 
@@ -278,7 +285,12 @@ def _new_parameter(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
 
 
 def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
+    """Without what nothing reads: Inductor of torch 2.13 would take an unread weight for a packed one of its own."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
+    read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())} - read:
+        owner, _, attribute = name.rpartition(".")
+        delattr(graph.get_submodule(owner), attribute)
     graph.recompile()
     return graph

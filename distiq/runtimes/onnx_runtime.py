@@ -7,8 +7,6 @@ int8 with the zero point moved by 128: the same grid, and the type that its x86 
 import copy
 import logging
 import math
-import subprocess
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +27,7 @@ from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.models.recurrent import bilstm
 from distiq.numerics import dynamic_grid
-from distiq.runtimes.lowering import Entry, Grids, Weight
+from distiq.runtimes.lowering import Entry, Grids, Weight, Work
 from distiq.runtimes.onnx_passes import (
     COMPUTING,
     DQ,
@@ -350,13 +348,6 @@ def _optimized(path: Path) -> ModelProto:
         optimized.unlink(missing_ok=True)
 
 
-class Work(NamedTuple):
-    """What a file multiplies for one sample: multiply-adds, and whether its layers are of integers."""
-
-    macs: int
-    is_int8: bool
-
-
 def work(path: Path, sample_shape: Sequence[int]) -> Work | None:
     """The work of a file on one sample of that shape; None where a layer's shapes cannot be inferred."""
     proto = onnx.load(str(path))
@@ -570,39 +561,3 @@ class _quiet:
 
     def __exit__(self, *_: object) -> None:
         logging.disable(self.level)
-
-
-MEMORY_PROBE_SECONDS = 120
-MEMORY_PROBE = """
-import sys
-import numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-shape = [int(size) for size in sys.argv[2:]]
-
-def memory(field):
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
-
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew: what the imports took is not the model's
-before = memory("VmRSS")
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-entry = session.get_inputs()[0]
-kind = {"tensor(int64)": numpy.int64, "tensor(uint8)": numpy.uint8}.get(entry.type, numpy.float32)
-session.run(None, {entry.name: numpy.zeros(shape, kind)})
-print(memory("VmHWM") - before)
-"""
-
-
-def peak_memory_bytes(path: Path, shape: tuple[int, ...]) -> int | None:
-    """What loading the file and running one batch of `shape` adds to a fresh process's peak memory.
-
-    None where the system does not tell: elsewhere than on Linux, and in containers that hide a part of /proc.
-    """
-    if sys.platform != "linux":
-        return None
-    command = [sys.executable, "-c", MEMORY_PROBE, str(path), *map(str, shape)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=MEMORY_PROBE_SECONDS)
-    except subprocess.TimeoutExpired:
-        return None
-    return int(done.stdout) if done.returncode == 0 else None

@@ -14,11 +14,21 @@ from torch import Tensor, nn
 from distiq import environment, runner
 from distiq.bench import bench
 from distiq.errors import UserError
+from distiq.evaluation.cost import multiply_adds
+from distiq.models.recurrent import BiLSTM
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import RUNTIMES, differences, export, load, pair_sums, require
-from distiq.runtimes.inductor import _try_out, entry, float_operations, grids, lacks_compiler
-from distiq.runtimes.lowering import Entry, grids_of, with_unsigned_activations
+from distiq.runtimes.inductor import (
+    _try_out,
+    entry,
+    float_operations,
+    grids,
+    lacks_compiler,
+    states_of_bilstm,
+    work,
+)
+from distiq.runtimes.lowering import Entry, Work, grids_of, with_unsigned_activations
 
 CHANNELS = 20  # more than one block of the packed weights
 
@@ -126,6 +136,19 @@ def test_a_lesser_processor_is_refused_before_it_runs_anything(made: Made, monke
     monkeypatch.setattr(runner, "machine", lambda: {"instruction_sets": []})
     with pytest.raises(runner.Refused, match=r"model\.pt2: Inductor .*: it is compiled for a processor with"):
         runner.load(made.path, 1)
+
+
+def test_it_says_what_it_multiplies(made: Made):
+    assert work(made.path, (1, 8, 8)) == Work(multiply_adds(made.model, images_of(1, 0)), is_int8=True)
+    assert work(made.path, (1, 9, 9)) is None, "another sample was not counted"
+
+
+def test_a_recurrence_by_torchs_own_kernel_gives_the_same_states():
+    torch.manual_seed(0)
+    layer, vectors, lengths = BiLSTM(5, 7), torch.randn(6, 9, 5), torch.tensor([1, 9, 3, 4, 8, 2])
+    weights = [getattr(layer, name).detach() for name in layer._flat_weights_names]
+    with torch.no_grad():
+        torch.testing.assert_close(states_of_bilstm(vectors, lengths, weights), layer(vectors, lengths))
 
 
 def test_its_latency_is_measured(made: Made):

@@ -1,6 +1,5 @@
 """ONNX files: the same answers as the graph they come from, in integers throughout, small, and refused when broken."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from distiq.quantization.quantize import points, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import SMALLEST_PACKED
-from distiq.runtimes.onnx_runtime import float_operations, operation_counts, peak_memory_bytes, work
+from distiq.runtimes.onnx_runtime import float_operations, operation_counts, work
 
 INT4 = onnx.TensorProto.INT4
 DECOMPOSED = torch.ops.quantized_decomposed
@@ -256,11 +255,6 @@ def test_an_operation_without_onnx_form_is_refused(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_is_measured(exported):
-    assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) > exported.float_file.stat().st_size
-
-
 def test_a_padding_of_the_input_goes_into_its_convolution(images, tmp_path):
     torch.manual_seed(0)
     layers = [nn.ZeroPad2d(1), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 144, 3)]
@@ -271,11 +265,6 @@ def test_a_padding_of_the_input_goes_into_its_convolution(images, tmp_path):
     with torch.no_grad():
         simulated = quantized(images[:200])
     torch.testing.assert_close(load(path)(images[:200]), simulated, rtol=0, atol=0.02 * float(simulated.std()))
-
-
-def test_memory_that_the_system_does_not_tell_is_left_open(exported, monkeypatch):
-    monkeypatch.setattr("distiq.runtimes.onnx_runtime.MEMORY_PROBE", 'raise OSError("no /proc here")')
-    assert peak_memory_bytes(exported.float_file, (1, 1, 12, 12)) is None
 
 
 def test_a_file_does_not_say_what_onnx_takes_for_granted(exported):

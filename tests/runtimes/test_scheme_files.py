@@ -149,6 +149,7 @@ def test_openvino_takes_weight_only_graphs(name: str, files, tmp_path: Path):
     ("name", "ending", "message"),
     [
         ("dynamic", ".xml", 'grids that are made at each run; nearest: mode = "weight_only" or "static"'),
+        ("dynamic", ".tflite", "its kernels make one for each row of a layer's input, the graph has one for all"),
         ("weight_only", ".tflite", 'integer weights beside float32 activations; nearest: mode = "static"'),
         ("groups", ".pte", 'nearest: mode = "static", or runtime "onnxruntime"'),
         ("groups", ".xml", "groups of weights; nearest: group_size = 0"),

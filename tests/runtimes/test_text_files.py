@@ -21,10 +21,10 @@ from distiq.runtimes.onnx_runtime import float_operations, with_mask
 VOCABULARY, LENGTH = 50, 12
 
 
-def small_bert() -> nn.Module:
+def small_bert(layers: int = 1) -> nn.Module:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     config = transformers.BertConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=VOCABULARY,
+        hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32, vocab_size=VOCABULARY,
         max_position_embeddings=16, num_labels=3,
     )  # fmt: skip
     return TokenLogits(transformers.BertForSequenceClassification(config), 0)

@@ -1,0 +1,167 @@
+"""Files that take and give int8: the graph's own grids at both ends, the answers of the file of floats."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distiq import runner
+from distiq.bench import bench
+from distiq.errors import UserError
+from distiq.models.text import EmbeddingBag
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.scheme import Scheme
+from distiq.runtimes.export import differences, export, integer_io, load, pair_sums
+from distiq.runtimes.litert import IntegerTensor, entry, float_operations
+from distiq.runtimes.lowering import Entry
+from distiq.runtimes.pixels import Pixels
+from tests.runtimes.conftest import Branches, images_of
+
+pytest.importorskip("litert_torch", reason="LiteRT is not installed")
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "branches": Branches,
+    "perceptron": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 16), nn.ReLU(), nn.Linear(16, 4)),
+    "pooled": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+}
+
+
+class Made(NamedTuple):
+    """A network on grids, and its files of floats and of integers."""
+
+    quantized: QuantizedModel
+    floats: Path
+    integers: Path
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    torch.manual_seed(0)
+    quantized = quantize(NETWORKS[request.param]().eval(), images_of(256, 1), Scheme(integer_io=True))
+    folder = tmp_path_factory.mktemp(request.param)
+    floats = export(quantized, folder / "floats.tflite", images_of(2, 3))
+    return Made(quantized, floats, export(quantized, folder / "integers.tflite", images_of(2, 3), integer_io=True))
+
+
+def ends(quantized: QuantizedModel) -> list[tuple[float, int]]:
+    """Scale and zero point of the first and of the last grid of the graph."""
+    nodes = [node for node in quantized.reference().graph.nodes if "quantize_per_tensor" in str(node.target)]
+    return [(float(np.float32(node.args[1])), int(node.args[2])) for node in (nodes[0], nodes[-1])]
+
+
+def opened(path: Path) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def test_both_ends_are_int8_on_the_graphs_own_grids(made: Made):
+    interpreter, grids = opened(made.integers), ends(made.quantized)
+    found = (interpreter.get_input_details()[0], interpreter.get_output_details()[0])
+    assert [end["dtype"] for end in found] == [np.int8, np.int8]
+    assert [end["quantization"] for end in found] == grids
+    named = integer_io(made.integers)
+    assert named == {name: IntegerTensor("int8", *grid) for name, grid in zip(("input", "output"), grids, strict=True)}
+    assert integer_io(made.floats) == {}
+
+
+def test_a_program_that_knows_the_grids_alone_gets_the_answers_of_the_file_of_floats(made: Made):
+    interpreter, ((scale, zero_point), (step, zero)) = opened(made.integers), ends(made.quantized)
+    images = images_of(200, 2)
+    integers = ((images * (1 / scale)).round() + zero_point).clamp(-128, 127).to(torch.int8)
+    expected = load(made.floats)(images)
+    first, last = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    for sample, answer in zip(integers, expected, strict=True):
+        interpreter.set_tensor(first, sample.unsqueeze(0).numpy())
+        interpreter.invoke()
+        logits = (torch.from_numpy(interpreter.get_tensor(last)).float() - zero) * step
+        assert torch.equal(logits[0], answer)
+
+
+def test_floats_are_put_on_the_grids_where_the_file_is_run(made: Made):
+    images = images_of(200, 4)
+    expected = load(made.floats)(images)
+    assert torch.equal(load(made.integers)(images), expected)
+    assert torch.equal(torch.cat([load(made.integers, threads=2)(part) for part in images.split(32)]), expected)
+    assert np.array_equal(runner.load(made.integers, 1)(images.numpy()), expected.numpy())
+
+
+def test_it_answers_as_the_simulated_graph_and_nothing_is_float(made: Made):
+    images = images_of(500, 5)
+    with torch.no_grad():
+        simulated = made.quantized(images)
+    found, span = load(made.integers)(images), float(simulated.max() - simulated.min())
+    # Kernels rescale and round in their own ways: now and then a value lands one step of its grid beside.
+    assert float((found - simulated).abs().max()) < 0.03 * span
+    assert float((found - simulated).abs().mean()) < 0.005 * span
+    assert float_operations(made.integers) == ()
+    assert differences(made.quantized, made.integers) == ""
+    assert len(simulated.unique()) <= 256, "the logits lie on a grid of 8 bits"
+
+
+def test_other_runtimes_files_of_the_same_graph_give_floats_of_the_same_grid(made: Made, tmp_path: Path):
+    path = export(made.quantized, tmp_path / "model.onnx", images_of(2, 3))
+    with torch.no_grad():
+        simulated = made.quantized(images_of(200, 6))
+    step = ends(made.quantized)[1][0]
+    assert float((load(path)(images_of(200, 6)) - simulated).abs().max()) <= 1.01 * step
+    assert differences(made.quantized, path) == ""
+    assert pair_sums(path)
+
+
+def test_it_is_timed_on_integers(made: Made):
+    assert load(made.integers)(torch.zeros(3, 1, 12, 12, dtype=torch.int8)).dtype == torch.float32
+    assert entry(made.integers) == Entry((-1, 1, 12, 12), torch.int8)
+    (file,) = bench([made.integers], rounds=1, seconds=0.002).files
+    assert [one.batch for one in file.latency] == [1, 32]
+
+
+def test_with_pixels_the_output_alone_is_int8(tmp_path: Path):
+    torch.manual_seed(0)
+    grey = Pixels((0.286,), (0.353,))
+    images = torch.randint(0, 256, (256, 1, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    inputs = (images.float() / 255 - grey.mean[0]) / grey.std[0]
+    quantized = quantize(Branches().eval(), inputs, Scheme(integer_io=True))
+    floats = export(quantized, tmp_path / "floats.tflite", inputs[:2])
+    path = export(quantized, tmp_path / "pixels.tflite", inputs[:2], grey, integer_io=True)
+    details = opened(path).get_input_details()[0], opened(path).get_output_details()[0]
+    assert [end["dtype"] for end in details] == [np.uint8, np.int8]
+    assert list(integer_io(path)) == ["output"]
+    assert torch.equal(load(path)(images), load(floats)(inputs))
+    assert float_operations(path) == (), "a grey pixel is its integer"
+
+
+class Normalized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+def test_networks_that_compute_in_float_at_an_end_are_refused():
+    with pytest.raises(UserError, match="in float32, as token numbers, normalization layers and"):
+        quantize(Normalized().eval(), torch.randn(8, 12), Scheme(integer_io=True))
+    with pytest.raises(UserError, match="reads its input in float32"):
+        quantize(EmbeddingBag(3, 20, 0, 8, 8).eval(), torch.randint(1, 20, (8, 5)), Scheme(integer_io=True))
+    kept = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
+    with pytest.raises(UserError, match="computes its output in float32"):
+        quantize(kept, torch.randn(8, 4), Scheme(integer_io=True, float_modules=("2",)))
+
+
+def test_what_has_no_grids_or_no_form_is_refused(tmp_path: Path):
+    network, inputs = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(8, 4)
+    for model in (network, quantize(network, inputs, Scheme())):
+        with pytest.raises(UserError, match=r"no grids at its ends; quantize it with Scheme\(integer_io=True\)"):
+            export(model, tmp_path / "model.tflite", inputs, integer_io=True)
+    with pytest.raises(UserError, match=r"files of ONNX Runtime take and give float32; those of integers: \.tflite"):
+        export(quantize(network, inputs, Scheme(integer_io=True)), tmp_path / "model.onnx", inputs, integer_io=True)
+    with pytest.raises(UserError, match="integer_io = true needs grids of 8 bits at both ends"):
+        Scheme(integer_io=True, mode="dynamic")
+    assert list(tmp_path.iterdir()) == []
