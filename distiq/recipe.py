@@ -138,6 +138,7 @@ class TextSettings(Part):
     test: str = Field("test.tsv", description="the file of test texts")
     header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
     text: str = Field("text", description="the column of the text")
+    pair: str = Field("", description="the column of a second text, where two are judged together")
     label: str = Field("label", description="the column of the class")
     labels: tuple[str, ...] = Field(
         (), description="in place of `label`, where a text has several: columns of 0 and 1, one for each label"
