@@ -97,7 +97,8 @@ def write_bundle(
     grids = {name: end._asdict() for name, end in ends.items()}
     facts = {"model": model.name, "pair_sums": certificate, "integer_io": grids}
     _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
-    write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate, ends).encode())
+    is_pair = data.preparation.get("text", {}).get("pair", False)
+    write_atomically(partial / "CARD.md", _card_text(run, trial, files, certificate, ends, is_pair).encode())
     replace_folder(partial, target)
 
 
@@ -179,7 +180,12 @@ def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str
 
 
 def _card_text(
-    run: RunRecord, trial: TrialRecord, files: dict[str, str], pair_sums: str, ends: Mapping[str, IntegerTensor]
+    run: RunRecord,
+    trial: TrialRecord,
+    files: dict[str, str],
+    pair_sums: str,
+    ends: Mapping[str, IntegerTensor],
+    is_pair: bool = False,
 ) -> str:
     test, cost = trial.deployed.test, trial.deployed.cost
     assert cost is not None
@@ -196,6 +202,7 @@ def _card_text(
     if fixed := run.comparison.fixed_lengths.get(cost.file):
         facts.append(f"The file takes texts of {fixed} tokens alone; shorter ones are padded.")
     noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
+    example += ' "another text"' if is_pair else ""
     quality = f"{100 * test.quality:.2f} % (95 % interval {low:.2f} to {high:.2f})"
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
     answers = f"{len(run.data.classes)} classes:\n{names}"
@@ -295,13 +302,27 @@ class Bundle:
         rate = self.preprocessing["rate"]
         return AudioSettings(rate=rate, seconds=self.preprocessing["shape"][0] / rate)
 
-    def prepare(self, sample: Path | str) -> Prepared:
+    @property
+    def pair(self) -> bool:
+        """Whether the model reads two texts together."""
+        return self.preprocessing.get("text", {}).get("pair", False)
+
+    def prepare(self, sample: Path | str, second: str = "") -> Prepared:
         """The model's inputs: of an image, a clip (WAV, FLAC) or a text one, of a file of rows one for each.
 
+        Args:
+            second: where the model reads texts in pairs, the second one.
+
         Raises:
-            UserError: the file is missing, does not decode, or its columns are not those of the training; the text is
-                empty.
+            UserError: the file is missing, does not decode, or its columns are not those of the training; a text is
+                empty; a second one is missing, or is given to a model that reads one.
         """
+        if bool(second) != self.pair:
+            raise UserError(
+                f"{self.folder}: this model compares two texts; give both"
+                if self.pair
+                else f"{self.folder}: this model reads no pairs of texts; give one sample at a time"
+            )
         if self.kind in RAW and self.preprocessing.get("raw") == "float32":
             raise UserError(
                 f"{self.folder}: this model was made from float32 {NOUNS[self.kind]}, which files do not hold; it"
@@ -324,9 +345,9 @@ class Bundle:
             case "text" if "text" in self.preprocessing:
                 tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
                 known = self.preprocessing["text"]
-                encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""))
-                to_longest = "fixed_length" not in known
-                numbers, notes = encoder.encode([str(sample)], "the text", to_longest)
+                encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""), self.pair)
+                to_longest, seconds = "fixed_length" not in known, [second] if self.pair else []
+                numbers, notes = encoder.encode([str(sample)], "the text", to_longest, seconds)
                 if os.path.isfile(sample):
                     notes = (
                         f"{sample}: a file is called so, but its name is what was read; give texts themselves",
@@ -350,13 +371,13 @@ class Bundle:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
         return torch.sigmoid(logits) if self.preprocessing.get("several_labels") else torch.softmax(logits, 1)
 
-    def predict(self, sample: Path | str, top: int = 3) -> list[Prediction]:
+    def predict(self, sample: Path | str, top: int = 3, second: str = "") -> list[Prediction]:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
 
         Raises:
             UserError: as `prepare` and `answer`.
         """
-        return self.answer(self.prepare(sample).inputs[:1], top)[0]
+        return self.answer(self.prepare(sample, second).inputs[:1], top)[0]
 
     @property
     def regression(self) -> bool:

@@ -192,7 +192,11 @@ def predict(
     bundle: BundleFolder,
     samples: Annotated[
         list[str],
-        typer.Argument(help="PNG, JPEG, WAV, FLAC files, files of rows (CSV, JSON), or texts", show_default=False),
+        typer.Argument(
+            help="PNG, JPEG, WAV, FLAC files, files of rows (CSV, JSON), or texts; of a model that compares two texts,"
+            " both, one behind the other",
+            show_default=False,
+        ),
     ],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
     every: Annotated[float | None, typer.Option(help="sound: answer a window every so many seconds")] = None,
@@ -210,7 +214,10 @@ def predict(
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
 
         opened = Bundle(bundle)
-        for sample in samples:
+        if opened.pair and len(samples) % 2:
+            raise UserError(f"{bundle}: this model compares two texts, but {len(samples)} are given; give both")
+        seconds = samples[1::2] if opened.pair else [""] * len(samples)
+        for sample, second in zip(samples[:: 2 if opened.pair else 1], seconds, strict=True):
             if stream or every is not None:
                 step = 0.1 if every is None else every
                 for note in opened.conversions(Path(sample)) if sample != "-" else ():
@@ -219,16 +226,17 @@ def predict(
                 for heard in windows:
                     typer.echo(f"{sample}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
                 continue
-            prepared = opened.prepare(sample)
+            prepared = opened.prepare(sample, second)
+            name = f"{sample} | {second}" if second else sample
             for note in prepared.notes:
                 typer.secho(note, err=True, fg="yellow")
             if opened.regression:
-                name, found = opened.preprocessing["labels"][0], opened.numbers(prepared.inputs).tolist()
-                answers = [f"{name} {number:.4g}" for number in found]
+                target = opened.preprocessing["labels"][0]
+                answers = [f"{target} {number:.4g}" for number in opened.numbers(prepared.inputs).tolist()]
             else:
                 answers = [words(answer) for answer in opened.answer(prepared.inputs, top)]
             for number, answer in enumerate(answers, start=1):
-                place = f"{sample}, row {number}" if len(answers) > 1 else sample
+                place = f"{name}, row {number}" if len(answers) > 1 else name
                 typer.echo(f"{place}: {answer}")
 
 

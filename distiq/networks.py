@@ -193,7 +193,10 @@ class Networks:
 
     @property
     def _tokens(self) -> Tokens | None:
-        return Tokens(*self.data.tokens, *self.data.used_tokens()) if self.data.kind == "text" else None
+        if self.data.kind != "text":
+            return None
+        separator = self.data.preparation.get("text", {}).get("separator")
+        return Tokens(*self.data.tokens, *self.data.used_tokens(), separator)
 
     def _cut(self, teacher: nn.Module) -> nn.Module:
         return cut(teacher, self.recipe.student, len(self.data.classes), self.data.example, self._tokens)

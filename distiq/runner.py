@@ -233,12 +233,13 @@ def inductor(model: Path, threads: int) -> Predict:
 # Preprocessing --------------------------------------------------------------------------------------------------------
 
 
-def prepared(sample: str, about: dict[str, Any], folder: Path) -> tuple[np.ndarray, list[str]]:
+def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "") -> tuple[np.ndarray, list[str]]:
     """The model's inputs (B, ...) of a file or a text, and sentences about what was cut, missing or unknown in it.
 
     Args:
         about: what preprocessing.json says.
         folder: that of the bundle, where a tokenizer lies.
+        second: the other text, where two are compared.
     """
     if sample.endswith(".npy") or about["kind"] in RAW:
         return read_sample(Path(sample), about), []
@@ -246,7 +247,7 @@ def prepared(sample: str, about: dict[str, Any], folder: Path) -> tuple[np.ndarr
         table = about["table"]
         return encoded(read_rows(Path(sample), [*table["numeric"], *table["categorical"]]), table, sample)
     if about["kind"] == "text" and "text" in about:
-        return tokens(sample, about["text"], folder / "tokenizer.json")
+        return tokens(sample, about["text"], folder / "tokenizer.json", second)
     raise Refused(f"{sample}: this bundle does not say how raw {about['kind']}s are read; give inputs in an .npy")
 
 
@@ -403,8 +404,8 @@ def categories(values: Sequence[str]) -> list[str]:
     return [UNKNOWN if value in MISSING else value for value in values]
 
 
-def tokens(text: str, about: dict[str, Any], tokenizer: Path) -> tuple[np.ndarray, list[str]]:
-    """A text as token numbers (1, L) int64, cut at the model's length.
+def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") -> tuple[np.ndarray, list[str]]:
+    """A text, or two that are compared, as token numbers (1, L) int64, cut at the model's length.
 
     Args:
         about: of preprocessing.json: the "length", the number that "pad"s, that of "unknown" tokens, those "special";
@@ -416,15 +417,16 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path) -> tuple[np.ndarra
         raise Refused(
             "texts need the package tokenizers: pip install tokenizers; or give token numbers in an .npy"
         ) from error
-    if not text.strip():
+    texts: list[Any] = [text, second] if about.get("pair") else [text]
+    if not all(one.strip() for one in texts):
         raise Refused("the text is empty; give it words")
     try:
         cutter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
-        found = cutter.encode(text).ids
+        found = cutter.encode(*texts).ids
     except Exception as error:  # tokenizers raises bare Exception
         raise Refused(f"the text or {tokenizer} cannot be read: {error}") from error
     cutter.enable_truncation(about["length"])
-    ids = np.array(cutter.encode(text).ids, np.int64)
+    ids = np.array(cutter.encode(*texts).ids, np.int64)
     notes, shown = [], f'"{text[:40]}"'
     if len(found) > about["length"]:
         notes.append(f"{shown}: longer than {about['length']} tokens (it has {len(found)}); cut there")
@@ -674,8 +676,13 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         setting = card.get("setting") or {}
         threads = given.threads or setting.get("threads", 1)
         predict = load(model, threads, setting.get("options"))
-        for sample in given.samples:
-            inputs, notes = prepared(sample, about, folder)
+        pair = bool(about.get("text", {}).get("pair")) and not any(one.endswith(".npy") for one in given.samples)
+        if pair and len(given.samples) % 2:
+            raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
+        for first in range(0, len(given.samples), 2 if pair else 1):
+            sample, second = given.samples[first], given.samples[first + 1] if pair else ""
+            inputs, notes = prepared(sample, about, folder, second)
+            sample += f" | {second}" if pair else ""
             for note in notes:
                 print(note, file=sys.stderr)
             for number, logits in enumerate(run(predict, inputs, sample)):

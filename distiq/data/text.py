@@ -23,7 +23,8 @@ from distiq.data.columns import (
 )
 from distiq.data.splits import Split
 from distiq.errors import UserError
-from distiq.recipe import SHORTEST_TEXT, DataSettings, TextSettings
+from distiq.recipe import DataSettings, TextSettings
+from distiq.settings.data import SHORTEST_TEXT
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 PADS = (PAD, "<pad>", "<PAD>")
@@ -52,24 +53,27 @@ class TextEncoder:
 
     Args:
         tokenizer: a `tokenizers.Tokenizer`, or its JSON.
-        length: the most tokens that are kept of a text.
+        length: the most tokens that are kept of a text, or of two together.
         kept: of a model with a trimmed vocabulary, what it knows: see `bitmap`.
+        pair: texts come in pairs.
 
     Raises:
-        UserError: the tokenizer's JSON is damaged, or it has no token to pad with.
+        UserError: the tokenizer's JSON is damaged, it has no token to pad with, or puts none between two texts.
     """
 
-    def __init__(self, tokenizer: Any, length: int, kept: str = "") -> None:
+    def __init__(self, tokenizer: Any, length: int, kept: str = "", pair: bool = False) -> None:
         self.tokenizer = _tokenizers().Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.length, self.kept = length, kept
+        self.length, self.kept, self.pair = length, kept, pair
         self.vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.pad_token = next((token for token in PADS if self.tokenizer.token_to_id(token) is not None), None)
         if self.pad_token is None:
             raise UserError(f"data.text.tokenizer: it has no token to pad with; give it one of {', '.join(PADS)}")
         self.pad = self.tokenizer.token_to_id(self.pad_token)
-        self.special = self.tokenizer.num_special_tokens_to_add(False)
+        self.special = self.tokenizer.num_special_tokens_to_add(pair)
+        if pair and self.special <= self.tokenizer.num_special_tokens_to_add(False):
+            raise UserError("data.text.pair: the tokenizer puts no token between two texts; take another tokenizer")
         self.unknown = next((n for t in (UNKNOWN, "<unk>") if (n := self.tokenizer.token_to_id(t)) is not None), None)
-        if length <= self.special:
+        if length < self.special + (2 if pair else 1):
             raise UserError(
                 f"data.text.length = {length} leaves no room beside {self.special} special tokens; raise it"
             )
@@ -86,31 +90,43 @@ class TextEncoder:
             "mask": next((n for t in (MASK, "<mask>") if (n := self.tokenizer.token_to_id(t)) is not None), None),
             "special": sorted({*added, *self.tokenizer.encode("").ids}),
             "vocabulary": self.vocabulary,
+            **({"pair": True, "separator": self._separator()} if self.pair else {}),
         }
         return known | {"tokenizer": self.tokenizer.to_str()}
 
-    def encode(self, texts: Sequence[str], where: str, to_longest: bool = False) -> Tokens:
+    def _separator(self) -> int | None:
+        """The token that ends the first of two texts, where the tokenizer counts what follows as the second segment."""
+        found = self.tokenizer.encode("a", "a")
+        if 1 not in found.type_ids:
+            return None
+        first = found.type_ids.index(1)
+        if not found.special_tokens_mask[first - 1] or 0 in found.type_ids[first:]:
+            raise UserError(
+                "data.text.pair: the tokenizer begins the second segment elsewhere than behind the token that ends the"
+                " first text; take another tokenizer"
+            )
+        return found.ids[first - 1]
+
+    def encode(self, texts: Sequence[str], where: str, to_longest: bool = False, seconds: Sequence[str] = ()) -> Tokens:
         """Token numbers of the texts, cut at `length` and padded to it, or to the longest of them.
+
+        Args:
+            seconds: of pairs, the second text of each. The longer of the two is cut first.
 
         Raises:
             UserError: a text is empty, or is no Unicode text.
         """
-        for row, text in enumerate(texts):
-            if not text.strip():
-                raise UserError(f"{where}: text {row + 1} is empty; take it out or give it words")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{where}: text {row + 1} holds what is no UTF-8, behind {error.start} characters; save it as UTF-8"
-                ) from error
+        for part, which in ((texts, ""), (seconds, "second ")):
+            for row, text in enumerate(part):
+                _check_text(text, f"{where}: {which}text {row + 1}")
+        inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(list(texts))]
+        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(inputs)]
         self.tokenizer.enable_truncation(self.length)
         width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
         self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
-        numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(list(texts))], dtype=torch.int64)
+        numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(inputs)], dtype=torch.int64)
         return Tokens(numbers, tuple(self._notes(lengths, numbers, where)))
 
     def _notes(self, lengths: list[int], numbers: Tensor, where: str) -> list[str]:
@@ -133,6 +149,15 @@ class TextEncoder:
             if strange := int((known.sum(1) <= self.special).sum()):
                 notes.append(f"{where}: {strange} of {len(lengths)} hold no token that the tokenizer knows")
         return notes
+
+
+def _check_text(text: str, where: str) -> None:
+    if not text.strip():
+        raise UserError(f"{where} is empty; take it out or give it words")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds what is no UTF-8, behind {error.start} characters; save it as UTF-8") from error
 
 
 def bitmap(tokens: Sequence[int], vocabulary: int) -> str:
@@ -174,14 +199,16 @@ def texts(settings: DataSettings) -> Texts:
     """
     of_text = settings.text
     answers = of_text.labels or (of_text.target or of_text.label,)
-    wanted, folder = (of_text.text, *answers), Path(settings.folder)
+    read = (of_text.text, *([of_text.pair] if of_text.pair else []))
+    wanted, folder = (*read, *answers), Path(settings.folder)
     files = (of_text.train, of_text.test)
     parts = [read_columns(folder / file, wanted, of_text.header) for file in files]
     for file, rows in zip(files, parts, strict=True):
         if not rows[of_text.text]:
             raise UserError(f"{folder / file}: holds no text")
     train = parts[0]
-    encoder = TextEncoder(_make_tokenizer(of_text, train[of_text.text]), of_text.length)
+    learned_from = [text for column in read for text in train[column]]
+    encoder = TextEncoder(_make_tokenizer(of_text, learned_from), of_text.length, pair=bool(of_text.pair))
     labels = _label_names(of_text, train)
     if of_text.names and len(of_text.names) != len(labels):
         raise UserError(
@@ -190,7 +217,7 @@ def texts(settings: DataSettings) -> Texts:
     splits: list[Split] = []
     notes: list[str] = []
     for file, rows in zip(files, parts, strict=True):
-        found = encoder.encode(rows[of_text.text], file)
+        found = encoder.encode(rows[of_text.text], file, seconds=rows[of_text.pair] if of_text.pair else ())
         splits.append(Split(found.numbers, _labels(of_text, rows, labels, file), "text"))
         notes += found.notes
     preparation = {"text": encoder.as_json()}
@@ -254,7 +281,9 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     tokenizer = _bert_like(library, trained.get_vocab())  # anew: there letters are no special tokens
     tokenizer.add_special_tokens(special)
     ends = [(token, tokenizer.token_to_id(token)) for token in (FIRST, LAST)]
-    tokenizer.post_processor = library.processors.TemplateProcessing(single=f"{FIRST} $A {LAST}", special_tokens=ends)
+    tokenizer.post_processor = library.processors.TemplateProcessing(
+        single=f"{FIRST} $A {LAST}", pair=f"{FIRST} $A {LAST} $B:1 {LAST}:1", special_tokens=ends
+    )
     return tokenizer
 
 

@@ -47,12 +47,14 @@ GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, 
 
 
 class Tokens(NamedTuple):
-    """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use."""
+    """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use; of
+    pairs, the token that ends the first text, where what follows counts as a second segment."""
 
     vocabulary: int
     pad: int
     unknown: int
     used: tuple[int, ...]
+    separator: int | None = None
 
 
 class ModelChoice(Protocol):
@@ -263,7 +265,7 @@ def _create(
                     names if classes > 1 else (),
                     finished,
                 )
-                return TokenLogits(model, tokens.pad)
+                return TokenLogits(model, tokens.pad, tokens.separator)
         case "transformers":
             return _transformers(name, choice, classes, channels, where)
         case "timm":

@@ -26,15 +26,24 @@ FEED_FORWARD = (("intermediate.dense", "output.dense"), ("ffn.lin1", "ffn.lin2")
 class TokenLogits(nn.Module):
     """Turns padded token numbers into the model's arguments; the mask is where the padding token is not.
 
+    Args:
+        separator: of pairs, the token that ends the first text; a model that has two segments is told which is which.
+
     Shapes: (B, L) int64 -> (B, classes) logits.
     """
 
-    def __init__(self, model: nn.Module, pad: int) -> None:
+    def __init__(self, model: Any, pad: int, separator: int | None = None) -> None:
         super().__init__()
         self.model, self.pad = model, pad
+        self.separator = separator if getattr(model.config, "type_vocab_size", 0) > 1 else None
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model(input_ids=tokens, attention_mask=(tokens != self.pad).long()).logits
+        mask = (tokens != self.pad).long()
+        if self.separator is None:
+            return self.model(input_ids=tokens, attention_mask=mask).logits
+        ends = (tokens == self.separator).long()
+        segments = mask * (ends.cumsum(1) > ends).long()
+        return self.model(input_ids=tokens, attention_mask=mask, token_type_ids=segments).logits
 
 
 def sequence_classifier(
@@ -151,8 +160,9 @@ def save_transformers(
     names = {"pad_token": tokenizer.id_to_token(text["pad"])}
     if text["unknown"] is not None:
         names["unk_token"] = tokenizer.id_to_token(text["unknown"])
+    inputs = ["input_ids", *(["token_type_ids"] if network.separator is not None else []), "attention_mask"]
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=text["length"], **names
+        tokenizer_object=tokenizer, model_max_length=text["length"], model_input_names=inputs, **names
     ).save_pretrained(folder)
     file = folder / "tokenizer_config.json"  # Optimum's transformers is older and knows the class by its older name
     config = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}

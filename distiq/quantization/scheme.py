@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distiq.errors import UserError
-from distiq.recipe import INTEGER_IO_LACKS, Mode, impossible
+from distiq.recipe import Mode, impossible
+from distiq.settings.quantize import INTEGER_IO_LACKS
 
 REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
 RoundingMethod = Literal["nearest", "gptq", "adaround", "brecq"]

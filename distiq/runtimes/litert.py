@@ -76,7 +76,7 @@ def export_litert(
         content = _with_float_input(content)
     if not integer_io:
         content = _with_float_output(content)
-    if is_quantized(model):
+    if isinstance(model, fx.GraphModule) and is_quantized(model):
         content = _with_integer_weights(content, grids_of(model).weights)
     if pixels is not None:
         content = _with_pixels(content, pixels)

@@ -86,22 +86,25 @@ def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
 
 def _with_pins(graph: fx.GraphModule, source: fx.Node, wide: fx.Node) -> fx.Node:
     """(..., K + PINS): the values (..., K) of a dequantize node and the ends of its grid, right behind its integers."""
-    integers, scale, zero_point, low, high, _ = source.args
+    arguments: Any = source.args
+    integers, scale, zero_point, low, high, _ = arguments
     pins = torch.zeros(_attribute(graph, wide).shape[1])
     pins[-PINS:] = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
     before = integers.next
     ends = _new_buffer(graph, f"{source.name}_pins", pins, before)
     with graph.graph.inserting_before(before):
         call = graph.graph.call_function
-        wider = call(aten.constant_pad_nd.default, (call(source.target, source.args), [0, PINS], 0.0))
-        grid = source.args[1:]
+        dequantize: Any = source.target
+        wider = call(aten.constant_pad_nd.default, (call(dequantize, arguments), [0, PINS], 0.0))
+        grid = arguments[1:]
         again = call(torch.ops.quantized_decomposed.quantize_per_tensor.default, (wider, *grid))  # padded as integers
-        return call(aten.add.Tensor, (call(source.target, (again, *grid)), ends))
+        return call(aten.add.Tensor, (call(dequantize, (again, *grid)), ends))
 
 
 def _on_chosen_grid(graph: fx.GraphModule, values: fx.Node, source: fx.Node, reader: fx.Node) -> fx.Node:
     """The values on the grid from their smallest to their largest; each layer has its own, which XNNPACK wants."""
-    low, high, kind = source.args[3:6]
+    arguments: Any = source.args
+    low, high, kind = arguments[3:6]
     with graph.graph.inserting_before(reader):
         call, library = graph.graph.call_function, torch.ops.quantized_decomposed
         chosen = call(library.choose_qparams.tensor, (values, low, high, SMALLEST_SCALE, kind))
@@ -119,7 +122,8 @@ def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
     for node in list(graph.graph.nodes):
         if node.target is not aten.scaled_dot_product_attention.default:
             continue
-        query, key, value, mask, _, causal = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])
+        arguments: Any = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])
+        query, key, value, mask, _, causal = arguments
         if causal or node.kwargs.get("enable_gqa"):
             continue
         scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5

@@ -99,6 +99,40 @@ def test_a_length_without_room_is_refused(tokenizer):
         TextEncoder(tokenizer, 2)
 
 
+def paired(tokenizer, template="[CLS] $A [SEP] $B:1 [SEP]:1"):
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair=template, special_tokens=ends
+    )
+    return tokenizer
+
+
+def test_of_pairs_the_longer_text_is_cut(tokenizer):
+    encoder = TextEncoder(paired(tokenizer), 7, pair=True)
+    found, notes = encoder.encode(["a", "film", "a a a a a"], "texts", seconds=["film", "fine fine fine fine", "film"])
+    assert found.tolist() == [[2, 4, 3, 6, 3, 0, 0], [2, 6, 3, 5, 5, 5, 3], [2, 4, 4, 4, 3, 6, 3]]
+    assert notes == ("texts: 2 of 3 are longer than 7 tokens (the longest has 9); cut there",)
+    assert {name: encoder.as_json()[name] for name in ("pair", "separator")} == {"pair": True, "separator": 3}
+
+
+def test_a_tokenizer_may_know_no_segments(tokenizer):
+    assert TextEncoder(paired(tokenizer, "[CLS] $A [SEP] $B [SEP]"), 7, pair=True).as_json()["separator"] is None
+
+
+@pytest.mark.parametrize(
+    ("template", "length", "message"),
+    [
+        ("[CLS] $A [SEP] $B:1 [SEP]:1", 4, r"length = 4 leaves no room beside 3 special tokens"),
+        ("[CLS] $A $B:1 [SEP]", 7, r"puts no token between two texts"),
+        ("[CLS] $A [SEP]:1 $B:1 [SEP]:1", 7, r"begins the second segment elsewhere"),
+        ("[CLS] $A [SEP] $B:1 [SEP]", 7, r"begins the second segment elsewhere"),
+    ],
+)
+def test_a_tokenizer_that_cannot_pair_is_refused(tokenizer, template, length, message):
+    with pytest.raises(UserError, match=message):
+        TextEncoder(paired(tokenizer, template), length, pair=True).as_json()
+
+
 def test_the_same_texts_train_the_same_tokenizer():
     texts = [f"word{number % 7} film{number % 3}" for number in range(50)]
     assert train_tokenizer(texts, 60).to_str() == train_tokenizer(texts, 60).to_str()
@@ -185,6 +219,24 @@ def test_a_text_may_have_several_labels(tmp_path):
         data = load(settings(tmp_path, text="text", vocabulary=40, **wanted), seed=0)
         assert data.classes == ("fun", "long") and data.several_labels and data.record().several_labels
         assert data.test.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_two_texts_may_be_judged_together(tmp_path):
+    rows = [("a film", "fine", 1), ("a fine film", "a film", 0)] * 12
+    for part in ("train", "test"):
+        lines = ["text\tother\tlabel", *("\t".join(map(str, row)) for row in rows), ""]
+        (tmp_path / f"{part}.tsv").write_text("\n".join(lines))
+    data = load(settings(tmp_path, text="text", pair="other", vocabulary=40, length=8), seed=0)
+    known = data.preparation["text"]
+    encoder = TextEncoder(known["tokenizer"], 8, pair=True)
+    names = [encoder.tokenizer.id_to_token(number) for number in data.test.inputs[1].tolist()]
+    assert names == ["[CLS]", "a", "fine", "film", "[SEP]", "a", "film", "[SEP]"]
+    assert known["pair"] and known["separator"] == data.test.inputs[1, 4]
+    with pytest.raises(UserError, match=r'train\.tsv: no column "othr"; did you mean "other"\?'):
+        load(settings(tmp_path, text="text", pair="othr"), seed=0)
+    (tmp_path / "test.tsv").write_text("text\tother\tlabel\na\tfine\t1\na\t\t0\n")
+    with pytest.raises(UserError, match=r"test\.tsv: second text 2 is empty"):
+        load(settings(tmp_path, text="text", pair="other", vocabulary=40), seed=0)
 
 
 def test_a_text_may_have_a_number(tmp_path):

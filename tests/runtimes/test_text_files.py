@@ -21,13 +21,13 @@ from distiq.runtimes.onnx_runtime import float_operations, with_mask
 VOCABULARY, LENGTH = 50, 12
 
 
-def small_bert(layers: int = 1) -> nn.Module:
+def small_bert(layers: int = 1, separator: int | None = None) -> nn.Module:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     config = transformers.BertConfig(
         hidden_size=16, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32, vocab_size=VOCABULARY,
         max_position_embeddings=16, num_labels=3,
     )  # fmt: skip
-    return TokenLogits(transformers.BertForSequenceClassification(config), 0)
+    return TokenLogits(transformers.BertForSequenceClassification(config), 0, separator)
 
 
 NETWORKS = {
@@ -37,6 +37,7 @@ NETWORKS = {
     "factorized": lambda: factorize_embedding(TextCNN(3, VOCABULARY, 0, 8, 8), VOCABULARY, 4),
     "embedding_bag": lambda: EmbeddingBag(3, VOCABULARY, 0, 8, 8),
     "bert": small_bert,
+    "bert of pairs": lambda: small_bert(separator=7),
 }
 
 
