@@ -1,7 +1,7 @@
 """ExecuTorch: everything that touches it. XNNPACK runs the .pte files.
 
-The reference graph is lowered as it is. Layers whose result stays float32 (the last one) hold dequantized weights:
-XNNPACK has no integer kernel with a float32 result that keeps the input's grid.
+The reference graph is lowered as it is, but for layers whose result stays float32 (the last one): see
+`lowering.with_float_outputs`.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.runtimes.lowering import Entry, Grids, Weight, float_copy, is_quantized, with_float_outputs
+from distiq.runtimes.lowering import PINS, Entry, Grids, Weight, float_copy, is_quantized, with_float_outputs
 from distiq.runtimes.silence import silence
 
 LARGEST_BATCH = 32
@@ -125,7 +125,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The operations that run outside of XNNPACK, and those inside whose result is float32, as "name (type)"."""
+    """The operations that run outside of XNNPACK, and those inside that compute in float32, as "name (type)"."""
     program, parts, _ = _read(path)
     found = [f"{name} (outside XNNPACK)" for name in _outside(program)]
     for part in parts:
@@ -142,12 +142,14 @@ def _outside(program: Any) -> list[str]:
 
 
 def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Each operation's kind and the type of its first result, in XNNPACK's names."""
+    """Each operation's kind and the type that it computes in, that of its first result, in XNNPACK's names."""
     for part in parts:
-        kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
+        kinds, pinned = {value["id_out"]: value["datatype"] for value, _ in _values(part)}, _reading_pins(part)
         for node in part["xnodes"]:
-            result = next(value for key, value in node["xnode_union"].items() if key in ("output_id", "output1_id"))
-            yield node["xnode_union_type"], kinds[result]
+            sides = node["xnode_union"]
+            result = next(value for key, value in sides.items() if key in ("output_id", "output1_id"))
+            multiplies_integers = sides.get("filter_id") in pinned
+            yield node["xnode_union_type"], kinds[sides["input1_id"] if multiplies_integers else result]
 
 
 def grids(path: Path) -> Grids:
@@ -155,6 +157,7 @@ def grids(path: Path) -> Grids:
     _, parts, named = _read(path)
     weights, floats, activations = [], [], set()
     for part in parts:
+        pinned = _reading_pins(part)
         stored = [named.get(entry["named_key"], b"") for entry in part["constant_data"]]
         for value, quantization in _values(part):
             data = stored[value["constant_buffer_idx"]]
@@ -162,11 +165,19 @@ def grids(path: Path) -> Grids:
                 activations.add((quantization["scale"], quantization["zero_point"]))
             elif value["datatype"] == "xnn_datatype_qcint8":
                 array = np.frombuffer(data, np.int8).reshape(value["dims"])
+                array = array[:, :-PINS] if value["id_out"] in pinned else array
                 scales = np.frombuffer(stored[quantization["scale_buffer_idx"]], np.float32)
                 weights.append(Weight(_channels_first(array, quantization["channel_dim"]), scales))
             elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
                 floats.append(np.frombuffer(data, np.float32).reshape(value["dims"]))
     return Grids(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
+
+
+def _reading_pins(part: dict[str, Any]) -> set[int]:
+    """The weights of linear layers that multiply integers, on a grid that is made from each row, and give float32."""
+    kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
+    layers = [node["xnode_union"] for node in part["xnodes"] if node["xnode_union_type"] == "XNNFullyConnected"]
+    return {layer["filter_id"] for layer in layers if kinds[layer["input1_id"]] == "xnn_datatype_qdint8"}
 
 
 def _lowered(graph: nn.Module, example: Tensor) -> bytes:

@@ -139,6 +139,7 @@ def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
                 scores = call(aten.add.Tensor, (scores, mask))
             shares = call(aten.softmax.int, (scores, -1))
             node.replace_all_uses_with(call(aten.matmul.default, (shares, value)))
+        graph.graph.erase_node(node)  # no dead code to torch, since its dropout may draw numbers
     return _cleaned(graph)
 
 

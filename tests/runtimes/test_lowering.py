@@ -1,15 +1,20 @@
 """What converters are given is the reference graph: no value changes, and its grids are told from others."""
 
+from collections import Counter
+
 import numpy as np
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
 from distiq.runtimes.lowering import (
+    PINS,
     Grids,
     Weight,
     grids_of,
     is_quantized,
     with_float_outputs,
+    with_plain_attention,
     with_weight_pairs,
 )
 
@@ -23,12 +28,42 @@ def test_no_form_changes_a_value(exported, images: Tensor):
         assert torch.equal(reference(images[:20]), expected), "the reference is not changed"
 
 
-def test_only_the_last_layer_holds_float_weights(exported):
+def test_a_float_result_is_of_the_graph_s_own_integers(exported, images: Tensor):
     reference = exported.quantized.reference()
     before, after = grids_of(reference), grids_of(with_float_outputs(reference))
-    assert len(before.weights) - len(after.weights) == 1
     assert after.activations == before.activations
     assert is_quantized(reference) and not is_quantized(exported.model)
+    (last,) = [(one, two) for one, two in zip(before.weights, after.weights, strict=True) if one[0].ndim == 2]
+    assert (last[0].integers == last[1].integers[:, :-PINS]).all() and not last[1].integers[:, -PINS:].any()
+    assert (last[0].scales == last[1].scales).all()
+    chosen = with_float_outputs(reference, choosing=True)
+    kinds = Counter(str(node.target) for node in chosen.graph.nodes)
+    assert kinds["quantized_decomposed.choose_qparams.tensor"] == 1
+    with torch.no_grad():
+        torch.testing.assert_close(chosen(images[:20]), reference(images[:20]), rtol=1e-5, atol=1e-5)
+    scaled = images[:20] * torch.linspace(0.1, 3, 20)[:, None, None, None]  # rows of other ranges, on the same grid
+    with torch.no_grad():
+        torch.testing.assert_close(chosen(scaled), reference(scaled), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, "shown", "added"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_plain_attention_is_attention(mask: str | None, scale: float | None):
+    queries, keys, values = torch.randn(3, 2, 4, 5, 8).unbind()
+    shown = torch.rand(2, 1, 5, 5) > 0.3
+    shown |= torch.eye(5, dtype=torch.bool)
+    given = {None: None, "shown": shown, "added": torch.zeros(2, 1, 5, 5).masked_fill(~shown, -1e4)}[mask]
+
+    class Attention(nn.Module):
+        def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+            attend = nn.functional.scaled_dot_product_attention
+            return attend(queries, keys, values, attn_mask=given, scale=scale)
+
+    graph = torch.export.export(Attention(), (queries, keys)).module(check_guards=False)
+    assert isinstance(graph, fx.GraphModule)
+    plain = with_plain_attention(graph)
+    assert not any("attention" in str(node.target) for node in plain.graph.nodes)
+    torch.testing.assert_close(plain(queries, keys), graph(queries, keys))
 
 
 def test_each_kind_of_difference_is_named():
