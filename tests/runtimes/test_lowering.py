@@ -71,6 +71,8 @@ def test_each_kind_of_difference_is_named():
     graph = Grids((weight,), (), frozenset({(0.1, 3)}))
     assert graph.differs_from(graph) == ""
     assert Grids((), (np.array([[0.5, -1], [0.75, 1]], np.float32),), graph.activations).differs_from(graph) == ""
+    read = np.array([[[0.75, 1], [0.75, 1]]], np.float32)  # the second row, for two tokens
+    assert Grids((), (read,), graph.activations).differs_from(graph) == ""
     other = weight._replace(integers=-weight.integers)
     assert "1 integer weights are not the graph's" in graph._replace(weights=(other,)).differs_from(graph)
     assert "are not in the file" in graph._replace(weights=()).differs_from(graph)
