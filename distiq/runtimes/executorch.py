@@ -5,6 +5,7 @@ The reference graph is lowered as it is, but for layers whose result stays float
 """
 
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from distiq.runtimes.silence import silence
 
 LARGEST_BATCH = 32
 """Memory for the values between operators is planned for so many samples; a larger batch is split."""
+CHAR = 1  # of ExecuTorch's ScalarType: int8
 JSON_STEP = 1e-6  # what flatc leaves of a scale
 COMPUTING = {"XNNAdd", "XNNAvgPooling2d", "XNNBatchMatrixMultiply", "XNNConcatenate2", "XNNConv2d",
              "XNNDepthwiseConv2d", "XNNFullyConnected", "XNNGlobalAvgPooling2d", "XNNMaxPooling2d",
@@ -154,8 +156,8 @@ def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def grids(path: Path) -> Grids:
     """The integer weights and grids that the file holds."""
-    _, parts, named = _read(path)
-    weights, floats, activations = [], [], set()
+    program, parts, named = _read(path)
+    weights, floats, activations = _tables(program), [], set()
     for part in parts:
         pinned = _reading_pins(part)
         stored = [named.get(entry["named_key"], b"") for entry in part["constant_data"]]
@@ -171,6 +173,19 @@ def grids(path: Path) -> Grids:
             elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
                 floats.append(np.frombuffer(data, np.float32).reshape(value["dims"]))
     return Grids(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
+
+
+def _tables(program: Any) -> list[Weight]:
+    """Tables of embeddings, which are read outside of XNNPACK: each constant of int8 has its scales behind it."""
+    tensors = [entry.val for entry in program.execution_plan[0].values if hasattr(entry.val, "data_buffer_idx")]
+    held = {one.data_buffer_idx: (one, program.constant_buffer[one.data_buffer_idx].storage) for one in tensors}
+    found = []
+    for number, (tensor, data) in held.items():
+        if number and tensor.scalar_type == CHAR and len(tensor.sizes) == 2 and number + 1 in held:
+            integers = np.frombuffer(bytes(data), np.int8)[: math.prod(tensor.sizes)].reshape(tensor.sizes)
+            scales = np.frombuffer(bytes(held[number + 1][1]), np.float32)[: tensor.sizes[0]]
+            found.append(Weight(integers, scales, is_multiplied=False))
+    return found
 
 
 def _reading_pins(part: dict[str, Any]) -> set[int]:

@@ -159,6 +159,9 @@ def grids(path: Path) -> Grids:
     graph = model.subgraphs[0]
     weights, floats, activations = [], [], set()
     pinned = {operation.inputs[1] for operation in graph.operators if _reads_pins(graph, operation, schema)}
+    lookup = schema.BuiltinOperator.EMBEDDING_LOOKUP
+    readers = (one for one in graph.operators if model.operatorCodes[one.opcodeIndex].builtinCode == lookup)
+    tables = {operation.inputs[1] for operation in readers}
     for number, tensor in enumerate(graph.tensors):
         data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
         if data is None and quantization is not None and quantization.scale is not None:
@@ -167,7 +170,8 @@ def grids(path: Path) -> Grids:
         elif data is not None and tensor.type == schema.TensorType.INT8:
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
             array = array[:, :-PINS] if number in pinned else array
-            weights.append(Weight(_channels_first(array, quantization.quantizedDimension), quantization.scale))
+            array = _channels_first(array, quantization.quantizedDimension)
+            weights.append(Weight(array, quantization.scale, is_multiplied=number not in tables))
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             floats.append(np.frombuffer(bytes(data), np.float32).reshape(tensor.shape))
     return Grids(tuple(weights), tuple(floats), frozenset(activations))

@@ -62,6 +62,10 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
     for node in list(graph.graph.nodes):
         if not _is(node, WEIGHT_DEQUANTIZE) or any(_result_is_quantized(user) for user in node.users):
             continue
+        if choosing and all(user.target is aten.embedding.default for user in node.users):
+            for reader in list(node.users):
+                reader.replace_all_uses_with(_scaled_rows(graph, node, reader))
+            continue
         if not all(_is_pinnable(user, node) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
             continue
@@ -74,6 +78,17 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
             read = pinned[source.args]
             layer.replace_input_with(source, _on_chosen_grid(graph, read, source, layer) if choosing else read)
     return _cleaned(graph)
+
+
+def _scaled_rows(graph: fx.GraphModule, table: fx.Node, reader: fx.Node) -> fx.Node:
+    """What an embedding reads of a dequantized table, of its integers and scales."""
+    integers, scales = (_attribute(graph, node) for node in table.all_input_nodes[:2])
+    held = _new_buffer(graph, f"{table.name}_rows", integers, reader)
+    factors = _new_buffer(graph, f"{table.name}_scales", scales.unsqueeze(1), reader)
+    with graph.graph.inserting_before(reader):
+        call = graph.graph.call_function
+        rows, scale = (call(aten.embedding.default, (one, reader.args[1])) for one in (held, factors))
+        return call(aten.mul.Tensor, (call(aten._to_copy.default, (rows,), {"dtype": torch.float32}), scale))
 
 
 def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:

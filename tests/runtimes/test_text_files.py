@@ -180,6 +180,29 @@ def test_optimum_loads_the_folder(saved: tuple[nn.Module, Path]):
     assert loaded.config.id2label == {0: "bad", 1: "fair", 2: "good"}
 
 
+@pytest.mark.parametrize("ending", [".xml", ".tflite", ".pte"])
+def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(ending: str, tmp_path: Path):
+    runtime = runtime_of(tmp_path / f"model{ending}")
+    try:
+        require(runtime, to_write=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    model = small_bert(layers=2).eval()
+    for parameter in model.parameters():
+        parameter.data *= 3
+    quantized, tokens = quantize(model, texts(64)), texts(40)
+    path = export(quantized, tmp_path / f"model{ending}", tokens[:2])
+    assert differences(quantized, path) == ""
+    held = Counter(weight.integers.shape for weight in runtime.grids(path).weights)
+    assert not Counter(tuple(one.weight.shape) for one in model.modules() if isinstance(one, nn.Linear)) - held
+    with torch.no_grad():
+        simulated = quantized(tokens)
+    step, predict = 0.02 * float(simulated.max() - simulated.min()), load(path)
+    torch.testing.assert_close(predict(tokens), simulated, atol=step, rtol=0)
+    torch.testing.assert_close(torch.cat([predict(one) for one in tokens.split(1)]), simulated, atol=step, rtol=0)
+
+
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", ".pte"])
 def test_a_file_takes_texts_of_every_length_or_says_which_one(ending: str, tmp_path: Path):
     runtime = runtime_of(tmp_path / f"model{ending}")
