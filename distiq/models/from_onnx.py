@@ -348,7 +348,7 @@ class _Reader:
     def _try(self) -> None:
         """Refuses a network that does not answer every sample by itself."""
         shape = (TRIED_ROWS, *self.sample.shape[1:])
-        rows = torch.zeros(shape, dtype=self.sample.dtype)
+        rows = self.sample[:1].expand(shape)
         if rows.is_floating_point():
             rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         try:
@@ -433,7 +433,7 @@ def _written(attributes: dict[str, Any]) -> Any:
 
 
 def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor, int]:
-    """Zeros (B, ...) of the input's form, and the batch that the file is fixed to, 0 if it is free."""
+    """Zeros (B, ...) of the input's form, of tokens the example's, and the batch of the file, 0 if it is free."""
     tensor = entry.type.tensor_type
     types: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
     if tensor.elem_type not in types:
@@ -450,4 +450,6 @@ def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor,
     if sizes and not fits:
         wanted = ", ".join(str(size or "any") for size in stated)
         raise UserError(f"takes samples of shape ({wanted}), the data has {shape}")
+    if example.dtype == types[tensor.elem_type] == torch.int64:  # not padding alone, which some networks divide by
+        return example[:1].expand(batch or 2, *shape).clone(), batch
     return torch.zeros((batch or 2, *shape), dtype=types[tensor.elem_type]), batch

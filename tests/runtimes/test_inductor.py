@@ -80,9 +80,10 @@ def test_it_answers_as_the_simulated_graph_at_any_batch_and_threads(made: Made):
     span = simulated.max() - simulated.min()
     assert (found - simulated).abs().max() < 0.03 * span
     assert (found - simulated).abs().mean() < 0.005 * span
-    assert torch.equal(found, torch.cat([load(made.path)(part) for part in images.split(32)]))
-    assert torch.equal(found[:9], torch.cat([load(made.path)(image) for image in images[:9].split(1)]))
-    assert torch.equal(found, load(made.path, threads=2)(images))
+    # The last layer's sums of integers are exact; how they are scaled to float32 depends on the size of the batch.
+    others = [torch.cat([load(made.path)(part) for part in images.split(size)]) for size in (32, 1)]
+    for other in (*others, load(made.path, threads=2)(images)):
+        torch.testing.assert_close(other, found, rtol=0, atol=1e-5 * float(span))
     assert torch.get_num_threads() == 1, "the process keeps its own number"
 
 

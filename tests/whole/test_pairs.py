@@ -42,12 +42,18 @@ learning_rate = 0.01
 precision = "float32"
 [student]
 model = "transformers:bert"
-options = {hidden_size = 16, num_hidden_layers = 1, num_attention_heads = 2, intermediate_size = 16}
+[student.options]
+hidden_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+intermediate_size = 64
+hidden_dropout_prob = 0.0
+attention_probs_dropout_prob = 0.0
 [student.training]
-epochs = 8
+epochs = 60
 batch_size = 16
 optimizer = "adamw"
-learning_rate = 0.01
+learning_rate = 0.002
 precision = "float32"
 [quantize]
 rungs = ["static"]
