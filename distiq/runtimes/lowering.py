@@ -23,6 +23,8 @@ SHIFT = 128  # from int8 to uint8
 LEVELS = 256
 PINS = 2
 """Columns beside the input of a linear layer: see `with_float_outputs`."""
+FEWEST_PINNED = 2**14
+"""Weights of a linear layer from which on products of integers are worth the operations around them."""
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
@@ -52,7 +54,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
     Such a kernel multiplies integers of a float32 input, on a grid from the smallest to the largest value of each row.
     Linear layers whose result stays float32 get two columns beside their input here, the ends of its grid in the graph,
     and two columns of zeros beside their weights: the kernel finds the graph's own grid, and no product changes.
-    All others whose result stays float32 hold their weights as float32: the same values, dequantized.
+    All others whose result stays float32, and small ones, hold their weights as float32: the same values, dequantized.
 
     Args:
         choosing: operations of the graph are to find the grid, as ExecuTorch's lowering wants it.
@@ -66,7 +68,8 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
             for reader in list(node.users):
                 reader.replace_all_uses_with(_scaled_rows(graph, node, reader))
             continue
-        if not all(_is_pinnable(user, node) for user in node.users):
+        few = _attribute(graph, node.args[0]).numel() < FEWEST_PINNED
+        if few or not all(_is_pinnable(user, node) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
             continue
         wide = _new_buffer(graph, f"{node.name}_wide", F.pad(_attribute(graph, node.args[0]), (0, PINS)), node)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.runtimes import lowering
 from distiq.runtimes.lowering import (
     PINS,
     Grids,
@@ -28,7 +29,15 @@ def test_no_form_changes_a_value(exported, images: Tensor):
         assert torch.equal(reference(images[:20]), expected), "the reference is not changed"
 
 
-def test_a_float_result_is_of_the_graph_s_own_integers(exported, images: Tensor):
+def test_a_small_last_layer_holds_float_weights(exported):
+    reference = exported.quantized.reference()
+    before, after = grids_of(reference), grids_of(with_float_outputs(reference))
+    assert len(before.weights) - len(after.weights) == 1
+    assert after.activations == before.activations
+
+
+def test_a_float_result_is_of_the_graph_s_own_integers(exported, images: Tensor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lowering, "FEWEST_PINNED", 1)
     reference = exported.quantized.reference()
     before, after = grids_of(reference), grids_of(with_float_outputs(reference))
     assert after.activations == before.activations

@@ -15,6 +15,7 @@ from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embe
 from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
+from distiq.runtimes import lowering
 from distiq.runtimes.export import differences, export, load, require, runtime_of
 from distiq.runtimes.onnx_runtime import float_operations, with_mask
 
@@ -181,7 +182,10 @@ def test_optimum_loads_the_folder(saved: tuple[nn.Module, Path]):
 
 
 @pytest.mark.parametrize("ending", [".xml", ".tflite", ".pte"])
-def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(ending: str, tmp_path: Path):
+def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lowering, "FEWEST_PINNED", 1)
     runtime = runtime_of(tmp_path / f"model{ending}")
     try:
         require(runtime, to_write=True)
