@@ -156,17 +156,17 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     if not entry.shape or entry.shape[0] > 1:
         raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
     calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
-    try:
-        network = read_onnx(taken, calibration[:1])
-    except UserError as error:
-        raise UserError(str(error).replace(str(taken), str(source))) from error
-    network.fixed_length = entry.shape[-1] > 0
     predict = load(taken, threads)
     alone = entry.shape[0] == 1
     try:
         _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
+    try:
+        network = read_onnx(taken, calibration[:1])
+    except UserError as error:
+        raise UserError(str(error).replace(str(taken), str(source))) from error
+    network.fixed_length = entry.shape[-1] > 0
     if not torch.isfinite(reference).all():
         raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
     with torch.no_grad():
