@@ -245,10 +245,13 @@ class Grids(NamedTuple):
         return f"the graph has no such grids of activations: {sorted(strange)}" if strange else ""
 
     def _was_read(self, table: np.ndarray) -> bool:
-        """Whether the file holds rows of a table in its place: those that a network always reads, such as segments."""
+        """Whether the file holds rows of a table in its place: those that a network always reads, such as segments.
+
+        Rows of zeros, such as that of the padding, say nothing.
+        """
         width = table.shape[-1]
         rows = [one.reshape(-1, width) for one in self.floats if table.ndim == 2 and one.shape[-1] == width]
-        return any((table == row).all(1).any() for part in rows for row in np.unique(part, axis=0))
+        return any((table == row).all(1).any() for part in rows for row in np.unique(part, axis=0) if row.any())
 
     def _has(self, graph: "Grids", one: tuple[float, int]) -> bool:
         return any(

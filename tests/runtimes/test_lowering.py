@@ -82,6 +82,8 @@ def test_each_kind_of_difference_is_named():
     assert Grids((), (np.array([[0.5, -1], [0.75, 1]], np.float32),), graph.activations).differs_from(graph) == ""
     read = np.array([[[0.75, 1], [0.75, 1]]], np.float32)  # the second row, for two tokens
     assert Grids((), (read,), graph.activations).differs_from(graph) == ""
+    padded = graph._replace(weights=(weight._replace(integers=np.array([[0, 0], [3, 4]], np.int8)),))
+    assert "are not in the file" in Grids((), (np.zeros((1, 2), np.float32),), graph.activations).differs_from(padded)
     other = weight._replace(integers=-weight.integers)
     assert "1 integer weights are not the graph's" in graph._replace(weights=(other,)).differs_from(graph)
     assert "are not in the file" in graph._replace(weights=()).differs_from(graph)

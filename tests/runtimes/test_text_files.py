@@ -16,7 +16,7 @@ from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
-from distiq.runtimes.export import differences, export, load, require, runtime_of
+from distiq.runtimes.export import Runtime, differences, export, load, require, runtime_of
 from distiq.runtimes.onnx_runtime import float_operations, with_mask
 
 VOCABULARY, LENGTH = 50, 12
@@ -40,6 +40,16 @@ NETWORKS = {
     "bert": small_bert,
     "bert of pairs": lambda: small_bert(separator=7),
 }
+
+
+def installed(path: Path) -> Runtime:
+    """The runtime of a file; without it the test is skipped."""
+    runtime = runtime_of(path)
+    try:
+        require(runtime, to_write=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    return runtime
 
 
 class Exported(NamedTuple):
@@ -186,11 +196,7 @@ def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(lowering, "FEWEST_PINNED", 1)
-    runtime = runtime_of(tmp_path / f"model{ending}")
-    try:
-        require(runtime, to_write=True)
-    except UserError as error:
-        pytest.skip(str(error))
+    runtime = installed(tmp_path / f"model{ending}")
     torch.manual_seed(0)
     model = small_bert(layers=2).eval()
     for parameter in model.parameters():
@@ -209,11 +215,7 @@ def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(
 
 @pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", ".pte"])
 def test_a_file_takes_texts_of_every_length_or_says_which_one(ending: str, tmp_path: Path):
-    runtime = runtime_of(tmp_path / f"model{ending}")
-    try:
-        require(runtime, to_write=True)
-    except UserError as error:
-        pytest.skip(str(error))
+    runtime = installed(tmp_path / f"model{ending}")
     torch.manual_seed(0)
     quantized = quantize(NETWORKS["embedding_bag"]().eval(), texts(32))
     path = export(quantized, tmp_path / f"model{ending}", texts(2))
