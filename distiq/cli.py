@@ -341,6 +341,9 @@ def quantize(
     integer_io: Annotated[
         bool, typer.Option("--integer-io", help="a .tflite file that takes and gives int8 (with --pixels: gives)")
     ] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="products within attention in int8, too (static; not for .pt2)")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -358,7 +361,16 @@ def quantize(
                 data,
                 out or model.with_suffix(".int8.onnx"),
                 scheme_of(
-                    ranges, rounding, equalize, weight_bits, reduce_range, iterations, mode, group_size, integer_io
+                    ranges,
+                    rounding,
+                    equalize,
+                    weight_bits,
+                    reduce_range,
+                    iterations,
+                    mode,
+                    group_size,
+                    integer_io,
+                    attention,
                 ),
                 Preparation.written(size, mean, std),
                 samples=samples,

@@ -121,6 +121,7 @@ class _Patient:
             float_modules=kept,
             reduce_range=settings.reduce_range,
             integer_io=self.recipe.export.integer_io,
+            attention=settings.attention,
         )
         self.quantized = quantize(self.student, self.calibration, self.scheme)
 

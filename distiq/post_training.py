@@ -38,6 +38,7 @@ def scheme_of(
     mode: Any = "static",
     group_size: int = 0,
     integer_io: bool = False,
+    attention: bool = False,
 ) -> Scheme:
     """The scheme that a command line's options name; equalizing corrects the biases, too.
 
@@ -60,6 +61,7 @@ def scheme_of(
         mode=mode,
         group_size=group_size,
         integer_io=integer_io,
+        attention=attention,
     )
 
 

@@ -200,6 +200,7 @@ class Trials:
             mode=settings.mode,
             group_size=settings.group_size,
             integer_io=self.recipe.export.integer_io,
+            attention=settings.attention,
         )
 
     def _sensitivity(self, bits: int | None = None) -> SensitivityRecord:

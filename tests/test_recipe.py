@@ -296,6 +296,12 @@ def test_a_rung_that_went_into_the_first_is_refused_with_what_to_write(tmp_path)
     assert "\n" not in refusal(tmp_path, '[quantize]\nrungs = ["mse"]'), "an empty list is not what was written"
 
 
+def test_attention_on_grids_that_nothing_calibrates_is_refused(tmp_path: Path):
+    text = refusal(tmp_path, '[quantize]\nattention = true\nmode = "dynamic"')
+    assert 'quantize: attention = true, but mode = "dynamic" has no calibrated grids' in text
+    assert load_recipe(write(tmp_path, "[quantize]\nattention = true")).quantize.attention
+
+
 def test_a_reduced_range_that_changes_nothing_is_refused(tmp_path: Path):
     text = refusal(tmp_path, "[quantize]\nreduce_range = true\nweight_bits = 4")
     assert "quantize: reduce_range = true changes nothing at weight_bits = 4" in text

@@ -23,6 +23,7 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
+from distiq.models.attention import write_out_attention
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.models.recurrent import bilstm
 from distiq.numerics import affine_bounds, symmetric_bounds
@@ -119,6 +120,8 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
         graph = copy.deepcopy(graph)
         if scheme.group_size:
             _group_weights(graph, scheme)
+        if scheme.attention:
+            write_out_attention(graph)
         prepared = prepare_pt2e(graph, IntegerQuantizer(scheme))
     if scheme.integer_io:
         _check_ends(prepared)
@@ -280,6 +283,13 @@ def _is_on_grid(argument: object) -> bool:
     return isinstance(argument, fx.Node) and Q_ANNOTATION_KEY in argument.meta
 
 
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a value is a stored tensor, or that as another type, on another device or in another shape."""
+    while len(node.all_input_nodes) == 1:
+        (node,) = node.all_input_nodes
+    return node.op == "get_attr"
+
+
 def _is_float_tensor(argument: object) -> bool:
     value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
     return isinstance(value, Tensor) and value.is_floating_point()
@@ -302,7 +312,8 @@ class IntegerQuantizer(Quantizer):
 
     Where layers are normalized (transformers), what lies between weighted layers is computed in float anyway: there
     only the inputs and weights of weighted layers get grids, and the results of convolutions, which have no integer
-    kernel with a float32 result. An embedding's table has a grid for each row, everywhere.
+    kernel with a float32 result; a scheme of `attention` puts the factors of products of two activations there, too.
+    An embedding's table has a grid for each row, everywhere.
     Schemes that are not static have grids of weights alone here.
     """
 
@@ -311,9 +322,9 @@ class IntegerQuantizer(Quantizer):
         self.scheme = scheme
         low, high = affine_bounds(scheme.activation_bits)
         kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
-        self.activation = QuantizationSpec(
-            kind, ActivationPoint.with_args(scheme=scheme), low, high, torch.per_tensor_affine
-        )
+        point = ActivationPoint.with_args(scheme=scheme)
+        self.activation = QuantizationSpec(kind, point, low, high, torch.per_tensor_affine)
+        self.factor = QuantizationSpec(kind, point, low, high, torch.per_tensor_symmetric)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         self.float_between = any(node.target in NORMALIZATIONS for node in model.graph.nodes)
@@ -343,6 +354,9 @@ class IntegerQuantizer(Quantizer):
                 _note(node, inputs, None)
             else:
                 self._mark(node, inputs, fused=True)
+        elif self.scheme.attention and node.target is aten.matmul.default:
+            if not any(map(_is_constant, arguments)):
+                _note(node, dict.fromkeys(arguments, self.factor), None)
         elif self.float_between:
             return
         elif node.target in PAIRED and all(PAIRED[node.target](argument) for argument in arguments[:2]):

@@ -19,8 +19,10 @@ LARGEST_BIAS = 2.0**30
 
 
 class ActivationPoint(ObserverBase):
-    """An affine per-tensor grid. `scale` and `zero_point` are set by `freeze`, and saved with the graph; `learn` trains
-    the scale."""
+    """A per-tensor grid, affine, or symmetric where values lie on both sides of zero.
+
+    `scale` and `zero_point` are set by `freeze`, and saved with the graph; `learn` trains the scale.
+    """
 
     def __init__(
         self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, scheme: Scheme, **_: Any
@@ -50,6 +52,9 @@ class ActivationPoint(ObserverBase):
     def freeze(self) -> None:
         """Sets the grid from what was seen and begins to simulate."""
         low, high = activation_range(self.histogram, self.scheme, self.through)
+        if self.qscheme == torch.per_tensor_symmetric and low < 0:  # else zero stands at its end
+            high = max(high, -low * self.quant_max / -self.quant_min)
+            low = high * self.quant_min / self.quant_max
         scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)

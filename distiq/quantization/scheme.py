@@ -5,7 +5,7 @@ from typing import Literal
 
 from distiq.errors import UserError
 from distiq.recipe import Mode, impossible
-from distiq.settings.quantize import INTEGER_IO_LACKS
+from distiq.settings.quantize import INTEGER_IO_LACKS, attention_lacks
 
 REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
 RoundingMethod = Literal["nearest", "gptq", "adaround", "brecq"]
@@ -48,6 +48,8 @@ class Scheme:
             2 is too much. The grid, not the weights of the moment, decides, so rounding and training keep the promise.
         integer_io: static, 8 bits: the network's input and output lie on grids, too, so that a file can take and give
             integers; else the last layer's result is float32.
+        attention: static: products of two activations, as attention has, lie on grids, too, symmetric where values lie
+            on both sides of zero, which kernels want there.
     """
 
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8
@@ -65,6 +67,7 @@ class Scheme:
     mode: Mode = "static"
     group_size: int = 0
     integer_io: bool = False
+    attention: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError where no such scheme can be."""
@@ -77,6 +80,8 @@ class Scheme:
             )
         if self.integer_io and (self.mode != "static" or self.activation_bits != 8):
             raise UserError(f"Scheme: {INTEGER_IO_LACKS}")
+        if why := attention_lacks(self.attention, self.mode, self.reduce_range):
+            raise UserError(f"Scheme: {why}")
         if self.mode != "static" and self.rounding in LEARNED:
             raise UserError(
                 f'Scheme: rounding = "{self.rounding}" is for static schemes, not for mode = "{self.mode}"; nearest:'
@@ -114,7 +119,8 @@ class Scheme:
         grouped = f" in groups of {self.group_size}" if self.group_size else ""
         plain = ", computed in float32: no speed is claimed" if self.in_float else ""
         logits = ", int8 logits" if self.integer_io else ""
-        cures = f"{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
+        products = ", attention in int8" if self.attention and self.activation_bits == 8 else ""
+        cures = f"{products}{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
         match self.mode:
             case "static":
                 return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}"

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from distiq.models.attention import write_out_attention
 from distiq.models.layout import make_contiguous
 from distiq.numerics import SMALLEST_SCALE
 
@@ -132,32 +133,9 @@ def _on_chosen_grid(graph: fx.GraphModule, values: fx.Node, source: fx.Node, rea
 
 
 def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which attention is products and a softmax: a converter can then not move its factor into weights.
-
-    Causal attention stays as it is.
-    """
+    """A copy in which attention is products and a softmax: a converter can then not move its factor into weights."""
     graph = _copy(reference)
-    for node in list(graph.graph.nodes):
-        if node.target is not aten.scaled_dot_product_attention.default:
-            continue
-        arguments: Any = (*node.args, *(None, 0.0, False)[len(node.args) - 3 :])
-        query, key, value, mask, _, causal = arguments
-        if causal or node.kwargs.get("enable_gqa"):
-            continue
-        scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
-        with graph.graph.inserting_before(node):
-            call = graph.graph.call_function
-            products = call(aten.matmul.default, (query, call(aten.transpose.int, (key, -2, -1))))
-            scores = call(aten.mul.Tensor, (products, scale))
-            if mask is not None and mask.meta["val"].dtype == torch.bool:
-                shown = call(aten.full.default, ([], 0.0))
-                hidden = call(aten.full.default, ([], -torch.inf))
-                mask = call(aten.where.self, (mask, shown, hidden))
-            if mask is not None:
-                scores = call(aten.add.Tensor, (scores, mask))
-            shares = call(aten.softmax.int, (scores, -1))
-            node.replace_all_uses_with(call(aten.matmul.default, (shares, value)))
-        graph.graph.erase_node(node)  # no dead code to torch, since its dropout may draw numbers
+    write_out_attention(graph)
     return _cleaned(graph)
 
 

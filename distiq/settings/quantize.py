@@ -42,6 +42,18 @@ INTEGER_IO_LACKS = (
 )
 
 
+def attention_lacks(attention: bool, mode: Mode, reduce_range: bool) -> str:
+    """Why products within attention cannot lie on grids; empty where they can, or need not."""
+    if attention and mode != "static":
+        return f'attention = true, but mode = "{mode}" has no calibrated grids of activations; set it to false'
+    if attention and reduce_range:
+        return (
+            "attention = true multiplies activations with activations, whose integers use all 8 bits, so reduce_range ="
+            " true could not promise the same answers on other CPUs; set one of the two to false"
+        )
+    return ""
+
+
 def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: int, reduce_range: bool) -> str:
     """Why there is no such scheme, and the nearest that there is; empty where there is one."""
     if activation_bits == 16 and mode != "static":
@@ -102,6 +114,11 @@ class QuantizeSettings(Part):
         description="7-bit weights where sums of two products could leave 16 bits: the same answers on x86 CPUs without"
         " VNNI",
     )
+    attention: bool = Field(
+        False,
+        description="static: products within attention in int8, too: faster in ONNX Runtime, OpenVINO, LiteRT and"
+        " ExecuTorch, slower in Inductor",
+    )
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
     )
@@ -126,6 +143,8 @@ class QuantizeSettings(Part):
     @model_validator(mode="after")
     def _rungs_are_of_the_mode(self) -> Self:
         if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
+            raise ValueError(why)
+        if why := attention_lacks(self.attention, self.mode, self.reduce_range):
             raise ValueError(why)
         if self.learn_ranges and self.mode != "static":
             raise ValueError(

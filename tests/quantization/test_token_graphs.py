@@ -81,3 +81,34 @@ def test_it_can_be_trained_on_its_grids(block: Block, tokens: Tensor):
     quantized(tokens).square().sum().backward()
     gradients = [p.grad for p in quantized.parameters() if p.shape == block.embedding.weight.shape]
     assert len(gradients) == 1 and gradients[0] is not None and gradients[0].abs().sum() > 0
+
+
+class Attending(nn.Module):
+    """Attention between the tokens of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.norm = nn.Embedding(VOCABULARY, 8), nn.LayerNorm(8)
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.classifier = nn.Linear(8, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.norm(self.embedding(tokens))
+        attend = nn.functional.scaled_dot_product_attention
+        return self.classifier(attend(self.query(x), self.key(x), self.value(x)).mean(1))
+
+
+def test_products_of_activations_have_symmetric_grids_and_shares_begin_at_zero(tokens: Tensor):
+    torch.manual_seed(0)
+    network = Attending().eval()
+    with torch.no_grad():
+        network.value.bias += 1  # values on one side more than on the other
+    plain, quantized = (quantize(network, tokens, Scheme(attention=on)) for on in (False, True))
+    assert not any("matmul" in str(node.target) for node in plain.reference().graph.nodes)
+    reference = quantized.reference()
+    products = [node for node in reference.graph.nodes if node.target is torch.ops.aten.matmul.default]
+    grids = [[factor.args for factor in node.args] for node in products]
+    assert all(len(arguments) == 6 for pair in grids for arguments in pair), "each factor is dequantized"
+    assert [[arguments[2] for arguments in pair] for pair in grids] == [[0, 0], [-128, 0]]
+    with torch.no_grad():
+        assert sqnr_db(network(tokens), quantized(tokens)) > sqnr_db(network(tokens), plain(tokens)) - 6

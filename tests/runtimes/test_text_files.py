@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import TokenLogits, save_transformers
+from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
@@ -124,6 +125,30 @@ def test_products_are_computed_in_integers(exported: Exported, tmp_path: Path):
     integer = counts["QGemm"] + counts["QLinearConv"] + counts["MatMulIntegerToFloat"] + counts["QLinearMatMul"]
     weighted = sum(isinstance(module, nn.Linear | nn.Conv1d) for module in exported.model.modules())
     assert integer == weighted
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", ".pte"])
+def test_attention_multiplies_integers(ending: str, tmp_path: Path):
+    runtime = installed(tmp_path / f"int8{ending}")
+    torch.manual_seed(0)
+    model = small_bert().eval()
+    for parameter in model.parameters():
+        parameter.data *= 3
+    plain, quantized = (quantize(model, texts(64), Scheme(attention=on)) for on in (False, True))
+    paths = [
+        export(one, tmp_path / f"{name}{ending}", texts(2)) for one, name in ((plain, "plain"), (quantized, "att"))
+    ]
+    assert differences(quantized, paths[1]) == ""
+    tokens = texts(9)
+    with torch.no_grad():
+        simulated, wanted = quantized(tokens), model(tokens)
+    assert sqnr_db(wanted, simulated) > 20
+    spread = float(simulated.max() - simulated.min())
+    assert float((load(paths[1])(tokens) - simulated).abs().max()) <= 0.02 * spread
+    if ending in (".onnx", ".xml"):  # the others have products whose results are no integers in float32
+        before, after = (Counter(name.rpartition("(")[2] for name in runtime.float_operations(path)) for path in paths)
+        assert before["MatMul)"] == 2 or before["FusedMatMul)"]
+        assert not {"MatMul)", "FusedMatMul)"} & set(after)
 
 
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(4), Scheme(mode="dynamic"), Scheme(mode="weight_only")], ids=str)
