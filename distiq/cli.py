@@ -342,7 +342,7 @@ def quantize(
         bool, typer.Option("--integer-io", help="a .tflite file that takes and gives int8 (with --pixels: gives)")
     ] = False,
     attention: Annotated[
-        bool, typer.Option("--attention", help="products within attention in int8, too (static; not for .pt2)")
+        bool, typer.Option("--attention", help="products within attention in int8, too (static; slower in .pt2)")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
