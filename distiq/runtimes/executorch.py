@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from distiq.files import write_atomically
 from distiq.runtimes.lowering import PINS, Entry, Grids, Weight, float_copy, is_quantized, with_float_outputs
 from distiq.runtimes.silence import silence
 
+aten = torch.ops.aten
 LARGEST_BATCH = 32
 """Memory for the values between operators is planned for so many samples; a larger batch is split."""
+CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 CHAR = 1  # of ExecuTorch's ScalarType: int8
 JSON_STEP = 1e-6  # what flatc leaves of a scale
 COMPUTING = {"XNNAdd", "XNNAvgPooling2d", "XNNBatchMatrixMultiply", "XNNConcatenate2", "XNNConv2d",
@@ -68,7 +71,7 @@ class _Loaded:
     """A program's method; it is loaded again when the pool of threads is another."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self.content, self.threads = path.read_bytes(), threads
+        self.path, self.content, self.threads = path, path.read_bytes(), threads
         self.load()
 
     def load(self) -> None:
@@ -86,10 +89,16 @@ class _Loaded:
         if self.pool != _Pool.number:
             self.load()
         inputs = inputs.contiguous()
-        # The next call writes over a result.
         if len(inputs) <= self.largest:
-            return self.method.execute([inputs])[0].clone()
-        return torch.cat([self.method.execute([part])[0].clone() for part in inputs.split(self.largest)])
+            return self.answer(inputs)
+        return torch.cat([self.answer(part) for part in inputs.split(self.largest)])
+
+    def answer(self, inputs: Tensor) -> Tensor:
+        try:
+            return self.method.execute([inputs])[0].clone()  # the next call writes over a result
+        except RuntimeError as error:
+            shape, first = tuple(inputs.shape), str(error).splitlines()[0]
+            raise UserError(f"{self.path}: ExecuTorch cannot run this file on an input of {shape}: {first}") from error
 
 
 def load_executorch(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
@@ -198,13 +207,34 @@ def _reading_pins(part: dict[str, Any]) -> set[int]:
 def _lowered(graph: nn.Module, example: Tensor) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir.operator.util import _QUANT_PRIMITIVES
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
     # The trace takes branches by the example's batch, and memory is planned for what the branch allows.
     repeats = -(-LARGEST_BATCH // len(example))
     largest = example.repeat(repeats, *[1] * (example.ndim - 1))[:LARGEST_BATCH].contiguous()
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     exported = torch.export.export(graph, (largest,), dynamic_shapes=({0: batch},))
+    _cut_by_slices(exported.graph)
+    exported = constant_prop_pass(exported, {aten.embedding.default, aten.full.default, *_QUANT_PRIMITIVES})
     return bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+
+
+def _cut_by_slices(graph: fx.Graph) -> None:
+    """Slices in place of chunks and splits: these the lowering plans for the batch of the example alone."""
+    for node in list(graph.nodes):
+        if node.target not in CUTTING:
+            continue
+        axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+        ends = list(accumulate(part.shape[axis] for part in node.meta["val"]))
+        for part in list(node.users):
+            end = ends[part.args[1]]
+            cut = (node.args[0], axis, end - part.meta["val"].shape[axis], end)
+            with graph.inserting_before(part):
+                found = graph.call_function(aten.slice.Tensor, cut)
+            found.meta = dict(part.meta)
+            part.replace_all_uses_with(found)
+    graph.eliminate_dead_code()
 
 
 def _read(path: Path) -> tuple[Any, list[dict[str, Any]], dict[str, bytes]]:

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from distiq.models.audio import AudioGRU
+from distiq.errors import UserError
+from distiq.models.audio import DSCNN, AudioGRU
 from distiq.models.bc_resnet import BCResNet
 from distiq.models.conformer import Conformer
 from distiq.models.frontend import front_end
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.runtimes.export import differences, export, load, size_bytes
+from distiq.runtimes.export import differences, export, load, operations, size_bytes
 from distiq.runtimes.onnx_runtime import float_operations
 
 CLIPS = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0)) / 4
@@ -21,6 +22,10 @@ CLIPS = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0)) / 4
 
 def gru() -> nn.Module:
     return AudioGRU(3, front_end(4000, bands=16), width=8, hidden=8)
+
+
+def ds_cnn() -> nn.Module:
+    return DSCNN(3, front_end(4000, bands=16), stem=8, widths=(8,), strides=(1,))
 
 
 def bc_resnet() -> nn.Module:
@@ -70,3 +75,20 @@ def test_a_conformer_in_openvino(tmp_path: Path):
     path = export(quantized, tmp_path / "int8.xml", CLIPS)
     assert not differences(quantized, path)
     torch.testing.assert_close(load(path)(CLIPS), quantized(CLIPS), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("build", [ds_cnn, bc_resnet])
+def test_in_executorch(build, tmp_path: Path):
+    """The batch stays free behind the front-end, and the front-end's formulas are not left to its slow kernels."""
+    pytest.importorskip("executorch", reason="ExecuTorch is not installed")
+    torch.manual_seed(0)
+    model, clips = build().eval(), torch.randn(26, 1000) / 4
+    quantized = quantize(model, CLIPS, Scheme(float_modules=("frontend",)))
+    for network, name in ((model, "float.pte"), (quantized, "int8.pte")):
+        path = export(network, tmp_path / name, CLIPS)
+        torch.testing.assert_close(load(path)(clips), network(clips), atol=1e-4, rtol=0)
+        torch.testing.assert_close(load(path)(clips[:1]), network(clips[:1]), atol=1e-4, rtol=0)
+        assert not {"aten::convolution", "aten::arange"} & set(operations(path))
+    assert not differences(quantized, path)
+    with pytest.raises(UserError, match=r"int8\.pte: ExecuTorch cannot run this file on an input of \(2, 999\)"):
+        load(path)(clips[:2, :999])
