@@ -128,7 +128,7 @@ def quantize_file(
     has_classes = reference.ndim == 2 and reference.shape[1] > 1
     return OwnFileRecord(
         bench=timed,
-        scheme=str(scheme),
+        scheme=str(quantized.scheme),
         calibration_samples=len(calibration),
         compared_samples=len(held_out),
         sqnr_db=sqnr_db(reference, answers),

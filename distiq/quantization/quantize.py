@@ -1,5 +1,7 @@
 """quantize(): a float network becomes one on integer grids, by calibration alone or by training."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -26,6 +28,8 @@ class QuantizedModel(nn.Module):
 
     def __init__(self, prepared: fx.GraphModule, scheme: Scheme) -> None:
         super().__init__()
+        if scheme.attention and not has_products_on_grids(prepared):
+            scheme = replace(scheme, attention=False)  # the network has none, and no record should tell of it
         self.prepared, self.scheme = prepared, scheme
         for parameter in prepared.parameters():
             # Folding batch norm makes biases that take no gradient, and leaves its own parameters behind unused.
@@ -98,6 +102,13 @@ def quantize(
     elif scheme.correct_biases:
         correct_biases(quantized.prepared, calibration[:ROUNDING_SAMPLES])
     return quantized
+
+
+def has_products_on_grids(prepared: fx.GraphModule) -> bool:
+    """Whether two activations are multiplied as matrices anywhere, both on grids."""
+    on_grids = {name for name, module in prepared.named_modules() if isinstance(module, ActivationPoint)}
+    products = [node for node in prepared.graph.nodes if node.target is torch.ops.aten.matmul.default]
+    return any(all(str(factor.target) in on_grids for factor in node.args) for node in products)
 
 
 @torch.no_grad()

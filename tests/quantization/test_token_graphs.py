@@ -112,3 +112,9 @@ def test_products_of_activations_have_symmetric_grids_and_shares_begin_at_zero(t
     assert [[arguments[2] for arguments in pair] for pair in grids] == [[0, 0], [-128, 0]]
     with torch.no_grad():
         assert sqnr_db(network(tokens), quantized(tokens)) > sqnr_db(network(tokens), plain(tokens)) - 6
+
+
+def test_a_scheme_tells_of_attention_only_where_there_is_one(block: Block, tokens: Tensor):
+    torch.manual_seed(0)
+    assert "attention" in str(quantize(Attending().eval(), tokens, Scheme(attention=True)).scheme)
+    assert "attention" not in str(quantize(block, tokens, Scheme(attention=True)).scheme)
