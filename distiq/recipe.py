@@ -381,9 +381,10 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
     if recipe.data.source == "audio" and not recipe.data.folder:
         raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
-    if recipe.data.source in ("table", "text") and not recipe.data.folder:
+    if recipe.data.source in ("table", "text") and not (recipe.data.folder or recipe.data.text.hub):
         kind = recipe.data.source
-        raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test')
+        hub = ", or a data set in data.text.hub" if kind == "text" else ""
+        raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test{hub}')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}; {RELATIVE}")
     for role, settings in recipe.networks().items():
@@ -425,8 +426,10 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
             }
         )
 
-    tokenizer = recipe.data.text.tokenizer
-    text = recipe.data.text.model_copy(update={"tokenizer": absolute(tokenizer, (folder / tokenizer).exists())})
+    named = {key: getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}  # in a hub, or here
+    text = recipe.data.text.model_copy(
+        update={key: absolute(name, (folder / name).exists()) for key, name in named.items()}
+    )
     data = recipe.data.model_copy(
         update={
             "text": text,

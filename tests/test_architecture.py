@@ -42,7 +42,7 @@ HOMES = {
     "openvino": ("runtimes/openvino",), "ai_edge_litert": ("runtimes/litert",), "litert_torch": ("runtimes/litert",),
     "executorch": ("runtimes/executorch",),
 }  # fmt: skip
-HEAVY = {"torch", "torchao", "accelerate", "matplotlib", "transformers", "PIL", *HOMES}
+HEAVY = {"torch", "torchao", "accelerate", "matplotlib", "transformers", "PIL", "datasets", "pyarrow", *HOMES}
 
 
 def room_of(file: Path) -> str:

@@ -317,6 +317,20 @@ def test_grids_are_trained_in_float32(tmp_path, precision):
     assert f'training.precision = "{precision}" cannot carry an 8-bit grid exactly; take "float32"' in message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[data]\nsource = "text"\nfolder = "."\n[data.text]\nhub = "a/b"', 'folder = "." are two places'),
+        ('[data.text]\nhub = "a/b"', 'source = "fashion_mnist" are two places'),
+        ('[data.text]\nhub = "a/b"\nheader = ["text"]', "header names the columns of files"),
+        ('[data.text]\nsubset = "sst2"', "is of a hub's data set; name that in hub"),
+    ],
+)
+def test_a_hub_s_texts_stand_alone(tmp_path, text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_recipe(write(tmp_path, text))
+
+
 @pytest.mark.parametrize("other", ['labels = ["fun", "long"]', 'separator = ","', 'names = ["bad", "good"]'])
 def test_a_number_has_no_classes(tmp_path, other):
     message = refusal(tmp_path, f'[data.text]\ntarget = "stars"\n{other}')

@@ -52,11 +52,12 @@ def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str],
                 raise UserError(f'{name}: "{suffix}" is no known kind of file; take {", ".join(SUFFIXES)}')
     no_header = suffix.lower() in (".csv", ".tsv") and not header
     hint = "; where its first line is no header, name all columns in `header`" if no_header else ""
-    _check_names(found, wanted, name, hint)
+    check_names(found, wanted, name, hint)
     return {column: found[column] for column in wanted}
 
 
-def _check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str, more: str = "") -> None:
+def check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str, more: str = "") -> None:
+    """Raises UserError, with the nearest name, if a wanted column is not there; `more` follows the names of those."""
     if missing := [column for column in wanted if column not in found]:
         nearest = difflib.get_close_matches(missing[0], list(found), n=1)
         hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}{more}"
@@ -121,7 +122,7 @@ def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Column
         example = json.dumps(dict.fromkeys(wanted, "..."))
         raise UserError(f"{name}: every row must be an object such as {example}")
     present = list(dict.fromkeys(key for row in rows for key in row))
-    return {key: [_as_text(row.get(key)) for row in rows] for key in present}
+    return {key: [as_text(row.get(key)) for row in rows] for key in present}
 
 
 def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
@@ -134,12 +135,13 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{name}: no Parquet file, or damaged ({error})") from error
-    _check_names(file.schema_arrow.names, wanted, name)
+    check_names(file.schema_arrow.names, wanted, name)
     table = file.read(columns=list(wanted))
-    return {column: [_as_text(value) for value in table[column].to_pylist()] for column in wanted}
+    return {column: [as_text(value) for value in table[column].to_pylist()] for column in wanted}
 
 
-def _as_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as files of text write it; a missing one is empty."""
     return "" if value is None else str(value).strip()
 
 

@@ -21,6 +21,7 @@ from distiq.data.columns import (
     set_flags,
     target_numbers,
 )
+from distiq.data.hub import hub_columns
 from distiq.data.splits import Split
 from distiq.errors import UserError
 from distiq.recipe import DataSettings, TextSettings
@@ -200,12 +201,7 @@ def texts(settings: DataSettings) -> Texts:
     of_text = settings.text
     answers = of_text.labels or (of_text.target or of_text.label,)
     read = (of_text.text, *([of_text.pair] if of_text.pair else []))
-    wanted, folder = (*read, *answers), Path(settings.folder)
-    files = (of_text.train, of_text.test)
-    parts = [read_columns(folder / file, wanted, of_text.header) for file in files]
-    for file, rows in zip(files, parts, strict=True):
-        if not rows[of_text.text]:
-            raise UserError(f"{folder / file}: holds no text")
+    files, parts = of_text.parts, [_read(settings, part, (*read, *answers)) for part in of_text.parts]
     train = parts[0]
     learned_from = [text for column in read for text in train[column]]
     encoder = TextEncoder(_make_tokenizer(of_text, learned_from), of_text.length, pair=bool(of_text.pair))
@@ -222,6 +218,18 @@ def texts(settings: DataSettings) -> Texts:
         notes += found.notes
     preparation = {"text": encoder.as_json()}
     return Texts(of_text.names or labels, splits[0], splits[1], preparation, tuple(notes))
+
+
+def _read(settings: DataSettings, part: str, wanted: Sequence[str]) -> Columns:
+    """The columns of a file, or of a hub's split."""
+    of_text, path = settings.text, Path(settings.folder) / part
+    if of_text.hub:
+        rows = hub_columns(of_text.hub, of_text.subset, part, wanted)
+    else:
+        rows = read_columns(path, wanted, of_text.header)
+    if not rows[of_text.text]:
+        raise UserError(f"{of_text.hub or path}{f', split {part}' if of_text.hub else ''}: holds no text")
+    return rows
 
 
 def _label_names(settings: TextSettings, rows: Columns) -> tuple[str, ...]:

@@ -39,10 +39,22 @@ class TableSettings(Part):
 
 
 class TextSettings(Part):
-    """Texts with a class each; source = "text" reads them from two files in data.folder."""
+    """Texts with a class each; source = "text" reads them from two files in data.folder, or from a hub."""
 
-    train: str = Field("train.tsv", description="the file of training texts: TSV, CSV, JSON lines, Parquet")
-    test: str = Field("test.tsv", description="the file of test texts")
+    hub: str = Field(
+        "",
+        description="in place of data.folder: a data set of the Hugging Face hub, such as stanfordnlp/sst2, or a folder"
+        " that the package datasets reads",
+    )
+    subset: str = Field("", description='of a hub\'s data set that has several, such as "sst2" of nyu-mll/glue')
+    train: str = Field(
+        "",
+        description="the file of training texts: TSV, CSV, JSON lines, Parquet; empty takes train.tsv; of a hub the"
+        ' split, such as "train[:6000]"; empty takes "train"',
+    )
+    test: str = Field(
+        "", description='the file of test texts; empty takes test.tsv; of a hub the split; empty takes "test"'
+    )
     header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
     text: str = Field("text", description="the column of the text")
     pair: str = Field("", description="the column of a second text, where two are judged together")
@@ -62,6 +74,20 @@ class TextSettings(Part):
     )
     vocabulary: int = Field(8000, ge=10, description="most tokens of a tokenizer that is trained here")
     length: int = Field(64, ge=3, description="tokens kept of a text; what is cut is counted and said")
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The files of the training and the test texts, or the splits of a hub's data set."""
+        ending = "" if self.hub else ".tsv"
+        return self.train or f"train{ending}", self.test or f"test{ending}"
+
+    @model_validator(mode="after")
+    def _columns_of_a_hub_have_names(self) -> Self:
+        if self.hub and self.header:
+            raise ValueError(f'header names the columns of files, but hub = "{self.hub}" has names; leave one out')
+        if self.subset and not self.hub:
+            raise ValueError(f'subset = "{self.subset}" is of a hub\'s data set; name that in hub')
+        return self
 
     @model_validator(mode="after")
     def _labels_are_written_one_way(self) -> Self:
@@ -98,6 +124,13 @@ class DataSettings(Part):
     audio: AudioSettings = Field(default_factory=AudioSettings)
     table: TableSettings = Field(default_factory=TableSettings)
     text: TextSettings = Field(default_factory=TextSettings)
+
+    @model_validator(mode="after")
+    def _texts_come_from_one_place(self) -> Self:
+        if self.text.hub and (self.folder or self.source != "text"):
+            other = f'folder = "{self.folder}"' if self.folder else f'source = "{self.source}"'
+            raise ValueError(f'text.hub = "{self.text.hub}" and {other} are two places; leave one of the two out')
+        return self
 
 
 class AudioViewSettings(Part):
