@@ -461,6 +461,8 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.BILINEAR)  # type: ignore[attr-defined]
             pixels = np.array(converted, np.uint8)
+    except FileNotFoundError as error:
+        raise Refused(f"{path}: no such file") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise Refused(f"{path}: this image does not decode ({error}); repair or remove it") from error
     return pixels.reshape(height, width, -1).transpose(2, 0, 1)
@@ -472,6 +474,8 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
         with wave.open(str(path), "rb") as file:
             channels, width, found, count = file.getparams()[:4]
             data = np.frombuffer(file.readframes(count), np.uint8)
+    except FileNotFoundError as error:
+        raise Refused(f"{path}: no such file") from error
     except (wave.Error, EOFError) as error:
         raise Refused(f"{path}: this WAV file does not decode ({error}); integers of 8 to 32 bits are read") from error
     if found != rate:

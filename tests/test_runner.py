@@ -160,6 +160,8 @@ def text(path: Path) -> Path:
     ("make", "about", "message"),
     [
         (lambda folder: folder / "no.npy", IMAGES, "no such file"),
+        (lambda folder: folder / "no.png", IMAGES, r"no\.png: no such file"),
+        (lambda folder: folder / "no.wav", SOUND, r"no\.wav: no such file"),
         (lambda folder: text(folder / "x.npy"), IMAGES, r"x\.npy: cannot be read"),
         (lambda folder: text(folder / "x.png"), IMAGES, "does not decode"),
         (lambda folder: text(folder / "x.wav"), SOUND, "WAV file does not decode"),

@@ -196,7 +196,7 @@ def test_an_image_that_does_not_decode_is_named(tmp_path, content):
 
 
 def test_a_missing_image_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"none.png: this image does not decode"):
+    with pytest.raises(UserError, match=r"none.png: no such file"):
         read_image(tmp_path / "none.png", (3, 8, 8))
 
 
