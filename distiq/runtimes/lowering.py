@@ -26,9 +26,16 @@ PINS = 2
 """Columns beside the input of a linear layer: see `with_float_outputs`."""
 FEWEST_PINNED = 2**14
 """Weights of a linear layer from which on products of integers are worth the operations around them."""
+VANISHING = 1e-30
+"""Times a value it is nothing beside the end of a grid; a zero would make the converter fold it."""
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
+}  # fmt: skip
+
+MOVING = {
+    aten.view.default, aten.reshape.default, aten.transpose.int, aten.permute.default, aten.contiguous.default,
+    aten.unsqueeze.default,
 }  # fmt: skip
 
 
@@ -61,6 +68,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
         choosing: operations of the graph are to find the grid, as ExecuTorch's lowering wants it.
     """
     graph = _copy(reference)
+    _quantize_before_moving(graph)
     pinned: dict[tuple[Any, ...], fx.Node] = {}
     for node in list(graph.graph.nodes):
         if not _is(node, WEIGHT_DEQUANTIZE) or any(_result_is_quantized(user) for user in node.users):
@@ -73,15 +81,32 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
         if few or not all(_is_pinnable(user, node) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
             continue
-        wide = _new_buffer(graph, f"{node.name}_wide", F.pad(_attribute(graph, node.args[0]), (0, PINS)), node)
+        integers = _attribute(graph, node.args[0])
+        wide = _new_buffer(graph, f"{node.name}_wide", F.pad(integers, (0, PINS)), node)
         node.replace_input_with(node.args[0], wide)
         for layer in list(node.users):
             source: Any = layer.args[0]
             if source.args not in pinned:
-                pinned[source.args] = _with_pins(graph, source, wide)
+                pinned[source.args] = _with_pins(graph, source, integers.shape[1], choosing)
             read = pinned[source.args]
             layer.replace_input_with(source, _on_chosen_grid(graph, read, source, layer) if choosing else read)
     return _cleaned(graph)
+
+
+def _quantize_before_moving(graph: fx.GraphModule) -> None:
+    """Puts layers' results on their grid at once where they are first reshaped and transposed, as in attention."""
+    for layer in [node for node in graph.graph.nodes if node.target is aten.linear.default]:
+        last = layer
+        while len(last.users) == 1 and (user := next(iter(last.users))).target in MOVING:
+            last = user
+        grids = {user.args[1:] for user in last.users if _is(user, QUANTIZE)}
+        if last is layer or len(grids) != 1 or not all(_is(user, QUANTIZE) for user in last.users):
+            continue
+        (grid,), (first,) = grids, layer.users
+        with graph.graph.inserting_before(first):
+            call, library = graph.graph.call_function, torch.ops.quantized_decomposed
+            integers = call(library.quantize_per_tensor.default, (layer, *grid))
+            first.replace_input_with(layer, call(library.dequantize_per_tensor.default, (integers, *grid)))
 
 
 def _scaled_rows(graph: fx.GraphModule, table: fx.Node, reader: fx.Node) -> fx.Node:
@@ -103,21 +128,34 @@ def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
     return _is(source, DEQUANTIZE) and source.args[4] - source.args[3] == LEVELS - 1
 
 
-def _with_pins(graph: fx.GraphModule, source: fx.Node, wide: fx.Node) -> fx.Node:
-    """(..., K + PINS): the values (..., K) of a dequantize node and the ends of its grid, right behind its integers."""
+def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool) -> fx.Node:
+    """(..., width + PINS): the values of a dequantize node and the ends of its grid, right behind its integers.
+
+    They are put together as integers: to add them in float32 is a pass over four times the bytes. Only ExecuTorch adds
+    them, beside padding of integers, since its partitioner finds a cycle in the other form.
+    """
     arguments: Any = source.args
     integers, scale, zero_point, low, high, _ = arguments
-    pins = torch.zeros(_attribute(graph, wide).shape[1])
-    pins[-PINS:] = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
-    before = integers.next
-    ends = _new_buffer(graph, f"{source.name}_pins", pins, before)
+    before, grid, dequantize = (
+        integers.next,
+        arguments[1:],
+        torch.ops.quantized_decomposed.dequantize_per_tensor.default,
+    )
+    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    ends = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
+    pins = _new_buffer(graph, f"{source.name}_pins", F.pad(ends, (width, 0)) if choosing else ends, before)
     with graph.graph.inserting_before(before):
         call = graph.graph.call_function
-        dequantize: Any = source.target
-        wider = call(aten.constant_pad_nd.default, (call(dequantize, arguments), [0, PINS], 0.0))
-        grid = arguments[1:]
-        again = call(torch.ops.quantized_decomposed.quantize_per_tensor.default, (wider, *grid))  # padded as integers
-        return call(aten.add.Tensor, (call(dequantize, (again, *grid)), ends))
+        values = call(dequantize, arguments)
+        if choosing:
+            wider = call(aten.constant_pad_nd.default, (values, [0, PINS], 0.0))
+            return call(aten.add.Tensor, (call(dequantize, (call(quantize, (wider, *grid)), *grid)), pins))
+        # As constants the ends would have one size of batch.
+        some = call(aten.slice.Tensor, (values, -1, 0, PINS))
+        nothing = call(aten.mul.Tensor, (some, VANISHING))
+        beside = call(quantize, (call(aten.add.Tensor, (nothing, pins)), *grid))
+        both = call(aten.cat.default, ([values, call(dequantize, (beside, *grid))], -1))
+        return call(dequantize, (call(quantize, (both, *grid)), *grid))
 
 
 def _on_chosen_grid(graph: fx.GraphModule, values: fx.Node, source: fx.Node, reader: fx.Node) -> fx.Node:

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
 from distiq.runtimes.lowering import (
     PINS,
@@ -53,6 +55,32 @@ def test_a_float_result_is_of_the_graph_s_own_integers(exported, images: Tensor,
     scaled = images[:20] * torch.linspace(0.1, 3, 20)[:, None, None, None]  # rows of other ranges, on the same grid
     with torch.no_grad():
         torch.testing.assert_close(chosen(scaled), reference(scaled), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choosing", [False, True])
+def test_a_layer_whose_result_is_only_moved_to_its_grid_reads_no_pins(choosing: bool):
+    """The queries of an attention: reshaped and transposed before they are quantized, they multiply integers alone."""
+
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.left, self.right = nn.LayerNorm(128), nn.Linear(128, 128), nn.Linear(128, 128)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(x)
+            left, right = (layer(x).view(-1, 4, 2, 64).transpose(1, 2) for layer in (self.left, self.right))
+            return left @ right.transpose(-1, -2)
+
+    torch.manual_seed(0)
+    inputs = torch.randn(40, 4, 128)
+    reference = quantize(Products().eval(), inputs, Scheme(attention=True)).reference()
+    lowered = with_float_outputs(reference, choosing)
+    layers = [node for node in lowered.graph.nodes if node.target is torch.ops.aten.linear.default]
+    assert [len(layer.users) for layer in layers] == [1, 1]
+    assert all("quantize_per_tensor" in str(next(iter(layer.users)).target) for layer in layers)
+    assert not any("choose_qparams" in str(node.target) or "cat" in str(node.target) for node in lowered.graph.nodes)
+    with torch.no_grad():
+        assert torch.equal(lowered(inputs), reference(inputs))
 
 
 @pytest.mark.parametrize("mask", [None, "shown", "added"])
