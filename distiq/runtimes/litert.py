@@ -61,9 +61,24 @@ def export_litert(
     Raises:
         UserError: an operation has no form in LiteRT.
     """
+    content = _converted(model, example, path, pixels, integer_io)
+    dynamic = _with_dynamic_batch(content)
+    if pixels is not None:
+        example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
+    if _takes_any_batch(dynamic, example):
+        content = dynamic
+    elif _has_pins(content):
+        content = _converted(model, example, path, pixels, integer_io, one_sample=True)
+    write_atomically(path, content)
+
+
+def _converted(
+    model: nn.Module, example: Tensor, path: Path, pixels: Pixels | None, integer_io: bool, one_sample: bool = False
+) -> bytes:
+    """A .tflite file of a single sample."""
     with silence():
         import litert_torch
-    graph = _prepared(model)
+    graph = _prepared(model, one_sample)
     try:
         with silence(), torch.no_grad():
             converted = litert_torch.convert(graph, (example[:1].contiguous(),), quant_config=_config(model))
@@ -78,11 +93,7 @@ def export_litert(
         content = _with_float_output(content)
     if isinstance(model, fx.GraphModule) and is_quantized(model):
         content = _with_integer_weights(content, grids_of(model).weights)
-    if pixels is not None:
-        content = _with_pixels(content, pixels)
-        example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
-    dynamic = _with_dynamic_batch(content)
-    write_atomically(path, dynamic if _takes_any_batch(dynamic, example) else content)
+    return content if pixels is None else _with_pixels(content, pixels)
 
 
 def load_litert(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
@@ -159,15 +170,19 @@ def grids(path: Path) -> Grids:
     graph = model.subgraphs[0]
     weights, floats, activations = [], [], set()
     pinned = {operation.inputs[1] for operation in graph.operators if _reads_pins(graph, operation, schema)}
-    lookup = schema.BuiltinOperator.EMBEDDING_LOOKUP
-    readers = (one for one in graph.operators if model.operatorCodes[one.opcodeIndex].builtinCode == lookup)
-    tables = {operation.inputs[1] for operation in readers}
+    kinds = [model.operatorCodes[one.opcodeIndex].builtinCode for one in graph.operators]
+    tables, ends = set(), set()
+    for kind, operation in zip(kinds, graph.operators, strict=True):
+        if kind == schema.BuiltinOperator.EMBEDDING_LOOKUP:
+            tables.add(operation.inputs[1])
+        elif kind == schema.BuiltinOperator.CONCATENATION:
+            ends |= set(operation.inputs)
     for number, tensor in enumerate(graph.tensors):
         data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
         if data is None and quantization is not None and quantization.scale is not None:
             moved = UNSIGNED if tensor.type == schema.TensorType.UINT8 else 0
             activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0]) - moved))
-        elif data is not None and tensor.type == schema.TensorType.INT8:
+        elif data is not None and tensor.type == schema.TensorType.INT8 and number not in ends:
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
             array = array[:, :-PINS] if number in pinned else array
             array = _channels_first(array, quantization.quantizedDimension)
@@ -175,6 +190,13 @@ def grids(path: Path) -> Grids:
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             floats.append(np.frombuffer(bytes(data), np.float32).reshape(tensor.shape))
     return Grids(tuple(weights), tuple(floats), frozenset(activations))
+
+
+def _has_pins(content: bytes) -> bool:
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = _model(content).subgraphs[0]
+    return any(_reads_pins(graph, operation, schema) for operation in graph.operators)
 
 
 def _reads_pins(graph: Any, operation: Any, schema: Any) -> bool:
@@ -192,11 +214,11 @@ def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
     return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
 
 
-def _prepared(model: nn.Module) -> nn.Module:
+def _prepared(model: nn.Module, one_sample: bool) -> nn.Module:
     if not is_quantized(model):
         return float_copy(model)
     assert isinstance(model, fx.GraphModule)
-    return with_weight_pairs(with_plain_attention(with_float_outputs(model)))
+    return with_weight_pairs(with_plain_attention(with_float_outputs(model, one_sample=one_sample)))
 
 
 def _config(model: nn.Module) -> Any:

@@ -56,7 +56,7 @@ def float_copy(model: nn.Module) -> nn.Module:
     return make_contiguous(copy.deepcopy(model).cpu().eval())
 
 
-def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.GraphModule:
+def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sample: bool = False) -> fx.GraphModule:
     """A copy for runtimes that have no integer kernel with a float32 result but one that makes its own grid.
 
     Such a kernel multiplies integers of a float32 input, on a grid from the smallest to the largest value of each row.
@@ -66,6 +66,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
 
     Args:
         choosing: operations of the graph are to find the grid, as ExecuTorch's lowering wants it.
+        one_sample: the file's batch is fixed, and the columns may become constants.
     """
     graph = _copy(reference)
     _quantize_before_moving(graph)
@@ -87,7 +88,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False) -> fx.
         for layer in list(node.users):
             source: Any = layer.args[0]
             if source.args not in pinned:
-                pinned[source.args] = _with_pins(graph, source, integers.shape[1], choosing)
+                pinned[source.args] = _with_pins(graph, source, integers.shape[1], choosing, one_sample)
             read = pinned[source.args]
             layer.replace_input_with(source, _on_chosen_grid(graph, read, source, layer) if choosing else read)
     return _cleaned(graph)
@@ -128,7 +129,7 @@ def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
     return _is(source, DEQUANTIZE) and source.args[4] - source.args[3] == LEVELS - 1
 
 
-def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool) -> fx.Node:
+def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool, one_sample: bool) -> fx.Node:
     """(..., width + PINS): the values of a dequantize node and the ends of its grid, right behind its integers.
 
     They are put together as integers: to add them in float32 is a pass over four times the bytes. Only ExecuTorch adds
@@ -152,7 +153,7 @@ def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: boo
             return call(aten.add.Tensor, (call(dequantize, (call(quantize, (wider, *grid)), *grid)), pins))
         # As constants the ends would have one size of batch.
         some = call(aten.slice.Tensor, (values, -1, 0, PINS))
-        nothing = call(aten.mul.Tensor, (some, VANISHING))
+        nothing = call(aten.mul.Tensor, (some, 0.0 if one_sample else VANISHING))
         beside = call(quantize, (call(aten.add.Tensor, (nothing, pins)), *grid))
         both = call(aten.cat.default, ([values, call(dequantize, (beside, *grid))], -1))
         return call(dequantize, (call(quantize, (both, *grid)), *grid))
