@@ -227,6 +227,8 @@ def _cut_by_slices(graph: fx.Graph) -> None:
             continue
         axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         ends = list(accumulate(part.shape[axis] for part in node.meta["val"]))
+        if not all(isinstance(end, int) for end in ends):  # the batch itself is cut
+            continue
         for part in list(node.users):
             end = ends[part.args[1]]
             cut = (node.args[0], axis, end - part.meta["val"].shape[axis], end)

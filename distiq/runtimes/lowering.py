@@ -137,12 +137,8 @@ def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: boo
     """
     arguments: Any = source.args
     integers, scale, zero_point, low, high, _ = arguments
-    before, grid, dequantize = (
-        integers.next,
-        arguments[1:],
-        torch.ops.quantized_decomposed.dequantize_per_tensor.default,
-    )
-    quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    before, grid, library = integers.next, arguments[1:], torch.ops.quantized_decomposed
+    quantize, dequantize = library.quantize_per_tensor.default, library.dequantize_per_tensor.default
     ends = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
     pins = _new_buffer(graph, f"{source.name}_pins", F.pad(ends, (width, 0)) if choosing else ends, before)
     with graph.graph.inserting_before(before):
