@@ -29,8 +29,9 @@ def hub_columns(name: str, subset: str, split: str, wanted: Sequence[str]) -> Co
     try:
         rows = datasets.load_dataset(name, subset or None, split=split)
     except Exception as error:  # it raises its own kinds, and those of the network
+        told = " ".join(str(error).split()) or type(error).__name__  # its second line names the subsets there are
         hint = _hint(datasets, name, subset, split)
-        raise UserError(f'data.text.hub: "{name}" cannot be read ({str(error).splitlines()[0]}){hint}') from error
+        raise UserError(f'data.text.hub: "{name}" cannot be read ({told}){hint}') from error
     where = f'{name}, split "{split}"'
     check_names(rows.column_names, wanted, where)
     return {column: _cells(rows, column, where) for column in wanted}

@@ -5,10 +5,12 @@ A quantity that was not measured (None) is written as a dash.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
+NAMED = 4
+"""Operations that are listed by their names; of more, how many there are of each kind."""
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -105,6 +107,13 @@ def quantity(number: float, unit: str) -> str:
 def tally(names: Iterable[str]) -> str:
     """Names in order of first appearance, repeats counted: (Clip, Softmax, Clip) -> "Clip ×2, Softmax"."""
     return ", ".join(name if n == 1 else f"{name} ×{n}" for name, n in Counter(names).items())
+
+
+def operation_names(names: Sequence[str]) -> str:
+    """Operations as records name them, "place (kind)": a few by their names, more of them counted by kind."""
+    if len(names) <= NAMED:
+        return tally(names)
+    return tally(name.rpartition("(")[2].removesuffix(")") for name in names)
 
 
 def _signed(number: float) -> str:

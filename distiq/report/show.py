@@ -25,6 +25,7 @@ from distiq.report.figures import (
     duration,
     kilobytes,
     milliseconds,
+    operation_names,
     per_second,
     percent,
     points,
@@ -209,7 +210,7 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
         rows += [(f"Batch {was.batch}", faster, f"{milliseconds(was.p50_ms)} → {milliseconds(now.p50_ms)}")]
         slower += [f"batch {was.batch}"] if ratio < 1 else []
     left = record.float_operations
-    rows += [("Float operations left", str(len(left)), ", ".join(left))]
+    rows += [("Float operations left", str(len(left)), operation_names(left))]
     if record.pair_sums:
         verdict, _, reason = record.pair_sums.partition(": ")
         rows += [("Sums in 16 bits", verdict, reason)]

@@ -39,6 +39,7 @@ from distiq.report.figures import (
     memory,
     milliseconds,
     nats,
+    operation_names,
     p_value,
     per_second,
     percent,
@@ -46,7 +47,6 @@ from distiq.report.figures import (
     points,
     points_interval,
     quantity,
-    tally,
     times,
 )
 from distiq.report.reading import (
@@ -325,7 +325,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
             Cell(same),
-            Cell(tally(entry.float_operations) or "none", _types(entry)),
+            Cell(operation_names(entry.float_operations) or "none", _types(entry)),
         ),
         marked=delivered,
     )
@@ -525,7 +525,7 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
             Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
             Cell(percent(trial.agreement)),
             Cell(decibels(trial.sqnr_db)),
-            Cell(tally(trial.float_operations) or "none", _intended(trial)),
+            Cell(operation_names(trial.float_operations) or "none", _intended(trial)),
             Cell(broken_limits(trial.breaches), "; ".join(excess + on_test)),
             Cell(duration(trial.seconds), run.estimates.get(trial.rung, "")),
         ),

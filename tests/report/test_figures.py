@@ -29,6 +29,8 @@ from distiq.report import figures
         (figures.quantity(1.0, "points"), "1 point"),
         (figures.quantity(100.0, "kB"), "100 kB"),
         (figures.tally(("Clip", "Softmax", "Clip")), "Clip ×2, Softmax"),
+        (figures.operation_names(("add_1 (Add)", "add_2 (Add)")), "add_1 (Add), add_2 (Add)"),
+        (figures.operation_names([f"add_{n} (Add)" for n in range(4)] + ["x/m (MatMul)"]), "Add ×4, MatMul"),
     ],
 )
 def test_a_quantity_is_written_with_its_unit(written: str, expected: str):
