@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import RunRecord
+from distiq.records.run import RunRecord
 from distiq.report.reading import read_run
 from distiq.report.tables import int8_trial, least_agreement
 

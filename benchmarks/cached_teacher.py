@@ -25,7 +25,7 @@ from distiq.distillation.distil import distil
 from distiq.distillation.teacher import LiveTeacher
 from distiq.files import write_atomically
 from distiq.models.build import build
-from distiq.recipe import load_recipe
+from distiq.recipe.read import load_recipe
 
 
 def main() -> None:

@@ -35,9 +35,11 @@ from distiq.models.frontend import front_end
 from distiq.progress import Lines
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import AudioViewSettings, TrainingSettings, ViewSettings
+from distiq.recipe.data import AudioViewSettings, ViewSettings
+from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load, size_bytes
-from distiq.training import Batch, Batches, Losses, fit
+from distiq.training.batches import Batch, Batches
+from distiq.training.fit import Losses, fit
 
 MOST, SECONDS, CALIBRATION, TEST = 5, 4.0, 200, 500
 VIEWS = ViewSettings(audio=AudioViewSettings(shift=0.02, gain_db=6.0, noise=0.5))

@@ -28,8 +28,7 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import UNLABELLED, Data
 from distiq.data.views import Views
 from distiq.distillation.feature_losses import embedded
-from distiq.distillation.losses import embedding_cosine
-from distiq.evaluation.cost import latencies
+from distiq.distillation.relation_losses import embedding_cosine
 from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.neighbours import Neighbours, same_neighbours
 from distiq.files import write_atomically
@@ -38,9 +37,12 @@ from distiq.models.text import trim_vocabulary
 from distiq.models.transformer import cut_encoder
 from distiq.progress import Lines
 from distiq.quantization.quantize import quantize
-from distiq.recipe import DataSettings, ModelSettings, TextSettings, TrainingSettings, ViewSettings
+from distiq.recipe.data import DataSettings, TextSettings, ViewSettings
+from distiq.recipe.training import ModelSettings, TrainingSettings
 from distiq.runtimes.export import export, load, size_bytes
-from distiq.training import Batch, Batches, Losses, fit
+from distiq.timing.latency import latencies
+from distiq.training.batches import Batch, Batches
+from distiq.training.fit import Losses, fit
 
 CUT = {"keep_layers": [0, 2, 5], "feed_forward": 768}
 SMALL: dict[str, dict[str, Any]] = {

@@ -14,10 +14,11 @@ from typing import Any
 
 from rich.console import Console
 
-from distiq.ablation import ablate
+from distiq.commands.ablate import ablate
 from distiq.files import write_atomically
 from distiq.progress import Lines
-from distiq.recipe import DistilSettings, KnowledgeLoss, load_recipe
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.recipe.read import load_recipe
 from distiq.report.show import show_ablation
 
 OUTPUTS = {

@@ -22,18 +22,21 @@ from torch import nn
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.distillation.distil import output_losses
-from distiq.evaluation.compare import paired_interval
 from distiq.evaluation.evaluate import outputs
+from distiq.evaluation.statistics import paired_interval
 from distiq.files import save_tensors, write_atomically
-from distiq.ledger import Ledger, Step
-from distiq.networks import TRAINING_CODE, Networks, Source
 from distiq.progress import Lines
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import DistilSettings, Recipe, load_recipe
-from distiq.records import Record
-from distiq.training import Batch, Losses
+from distiq.recipe.distil import DistilSettings
+from distiq.recipe.read import load_recipe
+from distiq.recipe.recipe import Recipe
+from distiq.records.record import Record
+from distiq.run.ledger import Ledger, Step
+from distiq.run.train import TRAINING_CODE, Networks, Source
+from distiq.training.batches import Batch
+from distiq.training.fit import Losses
 
 SCHEMES = {
     "W8A8": Scheme(),
@@ -94,7 +97,7 @@ def answers_of(networks: Networks, source: Source, seed: int) -> dict[str, torch
         training = {"training": recipe.quantize.training.model_dump(), "distil": settings.model_dump()}
         answered(f"{name}, calibrated", taught, {}, calibrated)
         answered(f"{name}, trained, no teacher", taught, dict(training), lambda: trained(settings.without_teacher()))
-        answered(f"{name}, trained, taught", taught, dict(training), lambda: trained(settings.on_grids()))
+        answered(f"{name}, trained, taught", taught, dict(training), lambda: trained(settings.for_qat()))
     return found
 
 

@@ -24,16 +24,16 @@ from rich.table import Table
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
-from distiq.evaluation.cost import latencies
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.files import write_atomically
 from distiq.models.build import build, load_weights
-from distiq.networks import WEIGHTS
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
-from distiq.recipe import parse_recipe
+from distiq.recipe.read import parse_recipe
 from distiq.report.reading import read_run
+from distiq.run.train import WEIGHTS
 from distiq.runtimes.export import export, load
+from distiq.timing.latency import latencies
 
 REPETITIONS = 7
 

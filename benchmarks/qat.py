@@ -21,10 +21,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from distiq import environment
-from distiq.distillation.losses import kd
+from distiq.distillation.logit_losses import kd
 from distiq.files import write_atomically
 from distiq.models.resnet import ResNet
-from distiq.quantization.points import PerChannelWeightPoint
+from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.quantize import points, quantize
 from distiq.quantization.scheme import Scheme
 
@@ -43,7 +43,7 @@ def fresh() -> nn.Module:
 def distiq_qat(images: Tensor, bits: int, learn_ranges: bool = False) -> nn.Module:
     quantized = quantize(fresh().eval(), images, Scheme(weight_bits=bits))  # type: ignore[arg-type]
     for point in quantized.modules():
-        if isinstance(point, PerChannelWeightPoint) and bits < 8:
+        if isinstance(point, PerChannelWeightFakeQuantize) and bits < 8:
             point.learn()
     for activation in points(quantized) if learn_ranges else ():
         activation.learn()

@@ -45,7 +45,10 @@ from distiq.progress import Lines
 from distiq.quantization.graph import export_graph
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import DataSettings, Recipe, TrainingSettings, ViewSettings, load_recipe
+from distiq.recipe.data import DataSettings, ViewSettings
+from distiq.recipe.read import load_recipe
+from distiq.recipe.recipe import Recipe
+from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import INPUT
 

@@ -5,7 +5,7 @@
 
 The ResNet-8 of MLPerf Tiny (32 x 32 x 3, 78 k parameters, 12.5 M multiply-adds; Banbury et al. 2021), drawn weights:
 times do not depend on them. One thread. Every runtime's float32 and int8 file under the settings that measured fastest,
-batch 1 and 32, in turns in one process. The peak is that of `distiq.peak`: square matrices, one thread.
+batch 1 and 32, in turns in one process. The peak is that of `distiq.timing.peak`: square matrices, one thread.
 
 What holds the rest, for ONNX Runtime: a file that only copies the input's first values is called in the same turns, so
 that the price of a call is known; the same int8 file with its input and output bound beforehand; and a profile by
@@ -34,15 +34,16 @@ from torch import Tensor, nn
 
 from distiq import environment
 from distiq.errors import UserError
-from distiq.evaluation.cost import latencies, multiply_adds, parameter_count
+from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict
 from distiq.files import write_atomically
 from distiq.models.resnet import ResNet
-from distiq.peak import measure_peak
 from distiq.quantization.quantize import quantize
-from distiq.records import PeakRecord, gmac_per_s
+from distiq.records.speed import PeakRecord, gmac_per_s
 from distiq.runtimes.export import RUNTIMES, export, load, require
-from distiq.tuning import tune
+from distiq.timing.latency import latencies
+from distiq.timing.peak import measure_peak
+from distiq.timing.tune import tune
 
 BATCHES = (1, 32)
 PROFILED_CALLS = 200

@@ -33,20 +33,22 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from distiq import environment
-from distiq.evaluation.compare import paired_speed
-from distiq.evaluation.cost import WARM_UPS, latencies, multiply_adds
+from distiq.evaluation.cost import multiply_adds
 from distiq.evaluation.evaluate import Predict
+from distiq.evaluation.statistics import paired_speed
 from distiq.files import write_atomically
-from distiq.ledger import source_hash
 from distiq.models.build import Tokens, build
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
-from distiq.peak import measure_peak
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import StudentSettings, parse_recipe
-from distiq.records import SpeedRecord
+from distiq.recipe.read import parse_recipe
+from distiq.recipe.training import StudentSettings
+from distiq.records.speed import SpeedRecord
+from distiq.run.ledger import source_hash
 from distiq.runtimes.export import RUNTIMES, export, load, size_bytes
+from distiq.timing.latency import WARM_UPS, latencies
+from distiq.timing.peak import measure_peak
 
 VOCABULARY = 8000
 MOBILENET_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),

@@ -42,7 +42,8 @@ from distiq.files import save_tensors, write_atomically
 from distiq.progress import Lines
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import DataSettings, TrainingSettings, ViewSettings
+from distiq.recipe.data import DataSettings, ViewSettings
+from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load, pair_sums
 from distiq.runtimes.saturation import emulate
 

@@ -26,13 +26,13 @@ from pathlib import Path
 from rich.console import Console
 
 from distiq import environment
-from distiq.ablation import ablate
+from distiq.commands.ablate import ablate
 from distiq.data.audio import DIGIT_SPEAKERS
-from distiq.evaluation.compare import quantile
+from distiq.evaluation.statistics import quantile
 from distiq.files import write_atomically
 from distiq.progress import Lines
-from distiq.recipe import load_recipe
-from distiq.records import AblationRecord
+from distiq.recipe.read import load_recipe
+from distiq.records.ablation import AblationRecord
 
 Interval = tuple[float, float]
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from rich.console import Console
 
 from distiq import environment
-from distiq.ablation import ablate
-from distiq.evaluation.compare import quantile
+from distiq.commands.ablate import ablate
+from distiq.commands.compress import compress
+from distiq.evaluation.statistics import quantile
 from distiq.files import write_atomically
-from distiq.pipeline import compress
 from distiq.progress import Lines
-from distiq.recipe import load_recipe
-from distiq.records import AblationRecord, RunRecord
+from distiq.recipe.read import load_recipe
+from distiq.records.ablation import AblationRecord
+from distiq.records.run import RunRecord
 from distiq.report.reading import chosen_trial, columns_of
 
 Figures = dict[str, float]

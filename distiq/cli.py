@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from distiq import processes
 from distiq.errors import UserError
 from distiq.progress import Lines, Live, Silent, Watch
+from distiq.training import processes
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
 for noisy in ("torchao", "torch.utils._pytree"):
@@ -47,10 +47,10 @@ def run(
     Exit codes: 0 the budget holds, 2 the input is refused, 3 the budget is missed (the best file is delivered).
     """
     with _explained():
-        from distiq.recipe import load_recipe
+        from distiq.recipe.read import load_recipe
 
         settings = load_recipe(recipe, set_)
-        from distiq.pipeline import compress
+        from distiq.commands.compress import compress
         from distiq.report.show import show
 
         console = Console(highlight=False)
@@ -79,10 +79,10 @@ def ablate(
     Interrupted, the same command goes on. The result also stands in the run's report.
     """
     with _explained():
-        from distiq.recipe import load_recipe
+        from distiq.recipe.read import load_recipe
 
         settings = load_recipe(recipe, set_)
-        from distiq.ablation import ablate as ablate_recipe
+        from distiq.commands.ablate import ablate as ablate_recipe
         from distiq.report.report import write_report
         from distiq.report.show import show_ablation
 
@@ -107,8 +107,8 @@ def diagnose(
 ) -> None:
     """Says why a run's int8 file lost accuracy: the checklist, each grid alone, the cause, the cure."""
     with _explained():
-        from distiq.diagnosis import diagnose as diagnose_run
-        from distiq.recipe import load_recipe
+        from distiq.commands.diagnose import diagnose as diagnose_run
+        from distiq.recipe.read import load_recipe
         from distiq.report.report import write_report
         from distiq.report.show import show, show_diagnosis
 
@@ -119,7 +119,7 @@ def diagnose(
         write_report(folder / "records", folder / "report.html")
         record = None
         if cure and found.cure:
-            from distiq.pipeline import compress
+            from distiq.commands.compress import compress
 
             settings = load_recipe(folder / "recipe.toml", list(found.cure))
             with _watching(console, plain) as watch:
@@ -142,7 +142,7 @@ def init(
     """Writes a recipe with every key, its default and its meaning."""
     with _explained():
         from distiq.files import write_atomically
-        from distiq.recipe import describe
+        from distiq.recipe.recipe import describe
 
         if path.exists() and not force:
             raise UserError(f"{path}: exists already; choose another name or add --force")
@@ -207,8 +207,8 @@ def predict(
 ) -> None:
     """Answers samples with a bundle's model file."""
     with _explained():
-        from distiq.bundle import Bundle, Prediction
-        from distiq.streaming import hear
+        from distiq.bundle.open import Bundle, Prediction
+        from distiq.bundle.stream import hear
 
         def words(answers: list[Prediction]) -> str:
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
@@ -244,7 +244,7 @@ def predict(
 def check(bundle: BundleFolder) -> None:
     """Replays a bundle's test vectors on this machine. Exit code 3 if the file answers differently here."""
     with _explained():
-        from distiq.bundle import Bundle
+        from distiq.bundle.open import Bundle
 
         found = Bundle(bundle).check()
         typer.echo("\n".join(found.lines))
@@ -269,7 +269,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.001, help="length of a turn")] = 0.2,
     shape: Annotated[str, typer.Option(help="of one sample, such as 3,224,224, where the file does not say it")] = "",
     rate: Annotated[int, typer.Option(min=0, help="of files that hear: samples per second; bundles say their own")] = 0,
-    grid: Annotated[bool, typer.Option("--grid", help="also time the settings of each file's runtime")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="also time the settings of each file's runtime")] = False,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
 ) -> None:
@@ -278,7 +278,7 @@ def bench(
         sizes = shape.split(",") if shape else []
         if not all(size.strip().isdigit() for size in sizes):
             raise UserError(f"--shape {shape}: write the sizes of one sample with commas, such as 3,224,224")
-        from distiq.bench import bench as bench_files
+        from distiq.commands.bench import bench as bench_files
         from distiq.report.show import show_bench
 
         console = Console(highlight=False)
@@ -291,7 +291,7 @@ def bench(
                 seconds=seconds,
                 shape=[int(size) for size in sizes],
                 rate=rate,
-                grid=grid,
+                tune=tune,
                 watch=watch,
             )
         show_bench(found, console)
@@ -332,14 +332,14 @@ def quantize(
     size: Annotated[str, typer.Option(help="of the images, such as 224,224, where the file does not say it")] = "",
     mean: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel: images become (x - mean) / std")] = "0",
     std: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel")] = "1",
-    pixels: Annotated[
-        bool, typer.Option("--pixels", help="the int8 file takes uint8 images and prepares them itself (not .pte)")
+    uint8_input: Annotated[
+        bool, typer.Option("--uint8-input", help="the int8 file takes uint8 images and prepares them itself (not .pte)")
     ] = False,
     pad: Annotated[
         int, typer.Option(help="of texts, the padding token's number, where the file takes a mask beside token numbers")
     ] = 0,
     integer_io: Annotated[
-        bool, typer.Option("--integer-io", help="a .tflite file that takes and gives int8 (with --pixels: gives)")
+        bool, typer.Option("--integer-io", help="a .tflite file that takes and gives int8 (with --uint8-input: gives)")
     ] = False,
     attention: Annotated[
         bool, typer.Option("--attention", help="products within attention in int8, too (static; slower in .pt2)")
@@ -350,8 +350,8 @@ def quantize(
 ) -> None:
     """Makes an int8 file from your own float32 ONNX file and measures both side by side; without labels or PyTorch."""
     with _explained():
+        from distiq.commands.quantize_file import quantize_file, scheme_of
         from distiq.data.inputs import Preparation
-        from distiq.post_training import quantize_file, scheme_of
         from distiq.report.show import show_own_file
 
         console = Console(highlight=False)
@@ -374,7 +374,7 @@ def quantize(
                 ),
                 Preparation.written(size, mean, std),
                 samples=samples,
-                pixels=pixels,
+                uint8_input=uint8_input,
                 pad=pad,
                 threads=threads,
                 watch=watch,

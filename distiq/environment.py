@@ -6,8 +6,8 @@ import importlib.metadata
 import platform
 import sys
 
-from distiq import runner
-from distiq.records import Environment
+from distiq.device import run as runner
+from distiq.records.record import Environment
 
 PACKAGES = ("distiq", "torch", "torchao", "accelerate", "onnx", "onnxscript", "onnxruntime", "numpy", "transformers",
             "openvino", "ai-edge-litert", "litert-torch", "executorch")  # fmt: skip

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -92,3 +93,13 @@ def sha256_of_tensors(tensors: Mapping[str, "Tensor"], beside: str = "") -> str:
 def sha256_of_json(value: Any) -> str:
     """The SHA-256 of a value's canonical JSON: sorted keys, no spaces."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Puts the finished folder `new` in the place of `target`, which may exist."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -22,7 +22,7 @@ def symmetric_bounds(bits: int) -> tuple[int, int]:
     return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
 
 
-def affine_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def affine_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the signed grid that spans [low, high], widened to hold zero exactly.
 
     Args:
@@ -53,8 +53,8 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (q - zero_point) * scale
 
 
-@torch.library.custom_op("distiq::dynamic_grid", mutates_args=())
-def dynamic_grid(x: Tensor) -> Tensor:
+@torch.library.custom_op("distiq::dynamic_qparams", mutates_args=())
+def dynamic_qparams(x: Tensor) -> Tensor:
     """The values on the 8-bit affine grid that spans them, as ONNX's DynamicQuantizeLinear defines it, in float32.
 
     One operation in an exported graph, so that a runtime's own can take its place. The gradient passes straight
@@ -66,12 +66,12 @@ def dynamic_grid(x: Tensor) -> Tensor:
     return (torch.clamp(torch.round(x / scale) + zero_point, 0, 255) - zero_point) * scale
 
 
-@dynamic_grid.register_fake
+@dynamic_qparams.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-dynamic_grid.register_autograd(lambda _, gradient: gradient)
+dynamic_qparams.register_autograd(lambda _, gradient: gradient)
 
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:

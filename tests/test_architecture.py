@@ -14,29 +14,9 @@ import distiq
 
 PACKAGE = Path(distiq.__file__).parent
 SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
-UPPER = {
-    "training",
-    "sharing",
-    "networks",
-    "bench",
-    "post_training",
-    "ablation",
-    "diagnosis",
-    "measuring",
-    "tuning",
-    "peak",
-    "report",
-    "pipeline",
-    "trials",
-    "delivery",
-    "cli",
-    "bundle",
-    "streaming",
-    "ladder",
-    "__main__",
-} | SIDE_BY_SIDE
+UPPER = {"training", "run", "commands", "timing", "bundle", "report", "cli", "__main__", "tasks"} | SIDE_BY_SIDE
 HOMES = {
-    "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_passes", "runtimes/onnx_streaming", "runtimes/pixels",
+    "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_passes", "runtimes/onnx_streaming", "runtimes/uint8_input",
              "models/from_onnx", "models/onnx_inputs", "models/onnx_operations"),
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
     "openvino": ("runtimes/openvino",), "ai_edge_litert": ("runtimes/litert",), "litert_torch": ("runtimes/litert",),
@@ -57,7 +37,7 @@ def imported_rooms(source: str) -> set[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            # `from distiq import ladder` names the room after the import.
+            # `from distiq import progress` names the room after the import.
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return {name.split(".")[1] for name in names if name.startswith("distiq.")}
 
@@ -74,10 +54,10 @@ def arrows() -> dict[str, set[str]]:
 
 def test_the_reader_of_imports_sees_them_all():
     source = (
-        "import distiq.data.load\nfrom distiq import ladder\ndef f():\n    from distiq.report.show import show\n"
+        "import distiq.data.load\nfrom distiq import progress\ndef f():\n    from distiq.report.show import show\n"
         "import torch\nfrom pathlib import Path"
     )
-    assert imported_rooms(source) == {"data", "ladder", "report"}
+    assert imported_rooms(source) == {"data", "progress", "report"}
 
 
 def test_rooms_import_no_one_another_in_a_circle():
@@ -97,11 +77,9 @@ def test_the_four_rooms_stand_side_by_side():
         ("files", {"errors"}),
         ("errors", set()),
         ("numerics", set()),
-        ("recipe", {"settings", "errors"}),
-        ("settings", set()),
-        ("ladder", {"recipe", "records"}),
+        ("recipe", {"errors"}),
         ("progress", set()),
-        ("runner", set()),
+        ("device", set()),
     ],
 )
 def test_a_room_imports_only(room, allowed):
@@ -120,7 +98,7 @@ def test_a_runtime_is_touched_by_its_own_file_alone():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for homes in (HOMES[top] for top in {module.split(".")[0] for module in modules} & HOMES.keys()):
-                assert file.relative_to(PACKAGE).as_posix() in ("runner.py", *(f"{home}.py" for home in homes))
+                assert file.relative_to(PACKAGE).as_posix() in ("device/run.py", *(f"{home}.py" for home in homes))
 
 
 def test_folders_have_empty_init_files():

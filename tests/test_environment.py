@@ -3,8 +3,9 @@ import platform
 
 import pytest
 
-from distiq import environment, runner
-from distiq.records import Environment
+from distiq import environment
+from distiq.device import run as runner
+from distiq.records.record import Environment
 
 
 def test_describe_names_this_machine():

@@ -6,7 +6,7 @@ import torch
 from distiq.numerics import (
     SMALLEST_SCALE,
     affine_bounds,
-    affine_grid,
+    affine_qparams,
     dequantize,
     quantize,
     sqnr_db,
@@ -26,7 +26,7 @@ def test_bounds(bits, affine, symmetric):
 @pytest.mark.parametrize(("low", "high"), RANGES)
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_affine_grid_spans_the_range_and_holds_zero(low, high, bits):
-    scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), bits)
+    scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
     smallest, largest = affine_bounds(bits)
     assert smallest <= int(zero_point) <= largest
     assert float(scale) == pytest.approx((max(high, 0) - min(low, 0)) / (2**bits - 1), rel=1e-6)
@@ -38,7 +38,7 @@ def test_affine_grid_spans_the_range_and_holds_zero(low, high, bits):
 
 
 def test_affine_grid_by_hand():
-    scale, zero_point = affine_grid(torch.tensor([-1.0, 0.0]), torch.tensor([1.55, 5.1]), 8)
+    scale, zero_point = affine_qparams(torch.tensor([-1.0, 0.0]), torch.tensor([1.55, 5.1]), 8)
     torch.testing.assert_close(scale, torch.tensor([0.01, 0.02]))
     assert zero_point.tolist() == [-28, -128]
     assert zero_point.dtype == torch.int64
@@ -46,7 +46,7 @@ def test_affine_grid_by_hand():
 
 @pytest.mark.parametrize("low_high", [(0.0, 0.0), (1e-12, 1e-12), (-1e-30, 1e-30)])
 def test_a_degenerate_range_still_gives_a_grid(low_high):
-    scale, zero_point = affine_grid(torch.tensor(low_high[0]), torch.tensor(low_high[1]), 8)
+    scale, zero_point = affine_qparams(torch.tensor(low_high[0]), torch.tensor(low_high[1]), 8)
     assert float(scale) == SMALLEST_SCALE
     q = quantize(torch.zeros(3), scale, zero_point, affine_bounds(8))
     assert dequantize(q, scale, zero_point).tolist() == [0, 0, 0]
@@ -66,7 +66,7 @@ def test_symmetric_grid_ends_at_the_largest_magnitude(bits):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_error_inside_the_range_is_at_most_half_a_step(low, high, bits):
     x = torch.linspace(low, high, 4001, dtype=torch.float64)
-    scale, zero_point = affine_grid(torch.tensor(low), torch.tensor(high), bits)
+    scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
     q = quantize(x, scale.double(), zero_point, affine_bounds(bits))
     assert int(q.min()) >= affine_bounds(bits)[0]
     assert int(q.max()) <= affine_bounds(bits)[1]
@@ -75,7 +75,7 @@ def test_error_inside_the_range_is_at_most_half_a_step(low, high, bits):
 
 
 def test_values_outside_the_range_go_to_its_ends():
-    scale, zero_point = affine_grid(torch.tensor(-1.0), torch.tensor(1.0), 8)
+    scale, zero_point = affine_qparams(torch.tensor(-1.0), torch.tensor(1.0), 8)
     assert quantize(torch.tensor([-50.0, 50.0]), scale, zero_point, affine_bounds(8)).tolist() == [-128, 127]
 
 
@@ -101,6 +101,6 @@ def test_sqnr_by_hand():
 def test_sqnr_of_a_sine_grows_by_six_db_a_bit(bits):
     # Bennett 1948: a sine over the whole range of an n-bit grid has 6.02 n + 1.76 dB.
     sine = torch.sin(torch.linspace(0, 2000 * math.pi, 200_003, dtype=torch.float64))
-    scale, zero_point = affine_grid(torch.tensor(-1.0), torch.tensor(1.0), bits)
+    scale, zero_point = affine_qparams(torch.tensor(-1.0), torch.tensor(1.0), bits)
     back = dequantize(quantize(sine, scale.double(), zero_point, affine_bounds(bits)), scale.double(), zero_point)
     assert sqnr_db(sine, back) == pytest.approx(6.0206 * bits + 1.7609, abs=0.2)

@@ -7,7 +7,7 @@ import pytest
 
 from distiq.data.load import load
 from distiq.models.build import build
-from distiq.recipe import load_recipe
+from distiq.recipe.read import load_recipe
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from distiq.data.images import class_names
 from distiq.data.splits import Split
+from distiq.device.run import fitted
 from distiq.errors import UserError
-from distiq.recipe import AudioSettings
-from distiq.runner import fitted
+from distiq.recipe.data import AudioSettings
 
 CLIP_SUFFIXES = (".wav", ".flac")
 DIGITS = tuple(str(digit) for digit in range(10))

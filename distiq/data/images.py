@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq import runner
 from distiq.data.splits import Split
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.files import write_atomically
 

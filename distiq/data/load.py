@@ -12,8 +12,8 @@ from distiq.data.tables import table
 from distiq.data.text import texts
 from distiq.errors import UserError
 from distiq.factory import call_factory
-from distiq.recipe import DataSettings
-from distiq.records import NOUNS
+from distiq.recipe.data import DataSettings
+from distiq.records.record import NOUNS
 
 
 def load(settings: DataSettings, seed: int) -> Data:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.records import NOUNS, DataRecord, Kind, measure
+from distiq.records.data import DataRecord, measure
+from distiq.records.record import NOUNS, Kind
 
 UNLABELLED = -1
 FORMS: dict[Kind, tuple[int, tuple[torch.dtype, ...], str]] = {
@@ -105,7 +106,7 @@ class Data:
         rate: of clips, samples per second; 0 for others.
         preparation: how raw samples (rows of a table, texts) became inputs, as JSON values; the bundle carries it.
         notes: sentences about what was changed, missing, unknown or cut in the raw samples.
-        as_pixels: `normalize` changes nothing, for files that normalize uint8 images themselves.
+        as_uint8: `normalize` changes nothing, for files that normalize uint8 images themselves.
     """
 
     source: str
@@ -119,14 +120,14 @@ class Data:
     rate: int = 0
     preparation: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    as_pixels: bool = False
+    as_uint8: bool = False
 
     @property
     def kind(self) -> Kind:
         return self.train.kind
 
     @property
-    def several_labels(self) -> bool:
+    def multi_label(self) -> bool:
         """Whether a sample has any number of labels, in place of one class."""
         return self.train.labels.ndim == 2
 
@@ -143,7 +144,7 @@ class Data:
     @property
     def measure(self) -> str:
         """What the quality of a model on these samples is called."""
-        return measure(self.several_labels, self.regression)
+        return measure(self.multi_label, self.regression)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -199,7 +200,7 @@ class Data:
 
         Shapes: (B, ...) -> (B, ...), float32 but for token numbers and pixels.
         """
-        if self.kind == "text" or self.as_pixels:
+        if self.kind == "text" or self.as_uint8:
             return inputs
         scale = {torch.uint8: 255.0, torch.int16: 32768.0}.get(inputs.dtype, 1.0)
         inputs = inputs.float() / scale
@@ -215,7 +216,7 @@ class Data:
             source=self.source,
             kind=self.kind,
             classes=self.classes,
-            several_labels=self.several_labels,
+            multi_label=self.multi_label,
             regression=self.regression,
             train=len(self.train),
             validation=len(self.validation),

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq import runner
 from distiq.data.columns import Columns, label_numbers, parse_columns, read_columns
 from distiq.data.splits import Split
+from distiq.device import run as runner
 from distiq.errors import UserError
-from distiq.recipe import DataSettings, TableSettings
+from distiq.recipe.data import DataSettings, TableSettings
 
 ADULT = TableSettings(
     label="income",

@@ -12,20 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.columns import (
-    Columns,
-    label_flags,
-    label_numbers,
-    label_sets,
-    read_columns,
-    set_flags,
-    target_numbers,
-)
+from distiq.data.columns import Columns, label_flags, label_numbers, label_sets, read_columns, set_flags, target_numbers
 from distiq.data.hub import hub_columns
 from distiq.data.splits import Split
 from distiq.errors import UserError
-from distiq.recipe import DataSettings, TextSettings
-from distiq.settings.data import SHORTEST_TEXT
+from distiq.recipe.data import SHORTEST_TEXT, DataSettings, TextSettings
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 PADS = (PAD, "<pad>", "<PAD>")

@@ -13,7 +13,7 @@ from torch import Tensor
 from distiq.data.splits import Split, Words
 from distiq.data.waveforms import hushed, louder, moved, with_noise
 from distiq.errors import UserError
-from distiq.recipe import ViewSettings
+from distiq.recipe.data import ViewSettings
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)

@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distiq import processes
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.storage import decode, encode
@@ -20,8 +19,9 @@ from distiq.distillation.teacher import Knowledge, Teacher
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_tensors
 from distiq.progress import Silent, Watch
-from distiq.recipe import CacheSettings
-from distiq.training import Batch, Batches
+from distiq.recipe.distil import CacheSettings
+from distiq.training import processes
+from distiq.training.batches import Batch, Batches
 
 CHUNK = 512
 Rows = dict[str, Tensor]

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from distiq.data.splits import UNLABELLED, Data, is_known
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
-from distiq.distillation.friendly import Friendly, friendly
-from distiq.distillation.taps import tapped
+from distiq.distillation.hooks import feature_hooks
+from distiq.distillation.quant_regularization import Friendly, quant_regularization
 from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
 from distiq.progress import Watch
-from distiq.recipe import OUTPUT_LOSSES, DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
-from distiq.records import TrainingRecord
-from distiq.sharing import gathered
-from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import OUTPUT_LOSSES, DistilSettings, KnowledgeLoss
+from distiq.recipe.training import TrainingSettings
+from distiq.records.training import TrainingRecord
+from distiq.training.batches import Batch, Batches
+from distiq.training.distributed import gathered
+from distiq.training.fit import Losses, fit, validation_accuracy
 
 
 class Distillation(nn.Module):
@@ -50,7 +53,7 @@ class Distillation(nn.Module):
         self.paths = [path for loss in self.wanted for path in loss.student]
 
     def forward(self, batch: Batch) -> Losses:
-        with tapped(self.student, self.paths) as features:
+        with feature_hooks(self.student, self.paths) as features:
             logits, eased = (
                 self.easy(self.student, batch.inputs) if self.easy else (self.student(batch.inputs), Losses())
             )
@@ -159,7 +162,7 @@ def distil(
     answering = as_teacher(teacher, settings)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     terms = _terms(student, answering, settings, batches)
-    easy = friendly(student, settings.friendly, data.example)
+    easy = quant_regularization(student, settings.quant_regularization, data.example)
     objective = Distillation(student, answering, settings, training.label_smoothing, terms, easy)
 
     def accuracy(trained: nn.Module) -> float:
@@ -208,21 +211,21 @@ def check_smoothing(training: TrainingSettings, data: Data, where: str) -> None:
 
 
 def _check_labels(settings: DistilSettings, data: Data, views: ViewSettings) -> None:
-    if data.several_labels or data.regression:
-        listed = settings.output_losses if data.several_labels else settings.losses
-        fitting = ("kd", "logit_mse") if data.several_labels else ("logit_mse",)
+    if data.multi_label or data.regression:
+        listed = settings.output_losses if data.multi_label else settings.losses
+        fitting = ("kd", "logit_mse") if data.multi_label else ("logit_mse",)
         if strange := [loss.name for loss in listed if loss.name in OUTPUT_LOSSES and loss.name not in fitting]:
             raise UserError(
                 f"distil.losses: {strange[0]} compares one class with the others, but a sample has several labels here;"
                 " use kd, which compares each label, or logit_mse"
-                if data.several_labels
+                if data.multi_label
                 else f"distil.losses: {strange[0]} compares classes, but a sample has a number here; use logit_mse, or"
                 " distil.kd_weight, which weighs the squared error against the teacher"
             )
         if settings.teacher == "cached" and settings.cache.storage != "float16":
             raise UserError(
                 f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which'
-                f' {"several labels" if data.several_labels else "numbers"} do not bear; take "float16"'
+                f' {"several labels" if data.multi_label else "numbers"} do not bear; take "float16"'
             )
     if data.regression:
         return
@@ -246,7 +249,7 @@ def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batch
     """Every loss between layers as a module, tried on the two samples that it was sized by."""
     sample = batches.batch(0, torch.arange(min(2, len(batches.data.train))))
     paths = [path for loss in settings.layer_losses for path in loss.student]
-    with torch.no_grad(), tapped(student, paths) as seen:
+    with torch.no_grad(), feature_hooks(student, paths) as seen:
         student.eval()(sample.inputs)
     if isinstance(teacher, MeanTeacher):
         raise UserError("distil.losses: a MeanTeacher gives outputs alone; leave out the losses between layers")

@@ -9,8 +9,10 @@ from distiq.data.splits import Data
 from distiq.distillation.distil import distil
 from distiq.distillation.teacher import Ensemble, LiveTeacher, freeze
 from distiq.progress import Watch
-from distiq.recipe import DistilSettings, TrainingSettings, ViewSettings
-from distiq.records import TrainingRecord
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import DistilSettings
+from distiq.recipe.training import TrainingSettings
+from distiq.records.training import TrainingRecord
 
 
 @dataclass(frozen=True)

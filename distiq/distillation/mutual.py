@@ -13,10 +13,13 @@ from distiq.distillation.distil import check_smoothing, task_loss
 from distiq.distillation.terms import output_loss
 from distiq.errors import UserError
 from distiq.progress import Watch
-from distiq.recipe import KnowledgeLoss, TrainingSettings, ViewSettings
-from distiq.records import TrainingRecord
-from distiq.sharing import gathered
-from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import KnowledgeLoss
+from distiq.recipe.training import TrainingSettings
+from distiq.records.training import TrainingRecord
+from distiq.training.batches import Batch, Batches
+from distiq.training.distributed import gathered
+from distiq.training.fit import Losses, fit, validation_accuracy
 
 
 class Mutual(nn.Module):

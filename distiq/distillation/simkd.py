@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from distiq.distillation.taps import tapped
+from distiq.distillation.hooks import feature_hooks
 from distiq.distillation.teacher import freeze
 from distiq.errors import UserError
 
@@ -60,7 +60,7 @@ def reuse_classifier(
             " student's strides so that both have one height and width"
         )
     for model in (student, teacher):
-        with tapped(model, [classifier]):
+        with feature_hooks(model, [classifier]):
             pass  # it is there, or the error says what is near it
     between = projector(ours.shape[1], theirs.shape[1], factor)
     student.set_submodule(pool, nn.Sequential(between, student.get_submodule(pool)))
@@ -72,7 +72,7 @@ def reuse_classifier(
 def _pooled(model: nn.Module, pool: str, example: Tensor) -> Tensor:
     """What reaches the pooling: maps (B, C, H, W)."""
     seen: list[Tensor] = []
-    with tapped(model, [pool]):
+    with feature_hooks(model, [pool]):
         handle = model.get_submodule(pool).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
         try:
             model.eval()(example)

@@ -6,7 +6,7 @@ Logits are defined up to a shift of each row, which no loss on softened outputs 
 import torch
 from torch import Tensor
 
-from distiq.recipe import CacheSettings
+from distiq.recipe.distil import CacheSettings
 
 LEVELS = 63  # six bits
 RANGES = 2.0 ** (0.4 * torch.arange(16))  # 1 to 64: how far the least likely class may lie below the likeliest

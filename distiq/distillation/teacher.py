@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.data.splits import UNLABELLED, Data
-from distiq.distillation.taps import tapped
+from distiq.distillation.hooks import feature_hooks
 from distiq.errors import UserError
-from distiq.training import Batch
+from distiq.training.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LiveTeacher:
         with (
             torch.no_grad(),
             torch.autocast(batch.inputs.device.type, enabled=False),
-            tapped(self.model, self.paths) as features,
+            feature_hooks(self.model, self.paths) as features,
         ):
             logits = self.model(batch.inputs)
         return Knowledge(logits.float(), features)

@@ -14,7 +14,7 @@ from distiq.distillation import losses
 from distiq.distillation.feature_losses import embedded
 from distiq.distillation.projections import HintProjection
 from distiq.errors import UserError
-from distiq.recipe import DistilSettings, KnowledgeLoss
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss
 
 Loss = Callable[..., Tensor]
 NAMES = {

@@ -1,18 +1,10 @@
-"""What a model costs: operations, parameters, bytes, milliseconds."""
+"""What a model costs: operations and parameters."""
 
 import copy
-import statistics
-import time
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-
-from distiq.evaluation.evaluate import Predict
-from distiq.records import LatencyRecord
-
-WARM_UPS = 3
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -29,53 +21,3 @@ def layer_macs(model: nn.Module, example: Tensor) -> dict[str, int]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         copy.deepcopy(model).cpu().eval()(example[:1])
     return {name.partition(".")[2]: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
-
-
-def latencies(
-    models: Mapping[str, Predict], batch: Tensor, threads: int, rounds: int = 7, seconds: float = 0.4
-) -> dict[str, LatencyRecord]:
-    """Times several models side by side, interleaved, so that a drift of the machine's speed meets all of them.
-
-    Args:
-        batch: the input of every call (B, ...).
-        threads: what the models were loaded with; it is recorded, not set.
-        rounds: how often each model has its turn; the order turns round every time.
-        seconds: length of a turn, after `WARM_UPS` calls that are not counted, or as many as fit into that time.
-    """
-    turns: dict[str, list[list[float]]] = {name: [] for name in models}
-    for number in range(rounds):
-        names = list(models) if number % 2 == 0 else list(models)[::-1]
-        for name in names:
-            turns[name].append(_turn(models[name], batch, seconds))
-    return {name: _summary(values, len(batch), threads) for name, values in turns.items()}
-
-
-def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
-    warm = time.perf_counter() + seconds
-    for _ in range(WARM_UPS):
-        predict(batch)
-        if time.perf_counter() > warm:
-            break
-    values: list[float] = []
-    end = time.perf_counter() + seconds
-    while not values or time.perf_counter() < end:
-        began = time.perf_counter()
-        predict(batch)
-        values.append(time.perf_counter() - began)
-    return values
-
-
-def _summary(turns: list[list[float]], batch: int, threads: int) -> LatencyRecord:
-    times = [value for turn in turns for value in turn]
-    median = statistics.median(times)
-    p95, p99 = (sorted(times)[min(len(times) - 1, int(share * len(times)))] for share in (0.95, 0.99))
-    return LatencyRecord(
-        batch=batch,
-        threads=threads,
-        runs=len(times),
-        p50_ms=median * 1e3,
-        p95_ms=p95 * 1e3,
-        throughput_per_s=batch / median,
-        p99_ms=p99 * 1e3,
-        turns_ms=tuple(statistics.median(turn) * 1e3 for turn in turns),
-    )

@@ -15,7 +15,7 @@ from distiq.evaluation.accuracy import (
     wilson_interval,
 )
 from distiq.evaluation.regression import score_numbers
-from distiq.records import AccuracyRecord, QualityRecord
+from distiq.records.quality import AccuracyRecord, QualityRecord
 
 Predict = Callable[[Tensor], Tensor]
 CHUNK = 250
@@ -88,12 +88,12 @@ def score(
     )
 
 
-def agreement(one: Tensor, other: Tensor, several_labels: bool = False) -> float:
+def agreement(one: Tensor, other: Tensor, multi_label: bool = False) -> float:
     """Share of samples on which two models' logits (N, classes) have the same largest entry; of samples with several
     labels, on which the same entries are above 0; of a single output, on which it is the same to 1/255 of the span of
     the first model's."""
     if one.shape[1] == 1:
         return float(((one - other).abs() <= (one.max() - one.min()) / 255).double().mean())
-    if several_labels:
+    if multi_label:
         return float(((one > 0) == (other > 0)).all(1).double().mean())
     return float((one.argmax(1) == other.argmax(1)).double().mean())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distiq.records import KeywordRecord
+from distiq.records.quality import KeywordRecord
 
 
 def keyword_errors(

@@ -8,7 +8,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from distiq.data.splits import correlation
 from distiq.evaluation.accuracy import Z_95
-from distiq.records import RegressionRecord
+from distiq.records.quality import RegressionRecord
 
 
 def score_numbers(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.models.audio_classifier import Waves
 from distiq.models.frontend import MFCC, LogMel
-from distiq.models.hearing import Waves
 from distiq.models.mobilenet import conv_bn
 from distiq.models.predictor import Predictor
 from distiq.models.resnet import ResNet

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
+from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.bc_resnet import BCResNet
 from distiq.models.conformer import Conformer
 from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.frontend import front_end
-from distiq.models.hearing import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet

@@ -136,7 +136,7 @@ def save_transformers(
     folder: Path,
     classes: Sequence[str],
     text: Mapping[str, Any],
-    several_labels: bool = False,
+    multi_label: bool = False,
     target: Mapping[str, float] | None = None,
 ) -> None:
     """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
@@ -151,7 +151,7 @@ def save_transformers(
 
     transformers.logging.disable_progress_bar()
     try:
-        as_transformers(network, classes, several_labels, target).save_pretrained(folder)
+        as_transformers(network, classes, multi_label, target).save_pretrained(folder)
     finally:
         transformers.logging.enable_progress_bar()
     if not text:
@@ -172,7 +172,7 @@ def save_transformers(
 def as_transformers(
     network: TokenLogits,
     classes: Sequence[str],
-    several_labels: bool = False,
+    multi_label: bool = False,
     target: Mapping[str, float] | None = None,
 ) -> Any:
     """A copy in the library's own architecture, whose `save_pretrained` other programs can load.
@@ -192,7 +192,7 @@ def as_transformers(
             for linear in found[:3]:
                 _pad(linear, config.hidden_size - linear.out_features, rows=True)
             _pad(found[3], config.hidden_size - found[3].in_features, rows=False)
-    config.problem_type = "multi_label_classification" if several_labels else "single_label_classification"
+    config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
     if target is not None:
         config.problem_type, config.target = "regression", dict(target)
     config.id2label = dict(enumerate(classes))

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import ACTIVATIONS, GATES, NORMALIZATIONS, WEIGHTED, aten, layer_of
-from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
 
 MOST_LAYERS = 8  # of a block; a larger one (a U-Net, say) is taken layer by layer
 SUMS = {aten.add.Tensor, aten.add_.Tensor}
@@ -75,7 +75,7 @@ def _layer_test(prepared: fx.GraphModule) -> Callable[[fx.Node], bool]:
         if node.target not in WEIGHTED:
             return False
         weight: Any = node.args[1]
-        return isinstance(modules.get(str(weight.target)), PerChannelWeightPoint)
+        return isinstance(modules.get(str(weight.target)), PerChannelWeightFakeQuantize)
 
     return is_layer
 
@@ -102,11 +102,13 @@ def _touched(prepared: fx.GraphModule) -> dict[fx.Node, bool]:
     modules = dict(prepared.named_modules(remove_duplicate=False))
     found: dict[fx.Node, bool] = {}
     for node in _moving(prepared):
-        is_point = isinstance(modules.get(str(node.target)), ActivationPoint)
+        is_fake_quantize = isinstance(modules.get(str(node.target)), ActivationFakeQuantize)
         sources = node.all_input_nodes
-        reads_grid = any(isinstance(modules.get(str(source.target)), PerChannelWeightPoint) for source in sources)
-        if is_point or reads_grid or any(source in found for source in sources):
-            found[node] = is_point
+        reads_grid = any(
+            isinstance(modules.get(str(source.target)), PerChannelWeightFakeQuantize) for source in sources
+        )
+        if is_fake_quantize or reads_grid or any(source in found for source in sources):
+            found[node] = is_fake_quantize
     return found
 
 

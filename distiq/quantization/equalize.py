@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, BiasFakeQuantize, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import CONVOLUTIONS, NORMALIZATIONS, WEIGHTED, aten
-from distiq.quantization.points import ActivationPoint, BiasPoint, PerChannelWeightPoint
 
 ALPHA = 0.5  # SmoothQuant's own: activations and weights are made equally hard
 SWEEPS, SETTLED = 20, 1e-4
 TINY = 1e-30
-POINTS = (ActivationPoint, BiasPoint, PerChannelWeightPoint)
+POINTS = (ActivationFakeQuantize, BiasFakeQuantize, PerChannelWeightFakeQuantize)
 CHUNK = 256
 RELUS = {aten.relu.default, aten.relu_.default, aten.clamp_min.default}
 HARDTANHS = {aten.hardtanh.default, aten.hardtanh_.default}
@@ -62,11 +62,11 @@ def pairs(prepared: fx.GraphModule) -> list[Pair]:
         activated = behind.target in RELUS | CLIPS
         between, ceiling = (behind, _ceiling(behind)) if activated else (first, math.inf)
         point = _only_reader(between)
-        second = _only_reader(point) if point is not None and graph.is_point(point) else None
+        second = _only_reader(point) if point is not None and graph.is_fake_quantize(point) else None
         if second is None or second.target not in WEIGHTED or second.args[0] is not point or not graph.owns(second):
             continue
         weight: Any = second.args[1]
-        if not graph.is_point(weight):  # it stays in float32
+        if not graph.is_fake_quantize(weight):  # it stays in float32
             continue
         if ceiling > 0 and (first.target in CONVOLUTIONS) == (second.target in CONVOLUTIONS):
             found.append(Pair(first, between, second, ceiling))
@@ -78,7 +78,7 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
     graph = _Graph(prepared)
     found = []
     for norm in prepared.graph.nodes:
-        if norm.target not in NORMALIZATIONS or not all(graph.is_point(point) for point in norm.users):
+        if norm.target not in NORMALIZATIONS or not all(graph.is_fake_quantize(point) for point in norm.users):
             continue
         layers = tuple(layer for point in norm.users for layer in point.users)
         linear = all(layer.target is aten.linear.default and layer.args[0] in norm.users for layer in layers)
@@ -88,7 +88,7 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
     return found
 
 
-def changed_points(prepared: fx.GraphModule) -> set[nn.Module]:
+def changed_fake_quantizers(prepared: fx.GraphModule) -> set[nn.Module]:
     """The points whose grids equalization changes relative to their values: of what lies between, and of its readers'
     weights. The first layer's own grids, one for each channel, are only scaled."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
@@ -185,16 +185,16 @@ class _Graph:
         self.modules = dict(prepared.named_modules(remove_duplicate=False))
         self.readers = Counter[nn.Parameter]()
         for node in prepared.graph.nodes:
-            for source in () if self.is_point(node) else node.all_input_nodes:
+            for source in () if self.is_fake_quantize(node) else node.all_input_nodes:
                 if (parameter := self._parameter(source)) is not None:
                     self.readers[parameter] += 1
 
-    def is_point(self, node: fx.Node) -> bool:
+    def is_fake_quantize(self, node: fx.Node) -> bool:
         return isinstance(self.modules.get(str(node.target)), POINTS)
 
     def _parameter(self, argument: object) -> nn.Parameter | None:
         """The parameter that an argument of a layer reads, through its point; fixed weights are none."""
-        if isinstance(argument, fx.Node) and self.is_point(argument):
+        if isinstance(argument, fx.Node) and self.is_fake_quantize(argument):
             argument = argument.args[0]
         if not isinstance(argument, fx.Node) or argument.op != "get_attr":
             return None
@@ -269,8 +269,8 @@ class _Watching(fx.Interpreter):
         return value
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        is_point = isinstance(self.fetch_attr(target), POINTS)
-        return args[0] if is_point else super().call_module(target, args, kwargs)
+        is_fake_quantize = isinstance(self.fetch_attr(target), POINTS)
+        return args[0] if is_fake_quantize else super().call_module(target, args, kwargs)
 
 
 def _largest(prepared: fx.GraphModule, samples: Tensor, axes: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:

@@ -27,7 +27,12 @@ from distiq.models.attention import write_out_attention
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.models.recurrent import bilstm
 from distiq.numerics import affine_bounds, symmetric_bounds
-from distiq.quantization.points import ActivationPoint, BiasPoint, DynamicPoint, PerChannelWeightPoint
+from distiq.quantization.fake_quantize import (
+    ActivationFakeQuantize,
+    BiasFakeQuantize,
+    DynamicFakeQuantize,
+    PerChannelWeightFakeQuantize,
+)
 from distiq.quantization.scheme import REDUCED_BITS, Scheme
 
 aten = torch.ops.aten
@@ -126,9 +131,9 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     if scheme.integer_io:
         _check_ends(prepared)
     _look_through_gates(prepared)
-    _insert_bias_points(prepared)
+    _insert_bias_fake_quantizers(prepared)
     if scheme.mode == "dynamic":
-        _insert_dynamic_points(prepared)
+        _insert_dynamic_fake_quantizers(prepared)
     return prepared
 
 
@@ -139,7 +144,7 @@ def _check_ends(prepared: fx.GraphModule) -> None:
         if node.op in ("placeholder", "output"):
             readers = [user for user in node.users if user.target is not aten.sym_size.int]
             beside = readers if node.op == "placeholder" else node.all_input_nodes
-            if not all(isinstance(modules.get(str(one.target)), ActivationPoint) for one in beside):
+            if not all(isinstance(modules.get(str(one.target)), ActivationFakeQuantize) for one in beside):
                 end = "reads its input" if node.op == "placeholder" else "computes its output"
                 raise UserError(
                     f"integer_io: the network {end} in float32, as token numbers, normalization layers and modules"
@@ -181,7 +186,7 @@ def _look_through_gates(prepared: fx.GraphModule) -> None:
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for node in prepared.graph.nodes:
         point = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(point, ActivationPoint) or len(node.users) != 2:
+        if not isinstance(point, ActivationFakeQuantize) or len(node.users) != 2:
             continue
         for gate in node.users:
             on_grid = next(iter(gate.users), None) if gate.target in GATED else None
@@ -190,7 +195,7 @@ def _look_through_gates(prepared: fx.GraphModule) -> None:
                 point.through = GATED[gate.target]
 
 
-def _insert_dynamic_points(prepared: fx.GraphModule) -> None:
+def _insert_dynamic_fake_quantizers(prepared: fx.GraphModule) -> None:
     """A grid of each batch in front of the linear layers that have integer weights; those of one source share it."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     made: dict[fx.Node, fx.Node] = {}
@@ -201,7 +206,7 @@ def _insert_dynamic_points(prepared: fx.GraphModule) -> None:
         source = arguments[0]
         if source not in made:
             name = f"dynamic_point_{len(made)}"
-            prepared.add_submodule(name, DynamicPoint())
+            prepared.add_submodule(name, DynamicFakeQuantize())
             with prepared.graph.inserting_after(source):
                 made[source] = prepared.graph.call_module(name, (source,))
             made[source].meta = dict(source.meta)
@@ -217,19 +222,19 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
         for node in prepared.graph.nodes:
             # Grids of weights are made from the weights as they are now, whether or not the graph has run with them.
             point = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(point, PerChannelWeightPoint):
+            if isinstance(point, PerChannelWeightFakeQuantize):
                 point(parameter_of(prepared, node))
-        for node, bias_point in bias_points(prepared):
+        for node, bias_point in bias_fake_quantizers(prepared):
             bias_point.value = bias_point.on_grid(parameter_of(prepared, node).detach())
-        _fold_bias_points(prepared)
+        _fold_bias_fake_quantizers(prepared)
         return convert_pt2e(prepared)
 
 
-def bias_points(prepared: fx.GraphModule) -> list[tuple[fx.Node, BiasPoint]]:
+def bias_fake_quantizers(prepared: fx.GraphModule) -> list[tuple[fx.Node, BiasFakeQuantize]]:
     """The points of biases and the nodes that stand for them."""
     modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
     found = [(node, modules[str(node.target)]) for node in prepared.graph.nodes if node.op == "call_module"]
-    return [(node, module) for node, module in found if isinstance(module, BiasPoint)]
+    return [(node, module) for node, module in found if isinstance(module, BiasFakeQuantize)]
 
 
 def parameter_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Parameter:
@@ -243,26 +248,26 @@ def layer_of(weight: fx.Node) -> str:
     return str(weight.target).rpartition(".")[0]
 
 
-def _insert_bias_points(prepared: fx.GraphModule) -> None:
+def _insert_bias_fake_quantizers(prepared: fx.GraphModule) -> None:
     modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
     for number, node in enumerate(list(prepared.graph.nodes)):
         arguments: Any = node.args
         if node.target not in WEIGHTED or len(arguments) < 3 or not isinstance(arguments[2], fx.Node):
             continue
         activation, weight = (modules.get(str(argument.target)) for argument in arguments[:2])
-        if isinstance(activation, ActivationPoint) and isinstance(weight, PerChannelWeightPoint):
+        if isinstance(activation, ActivationFakeQuantize) and isinstance(weight, PerChannelWeightFakeQuantize):
             name = f"bias_point_{number}"
-            prepared.add_submodule(name, BiasPoint(activation, weight))
+            prepared.add_submodule(name, BiasFakeQuantize(activation, weight))
             with prepared.graph.inserting_before(node):
                 point = prepared.graph.call_module(name, (arguments[2],))
             node.replace_input_with(arguments[2], point)
     prepared.recompile()
 
 
-def _fold_bias_points(prepared: fx.GraphModule) -> None:
+def _fold_bias_fake_quantizers(prepared: fx.GraphModule) -> None:
     """Puts every bias on its grid for good and takes its point away."""
     sources: set[Any] = set()
-    for node, point in bias_points(prepared):
+    for node, point in bias_fake_quantizers(prepared):
         bias = parameter_of(prepared, node)
         source: Any = node.args[0]
         value: Any = source
@@ -322,7 +327,7 @@ class IntegerQuantizer(Quantizer):
         self.scheme = scheme
         low, high = affine_bounds(scheme.activation_bits)
         kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
-        point = ActivationPoint.with_args(scheme=scheme)
+        point = ActivationFakeQuantize.with_args(scheme=scheme)
         self.activation = QuantizationSpec(kind, point, low, high, torch.per_tensor_affine)
         self.factor = QuantizationSpec(kind, point, low, high, torch.per_tensor_symmetric)
 
@@ -393,7 +398,7 @@ class IntegerQuantizer(Quantizer):
 
 def _weight_grid(bits: int) -> QuantizationSpec:
     low, high = symmetric_bounds(bits)
-    return QuantizationSpec(torch.int8, PerChannelWeightPoint, low, high, torch.per_channel_symmetric, ch_axis=0)
+    return QuantizationSpec(torch.int8, PerChannelWeightFakeQuantize, low, high, torch.per_channel_symmetric, ch_axis=0)
 
 
 def is_within(node: fx.Node, paths: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import LinearConstraint, milp
 
-from distiq.quantization.points import PerChannelWeightPoint
+from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.quantize import QuantizedModel
 from distiq.quantization.sensitivity import grids
 
@@ -57,10 +57,10 @@ def bit_operations(quantized: QuantizedModel, macs: Mapping[str, int]) -> int:
     """
     scheme = quantized.scheme
     activation_bits = FLOAT_BITS if scheme.mode == "weight_only" else scheme.activation_bits
-    total, on_grids = 0, 0
+    total, for_qat = 0, 0
     for grid in grids(quantized):
-        if isinstance(grid.point, PerChannelWeightPoint) and grid.place in macs:
+        if isinstance(grid.point, PerChannelWeightFakeQuantize) and grid.place in macs:
             bits = grid.point.quant_max.bit_length() + 1  # a symmetric grid of b bits ends at 2^(b-1) - 1
             total += macs[grid.place] * bits * activation_bits
-            on_grids += macs[grid.place]
-    return total + (macs.get("", 0) - on_grids) * FLOAT_BITS**2
+            for_qat += macs[grid.place]
+    return total + (macs.get("", 0) - for_qat) * FLOAT_BITS**2

@@ -16,12 +16,14 @@ from distiq.data.views import Views
 from distiq.errors import UserError
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
-from distiq.quantization.graph import bias_points, parameter_of
-from distiq.quantization.points import PerChannelWeightPoint
+from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
+from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.quantize import QuantizedModel, points
-from distiq.recipe import GridTrainingSettings, TrainingSettings, ViewSettings
-from distiq.records import TrainingRecord
-from distiq.training import Batch, Batches, Losses, fit, validation_accuracy
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.training import QATSettings, TrainingSettings
+from distiq.records.training import TrainingRecord
+from distiq.training.batches import Batch, Batches
+from distiq.training.fit import Losses, fit, validation_accuracy
 
 EIGHT_BITS = symmetric_bounds(8)[1]
 LossFn = Callable[[Tensor, Batch], Losses]
@@ -59,13 +61,13 @@ def train_quantized(
     Raises:
         UserError: another precision, or the loss is not finite.
     """
-    training = training or GridTrainingSettings()
+    training = training or QATSettings()
     if training.precision not in ("float32", "auto"):
         raise UserError(f'{stage}: precision = "{training.precision}" cannot carry an 8-bit grid; take "float32"')
     training = training.model_copy(update={"precision": "float32"})
 
     for point in quantized.modules():
-        if isinstance(point, PerChannelWeightPoint) and point.quant_max < EIGHT_BITS:
+        if isinstance(point, PerChannelWeightFakeQuantize) and point.quant_max < EIGHT_BITS:
             point.learn()
     if learn_ranges:
         for activation in points(quantized):
@@ -95,7 +97,7 @@ def train_quantized(
 @torch.no_grad()
 def _hold_biases(quantized: QuantizedModel) -> None:
     """Widens the grids of weights whose accumulators have become too fine for their biases; no grid narrows."""
-    for node, point in bias_points(quantized.prepared):
+    for node, point in bias_fake_quantizers(quantized.prepared):
         smallest = point.pair[1].smallest_scale
         before = smallest.clone()
         point.freeze(parameter_of(quantized.prepared, node))

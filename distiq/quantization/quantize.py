@@ -9,8 +9,8 @@ from distiq.errors import UserError
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
-from distiq.quantization.graph import bias_points, convert, export_graph, layer_of, parameter_of, prepare
-from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
+from distiq.quantization.graph import bias_fake_quantizers, convert, export_graph, layer_of, parameter_of, prepare
 from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
@@ -53,7 +53,7 @@ class QuantizedModel(nn.Module):
         return tuple(
             layer
             for layer, point in found
-            if isinstance(point, PerChannelWeightPoint)
+            if isinstance(point, PerChannelWeightFakeQuantize)
             and point.quant_max < symmetric_bounds(self.scheme.bits_of(layer))[1]
         )
 
@@ -106,9 +106,9 @@ def quantize(
 
 def has_products_on_grids(prepared: fx.GraphModule) -> bool:
     """Whether two activations are multiplied as matrices anywhere, both on grids."""
-    on_grids = {name for name, module in prepared.named_modules() if isinstance(module, ActivationPoint)}
+    for_qat = {name for name, module in prepared.named_modules() if isinstance(module, ActivationFakeQuantize)}
     products = [node for node in prepared.graph.nodes if node.target is torch.ops.aten.matmul.default]
-    return any(all(str(factor.target) in on_grids for factor in node.args) for node in products)
+    return any(all(str(factor.target) in for_qat for factor in node.args) for node in products)
 
 
 @torch.no_grad()
@@ -118,12 +118,12 @@ def calibrate(quantized: QuantizedModel, calibration: Tensor) -> None:
         quantized(chunk)
     for point in points(quantized):
         point.freeze()
-    for node, bias_point in bias_points(quantized.prepared):
+    for node, bias_point in bias_fake_quantizers(quantized.prepared):
         bias_point.freeze(parameter_of(quantized.prepared, node))
 
 
-def points(quantized: QuantizedModel) -> list[ActivationPoint]:
-    return [module for module in quantized.modules() if isinstance(module, ActivationPoint)]
+def points(quantized: QuantizedModel) -> list[ActivationFakeQuantize]:
+    return [module for module in quantized.modules() if isinstance(module, ActivationFakeQuantize)]
 
 
 def restore(model: nn.Module, example: Tensor, scheme: Scheme, state: dict[str, Tensor]) -> QuantizedModel:
@@ -133,7 +133,7 @@ def restore(model: nn.Module, example: Tensor, scheme: Scheme, state: dict[str, 
         for point in points(quantized):
             point.mode = "simulate"
         for name, module in quantized.named_modules():
-            if isinstance(module, PerChannelWeightPoint) and f"{name}.scale" in state:
+            if isinstance(module, PerChannelWeightFakeQuantize) and f"{name}.scale" in state:
                 module.fix(state[f"{name}.scale"])
         quantized.load_state_dict(state)
     return quantized

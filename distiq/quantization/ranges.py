@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.numerics import affine_bounds, affine_grid
+from distiq.numerics import affine_bounds, affine_qparams
 from distiq.quantization.scheme import Scheme
 
 BINS = 16384
@@ -161,7 +161,7 @@ def squared_errors(
     with S0, S1, S2 the sums of n, n x, n x^2 over their bins. So a candidate costs levels, not bins. With a function
     that reads the values, x and v stand for its results.
     """
-    scale, zero_point = affine_grid(lows, highs, bits)
+    scale, zero_point = affine_qparams(lows, highs, bits)
     smallest, largest = affine_bounds(bits)
     steps = torch.arange(smallest, largest + 1) - zero_point.unsqueeze(1)
     levels = steps * scale.double().unsqueeze(1)
@@ -176,7 +176,7 @@ def squared_errors(
 
 def divergences(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bits: int) -> Tensor:
     """KL(values, grid values) of every candidate range in nat: (CANDIDATES,)."""
-    scale, zero_point = affine_grid(lows, highs, bits)
+    scale, zero_point = affine_qparams(lows, highs, bits)
     smallest, largest = affine_bounds(bits)
     filled = (counts > 0).double()
     found = []

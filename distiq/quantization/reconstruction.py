@@ -18,8 +18,8 @@ from distiq.errors import UserError
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Silent, Watch
 from distiq.quantization.blocks import Span, block_spans, constant_nodes, layer_spans
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import parameter_of
-from distiq.quantization.points import ActivationPoint, PerChannelWeightPoint
 from distiq.quantization.rounding import CHUNK, choose_scale, compute, correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.soft_rounding import SoftRounding
@@ -72,7 +72,7 @@ def fix_scales(prepared: fx.GraphModule, spans: list[Span]) -> None:
     for layer in (layer for span in spans for layer in span.layers):
         node: Any = layer.args[1]
         point, weight = modules[str(node.target)], parameter_of(prepared, node).flatten(1).unsqueeze(0)
-        assert isinstance(point, PerChannelWeightPoint)
+        assert isinstance(point, PerChannelWeightFakeQuantize)
         if point.scale is None:
             is_narrow = point.quant_max < symmetric_bounds(8)[1]
             scale = choose_scale(weight, torch.ones(1, weight.shape[2]), point.quant_max, search=is_narrow)
@@ -106,31 +106,29 @@ class Reconstruction:
 
     def run(self, watch: Watch) -> None:
         for number, span in enumerate(self.spans):
-            self._advance(span.nodes, self.float, on_grids=False)
+            self._advance(span.nodes, self.float, for_qat=False)
             if span.layers:
                 self._round(span, number, watch)
-            self._advance(span.nodes, self.quantized, on_grids=True)
+            self._advance(span.nodes, self.quantized, for_qat=True)
             later = {source for other in self.spans[number + 1 :] for source in _read(other.nodes)}
             for known in (self.float, self.quantized):
                 for source in [source for source in known if source not in later]:
                     del known[source]
 
-    def _advance(self, nodes: Nodes, known: dict[fx.Node, list[Any]], on_grids: bool) -> None:
+    def _advance(self, nodes: Nodes, known: dict[fx.Node, list[Any]], for_qat: bool) -> None:
         """Puts what leaves a part beside what entered it."""
-        constants, inside = self._constants(nodes, on_grids), set(nodes)
+        constants, inside = self._constants(nodes, for_qat), set(nodes)
         leaving = [node for node in nodes if node is nodes[-1] or not inside.issuperset(node.users)]
         for number in range(self.count):
-            values = self._values(nodes, constants | _entering(nodes, known, number), on_grids)
+            values = self._values(nodes, constants | _entering(nodes, known, number), for_qat)
             for node in leaving:
                 known.setdefault(node, []).append(values[node])
 
-    def _values(
-        self, nodes: Nodes, values: dict[fx.Node, Any], on_grids: bool, drop: float = 0.0
-    ) -> dict[fx.Node, Any]:
+    def _values(self, nodes: Nodes, values: dict[fx.Node, Any], for_qat: bool, drop: float = 0.0) -> dict[fx.Node, Any]:
         """Adds what the nodes give to what is known for a chunk."""
         for node in nodes:
-            values[node] = compute(node, values.__getitem__, self.modules, on_grids)
-            if drop and isinstance(self.modules.get(str(node.target)), ActivationPoint):
+            values[node] = compute(node, values.__getitem__, self.modules, for_qat)
+            if drop and isinstance(self.modules.get(str(node.target)), ActivationFakeQuantize):
                 values[node] = self._mixed(values[node.all_input_nodes[0]], values[node])
         return values
 
@@ -140,7 +138,7 @@ class Reconstruction:
             return quantized
         return torch.where(torch.rand(value.shape, generator=self.generator) < self.drop, value, quantized)
 
-    def _constants(self, nodes: Nodes, on_grids: bool) -> dict[fx.Node, Any]:
+    def _constants(self, nodes: Nodes, for_qat: bool) -> dict[fx.Node, Any]:
         """What these nodes read that no sample changes."""
         needed = {source for node in nodes for source in node.all_input_nodes}
         for node in reversed(self.constants):
@@ -150,9 +148,9 @@ class Reconstruction:
         for node in (node for node in self.constants if node in needed):
             if node.op == "get_attr":
                 name = str(node.target)
-                values[node] = operator.attrgetter(name)(self.prepared).detach() if on_grids else self.originals[name]
+                values[node] = operator.attrgetter(name)(self.prepared).detach() if for_qat else self.originals[name]
             else:
-                values[node] = compute(node, values.__getitem__, self.modules, on_grids)
+                values[node] = compute(node, values.__getitem__, self.modules, for_qat)
         return values
 
     def _round(self, span: Span, number: int, watch: Watch) -> None:
@@ -178,14 +176,14 @@ class Reconstruction:
 
     def _begin(self, node: fx.Node, parameter: nn.Parameter) -> SoftRounding:
         point = self.modules[str(node.target)]
-        assert isinstance(point, PerChannelWeightPoint)
+        assert isinstance(point, PerChannelWeightFakeQuantize)
         scale, bound = point.calculate_qparams()[0], point.quant_max
         integers = torch.round(point(parameter.detach()) / scale.view(-1, *[1] * (parameter.ndim - 1)))
         source: Any = node.args[0]
         return SoftRounding(self.originals[str(source.target)], integers, scale, bound, self.held)
 
     def _learn(self, nodes: Nodes, roundings: dict[fx.Node, SoftRounding], steps: "_Steps") -> None:
-        constants, wanted = self._constants(nodes, on_grids=True), self.float[nodes[-1]]
+        constants, wanted = self._constants(nodes, for_qat=True), self.float[nodes[-1]]
         squares = sum(float(value.double().square().sum()) for value in wanted)
         power = max(squares / sum(value.numel() for value in wanted), 1e-12)
         channels = len(next(reversed(roundings.values())).scale)
@@ -211,7 +209,7 @@ class Reconstruction:
 
     def _error(self, nodes: Nodes, weights: dict[fx.Node, Tensor]) -> float:
         """Squared error of a part's output over all samples, with these weights and all activations on their grids."""
-        constants, total = self._constants(nodes, on_grids=True), 0.0
+        constants, total = self._constants(nodes, for_qat=True), 0.0
         for number in range(self.count):
             values = self._values(nodes, constants | _entering(nodes, self.quantized, number) | weights, True)
             total += float((values[nodes[-1]] - self.float[nodes[-1]][number]).double().square().sum())

@@ -17,8 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from distiq.numerics import SMALLEST_SCALE
+from distiq.quantization.fake_quantize import (
+    ActivationFakeQuantize,
+    BiasFakeQuantize,
+    DynamicFakeQuantize,
+    PerChannelWeightFakeQuantize,
+)
 from distiq.quantization.graph import CONVOLUTIONS, GROUPED, WEIGHTED, parameter_of
-from distiq.quantization.points import ActivationPoint, BiasPoint, DynamicPoint, PerChannelWeightPoint
 
 CHUNK = 32
 MOST_COLUMNS = 8192  # of a layer: more would fill the memory with their covariance
@@ -82,13 +87,13 @@ class Rounding:
                 continue
             if all(source in self.constant for source in node.all_input_nodes) and node.op != "placeholder":
                 self.constant.add(node)
-            self.float[node] = self._values(node, self.float, on_grids=False)
-            if node.target in WEIGHTED and isinstance(self._module(_grid_node(node)), PerChannelWeightPoint):
+            self.float[node] = self._values(node, self.float, for_qat=False)
+            if node.target in WEIGHTED and isinstance(self._module(_grid_node(node)), PerChannelWeightFakeQuantize):
                 if self.only_biases:
                     self._correct_bias(node)
                 else:
                     self._round(node)
-            self.quantized[node] = self._values(node, self.quantized, on_grids=True)
+            self.quantized[node] = self._values(node, self.quantized, for_qat=True)
             for source in self.finished.get(node, ()):
                 if source.op != "get_attr":
                     self.float.pop(source, None)
@@ -97,19 +102,19 @@ class Rounding:
     def _module(self, node: object) -> object:
         return self.modules.get(str(node.target)) if isinstance(node, fx.Node) else None
 
-    def _values(self, node: fx.Node, known: dict[fx.Node, list[Any]], on_grids: bool) -> list[Any]:
+    def _values(self, node: fx.Node, known: dict[fx.Node, list[Any]], for_qat: bool) -> list[Any]:
         count = 1 if node in self.constant else len(self.chunks)
-        return [self._value(node, known, number, on_grids) for number in range(count)]
+        return [self._value(node, known, number, for_qat) for number in range(count)]
 
-    def _value(self, node: fx.Node, known: dict[fx.Node, list[Any]], number: int, on_grids: bool) -> Any:
+    def _value(self, node: fx.Node, known: dict[fx.Node, list[Any]], number: int, for_qat: bool) -> Any:
         """What a node gives for a chunk."""
         if node.op == "placeholder":
             return self.chunks[number]
         if node.op == "get_attr":
             # The float network keeps the values that it began with.
             value = operator.attrgetter(str(node.target))(self.prepared)
-            return value if on_grids else value.detach().clone()
-        return compute(node, lambda source: self._known(known, source, number), self.modules, on_grids)
+            return value if for_qat else value.detach().clone()
+        return compute(node, lambda source: self._known(known, source, number), self.modules, for_qat)
 
     def _known(self, known: dict[fx.Node, list[Any]], source: fx.Node, number: int) -> Any:
         values = known[source]
@@ -120,7 +125,7 @@ class Rounding:
         arguments: Any = node.args
         grid_node = _grid_node(node)
         weight_point, bias_point = self._module(grid_node), None
-        assert isinstance(weight_point, PerChannelWeightPoint)
+        assert isinstance(weight_point, PerChannelWeightFakeQuantize)
         weight = parameter_of(self.prepared, grid_node)
         size = weight[0].numel()  # of a group, where a layer's inputs are grouped
         if weight in self.rounded or self.quantized[arguments[1]][0][0].numel() > MOST_COLUMNS:
@@ -128,7 +133,7 @@ class Rounding:
         self.rounded.add(weight)
         bias = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], fx.Node) else None
         bias_point = self._module(bias) if bias is not None else None
-        has_bias = isinstance(bias_point, BiasPoint)
+        has_bias = isinstance(bias_point, BiasFakeQuantize)
         groups = _groups(node)
         moments = self._moments(node, weight, groups, centred=has_bias)
         shaped = weight.reshape(groups, -1, moments.covariance.shape[-1]).clone()
@@ -139,7 +144,7 @@ class Rounding:
         rounded = gptq(wanted, moments.covariance, scale, bound)
         weight.copy_(rounded.reshape(weight.shape))
         weight_point.fix(scale[:, :, ::size].flatten())
-        if isinstance(bias_point, BiasPoint) and bias is not None:
+        if isinstance(bias_point, BiasFakeQuantize) and bias is not None:
             parameter = parameter_of(self.prepared, bias)
             # The float weights' mean error, and what rounding has added to it.
             change = moments.error_mean + ((shaped - rounded) @ moments.input_mean.unsqueeze(2)).squeeze(2)
@@ -151,16 +156,16 @@ class Rounding:
         """Takes up new values of parameters, through their points."""
         for source in sources:
             for inner in (*source.all_input_nodes, source):
-                self.quantized[inner] = self._values(inner, self.quantized, on_grids=True)
+                self.quantized[inner] = self._values(inner, self.quantized, for_qat=True)
 
     def _correct_bias(self, node: fx.Node) -> None:
         bias: Any = node.args[2] if len(node.args) > 2 else None
         point = self._module(bias)
-        if not isinstance(point, BiasPoint) or (parameter := parameter_of(self.prepared, bias)) in self.rounded:
+        if not isinstance(point, BiasFakeQuantize) or (parameter := parameter_of(self.prepared, bias)) in self.rounded:
             return  # a layer that is used twice keeps its first correction
         self.rounded.add(parameter)
         axis = 1 if node.target in CONVOLUTIONS else -1
-        outputs = zip(self.float[node], self._values(node, self.quantized, on_grids=True), strict=True)
+        outputs = zip(self.float[node], self._values(node, self.quantized, for_qat=True), strict=True)
         lost = torch.cat([(wanted - found).movedim(axis, 0).flatten(1) for wanted, found in outputs], 1)
         parameter.add_(lost.mean(1))
         point.freeze(parameter)
@@ -190,14 +195,16 @@ class Rounding:
         return Moments(*(value.float() for value in (covariance, cross, input_mean, error_mean)))
 
 
-def compute(node: fx.Node, known: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], on_grids: bool) -> Any:
+def compute(node: fx.Node, known: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], for_qat: bool) -> Any:
     """What a node that calls something gives, from what is known of its sources; without grids, points pass it on."""
     found: Any = fx.map_arg((node.args, dict(node.kwargs)), known)
     args, kwargs = found
     if node.op == "call_module":
         module = modules[str(node.target)]
-        is_point = isinstance(module, ActivationPoint | DynamicPoint | PerChannelWeightPoint | BiasPoint)
-        return args[0] if is_point and not on_grids else module(*args, **kwargs)
+        is_fake_quantize = isinstance(
+            module, ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize | BiasFakeQuantize
+        )
+        return args[0] if is_fake_quantize and not for_qat else module(*args, **kwargs)
     assert node.op == "call_function", node.op
     if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
         args = (args[0].clone(), *args[1:])  # `x += ...` must not change what is kept of x

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distiq.errors import UserError
-from distiq.recipe import Mode, impossible
-from distiq.settings.quantize import INTEGER_IO_LACKS, attention_lacks
+from distiq.recipe.quantize import INTEGER_IO_LACKS, Mode, attention_lacks, impossible
 
 REDUCED_BITS = 7  # two products of 255 * 63 fit into 16 bits, two of 255 * 127 do not
 RoundingMethod = Literal["nearest", "gptq", "adaround", "brecq"]

@@ -10,15 +10,15 @@ from torch import Tensor, fx, nn
 
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
-from distiq.quantization.equalize import changed_points
+from distiq.quantization.equalize import changed_fake_quantizers
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, DynamicFakeQuantize, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import layer_of
-from distiq.quantization.points import ActivationPoint, DynamicPoint, PerChannelWeightPoint
 from distiq.quantization.quantize import QuantizedModel
-from distiq.records import NoiseRecord, SensitivityRecord
+from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 
 SAMPLES = 128
 CHUNK = 64
-Point = ActivationPoint | DynamicPoint | PerChannelWeightPoint
+Point = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
 
 
 class Grid(NamedTuple):
@@ -35,9 +35,9 @@ def grids(quantized: QuantizedModel) -> list[Grid]:
     found: dict[nn.Module, Grid] = {}
     for node in quantized.prepared.graph.nodes:
         point = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(point, PerChannelWeightPoint):
+        if isinstance(point, PerChannelWeightFakeQuantize):
             found.setdefault(point, Grid(layer_of(node.all_input_nodes[0]), "weights", point))
-        elif isinstance(point, ActivationPoint | DynamicPoint):
+        elif isinstance(point, ActivationFakeQuantize | DynamicFakeQuantize):
             found.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
     return list(found.values())
 
@@ -69,7 +69,7 @@ def sensitivity(
     for number, grid in enumerate(every):
         watch.step(number + 1, len(every), {"grid": grid.place})
         single.append(noise(grid.place, grid.part, [grid.point]))
-    changed = changed_points(quantized.prepared)
+    changed = changed_fake_quantizers(quantized.prepared)
     power = {grid.point: 10 ** (-found.sqnr_db / 10) for grid, found in zip(every, single, strict=True)}
     total, balanced = sum(power.values()), sum(power[point] for point in power if point in changed)
     return SensitivityRecord(

@@ -1,6 +1,6 @@
 """The table of texts of several lengths, as text cells, for the page and for the terminal alike."""
 
-from distiq.records import RunRecord
+from distiq.records.run import RunRecord
 from distiq.report.figures import count, milliseconds
 from distiq.report.reading import chosen_trial
 from distiq.report.tables import Cell, Row, int8_trial

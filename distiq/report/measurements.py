@@ -4,7 +4,8 @@ from pathlib import Path
 
 from distiq.errors import UserError
 from distiq.files import sha256_of_json
-from distiq.records import BenchRecord, RunRecord
+from distiq.records.run import RunRecord
+from distiq.records.speed import BenchRecord
 from distiq.report.reading import REMEDY, read_record, read_run
 
 FOLDER = "measurements"

@@ -11,17 +11,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from distiq.records import (
-    FLOAT32,
-    ONE,
-    AblationRecord,
-    AccuracyRecord,
-    CostRecord,
-    QualityRecord,
-    RunRecord,
-    SensitivityRecord,
-    TrainingRecord,
-)
+from distiq.records.ablation import AblationRecord
+from distiq.records.quality import AccuracyRecord, QualityRecord
+from distiq.records.record import ONE
+from distiq.records.run import RunRecord
+from distiq.records.sensitivity import SensitivityRecord
+from distiq.records.speed import CostRecord
+from distiq.records.training import TrainingRecord
+from distiq.records.trials import FLOAT32
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount, decibels
 from distiq.report.reading import ClassChange, chosen_trial, class_changes, median_ms, quality_floor

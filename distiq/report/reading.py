@@ -7,19 +7,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from distiq.errors import UserError
-from distiq.records import (
-    FLOAT32,
-    AblationRecord,
-    AccuracyRecord,
-    Column,
-    CostRecord,
-    DiagnosisRecord,
-    LatencyRecord,
-    ModelRecord,
-    Record,
-    RunRecord,
-    TrialRecord,
-)
+from distiq.records.ablation import AblationRecord
+from distiq.records.diagnosis import DiagnosisRecord
+from distiq.records.models import Column, ModelRecord
+from distiq.records.quality import AccuracyRecord
+from distiq.records.record import Record
+from distiq.records.run import RunRecord
+from distiq.records.speed import CostRecord, LatencyRecord
+from distiq.records.trials import FLOAT32, TrialRecord
 
 R = TypeVar("R", bound=Record)
 B = TypeVar("B", AblationRecord, DiagnosisRecord)

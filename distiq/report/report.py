@@ -4,15 +4,13 @@ from importlib import resources
 from pathlib import Path
 
 from distiq.files import write_atomically
-from distiq.records import (
-    NOUNS,
-    AblationRecord,
-    AccuracyRecord,
-    BenchRecord,
-    DiagnosisRecord,
-    RunRecord,
-    TrainingRecord,
-)
+from distiq.records.ablation import AblationRecord
+from distiq.records.diagnosis import DiagnosisRecord
+from distiq.records.quality import AccuracyRecord
+from distiq.records.record import NOUNS
+from distiq.records.run import RunRecord
+from distiq.records.speed import BenchRecord
+from distiq.records.training import TrainingRecord
 from distiq.report import figures, measurements, reading, tables
 from distiq.report.lengths import length_headings, length_rows
 

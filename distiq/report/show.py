@@ -8,16 +8,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distiq.records import (
-    AblationRecord,
-    BenchRecord,
-    Column,
-    DiagnosisRecord,
-    ModelRecord,
-    OwnFileRecord,
-    RunRecord,
-    gmac_per_s,
-)
+from distiq.records.ablation import AblationRecord
+from distiq.records.diagnosis import DiagnosisRecord
+from distiq.records.models import Column, ModelRecord
+from distiq.records.run import OwnFileRecord, RunRecord
+from distiq.records.speed import BenchRecord, gmac_per_s
 from distiq.report.figures import (
     NOTHING,
     amount,

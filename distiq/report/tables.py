@@ -3,32 +3,23 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from distiq.records import (
-    FLOAT32,
-    NOUNS,
-    ONE,
-    AblationRecord,
-    AccuracyRecord,
+from distiq.records.ablation import AblationRecord
+from distiq.records.models import Column, ModelRecord
+from distiq.records.quality import AccuracyRecord, KeywordRecord, QualityRecord, RegressionRecord
+from distiq.records.record import NOUNS, ONE
+from distiq.records.run import RunRecord
+from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
+from distiq.records.speed import (
     BenchRecord,
-    Breach,
-    Column,
     CostRecord,
-    KeywordRecord,
     LatencyRecord,
-    ModelRecord,
-    NoiseRecord,
     PeakRecord,
-    QualityRecord,
-    RegressionRecord,
-    RunRecord,
-    RuntimeRecord,
-    SensitivityRecord,
     SpeedRecord,
-    TrialRecord,
     TriedRecord,
     TuningRecord,
     gmac_per_s,
 )
+from distiq.records.trials import FLOAT32, Breach, RuntimeRecord, TrialRecord
 from distiq.report.figures import (
     NOTHING,
     amount,
@@ -49,14 +40,7 @@ from distiq.report.figures import (
     quantity,
     times,
 )
-from distiq.report.reading import (
-    chosen_trial,
-    columns_of,
-    delivered_form,
-    latency_of,
-    median_ms,
-    throughput_batch,
-)
+from distiq.report.reading import chosen_trial, columns_of, delivered_form, latency_of, median_ms, throughput_batch
 
 WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {

@@ -12,12 +12,13 @@ from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.models.audio import front_ends
 from distiq.models.from_onnx import files_of_onnx
-from distiq.recipe import Mode, runtime_lacks
+from distiq.recipe.measure import runtime_lacks
+from distiq.recipe.quantize import Mode
 from distiq.runtimes import executorch, inductor, litert, onnx_runtime, openvino
 from distiq.runtimes.litert import IntegerTensor
-from distiq.runtimes.lowering import Entry, Grids, Work, grids_of, is_quantized
-from distiq.runtimes.pixels import Pixels
+from distiq.runtimes.lowering import Entry, Grids, Work, is_quantized, qparams_of
 from distiq.runtimes.saturation import saturation
+from distiq.runtimes.uint8_input import Uint8Input
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -30,7 +31,7 @@ class Runtime(NamedTuple):
         grids: reads a file's integers and scales.
         entry: reads what a file takes.
         by_onnx: its files are made by way of ONNX; `export` takes module paths that operations are to be named after.
-        takes_pixels: `export` makes files that take uint8 images.
+        takes_uint8: `export` makes files that take uint8 images.
         integer_io: reads the grids of a file that takes and gives integers; None where `export` makes no such files.
         work: counts a file's multiply-adds; None where no count is written yet.
         settings: options beside threads under which a file can run faster, the default (none) first; `load` takes them
@@ -48,7 +49,7 @@ class Runtime(NamedTuple):
     grids: Callable[[Path], Grids]
     entry: Callable[[Path], Entry]
     by_onnx: bool = False
-    takes_pixels: bool = False
+    takes_uint8: bool = False
     integer_io: Callable[[Path], dict[str, IntegerTensor]] | None = None
     settings: tuple[dict[str, str], ...] = ({},)
     work: Callable[[Path, Sequence[int]], Work | None] | None = None
@@ -59,17 +60,17 @@ RUNTIMES: dict[str, Runtime] = {
     "onnxruntime": Runtime(
         "ONNX Runtime", ".onnx", ("onnxruntime",), "onnxruntime==1.32.0",
         onnx_runtime.export_onnx, onnx_runtime.load_onnx, onnx_runtime.float_operations, onnx_runtime.grids,
-        onnx_runtime.entry, by_onnx=True, takes_pixels=True, settings=onnx_runtime.SETTINGS, work=onnx_runtime.work,
+        onnx_runtime.entry, by_onnx=True, takes_uint8=True, settings=onnx_runtime.SETTINGS, work=onnx_runtime.work,
     ),
     "openvino": Runtime(
         "OpenVINO", ".xml", ("openvino",), "openvino==2026.4.1",
         openvino.export_openvino, openvino.load_openvino, openvino.float_operations, openvino.grids,
-        openvino.entry, by_onnx=True, takes_pixels=True, settings=openvino.SETTINGS,
+        openvino.entry, by_onnx=True, takes_uint8=True, settings=openvino.SETTINGS,
     ),
     "litert": Runtime(
         "LiteRT", ".tflite", ("ai_edge_litert", "litert_torch"), "litert-torch==0.10.0 ai-edge-litert==2.3.0",
         litert.export_litert, litert.load_litert, litert.float_operations, litert.grids,
-        litert.entry, takes_pixels=True, integer_io=litert.integer_io,
+        litert.entry, takes_uint8=True, integer_io=litert.integer_io,
     ),
     "executorch": Runtime(
         "ExecuTorch", ".pte", ("executorch",), "executorch==1.5.1",
@@ -85,7 +86,7 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def export(
-    model: nn.Module, path: Path, example: Tensor, pixels: Pixels | None = None, integer_io: bool = False
+    model: nn.Module, path: Path, example: Tensor, uint8_input: Uint8Input | None = None, integer_io: bool = False
 ) -> Path:
     """Writes the model with a dynamic batch; returns the path.
 
@@ -93,7 +94,7 @@ def export(
         model: a float network or a `QuantizedModel`; it is not changed.
         path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
         example: one or more normalized inputs (B, ...).
-        pixels: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
+        uint8_input: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
         integer_io: the file takes and gives int8 on the grids of the network's ends, which its scheme has to have;
             .tflite alone. `load` takes and gives floats of such files, too.
 
@@ -103,8 +104,8 @@ def export(
     """
     path = Path(path)
     runtime = runtime_of(path)
-    if pixels is not None and not runtime.takes_pixels:
-        able = ", ".join(one.ending for one in RUNTIMES.values() if one.takes_pixels)
+    if uint8_input is not None and not runtime.takes_uint8:
+        able = ", ".join(one.ending for one in RUNTIMES.values() if one.takes_uint8)
         raise UserError(f"{path}: files of {runtime.title} take normalized float32, not pixels; those that can: {able}")
     if integer_io and runtime.integer_io is None:
         able = ", ".join(one.ending for one in RUNTIMES.values() if one.integer_io)
@@ -118,9 +119,9 @@ def export(
     pair = example[:2] if len(example) > 1 else torch.cat([example, example])
     named = getattr(scheme, "float_modules", front_ends(model))
     if runtime.by_onnx:
-        runtime.export(lowered(model), pair, path, named, pixels)
+        runtime.export(lowered(model), pair, path, named, uint8_input)
     elif runtime.integer_io:
-        runtime.export(lowered(model), pair, path, pixels, integer_io)
+        runtime.export(lowered(model), pair, path, uint8_input, integer_io)
     else:
         runtime.export(lowered(model), pair, path)
     return path
@@ -157,7 +158,7 @@ def differences(model: nn.Module, path: Path) -> str:
     graph = lowered(model)
     assert isinstance(graph, fx.GraphModule)
     assert is_quantized(graph)
-    return runtime_of(path).grids(path).differs_from(grids_of(graph))
+    return runtime_of(path).grids(path).differs_from(qparams_of(graph))
 
 
 def pair_sums(path: Path) -> str:

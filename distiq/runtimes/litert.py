@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.device.run import as_floats, as_taken
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.runner import as_floats, as_taken
 from distiq.runtimes.lowering import (
     PINS,
     Entry,
@@ -26,14 +26,14 @@ from distiq.runtimes.lowering import (
     Weight,
     dequantized,
     float_copy,
-    grids_of,
     is_quantized,
+    qparams_of,
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
 )
-from distiq.runtimes.pixels import MODULE, Pixels
 from distiq.runtimes.silence import silence
+from distiq.runtimes.uint8_input import MODULE, Uint8Input
 
 COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DIV",
              "FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL", "SUB"}  # fmt: skip
@@ -50,30 +50,35 @@ class IntegerTensor(NamedTuple):
 
 
 def export_litert(
-    model: nn.Module, example: Tensor, path: Path, pixels: Pixels | None = None, integer_io: bool = False
+    model: nn.Module, example: Tensor, path: Path, uint8_input: Uint8Input | None = None, integer_io: bool = False
 ) -> None:
     """Writes a .tflite file with a dynamic batch, or one of a single sample where the graph does not allow it.
 
     Args:
-        pixels: the file takes uint8 images and normalizes them so.
+        uint8_input: the file takes uint8 images and normalizes them so.
         integer_io: the file takes (unless it takes pixels) and gives int8; both ends of the model lie on grids.
 
     Raises:
         UserError: an operation has no form in LiteRT.
     """
-    content = _converted(model, example, path, pixels, integer_io)
+    content = _converted(model, example, path, uint8_input, integer_io)
     dynamic = _with_dynamic_batch(content)
-    if pixels is not None:
+    if uint8_input is not None:
         example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
     if _takes_any_batch(dynamic, example):
         content = dynamic
     elif _has_pins(content):
-        content = _converted(model, example, path, pixels, integer_io, one_sample=True)
+        content = _converted(model, example, path, uint8_input, integer_io, one_sample=True)
     write_atomically(path, content)
 
 
 def _converted(
-    model: nn.Module, example: Tensor, path: Path, pixels: Pixels | None, integer_io: bool, one_sample: bool = False
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    uint8_input: Uint8Input | None,
+    integer_io: bool,
+    one_sample: bool = False,
 ) -> bytes:
     """A .tflite file of a single sample."""
     with silence():
@@ -87,13 +92,13 @@ def _converted(
         raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
     if integer_io and not _ends_are_int8(content):
         raise UserError(f"{path}: LiteRT leaves an end of this network in float32; export it without integer_io")
-    if not integer_io or pixels is not None:
+    if not integer_io or uint8_input is not None:
         content = _with_float_input(content)
     if not integer_io:
         content = _with_float_output(content)
     if isinstance(model, fx.GraphModule) and is_quantized(model):
-        content = _with_integer_weights(content, grids_of(model).weights)
-    return content if pixels is None else _with_pixels(content, pixels)
+        content = _with_integer_weights(content, qparams_of(model).weights)
+    return content if uint8_input is None else _with_uint8_input(content, uint8_input)
 
 
 def load_litert(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
@@ -325,10 +330,10 @@ def _with_float_output(content: bytes) -> bytes:
     return _content(model)
 
 
-def _with_pixels(content: bytes, pixels: Pixels) -> bytes:
+def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
     """Takes uint8 pixels in place of normalized float32: as integers of the first grid where they are, else normalized.
 
-    The normalization is CAST, DIV, SUB and DIV in float32, in the order of `Pixels.normalized`.
+    The normalization is CAST, DIV, SUB and DIV in float32, in the order of `Uint8Input.normalized`.
     """
     from ai_edge_litert import schema_py_generated as schema
 
@@ -341,7 +346,7 @@ def _with_pixels(content: bytes, pixels: Pixels) -> bytes:
     grid = graph.tensors[readers[0].outputs[0]].quantization if len(readers) == 1 else None
     if grid is not None and grid.scale is not None and len(grid.scale) == 1:
         scale, zero_point = np.array(grid.scale, np.float32), np.array(grid.zeroPoint) + UNSIGNED
-        if pixels.are_integers_of(scale, zero_point):
+        if uint8_input.are_integers_of(scale, zero_point):
             entry.quantization = copy.copy(grid)
             entry.quantization.zeroPoint = zero_point
             graph.tensors[inside] = entry
@@ -350,8 +355,8 @@ def _with_pixels(content: bytes, pixels: Pixels) -> bytes:
     graph.tensors.append(entry)
     _enter_by(model, len(graph.tensors) - 1)
     before = graph.inputs[0]
-    steps: list[tuple[str, Sequence[float] | None]] = [("CAST", None), ("DIV", [255.0]), ("SUB", pixels.mean)]
-    for number, (kind, values) in enumerate([*steps, ("DIV", pixels.std)]):
+    steps: list[tuple[str, Sequence[float] | None]] = [("CAST", None), ("DIV", [255.0]), ("SUB", uint8_input.mean)]
+    for number, (kind, values) in enumerate([*steps, ("DIV", uint8_input.std)]):
         after = inside
         if number < len(steps):
             part = copy.copy(graph.tensors[inside])

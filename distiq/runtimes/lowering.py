@@ -272,7 +272,7 @@ class Grids(NamedTuple):
         )
 
 
-def grids_of(reference: fx.GraphModule) -> Grids:
+def qparams_of(reference: fx.GraphModule) -> Grids:
     """The grids of the reference graph."""
     weights, activations = [], set()
     for node in reference.graph.nodes:

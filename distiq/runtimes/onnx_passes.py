@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from distiq.runtimes.pixels import Pixels, take_pixels
+from distiq.runtimes.uint8_input import Uint8Input, take_uint8
 
 INPUT, OUTPUT = "input", "logits"
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
@@ -26,7 +26,7 @@ RECURRENT_WEIGHTS = {"Split"}  # into gates, in front of an LSTM, which is compu
 FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may put its input on int8 grids
 
 
-def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_openvino: bool) -> None:
+def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | None, for_openvino: bool) -> None:
     """All passes in their order, in place; see `export_onnx`."""
     graph = proto.graph
     _name_after_modules(graph, named)
@@ -61,8 +61,8 @@ def rewrite(proto: ModelProto, named: Sequence[str], pixels: Pixels | None, for_
             _multiply_on_dynamic_grids(graph)
             _dequantize_when_loaded(graph, None)
             _pack_narrow_weights(proto)
-    if pixels is not None:
-        take_pixels(graph, pixels, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
+    if uint8_input is not None:
+        take_uint8(graph, uint8_input, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
     _drop_dead_ends(graph)
     _drop_default_attributes(graph)
     _shorten_names(graph)

@@ -26,7 +26,7 @@ from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.models.recurrent import bilstm
-from distiq.numerics import dynamic_grid
+from distiq.numerics import dynamic_qparams
 from distiq.runtimes.lowering import Entry, Grids, Weight, Work
 from distiq.runtimes.onnx_passes import (
     COMPUTING,
@@ -41,7 +41,7 @@ from distiq.runtimes.onnx_passes import (
     rewrite,
     value_of,
 )
-from distiq.runtimes.pixels import Pixels
+from distiq.runtimes.uint8_input import Uint8Input
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
@@ -66,7 +66,7 @@ def export_onnx(
     example: Tensor,
     path: Path,
     named: Sequence[str] = (),
-    pixels: Pixels | None = None,
+    uint8_input: Uint8Input | None = None,
     for_openvino: bool = False,
 ) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
@@ -74,7 +74,7 @@ def export_onnx(
     Args:
         example: (B, ...) input, B >= 2.
         named: module paths; what computes in them carries the path in its name, as "frontend/conv_3".
-        pixels: the file takes uint8 images and normalizes them so.
+        uint8_input: the file takes uint8 images and normalizes them so.
         for_openvino: without INT4, and without zero points of weights, though ONNX Runtime fuses a Gemm only with them:
             OpenVINO keeps some of them as subtractions and computes those layers in float32.
 
@@ -82,7 +82,7 @@ def export_onnx(
         UserError: an operation has no ONNX form; the message names it.
     """
     proto = _to_onnx(model, example)
-    rewrite(proto, named, pixels, for_openvino)
+    rewrite(proto, named, uint8_input, for_openvino)
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(path, proto.SerializeToString())
 
@@ -502,7 +502,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
                 dynamic_shapes=(free_dimensions(example, model),),
                 verbose=False,
                 optimize=False,
-                custom_translation_table={dynamic_grid._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},
+                custom_translation_table={dynamic_qparams._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},
             )
             assert program is not None
             optimize_ir(program.model, should_fold=_folds)
@@ -513,7 +513,7 @@ def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
 
 
 def _dynamic_grid(x: Any) -> Any:
-    """`distiq.numerics.dynamic_grid` in ONNX."""
+    """`distiq.numerics.dynamic_qparams` in ONNX."""
     integers, scale, zero_point = opset20.DynamicQuantizeLinear(x)
     return opset20.DequantizeLinear(integers, scale, zero_point)
 

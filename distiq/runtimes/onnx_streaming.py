@@ -6,7 +6,7 @@ that the next convolution reads (its left context), the recurrent unit's state, 
 
 A network with global pooling has no such form: its answer is the mean over a window, whose first frames have to be
 taken away again, and its convolutions pad every window anew with zeros. A running mean as state would answer for all
-that was ever heard. `distiq.streaming` gives it the windows' exact answers, with every frame computed once.
+that was ever heard. `distiq.bundle.stream` gives it the windows' exact answers, with every frame computed once.
 """
 
 import json
@@ -54,7 +54,7 @@ class Step(NamedTuple):
     states: dict[str, Tensor]
 
 
-class Listener:
+class StreamingModel:
     """A streaming file, opened. After every chunk it answers for all that it has heard since `start`.
 
     The answer is that of the whole clip's network at its latest recurrent step that hears no padding behind it;

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.runtimes.lowering import Entry, Grids, Weight
 from distiq.runtimes.onnx_runtime import export_onnx
-from distiq.runtimes.pixels import Pixels
 from distiq.runtimes.silence import silence
+from distiq.runtimes.uint8_input import Uint8Input
 
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
 COMPUTING = {"Concatenation", "Convolution", "Deconvolution", "Eltwise", "FullyConnected", "MatMul", "Pooling",
@@ -30,7 +30,7 @@ TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32",
 
 
 def export_openvino(
-    model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = (), pixels: Pixels | None = None
+    model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = (), uint8_input: Uint8Input | None = None
 ) -> None:
     """Writes `path` (.xml) and its weights (.bin), with a dynamic batch. example: (B, ...), B >= 2.
 
@@ -42,7 +42,7 @@ def export_openvino(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / path.name
-        export_onnx(model, example, source, named, pixels, for_openvino=True)
+        export_onnx(model, example, source, named, uint8_input, for_openvino=True)
         try:
             with silence():
                 converted = openvino.convert_model(source)

@@ -17,7 +17,8 @@ from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.distil import Distillation, _terms, distil, output_losses
 from distiq.distillation.teacher import LiveTeacher
 from distiq.models.resnet import ResNet
-from distiq.recipe import (
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import (
     OUTPUT_LOSSES,
     CacheSettings,
     DistilSettings,
@@ -25,10 +26,9 @@ from distiq.recipe import (
     LayerLoss,
     OutputLoss,
     TokenLoss,
-    TrainingSettings,
-    ViewSettings,
 )
-from distiq.training import Batches
+from distiq.recipe.training import TrainingSettings
+from distiq.training.batches import Batches
 
 NAMES = [*get_args(OutputLoss), *get_args(LayerLoss)]
 CLASSES = 3
@@ -101,7 +101,8 @@ from pathlib import Path
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.teacher import LiveTeacher
-from distiq.recipe import TrainingSettings, ViewSettings
+from distiq.recipe.training import TrainingSettings
+from distiq.recipe.data import ViewSettings
 torch.set_num_threads(1)
 def line(name, model, record):
     state = model.state_dict().values()

@@ -100,7 +100,8 @@ def test_the_file_holds_the_integers_and_scales_of_the_graph(files: Files):
 def test_a_process_without_distiq_runs_it(files: Files, tmp_path: Path):
     tokens: Tensor = texts(5, 6)
     np.save(tmp_path / "tokens.npy", tokens.numpy())
-    named = [inductor.__file__.replace("runtimes/inductor.py", "runner.py"), files.int8_file, tmp_path / "tokens.npy"]
+    runner = inductor.__file__.replace("runtimes/inductor.py", "device/run.py")
+    named = [runner, files.int8_file, tmp_path / "tokens.npy"]
     command = [sys.executable, "-c", BARE, *map(str, named), str(tmp_path / "answers.npy")]
     subprocess.run(command, check=True, cwd=tmp_path, env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"})
     found = torch.from_numpy(np.load(tmp_path / "answers.npy"))

@@ -23,9 +23,9 @@ from distiq.data.audio import (
 )
 from distiq.data.load import load
 from distiq.data.splits import check_data, from_tensors
+from distiq.device.run import fitted
 from distiq.errors import UserError
-from distiq.recipe import AudioSettings, DataSettings
-from distiq.runner import fitted
+from distiq.recipe.data import AudioSettings, DataSettings
 
 RATE = 8000
 SETTINGS = AudioSettings(rate=RATE, seconds=0.25)

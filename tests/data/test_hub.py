@@ -7,7 +7,7 @@ import pytest
 from distiq.data.hub import hub_columns
 from distiq.data.load import load
 from distiq.errors import UserError
-from distiq.recipe import DataSettings, TextSettings
+from distiq.recipe.data import DataSettings, TextSettings
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 SENTENCES = ["a fine film", "a dull film", "fine", "dull", "a film", "no film"]

@@ -4,7 +4,7 @@ from PIL import Image
 from distiq.data.images import FASHION_MNIST_CLASSES
 from distiq.data.load import load
 from distiq.errors import UserError
-from distiq.recipe import DataSettings
+from distiq.recipe.data import DataSettings
 
 FACTORY = """
 import torch

@@ -195,7 +195,7 @@ def stars(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 def test_numbers_are_standardized_by_the_training_rows():
     train, test = stars(), stars(12)
     data = from_tensors(train, test, ["stars"], 5, 5, kind="text")
-    assert data.regression and not data.several_labels and data.record().measure == "correlation"
+    assert data.regression and not data.multi_label and data.record().measure == "correlation"
     labels = data.train.labels.double()
     assert float(labels.mean()) == pytest.approx(0, abs=1e-6) and float(labels.std(correction=0)) == pytest.approx(1)
     mean, std = data.target

@@ -8,7 +8,7 @@ import torch
 from distiq.data.load import load
 from distiq.data.tables import Encoding, fit_encoding
 from distiq.errors import UserError
-from distiq.recipe import DataSettings, TableSettings
+from distiq.recipe.data import DataSettings, TableSettings
 
 ENCODING = Encoding({"age": (30.0, (10.0, 20.0, 60.0))}, {"job": ("?", "cook", "smith")})
 

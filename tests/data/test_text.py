@@ -8,7 +8,7 @@ import torch
 from distiq.data.load import load
 from distiq.data.text import TextEncoder, bitmap, check_same_tokens, train_tokenizer
 from distiq.errors import UserError
-from distiq.recipe import DataSettings, TextSettings
+from distiq.recipe.data import DataSettings, TextSettings
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -217,7 +217,7 @@ def test_a_text_may_have_several_labels(tmp_path):
         (tmp_path / f"{part}.tsv").write_text("\n".join(lines))
     for wanted in ({"labels": ("fun", "long")}, {"label": "about", "separator": ","}):
         data = load(settings(tmp_path, text="text", vocabulary=40, **wanted), seed=0)
-        assert data.classes == ("fun", "long") and data.several_labels and data.record().several_labels
+        assert data.classes == ("fun", "long") and data.multi_label and data.record().multi_label
         assert data.test.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
 
 

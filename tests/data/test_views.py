@@ -8,7 +8,7 @@ import torch
 from distiq.data.splits import Split, Words
 from distiq.data.views import Views, philox, uniform
 from distiq.errors import UserError
-from distiq.recipe import TextViewSettings, ViewSettings
+from distiq.recipe.data import TextViewSettings, ViewSettings
 
 STILL = {"flip": False, "shift": 0, "crop": 1.0, "erase": 0.0}
 EVERYTHING = ViewSettings(flip=True, shift=2, crop=0.5, erase=0.5)
@@ -68,7 +68,7 @@ def test_a_view_is_the_same_in_another_process():
 import hashlib, torch
 from distiq.data.splits import Split
 from distiq.data.views import Views
-from distiq.recipe import ViewSettings
+from distiq.recipe.data import ViewSettings
 images = torch.randint(1, 256, (24, 3, 8, 10), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 torch.manual_seed(99)
 view = Views(ViewSettings(flip=True, shift=2, crop=0.5, erase=0.5), 3).view(images, 4, torch.arange(24))

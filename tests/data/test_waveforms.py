@@ -10,7 +10,8 @@ from distiq.data.splits import Split
 from distiq.data.views import Views, uniform, white_noise
 from distiq.data.waveforms import hushed, louder, moved, with_noise
 from distiq.errors import UserError
-from distiq.recipe import AudioViewSettings, ViewSettings, parse_recipe
+from distiq.recipe.data import AudioViewSettings, ViewSettings
+from distiq.recipe.read import parse_recipe
 
 LENGTH = 800
 EVERYTHING = {"shift": 0.2, "speed": 0.1, "gain_db": 6.0, "noise": 0.5, "mask": 0.2}

@@ -5,7 +5,7 @@ import torch
 
 from distiq.data.splits import Data, from_tensors
 from distiq.models.resnet import ResNet
-from distiq.recipe import TrainingSettings
+from distiq.recipe.training import TrainingSettings
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,9 @@ from distiq.data.splits import Data, from_tensors
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.teacher import LiveTeacher
-from distiq.recipe import CacheSettings, ViewSettings
-from distiq.training import Batch, Batches
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import CacheSettings
+from distiq.training.batches import Batch, Batches
 
 VIEWS = Views(ViewSettings(shift=1), seed=3)
 

@@ -19,8 +19,10 @@ from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher
 from distiq.errors import UserError
 from distiq.models.text import EmbeddingBag
 from distiq.progress import Lines
-from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings, ViewSettings
-from distiq.training import Batch, Batches
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.recipe.training import TrainingSettings
+from distiq.training.batches import Batch, Batches
 
 LIVE = DistilSettings(teacher="live")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.distillation.feature_losses import embedded
-from distiq.distillation.losses import (
+from distiq.distillation.feature_losses import (
     attention_map,
     attention_transfer,
+    embedded,
     fsp,
     hint_mse,
     nst_gaussian,

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.distillation.losses import CRD, MGD, VID, ReviewKD, SimilarityQueue, reviewkd_hcl
+from distiq.distillation.feature_losses import reviewkd_hcl
+from distiq.distillation.learned_losses import CRD, MGD, VID, ReviewKD, SimilarityQueue
 
 
 @pytest.fixture(autouse=True)

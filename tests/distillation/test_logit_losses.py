@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.distillation.losses import (
+from distiq.distillation.logit_losses import (
     bernoulli_kd,
     dist,
     dkd,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.distillation.losses import (
+from distiq.distillation.relation_losses import (
     correlation_congruence,
     embedding_cosine,
     pkt,

@@ -9,7 +9,8 @@ from distiq.distillation.distil import distil
 from distiq.distillation.simkd import projector, reuse_classifier
 from distiq.errors import UserError
 from distiq.evaluation.cost import parameter_count
-from distiq.recipe import DistilSettings, KnowledgeLoss, TrainingSettings
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.recipe.training import TrainingSettings
 
 
 @pytest.fixture

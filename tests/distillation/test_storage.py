@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distiq.distillation.storage import decode, encode
-from distiq.recipe import CacheSettings
+from distiq.recipe.distil import CacheSettings
 
 QUANTIZED = CacheSettings(storage="quantized")
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from distiq.distillation.distil import as_teacher
 from distiq.distillation.teacher import LiveTeacher, freeze
-from distiq.recipe import DistilSettings, KnowledgeLoss
-from distiq.training import Batch
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.training.batches import Batch
 
 
 @pytest.fixture

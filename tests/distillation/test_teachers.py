@@ -15,8 +15,10 @@ from distiq.distillation.mutual import Mutual, mutual
 from distiq.distillation.teacher import AdaptedTeacher, Ensemble, LiveTeacher, MeanTeacher, PredictTeacher
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
-from distiq.recipe import DistilSettings, TrainingSettings, ViewSettings
-from distiq.training import Batch
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import DistilSettings
+from distiq.recipe.training import TrainingSettings
+from distiq.training.batches import Batch
 
 LIVE = DistilSettings(teacher="live")
 

@@ -12,8 +12,10 @@ from distiq.distillation.distil import Distillation, _terms, check_losses, disti
 from distiq.distillation.feature_losses import embedded
 from distiq.distillation.teacher import LiveTeacher
 from distiq.errors import UserError
-from distiq.recipe import DistilSettings, KnowledgeLoss, TokenLoss, TrainingSettings, ViewSettings
-from distiq.training import Batch, Batches
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss, TokenLoss
+from distiq.recipe.training import TrainingSettings
+from distiq.training.batches import Batch, Batches
 
 LOSSES = get_args(TokenLoss)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.distillation.losses import (
+from distiq.distillation.token_losses import (
     attention_ce,
     attention_mse,
     gram_token_mse,

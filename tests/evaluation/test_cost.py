@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distiq.evaluation.cost import WARM_UPS, latencies, layer_macs, multiply_adds, parameter_count
+from distiq.evaluation.cost import layer_macs, multiply_adds, parameter_count
+from distiq.timing.latency import WARM_UPS, latencies
 
 
 @pytest.mark.parametrize(("stride", "groups", "kernel"), [(1, 1, 3), (2, 1, 3), (1, 4, 3), (1, 1, 1)])

@@ -11,7 +11,8 @@ from distiq.errors import UserError
 from distiq.evaluation.accuracy import Z_95
 from distiq.evaluation.evaluate import agreement, score
 from distiq.evaluation.regression import fisher_interval, rmse_interval, score_numbers
-from distiq.records import AccuracyRecord, Column, RegressionRecord
+from distiq.records.models import Column
+from distiq.records.quality import AccuracyRecord, RegressionRecord
 
 
 def drawn(samples: int, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:

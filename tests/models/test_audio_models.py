@@ -6,7 +6,7 @@ from distiq.errors import UserError
 from distiq.models.audio import DSCNN, AudioFrames, AudioGRU, AudioResNet, check_rate, front_ends
 from distiq.models.build import build
 from distiq.models.frontend import front_end
-from distiq.recipe import ModelSettings
+from distiq.recipe.training import ModelSettings
 
 EXAMPLE = torch.zeros(1, 4000)
 

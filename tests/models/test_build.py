@@ -9,7 +9,7 @@ from torch import nn
 from distiq.errors import UserError
 from distiq.models.build import Logits, build, check_output, load_weights
 from distiq.models.resnet import ResNet
-from distiq.recipe import StudentSettings
+from distiq.recipe.training import StudentSettings
 
 SHAPE = (1, 8, 8)
 TINY = {"widths": [4, 8], "blocks": 1}

@@ -16,7 +16,7 @@ from distiq.errors import UserError
 from distiq.models.build import build
 from distiq.models.from_onnx import files_of_onnx, read_onnx
 from distiq.quantization.graph import export_graph
-from distiq.recipe import ModelSettings
+from distiq.recipe.training import ModelSettings
 
 SMALL = np.arange(8, dtype=np.float32).reshape(2, 4) / 8
 

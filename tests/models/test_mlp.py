@@ -2,7 +2,7 @@ import torch
 
 from distiq.models.build import build
 from distiq.models.mlp import MLP
-from distiq.recipe import StudentSettings
+from distiq.recipe.training import StudentSettings
 
 
 def test_it_is_its_layers_in_turn():

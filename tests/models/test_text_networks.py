@@ -8,7 +8,7 @@ from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
 from distiq.models.transformer import save_transformers
-from distiq.recipe import StudentSettings, TeacherSettings
+from distiq.recipe.training import StudentSettings, TeacherSettings
 
 PAD, UNKNOWN = 1, 2
 TOKENS = Tokens(20, PAD, UNKNOWN, used=(1, 2, 3, 5, 8, 13))

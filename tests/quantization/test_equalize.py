@@ -10,7 +10,7 @@ from distiq.quantization.equalize import (
     _Graph,
     _Watching,
     balancing_scales,
-    changed_points,
+    changed_fake_quantizers,
     equalize_layers,
     migrate_outliers,
     migration_scales,
@@ -303,7 +303,7 @@ def test_a_normalization_that_something_else_reads_is_left(tokens: Tensor):
 
 def test_what_equalization_changes(images: Tensor):
     graph = prepared(chain(), images)
-    changed = changed_points(graph)
+    changed = changed_fake_quantizers(graph)
     found = {(grid.place, grid.part) for grid in grids(QuantizedModel(graph, Scheme())) if grid.point in changed}
     assert {place for place, part in found if part == "weights"} == {"depthwise", "last"}
     assert len(found) == 4

@@ -72,8 +72,8 @@ def test_the_file_computes_the_rest_in_integers_and_agrees(network: DSCNN, clips
 
 def test_it_can_be_trained_on_its_grids(network: DSCNN, clips: Tensor):
     from distiq.data.splits import from_tensors
-    from distiq.recipe import GridTrainingSettings
-    from distiq.training import Losses
+    from distiq.recipe.training import QATSettings
+    from distiq.training.fit import Losses
 
     labels = torch.arange(96) % 4
     data = from_tensors((clips[:64], labels[:64]), (clips[64:], labels[64:]), None, 16, 16, kind="audio", rate=8000)
@@ -83,7 +83,7 @@ def test_it_can_be_trained_on_its_grids(network: DSCNN, clips: Tensor):
         quantized,
         lambda logits, batch: Losses(task=torch.nn.functional.cross_entropy(logits, batch.labels)),
         data,
-        GridTrainingSettings(epochs=1, batch_size=16, learning_rate=0.05),
+        QATSettings(epochs=1, batch_size=16, learning_rate=0.05),
     )
     after = quantized.state_dict()
     assert any(not torch.equal(value, after[name]) for name, value in before.items())

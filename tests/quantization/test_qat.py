@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.progress import Silent
-from distiq.quantization.points import PerChannelWeightPoint
+from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, points, quantize, restore
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import TrainingSettings, ViewSettings
-from distiq.training import Batch, Losses, validation_accuracy
+from distiq.recipe.data import ViewSettings
+from distiq.recipe.training import TrainingSettings
+from distiq.training.batches import Batch
+from distiq.training.fit import Losses, validation_accuracy
 
 STILL = ViewSettings(flip=False, shift=0)
 
@@ -89,7 +91,9 @@ def test_learned_ranges_move_survive_a_kill_and_reach_the_file(resnet: nn.Module
 
 
 def scales(quantized: QuantizedModel) -> dict[str, Tensor]:
-    found = [(name, module) for name, module in quantized.named_modules() if isinstance(module, PerChannelWeightPoint)]
+    found = [
+        (name, module) for name, module in quantized.named_modules() if isinstance(module, PerChannelWeightFakeQuantize)
+    ]
     return {name: point.calculate_qparams()[0].detach().clone() for name, point in found}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.progress import Silent
 from distiq.quantization import reconstruction
-from distiq.quantization.points import PerChannelWeightPoint
+from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.reconstruction import Reconstruction
 from distiq.quantization.scheme import Scheme
@@ -63,7 +63,7 @@ def weights(quantized: QuantizedModel) -> list[tuple[str, Tensor, Tensor, int]]:
     found = []
     for node in quantized.prepared.graph.nodes:
         point = modules.get(str(node.target))
-        if isinstance(point, PerChannelWeightPoint):
+        if isinstance(point, PerChannelWeightFakeQuantize):
             name = str(node.all_input_nodes[0].target)
             weight = quantized.prepared.get_parameter(name).detach()
             scale = point.calculate_qparams()[0].view(-1, *[1] * (weight.ndim - 1))

@@ -6,13 +6,14 @@ from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.numerics import quantize as on_grid
+from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.graph import layer_of, parameter_of
-from distiq.quantization.points import PerChannelWeightPoint
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
-from distiq.recipe import TrainingSettings
-from distiq.training import Batch, Losses
+from distiq.recipe.training import TrainingSettings
+from distiq.training.batches import Batch
+from distiq.training.fit import Losses
 
 
 class Words(nn.Module):
@@ -31,7 +32,7 @@ def integers(quantized: QuantizedModel) -> dict[str, Tensor]:
     found = {}
     for node in quantized.prepared.graph.nodes:
         point = quantized.prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(point, PerChannelWeightPoint):
+        if isinstance(point, PerChannelWeightFakeQuantize):
             weight, scale = parameter_of(quantized.prepared, node).detach().flatten(1), point.calculate_qparams()[0]
             bounds = (-point.quant_max, point.quant_max)
             layer = layer_of(node.all_input_nodes[0])

@@ -110,7 +110,7 @@ def test_columns_times_weights_are_the_layer(kind: str):
 
 
 def weighted(quantized: QuantizedModel) -> int:
-    return sum(type(module).__name__ == "PerChannelWeightPoint" for module in quantized.modules())
+    return sum(type(module).__name__ == "PerChannelWeightFakeQuantize" for module in quantized.modules())
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])

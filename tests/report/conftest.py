@@ -9,27 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from distiq.records import (
-    AccuracyRecord,
-    AdviceRecord,
-    Breach,
-    Column,
-    ColumnName,
-    ComparisonRecord,
-    CostRecord,
-    DataRecord,
-    Environment,
-    EpochRecord,
-    FlipRecord,
-    LatencyRecord,
-    ModelRecord,
-    PeakRecord,
-    RunRecord,
-    RuntimeRecord,
-    TrainingRecord,
-    TrialRecord,
-    VerdictRecord,
-)
+from distiq.records.data import DataRecord
+from distiq.records.models import Column, ColumnName, ModelRecord
+from distiq.records.quality import AccuracyRecord, FlipRecord
+from distiq.records.record import Environment
+from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
+from distiq.records.speed import ComparisonRecord, CostRecord, LatencyRecord, PeakRecord
+from distiq.records.training import EpochRecord, TrainingRecord
+from distiq.records.trials import Breach, RuntimeRecord, TrialRecord
 
 GARMENTS = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 RUNGS = ("static", "minmax", "percentile", "qat")

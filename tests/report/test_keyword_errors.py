@@ -1,6 +1,7 @@
 """The keyword's part of a report: absent without a keyword; the rows of the table say what was measured."""
 
-from distiq.records import KeywordRecord, RunRecord
+from distiq.records.quality import KeywordRecord
+from distiq.records.run import RunRecord
 from distiq.report.plots import keyword_errors
 from distiq.report.report import render
 from distiq.report.tables import measurement_columns, measurement_rows

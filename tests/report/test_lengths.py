@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from distiq.records import LatencyRecord, LengthRecord, RunRecord
+from distiq.records.run import RunRecord
+from distiq.records.speed import LatencyRecord, LengthRecord
 from distiq.report.lengths import length_headings, length_rows
 from distiq.report.report import write_report
 from distiq.report.show import show

@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 
 from distiq.errors import UserError
-from distiq.records import BenchFile, BenchRecord, Environment, LatencyRecord, RunRecord
+from distiq.records.record import Environment
+from distiq.records.run import RunRecord
+from distiq.records.speed import BenchFile, BenchRecord, LatencyRecord
 from distiq.report.measurements import keep_measurement, read_measurements
 from distiq.report.report import write_report
 from distiq.report.show import show

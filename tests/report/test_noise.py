@@ -2,7 +2,8 @@
 
 import pytest
 
-from distiq.records import Breach, NoiseRecord, SensitivityRecord
+from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
+from distiq.records.trials import Breach
 from distiq.report.plots import noise_by_grid
 from distiq.report.tables import broken_limits, noise_rows, noise_shares
 

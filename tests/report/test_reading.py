@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distiq.records import RunRecord
+from distiq.records.run import RunRecord
 from distiq.report.reading import class_changes, columns_of, latency_of, quality_floor
 
 MakeRun = Callable[..., RunRecord]

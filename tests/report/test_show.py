@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from distiq.errors import UserError
-from distiq.records import RunRecord
+from distiq.records.run import RunRecord
 from distiq.report.show import show
 
 SaveRun = Callable[..., Path]

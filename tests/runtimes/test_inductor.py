@@ -11,24 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq import environment, runner
-from distiq.bench import bench
+from distiq import environment
+from distiq.commands.bench import bench
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.models.recurrent import BiLSTM
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import RUNTIMES, differences, export, load, pair_sums, require
-from distiq.runtimes.inductor import (
-    _try_out,
-    entry,
-    float_operations,
-    grids,
-    lacks_compiler,
-    states_of_bilstm,
-    work,
-)
-from distiq.runtimes.lowering import Entry, Work, grids_of, with_unsigned_activations
+from distiq.runtimes.inductor import _try_out, entry, float_operations, grids, lacks_compiler, states_of_bilstm, work
+from distiq.runtimes.lowering import Entry, Work, qparams_of, with_unsigned_activations
 
 CHANNELS = 20  # more than one block of the packed weights
 
@@ -89,7 +82,7 @@ def test_it_answers_as_the_simulated_graph_at_any_batch_and_threads(made: Made):
 
 def test_it_holds_the_graphs_integers_and_scales(made: Made):
     assert differences(made.quantized, made.path) == ""
-    found, graph = grids(made.path), grids_of(made.quantized.reference())
+    found, graph = grids(made.path), qparams_of(made.quantized.reference())
     assert len(found.weights) == len(graph.weights) == 3
     assert sorted(weight.integers.shape[0] for weight in found.weights) == [4, CHANNELS, CHANNELS]
     # The sum's result and the mean's are scales within a loop, and the mean's is read by the last layer, too.

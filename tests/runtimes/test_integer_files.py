@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distiq import runner
-from distiq.bench import bench
+from distiq.commands.bench import bench
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.models.text import EmbeddingBag
 from distiq.quantization.quantize import QuantizedModel, quantize
@@ -18,7 +18,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, integer_io, load, pair_sums
 from distiq.runtimes.litert import IntegerTensor, entry, float_operations
 from distiq.runtimes.lowering import Entry
-from distiq.runtimes.pixels import Pixels
+from distiq.runtimes.uint8_input import Uint8Input
 from tests.runtimes.conftest import Branches, images_of
 
 pytest.importorskip("litert_torch", reason="LiteRT is not installed")
@@ -123,7 +123,7 @@ def test_it_is_timed_on_integers(made: Made):
 
 def test_with_pixels_the_output_alone_is_int8(tmp_path: Path):
     torch.manual_seed(0)
-    grey = Pixels((0.286,), (0.353,))
+    grey = Uint8Input((0.286,), (0.353,))
     images = torch.randint(0, 256, (256, 1, 12, 12), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     inputs = (images.float() / 255 - grey.mean[0]) / grey.std[0]
     quantized = quantize(Branches().eval(), inputs, Scheme(integer_io=True))

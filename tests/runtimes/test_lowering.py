@@ -14,8 +14,8 @@ from distiq.runtimes.lowering import (
     PINS,
     Grids,
     Weight,
-    grids_of,
     is_quantized,
+    qparams_of,
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
@@ -33,7 +33,7 @@ def test_no_form_changes_a_value(exported, images: Tensor):
 
 def test_a_small_last_layer_holds_float_weights(exported):
     reference = exported.quantized.reference()
-    before, after = grids_of(reference), grids_of(with_float_outputs(reference))
+    before, after = qparams_of(reference), qparams_of(with_float_outputs(reference))
     assert len(before.weights) - len(after.weights) == 1
     assert after.activations == before.activations
 
@@ -41,7 +41,7 @@ def test_a_small_last_layer_holds_float_weights(exported):
 def test_a_float_result_is_of_the_graph_s_own_integers(exported, images: Tensor, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lowering, "FEWEST_PINNED", 1)
     reference = exported.quantized.reference()
-    before, after = grids_of(reference), grids_of(with_float_outputs(reference))
+    before, after = qparams_of(reference), qparams_of(with_float_outputs(reference))
     assert after.activations == before.activations
     assert is_quantized(reference) and not is_quantized(exported.model)
     (last,) = [(one, two) for one, two in zip(before.weights, after.weights, strict=True) if one[0].ndim == 2]

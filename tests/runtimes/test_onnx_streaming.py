@@ -15,7 +15,7 @@ from distiq.models.frontend import front_end
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_streaming import Listener, export_streaming
+from distiq.runtimes.onnx_streaming import StreamingModel, export_streaming
 
 RATE, CLIPS = 4000, torch.randn(4, 2000, generator=torch.Generator().manual_seed(0)) / 4
 
@@ -44,7 +44,7 @@ def answers_by_step(file: Path, step: int) -> Tensor:
 
 
 def test_every_chunk_is_answered_as_the_whole_clip_s_step(file: Path, tmp_path: Path):
-    listener = Listener(export_streaming(file, tmp_path / "stream.onnx"))
+    listener = StreamingModel(export_streaming(file, tmp_path / "stream.onnx"))
     form, states, answers = listener.form, listener.start(len(CLIPS)), []
     chunks = [chunk for chunk in CLIPS.split(form.chunk, 1) if chunk.shape[1] == form.chunk]
     for chunk in chunks:
@@ -57,7 +57,7 @@ def test_every_chunk_is_answered_as_the_whole_clip_s_step(file: Path, tmp_path: 
 
 
 def test_its_states_are_of_a_fixed_size(file: Path, tmp_path: Path):
-    listener = Listener(export_streaming(file, tmp_path / "stream.onnx"))
+    listener = StreamingModel(export_streaming(file, tmp_path / "stream.onnx"))
     first = listener.start()
     _, after = listener.hear(torch.zeros(1, listener.form.chunk), first)
     assert {name: value.shape for name, value in after.items()} == {name: value.shape for name, value in first.items()}
@@ -68,7 +68,7 @@ def test_its_states_are_of_a_fixed_size(file: Path, tmp_path: Path):
 
 def test_what_it_costs_in_samples(file: Path, tmp_path: Path):
     """By hand: 32 ms windows every 16 ms keep one hop; the convolution over 5 frames, stride 2, keeps 3."""
-    form = Listener(export_streaming(file, tmp_path / "stream.onnx")).form
+    form = StreamingModel(export_streaming(file, tmp_path / "stream.onnx")).form
     if form.chunk == 2 * 64:
         assert (form.samples, form.frames, form.bogus, form.silent) == (64, 3, 1, 1)
     else:  # 100 and 40 samples: two hops begin before the clip, a fourth frame brings the windows into step
@@ -76,11 +76,11 @@ def test_what_it_costs_in_samples(file: Path, tmp_path: Path):
 
 
 def test_other_networks_and_chunks_are_refused(file: Path, tmp_path: Path):
-    listener = Listener(export_streaming(file, tmp_path / "stream.onnx"))
+    listener = StreamingModel(export_streaming(file, tmp_path / "stream.onnx"))
     with pytest.raises(UserError, match=r"a chunk of \(1, 7\); this file takes \(B,"):
         listener.hear(torch.zeros(1, 7), listener.start())
     with pytest.raises(UserError, match="does not take chunks; make one with export_streaming"):
-        Listener(file)
+        StreamingModel(file)
     pooled = DSCNN(3, front_end(RATE, bands=12), stem=4, widths=(4,), strides=(1,)).eval()
     with pytest.raises(UserError, match=r"takes chunks with a state; others answer windows"):
         export_streaming(export(pooled, tmp_path / "pooled.onnx", CLIPS), tmp_path / "no.onnx")

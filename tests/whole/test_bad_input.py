@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from distiq.cli import app
+from distiq.commands.compress import compress
 from distiq.errors import UserError
-from distiq.pipeline import compress
 from distiq.progress import Silent
-from distiq.recipe import load_recipe
+from distiq.recipe.read import load_recipe
 
 FACTORIES = """
 import dataclasses

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
 

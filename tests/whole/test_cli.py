@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from distiq.cli import app
-from distiq.ledger import Ledger
-from distiq.recipe import Recipe, load_recipe
+from distiq.recipe.read import load_recipe
+from distiq.recipe.recipe import Recipe
+from distiq.run.ledger import Ledger
 
 
 def distiq(*arguments: object) -> Result:

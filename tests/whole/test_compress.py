@@ -14,22 +14,26 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from distiq import delivery, ladder, runner
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
+from distiq.commands.compress import compress
 from distiq.data.splits import Data, from_tensors
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.files import sha256_of_file
-from distiq.measuring import ANSWERS
-from distiq.pipeline import compress
 from distiq.progress import Silent
-from distiq.recipe import Recipe, parse_recipe
-from distiq.records import RunRecord, SpeedRecord
+from distiq.recipe.read import parse_recipe
+from distiq.recipe.recipe import Recipe
+from distiq.records.run import RunRecord
+from distiq.records.speed import SpeedRecord
 from distiq.report.show import show
+from distiq.run import deliver as delivery
+from distiq.run import ladder
+from distiq.run.measure import ANSWERS
 from distiq.runtimes import export
 
 
-class Heard(Silent):
+class StreamPrediction(Silent):
     """Remembers the stages and counts the steps."""
 
     def __init__(self) -> None:
@@ -95,7 +99,7 @@ def test_a_budget_that_holds(data: Data, tmp_path: Path):
         assert model.training
         assert all(parameter.requires_grad for parameter in model.parameters())
 
-    made, heard = files(tmp_path / "run"), Heard()
+    made, heard = files(tmp_path / "run"), StreamPrediction()
     again = compress(settings, run=tmp_path / "run", teacher=teacher, student=student, data=data, watch=heard)
     assert files(tmp_path / "run") == made, "nothing is made again"
     assert heard.steps == 0
@@ -251,7 +255,7 @@ def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_pa
     assert record.delivered == {name: sha256_of_file(bundle / name) for name in ("model.xml", "model.bin")}
     assert "In each runtime" in (tmp_path / "run" / "report.html").read_text()
 
-    heard = Heard()
+    heard = StreamPrediction()
     compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data, watch=heard)
     assert heard.stages[-1] == "writing bundle and report" and len(heard.stages) == 3, "nothing is made again"
 
@@ -331,7 +335,7 @@ def test_layers_as_knowledge(data: Data, tmp_path: Path):
 
 
 def test_another_setting_makes_only_what_depends_on_it(finished, run_copy: Path, data: Data):
-    from distiq.recipe import load_recipe
+    from distiq.recipe.read import load_recipe
 
     made = files(run_copy)
     changed = load_recipe(finished.recipe, ["quantize.training.epochs=1"])

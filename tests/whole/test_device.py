@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
 from distiq.files import sha256_of_file
-from distiq.records import BenchRecord, RunRecord
+from distiq.records.run import RunRecord
+from distiq.records.speed import BenchRecord
 
 QUICK = ["--seconds", "0.005", "--batch", "2"]
 OnDevice = Callable[..., subprocess.CompletedProcess[str]]

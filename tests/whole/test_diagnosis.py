@@ -8,13 +8,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from distiq.cli import app
-from distiq.diagnosis import OUTLIER, _Patient, _stretched, diagnose
+from distiq.commands.diagnose import OUTLIER, _Patient, _stretched, diagnose
 from distiq.errors import UserError
-from distiq.ledger import Ledger
 from distiq.progress import Silent
 from distiq.quantization.scheme import Scheme
-from distiq.records import DiagnosisRecord, RunRecord
+from distiq.records.diagnosis import DiagnosisRecord
+from distiq.records.run import RunRecord
 from distiq.report.reading import chosen_trial
+from distiq.run.ledger import Ledger
 
 
 def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from distiq.bundle import CARD, VECTORS, Bundle
+from distiq.bundle.open import CARD, VECTORS, Bundle
+from distiq.commands.compress import compress
 from distiq.errors import UserError
-from distiq.pipeline import compress
-from distiq.recipe import load_recipe
+from distiq.recipe.read import load_recipe
 
 MEASURED = '[export]\ninteger_io = true\n[measure]\nruntimes = ["litert", "onnxruntime"]'
 ONE_RUNG = [('rungs = ["static", "qat"]', 'rungs = ["static"]'), ("[measure]", MEASURED)]

@@ -8,16 +8,17 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from distiq import runner
-from distiq.ablation import ablate
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
+from distiq.commands.ablate import ablate
+from distiq.commands.compress import compress
+from distiq.commands.diagnose import diagnose
 from distiq.data.load import load
-from distiq.diagnosis import diagnose
+from distiq.device import run as runner
 from distiq.errors import UserError
-from distiq.pipeline import compress
-from distiq.recipe import load_recipe
-from distiq.records import RegressionRecord, RunRecord
+from distiq.recipe.read import load_recipe
+from distiq.records.quality import RegressionRecord
+from distiq.records.run import RunRecord
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 RECIPE = """

@@ -10,12 +10,12 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from distiq.cli import app
+from distiq.commands.quantize_file import quantize_file, scheme_of
 from distiq.data.inputs import Preparation
 from distiq.models.from_onnx import read_onnx
-from distiq.post_training import quantize_file, scheme_of
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.records import OwnFileRecord
+from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import RUNTIMES, checksums, export, load
 
 
@@ -77,7 +77,9 @@ def test_a_file_that_takes_pixels_answers_as_one_that_takes_inputs(tmp_path: Pat
     how, scheme = Preparation.written("", "0.5,0.4,0.3", "0.2"), scheme_of("minmax", "nearest", False, 8, False)
     settings = {"samples": 8, "rounds": 1, "seconds": 0.002}
     found = [
-        quantize_file(own, photos / "test", tmp_path / f"{name}.onnx", scheme, how, pixels=name == "pixels", **settings)
+        quantize_file(
+            own, photos / "test", tmp_path / f"{name}.onnx", scheme, how, uint8_input=name == "pixels", **settings
+        )
         for name in ("inputs", "pixels")
     ]
     assert found[0].agreement == found[1].agreement
@@ -176,7 +178,7 @@ def test_tokens_that_the_network_does_not_know_are_refused(row: int, reader: Pat
         (["{own}", "--data", "{samples}", "--mode", "dynamic", "--out", "a.xml"], 'nearest: mode = "weight_only"'),
         (["{own}", "--data", "{samples}", "--group-size", "32"], 'nearest: mode = "weight_only", or group_size = 0'),
         (["{own}", "--data", "{samples}", "--size", "12"], "--size 12: write height and width"),
-        (["{own}", "--data", "{samples}", "--pixels"], "--pixels is for a folder of images"),
+        (["{own}", "--data", "{samples}", "--uint8-input"], "--uint8-input is for a folder of images"),
     ],
 )
 def test_bad_arguments_end_with_2(arguments: list[str], message: str, own: Path, tmp_path: Path):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
+from distiq.commands.compress import compress
 from distiq.errors import UserError
 from distiq.models.transformer import TokenLogits
-from distiq.pipeline import compress
-from distiq.recipe import load_recipe
-from distiq.records import RunRecord
+from distiq.recipe.read import load_recipe
+from distiq.records.run import RunRecord
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")

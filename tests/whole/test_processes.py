@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from distiq.ledger import Ledger
+from distiq.run.ledger import Ledger
 from tests.whole.test_kill import steps_done
 
 pytestmark = pytest.mark.slow

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from distiq import runner
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
+from distiq.commands.compress import compress
+from distiq.device import run as runner
 from distiq.errors import UserError
-from distiq.pipeline import compress
-from distiq.recipe import load_recipe
-from distiq.records import RunRecord
+from distiq.recipe.read import load_recipe
+from distiq.records.run import RunRecord
 
 OnDevice = Callable[..., subprocess.CompletedProcess[str]]
 RECIPE = """

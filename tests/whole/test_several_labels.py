@@ -6,12 +6,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from distiq import runner
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
-from distiq.pipeline import compress
-from distiq.recipe import load_recipe
-from distiq.records import RunRecord
+from distiq.commands.compress import compress
+from distiq.device import run as runner
+from distiq.recipe.read import load_recipe
+from distiq.records.run import RunRecord
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 RECIPE = """

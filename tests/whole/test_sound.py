@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from scipy.io import wavfile
 from typer.testing import CliRunner
 
-from distiq import runner
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
 from distiq.data.audio import read_sound
+from distiq.device import run as runner
 from distiq.errors import UserError
-from distiq.records import RunRecord
+from distiq.records.run import RunRecord
 
 RATE, SECONDS = 4000, 0.25
 RECIPE = """

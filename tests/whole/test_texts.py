@@ -10,15 +10,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from distiq import runner
-from distiq.bundle import Bundle
+from distiq.bundle.open import Bundle
 from distiq.cli import app
-from distiq.diagnosis import diagnose
+from distiq.commands.compress import compress
+from distiq.commands.diagnose import diagnose
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.models.text import EmbeddingBag
-from distiq.pipeline import compress
-from distiq.recipe import load_recipe
-from distiq.records import RunRecord
+from distiq.recipe.read import load_recipe
+from distiq.records.run import RunRecord
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 OnDevice = Callable[..., subprocess.CompletedProcess[str]]

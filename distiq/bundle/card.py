@@ -1,0 +1,106 @@
+"""The card of a bundle: what the model is, how good it is, where it was measured."""
+
+from collections.abc import Mapping
+
+from distiq.bundle.open import EXAMPLES
+from distiq.records.quality import RegressionRecord
+from distiq.records.record import NOUNS
+from distiq.records.run import RunRecord
+from distiq.records.trials import TrialRecord
+from distiq.runtimes.litert import IntegerTensor
+
+
+def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str, object]:
+    cost = trial.deployed.cost
+    tuning = run.comparison.tuning.get(cost.file) if cost else None
+    setting: dict[str, object] = {"threads": cost.at_batch(1).threads if cost else 1, "options": {}}
+    if tuning:
+        setting = tuning.setting.model_dump(include={"threads", "options"})
+    return {
+        "name": run.name,
+        "created": run.created,
+        "setting": setting,
+        "runtime": cost.runtime if cost else "",
+        "scheme": trial.scheme,
+        "rung": trial.rung,
+        "made_from": {
+            "student": run.student.model,
+            "teacher": f"{run.teacher.model} ({run.teacher.origin})",
+            "data": run.data.model_dump(mode="json"),
+            "recipe": run.recipe_toml,
+            "command": run.command,
+            "code_version": run.code_version,
+        },
+        "measured": trial.deployed.model_dump(mode="json"),
+        "agreement_with_simulation": trial.agreement,
+        "float_operations": list(trial.float_operations),
+        "runtimes": [entry.model_dump(mode="json") for entry in trial.runtimes],
+        "environment": run.environment.model_dump(mode="json"),
+        "sha256": files,
+    }
+
+
+def _card_text(
+    run: RunRecord,
+    trial: TrialRecord,
+    files: dict[str, str],
+    pair_sums: str,
+    ends: Mapping[str, IntegerTensor],
+    is_pair: bool = False,
+) -> str:
+    test, cost = trial.deployed.test, trial.deployed.cost
+    assert cost is not None
+    low, high = (100 * end for end in test.interval)
+    latency = cost.at_batch(1)
+    versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
+    teacher = run.teacher.column("float32").test.quality
+    by_length = "".join(
+        f"\n| latency, {entry.tokens} tokens | {entry.files[cost.file].p50_ms:.3f} ms |"
+        for entry in run.comparison.lengths
+        if cost.file in entry.files
+    )
+    facts = [f"Sums of two 8-bit products are {pair_sums}."] if pair_sums else []
+    if fixed := run.comparison.fixed_lengths.get(cost.file):
+        facts.append(f"The file takes texts of {fixed} tokens alone; shorter ones are padded.")
+    noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
+    example += ' "another text"' if is_pair else ""
+    quality = f"{100 * test.quality:.2f} % (95 % interval {low:.2f} to {high:.2f})"
+    names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
+    answers = f"{len(run.data.classes)} classes:\n{names}"
+    rows = ""
+    if isinstance(test, RegressionRecord):
+        answers, agrees = f"a number: {names}", f"to 1/255 of its span on {agrees}"
+        span = " to ".join(f"{end:.4g}" for end in test.rmse_interval)
+        rows = f"\n| root mean squared error | {test.rmse:.4g} (95 % interval {span}) |"
+    return (
+        f"""# {run.name}
+
+{run.student.model}, {trial.scheme}, for {cost.runtime}. Answers {answers}.
+
+| measured on the file | |
+|---|---|
+| {run.data.measure}, {test.samples} test {noun} | {quality} |{rows}
+| teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
+| size | {cost.size_bytes:,} bytes |
+| latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |{by_length}
+| agrees with the simulated graph | {agrees} |
+
+{run.verdict.sentence}
+
+Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
+{" ".join(facts)}
+{_said_of(ends)}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
+
+`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
+Without distiq, `python run.py` checks, answers and times the file; it needs numpy and {cost.runtime} alone.
+
+"""
+        + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
+        + "\n"
+    )
+
+
+def _said_of(ends: Mapping[str, IntegerTensor]) -> str:
+    """A line about the ends of a file that are of integers."""
+    grids = "; ".join(f"{name} with scale {end.scale:.9g}, zero point {end.zero_point}" for name, end in ends.items())
+    return f"Of int8, for (integer - zero point) * scale: {grids}.\n" if grids else ""

@@ -1,0 +1,287 @@
+"""The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
+
+model.onnx           the file, or that of another runtime (model.xml with model.bin, .tflite, .pte, .pt2)
+run.py               checks, answers and times the file with numpy and its runtime alone
+preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
+tokenizer.json       of texts: how they are cut into tokens
+vectors.safetensors  inputs and the outputs that this file gave where it was made
+card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from distiq.data.audio import conversions, read_sound, remarks, resampled, windows
+from distiq.data.columns import read_columns
+from distiq.data.images import read_image
+from distiq.data.tables import Encoding
+from distiq.data.text import TextEncoder
+from distiq.device import run as runner
+from distiq.device.run import RAW, Check, fitted
+from distiq.errors import UserError
+from distiq.files import sha256_of_file
+from distiq.recipe.data import AudioSettings
+from distiq.records.record import NOUNS, Kind
+from distiq.runtimes.export import Predict, load
+
+PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
+
+
+TOKENIZER, RUNNER = "tokenizer.json", "run.py"
+
+
+VECTOR_COUNT = 32
+
+
+EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "table": "rows.csv"}
+
+
+class Prediction(NamedTuple):
+    """An answer: class name and its probability."""
+
+    label: str
+    probability: float
+
+
+class Prepared(NamedTuple):
+    """Inputs (B, ...) as the model wants them, and sentences about what was changed, missing or unknown."""
+
+    inputs: Tensor
+    notes: tuple[str, ...] = ()
+
+
+class StreamPrediction(NamedTuple):
+    """What was heard in a window of a long clip: its begin and end in seconds, the likeliest classes."""
+
+    start_s: float
+    end_s: float
+    answers: list[Prediction]
+
+
+class Bundle:
+    """An opened bundle.
+
+    Args:
+        threads: of the runtime; by default those of the card.
+
+    Raises:
+        UserError: a file is missing, or differs from what the card says.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        card = self._json(CARD)
+        hashes = card.get("sha256") if isinstance(card, dict) else None
+        model = card.get("model", "model.onnx") if isinstance(card, dict) else ""
+        if not isinstance(hashes, dict) or not {model, PREPROCESSING, VECTORS} <= hashes.keys():
+            raise UserError(f"{self.folder / CARD}: damaged (it lacks the files' checksums); make the bundle again")
+        for name, expected in hashes.items():
+            file = self.folder / name
+            if not file.is_file():
+                raise UserError(f"{file}: missing; this bundle is not whole, make it again with distiq run")
+            if sha256_of_file(file) != expected:
+                raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
+        self.card, self.preprocessing = card, self._json(PREPROCESSING)
+        self.model = self.folder / model
+        setting = card.get("setting") or {}
+        self.threads: int = threads or setting.get("threads", 1)
+        self.run: Predict = load(self.model, self.threads, setting.get("options"))
+
+    def _json(self, name: str) -> dict:
+        path = self.folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; {self.folder} is no distiq bundle (runs/<name>/bundle is one)")
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}); make the bundle again") from error
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's input."""
+        return torch.from_numpy(runner.normalized(pixels.numpy(), self._about))
+
+    @property
+    def _about(self) -> dict:
+        return {"kind": self.kind, **self.preprocessing}
+
+    @property
+    def kind(self) -> Kind:
+        """What the model reads: "image", "audio", "text" or "table"."""
+        return self.preprocessing.get("kind", "image")
+
+    @property
+    def audio(self) -> AudioSettings:
+        """Rate and window that the model of clips expects."""
+        rate = self.preprocessing["rate"]
+        return AudioSettings(rate=rate, seconds=self.preprocessing["shape"][0] / rate)
+
+    @property
+    def pair(self) -> bool:
+        """Whether the model reads two texts together."""
+        return self.preprocessing.get("text", {}).get("pair", False)
+
+    def prepare(self, sample: Path | str, second: str = "") -> Prepared:
+        """The model's inputs: of an image, a clip (WAV, FLAC) or a text one, of a file of rows one for each.
+
+        Args:
+            second: where the model reads texts in pairs, the second one.
+
+        Raises:
+            UserError: the file is missing, does not decode, or its columns are not those of the training; a text is
+                empty; a second one is missing, or is given to a model that reads one.
+        """
+        if bool(second) != self.pair:
+            raise UserError(
+                f"{self.folder}: this model compares two texts; give both"
+                if self.pair
+                else f"{self.folder}: this model reads no pairs of texts; give one sample at a time"
+            )
+        if self.kind in RAW and self.preprocessing.get("raw") == "float32":
+            raise UserError(
+                f"{self.folder}: this model was made from float32 {NOUNS[self.kind]}, which files do not hold; it"
+                " answers prepared inputs alone (`distiq.bundle.Bundle.answer`)"
+            )
+        match self.kind:
+            case "image":
+                channels, height, width = self.preprocessing["shape"]
+                return Prepared(self.normalize(read_image(Path(sample), (channels, height, width)).unsqueeze(0)))
+            case "audio":
+                sound = read_sound(Path(sample))
+                clip = fitted(resampled(sound, self.audio.rate), self.preprocessing["shape"][0])
+                return Prepared(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self.audio))
+            case "table" if "table" in self.preprocessing:
+                encoding = Encoding.from_json(self.preprocessing["table"])
+                rows = read_columns(Path(sample), encoding.columns)
+                if not rows[encoding.columns[0]]:
+                    raise UserError(f"{sample}: holds no row")
+                return Prepared(*encoding.encode(rows, str(sample)))
+            case "text" if "text" in self.preprocessing:
+                tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
+                known = self.preprocessing["text"]
+                encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""), self.pair)
+                to_longest, seconds = "fixed_length" not in known, [second] if self.pair else []
+                numbers, notes = encoder.encode([str(sample)], "the text", to_longest, seconds)
+                if os.path.isfile(sample):
+                    notes = (
+                        f"{sample}: a file is called so, but its name is what was read; give texts themselves",
+                        *notes,
+                    )
+                return Prepared(numbers, notes)
+            case kind:
+                raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
+
+    def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
+        """The likeliest classes of each input (B, ...), likeliest first.
+
+        Raises:
+            UserError: the model answers a number.
+        """
+        if self.regression:
+            raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
+        return [self.likeliest(probabilities, top) for probabilities in self.probabilities(self.run(inputs))]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, classes): of one class a sample the softmax; of several labels each one's own."""
+        return torch.sigmoid(logits) if self.preprocessing.get("multi_label") else torch.softmax(logits, 1)
+
+    def predict(self, sample: Path | str, top: int = 3, second: str = "") -> list[Prediction]:
+        """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
+
+        Raises:
+            UserError: as `prepare` and `answer`.
+        """
+        return self.answer(self.prepare(sample, second).inputs[:1], top)[0]
+
+    @property
+    def regression(self) -> bool:
+        """Whether the model answers a number in place of classes."""
+        return "target" in self.preprocessing
+
+    def numbers(self, inputs: Tensor) -> Tensor:
+        """What the model answers to each input (B, ...), in the unit of the data, (B,).
+
+        Raises:
+            UserError: the model answers classes.
+        """
+        if not self.regression:
+            raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
+        target = self.preprocessing["target"]
+        return target["mean"] + target["std"] * self.run(inputs)[:, 0]
+
+    def require_sound(self) -> None:
+        """Raises UserError unless the model hears."""
+        if self.kind != "audio":
+            raise UserError(
+                f"{self.folder}: this model reads {NOUNS[self.kind]}; windows in time are for models of sound"
+            )
+
+    def conversions(self, file: Path) -> tuple[str, ...]:
+        """What is done to a sound of any length before it is heard window by window, in words.
+
+        Raises:
+            UserError: the model does not hear, or the file is missing or does not decode.
+        """
+        self.require_sound()
+        return conversions(read_sound(file), self.audio)
+
+    def listen(self, file: Path, every: float, top: int = 3) -> Iterator[StreamPrediction]:
+        """Answers a long clip window after window, as a microphone's stream would be.
+
+        Args:
+            every: seconds from one window to the next.
+
+        Raises:
+            UserError: the model does not hear, `every` is not positive, the file is missing or does not decode.
+        """
+        self.require_sound()
+        rate, length = self.audio.rate, self.preprocessing["shape"][0]
+        if not 0 < every < math.inf:
+            raise UserError(f"every = {every:g} s; give a positive time from one window to the next")
+        samples = resampled(read_sound(file), rate)
+        for start, window in windows(samples, length, max(1, round(every * rate))):
+            inputs = self.normalize(torch.from_numpy(window.copy()).unsqueeze(0))
+            yield StreamPrediction(start / rate, (start + length) / rate, self.answer(inputs, top)[0])
+
+    def likeliest(self, probabilities: Tensor, top: int) -> list[Prediction]:
+        """The likeliest classes by their probabilities (classes,), likeliest first."""
+        best = probabilities.topk(min(top, len(probabilities)))
+        return [
+            Prediction(self.preprocessing["labels"][index], value)
+            for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def vectors(self) -> dict[str, Tensor]:
+        """The test vectors: "inputs" (N, ...), "outputs" (N, classes), "labels" (N,), raw samples where there are some.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        try:
+            return load_file(self.folder / VECTORS)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{self.folder / VECTORS}: damaged ({error}); make the bundle again") from error
+
+    def check(self) -> Check:
+        """Replays the test vectors here.
+
+        Another processor may round sums of float differently, which moves a logit by a step or two of its grid: a
+        difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed answer is not. A number has
+        changed where it differs by more.
+
+        Raises:
+            UserError: the vectors cannot be read, or the file does not run on them.
+        """
+        vectors = {name: tensor.numpy() for name, tensor in self.vectors().items()}
+        try:
+            return runner.check(lambda inputs: self.run(torch.from_numpy(inputs)).numpy(), vectors, self._about)
+        except runner.Refused as error:
+            raise UserError(f"{self.folder}: {error}") from error

@@ -1,0 +1,113 @@
+"""Sound in chunks of any size in, running class probabilities out.
+
+A window's answer is the one that its clip would get. Where the model's file has its front-end apart (an ONNX file
+whose front-end stays in float32), every frame is computed once and kept for all the windows that it lies in.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distiq.bundle.open import Bundle, StreamPrediction
+from distiq.data.audio import read_sound, resampled
+from distiq.errors import UserError
+from distiq.runtimes.export import Predict
+from distiq.runtimes.onnx_runtime import FrontEnd, split_front_end
+
+
+class Window(NamedTuple):
+    """A window of a stream: the sample that it begins with and the class probabilities (classes,)."""
+
+    start: int
+    probabilities: Tensor
+
+
+class Stream:
+    """What has been heard so far: samples that make no frame yet, the frames of the window, the last probabilities.
+
+    Args:
+        parts: the model in two.
+        length: samples of a window.
+        every: samples from one window to the next, taken as whole hops of the front-end, one at least.
+        smooth: probabilities are the mean of those of so many windows (Chen et al. 2014, "Small-footprint keyword
+            spotting using deep neural networks", equation 2).
+    """
+
+    def __init__(self, parts: FrontEnd, length: int, every: int, smooth: int = 1) -> None:
+        self.parts = parts
+        self.needed = 1 + (length - parts.window) // parts.hop
+        self.step = max(1, round(every / parts.hop))
+        if self.step > self.needed:
+            raise ValueError(f"{every} samples from one window of {length} to the next leave some unheard")
+        self.sound, self.frames = torch.zeros(1, 0), torch.zeros(1, 0)
+        self.recent: deque[Tensor] = deque(maxlen=smooth)
+        self.start = 0
+
+    def hear(self, chunk: Tensor) -> Iterator[Window]:
+        """The windows that are full with this chunk: samples (T,) float32 in -1..1."""
+        self.sound = torch.cat([self.sound, chunk.unsqueeze(0)], 1)
+        ready = 1 + (self.sound.shape[1] - self.parts.window) // self.parts.hop
+        if ready > 0:
+            fresh = self.parts.frames(self.sound[:, : self.parts.window + (ready - 1) * self.parts.hop])
+            self.frames = torch.cat([self.frames, fresh], -1) if self.frames.numel() else fresh
+            self.sound = self.sound[:, ready * self.parts.hop :]
+        while self.frames.shape[-1] >= self.needed:
+            logits = self.parts.network(self.frames[..., : self.needed])[0]
+            self.recent.append(torch.softmax(logits, 0))
+            yield Window(self.start, torch.stack(list(self.recent)).mean(0))
+            self.frames = self.frames[..., self.step :]
+            self.start += self.step * self.parts.hop
+
+
+def parts_of(model: Path, run: Predict) -> FrontEnd:
+    """A model in two; where its file cannot be cut, samples are the frames and `run` is the network."""
+    split = split_front_end(model) if model.suffix == ".onnx" else None
+    return split or FrontEnd(1, 1, lambda samples: samples, run)
+
+
+def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -> Iterator[StreamPrediction]:
+    """A bundle's answers to a stream, from the first full window on.
+
+    Args:
+        source: a WAV or FLAC file; "-" is the standard input, one channel of raw int16 (little endian) at the
+            model's rate.
+        every: seconds from one window to the next. smooth: as for `Stream`.
+
+    Raises:
+        UserError: the model does not hear, `every` is not positive or longer than a window, the file is missing or
+            does not decode, or the sound ends before the first window is full.
+    """
+    bundle.require_sound()
+    if bundle.preprocessing.get("multi_label"):
+        raise UserError(f"{bundle.folder}: this model gives a clip several labels; streams are heard for one class")
+    rate, length = bundle.audio.rate, bundle.preprocessing["shape"][0]
+    if not 0 < every * rate <= length:
+        raise UserError(f"every = {every:g} s; give a positive time of at most a window, {length / rate:g} s")
+    stream = Stream(parts_of(bundle.model, bundle.run), length, round(every * rate), smooth)
+    heard, answered = 0, False
+    for chunk in _chunks(source, rate, max(1, round(every * rate))):
+        heard += len(chunk)
+        for start, probabilities in stream.hear(bundle.normalize(torch.from_numpy(chunk.copy()))):
+            answered = True
+            yield StreamPrediction(start / rate, (start + length) / rate, bundle.likeliest(probabilities, top))
+    if not answered:
+        raise UserError(
+            f"{source}: the sound ends after {heard / rate:.2f} s, before the first window of {length / rate:g} s is"
+            " full; without --stream a short clip is answered with silence around it"
+        )
+
+
+def _chunks(source: str, rate: int, size: int) -> Iterator[np.ndarray]:
+    """int16 samples, `size` at a time."""
+    if source != "-":
+        samples = resampled(read_sound(Path(source)), rate)
+        yield from (samples[start : start + size] for start in range(0, len(samples), size))
+        return
+    while block := sys.stdin.buffer.read(2 * size):
+        yield np.frombuffer(block[: len(block) // 2 * 2], "<i2")

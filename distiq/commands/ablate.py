@@ -1,0 +1,154 @@
+"""ablate(recipe): did the teacher help? The same student and steps with and without, over several seeds."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from distiq import environment
+from distiq.data.load import load as load_data
+from distiq.data.splits import check_data, right
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import outputs, score
+from distiq.evaluation.statistics import mcnemar, paired_interval
+from distiq.files import save_tensors
+from distiq.progress import Silent, Watch
+from distiq.recipe.distil import DistilSettings
+from distiq.recipe.recipe import Recipe, to_toml
+from distiq.records.ablation import AblationRecord, ArmRecord, PairRecord
+from distiq.records.quality import AccuracyRecord
+from distiq.records.record import Record
+from distiq.run.ledger import Ledger, Step
+from distiq.run.train import Networks, basis_of
+from distiq.training import processes
+
+ANSWERS = "answers.safetensors"
+ANSWERING_CODE = ("commands/ablate.py", "evaluation", "data", "models")
+
+
+class Answered(Record):
+    """The record of a step that leaves a network's answers to the test set."""
+
+    test: AccuracyRecord
+
+
+def arms_of(settings: DistilSettings) -> dict[str, DistilSettings]:
+    """What is compared: no teacher, its outputs alone (plain distillation), the recipe's losses where they differ."""
+    plain = DistilSettings()
+    weights = {} if settings.kd_weight else {"kd_weight": plain.kd_weight, "task_weight": plain.task_weight}
+    logits = settings.model_copy(update={"losses": (), **weights})
+    arms = {"no teacher": settings.without_teacher(), "outputs alone": logits}
+    return arms if logits == settings else {**arms, "recipe": settings}
+
+
+def ablate(
+    recipe: Recipe,
+    *,
+    seeds: int = 3,
+    arms: Mapping[str, DistilSettings] | None = None,
+    run: Path | None = None,
+    watch: Watch | None = None,
+    command: str = "distiq.ablate(recipe)",
+) -> AblationRecord:
+    """Trains the recipe's student without its teacher, with the teacher's outputs, and with all losses of the recipe.
+
+    Every arm has the same steps, and the same weights, order and views in each seed; float32 students are compared on
+    the full test set after the last epoch. One teacher serves all. An interrupted ablation goes on where it was; a
+    teacher that `compress` left in the run folder is used again.
+
+    Args:
+        seeds: how many; the recipe's own is the first.
+        arms: what is compared, by name, "no teacher" first; by default `arms_of` the recipe. Each is compared with
+            "no teacher" and, where there is such an arm, with "outputs alone".
+        run: the run folder; by default runs/<name>.
+
+    Raises:
+        UserError: the recipe or the data is refused, or the recipe has no teacher.
+    """
+    if recipe.distil.teacher == "none":
+        raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
+    watch = watch or Silent()
+    with Ledger(run or Path("runs") / recipe.name) as ledger:
+        environment.keep_freed_memory()
+        watch.stage("reading data")
+        data = load_data(recipe.data, recipe.seed)
+        check_data(data)
+        if data.regression:
+            raise UserError(
+                "distiq ablate compares shares of right answers, but each sample of this data has a number; run the"
+                ' recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
+            )
+        networks = Networks(recipe, ledger, data, watch)
+        arms = arms or arms_of(recipe.distil)
+        if len(arms) < 2 or "no teacher" not in arms:
+            raise UserError(f'arms: {", ".join(arms)}; give "no teacher" and at least one more')
+        networks.refuse_early(*arms.values())
+        labels, classes = data.test.labels, len(data.classes)
+
+        def answered(role: str, step: Step) -> Step:
+            def make(folder: Path) -> Answered:
+                answers = outputs(networks.load(role, step), data, data.test)
+                save_tensors({"test": answers}, folder / ANSWERS)
+                found = score(answers, labels, classes)
+                assert isinstance(found, AccuracyRecord)
+                return Answered(test=found)
+
+            inputs = {"data": networks.digest, "network": step.key}
+            return ledger.step(f"{role}-answers", inputs, ANSWERING_CODE, Answered, make)
+
+        teacher = networks.teacher()
+        source = networks.last_teacher(teacher)
+        found: dict[str, list[Step]] = {}
+        for number in range(seeds):
+            seed = recipe.seed + number
+            for arm, settings in arms.items():
+                watch.stage(f"seed {seed}: {arm}")
+                step = answered("student", networks.student(source, settings, seed))
+                found.setdefault(arm, []).append(step)
+                watch.note(f"{100 * step.record.test.top1:.2f} % of the test set")
+        correct = {
+            arm: torch.stack([right(load_file(step.folder / ANSWERS)["test"], labels) for step in steps])
+            for arm, steps in found.items()
+        }
+        record = AblationRecord(
+            name=recipe.name,
+            command=command,
+            recipe_toml=to_toml(recipe),
+            environment=environment.describe(),
+            basis=basis_of(recipe),
+            teacher=answered("teacher", teacher).record.test,
+            seeds=tuple(recipe.seed + number for number in range(seeds)),
+            samples=len(labels),
+            arms=tuple(
+                ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in found.items()
+            ),
+            pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
+            seconds=sum(step.seconds for step in ledger.used.values()),
+        )
+        if processes.is_main():
+            record.save(ledger.records / "ablation.json")
+    return record
+
+
+def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Every arm against no teacher, and every arm against the outputs alone."""
+    for second in ("no teacher", "outputs alone"):
+        yield from ((first, second) for first in arms if second in arms and first not in ("no teacher", second))
+
+
+def _pair(first: str, second: str, ours: torch.Tensor, theirs: torch.Tensor) -> PairRecord:
+    """Compares two arms by their right answers (seeds, samples)."""
+    mean, low, high = paired_interval(ours, theirs)
+    fixed, broken = (ours & ~theirs).sum(1).tolist(), (~ours & theirs).sum(1).tolist()
+    one_seed = len(ours) == 1  # says nothing of other seeds
+    verdict = "cannot tell" if one_seed else "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
+    return PairRecord(
+        first=first,
+        second=second,
+        difference_points=100 * mean,
+        interval_points=(100 * low, 100 * high),
+        per_seed_points=tuple((100 * (ours.float() - theirs.float()).mean(1)).tolist()),
+        mcnemar_p=tuple(mcnemar(one, other) for one, other in zip(fixed, broken, strict=True)),
+        verdict=verdict,
+    )

@@ -1,0 +1,156 @@
+"""bench(): files of any runtime, and bundles, timed side by side on this machine."""
+
+import datetime
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distiq import environment
+from distiq.bundle.open import Bundle
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import Predict
+from distiq.models.onnx_inputs import one_input
+from distiq.progress import Silent, Watch
+from distiq.records.speed import BenchFile, BenchRecord, LatencyRecord
+from distiq.records.trials import FLOAT32
+from distiq.runtimes.export import checksums, load, require, runtime_of, size_bytes
+from distiq.runtimes.lowering import Work
+from distiq.timing.latency import latencies
+from distiq.timing.peak import MOST_PEAK_SECONDS, measure_peak
+from distiq.timing.tune import tune as tune_file
+
+NO_PADDING = -1  # a number that no token has: nothing is masked
+
+
+class _Opened(NamedTuple):
+    """A model file, one sample (1, ...) that it takes, its multiply-adds where they are known, its seconds of sound.
+
+    `run` is the file itself, or what is run in its place; see `one_input`.
+    """
+
+    path: Path
+    run: Path
+    threads: int
+    predict: Predict
+    sample: Tensor
+    work: Work | None
+    sound_s: float
+
+
+def bench(
+    files: Sequence[Path],
+    *,
+    threads: int | None = None,
+    batch: int = 32,
+    rounds: int = 10,
+    seconds: float = 0.2,
+    shape: Sequence[int] = (),
+    rate: int = 0,
+    tune: bool = False,
+    watch: Watch | None = None,
+) -> BenchRecord:
+    """Times files in turns: batch 1 and a larger batch, after a warm-up.
+
+    Args:
+        files: .onnx, .xml, .tflite, .pte or .pt2, each of one input, .onnx also of tokens and their mask; of a bundle's
+            folder its model file is timed, under the settings that its card names.
+        threads: of each runtime; by default 1, of a bundle those of its card.
+        batch: samples per call where throughput is measured.
+        rounds, seconds: how many turns every file has, and how long one is.
+        shape: of one sample, for files that do not say it.
+        rate: of files that hear, samples per second; a bundle says its own.
+        tune: also time each file under the settings of its runtime.
+
+    Raises:
+        UserError: a file is missing or damaged, a bundle is not whole, its runtime is not installed, or its shape is
+            not known.
+    """
+    watch = watch or Silent()
+    watch.stage("loading the files")
+    with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
+        opened = {str(file): _opened(Path(file), threads, tuple(shape), rate, Path(folder)) for file in files}
+        return _timed(opened, batch, rounds, seconds, tune, watch)
+
+
+def _timed(
+    models: Mapping[str, _Opened], batch: int, rounds: int, seconds: float, tune: bool, watch: Watch
+) -> BenchRecord:
+    found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(models, ())
+    for size in sorted({1, batch}):
+        calls = {name: _call(model.predict, model.sample, size) for name, model in models.items()}
+        able = {name: call for name, call in calls.items() if _works(call, name, size, watch)}
+        watch.stage(f"batch {size}: {len(able)} files, {rounds} rounds, about {rounds * seconds * len(able):.0f} s")
+        timed = latencies(able, torch.zeros(size), 1, rounds, seconds)
+        for name, latency in timed.items():
+            found[name] = (*found[name], latency.model_copy(update={"threads": models[name].threads}))
+    if tune:
+        watch.stage("timing the settings of each file's runtime")
+    results = [
+        BenchFile(
+            file=name,
+            runtime=runtime_of(model.path).title,
+            size_bytes=size_bytes(model.path),
+            sha256=checksums(model.path),
+            latency=found[name],
+            tuning=tune_file(model.run, model.threads, model.sample, rounds, seconds) if tune else None,
+            macs=model.work.macs if model.work else None,
+            is_int8=model.work is not None and model.work.is_int8,
+            sound_s=model.sound_s,
+        )
+        for name, model in models.items()
+    ]
+    peak = measure_peak(min(rounds * seconds, MOST_PEAK_SECONDS))
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return BenchRecord(created=created, environment=environment.describe(), files=tuple(results), peak=peak)
+
+
+def _opened(path: Path, threads: int | None, shape: tuple[int, ...], rate: int, folder: Path) -> _Opened:
+    if path.is_dir():
+        bundle = Bundle(path, threads)
+        macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
+        sound_s = bundle.preprocessing["shape"][0] / bundle.audio.rate if bundle.kind == "audio" else 0.0
+        sample = bundle.vectors()["inputs"][:1]
+        return _Opened(bundle.model, bundle.model, bundle.threads, bundle.run, sample, Work(macs, is_int8), sound_s)
+    run = one_input(path, Path(tempfile.mkdtemp(dir=folder)), NO_PADDING) if path.suffix == ".onnx" else path
+    sample, count = _sample(run, shape), runtime_of(path).work
+    sound_s = sample.shape[1] / rate if rate and sample.ndim == 2 else 0.0
+    work, threads = count(run, sample.shape[1:]) if count else None, threads or 1
+    return _Opened(path, run, threads, load(run, threads), sample, work, sound_s)
+
+
+def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """One sample that the file takes: noise, or zeros where it takes integers."""
+    runtime = runtime_of(path)
+    require(runtime)
+    entry = runtime.entry(path)
+    own = entry.shape[1:]
+    if shape and (len(shape) != len(own) or any(size not in (-1, had) for size, had in zip(own, shape, strict=True))):
+        wanted, given = (",".join("any" if size < 1 else str(size) for size in sizes) for sizes in (own, shape))
+        raise UserError(f"{path}: takes samples of shape {wanted}, not {given}; leave --shape out, or make it fit")
+    shape, dtype = shape or own, entry.dtype
+    if not shape or min(shape) < 1:
+        raise UserError(f"{path}: the file leaves the shape of a sample open; give it, such as --shape 3,224,224")
+    if not dtype.is_floating_point:
+        return torch.zeros((1, *shape), dtype=dtype)
+    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _call(predict: Predict, sample: Tensor, size: int) -> Predict:
+    inputs = sample.repeat(size, *[1] * (sample.ndim - 1))
+    return lambda _: predict(inputs)
+
+
+def _works(call: Predict, name: str, size: int, watch: Watch) -> bool:
+    """Whether the file takes a batch of this size; a file of a fixed batch may not."""
+    try:
+        call(torch.zeros(size))
+    except Exception as error:  # every runtime raises its own kinds
+        if size == 1:
+            raise UserError(f"{name}: the file does not run: {str(error).splitlines()[0]}") from error
+        watch.note(f"{name}: takes no batch of {size}")
+        return False
+    return True

@@ -1,0 +1,184 @@
+"""quantize_file(): a float32 ONNX file of someone's own becomes an int8 file, measured beside it without labels."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import torch
+from torch import Tensor
+
+from distiq.commands.bench import bench
+from distiq.data.inputs import Preparation, read_inputs
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import Predict, agreement
+from distiq.models.from_onnx import OnnxNetwork, read_onnx
+from distiq.models.onnx_inputs import one_input
+from distiq.models.onnx_operations import EXPORT_AGAIN
+from distiq.numerics import sqnr_db
+from distiq.progress import Silent, Watch
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import RangeMethod, Scheme
+from distiq.records.run import OwnFileRecord
+from distiq.runtimes.export import export, lacks, load, operations, pair_sums, require, runtime_of
+from distiq.runtimes.uint8_input import Uint8Input
+
+COMPARED = 2048
+CHUNK = 32
+SAME_DB = 60.0  # what the network read from a file must reach against the file: float32 in another order has > 100
+THROUGHPUT_BATCH = 32
+
+
+def scheme_of(
+    ranges: RangeMethod,
+    rounding: Any,
+    equalize: bool,
+    weight_bits: int,
+    reduce_range: bool,
+    iterations: int = 300,
+    mode: Any = "static",
+    group_size: int = 0,
+    integer_io: bool = False,
+    attention: bool = False,
+) -> Scheme:
+    """The scheme that a command line's options name; equalizing corrects the biases, too.
+
+    Raises:
+        UserError: no such number of bits, fewer than 8 in a reduced range, or a mode that does not go with the others.
+    """
+    known = get_args(get_type_hints(Scheme)["weight_bits"])
+    if weight_bits not in known:
+        raise UserError(f"--weight-bits {weight_bits}: distiq has grids of {', '.join(map(str, known))} bits")
+    if reduce_range and weight_bits < 8:
+        raise UserError(f"--reduce-range changes nothing at --weight-bits {weight_bits}; leave one of the two out")
+    return Scheme(
+        weight_bits=weight_bits,  # type: ignore[arg-type]
+        ranges=ranges,
+        rounding=rounding,
+        iterations=iterations,
+        equalize=equalize,
+        correct_biases=equalize,
+        reduce_range=reduce_range,
+        mode=mode,
+        group_size=group_size,
+        integer_io=integer_io,
+        attention=attention,
+    )
+
+
+def quantize_file(
+    source: Path,
+    data: Path,
+    out: Path,
+    scheme: Scheme,
+    preparation: Preparation,
+    *,
+    samples: int = 512,
+    uint8_input: bool = False,
+    pad: int = 0,
+    threads: int = 1,
+    rounds: int = 10,
+    seconds: float = 0.2,
+    watch: Watch | None = None,
+) -> OwnFileRecord:
+    """Quantizes a float32 ONNX file, writes the int8 file, and measures both on samples that calibration did not see.
+
+    Args:
+        data: an array of ready inputs (N, ...) as .npy or .npz, or a folder of images; see `read_inputs`.
+        out: its ending names the runtime; see `export`.
+        samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
+        uint8_input: the int8 file takes uint8 images, whose size is right already, and prepares them itself.
+        pad: of texts, the padding token's number: a file that takes a mask, too, becomes one that works it out.
+        rounds, seconds: of the timing; see `bench`.
+
+    Raises:
+        UserError: a file cannot be read or written, the data does not fit the network, or its answers are not finite.
+    """
+    watch = watch or Silent()
+    source, out = Path(source), Path(out)
+    if source.suffix != ".onnx":
+        raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
+    require(runtime_of(out), to_write=True)
+    if scheme.integer_io and runtime_of(out).integer_io is None:
+        raise UserError(f"{out}: --integer-io is for .tflite files; leave it out, or name such a file")
+    if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
+        raise UserError(f"{out}: {why}")
+    if out.resolve() == source.resolve():
+        raise UserError(f"{out}: is the float32 file itself; give another name to --out")
+    if uint8_input and not data.is_dir():
+        raise UserError(f"{data}: --uint8-input is for a folder of images: their preparation goes into the file")
+    watch.stage("reading the network and the samples")
+    with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
+        read = _read(source, one_input(source, Path(folder), pad), data, preparation, samples, threads)
+    calibration, held_out, reference = read.calibration, read.held_out, read.reference
+    watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
+    inside = Uint8Input(*(preparation.of_channels(calibration.shape[1]))) if uint8_input else None
+    quantized = quantize(read.network, calibration, scheme, watch=watch)
+    export(quantized, out, calibration[:2], inside, scheme.integer_io)
+    watch.stage(f"comparing on {len(held_out)} other samples")
+    answers = _answers(load(out, threads), preparation.pixels(held_out) if uint8_input else held_out, CHUNK)
+    timed = bench(
+        [source, out],
+        threads=threads,
+        batch=THROUGHPUT_BATCH,
+        rounds=rounds,
+        seconds=seconds,
+        shape=tuple(calibration.shape[1:]),
+        watch=watch,
+    )
+    has_classes = reference.ndim == 2 and reference.shape[1] > 1
+    return OwnFileRecord(
+        bench=timed,
+        scheme=str(quantized.scheme),
+        calibration_samples=len(calibration),
+        compared_samples=len(held_out),
+        sqnr_db=sqnr_db(reference, answers),
+        agreement=agreement(reference, answers) if has_classes else None,
+        float_operations=runtime_of(out).float_operations(out),
+        operations=operations(out),
+        pair_sums=pair_sums(out),
+    )
+
+
+class _Read(NamedTuple):
+    """A network, inputs to calibrate on, others, and what the float32 file answers to these."""
+
+    network: OnnxNetwork
+    calibration: Tensor
+    held_out: Tensor
+    reference: Tensor
+
+
+def _read(source: Path, taken: Path, data: Path, preparation: Preparation, samples: int, threads: int) -> _Read:
+    """The network of a file and the samples, each tried on the other.
+
+    Args:
+        taken: what is read in place of `source`; see `one_input`.
+    """
+    entry = runtime_of(source).entry(taken)
+    if not entry.shape or entry.shape[0] > 1:
+        raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
+    calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
+    predict = load(taken, threads)
+    alone = entry.shape[0] == 1
+    try:
+        _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
+    try:
+        network = read_onnx(taken, calibration[:1])
+    except UserError as error:
+        raise UserError(str(error).replace(str(taken), str(source))) from error
+    network.fixed_length = entry.shape[-1] > 0
+    if not torch.isfinite(reference).all():
+        raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
+    with torch.no_grad():
+        found = sqnr_db(reference[:CHUNK], network(held_out[:CHUNK]))
+    if found < SAME_DB:
+        raise UserError(
+            f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
+        )
+    return _Read(network, calibration, held_out, reference)
+
+
+def _answers(predict: Predict, inputs: Tensor, chunk: int) -> Tensor:
+    return torch.cat([predict(part).float() for part in inputs.split(chunk)])

@@ -1,0 +1,717 @@
+"""Runs a distiq bundle where distiq is not installed: Python 3.9, numpy and the runtime of its model file are enough.
+
+    python run.py                     check: replays the test vectors; exit code 3 if the file answers differently here
+    python run.py shoe.png clip.wav   answers samples; image files need Pillow
+    python run.py rows.csv            answers every row of a file of named columns (.csv, .tsv, .json, .jsonl)
+    python run.py "a fine film"       answers a text; needs the package tokenizers
+    python run.py sample.npy          answers one sample, or several in one array
+    python run.py --time              latency of one sample and throughput of a batch; --json FILE writes them down
+
+An .npy of uint8 pixels (C, H, W) or of int16 sound (T,) is raw: it is prepared as preprocessing.json says. An .npy of
+floats holds inputs as the model takes them: of rows float32 (features,), of texts int64 token numbers (length,).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import csv
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import wave
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+DIVERGES, REFUSED = 3, 2
+ALLOWED = 0.02
+"""How far a logit may move on another processor, which rounds sums of floats differently: this share of their span."""
+RUNTIMES = {
+    ".onnx": ("ONNX Runtime", "onnxruntime"),
+    ".xml": ("OpenVINO", "openvino"),
+    ".tflite": ("LiteRT", "ai-edge-litert"),
+    ".pte": ("ExecuTorch", "executorch"),
+    ".pt2": ("Inductor", "torch"),
+}
+RAW = {"image": "pixels", "audio": "samples"}
+RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp",
+                    "i8mm")  # fmt: skip
+FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
+SHORTEST = 2  # tokens that a model is shown at least
+MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
+UNKNOWN = "?"  # one category for every way to say "missing"
+WARM_UPS = 3
+MOST_SHOWN = 5
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Inputs (B, ...) as the model takes them -> logits (B, classes)."""
+
+
+class Refused(Exception):
+    """What cannot be done: what was found, where, and what to do."""
+
+
+# The bundle -----------------------------------------------------------------------------------------------------------
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card; every file that it lists is there and unchanged."""
+    card = read_json(folder / "card.json")
+    hashes = card.get("sha256") if isinstance(card, dict) else None
+    if (
+        not isinstance(hashes, dict)
+        or not {card.get("model"), "preprocessing.json", "vectors.safetensors"} <= hashes.keys()
+    ):
+        raise Refused(f"{folder / 'card.json'}: damaged (it lacks the files' checksums); copy the whole bundle again")
+    for name, expected in hashes.items():
+        file = folder / name
+        if not file.is_file():
+            raise Refused(f"{file}: missing; copy the whole bundle again")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise Refused(f"{file}: damaged or changed (its SHA-256 is not the card's); copy the bundle again")
+    return card
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path}: cannot be read ({error}); copy the whole bundle again") from error
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """A safetensors file: 8 bytes length, a header in JSON, raw bytes."""
+    kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1", "I8": "i1", "BOOL": "?"}
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    found = {}
+    for name, entry in json.loads(content[8:start]).items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            array = np.frombuffer(content[start + begin : start + end], kinds[entry["dtype"]])
+            found[name] = array.reshape(entry["shape"])
+    return found
+
+
+# The runtimes ---------------------------------------------------------------------------------------------------------
+
+
+def load(model: Path, threads: int, options: dict[str, str] | None = None) -> Predict:
+    """Opens the model file in the runtime that its ending names, with options by their names there."""
+    if model.suffix not in RUNTIMES:
+        raise Refused(f"{model}: no known kind of model file; it ends with {', '.join(RUNTIMES)}")
+    title, package = RUNTIMES[model.suffix]
+    makers: dict[str, Callable[..., Predict]] = {
+        ".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch,
+        ".pt2": inductor,
+    }  # fmt: skip
+    try:
+        return makers[model.suffix](model, threads, options) if options else makers[model.suffix](model, threads)
+    except ImportError as error:
+        raise Refused(f"{title} is not installed here ({error}): pip install {package}") from error
+    except Exception as error:  # every runtime raises its own kinds
+        raise Refused(f"{model}: {title} {version(package)} cannot load this file: {error}") from error
+
+
+def onnx_runtime(model: Path, threads: int, asked: dict[str, str] | None = None) -> Predict:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    for key, value in (asked or {}).items():
+        if key == "graph_optimization_level":
+            level = "DISABLE_ALL" if value == "disable" else f"ENABLE_{value.upper()}"
+            options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{level}")
+        else:
+            options.add_session_config_entry(key, value)
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: session.run(None, {name: inputs})[0]
+
+
+def openvino(model: Path, threads: int, asked: dict[str, str] | None = None) -> Predict:
+    import openvino
+
+    # Without the hint some CPUs compute float layers in bfloat16.
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", **(asked or {})}
+    core = openvino.Core()
+    requests: dict[tuple[int, ...], Any] = {}
+    core.read_model(model)
+
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        if inputs.shape not in requests:  # compiled for each shape: fixed ones run faster
+            fixed = core.read_model(model)
+            fixed.reshape(list(inputs.shape))
+            requests[inputs.shape] = core.compile_model(fixed, "CPU", options).create_infer_request()
+        return requests[inputs.shape].infer({0: inputs}, share_inputs=True)[0].copy()
+
+    return predict
+
+
+def litert(model: Path, threads: int) -> Predict:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(model), num_threads=threads)
+    interpreter.allocate_tensors()
+    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    any_batch = entry["shape_signature"][0] == -1
+    shape = tuple(entry["shape"])
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        nonlocal shape
+        if inputs.shape != shape:
+            interpreter.resize_tensor_input(entry["index"], inputs.shape)
+            interpreter.allocate_tensors()
+            shape = inputs.shape
+        interpreter.set_tensor(entry["index"], as_taken(inputs, entry))
+        interpreter.invoke()
+        return as_floats(interpreter.get_tensor(result["index"]), result)
+
+    return lambda inputs: run(inputs) if any_batch else np.concatenate([run(one[None]) for one in inputs])
+
+
+def as_taken(inputs: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """Inputs as a tensor of LiteRT takes them: floats on its grid if it is of int8, token numbers as int32."""
+    if tensor["dtype"] == np.int8 and inputs.dtype.kind == "f":
+        scale, zero_point = tensor["quantization"]
+        steps = np.rint(inputs.astype(np.float32) * (np.float32(1) / np.float32(scale))) + np.float32(zero_point)
+        return np.clip(steps, -128, 127).astype(np.int8)
+    return inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs
+
+
+def as_floats(found: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+    """What a tensor of LiteRT holds, as float32."""
+    if tensor["dtype"] != np.int8:
+        return found
+    scale, zero_point = tensor["quantization"]
+    return (found.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+
+
+def executorch(model: Path, threads: int) -> Predict:
+    import torch  # the Python package of ExecuTorch takes and gives torch tensors
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
+
+    portable_lib._unsafe_reset_threadpool(threads)
+    method = Runtime.get().load_program(str(model)).load_method("forward")
+    largest = method.metadata.input_tensor_meta(0).sizes()[0]
+
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(np.array(inputs)).split(largest)
+        return np.concatenate([method.execute([part])[0].numpy().copy() for part in parts])
+
+    return predict
+
+
+def inductor(model: Path, threads: int) -> Predict:
+    import torch
+    import torch._inductor
+
+    with zipfile.ZipFile(model) as archive:
+        (facts,) = [json.loads(archive.read(name)) for name in archive.namelist() if name.endswith(FACTS)]
+    missing = set(json.loads(facts.get("distiq_instruction_sets", "[]"))) - set(machine()["instruction_sets"])
+    if missing:
+        raise ValueError(f"it is compiled for a processor with {', '.join(sorted(missing))}, which this one lacks")
+    torch.set_num_threads(threads)
+    loader = torch._inductor.aoti_load_package(str(model)).loader
+    return lambda inputs: loader.boxed_run([torch.from_numpy(np.array(inputs))])[0].numpy()
+
+
+# Preprocessing --------------------------------------------------------------------------------------------------------
+
+
+def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "") -> tuple[np.ndarray, list[str]]:
+    """The model's inputs (B, ...) of a file or a text, and sentences about what was cut, missing or unknown in it.
+
+    Args:
+        about: what preprocessing.json says.
+        folder: that of the bundle, where a tokenizer lies.
+        second: the other text, where two are compared.
+    """
+    if sample.endswith(".npy") or about["kind"] in RAW:
+        return read_sample(Path(sample), about), []
+    if about["kind"] == "table" and "table" in about:
+        table = about["table"]
+        return encoded(read_rows(Path(sample), [*table["numeric"], *table["categorical"]]), table, sample)
+    if about["kind"] == "text" and "text" in about:
+        return tokens(sample, about["text"], folder / "tokenizer.json", second)
+    raise Refused(f"{sample}: this bundle does not say how raw {about['kind']}s are read; give inputs in an .npy")
+
+
+def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
+    """The model's inputs (B, ...) of an .npy, an image or a WAV file."""
+    kind, shape = about["kind"], tuple(about["shape"])
+    if not path.is_file():
+        raise Refused(f"{path}: no such file")
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise Refused(f"{path}: cannot be read ({error}); write it with numpy.save") from error
+    elif kind == "image":
+        array = read_image(path, shape)
+    else:
+        array = read_wav(path, about["rate"])
+    if array.ndim == len(shape):
+        array = array[None]
+    raw = kind in RAW and array.dtype.kind in "iu"
+    if raw and about.get("raw") == "float32":
+        raise Refused(f"{path}: this model was made from float32 {RAW[kind]}; give inputs as an .npy of floats")
+    if raw and array.dtype != RAW_TYPES[kind]:
+        raise Refused(f"{path}: holds {array.dtype}; raw {RAW[kind]} are {RAW_TYPES[kind]}")
+    if raw and kind == "audio" and array.ndim == 2:
+        array = np.stack([fitted(samples, shape[0]) for samples in array])
+    free = kind == "text" and "fixed_length" not in about.get("text", {})
+    is_shorter = free and array.ndim == 2 and SHORTEST <= array.shape[1] <= shape[0]
+    if len(array) == 0 or (array.shape[1:] != shape and not is_shorter):
+        raise Refused(f"{path}: holds {array.shape}; this model takes samples of {shape}")
+    if raw:
+        return normalized(np.ascontiguousarray(array), about)
+    if about.get("type") == "uint8":
+        raise Refused(f"{path}: holds {array.dtype}; the file of this model takes uint8 pixels")
+    return array.astype(np.int64 if kind == "text" else np.float32)
+
+
+def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
+    """Raw pixels (B, C, H, W) or sound (B, T) -> the model's inputs: float32, or pixels that it normalizes itself."""
+    if about.get("type") == "uint8":
+        return raw
+    scaled = raw.astype(np.float32) / np.float32(about["divide_by"])
+    if about["kind"] == "audio":
+        return scaled
+    mean, std = (np.array(about[name], np.float32).reshape(1, -1, 1, 1) for name in ("mean", "std"))
+    return (scaled - mean) / std
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
+    """The columns of a .csv or .tsv file with a header, or of a .json or .jsonl file of objects, as text.
+
+    A missing value is the empty text.
+    """
+    ending = path.suffix.lower()
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        if ending in (".json", ".jsonl"):
+            parts = text.split("\n") if ending == ".jsonl" else [text]
+            found = [json.loads(part) for part in parts if part.strip()]
+            found = found[0] if ending == ".json" and found else found
+            rows = found if isinstance(found, list) else [found]
+        elif ending in (".csv", ".tsv"):
+            rows = delimited(text, ending == ".tsv", path)
+        else:
+            raise Refused(f"{path}: rows are read from .csv, .tsv, .json and .jsonl; or give inputs in an .npy")
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, csv.Error) as error:
+        raise Refused(f"{path}: cannot be read ({error}); save it as UTF-8, as its ending says") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise Refused(f"{path}: holds no rows; every row has the columns {', '.join(columns)}")
+    lacking = [name for name in columns if not any(name in row for row in rows)]
+    if lacking:
+        there = dict.fromkeys(name for row in rows for name in row)
+        raise Refused(f'{path}: no column "{lacking[0]}"; its columns: {", ".join(there)}')
+    return {name: ["" if row.get(name) is None else str(row[name]).strip() for row in rows] for name in columns}
+
+
+def delimited(text: str, tabs: bool, path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV or TSV text by the names in its first line."""
+    # Quotes mean nothing in a TSV file: in texts they stand unpaired.
+    lines = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        skipinitialspace=not tabs,
+    )
+    names = [name.strip() for name in next(lines, [])]
+    if len(set(names)) < len(names):
+        raise Refused(f"{path}: its header names a column twice: {', '.join(names)}")
+    rows = []
+    for row in lines:
+        if row and len(row) != len(names):
+            raise Refused(f"{path}: line {lines.line_num} has {len(row)} values, but there are {len(names)} columns")
+        if row:
+            rows.append(dict(zip(names, row)))
+    return rows
+
+
+def encoded(rows: dict[str, list[str]], table: dict[str, Any], where: str) -> tuple[np.ndarray, list[str]]:
+    """Rows, by column, as vectors (N, features) float32 in 0..1; a missing number is the column's median.
+
+    Args:
+        table: "numeric": by column the median and the edges of its bins; "categorical": by column what was seen.
+    """
+    parts, notes = [], []
+    for name, known in table["numeric"].items():
+        found = numbers(rows[name], f'{where}: column "{name}"')
+        missing = int(np.isnan(found).sum())
+        if missing:
+            notes.append(f'{where}: {missing} missing in "{name}"; taken as its median, {known["median"]:g}')
+        edges = np.array(known["edges"])
+        low, high = edges[:-1], edges[1:]
+        # How far the value has come through each bin.
+        parts.append(np.clip((np.nan_to_num(found, nan=known["median"])[:, None] - low) / (high - low), 0, 1))
+    for name, seen in table["categorical"].items():
+        values = categories(rows[name])
+        places = {value: number for number, value in enumerate(seen)}
+        found = np.array([places.get(value, -1) for value in values])
+        strange = [value for value in values if value not in places]
+        missing, unseen = strange.count(UNKNOWN), sorted({value for value in strange if value != UNKNOWN})
+        if missing:
+            notes.append(
+                f'{where}: {missing} missing in "{name}", which no training row lacks; taken as none of its categories'
+            )
+        if unseen:
+            shown = ", ".join(f'"{value}"' for value in unseen[:3]) + (", ..." if len(unseen) > 3 else "")
+            count = len(strange) - missing
+            notes.append(
+                f'{where}: {count} in "{name}" not seen in training ({shown}); taken as none of its categories'
+            )
+        parts.append(found[:, None] == np.arange(len(seen)))
+    return np.concatenate(parts, axis=1, dtype=np.float32), notes
+
+
+def numbers(values: Sequence[str], where: str) -> np.ndarray:
+    """(N,) float64 with NaN where a value is missing."""
+    found = np.full(len(values), np.nan)
+    for row, value in enumerate(values):
+        if value in MISSING:
+            continue
+        try:
+            found[row] = float(value)
+        except ValueError:
+            raise Refused(
+                f'{where}, row {row + 1}: "{value}" is no number; correct it, or name the column categorical'
+            ) from None
+        if not np.isfinite(found[row]):
+            raise Refused(f'{where}, row {row + 1}: "{value}" is not finite; correct it or leave it empty')
+    return found
+
+
+def categories(values: Sequence[str]) -> list[str]:
+    return [UNKNOWN if value in MISSING else value for value in values]
+
+
+def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") -> tuple[np.ndarray, list[str]]:
+    """A text, or two that are compared, as token numbers (1, L) int64, cut at the model's length.
+
+    Args:
+        about: of preprocessing.json: the "length", the number that "pad"s, that of "unknown" tokens, those "special";
+            what a trimmed vocabulary has "kept", as bits in base64; whether the file has a "fixed_length".
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise Refused(
+            "texts need the package tokenizers: pip install tokenizers; or give token numbers in an .npy"
+        ) from error
+    texts: list[Any] = [text, second] if about.get("pair") else [text]
+    if not all(one.strip() for one in texts):
+        raise Refused("the text is empty; give it words")
+    try:
+        cutter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
+        found = cutter.encode(*texts).ids
+    except Exception as error:  # tokenizers raises bare Exception
+        raise Refused(f"the text or {tokenizer} cannot be read: {error}") from error
+    cutter.enable_truncation(about["length"])
+    ids = np.array(cutter.encode(*texts).ids, np.int64)
+    notes, shown = [], f'"{text[:40]}"'
+    if len(found) > about["length"]:
+        notes.append(f"{shown}: longer than {about['length']} tokens (it has {len(found)}); cut there")
+    if about.get("kept"):
+        bits = np.unpackbits(np.frombuffer(base64.b64decode(about["kept"]), np.uint8))
+        outside = np.unique(ids[bits[ids] == 0])[:MOST_SHOWN]
+        strange = ", ".join(str(cutter.id_to_token(int(number))) for number in outside)
+        if strange:
+            notes.append(f"{shown}: none of the model's vocabulary, counted as unknown: {strange}")
+    if about["unknown"] is not None and set(ids) <= {about["unknown"], *about["special"]}:
+        notes.append(f"{shown}: holds no token that the tokenizer knows")
+    shortest = about["length"] if about.get("fixed_length") else SHORTEST
+    return np.pad(ids, (0, max(0, shortest - len(ids))), constant_values=about["pad"])[None], notes
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """(C, H, W) uint8 of an image file, turned as its EXIF says, resized; one channel reads grey, three colour.
+
+    Of 16-bit grey the upper 8 bits are kept.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise Refused(f"{path}: image files need Pillow: pip install pillow; or give the pixels in an .npy") from error
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
+                upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
+            converted = upright.convert("L" if channels == 1 else "RGB")
+            if converted.size != (width, height):
+                converted = converted.resize((width, height), Image.BILINEAR)  # type: ignore[attr-defined]
+            pixels = np.array(converted, np.uint8)
+    except FileNotFoundError as error:
+        raise Refused(f"{path}: no such file") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise Refused(f"{path}: this image does not decode ({error}); repair or remove it") from error
+    return pixels.reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def read_wav(path: Path, rate: int) -> np.ndarray:
+    """(T,) int16 of a WAV file of integers, 8 to 32 bits; several channels are averaged."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            channels, width, found, count = file.getparams()[:4]
+            data = np.frombuffer(file.readframes(count), np.uint8)
+    except FileNotFoundError as error:
+        raise Refused(f"{path}: no such file") from error
+    except (wave.Error, EOFError) as error:
+        raise Refused(f"{path}: this WAV file does not decode ({error}); integers of 8 to 32 bits are read") from error
+    if found != rate:
+        raise Refused(f"{path}: {found} Hz; this model hears {rate} Hz: resample it first (`distiq predict` does)")
+    if len(data) == 0 or len(data) != count * width * channels:
+        raise Refused(f"{path}: this WAV file is empty or cut short")
+    upper = np.zeros((count * channels, 4), np.uint8)  # every width as the upper part of 32 bits
+    upper[:, 4 - width :] = (data ^ 128 if width == 1 else data).reshape(-1, width)
+    samples = upper.view("<i4").astype(np.float32) / np.float32(2**31)
+    mono = samples.reshape(count, channels).mean(1, dtype=np.float32)
+    return np.clip(np.round(mono * 32768), -32768, 32767).astype(np.int16)
+
+
+def fitted(samples: np.ndarray, length: int) -> np.ndarray:
+    """(length,): a short clip in the middle of silence, the middle of a long one."""
+    if len(samples) >= length:
+        start = (len(samples) - length) // 2
+        return samples[start : start + length]
+    before = (length - len(samples)) // 2
+    return np.pad(samples, (before, length - len(samples) - before))
+
+
+# What it does ---------------------------------------------------------------------------------------------------------
+
+
+class Check(NamedTuple):
+    """What replaying the test vectors showed; `lines` say it, with the vectors that diverge."""
+
+    passed: bool
+    vectors: int
+    changed: int
+    largest_difference: float
+    tolerance: float
+    lines: tuple[str, ...]
+
+
+def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any]) -> Check:
+    """Replays the test vectors, and the preparation of their raw samples where there are some."""
+    if not {"inputs", "outputs"} <= vectors.keys():
+        raise Refused("vectors.safetensors: lacks inputs or outputs; copy the whole bundle again")
+    name = RAW.get(about["kind"], "")
+    passed, lines = True, []
+    if name in vectors:
+        wanted = vectors["inputs"]
+        off, step = difference(normalized(vectors[name], about), wanted).max(), 1e-5 * np.abs(wanted).max()
+        passed = bool(off <= step)
+        verdict = "pass" if passed else "FAIL"
+        lines.append(f"{verdict}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
+    expected, answers = vectors["outputs"], run(predict, vectors["inputs"], "the test vectors")
+    differences = difference(answers, expected).max(1)
+    several = about.get("multi_label", False)
+    tolerance, target = ALLOWED * float(expected.max() - expected.min()), about.get("target")
+    changed = ((answers > 0) != (expected > 0)).any(1) if several else answers.argmax(1) != expected.argmax(1)
+    if target:
+        changed = ~(differences <= tolerance)
+    wrong = changed | ~(differences <= tolerance)
+    verdict = "FAIL" if wrong.any() else "pass"
+    seen = f"largest difference {differences.max():.3g} (allowed {tolerance:.3g})"
+    lines.append(f"{verdict}: {len(expected)} vectors, {changed.sum()} answers changed, {seen}")
+    for number in np.flatnonzero(wrong)[:MOST_SHOWN]:
+        here, there = (named(scores[number], about) for scores in (answers, expected))
+        said = f"answers {here}, not {there}" if changed[number] else f"answers {here} as expected"
+        lines.append(f"  vector {number}: {said}; a logit differs by {differences[number]:.3g}")
+    if wrong.sum() > MOST_SHOWN:
+        lines.append(f"  and {wrong.sum() - MOST_SHOWN} more")
+    passed = passed and not bool(wrong.any())
+    return Check(passed, len(expected), int(changed.sum()), float(differences.max()), tolerance, tuple(lines))
+
+
+def run(predict: Predict, inputs: np.ndarray, what: str) -> np.ndarray:
+    """The model's answers, or what the runtime says where it gives none."""
+    try:
+        return predict(inputs)
+    except Exception as error:  # every runtime raises its own kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refused(f"{what}: the model file does not run on {inputs.shape} of {inputs.dtype}: {reason}") from error
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    if found.shape != expected.shape:
+        raise Refused(f"the model gives {found.shape} where {expected.shape} is expected; copy the bundle again")
+    return np.abs(found.astype(np.float32) - expected)
+
+
+def named(output: np.ndarray, about: dict[str, Any]) -> str:
+    """What one output (classes,) answers: a class, several labels, or a number."""
+    if about.get("target"):
+        return value(output, about["target"])
+    if about.get("multi_label"):
+        return ", ".join(label for label, score in zip(about["labels"], output) if score > 0) or "none"
+    return str(about["labels"][output.argmax()])
+
+
+def value(output: np.ndarray, target: dict[str, float]) -> str:
+    """The number that a model without classes answers, in the unit of its data."""
+    return f"{target['mean'] + target['std'] * float(output[0]):.4g}"
+
+
+def answer(
+    logits: np.ndarray, labels: list[str], top: int, several: bool = False, target: dict[str, float] | None = None
+) -> str:
+    """The likeliest classes of one sample with their softmax probabilities, of several labels each one's own; or the
+    number that the model answers."""
+    if target:
+        return f"{labels[0]} {value(logits, target)}"
+    shares = np.exp(logits - logits.max())
+    shares = 1 / (1 + np.exp(-logits)) if several else shares / shares.sum()
+    best = np.argsort(-shares, kind="stable")[:top]
+    return "  ".join(f"{labels[index]} {100 * shares[index]:.1f} %" for index in best)
+
+
+def latency(predict: Predict, inputs: np.ndarray, threads: int, seconds: float) -> dict[str, Any]:
+    """Wall time of a call with inputs (B, ...), after a warm-up: milliseconds, samples per second."""
+    for _ in range(WARM_UPS):
+        predict(inputs)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        began = time.perf_counter()
+        predict(inputs)
+        times.append(time.perf_counter() - began)
+    median = statistics.median(times)
+    p95, p99 = (1e3 * sorted(times)[min(len(times) - 1, int(share * len(times)))] for share in (0.95, 0.99))
+    return {
+        "batch": len(inputs), "threads": threads, "runs": len(times), "p50_ms": 1e3 * median, "p95_ms": p95,
+        "p99_ms": p99, "throughput_per_s": len(inputs) / median,
+    }  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    """This machine: processor, cores, instruction sets that matter here, memory in bytes, system."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            facts.setdefault(key.strip(), value.strip())
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    named = [facts[key] for key in ("model name", "Model", "Hardware") if key in facts]
+    return {
+        "cpu": named[0] if named else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "instruction_sets": [name for name in INSTRUCTION_SETS if name in flags],
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def measurement(model: Path, hashes: dict[str, str], times: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `distiq bench --json` writes, too; `distiq report RUN --measurement FILE` takes it into the run's report."""
+    title, package = RUNTIMES[model.suffix]
+    versions = {"python": platform.python_version(), "numpy": np.__version__, package: version(package)}
+    parts = [model.name, model.with_suffix(".bin").name] if model.suffix == ".xml" else [model.name]
+    file = {
+        "file": model.name,
+        "runtime": title,
+        "size_bytes": sum(model.with_name(name).stat().st_size for name in parts),
+        "sha256": {name: hashes[name] for name in parts},
+        "latency": times,
+    }
+    return {
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "environment": {**machine(), "device": "cpu", "versions": versions},
+        "files": [file],
+    }
+
+
+def show_times(times: list[dict[str, Any]]) -> None:
+    for entry in times:
+        print(
+            f"batch {entry['batch']}, {entry['threads']} thread(s): p50 {entry['p50_ms']:.3f} ms,"
+            f" p95 {entry['p95_ms']:.3f} ms, {entry['throughput_per_s']:.0f} samples/s ({entry['runs']} runs)"
+        )
+
+
+def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
+    """The command line; returns the exit code."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", nargs="*", help="image files, WAV files, rows, texts, .npy; none: check")
+    parser.add_argument("--time", action="store_true", help="time the model file on this machine")
+    parser.add_argument("--json", type=Path, help="with --time: write the measurement here")
+    parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
+    parser.add_argument("--batch", type=int, default=32, help="samples per call where throughput is measured (32)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long a size of batch is timed (2)")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to name (3)")
+    given = parser.parse_args(arguments)
+    if min(given.threads or 1, given.batch, given.top) < 1 or given.threads == 0:
+        parser.error("--threads, --batch and --top are at least 1")
+    if given.json and not given.time:
+        parser.error("--json writes what --time measures; add --time")
+    folder = folder or Path(__file__).resolve().parent
+    try:
+        card, about = read_card(folder), read_json(folder / "preprocessing.json")
+        model = folder / card["model"]
+        setting = card.get("setting") or {}
+        threads = given.threads or setting.get("threads", 1)
+        predict = load(model, threads, setting.get("options"))
+        pair = bool(about.get("text", {}).get("pair")) and not any(one.endswith(".npy") for one in given.samples)
+        if pair and len(given.samples) % 2:
+            raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
+        for first in range(0, len(given.samples), 2 if pair else 1):
+            sample, second = given.samples[first], given.samples[first + 1] if pair else ""
+            inputs, notes = prepared(sample, about, folder, second)
+            sample += f" | {second}" if pair else ""
+            for note in notes:
+                print(note, file=sys.stderr)
+            for number, logits in enumerate(run(predict, inputs, sample)):
+                place = f"{sample}[{number}]" if len(inputs) > 1 else sample
+                said = answer(logits, about["labels"], given.top, about.get("multi_label", False), about.get("target"))
+                print(f"{place}: {said}")
+        if not given.samples or given.time:
+            vectors = read_tensors(folder / "vectors.safetensors")
+        if given.time:
+            one = vectors["inputs"][:1]
+            batches = [np.repeat(one, size, axis=0) for size in sorted({1, given.batch})]
+            run(predict, batches[-1], f"--batch {given.batch}")
+            times = [latency(predict, batch, threads, given.seconds) for batch in batches]
+            show_times(times)
+            if given.json:
+                given.json.write_text(json.dumps(measurement(model, card["sha256"], times), indent=1) + "\n")
+        elif not given.samples:
+            found = check(predict, vectors, about)
+            print(*found.lines, sep="\n")
+            return 0 if found.passed else DIVERGES
+    except (Refused, OSError) as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""A quantization point: the module that stands in a prepared graph where a tensor will be put on a grid.
+
+It first watches (calibration), then simulates the grid, with gradients that pass straight through it. torchao's
+`prepare_pt2e` places it and `convert_pt2e` replaces it by a quantize / dequantize pair with the same numbers.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchao.quantization.pt2e.observer import ObserverBase
+
+from distiq.numerics import SMALLEST_SCALE, affine_qparams, dynamic_qparams, symmetric_scale
+from distiq.quantization.ranges import Function, Histogram, activation_range
+from distiq.quantization.scheme import Scheme
+
+LARGEST_BIAS = 2.0**30
+
+
+class ActivationFakeQuantize(ObserverBase):
+    """A per-tensor grid, affine, or symmetric where values lie on both sides of zero.
+
+    `scale` and `zero_point` are set by `freeze`, and saved with the graph; `learn` trains the scale.
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, scheme: Scheme, **_: Any
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.scheme = quant_min, quant_max, qscheme, scheme
+        self.mode: Literal["watch", "simulate"] = "watch"
+        self.enabled = True  # while it is not, values pass unchanged
+        self.histogram = Histogram()
+        self.through: Function | None = None  # what alone reads the values; see `mse_range`
+        self.scale: Tensor
+        self.zero_point: Tensor
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "watch":
+            self.histogram.update(x)
+        if self.mode == "watch" or not self.enabled:
+            return x
+        zero_point = int(self.zero_point)
+        low, high = self.quant_min - zero_point, self.quant_max - zero_point
+        if isinstance(self.scale, nn.Parameter):
+            return _LearnedStepFunction.apply(x, self.scale, low, high)
+        return _FakeQuantizeFunction.apply(x, float(self.scale), low, high)
+
+    def freeze(self) -> None:
+        """Sets the grid from what was seen and begins to simulate."""
+        low, high = activation_range(self.histogram, self.scheme, self.through)
+        if self.qscheme == torch.per_tensor_symmetric and low < 0:  # else zero stands at its end
+            high = max(high, -low * self.quant_max / -self.quant_min)
+            low = high * self.quant_min / self.quant_max
+        scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.histogram = Histogram()
+        self.mode = "simulate"
+
+    def learn(self) -> None:
+        """Makes the scale of a frozen grid a parameter that begins where it is; the zero point stays."""
+        scale = self.scale.clone()
+        del self.scale
+        self.scale = nn.Parameter(scale)
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        return torch.clamp(self.scale.detach(), min=SMALLEST_SCALE), self.zero_point
+
+
+class _FakeQuantizeFunction(torch.autograd.Function):
+    """Rounds to whole steps within bounds; the gradient passes where the value lies inside of them.
+
+    What `torch.fake_quantize_per_tensor_affine` does, whose kernel takes ten times as long on a CPU (as tensors, the
+    scale and the bounds would take three times as long again). The steps are rounded before the zero point is added,
+    as the runtimes do it: ties fall alike.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, low: int, high: int) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = (low - 0.5) * scale, (high + 0.5) * scale
+        return (x * (1 / scale)).round_().clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, x, *ctx.bounds), None, None, None
+
+
+class _LearnedStepFunction(torch.autograd.Function):
+    """The same values and the same gradient of x; that of the scale is of Esser et al. 2020, equation 3.
+
+    For x on step q it is q - x / scale where x lies inside, and q where it is clipped, times the gradient of the value.
+    The sum is divided by sqrt(values of a sample * largest step), so that scales and weights learn at like speed.
+    Deviations: inside is where x's own gradient passes, up to half a step beyond the ends; the largest step is counted
+    from the smallest, and zero keeps its place among them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        step = max(float(scale), SMALLEST_SCALE)
+        found = (x * (1 / step)).round_().clamp_(low, high).mul_(step)
+        ctx.save_for_backward(x, found)
+        ctx.step, ctx.bounds = step, ((low - 0.5) * step, (high + 0.5) * step)
+        ctx.factor = 1 / math.sqrt(x[0].numel() * (high - low))
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        x, found = ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.bounds)
+        slope = torch.addcmul(gradient * found, inside, x, value=-1).sum() / ctx.step
+        return inside, slope * ctx.factor, None, None
+
+
+class DynamicFakeQuantize(nn.Module):
+    """An affine per-tensor grid that is made anew from the values of each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True  # while it is not, values pass unchanged
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dynamic_qparams(x) if self.enabled else x
+
+
+class PerChannelWeightFakeQuantize(ObserverBase):
+    """A symmetric grid per output channel: made from the weights as they are, kept by `fix`, or trained by `learn`.
+
+    `smallest_scale` keeps a channel's grid wide enough for its bias: see `BiasFakeQuantize`. torchao hands the
+    channel axis only to a class whose name says "PerChannel".
+    """
+
+    def __init__(
+        self, dtype: torch.dtype, quant_min: int, quant_max: int, qscheme: torch.qscheme, ch_axis: int, **_: Any
+    ) -> None:
+        super().__init__(dtype)
+        self.quant_min, self.quant_max, self.qscheme, self.ch_axis = quant_min, quant_max, qscheme, ch_axis
+        self.enabled = True  # while it is not, weights pass unchanged
+        self.latest: Tensor = torch.empty(0)
+        self.smallest_scale: Tensor
+        self.scale: Tensor | None
+        self.register_buffer("smallest_scale", torch.tensor(SMALLEST_SCALE))
+        self.register_buffer("scale", None)
+
+    def fix(self, scale: Tensor) -> None:
+        """Keeps these scales (channels,) from now on: rounding has put the weights on their grid."""
+        self.scale = scale.detach().clone()
+
+    def learn(self) -> None:
+        """Makes the scales a parameter that begins where they are (Esser et al. 2020, "Learned step size
+        quantization", arXiv:1902.08153)."""
+        scale = self.calculate_qparams()[0].clone()
+        del self.scale
+        self.scale = nn.Parameter(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.latest = x.detach()
+        if not self.enabled:
+            return x
+        if isinstance(self.scale, nn.Parameter):
+            return learned_step(x, torch.maximum(self.scale, self.smallest_scale), self.quant_max)
+        scale, zero_point = self.calculate_qparams()
+        return torch.fake_quantize_per_channel_affine(
+            x, scale, zero_point, self.ch_axis, self.quant_min, self.quant_max
+        )
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        if self.scale is not None:
+            scale = torch.maximum(self.scale.detach(), self.smallest_scale)
+            return scale, torch.zeros_like(scale, dtype=torch.int32)
+        magnitude = self.latest.flatten(1).abs().amax(1)
+        scale = torch.maximum(symmetric_scale(magnitude, (self.quant_max + 1).bit_length()), self.smallest_scale)
+        return scale, torch.zeros_like(magnitude, dtype=torch.int32)
+
+
+def learned_step(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
+    """Weights (O, ...) on symmetric grids of steps (O,), with gradients for both (Esser et al. 2020, equations 1-5).
+
+    The gradient passes straight through the rounding, stops where a weight is clipped, and the step's is divided by
+    sqrt(weights of the channel * bound), so that steps and weights learn at like speed.
+    """
+    factor = 1 / math.sqrt(weight[0].numel() * bound)
+    scale = scale.detach() + (scale - scale.detach()) * factor  # its value to the last bit, as in the file
+    scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    steps = torch.clamp(weight / scale, -bound, bound)
+    return (steps + (torch.round(steps) - steps).detach()) * scale
+
+
+class BiasFakeQuantize(nn.Module):
+    """The bias of a weighted layer on the grid of its accumulator: int32 of scale s_x * s_w (Jacob et al. 2018).
+
+    Integer kernels add the bias there. For a depthwise layer that grid can be as coarse as the layer's output, so the
+    simulation has to know it, or the deployed file answers differently.
+    """
+
+    def __init__(self, activation: ActivationFakeQuantize, weight: PerChannelWeightFakeQuantize) -> None:
+        super().__init__()
+        self.pair = (activation, weight)  # in a tuple, so that they are not registered a second time
+        self.value = torch.empty(0)  # the bias on its grid, while the graph is converted
+
+    def forward(self, bias: Tensor) -> Tensor:
+        activation, weight = self.pair
+        if activation.mode == "watch" or not (activation.enabled and weight.enabled):
+            return bias
+        return bias + (self.on_grid(bias.detach()) - bias.detach())
+
+    def on_grid(self, bias: Tensor) -> Tensor:
+        scale = self.scale()
+        return torch.round(bias / scale) * scale
+
+    def scale(self) -> Tensor:
+        activation, weight = self.pair
+        return activation.calculate_qparams()[0] * weight.calculate_qparams()[0]
+
+    def freeze(self, bias: Tensor) -> None:
+        """Widens the weights' grid where the bias would not fit into 31 bits: on a channel of almost no weight."""
+        activation, weight = self.pair
+        needed = bias.detach().abs().max() / (activation.calculate_qparams()[0] * LARGEST_BIAS)
+        weight.smallest_scale.copy_(torch.clamp(needed, min=SMALLEST_SCALE))

@@ -1,0 +1,195 @@
+"""Where samples come from, and how they are shown to who learns from them."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from distiq.recipe.part import Part
+
+SHORTEST_TEXT = 2  # tokens that a network is shown at least: the length of an exported file begins there
+
+
+class AudioSettings(Part):
+    """Clips of sound: how they are brought to one form, and who is heard in the test set alone."""
+
+    rate: int = Field(16000, ge=1000, description="samples per second; clips of another rate are resampled")
+    seconds: float = Field(
+        1.0, gt=0, description="length of the window; shorter clips get silence, longer ones are cut"
+    )
+    manifest: str = Field(
+        "",
+        description="audio: a CSV file in `folder` with the columns path, label, and speaker or split;"
+        " empty takes train/<class>/*.wav and test/<class>/*.wav",
+    )
+    held_out: tuple[str, ...] = Field(
+        (), description='speakers whose clips are the test set, such as ["theo"]; empty takes the given split'
+    )
+
+
+class TableSettings(Part):
+    """Rows of named columns; source = "table" reads them from two files in data.folder, "adult" has its own."""
+
+    train: str = Field("train.csv", description="table: the file of training rows: CSV, TSV, JSON lines, Parquet")
+    test: str = Field("test.csv", description="table: the file of test rows")
+    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    label: str = Field("label", description="the column of the class")
+    numeric: tuple[str, ...] = Field((), description="columns of numbers; adult: empty takes all")
+    categorical: tuple[str, ...] = Field((), description="columns of categories; adult: empty takes all")
+    bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
+
+
+class TextSettings(Part):
+    """Texts with a class each; source = "text" reads them from two files in data.folder, or from a hub."""
+
+    hub: str = Field(
+        "",
+        description="in place of data.folder: a data set of the Hugging Face hub, such as stanfordnlp/sst2, or a folder"
+        " that the package datasets reads",
+    )
+    subset: str = Field("", description='of a hub\'s data set that has several, such as "sst2" of nyu-mll/glue')
+    train: str = Field(
+        "",
+        description="the file of training texts: TSV, CSV, JSON lines, Parquet; empty takes train.tsv; of a hub the"
+        ' split, such as "train[:6000]"; empty takes "train"',
+    )
+    test: str = Field(
+        "", description='the file of test texts; empty takes test.tsv; of a hub the split; empty takes "test"'
+    )
+    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    text: str = Field("text", description="the column of the text")
+    pair: str = Field("", description="the column of a second text, where two are judged together")
+    label: str = Field("label", description="the column of the class")
+    labels: tuple[str, ...] = Field(
+        (), description="in place of `label`, where a text has several: columns of 0 and 1, one for each label"
+    )
+    separator: str = Field(
+        "", description='what stands between the labels in the column `label`, such as ","; a text may have none then'
+    )
+    target: str = Field(
+        "", description="in place of `label`, for regression: the column of a number, which the model learns to answer"
+    )
+    names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
+    tokenizer: str = Field(
+        "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
+    )
+    vocabulary: int = Field(8000, ge=10, description="most tokens of a tokenizer that is trained here")
+    length: int = Field(64, ge=3, description="tokens kept of a text; what is cut is counted and said")
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The files of the training and the test texts, or the splits of a hub's data set."""
+        ending = "" if self.hub else ".tsv"
+        return self.train or f"train{ending}", self.test or f"test{ending}"
+
+    @model_validator(mode="after")
+    def _columns_of_a_hub_have_names(self) -> Self:
+        if self.hub and self.header:
+            raise ValueError(f'header names the columns of files, but hub = "{self.hub}" has names; leave one out')
+        if self.subset and not self.hub:
+            raise ValueError(f'subset = "{self.subset}" is of a hub\'s data set; name that in hub')
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_written_one_way(self) -> Self:
+        if self.labels and self.separator:
+            raise ValueError("labels names columns of 0 and 1, separator parts one column; leave one of the two out")
+        of_classes = {"labels": self.labels, "separator": self.separator, "names": self.names}
+        if self.target and (set_too := [key for key, value in of_classes.items() if value]):
+            raise ValueError(
+                f'target = "{self.target}" is the column of a number, {set_too[0]} is for classes; leave one of the two'
+                " out"
+            )
+        return self
+
+
+class DataSettings(Part):
+    """Where the samples come from and how they are split."""
+
+    source: str = Field(
+        "fashion_mnist",
+        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", "adult", "table", "text", or'
+        ' "file.py:function"',
+    )
+    folder: str = Field(
+        "",
+        description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
+        " folder: holds train/<class>/*.png and test/<class>/*.png",
+    )
+    download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
+    train: int = Field(0, ge=0, description="use at most so many training images; 0 takes all")
+    validation: int = Field(2000, ge=1, description="training images held out to steer by")
+    calibration: int = Field(512, ge=1, description="training images held out to calibrate quantization")
+    image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
+    channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
+    audio: AudioSettings = Field(default_factory=AudioSettings)
+    table: TableSettings = Field(default_factory=TableSettings)
+    text: TextSettings = Field(default_factory=TextSettings)
+
+    @model_validator(mode="after")
+    def _texts_come_from_one_place(self) -> Self:
+        if self.text.hub and (self.folder or self.source != "text"):
+            other = f'folder = "{self.folder}"' if self.folder else f'source = "{self.source}"'
+            raise ValueError(f'text.hub = "{self.text.hub}" and {other} are two places; leave one of the two out')
+        return self
+
+
+class AudioViewSettings(Part):
+    """What a view does to a clip; images are not touched by it."""
+
+    shift: float = Field(0.1, ge=0, le=1, description="move in time by up to this share of the window, either way")
+    speed: float = Field(0.0, ge=0, lt=1, description="play faster or slower by up to this share, pitch with it")
+    gain_db: float = Field(6.0, ge=0, description="louder or quieter by up to so many decibels")
+    noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
+    snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
+    mask: float = Field(0.0, ge=0, le=1, description="longest stretch of silence put over a clip, share of the window")
+
+    @model_validator(mode="after")
+    def _snr_is_a_range(self) -> Self:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db = {list(self.snr_db)} begins above its end; give the lowest first")
+        return self
+
+
+class TextViewSettings(Part):
+    """What a view does to a text that students learn from; needs a teacher, since labels may not hold any more."""
+
+    mask: float = Field(0.0, ge=0, le=1, description="share of the tokens that are hidden behind the mask token")
+    replace: float = Field(
+        0.0, ge=0, le=1, description="share of the tokens in whose place stands one drawn from all training texts"
+    )
+
+    @model_validator(mode="after")
+    def _at_most_every_token(self) -> Self:
+        if self.mask + self.replace > 1:
+            raise ValueError(
+                f"mask + replace = {self.mask + self.replace:g} is more than every token; at most 1 in sum"
+            )
+        return self
+
+
+class ViewSettings(Part):
+    """Augmented views of the training samples; each is a pure function of (seed, view number, sample index)."""
+
+    distinct: int = Field(
+        0, ge=0, description="students learn from so many views in turn, each answered once; 0: a new one every epoch"
+    )
+    flip: bool = Field(True, description="mirror half of the images")
+    shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")
+    crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 never crops")
+    erase: float = Field(0.0, ge=0, le=1, description="share of the images in which a rectangle is erased")
+    mixup: float = Field(
+        0.0, ge=0, le=1, description="share of the images that are blended with another one (Zhang et al. 2018)"
+    )
+    cutmix: float = Field(
+        0.0, ge=0, le=1, description="share of the images that get a rectangle of another one (Yun et al. 2019)"
+    )
+    audio: AudioViewSettings = Field(default_factory=AudioViewSettings)
+    text: TextViewSettings = Field(default_factory=TextViewSettings)
+
+    @model_validator(mode="after")
+    def _one_kind_of_mixing_an_image(self) -> Self:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(
+                f"mixup + cutmix = {self.mixup + self.cutmix:g} is more than every image; at most 1 in sum"
+            )
+        return self

@@ -1,0 +1,92 @@
+"""How files are measured, evaluated and exported."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from distiq.recipe.data import SHORTEST_TEXT
+from distiq.recipe.part import Part
+from distiq.recipe.quantize import Mode
+
+RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch", "inductor"]
+
+
+def runtime_lacks(runtime: str, mode: Mode, activation_bits: int, group_size: int) -> str:
+    """Why a runtime's files cannot hold such a scheme, and the nearest that they can; empty where they can."""
+    if runtime == "onnxruntime" or (mode == "static" and activation_bits == 8):
+        return ""
+    if mode == "weight_only" and runtime == "openvino" and not group_size:
+        return ""
+    if group_size and runtime == "openvino":
+        why, nearest = "groups of weights", "group_size = 0"
+    elif mode == "dynamic":
+        why = "grids that are made at each run"
+        if runtime == "litert":
+            why += " (its kernels make one for each row of a layer's input, the graph has one for all)"
+        nearest = 'mode = "weight_only" or "static"' if runtime == "openvino" else 'mode = "static"'
+    elif mode == "weight_only":
+        why, nearest = "integer weights beside float32 activations", 'mode = "static"'
+    else:
+        why, nearest = "activations of 16 bits", "activation_bits = 8"
+    return f'distiq writes no files of {runtime} with {why}; nearest: {nearest}, or runtime "onnxruntime"'
+
+
+class MeasureSettings(Part):
+    """Where files are measured, and how latency is."""
+
+    runtimes: tuple[RuntimeName, ...] = Field(
+        ("onnxruntime",),
+        min_length=1,
+        description='every trial is measured in each, the first is delivered (see quantize.fall_back): "onnxruntime",'
+        ' "openvino", "litert", "executorch", "inductor"',
+    )
+    threads: int = Field(1, ge=1, description="threads of the runtime")
+    throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")
+    rounds: int = Field(5, ge=1, description="interleaved rounds over all files")
+    seconds: float = Field(0.1, gt=0, description="time spent on each file and batch size in one round")
+    lengths: tuple[int, ...] = Field(
+        (16, 64, 128),
+        description="texts: one text is also timed at these lengths, in tokens, as far as data.text.length allows",
+    )
+    tune: bool = Field(
+        False,
+        description="time each file under the runtime's settings first; the fastest with the same answers is kept",
+    )
+
+    @field_validator("runtimes")
+    @classmethod
+    def _runtimes_differ(cls, names: tuple[RuntimeName, ...]) -> tuple[RuntimeName, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"{list(names)} names a runtime twice; name each once")
+        return names
+
+    @field_validator("lengths")
+    @classmethod
+    def _lengths_are_texts(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if any(length < SHORTEST_TEXT for length in lengths):
+            raise ValueError(f"{list(lengths)}: a text has {SHORTEST_TEXT} tokens at least")
+        return tuple(sorted(set(lengths)))
+
+
+class EvaluationSettings(Part):
+    """What is measured beside accuracy."""
+
+    keyword: str = Field(
+        "", description="a class, such as the word that wakes a device: how often it is missed, how often falsely heard"
+    )
+    false_accepts: float = Field(
+        0.01, ge=0, lt=1, description="share of the other samples that may be taken for the keyword"
+    )
+
+
+class ExportSettings(Part):
+    """What the exported files take."""
+
+    uint8_input: bool = Field(
+        False, description="images: files take uint8 pixels and normalize them themselves (not executorch)"
+    )
+    integer_io: bool = Field(
+        False,
+        description="litert: int8 files take and give int8 on the grids of the network's own ends, for devices without"
+        " float32; the logits get 8 bits, and no layer stays float32",
+    )

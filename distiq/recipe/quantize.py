@@ -1,0 +1,169 @@
+"""Schemes of quantization: what there is of them, and the rungs that lead there."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from distiq.recipe.part import Part
+from distiq.recipe.training import QATSettings
+
+Rung = Literal[
+    "static",
+    "minmax",
+    "percentile",
+    "equalize",
+    "rounding",
+    "reconstruct",
+    "float_layers",
+    "mixed",
+    "qat",
+    "dynamic",
+    "weight_only",
+]
+Mode = Literal["static", "dynamic", "weight_only"]
+RUNGS: dict[Mode, tuple[Rung, ...]] = {
+    "static": ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat"),
+    "dynamic": ("dynamic", "rounding", "qat"),
+    "weight_only": ("weight_only", "rounding", "qat"),
+}
+"""What each mode can climb: without grids of activations that calibration sets, there are no ranges to mend."""
+STATIC_BY_NOW = (
+    '"mse" is what "static" does by now: leave it out, or write "static" in its place; "minmax" has ranges as wide as'
+    " all values"
+)
+CHEAP: tuple[Rung, ...] = ("rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat")
+"""What is climbed unless a recipe says otherwise. It begins with the closed form, which takes no longer than rounding
+to the nearest and flips fewer answers on nearly all networks; learned rounding takes minutes."""
+NARROW_BITS = 4
+GROUP_SIZES = (0, 16, 32, 64, 128, 256)
+INTEGER_IO_LACKS = (
+    "integer_io = true needs grids of 8 bits at both ends of the network, which static schemes alone have; take mode ="
+    ' "static" and activation_bits = 8, or set it to false'
+)
+
+
+def attention_lacks(attention: bool, mode: Mode, reduce_range: bool) -> str:
+    """Why products within attention cannot lie on grids; empty where they can, or need not."""
+    if attention and mode != "static":
+        return f'attention = true, but mode = "{mode}" has no calibrated grids of activations; set it to false'
+    if attention and reduce_range:
+        return (
+            "attention = true multiplies activations with activations, whose integers use all 8 bits, so reduce_range ="
+            " true could not promise the same answers on other CPUs; set one of the two to false"
+        )
+    return ""
+
+
+def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: int, reduce_range: bool) -> str:
+    """Why there is no such scheme, and the nearest that there is; empty where there is one."""
+    if activation_bits == 16 and mode != "static":
+        nearest = 'mode = "static"' if mode == "dynamic" else "leave activation_bits out"
+        what = "grids of 8 bits" if mode == "dynamic" else "float32 activations"
+        return f'activation_bits = 16, but mode = "{mode}" has {what}; nearest: {nearest}'
+    if group_size not in GROUP_SIZES:
+        size = min(GROUP_SIZES, key=lambda known: abs(known - group_size))
+        return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {size}"
+    if group_size and mode != "weight_only":
+        return (
+            f'group_size = {group_size}, but mode = "{mode}" multiplies integers, which share one scale in an output'
+            ' channel; nearest: mode = "weight_only", or group_size = 0'
+        )
+    if group_size and weight_bits > NARROW_BITS:
+        return (
+            f"group_size = {group_size} is for weights of 4 bits and fewer; at {weight_bits} bits a scale for each"
+            " output channel is fine enough; nearest: weight_bits = 4, or group_size = 0"
+        )
+    if reduce_range and weight_bits < 8:
+        return (
+            f"reduce_range = true changes nothing at weight_bits = {weight_bits}: such sums fit into 16 bits already;"
+            " leave one of the two out"
+        )
+    if reduce_range and (mode == "weight_only" or activation_bits == 16):
+        return "reduce_range = true, but this scheme multiplies in float32, where nothing saturates; set it to false"
+    return ""
+
+
+class QuantizeSettings(Part):
+    """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
+
+    rungs: tuple[Rung, ...] = Field(
+        CHEAP,
+        min_length=1,
+        description='"rounding" (closed form; ranges of least squared error, as "static", which rounds to the nearest),'
+        ' "minmax" (ranges as wide as all values), "percentile", "equalize" (scales moved between layers),'
+        ' "reconstruct" (learned rounding, block by block: minutes, so not in this list), "float_layers" (the worst'
+        ' stay float32), "mixed" (4 bits where they cost least, if the file is too large; 6 to 2, if there are too many'
+        ' bit operations), "qat" (with the teacher); other modes have "dynamic" or "weight_only", "rounding", "qat"',
+    )
+    mode: Mode = Field(
+        "static",
+        description='"static": int8 throughout, ranges from calibration; "dynamic": linear layers in int8, ranges of'
+        ' each batch; "weight_only": integer weights, computed in float32. Tables of embeddings are int8 in all',
+    )
+    weight_bits: Literal[2, 3, 4, 6, 7, 8] = Field(
+        8, description="of every layer; 4 and fewer are stored as 4 bits and computed as 8"
+    )
+    activation_bits: Literal[8, 16] = Field(
+        8, description="static: 16 has no integer kernel here, so the file is small and no faster than float32"
+    )
+    group_size: int = Field(
+        0, description="weight_only, 4 bits: inputs of a linear layer that share a scale; 0: a scale for each output"
+    )
+    reduce_range: bool = Field(
+        False,
+        description="7-bit weights where sums of two products could leave 16 bits: the same answers on x86 CPUs without"
+        " VNNI",
+    )
+    attention: bool = Field(
+        False,
+        description="static: products within attention in int8, too: faster in ONNX Runtime, OpenVINO, LiteRT and"
+        " ExecuTorch, slower in Inductor",
+    )
+    percentile: float = Field(
+        99.99, gt=50, le=100, description="share of the activations kept by that rung, in percent"
+    )
+    float_modules: tuple[str, ...] | None = Field(
+        None,
+        description='student modules that stay in float32, such as ["frontend"]; unset: a front-end that int8 harms',
+    )
+    fall_back: bool = Field(
+        True,
+        description="where int8 measured slower than float32: deliver another runtime's or rung's file that is faster,"
+        " else the float32 student, if the budget allows; false delivers int8 and says so",
+    )
+    learn_ranges: bool = Field(
+        False, description='static, "qat": the steps of activations are learned, too (LSQ); meant for narrow weights'
+    )
+    training: QATSettings = Field(default_factory=QATSettings)
+
+    def climbed(self) -> tuple[Rung, ...]:
+        """The rungs; another mode than static has its own in place of those that `distiq init` prints."""
+        return RUNGS[self.mode] if self.rungs == CHEAP and self.mode != "static" else self.rungs
+
+    @model_validator(mode="after")
+    def _rungs_are_of_the_mode(self) -> Self:
+        if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
+            raise ValueError(why)
+        if why := attention_lacks(self.attention, self.mode, self.reduce_range):
+            raise ValueError(why)
+        if self.learn_ranges and self.mode != "static":
+            raise ValueError(
+                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated grids of activations; nearest: mode ='
+                ' "static", or leave learn_ranges out'
+            )
+        for rung in self.climbed():
+            if rung not in RUNGS[self.mode]:
+                raise ValueError(
+                    f'rungs names "{rung}", which mode = "{self.mode}" has not; it has {", ".join(RUNGS[self.mode])}'
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _rungs_differ(self) -> Self:
+        if len(set(self.rungs)) < len(self.rungs):
+            raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
+        if self.training.precision != "float32":
+            raise ValueError(
+                f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'
+            )
+        return self

@@ -1,0 +1,179 @@
+"""Reads a recipe from TOML; every error names the key, what is wrong, and what to do."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from distiq.errors import UserError
+from distiq.recipe.quantize import STATIC_BY_NOW
+from distiq.recipe.recipe import RELATIVE, Recipe
+from distiq.recipe.training import (
+    FROM_TEACHER,
+)
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides such as ``distil.epochs=3``.
+
+    Paths in a recipe are taken relative to the recipe's folder.
+
+    Raises:
+        UserError: the file is missing, is not TOML, or says something that distiq does not understand.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the recipe ({error.strerror}); `distiq init` writes one") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _override(tree, override)
+    recipe = parse_recipe(tree, str(path))
+    _check_files(recipe, path)
+    return _with_absolute_paths(recipe, path.parent.resolve())
+
+
+def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
+    """Builds a Recipe from nested dictionaries; `name` stands in the error messages.
+
+    Raises:
+        UserError: one line for each thing that is wrong.
+    """
+    try:
+        # JSON mode of the strict parser takes a list for a tuple; nothing else is converted.
+        return Recipe.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        problems = error.errors()
+        # What a wrong entry makes of the list around it is no problem of its own.
+        around = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
+        lines = [_explain(name, tree, problem) for problem in problems if problem["loc"] not in around]
+        raise UserError("\n".join(lines)) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"--set {override}: write it as key=value, for example --set student.training.epochs=3")
+    *parents, last = key.strip().split(".")
+    for number, parent in enumerate(parents):
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {override}: {'.'.join(parents[: number + 1])} is a value, not a table")
+    try:
+        tree[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[last] = text
+
+
+def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    place = f"{name}: {key}" if key else name
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(problem["loc"][:-1])
+        return f"{place}: unknown key; {_suggest(str(problem['loc'][-1]), known)}"
+    if problem["type"] == "missing":
+        return f"{place}: this key is required"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}"
+    if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
+        found = str(problem["input"])
+        if found == "mse" and problem["loc"][:2] == ("quantize", "rungs"):
+            return f"{place}: {STATIC_BY_NOW}"
+        return f'{place}: "{found}" is none of its values; {_suggest(found, names)}'
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"
+
+
+def _suggest(found: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
+    return f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(known)}"
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    part: Any = Recipe
+    for step in location:
+        if isinstance(step, str):
+            part = part.model_fields[step].annotation
+            part = next((a for a in getattr(part, "__args__", ()) if isinstance(a, type)), part)
+    return list(part.model_fields)
+
+
+def _check_files(recipe: Recipe, path: Path) -> None:
+    folder = path.parent.resolve()
+    if recipe.data.source == "fashion_mnist" and recipe.data.download and not recipe.data.folder:
+        raise UserError(f"{path}: data.download = true fetches into data.folder; name one, such as data/fashion_mnist")
+    if recipe.data.source == "folder" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
+    if recipe.data.source == "audio" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
+    if recipe.data.source in ("table", "text") and not (recipe.data.folder or recipe.data.text.hub):
+        kind = recipe.data.source
+        hub = ", or a data set in data.text.hub" if kind == "text" else ""
+        raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test{hub}')
+    if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
+        raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}; {RELATIVE}")
+    for role, settings in recipe.networks().items():
+        weights = settings.weights
+        if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
+            raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}; {RELATIVE}")
+        name = settings.model.removeprefix("transformers:")
+        config = folder / name / "config.json"
+        if not name or not config.is_file():
+            continue
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "NAME")
+        if settings.model != f"transformers:{kind}":  # a folder may be called as the architecture is
+            raise UserError(
+                f"{path}: {role}.model: {folder / name} is a folder of transformers; write model ="
+                f' "transformers:{kind}" and weights = "{name}"'
+            )
+    sources = {
+        "data.source": recipe.data.source,
+        **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
+    }
+    sources["teacher.predict"] = recipe.teacher.predict
+    for key, source in sources.items():
+        file = source.partition(":")[0]
+        if file.endswith((".py", ".onnx")) and not (folder / file).is_file():
+            raise UserError(f"{path}: {key}: no such file: {folder / file}; {RELATIVE}")
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def absolute(text: str, is_path: bool) -> str:
+        return str(folder / text) if text and is_path else text
+
+    def located(settings: Any) -> Any:
+        is_file = settings.weights.endswith((".safetensors", ".pt", ".pth")) or (folder / settings.weights).is_dir()
+        is_file = is_file and settings.weights != FROM_TEACHER
+        return settings.model_copy(
+            update={
+                "weights": absolute(settings.weights, is_file),
+                "model": absolute(settings.model, ".py:" in settings.model or settings.model.endswith(".onnx")),
+            }
+        )
+
+    named = {key: getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}  # in a hub, or here
+    text = recipe.data.text.model_copy(
+        update={key: absolute(name, (folder / name).exists()) for key, name in named.items()}
+    )
+    data = recipe.data.model_copy(
+        update={
+            "text": text,
+            "folder": absolute(recipe.data.folder, True),
+            "source": absolute(recipe.data.source, ".py:" in recipe.data.source),
+        }
+    )
+    return recipe.model_copy(
+        update={
+            "data": data,
+            "teacher": located(recipe.teacher).model_copy(update={"predict": absolute(recipe.teacher.predict, True)}),
+            "assistants": tuple(located(assistant) for assistant in recipe.assistants),
+            "student": located(recipe.student),
+        }
+    )

@@ -1,0 +1,149 @@
+"""The recipe: one TOML file, read into frozen values.
+
+Every key is declared here or in settings/ with its default and its meaning; `distiq init` prints them. An unknown
+key, a wrong type, an impossible combination and a missing file are refused before any work, with the file, the key,
+what was found and what to do.
+"""
+
+import re
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from distiq.recipe.budget import Budget
+from distiq.recipe.data import (
+    DataSettings,
+    ViewSettings,
+)
+from distiq.recipe.distil import (
+    DistilSettings,
+)
+from distiq.recipe.measure import EvaluationSettings, ExportSettings, MeasureSettings, runtime_lacks
+from distiq.recipe.part import Part
+from distiq.recipe.quantize import INTEGER_IO_LACKS, QuantizeSettings
+from distiq.recipe.toml import described, plain
+from distiq.recipe.training import (
+    AssistantSettings,
+    ModelSettings,
+    StudentSettings,
+    TeacherSettings,
+)
+
+RELATIVE = "correct the path (it is taken relative to the recipe's folder)"
+
+
+class Recipe(Part):
+    """Everything that a run needs to know."""
+
+    name: str = Field("distiq", pattern=r"^[A-Za-z0-9._-]+$", description="of the run; its folder is runs/<name>")
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and views")
+    data: DataSettings = Field(default_factory=DataSettings)
+    views: ViewSettings = Field(default_factory=ViewSettings)
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings)
+    assistants: tuple[AssistantSettings, ...] = Field(
+        (),
+        description="[[assistants]]: networks between the two, from large to small (Mirzadeh et al. 2020)",
+    )
+    student: StudentSettings = Field(default_factory=StudentSettings)
+    distil: DistilSettings = Field(default_factory=DistilSettings)
+    quantize: QuantizeSettings = Field(default_factory=QuantizeSettings)
+    export: ExportSettings = Field(default_factory=ExportSettings)
+    budget: Budget = Field(default_factory=Budget)
+    measure: MeasureSettings = Field(default_factory=MeasureSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    def networks(self) -> dict[str, ModelSettings]:
+        """The recipe's networks by role: teacher, assistants.0 and so on, student."""
+        between = {f"assistants.{number}": assistant for number, assistant in enumerate(self.assistants)}
+        return {"teacher": self.teacher, **between, "student": self.student}
+
+    @model_validator(mode="after")
+    def _mixed_images_have_no_label(self) -> Self:
+        if (self.views.mixup or self.views.cutmix) and any(loss.name == "dkd" for loss in self.distil.losses):
+            raise ValueError("dkd needs one label per image, but views.mixup or views.cutmix blends two; set them to 0")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_have_a_form(self) -> Self:
+        without = [name for name in self.measure.runtimes if name not in ("onnxruntime", "openvino", "litert")]
+        if self.export.uint8_input and without:
+            raise ValueError(
+                f"export.uint8_input = true, but files of {without[0]} take normalized float32; set it to false,"
+                ' or measure in "onnxruntime", "openvino" and "litert" alone'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _integers_have_a_form(self) -> Self:
+        if self.export.integer_io and "litert" not in self.measure.runtimes:
+            raise ValueError(
+                "export.integer_io = true, but files of litert alone take integers; add it to measure.runtimes, or set"
+                " integer_io to false"
+            )
+        if self.export.integer_io and (self.quantize.mode != "static" or self.quantize.activation_bits != 8):
+            raise ValueError(f"export.{INTEGER_IO_LACKS}")
+        return self
+
+    @model_validator(mode="after")
+    def _runtimes_hold_the_scheme(self) -> Self:
+        settings = self.quantize
+        for name in self.measure.runtimes:
+            if why := runtime_lacks(name, settings.mode, settings.activation_bits, settings.group_size):
+                raise ValueError(f"quantize and measure.runtimes: {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _ranges_are_of_grids(self) -> Self:
+        if self.distil.quant_regularization.range and self.quantize.mode == "weight_only":
+            raise ValueError(
+                f"distil.quant_regularization.range = {self.distil.quant_regularization.range:g}, but quantize.mode ="
+                ' "weight_only" leaves activations float32, whose range costs nothing; set it to 0'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_callable_has_no_layers(self) -> Self:
+        if self.teacher.predict and self.distil.layer_losses:
+            raise ValueError(
+                f"{self.distil.layer_losses[0].name} reads the teacher's layers, but teacher.predict is a callable,"
+                " which has none; use losses between outputs alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_student_is_cut_from_a_network(self) -> Self:
+        if not self.student.is_cut:
+            return self
+        if self.teacher.predict:
+            raise ValueError(
+                'student.weights = "teacher", but teacher.predict is a callable; nothing can be cut from it'
+            )
+        if self.student.model != self.teacher.model:
+            raise ValueError(
+                f'student.weights = "teacher" cuts the student from the teacher, but their models differ:'
+                f' "{self.student.model}" and "{self.teacher.model}"; name the same'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _assistants_have_a_teacher(self) -> Self:
+        if self.assistants and self.distil.teacher == "none":
+            raise ValueError('assistants need a teacher, but distil.teacher = "none"; set it to "cached" or "live"')
+        if any(assistant.weights for assistant in self.assistants):
+            raise ValueError("an assistant is trained here and takes no weights; name a trained network as the teacher")
+        if self.assistants and self.distil.layer_losses:
+            raise ValueError(
+                f"{self.distil.layer_losses[0].name} names layers of one teacher and one student; with assistants use"
+                " losses between outputs alone"
+            )
+        return self
+
+
+def describe(name: str = "distiq") -> str:
+    """A commented recipe of that name: every key, its default and its meaning, as TOML."""
+    return described(Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name)), "")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML; reading it back gives an equal Recipe."""
+    return plain(recipe.model_dump(), "")

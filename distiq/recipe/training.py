@@ -1,0 +1,98 @@
+"""Networks and how each is trained."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from distiq.recipe.part import Part
+
+FROM_TEACHER = "teacher"
+
+
+class TrainingSettings(Part):
+    """One training: optimizer, schedule, precision."""
+
+    epochs: int = Field(10, ge=1, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, description="images per step, over all processes")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description='"sgd" (Nesterov momentum) or "adamw"')
+    learning_rate: float = Field(0.1, gt=0, description="its highest value, reached after the warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
+    weight_decay: float = Field(5e-4, ge=0, description="not applied to biases and normalization")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate, then cosine")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the task loss")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 does not clip")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, evaluated and kept; 0 is off")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description='"auto" times a few steps in float32 and bfloat16 and takes the faster'
+    )
+    channels_last: bool = Field(True, description="memory layout of images and weights")
+    checkpoint_seconds: float = Field(20.0, ge=0, description="a killed run loses at most so many seconds")
+
+
+class QATSettings(TrainingSettings):
+    """Quantization-aware training: short and gentle, since it starts from trained weights."""
+
+    epochs: int = Field(2, ge=1, description=TrainingSettings.model_fields["epochs"].description)
+    learning_rate: float = Field(0.002, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
+    weight_decay: float = Field(0.0, ge=0, description=TrainingSettings.model_fields["weight_decay"].description)
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32", description="an 8-bit grid is exact in float32 alone"
+    )
+
+
+class ModelSettings(Part):
+    """A network and its weights."""
+
+    model: str = Field(
+        description='"resnet", "mobilenet_v2", "mlp", "text_bilstm", "text_cnn", "embedding_bag", "file.py:function",'
+        ' "transformers:NAME", "timm:NAME", "torchvision:NAME", "file.onnx" (float32, with its weights)'
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
+    weights: str = Field("", description="a .safetensors file, a hub name, or a .pt/.pth file; empty trains it")
+    trust: bool = Field(False, description="allow .pt/.pth files that run code when they are loaded")
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+
+
+class TeacherSettings(ModelSettings):
+    """The large network. With `weights` it is loaded, otherwise trained."""
+
+    model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+    finetune: bool = Field(False, description="train it on from its weights")
+    predict: str = Field(
+        "",
+        description='"file.py:function": any callable in place of a network; the function is given the data (and the'
+        " options) and returns it: array in, probabilities or logits out",
+    )
+
+    @model_validator(mode="after")
+    def _callable_is_finished(self) -> Self:
+        if self.predict and self.weights:
+            raise ValueError("predict names a finished teacher, which takes no weights; leave one of the two out")
+        if self.finetune and not self.weights and not self.model.endswith(".onnx"):
+            raise ValueError("finetune = true trains on from weights; name them, or leave it out")
+        if self.predict and ".py:" not in self.predict:
+            raise ValueError(f'predict = "{self.predict}" names no function; write "file.py:function"')
+        return self
+
+
+class AssistantSettings(ModelSettings):
+    """A network between teacher and student: the teacher teaches it, and it teaches the student."""
+
+    model: str = Field("resnet", description=ModelSettings.model_fields["model"].description)
+
+
+class StudentSettings(ModelSettings):
+    """The small network."""
+
+    model: str = Field("mobilenet_v2", description=ModelSettings.model_fields["model"].description)
+    weights: str = Field(
+        "",
+        description='as the teacher\'s; "teacher" cuts the student from the trained teacher by its options, such as'
+        " {keep_layers = [1, 3, 5], feed_forward = 512, heads = 6, trim_vocabulary = true, embedding_width = 128};"
+        " without a teacher (distil.teacher), from what the teacher is before its training here",
+    )
+
+    @property
+    def is_cut(self) -> bool:
+        """It starts as a part of the trained teacher."""
+        return self.weights == FROM_TEACHER

@@ -1,0 +1,48 @@
+"""Whether the teacher helped."""
+
+from typing import Literal
+
+from distiq.records.quality import AccuracyRecord
+from distiq.records.record import Environment, Record
+
+
+class ArmRecord(Record):
+    """One way of training the student: its test accuracy (fractions) in each seed."""
+
+    name: str
+    top1: tuple[float, ...]
+
+
+class PairRecord(Record):
+    """Two arms compared on the same test samples, first minus second, in percentage points.
+
+    `interval_points` is the 95 % paired bootstrap interval over seeds and samples; `mcnemar_p` the exact test's
+    p-value in each seed. The verdict is of the first arm against the second.
+    """
+
+    first: str
+    second: str
+    difference_points: float
+    interval_points: tuple[float, float]
+    per_seed_points: tuple[float, ...]
+    mcnemar_p: tuple[float, ...]
+    verdict: Literal["helps", "hurts", "cannot tell"]
+
+
+class AblationRecord(Record):
+    """Whether the teacher helped: the same student and steps, trained in several ways over the same seeds.
+
+    `basis` is that of the run with the same teacher and student.
+    """
+
+    name: str
+    command: str
+    recipe_toml: str
+    environment: Environment
+    basis: str
+    teacher: AccuracyRecord
+    seeds: tuple[int, ...]
+    samples: int
+    arms: tuple[ArmRecord, ...]
+    pairs: tuple[PairRecord, ...]
+    seconds: float

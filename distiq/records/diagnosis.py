@@ -1,0 +1,34 @@
+"""Why accuracy dropped."""
+
+from distiq.records.record import Record
+from distiq.records.sensitivity import SensitivityRecord
+
+
+class FindingRecord(Record):
+    """One check of a diagnosis: what was looked at, what was seen, and whether it explains a loss."""
+
+    check: str
+    suspect: bool
+    text: str
+
+
+class DiagnosisRecord(Record):
+    """Why a quantized student lost accuracy: the checks in their order, the cause in a sentence, the cure.
+
+    `rung` names the trial that was looked at, `sensitivity.rung` the one whose grids were switched on alone. `cure`
+    holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
+    """
+
+    rung: str
+    basis: str
+    findings: tuple[FindingRecord, ...]
+    cause: str
+    cure: tuple[str, ...]
+    sensitivity: SensitivityRecord
+
+    @property
+    def looked_at(self) -> str:
+        """What was examined, in a sentence."""
+        other = self.sensitivity.rung
+        grids = f' (its grids alone: those of "{other}", weights rounded to the nearest)' if other != self.rung else ""
+        return f'Looked at: the int8 file of the rung "{self.rung}"{grids}.'

@@ -1,0 +1,81 @@
+"""A whole run, its advice and its verdict; a file quantized by itself."""
+
+from distiq.records.data import DataRecord
+from distiq.records.models import ModelRecord
+from distiq.records.quality import FlipRecord
+from distiq.records.record import Environment, Record
+from distiq.records.sensitivity import SensitivityRecord
+from distiq.records.speed import BenchRecord, ComparisonRecord
+from distiq.records.trials import Breach, FloatModulesRecord, TrialRecord
+
+
+class OwnFileRecord(Record):
+    """A float32 file of someone's own and the int8 file made from it: `bench.files` are these two.
+
+    `agreement` is the share of equal answers, None where the output has no classes. `float_operations` are those that
+    the int8 file leaves in float32, `operations` all by kind and type, as in `RuntimeRecord`. `pair_sums` says whether
+    sums of two products can saturate on x86 CPUs without VNNI; empty where no such kernels are.
+    """
+
+    bench: BenchRecord
+    scheme: str
+    calibration_samples: int
+    compared_samples: int
+    sqnr_db: float
+    agreement: float | None
+    float_operations: tuple[str, ...]
+    operations: dict[str, dict[str, int]] = {}
+    pair_sums: str = ""
+
+
+class VerdictRecord(Record):
+    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true.
+
+    The rung `FLOAT32` is the unquantized student: every int8 file that kept the limits measured slower.
+    """
+
+    met: bool
+    chosen: str
+    breaches: tuple[Breach, ...]
+    sentence: str
+    next_step: str | None
+
+
+class AdviceRecord(Record):
+    """What was known before the student was trained: facts, and warnings with their reasons."""
+
+    facts: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class RunRecord(Record):
+    """The run as a whole: what was asked, where it ran, how it ended.
+
+    `seconds` are those of its steps, whenever they were made; `steps` names their folders by step. `skipped` says why a
+    rung was not tried, `estimates` what each rung costs, as it was known before it was tried. `delivered` holds the
+    SHA-256 of each part of the delivered model file.
+    """
+
+    name: str
+    command: str
+    recipe_toml: str
+    basis: str = ""
+    created: str
+    seconds: float
+    steps: dict[str, str] = {}
+    code_version: str
+    environment: Environment
+    data: DataRecord
+    budget: dict[str, float | None]
+    teacher: ModelRecord
+    student: ModelRecord
+    advice: AdviceRecord | None = None
+    float_modules: FloatModulesRecord | None = None
+    trials: tuple[TrialRecord, ...]
+    skipped: dict[str, str] = {}
+    estimates: dict[str, str] = {}
+    sensitivity: SensitivityRecord | None = None
+    comparison: ComparisonRecord
+    flips: tuple[FlipRecord, ...]
+    verdict: VerdictRecord
+    delivered: dict[str, str] = {}

@@ -1,0 +1,53 @@
+"""What a model file adds to the memory of a process that runs it, with its bundle's runner."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from distiq.device import run as runner
+
+SECONDS = 600
+IMPORTED = {
+    ".onnx": "onnxruntime",
+    ".xml": "openvino",
+    ".tflite": "ai_edge_litert.interpreter",
+    ".pte": "executorch.runtime",
+    ".pt2": "torch._inductor.package",
+}
+"""What the runner imports to open a file of that ending: it is loaded before anything is counted."""
+PROBE = """
+import importlib, importlib.util, pathlib, sys
+import numpy
+spec = importlib.util.spec_from_file_location("runner", sys.argv[1])
+runner = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(runner)
+importlib.import_module(sys.argv[2])
+inputs = numpy.zeros([int(size) for size in sys.argv[5:]], sys.argv[4])
+
+def memory(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew: what the imports took is not the model's
+before = memory("VmRSS")
+runner.load(pathlib.Path(sys.argv[3]), 1)(inputs)
+print(memory("VmHWM") - before)
+"""
+
+
+def peak_memory_bytes(path: Path, sample: Tensor) -> int | None:
+    """What loading the file and running one batch of that shape and type adds to a fresh process's peak memory.
+
+    None where the system does not tell: elsewhere than on Linux, and in containers that hide a part of /proc.
+    """
+    if sys.platform != "linux":
+        return None
+    kind = str(sample.dtype).removeprefix("torch.")
+    arguments = [runner.__file__, IMPORTED[path.suffix], str(path), kind, *map(str, sample.shape)]
+    command = [sys.executable, "-c", PROBE, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+    return int(done.stdout.splitlines()[-1]) if done.returncode == 0 else None  # some runtimes greet first

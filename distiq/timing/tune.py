@@ -1,0 +1,65 @@
+"""tune(): the settings of a runtime under which one file is fastest here, found by timing them in turns."""
+
+import contextlib
+from pathlib import Path
+
+from torch import Tensor
+
+from distiq.errors import UserError
+from distiq.evaluation.evaluate import Predict
+from distiq.evaluation.statistics import paired_speed
+from distiq.records.speed import TriedRecord, TuningRecord
+from distiq.runtimes.export import load, runtime_of
+from distiq.timing.latency import latencies
+
+SAME = 1e-3  # of the outputs' span: sums in another order move less, another precision moves more
+
+
+def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) -> TuningRecord:
+    """Times the file under each setting of its runtime, one sample at a time, with the given threads and with one.
+
+    Args:
+        inputs: (B, ...) as the file takes them; the first is timed, all are answered.
+        rounds, seconds: how many turns every setting has, and how long one is.
+
+    Raises:
+        UserError: the file cannot be loaded.
+    """
+    asked = [
+        (number, options) for number in sorted({threads, 1}, reverse=True) for options in runtime_of(path).settings
+    ]
+    opened: dict[str, Predict] = {}
+    answers: dict[str, Tensor] = {}
+    for number, (count, options) in enumerate(asked):
+        # What this CPU or version of the runtime does not know is left out; the default has to work.
+        with contextlib.suppress(*(() if number == 0 else (UserError, RuntimeError, ValueError))):
+            predict = load(path, count, options)
+            answers[str(number)] = predict(inputs).clone()
+            opened[str(number)] = predict
+    timed = latencies(opened, inputs[:1], threads, rounds, seconds)
+    default, expected = timed["0"], answers["0"]
+    tried = []
+    for name, latency in timed.items():
+        count, options = asked[int(name)]
+        tried.append(
+            TriedRecord(
+                threads=count,
+                options=options,
+                latency=latency.model_copy(update={"threads": count}),
+                against_default=paired_speed(default.turns_ms, latency.turns_ms),
+                same_answers=_same(answers[name], expected),
+            )
+        )
+    better = [
+        number for number, entry in enumerate(tried) if entry.same_answers and entry.against_default.verdict == "faster"
+    ]
+    return TuningRecord(
+        tried=tuple(tried), chosen=min(better, key=lambda number: tried[number].latency.p50_ms, default=0)
+    )
+
+
+def _same(found: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs differ no more than sums in another order do; both (B, ...)."""
+    span = float(expected.max() - expected.min())
+    alike = float((found - expected).abs().max()) <= SAME * span
+    return alike and bool((found.flatten(1).argmax(1) == expected.flatten(1).argmax(1)).all())

@@ -1,0 +1,107 @@
+"""The training split in batches: order, views and shares of processes are pure functions of (seed, epoch, step)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distiq.data.splits import Data
+from distiq.data.views import Views
+from distiq.training.distributed import gathered
+
+
+class Batch(NamedTuple):
+    """Training samples as the network sees them.
+
+    inputs: (B, ...), normalized. labels: (B,) or (B, classes), see `Split`. indices: (B,) positions in the training
+    split. view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and
+    the share of the own one; None where views do not mix. mask: of texts (B, L), ones at tokens, zeros at padding.
+    whole: where several processes train, the size of their common batch, of which this is a share.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    indices: Tensor
+    view: int
+    partners: Tensor | None = None
+    shares: Tensor | None = None
+    mask: Tensor | None = None
+    whole: int | None = None
+
+    def to(self, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> "Batch":
+        """The same batch on a device; indices stay where they are, for they index what lies in main memory."""
+        inputs = self.inputs.to(device, memory_format=layout if self.inputs.ndim == 4 else torch.preserve_format)
+        moved = (
+            None if value is None else value.to(device)
+            for value in (self.labels, self.partners, self.shares, self.mask)
+        )
+        labels, partners, shares, mask = moved
+        return Batch(inputs, labels, self.indices, self.view, partners, shares, mask, self.whole)  # type: ignore[arg-type]
+
+    def gathered(self) -> "Batch":
+        """The common batch of all processes, but for the inputs, which stay the own ones."""
+        labels, indices, partners, shares, mask = (
+            None if value is None else gathered(value, self.whole)
+            for value in (self.labels, self.indices.to(self.labels.device), self.partners, self.shares, self.mask)
+        )
+        return Batch(self.inputs, labels, indices, self.view, partners, shares, mask)  # type: ignore[arg-type]
+
+
+POOL = 32  # batches whose texts are sorted by length together
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The training split in batches: a new order every epoch, the last incomplete batch left out.
+
+    With several processes each takes its share of every batch.
+    """
+
+    data: Data
+    views: Views
+    batch_size: int
+    seed: int
+
+    def __len__(self) -> int:
+        return max(1, len(self.data.train) // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0, process: int = 0, processes: int = 1) -> Iterator[Batch]:
+        """The batches of an epoch (from 0), beginning with batch `start`."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.data.train), generator=generator)
+        if self.data.kind == "text":
+            order = by_length(order, self.data, self.batch_size, generator)
+        number = self.views.number(epoch)
+        for step in range(start, len(self)):
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            whole, own = len(indices), slice(process, None, processes)
+            if self.data.kind == "text":  # as long as the longest of the common batch
+                inputs = self.data.trimmed(self.batch(number, indices).inputs)[own]
+                batch = self.batch(number, indices[own])._replace(inputs=inputs, mask=self.data.mask(inputs))
+            else:
+                batch = self.batch(number, indices[own])
+            yield batch._replace(whole=whole if processes > 1 else None)
+
+    def batch(self, number: int, indices: Tensor) -> Batch:
+        """View `number` of the given training samples (B,), normalized."""
+        words = self.data.words if self.data.kind == "text" else None
+        shown = self.views.shown(self.data.train, number, indices, words)
+        images = self.data.normalize(shown.inputs)
+        mask = self.data.mask(images)
+        return Batch(images, shown.labels, indices, number, shown.partners, shown.shares, mask)
+
+
+def by_length(order: Tensor, data: Data, batch_size: int, generator: torch.Generator) -> Tensor:
+    """The order with texts of like length in one batch, so that little is padding; batches come in random order.
+
+    Sorted within pools of `POOL` batches; what fills no batch stays behind.
+    """
+    lengths = data.lengths(data.train.inputs)
+    pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(POOL * batch_size)]
+    batches = list(torch.cat(pools).split(batch_size))
+    whole = [batch for batch in batches if len(batch) == batch_size]
+    shuffled = torch.randperm(len(whole), generator=generator).tolist()
+    rest = batches[len(whole) :]
+    return torch.cat([*(whole[number] for number in shuffled), *rest])

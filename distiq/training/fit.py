@@ -1,0 +1,290 @@
+"""fit(): the one training loop, on Accelerate.
+
+It knows nothing of teachers or grids: an objective turns a batch into named losses, and fit lowers their sum. Order,
+views and schedule are pure functions of (seed, epoch, step), so a checkpoint needs only weights, optimizer and the
+random state, and a killed training ends with the same weights as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from distiq.data.splits import Data, quality
+from distiq.errors import UserError
+from distiq.models.layout import make_contiguous
+from distiq.progress import Silent, Watch
+from distiq.recipe.training import TrainingSettings
+from distiq.records.training import EpochRecord, TrainingRecord
+from distiq.training import processes
+from distiq.training.batches import Batch, Batches
+from distiq.training.checkpoint import _Checkpoint
+from distiq.training.distributed import shared_statistics
+from distiq.training.precision import faster_precision
+from distiq.training.schedule import learning_rate, make_optimizer
+
+
+class Losses(dict[str, Tensor]):
+    """Named, weighted scalars; their sum is what is lowered."""
+
+
+def fit(
+    objective: nn.Module,
+    batches: Batches,
+    settings: TrainingSettings,
+    *,
+    stage: str,
+    validate: Callable[[nn.Module], float] | None = None,
+    keep_best: bool = False,
+    checkpoint: Path | None = None,
+    watch: Watch | None = None,
+) -> TrainingRecord:
+    """Trains the parameters of `objective` in place.
+
+    Several processes share every batch: each computes the losses of the common one from `gathered` answers.
+
+    Args:
+        objective: `forward(Batch) -> Losses`.
+        stage: what is trained, for messages and the record.
+        validate: accuracy of the objective (with averaged weights if `ema_decay` is set) after each epoch.
+        keep_best: keep the weights of the epoch with the best validation accuracy instead of the last.
+        checkpoint: a file that is written every `checkpoint_seconds` and read at the start if it is there.
+
+    Raises:
+        UserError: a loss is not finite, the checkpoint is damaged or of another training, float16 without a GPU,
+            or a batch has fewer samples than there are processes.
+    """
+    watch = watch or Silent()
+    if (smallest := min(settings.batch_size, len(batches.data.train))) < processes.count():
+        raise UserError(
+            f"{stage}: {processes.count()} processes share a batch of {smallest}; start at most {smallest} of them, or"
+            " raise batch_size"
+        )
+    processes.start()
+    precision: str = settings.precision
+    state = _Checkpoint.read(checkpoint) if checkpoint is not None and checkpoint.exists() else None
+    if precision == "auto":
+        precision = str(state.meta["precision"]) if state else faster_precision(objective, batches, settings)
+    set_seed(batches.seed)
+    mixed = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[precision]
+    AcceleratorState._reset_state()  # one process trains several networks, each with its own precision
+    accelerator = Accelerator(mixed_precision=mixed)
+    if precision == "float16" and accelerator.device.type == "cpu":  # Accelerate would train in float32 instead
+        raise UserError(f'{stage}: precision = "float16" needs a GPU; take "float32" or "bfloat16"')
+    if settings.channels_last:
+        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with shared_statistics(objective):
+        model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings))
+        plain = accelerator.unwrap_model(model)
+        average = (
+            AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+            if settings.ema_decay
+            else None
+        )
+        run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best)
+        if state:
+            try:
+                run.restore(state)
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise UserError(
+                    f"{checkpoint}: this checkpoint is of another training ({error}); delete it to train from the start"
+                ) from error
+        while run.epoch < settings.epochs:
+            run.one_epoch(validate, checkpoint, watch)
+        return run.finish()
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        plain: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: AveragedModel | None,
+        settings: TrainingSettings,
+        batches: Batches,
+        stage: str,
+        precision: str,
+        keep_best: bool,
+    ) -> None:
+        self.accelerator, self.model, self.plain = accelerator, model, plain
+        self.optimizer, self.average, self.settings = optimizer, average, settings
+        self.batches, self.stage, self.precision, self.keep_best = batches, stage, precision, keep_best
+        self.epoch = self.step = 0
+        self.sums: dict[str, float] = {}
+        self.seconds = 0.0
+        self.history: list[EpochRecord] = []
+        self.best: dict[str, Tensor] = {}
+        self.kept = 0
+
+    def one_epoch(self, validate: Callable[[nn.Module], float] | None, checkpoint: Path | None, watch: Watch) -> None:
+        """From the current step to the end of the epoch."""
+        settings, per_epoch = self.settings, len(self.batches)
+        total = settings.epochs * per_epoch
+        began = saved = time.monotonic()
+        first, images = self.step, 0
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        own, number = self.accelerator.process_index, self.accelerator.num_processes
+        self.model.train()
+        for batch in self.batches.epoch(self.epoch, self.step, own, number):
+            rate = learning_rate(settings, self.epoch * per_epoch + self.step, total)
+            self._train_step(batch.to(self.accelerator.device, layout), rate)
+            self.step += 1
+            images += batch.whole or len(batch.labels)
+            now = time.monotonic()
+            watch.step(
+                self.epoch * per_epoch + self.step,
+                total,
+                {
+                    "epoch": f"{self.epoch + 1}/{settings.epochs}",
+                    **{name: value / self.step for name, value in self.sums.items()},
+                    "lr": rate,
+                    "samples/s": float(int(images / (now - began))),
+                },
+            )
+            if checkpoint is not None and now - saved >= settings.checkpoint_seconds and self.step < per_epoch:
+                self._save(checkpoint, self.seconds + now - began)
+                saved = time.monotonic()
+        spent = time.monotonic() - began
+        self.seconds += spent
+        self._end_epoch(validate, images / spent, self.seconds, rate if self.step > first else 0.0)
+        if checkpoint is not None:
+            self._save(checkpoint, self.seconds)
+
+    def _train_step(self, batch: Batch, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        losses = self.model(batch)
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"{self.stage}: the loss part(s) {', '.join(broken)} became {values[broken[0]]} in epoch"
+                f" {self.epoch + 1}, step {self.step + 1}; lower learning_rate (now at most"
+                f' {self.settings.learning_rate}), set clip_norm = 1.0, or use precision = "float32"'
+            )
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.optimizer.zero_grad()
+        self.accelerator.backward(sum(losses.values()))
+        if self.settings.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.plain)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        return self.average.module if self.average is not None else self.plain
+
+    def _end_epoch(
+        self, validate: Callable[[nn.Module], float] | None, images_per_s: float, seconds: float, rate: float
+    ) -> None:
+        accuracy = None
+        if validate is not None:
+            self.evaluated.eval()
+            accuracy = processes.on_main(lambda: validate(self.evaluated))
+        self.history.append(
+            EpochRecord(
+                epoch=self.epoch + 1,
+                losses={name: value / self.step for name, value in self.sums.items()},
+                learning_rate=rate,
+                images_per_s=images_per_s,
+                seconds=seconds,
+                validation_accuracy=accuracy,
+            )
+        )
+        best = max((entry.validation_accuracy or 0.0) for entry in self.history)
+        if not self.keep_best or accuracy is None or accuracy >= best:
+            self.kept = self.epoch + 1
+            if self.keep_best:
+                self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+
+    def finish(self) -> TrainingRecord:
+        """Puts the kept weights into the objective and says how it went."""
+        kept = self.best or self.evaluated.state_dict()
+        self.plain.load_state_dict(kept)
+        make_contiguous(self.plain).eval()
+        return TrainingRecord(
+            stage=self.stage,
+            epochs=tuple(self.history),
+            steps=self.settings.epochs * len(self.batches),
+            kept=self.kept,
+            precision=self.precision,
+            device=str(self.accelerator.device),
+            seconds=self.seconds,
+        )
+
+    def _save(self, path: Path, seconds: float) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{key}": value for key, value in self.plain.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        tensors |= {f"best.{key}": value for key, value in self.best.items()}
+        for number, entry in self.optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in entry.items() if value is not None
+            }
+        tensors["random"] = torch.get_rng_state()
+        if self.accelerator.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        meta: dict[str, object] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": self.sums,
+            "seconds": seconds,
+            "precision": self.precision,
+            "kept": self.kept,
+            "history": [entry.model_dump() for entry in self.history],
+        }
+        _Checkpoint(tensors, meta).write(path)
+
+    def restore(self, state: _Checkpoint) -> None:
+        """Goes back to where a checkpoint was written."""
+        meta: dict = state.meta
+        self.epoch, self.step, self.sums = meta["epoch"], meta["step"], dict(meta["sums"])
+        self.seconds, self.kept = meta["seconds"], meta["kept"]
+        self.history = [EpochRecord.model_validate(entry) for entry in meta["history"]]
+        self.plain.load_state_dict(_part(state.tensors, "model."))
+        if self.average is not None:
+            self.average.load_state_dict(_part(state.tensors, "average."))
+        self.best = _part(state.tensors, "best.")
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in _part(state.tensors, "optimizer.").items():
+            number, _, name = key.partition(".")
+            entries.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": entries})
+        torch.set_rng_state(state.tensors["random"])
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(state.tensors["random.cuda"], self.accelerator.device)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+@torch.no_grad()
+def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float:
+    """Share of the validation split that the model, on whatever device it is, answers right; of numbers the
+    correlation with the labels."""
+    device = next(model.parameters()).device
+    answers = []
+    for start in range(0, len(data.validation), batch):
+        samples = data.validation.take(slice(start, start + batch))
+        inputs = data.normalize(samples.inputs.to(device))
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        answers.append(model(inputs).float().cpu())
+    return quality(torch.cat(answers), data.validation.labels)

@@ -1,0 +1,89 @@
+"""Advice: each warning appears for its reason, and only then."""
+
+import pytest
+import torch
+
+from distiq.evaluation.evaluate import score
+from distiq.recipe.read import parse_recipe
+from distiq.recipe.recipe import Recipe
+from distiq.recipe.training import AssistantSettings
+from distiq.records.run import AdviceRecord
+from distiq.run.advise import advise
+
+CLASSES = ("ant", "bee", "cat")
+LABELS = torch.arange(300) % 3
+
+
+def answers(labels: torch.Tensor = LABELS, height: float = 4.0) -> torch.Tensor:
+    noise = torch.rand(300, 3, generator=torch.Generator().manual_seed(0))
+    return height * torch.nn.functional.one_hot(labels, 3) + noise
+
+
+def warnings(logits=None, recipe: Recipe | None = None, parameters=(1000, 100), count=20_000) -> tuple[str, ...]:
+    logits = answers() if logits is None else logits
+    recipe = recipe or Recipe()
+    train = torch.arange(count) % 3
+    return advise(recipe, score(logits, LABELS, 3), logits, LABELS, train, CLASSES, parameters).warnings
+
+
+def test_a_sound_recipe_has_no_warning():
+    assert warnings() == ()
+
+
+def test_a_teacher_that_guesses():
+    (warning,) = warnings(torch.rand(300, 3, generator=torch.Generator().manual_seed(3)) * 9)
+    assert "not shown to be better than always guessing" in warning
+
+
+def test_labels_in_another_order():
+    found = warnings(answers((LABELS + 1) % 3))
+    assert any("its bee is ant, its cat is bee" in warning or "its ant is cat" in warning for warning in found)
+
+
+@pytest.mark.parametrize(("temperature", "word"), [(100.0, "nearly uniform"), (0.05, "hardly differ")])
+def test_temperature(temperature: float, word: str):
+    (warning,) = warnings(recipe=parse_recipe({"distil": {"temperature": temperature}}))
+    assert word in warning
+    assert f"temperature {temperature:g}" in warning
+
+
+def test_a_student_larger_than_its_teacher():
+    (warning,) = warnings(parameters=(1000, 1001))
+    assert "larger than its teacher (1,001 and 1,000 parameters)" in warning
+
+
+def test_a_far_smaller_student_unless_an_assistant_stands_between():
+    (warning,) = warnings(parameters=(100_000, 1000))
+    assert "100 times smaller" in warning
+    assert warnings(recipe=Recipe(assistants=(AssistantSettings(),)), parameters=(100_000, 1000)) == ()
+
+
+def test_few_steps():
+    (warning,) = warnings(count=300)
+    assert "20 steps are few" in warning  # 10 epochs of 300 // 128
+
+
+def test_facts_name_teacher_and_overlap():
+    undecided = answers()
+    undecided[::3, 1] = undecided[::3, 0]
+    facts = advise(
+        Recipe(), score(undecided, LABELS, 3), undecided, LABELS, LABELS.repeat(50), CLASSES, (1000, 100)
+    ).facts
+    assert "10.0 times fewer" in facts[1]
+    assert "ant and bee (each over 10 % on 33" in facts[3]
+
+
+def of_numbers(logits: torch.Tensor) -> AdviceRecord:
+    numbers = torch.linspace(-1, 1, 300)
+    return advise(Recipe(), score(logits, numbers, 1, std=2.0), logits, numbers, numbers.repeat(99), ("stars",), (9, 8))
+
+
+def test_a_teacher_of_numbers():
+    numbers = torch.linspace(-1, 1, 300).unsqueeze(1)
+    found = of_numbers(numbers + 0.25)
+    assert found.warnings == () and "a correlation of 100.00 % on the validation split, root" in found.facts[0]
+    assert "error 0.5 " in found.facts[0] and len(found.facts) == 2
+    (warning,) = of_numbers(torch.randn(300, 1, generator=torch.Generator().manual_seed(0))).warnings
+    assert "not shown to be better than always guessing the mean" in warning
+    (warning,) = of_numbers(5 * numbers + 3).warnings
+    assert "have another unit" in warning and "teacher.finetune = true" in warning

@@ -1,0 +1,422 @@
+import math
+
+import pytest
+
+from distiq.recipe.budget import Budget
+from distiq.records.models import Column, ModelRecord
+from distiq.records.quality import AccuracyRecord
+from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
+from distiq.records.speed import CostRecord, LatencyRecord, SpeedRecord
+from distiq.records.training import TrainingRecord
+from distiq.records.trials import Breach, RuntimeRecord
+from distiq.records.trials import TrialRecord as Trial
+from distiq.run.ladder import best, estimate, fall_back, is_slower, judge, next_rung, skipped, verdict
+
+RUNGS = ("static", "minmax", "percentile", "qat")
+BUDGET = Budget(accuracy_drop_points=1.0)
+
+
+def accuracy(top1: float) -> AccuracyRecord:
+    return AccuracyRecord(
+        samples=1000,
+        correct=round(1000 * top1),
+        top1=top1,
+        interval=(0.0, 1.0),
+        per_class=(top1,),
+        expected_calibration_error=0.0,
+    )
+
+
+def column(name: str, top1: float, size_bytes: int = 90_000, latency_ms: float = 0.2) -> Column:
+    latency = LatencyRecord(
+        batch=1, threads=1, runs=9, p50_ms=latency_ms, p95_ms=latency_ms, throughput_per_s=1000 / latency_ms
+    )
+    cost = CostRecord(
+        file="f",
+        runtime="r",
+        size_bytes=size_bytes,
+        parameters=1,
+        macs=1,
+        peak_memory_bytes=None,
+        latency=(latency,),
+    )
+    return Column(name=name, test=accuracy(top1), validation=accuracy(top1), cost=cost)
+
+
+def breach(limit: str = "accuracy_drop_points", allowed: float = 1.0, measured: float = 1.5) -> Breach:
+    units = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms", "bit_operations_m": "million"}
+    unit = units[limit]
+    return Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
+
+
+def trial(rung: str, *breaches: Breach, test: tuple[Breach, ...] | None = None, top1: float = 0.9) -> Trial:
+    trained = TrainingRecord(stage="qat", epochs=(), steps=1, kept=1, precision="float32", device="cpu", seconds=1.0)
+    return Trial(
+        rung=rung,
+        reason="",
+        scheme="",
+        simulated=column("int8 simulated", top1),
+        deployed=column("int8 deployed", top1),
+        sqnr_db=20.0,
+        breaches=breaches,
+        test_breaches=breaches if test is None else test,
+        seconds=1.0,
+        training=trained if rung == "qat" else None,
+    )
+
+
+def model(role: str, top1: float) -> ModelRecord:
+    return ModelRecord(
+        role=role, model="resnet", origin="given", parameters=1, macs=1, columns=(column("float32", top1),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "limit", "measured", "excess", "unit"),
+    [
+        (Budget(accuracy_drop_points=1.0), "accuracy_drop_points", 2.0, 1.0, "points"),
+        (Budget(size_kb=80), "size_kb", 90.0, 10.0, "kB"),
+        (Budget(latency_ms=0.15), "latency_ms", 0.2, 0.05, "ms"),
+        (Budget(bit_operations_m=50), "bit_operations_m", 64.0, 14.0, "million"),
+    ],
+)
+def test_each_limit_is_judged_alone(budget, limit, measured, excess, unit):
+    (found,) = judge(budget, 0.92, 0.90, 90_000, 0.2, bit_operations=64_000_000)
+    assert (found.limit, found.unit) == (limit, unit)
+    assert found.measured == pytest.approx(measured)
+    assert found.excess == pytest.approx(excess)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [Budget(), Budget(accuracy_drop_points=2.5, size_kb=91, latency_ms=0.3), Budget(size_kb=90, latency_ms=0.2)],
+)
+def test_limits_that_hold(budget):
+    assert judge(budget, 0.92, 0.90, 90_000, 0.2) == ()
+
+
+def test_a_loss_of_f1_is_judged_in_hundredths():
+    (found,) = judge(Budget(f1_drop_points=1.0), 0.9, 0.9, 1, 1.0, f1_drop=0.013)
+    assert (found.limit, found.measured) == ("f1_drop_points", 1.3)
+
+
+def test_a_loss_of_correlation_is_judged_in_hundredths_and_steers():
+    budget = Budget(correlation_drop_points=1.0)
+    assert judge(budget, 0.9, 0.89, 1, 1) == ()
+    (found,) = judge(budget, 0.9, 0.87, 1, 1)
+    assert (found.limit, found.measured, found.excess) == ("correlation_drop_points", 3.0, 2.0)
+    following = next_rung(("static", "minmax", "qat"), [trial("static", found)], budget, 2.5)
+    assert following.rung == "qat" and "float32 itself loses 2.50" in following.reason
+
+
+def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
+    budget = Budget(auc_drop_points=0.5)
+    assert judge(budget, 0.9, 0.1, 1, 1, auc_drop=0.005) == ()
+    (found,) = judge(budget, 0.9, 0.9, 1, 1, auc_drop=0.0075)
+    assert (found.limit, found.measured, found.excess) == ("auc_drop_points", 0.75, 0.25)
+    assert next_rung(RUNGS, [trial("static", found)], budget, 0.0).reason.startswith("static lost 0.25 points too many")
+
+
+@pytest.mark.parametrize("points", [0.1, 0.3, 0.5, 1.0, 1.1, 2.0])
+@pytest.mark.parametrize("teacher", [0.9, 0.91, 0.92, 0.93, 0.947])
+def test_a_drop_of_exactly_the_limit_is_allowed(points, teacher):
+    student = round(teacher - points / 100, 6)
+    assert judge(Budget(accuracy_drop_points=points), teacher, student, 1, 1) == ()
+    assert judge(Budget(accuracy_drop_points=points), teacher, student - 1e-5, 1, 1)
+
+
+def test_a_student_may_be_asked_to_beat_its_teacher():
+    budget = Budget(accuracy_drop_points=-0.5)
+    assert judge(budget, 0.90, 0.906, 1, 1) == ()
+    assert judge(budget, 0.90, 0.904, 1, 1)[0].excess == pytest.approx(0.1)
+
+
+def test_the_first_rung_comes_first():
+    assert next_rung(RUNGS, [], BUDGET, 0.0) == (
+        "static",
+        "the first rung: post-training quantization, ranges of least squared error, weights rounded to the nearest",
+    )
+    assert next_rung(("qat",), [], Budget(), 0.0).rung == "qat"
+
+
+@pytest.mark.parametrize("budget", [BUDGET, Budget()])
+def test_nothing_more_is_tried_when_nothing_is_broken(budget):
+    assert next_rung(RUNGS, [trial("static")], budget, 0.0) is None
+
+
+def test_rungs_are_climbed_in_their_order():
+    trials = []
+    for rung in RUNGS:
+        assert next_rung(RUNGS, trials, BUDGET, 0.0).rung == rung
+        trials.append(trial(rung, breach()))
+    assert next_rung(RUNGS, trials, BUDGET, 0.0) is None
+
+
+def test_the_reason_says_what_broke():
+    reason = next_rung(RUNGS, [trial("static", breach(measured=1.5))], BUDGET, 0.0).reason
+    assert reason.startswith("static lost 0.50 points too many: closed-form rounding, ranges as wide as all values")
+
+
+def test_better_ranges_are_skipped_when_float_itself_is_too_low():
+    following = next_rung(RUNGS, [trial("static", breach())], BUDGET, 1.2)
+    assert following.rung == "qat"
+    assert "nothing without training can help, since float32 itself loses 1.20" in following.reason
+    assert next_rung(("static", "minmax"), [trial("static", breach())], BUDGET, 1.2) is None
+
+
+def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:
+    return NoiseRecord(place=place, part=part, sqnr_db=sqnr_db, divergence_nat=0.0)
+
+
+def evidence(
+    weights_db: float, activations_db: float, *layers_db: float, balanced: float | None = 0.5, mean: float = 0.0
+) -> SensitivityRecord:
+    return SensitivityRecord(
+        rung="static",
+        samples=8,
+        weights=noise("all", "weights", weights_db),
+        activations=noise("all", "activations", activations_db),
+        grids=tuple(noise(f"layer{number}", "weights", db) for number, db in enumerate(layers_db)),
+        balanced_share=balanced,
+        mean_share=mean,
+    )
+
+
+EVERY = ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat")
+
+
+@pytest.mark.parametrize(
+    ("found", "without", "why"),
+    [
+        (evidence(20, 30, 20), ["minmax", "percentile"], "ranges are not the cause, since activations make 9 %"),
+        (
+            evidence(30, 20, 30),
+            ["rounding", "reconstruct", "float_layers"],
+            "weights are not the cause, since they make 9 %",
+        ),
+        (evidence(20, 20, 26, 26, 26, 26, 26), ["float_layers"], "the worst 2 make 40 % of it"),
+        (evidence(20, 20, 20, 26, 26), [], ""),
+        (evidence(20, 20, 20, balanced=None), ["equalize"], "no neighbours that scales could be moved between"),
+        (
+            evidence(20, 20, 20, balanced=0.1, mean=0.05),
+            ["equalize"],
+            "would change make 10 % of the noise, and 5 %",
+        ),
+        (evidence(20, 20, 20, balanced=None, mean=0.3), [], ""),
+        (evidence(math.inf, 20), ["rounding", "reconstruct", "float_layers"], "they make 0 %"),
+        (evidence(math.inf, math.inf), ["rounding", "reconstruct", "float_layers"], "they make 0 %"),
+    ],
+)
+def test_a_rung_that_cannot_help_is_skipped(found, without, why):
+    reasons = skipped(EVERY, [trial("static", breach())], BUDGET, 0.0, found)
+    assert reasons.pop("mixed") == "the file is small enough"
+    assert list(reasons) == without
+    assert all(why in reason for reason in reasons.values())
+
+
+def test_means_that_the_closed_form_has_mended_are_no_reason_to_equalize():
+    found = evidence(20, 20, 20, balanced=0.1, mean=0.3)
+    assert "equalize" not in skipped(EVERY, [trial("static", breach())], BUDGET, 0.0, found)
+    why = skipped(EVERY, [trial("rounding", breach())], BUDGET, 0.0, found)["equalize"]
+    assert why.endswith("10 % of the noise, and rounding has corrected the biases already")
+
+
+@pytest.mark.parametrize(
+    ("rung", "trials", "seconds", "words"),
+    [
+        ("static", [], 0.0, "a pass over the calibration samples"),
+        ("minmax", [trial("static")], 0.0, "the same with other ranges: about 1 s"),
+        ("rounding", [trial("static")], 0.0, "every layer solved on 256 calibration samples: more than 1 s"),
+        ("reconstruct", [trial("static")], 40.4, "300 steps for every block: about 41 s"),
+        ("qat", [trial("qat")], 40.4, "epochs of training: about 40 s and its measurements"),
+        ("qat", [trial("static")], None, "epochs of training"),
+    ],
+)
+def test_a_rung_costs_what_was_measured_before_it(rung, trials, seconds, words):
+    assert estimate(rung, trials, seconds) == words
+
+
+def test_the_reason_names_the_evidence():
+    following = next_rung(EVERY, [trial("static", breach())], BUDGET, 0.0, evidence(20, 30, 20))
+    assert following.rung == "equalize"
+    assert following.reason.count("ranges are not the cause") == 1
+
+
+def test_narrow_weights_come_first_when_the_file_is_too_large():
+    budget = Budget(accuracy_drop_points=1.0, size_kb=80)
+    too_large = breach("size_kb", 80, 95)
+    following = next_rung(EVERY, [trial("static", breach(), too_large)], budget, 0.0)
+    assert following.rung == "mixed" and "15.0 kB too large" in following.reason
+    # From there on only training can bring the accuracy back: other rungs have wide weights again.
+    trials = [trial("static", breach(), too_large), trial("mixed", breach())]
+    assert next_rung(EVERY, trials, budget, 0.0).rung == "qat"
+    assert next_rung(EVERY, [trials[0], trial("mixed")], budget, 0.0) is None
+    assert next_rung(EVERY, [trial("static", too_large), trial("mixed", too_large)], budget, 0.0) is None
+
+
+def test_narrow_weights_are_fewer_bit_operations():
+    budget = Budget(accuracy_drop_points=1.0, bit_operations_m=50)
+    too_many = breach("bit_operations_m", 50, 64)
+    following = next_rung(EVERY, [trial("static", too_many)], budget, 0.0)
+    assert following.rung == "mixed" and "14 million bit operations too many" in following.reason
+    trials = [trial("static", too_many), trial("mixed", breach())]
+    assert next_rung(EVERY, trials, budget, 0.0).rung == "qat"
+    assert "too many bit operations again" in skipped(EVERY, trials, budget, 0.0, None)["minmax"]
+    assert next_rung(EVERY, [trial("static", too_many), trial("mixed", too_many)], budget, 0.0) is None
+
+
+@pytest.mark.parametrize("limit", ["size_kb", "latency_ms"])
+def test_no_rung_mends_size_or_speed(limit):
+    budget = Budget(accuracy_drop_points=1.0, size_kb=80, latency_ms=0.1)
+    assert next_rung(RUNGS, [trial("static", breach(limit))], budget, 0.0) is None
+    assert next_rung(RUNGS, [trial("static", breach(limit), breach())], budget, 0.0).rung == "minmax"
+
+
+def test_best_is_the_first_that_breaks_nothing():
+    trials = [trial("static", breach()), trial("minmax", top1=0.8), trial("qat", top1=0.9)]
+    assert best(trials).rung == "minmax"
+
+
+def test_best_breaks_its_limits_by_the_least_share():
+    accuracy_over, size_over = breach(allowed=1.0, measured=1.5), breach("size_kb", 100, 140)
+    assert best([trial("static", accuracy_over), trial("minmax", size_over)]).rung == "minmax"  # 50 % against 40 %
+    assert best([trial("static", size_over, breach(measured=1.2)), trial("minmax", accuracy_over)]).rung == "minmax"
+    assert best([trial("static", size_over, top1=0.8), trial("minmax", size_over, top1=0.9)]).rung == "minmax"
+
+
+def decide(budget: Budget, *trials: Trial, teacher: float = 0.92, student: float = 0.915):
+    return verdict(budget, trials, model("teacher", teacher), model("student", student))
+
+
+def test_a_verdict_without_a_budget():
+    found = decide(Budget(), trial("static"))
+    assert (found.met, found.chosen, found.next_step) == (True, "static", None)
+    assert (
+        found.sentence
+        == "No budget was set. The static file: 90.00 % of the test set, 90.0 kB, 0.200 ms for one image."
+    )
+
+
+def test_a_verdict_of_a_budget_that_holds():
+    found = decide(BUDGET, trial("static", breach()), trial("minmax"))
+    assert (found.met, found.chosen, found.breaches, found.next_step) == (True, "minmax", (), None)
+    assert found.sentence.startswith("The budget holds: the minmax file gives 90.00 %")
+
+
+def test_a_verdict_of_a_budget_that_is_missed():
+    found = decide(BUDGET, trial("static", breach(measured=1.5), breach("size_kb", 80, 90)))
+    assert not found.met
+    assert len(found.breaches) == 2
+    assert found.sentence.startswith(
+        "The budget is missed: accuracy_drop_points by 0.5 points and size_kb by 10 kB. The best file found (static)"
+    )
+
+
+def test_the_verdict_is_of_the_test_set():
+    found = decide(BUDGET, trial("static", test=(breach(),)))
+    assert not found.met
+    assert "On the validation split, which steers the ladder, every limit held." in found.sentence
+    assert decide(BUDGET, trial("static", breach(), test=())).met
+
+
+@pytest.mark.parametrize(
+    ("breaches", "student", "rungs", "words"),
+    [
+        ((breach("size_kb", 80, 100),), 0.915, ["static"], "smaller: the file is 1.25 times the limit"),
+        ((breach("latency_ms", 0.1, 0.2),), 0.915, ["static"], "cheaper: it takes 2.00 times the limit"),
+        ((breach(measured=3.0),), 0.9, ["static"], "2.00 points below the teacher, quantization adds 1.00"),
+        ((breach(measured=3.0),), 0.915, ["static"], '"qat"'),
+        ((breach(measured=3.0),), 0.915, ["qat"], "Train longer on the grids"),
+        ((breach(measured=3.0),), 0.915, ["static", "qat"], "Train longer on the grids"),
+        ((breach("size_kb", 80, 81), breach(measured=3.0)), 0.9, ["static"], "Train the student longer"),
+        ((breach("bit_operations_m", 50, 60),), 0.915, ["static"], "1.20 times the bit operations"),
+    ],
+    ids=["size", "latency", "float", "no qat", "qat", "qat tried, another chosen", "worst first", "operations"],
+)  # fmt: skip
+def test_the_next_step_mends_the_worst_limit(breaches, student, rungs, words):
+    trials = [trial(rung, *breaches) for rung in rungs]
+    assert words in decide(BUDGET, *trials, student=student).next_step
+
+
+def in_runtime(ratio: float, told: bool = True, latency_ms: float = 0.1, name: str = "ONNX Runtime") -> RuntimeRecord:
+    """An int8 file that is `ratio` times faster than its float32 file; the interval is of 10 %, or holds 1."""
+
+    def timed(p50_ms: float) -> tuple[LatencyRecord, ...]:
+        return (LatencyRecord(batch=1, threads=1, runs=1, p50_ms=p50_ms, p95_ms=p50_ms, throughput_per_s=1),)
+
+    verdict = "cannot tell" if not told else "slower" if ratio < 1 else "faster"
+    return RuntimeRecord(
+        runtime=name,
+        file=f"student-{name}",
+        float_file=f"student-float32-{name}",
+        size_bytes=1,
+        quality=0.9,
+        agreement=1.0,
+        steps=(1, 0, 0, 0, 0),
+        same_integers=True,
+        float_operations=(),
+        latency=timed(latency_ms),
+        float_latency=timed(latency_ms * ratio),
+        speed=SpeedRecord(ratio=ratio, interval=(ratio / 1.1, ratio * 1.1) if told else (0.5, 2), verdict=verdict),
+    )
+
+
+def timed_trial(rung: str, *runtimes: RuntimeRecord, breaches: tuple[Breach, ...] = ()) -> Trial:
+    return trial(rung, *breaches).model_copy(update={"runtimes": runtimes})
+
+
+FLOAT = trial("float32").model_copy(update={"scheme": "float32, not quantized"})
+SLOW = in_runtime(0.5)
+
+
+def test_only_what_is_slower_beyond_the_noise_is_called_slower():
+    assert is_slower(timed_trial("static", SLOW))
+    assert not is_slower(timed_trial("static", in_runtime(0.9, told=False)))
+    assert not is_slower(timed_trial("static", in_runtime(2.0)))
+    assert not is_slower(trial("static")), "not timed"
+
+
+def test_the_fastest_other_file_that_beats_every_float_file_is_delivered():
+    slow = timed_trial("static", SLOW, in_runtime(3.0, latency_ms=0.02, name="OpenVINO"))
+    elsewhere = slow.model_copy(update={"runtimes": slow.runtimes[::-1]})
+    also = timed_trial("minmax", in_runtime(1.1, latency_ms=0.04))
+    assert fall_back(slow, [slow, also, elsewhere], FLOAT) is elsewhere
+    # Twice as fast as its own float32, which is much slower than that of the first runtime.
+    beaten = elsewhere.model_copy(update={"runtimes": (in_runtime(2.0, latency_ms=0.07, name="LiteRT"), SLOW)})
+    assert fall_back(slow, [slow, beaten], FLOAT) is FLOAT
+
+
+@pytest.mark.parametrize("limit", [(breach(),), (breach("latency_ms", 0.1, 0.2),)])
+def test_nothing_is_delivered_that_breaks_more_limits(limit: tuple[Breach, ...]):
+    slow = timed_trial("static", SLOW)
+    fast = timed_trial("minmax", in_runtime(3.0, latency_ms=0.02), breaches=limit)
+    assert fall_back(slow, [slow, fast], FLOAT) is FLOAT
+
+
+def test_a_float_student_that_is_too_large_leaves_int8_for_its_size():
+    slow = timed_trial("static", SLOW, breaches=(breach(measured=9.0),))
+    large = trial("float32", breach("size_kb", 80, 81))
+    assert fall_back(slow, [slow], large) is slow
+
+
+def sentence(delivered: Trial | None, *runtimes: RuntimeRecord) -> str:
+    trials = [timed_trial("static", *runtimes)]
+    return verdict(
+        Budget(), trials, model("teacher", 0.92), model("student", 0.91), delivered=delivered or trials[0]
+    ).sentence
+
+
+def test_a_verdict_says_what_int8_costs_in_time():
+    said = "In ONNX Runtime the static int8 file measured slower than its own float32 file (medians 0.050 → 0.100 ms;"
+    turns = "turn by turn 2.00 times its time, 95 % interval 1.82 to 2.20)"
+    assert f"{said} {turns}: it is small, not fast, and delivered for its size alone." in sentence(None, SLOW)
+    assert sentence(FLOAT, SLOW).endswith(
+        "no other int8 file is faster than float32: the float32 student is delivered."
+    )
+    assert "The float32 file: 90.00 % of the test set" in sentence(FLOAT, SLOW)
+    other = timed_trial("static", in_runtime(3.0, name="OpenVINO"), SLOW)
+    assert sentence(other, SLOW).endswith(
+        "delivered is the static file for OpenVINO, 3.00 times faster than float32 there."
+    )
+    assert "within the noise): it is small, not fast." in sentence(None, in_runtime(0.9, told=False))
+    assert "float32" not in sentence(None, in_runtime(2.0))
