@@ -52,13 +52,12 @@ from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import INPUT
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 ON_IMAGES: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: ResNet(10, 1, (16, 48, 96), 1),
     "mobilenet": lambda: MobileNetV2(10, 1, stem_stride=2, activation="relu6"),
     "efficientnet": lambda: MobileNetV2(10, 1, stem_stride=2, activation="silu", squeeze=0.25),
 }
-BY_RECIPE = {"ds_cnn": "spoken_digits.toml", "bert": "sst2.toml"}
+BY_RECIPE = {"ds_cnn": "spoken_digits", "bert": "sst2"}
 SMALL_BERT = (
     'student.weights=""',
     "student.options={hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512}",
@@ -78,16 +77,16 @@ class Task(NamedTuple):
     views: ViewSettings
 
 
-def task_of(name: str, epochs: int, bert: str) -> Task | None:
+def task_of(name: str, epochs: int, bert: str, sentences: str) -> Task | None:
     """A network's task; None where its data are not here."""
     torch.manual_seed(0)
     if name in ON_IMAGES:
         training = TrainingSettings(epochs=epochs, batch_size=64, learning_rate=0.1, precision="float32")
         return Task(ON_IMAGES[name](), load_data(DataSettings(), 0), training, ViewSettings())
-    given = (f"student.weights={bert}", f"data.text.tokenizer={bert}") if bert else SMALL_BERT
-    recipe = load_recipe(RECIPES / BY_RECIPE[name], given if name == "bert" else ())
-    if recipe.data.folder and not Path(recipe.data.folder).is_dir():
+    if name == "bert" and not sentences:
         return None
+    given = (f"student.weights={bert}", f"data.text.tokenizer={bert}") if bert else SMALL_BERT
+    recipe = load_recipe(BY_RECIPE[name], (*given, f"data.folder={sentences}") if name == "bert" else ())
     return Task(*_built(recipe), recipe.student.training, recipe.views)
 
 
@@ -309,6 +308,7 @@ def main() -> None:
     parser.add_argument("--tools", default="", help="rows to make, each by the beginning of its name: all if not given")
     parser.add_argument("--adaround-iterations", type=int, default=10000, help="steps of AdaRound and BRECQ")
     parser.add_argument("--bert", default="", help="a folder of weights and tokenizer that BERT begins from")
+    parser.add_argument("--sentences", default="", help="SST-2's folder, for BERT")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quantization.json"))
     parser.add_argument(
         "--markdown", action="store_true", help="print the rows of the run folder for the docs, no more"
@@ -324,8 +324,8 @@ def main() -> None:
         print(markdown(found))
         return
     for name in arguments.only.split(","):
-        if (task := task_of(name, arguments.epochs, arguments.bert)) is None:
-            console.print(f"{name}: its data are not here (see recipes/{BY_RECIPE[name]}); skipped")
+        if (task := task_of(name, arguments.epochs, arguments.bert, arguments.sentences)) is None:
+            console.print(f"{name}: needs --sentences FOLDER (`distiq recipes sst2` says of what); skipped")
             continue
         model = trained(name, task, arguments.run, console)
         data = behind_front_end(model, task.data)

@@ -25,9 +25,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Makes a trained model small and fast: distils it into a student, quantizes, exports, and measures the file.",
-    epilog="Start with `distiq init my.toml`, then `distiq run my.toml`.",
+    epilog="Start with `distiq run fashion_mnist`, or with your own data: `distiq init my.toml --data photos`.",
 )
-RecipeFile = Annotated[Path, typer.Argument(help="the recipe, a TOML file", show_default=False)]
+RecipeFile = Annotated[
+    str, typer.Argument(help="a TOML file, or the name of a recipe that comes with distiq", show_default=False)
+]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
 Ranges = Literal["mse", "minmax", "percentile", "entropy"]
 Rounding = Literal["nearest", "gptq", "adaround", "brecq"]
@@ -35,7 +37,7 @@ Mode = Literal["static", "dynamic", "weight_only"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 
-@app.command(epilog="Example: `distiq run recipes/fashion_mnist.toml --set student.training.epochs=3`")
+@app.command(epilog="Example: `distiq run fashion_mnist --set student.training.epochs=3`")
 def run(
     recipe: RecipeFile,
     set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set distil.temperature=2`")] = [],  # noqa: B006
@@ -66,7 +68,7 @@ def run(
             raise typer.Exit(BUDGET_MISSED)
 
 
-@app.command(epilog="Example: `distiq ablate recipes/fashion_mnist.toml --seeds 5`")
+@app.command(epilog="Example: `distiq ablate fashion_mnist --seeds 5`")
 def ablate(
     recipe: RecipeFile,
     seeds: Annotated[int, typer.Option(min=1, help="how many seeds; more give a narrower interval")] = 3,
@@ -134,20 +136,47 @@ def diagnose(
             raise typer.Exit(BUDGET_MISSED)
 
 
-@app.command(epilog="Example: `distiq init my.toml`")
+@app.command(epilog="Examples: `distiq init my.toml --data photos`, `distiq init my.toml --data rows/train.csv`")
 def init(
     path: Annotated[Path, typer.Argument(help="the file to write")] = Path("recipe.toml"),
+    data: Annotated[
+        Path | None, typer.Option(help="your data: a folder of images, clips, rows or texts, or its training file")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="write every key, its default and its meaning")] = False,
     force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
 ) -> None:
-    """Writes a recipe with every key, its default and its meaning."""
-    with _explained():
-        from distiq.files import write_atomically
-        from distiq.recipe.recipe import describe
+    """Looks at your data and writes a recipe for it: the lines that matter, explained.
 
-        if path.exists() and not force:
-            raise UserError(f"{path}: exists already; choose another name or add --force")
-        write_atomically(path, (f"# distiq run {path}\n\n{describe(path.stem)}\n").encode())
+    Beside it stands the recipe's JSON schema, by which editors complete keys.
+    """
+    with _explained():
+        from distiq.commands.init import init as write_recipe
+
+        typer.echo(write_recipe(path, data, every_key=all_, force=force))
         typer.echo(f"{path} written; run it with: distiq run {path}")
+
+
+@app.command(epilog="Examples: `distiq recipes`, `distiq recipes fashion_mnist`")
+def recipes(
+    name: Annotated[str, typer.Argument(help="print this recipe", show_default=False)] = "",
+) -> None:
+    """Lists the recipes that come with distiq; `distiq run NAME` runs one."""
+    with _explained():
+        from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
+
+        if name:
+            typer.echo(recipe_file(name).read_text(encoding="utf-8").strip())
+        else:
+            for shipped, file in shipped_recipes().items():
+                typer.echo(f"{shipped:<20}{summary(file)}")
+
+
+@app.command(epilog="Example: `distiq schema > distiq.schema.json`")
+def schema() -> None:
+    """Prints the JSON schema of a recipe, by which editors complete its keys."""
+    from distiq.recipe.recipe import schema as recipe_schema
+
+    typer.echo(recipe_schema().strip())
 
 
 @app.command(

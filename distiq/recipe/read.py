@@ -13,20 +13,25 @@ from pydantic import ValidationError
 from distiq.errors import UserError
 from distiq.recipe.quantize import STATIC_BY_NOW
 from distiq.recipe.recipe import RELATIVE, Recipe
+from distiq.recipe.shipped import FOLDER, recipe_file
 from distiq.recipe.training import (
     FROM_TEACHER,
 )
 
 
-def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe and applies overrides such as ``distil.epochs=3``.
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides such as ``student.training.epochs=3``.
 
-    Paths in a recipe are taken relative to the recipe's folder.
+    Paths in a recipe are relative to the recipe's folder. Data, weights and tokenizers of a shipped recipe are the
+    user's: their paths are relative to the current folder.
+
+    Args:
+        path: a TOML file, or the name of a recipe that comes with distiq.
 
     Raises:
         UserError: the file is missing, is not TOML, or says something that distiq does not understand.
     """
-    path = Path(path)
+    path = recipe_file(path)
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -35,6 +40,8 @@ def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     for override in overrides:
         _override(tree, override)
+    if path.resolve().parent == FOLDER.resolve():
+        _locate_here(tree)
     recipe = parse_recipe(tree, str(path))
     _check_files(recipe, path)
     return _with_absolute_paths(recipe, path.parent.resolve())
@@ -55,6 +62,16 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
         around = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
         lines = [_explain(name, tree, problem) for problem in problems if problem["loc"] not in around]
         raise UserError("\n".join(lines)) from None
+
+
+def _locate_here(tree: dict[str, Any]) -> None:
+    data, text = tree.get("data", {}), tree.get("data", {}).get("text", {})
+    if data.get("folder"):
+        data["folder"] = str(Path.cwd() / data["folder"])
+    networks = [tree.get("teacher", {}), tree.get("student", {})]
+    for table, key in ((text, "tokenizer"), (text, "hub"), *((network, "weights") for network in networks)):
+        if table.get(key) and (Path.cwd() / table[key]).exists():  # else the name of a hub
+            table[key] = str(Path.cwd() / table[key])
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -5,6 +5,7 @@ key, a wrong type, an impossible combination and a missing file are refused befo
 what was found and what to do.
 """
 
+import json
 import re
 from typing import Self
 
@@ -142,6 +143,12 @@ class Recipe(Part):
 def describe(name: str = "distiq") -> str:
     """A commented recipe of that name: every key, its default and its meaning, as TOML."""
     return described(Recipe(name=re.sub(r"[^A-Za-z0-9._-]+", "-", name)), "")
+
+
+def schema() -> str:
+    """The JSON schema of a recipe, by which editors complete keys and mark wrong values."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(head | Recipe.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -23,13 +23,14 @@ def described(values: Part, path: str) -> str:
 
 def _line(key: str, value: Any, description: str | None) -> str:
     if value == () or value is None:  # tables of that name may follow, or nothing is set
-        text = f"# {key} = {_toml(value) if value == () else ''}"
+        text = f"# {key} = {written(value) if value == () else ''}"
     else:
-        text = f"{key} = {_toml(value)}"
+        text = f"{key} = {written(value)}"
     return f"{text:<32}# {description}" if description else text
 
 
-def _toml(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value as TOML writes it."""
     match value:
         case bool():
             return "true" if value else "false"
@@ -37,23 +38,23 @@ def _toml(value: Any) -> str:
             # JSON's escapes are TOML's, but for surrogate pairs (so nothing is made ASCII) and DEL.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case dict():
-            return "{" + ", ".join(f"{_toml_key(key)} = {_toml(item)}" for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{_key(key)} = {written(item)}" for key, item in value.items()) + "}"
         case list() | tuple():
-            return "[" + ", ".join(_toml(item) for item in value) + "]"
+            return "[" + ", ".join(written(item) for item in value) + "]"
         case Part():
-            return _toml(value.model_dump())
+            return written(value.model_dump())
         case _:
             return str(value)
 
 
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else written(key)
 
 
 def plain(tree: dict[str, Any], path: str) -> str:
     """The values alone, of a part's `model_dump`; `path` is the part's own key."""
     tables = {key: value for key, value in tree.items() if isinstance(value, dict) and key != "options"}
-    lines = [f"{key} = {_toml(value)}" for key, value in tree.items() if key not in tables and value is not None]
+    lines = [f"{key} = {written(value)}" for key, value in tree.items() if key not in tables and value is not None]
     for key, value in tables.items():
         name = f"{path}.{key}" if path else key
         lines.append(f"\n[{name}]\n{plain(value, name)}")

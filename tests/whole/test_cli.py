@@ -1,5 +1,6 @@
 """The command line: what it prints, and its exit codes."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 from distiq.cli import app
 from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
+from distiq.recipe.shipped import shipped_recipes
 from distiq.run.ledger import Ledger
 
 
@@ -17,23 +19,36 @@ def distiq(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_init_writes_a_recipe_that_loads_with_the_defaults(tmp_path: Path):
+def test_init_looks_at_the_data_and_names_the_next_command(photos: Path, tmp_path: Path):
     path = tmp_path / "my.toml"
-    result = distiq("init", path)
+    result = distiq("init", path, "--data", photos)
     assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Grey images of 2 classes (bright, dark)")
     assert f"distiq run {path}" in result.stdout
-    assert load_recipe(path) == Recipe(name="my")
+    assert load_recipe(path).data.channels == 1
 
 
 def test_init_overwrites_by_force_alone(tmp_path: Path):
     path = tmp_path / "my.toml"
     path.write_text("mine")
-    refused = distiq("init", path)
+    refused = distiq("init", path, "--all")
     assert refused.exit_code == 2
     assert "exists already; choose another name or add --force" in refused.stderr
     assert path.read_text() == "mine"
-    assert distiq("init", path, "--force").exit_code == 0
-    assert tomllib.loads(path.read_text())
+    assert distiq("init", path, "--all", "--force").exit_code == 0
+    assert load_recipe(path) == Recipe(name="my")
+
+
+def test_recipes_are_listed_and_printed():
+    lines = distiq("recipes").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped_recipes())
+    printed = distiq("recipes", "adult").stdout
+    assert tomllib.loads(printed)["name"] == "adult"
+    assert distiq("recipes", "adul").exit_code == 2
+
+
+def test_the_schema_is_json():
+    assert json.loads(distiq("schema").stdout)["title"] == "Recipe"
 
 
 def test_a_missed_budget_ends_with_3_and_what_to_do_next(finished):
@@ -138,5 +153,5 @@ def test_a_second_run_in_the_folder_at_the_same_time_is_refused(finished, run_co
 def test_help_names_every_command():
     result = distiq("--help")
     assert result.exit_code == 0
-    for command in ("run", "init", "report", "show", "predict", "check"):
+    for command in ("run", "init", "recipes", "schema", "report", "show", "predict", "check"):
         assert command in result.stdout

@@ -1,0 +1,262 @@
+"""init(path, data): writes a recipe, with the lines that matter for the data at hand."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distiq.errors import UserError
+from distiq.files import write_atomically
+from distiq.recipe.recipe import describe, schema
+from distiq.recipe.toml import written
+
+if TYPE_CHECKING:  # it loads torch, which `distiq init` alone can do without
+    from distiq.data import survey
+
+SCHEMA_FILE = "distiq.schema.json"
+FIRST_LINE = f"#:schema {SCHEMA_FILE}"
+STEPS = 1500  # of a training from scratch, about
+IMAGE_SIZES = (28, 32, 48, 64, 96)
+TEXT_LENGTHS = (16, 32, 64, 128, 256)
+
+
+def init(path: Path, data: Path | None = None, *, every_key: bool = False, force: bool = False) -> str:
+    """Writes the recipe `path`, and the schema beside it by which editors complete keys.
+
+    Args:
+        data: a folder or file of the user's; None takes the packaged Fashion-MNIST images.
+        every_key: write every key with its default, not only those that matter.
+        force: overwrite an existing recipe.
+
+    Returns:
+        What was found in `data`, in a sentence.
+
+    Raises:
+        UserError: the recipe exists already, or nothing in `data` can be read.
+    """
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists already; choose another name or add --force")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)
+    about, body = ("every key, its default and its meaning", describe(name)) if every_key else starter(name, data, path)
+    write_atomically(path, f"{FIRST_LINE}\n# {about}\n#\n#     distiq run {path}\n\n{body.strip()}\n".encode())
+    write_atomically(path.with_name(SCHEMA_FILE), schema().encode())
+    return about
+
+
+def starter(name: str, data: Path | None, path: Path) -> tuple[str, str]:
+    """A sentence about the data, and the recipe's lines; the data's folder is written relative to the recipe's."""
+    if data is None:
+        about, body = "The packaged Fashion-MNIST images: 29,500 to train on, 10,000 for the test.", _packaged()
+        return about, f'name = "{name}"\n\n{body}'
+    from distiq.data import survey
+
+    found = survey.survey(data)
+    folder = _relative(found.folder, path)
+    match found:
+        case survey.Images():
+            about, body = _images(found, folder)
+        case survey.Clips():
+            about, body = _clips(found, folder)
+        case survey.Rows():
+            about, body = _rows(found, folder)
+        case survey.Texts():
+            about, body = _texts(found, folder)
+    return about, f'name = "{name}"\n\n{body}'
+
+
+def _relative(folder: Path, recipe: Path) -> str:
+    """A path as the recipe takes it: from its own folder, where that is above the data; else in full."""
+    folder, home = folder.resolve(), recipe.resolve().parent
+    return str(folder.relative_to(home) if folder.is_relative_to(home) else folder)
+
+
+def _splits(train: int) -> str:
+    """Lines for the two splits that are taken out of the training samples."""
+    share = max(1, train // 10)
+    return (
+        f"validation = {min(share, 2000):<12}# of the {train:,} training samples; they steer the run\n"
+        f"calibration = {min(share, 512):<11}# of them, too; they set the ranges of int8"
+    )
+
+
+def _training(train: int, optimizer: str, rate_at_64: float) -> str:
+    """Lines for a training of about STEPS steps."""
+    batch = next((size for size in (64, 32, 16) if train >= 40 * size), 8)
+    epochs = min(60, max(8, round(STEPS * batch / train)))
+    rate = float(f"{rate_at_64 * batch / 64:.2g}")
+    return f'epochs = {epochs}\nbatch_size = {batch}\noptimizer = "{optimizer}"\nlearning_rate = {rate:g}'
+
+
+def _nearest(sizes: Sequence[int], wanted: float) -> int:
+    """The largest of the sizes that `wanted` reaches, or the smallest."""
+    return max((size for size in sizes if size <= wanted), default=sizes[0])
+
+
+def _classes(classes: Sequence[str]) -> str:
+    shown = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+    return f"{len(classes)} classes ({shown})"
+
+
+def _packaged() -> str:
+    return _image_recipe('source = "fashion_mnist"\n' + _splits(29500), 29500, 100)
+
+
+def _images(found: "survey.Images", folder: str) -> tuple[str, str]:
+    height, width = found.size
+    about = (
+        f"{'Colour' if found.channels == 3 else 'Grey'} images of {_classes(found.classes)}: {found.train:,} to train"
+        f" on, {found.test:,} for the test; most have {width} x {height} pixels."
+    )
+    size = _nearest(IMAGE_SIZES, min(found.size))
+    data = (
+        f'source = "folder"\nfolder = {written(folder)}\n'
+        f"image_size = {size:<12}# every image is resized to this; larger sees more and takes longer\n"
+        f"channels = {found.channels}\n" + _splits(found.train)
+    )
+    return about, _image_recipe(data, found.train, 300)
+
+
+def _image_recipe(data: str, train: int, size_kb: int) -> str:
+    return f"""[data]
+{data}
+
+[views]
+flip = true             # false where left and right differ, as in digits and letters
+shift = 2               # pixels
+
+[teacher]               # trained here; `weights = "teacher.safetensors"` takes one that is trained
+model = "resnet"
+options = {{widths = [16, 48, 96], blocks = 1}}
+training = {{{_inline(_training(train, "sgd", 0.1))}}}
+
+[student]               # this network is shipped
+model = "mobilenet_v2"
+options = {{stem_stride = 2}}
+training = {{{_inline(_training(train, "sgd", 0.1))}}}
+
+{_budget(2, size_kb)}"""
+
+
+def _clips(found: "survey.Clips", folder: str) -> tuple[str, str]:
+    about = (
+        f"Clips of {_classes(found.classes)}: {found.train:,} to train on, {found.test:,} for the test, at"
+        f" {found.rate:,} Hz; most are no longer than {found.seconds:g} s."
+    )
+    manifest = f"manifest = {written(found.manifest)}\n" if found.manifest else ""
+    held_out = f"held_out = {written(found.held_out)}  # speakers of the test set\n" if found.held_out else ""
+    return (
+        about,
+        f"""[data]
+source = "audio"
+folder = {written(folder)}
+{_splits(found.train)}
+
+[data.audio]
+{manifest}{held_out}rate = {found.rate:<18}# samples per second
+seconds = {found.seconds:<15g}# length of the window
+
+[views]
+distinct = 4            # the student learns from four views of each clip
+audio = {{shift = 0.1, speed = 0.1, noise = 0.5}}
+
+[teacher]
+model = "audio_resnet"
+options = {{rate = {found.rate}, widths = [16, 48, 96]}}
+training = {{{_inline(_training(found.train, "adamw", 0.006))}}}
+
+[student]               # this network is shipped
+model = "ds_cnn"
+options = {{rate = {found.rate}}}
+training = {{{_inline(_training(found.train, "adamw", 0.006))}}}
+
+{_budget(2, 60)}""",
+    )
+
+
+def _rows(found: "survey.Rows", folder: str) -> tuple[str, str]:
+    left = f" Left out: {', '.join(found.left_out)}." if found.left_out else ""
+    about = (
+        f'Rows of {_classes(found.classes)} in "{found.label}": {found.train:,} to train on,'
+        f" {len(found.numeric)} columns of numbers, {len(found.categorical)} of categories.{left}"
+    )
+    return (
+        about,
+        f"""[data]
+source = "table"
+folder = {written(folder)}
+{_splits(found.train)}
+
+[data.table]
+{_files_and_header(found.parts, found.header)}label = {written(found.label)}
+numeric = {written(found.numeric)}
+categorical = {written(found.categorical)}
+
+[views]
+distinct = 1            # rows are shown as they are
+
+[teacher]               # or any callable: `predict = "file.py:function"`
+model = "mlp"
+options = {{hidden = [256, 128]}}
+training = {{{_inline(_training(found.train, "adamw", 0.002))}}}
+
+[student]               # this network is shipped
+model = "mlp"
+options = {{hidden = [64, 32]}}
+training = {{{_inline(_training(found.train, "adamw", 0.003))}}}
+
+{_budget(2, 60)}""",
+    )
+
+
+def _texts(found: "survey.Texts", folder: str) -> tuple[str, str]:
+    of = f'of {_classes(found.classes)} in "{found.label}"' if found.classes else f'with a number in "{found.label}"'
+    pairs = f' and "{found.pair}"' if found.pair else ""
+    about = (
+        f'Texts in "{found.text}"{pairs} {of}: {found.train:,} to train on; most have no more than {found.words} words.'
+    )
+    pair = f"pair = {written(found.pair)}\n" if found.pair else ""
+    label = f"{'label' if found.classes else 'target'} = {written(found.label)}"
+    limit = "accuracy_drop_points" if found.classes else "correlation_drop_points"
+    length = next((size for size in TEXT_LENGTHS if size >= 1.3 * found.words + 2), TEXT_LENGTHS[-1])
+    return (
+        about,
+        f"""[data]
+source = "text"
+folder = {written(folder)}
+{_splits(found.train)}
+
+[data.text]             # without `tokenizer` one is trained on these texts
+{_files_and_header(found.parts, found.header)}text = {written(found.text)}
+{pair}{label}
+length = {length:<16}# tokens kept of a text
+
+[views]
+distinct = 1            # texts are shown as they are
+
+# A pretrained teacher is better: model = "transformers:bert", finetune = true, and the same folder or hub name as
+# `weights` here and as `tokenizer` above, such as "sentence-transformers/all-MiniLM-L6-v2".
+[teacher]
+model = "text_bilstm"
+training = {{{_inline(_training(found.train, "adamw", 0.004))}}}
+
+[student]               # this network is shipped
+model = "text_cnn"
+training = {{{_inline(_training(found.train, "adamw", 0.004))}}}
+
+{_budget(2, 1000, limit)}""",
+    )
+
+
+def _files_and_header(parts: tuple[str, str], header: Sequence[str]) -> str:
+    lines = f"train = {written(parts[0])}\ntest = {written(parts[1])}\n"
+    return lines + (f"header = {written(header)}  # the files' first line is none\n" if header else "")
+
+
+def _inline(lines: str) -> str:
+    return lines.replace("\n", ", ")
+
+
+def _budget(drop: float, size_kb: int, limit: str = "accuracy_drop_points") -> str:
+    return f"""[budget]                # what the int8 file must hold; the run goes on until it does
+{limit} = {drop:g}
+size_kb = {size_kb}"""
