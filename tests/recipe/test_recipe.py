@@ -12,8 +12,6 @@ from distiq.recipe.read import load_recipe, parse_recipe
 from distiq.recipe.recipe import Recipe, describe, to_toml
 from distiq.recipe.training import TrainingSettings
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-
 
 def write(tmp_path: Path, text: str = "") -> Path:
     path = tmp_path / "my.toml"
@@ -25,16 +23,6 @@ def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         load_recipe(write(tmp_path, text), overrides)
     return str(caught.value)
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_shipped_recipe_is_understood(path, tmp_path):
-    its_own_data = 'source = "text"' in path.read_text(encoding="utf-8")  # the person's, not the repository's
-    assert load_recipe(path, [f"data.folder={tmp_path}"] if its_own_data else []).name == path.stem
-
-
-def test_there_are_shipped_recipes():
-    assert RECIPES
 
 
 def test_the_names_of_runtimes_are_those_that_there_are():
@@ -418,7 +406,7 @@ def test_an_override_is_checked_like_the_file(tmp_path):
 
 
 def test_a_missing_recipe_is_explained(tmp_path):
-    with pytest.raises(UserError, match=r"none.toml: cannot read the recipe .*`distiq init` writes one"):
+    with pytest.raises(UserError, match=r"none.toml: no such recipe; .*`distiq init` writes one"):
         load_recipe(tmp_path / "none.toml")
 
 
