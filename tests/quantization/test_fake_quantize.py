@@ -17,12 +17,12 @@ from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 
 
-def quantized_layer(weight: torch.Tensor, bias: torch.Tensor) -> QuantizedModel:
+def quantized_layer(weight: torch.Tensor, bias: torch.Tensor, rounding: str = "gptq") -> QuantizedModel:
     layer = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2])
     layer.weight.data, layer.bias.data = weight, bias  # type: ignore[union-attr]
     model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(weight.shape[0] * 16, 2))
     torch.manual_seed(0)
-    return quantize(model, torch.randn(32, weight.shape[1], 4, 4))
+    return quantize(model, torch.randn(32, weight.shape[1], 4, 4), Scheme(rounding=rounding))
 
 
 def test_a_bias_is_simulated_on_its_accumulators_grid():
@@ -44,9 +44,10 @@ def test_the_reference_graph_holds_the_bias_on_its_grid():
     assert any(torch.equal(value, wanted) for value in held if value.is_floating_point())
 
 
-def test_a_channel_of_almost_no_weight_keeps_its_bias():
+@pytest.mark.parametrize("rounding", ["gptq", "nearest"])  # scales that are fixed, scales that follow the weights
+def test_a_channel_of_almost_no_weight_keeps_its_bias(rounding: str):
     weight = torch.randn(2, 1, 1, 1) * torch.tensor([1.0, 1e-20]).view(2, 1, 1, 1)
-    quantized = quantized_layer(weight, torch.tensor([0.5, 1000.0]))
+    quantized = quantized_layer(weight, torch.tensor([0.5, 1000.0]), rounding)
     node, point = bias_fake_quantizers(quantized.prepared)[0]
     bias = parameter_of(quantized.prepared, node).detach()
     assert ((bias / point.scale()).abs() <= LARGEST_BIAS * 1.001).all()

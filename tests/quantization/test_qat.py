@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.progress import Silent
-from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
+from distiq.quantization.fake_quantize import LARGEST_BIAS, PerChannelWeightFakeQuantize
+from distiq.quantization.graph import bias_fake_quantizers
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, points, quantize, restore
 from distiq.quantization.scheme import Scheme
@@ -88,6 +89,22 @@ def test_learned_ranges_move_survive_a_kill_and_reach_the_file(resnet: nn.Module
     with torch.no_grad():
         assert torch.allclose(whole.reference()(images), whole(images), atol=1e-5)
         assert torch.equal(restore(resnet, images[:2], scheme, whole.state_dict())(images), whole(images))
+
+
+def test_biases_still_fit_into_31_bits_behind_ranges_that_training_made_small(data: Data):
+    """The accumulator's step is that of the input times that of the weights: with the first, it shrinks."""
+    torch.manual_seed(0)
+    layer = nn.Linear(144, 4)
+    nn.init.constant_(layer.bias, 1000.0)
+    quantized = quantize(nn.Sequential(nn.Flatten(), layer), data.normalize(data.calibration.inputs), Scheme())
+    _, bias_point = bias_fake_quantizers(quantized.prepared)[0]
+    activation = bias_point.pair[0]
+
+    def shrinking(_logits: Tensor, _batch: Batch) -> Losses:
+        return Losses(step=1e3 * activation.scale)
+
+    train_quantized(quantized, shrinking, data, settings(2), views=STILL, learn_ranges=True)
+    assert ((layer.bias / bias_point.scale()).abs() <= LARGEST_BIAS * 1.001).all()
 
 
 def scales(quantized: QuantizedModel) -> dict[str, Tensor]:

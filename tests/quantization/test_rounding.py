@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.numerics import sqnr_db
-from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, export_graph
+from distiq.quantization.fake_quantize import LARGEST_BIAS
+from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, bias_fake_quantizers, export_graph, parameter_of
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
-from distiq.quantization.rounding import _columns, _groups, choose_scale, gptq
+from distiq.quantization.rounding import Moments, _columns, _correction, _groups, choose_scale, gptq
 from distiq.quantization.scheme import Scheme
 from tests.quantization.conftest import make
 
@@ -55,6 +56,24 @@ def test_is_near_the_best_of_all_roundings():
         best[row] = loss(weight[:, row : row + 1], every.unsqueeze(0), covariance).min()
     assert best.sum() <= found.sum() <= 2 * best.sum()
     assert found.sum() < loss(weight, nearest(weight, scale, 7), covariance).sum()
+
+
+def test_the_column_of_most_variance_is_rounded_first():
+    """What is rounded first goes to its nearest; the others make up for it. Reversed, the largest error stays last."""
+    weight, covariance = torch.randn(2, 6, 20), covariance_of(20, 2)
+    scale = weight.abs().amax(2, keepdim=True) / 7
+    rounded, plain = gptq(weight, covariance, scale, 7), nearest(weight, scale, 7)
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    for group, (most, least) in enumerate(zip(variance.argmax(1), variance.argmin(1), strict=True)):
+        torch.testing.assert_close(rounded[group, :, most], plain[group, :, most])
+        assert not torch.equal(rounded[group, :, least], plain[group, :, least])
+
+
+def test_a_layer_mends_nearly_all_that_earlier_layers_did_wrong():
+    """The error is linear in white inputs: the pull towards no change leaves less than a tenth of it."""
+    wrong, zeros = torch.randn(1, 4, 9), torch.zeros(1, 9)
+    moments = Moments(torch.eye(9).unsqueeze(0), wrong, zeros, torch.zeros(1, 4))
+    assert (wrong - _correction(moments)).norm() < 0.1 * wrong.norm()
 
 
 def test_inputs_that_do_not_go_together_leave_the_nearest():
@@ -151,6 +170,20 @@ def test_bias_takes_up_the_mean_error(images: Tensor):
             return float((quantized(images) - expected).mean(0).norm())
 
         assert shift("gptq") < 0.3 * shift("nearest")
+
+
+@pytest.mark.parametrize("scheme", [Scheme(rounding="gptq", weight_bits=2), Scheme(correct_biases=True, weight_bits=2)])
+def test_the_range_of_a_bias_is_that_of_the_corrected_bias(scheme: Scheme):
+    """A bias of 31 bits decides the smallest weight scale; that of the bias before its correction could overflow."""
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 3)
+    nn.init.constant_(layer.bias, 1000.0)
+    quantized = quantize(nn.Sequential(layer, nn.ReLU(), nn.Linear(3, 2)), 1 + torch.rand(64, 8), scheme)
+    node, point = bias_fake_quantizers(quantized.prepared)[0]
+    bias = parameter_of(quantized.prepared, node).detach()
+    assert not torch.equal(bias, layer.bias)
+    needed = bias.abs().max() / (point.pair[0].scale * LARGEST_BIAS)
+    torch.testing.assert_close(point.pair[1].smallest_scale, needed, rtol=1e-6, atol=0)
 
 
 class Twice(nn.Module):
