@@ -1,6 +1,9 @@
 """What a view does to waveforms: pure functions of clips (B, T) float32 and of numbers drawn for each clip, (B,)."""
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -26,7 +29,7 @@ def _at(clips: Tensor, places: Tensor) -> Tensor:
 
 def louder(clips: Tensor, decibels: Tensor) -> Tensor:
     """Every clip by so many decibels louder; negative is quieter."""
-    return clips * (10 ** (decibels / 20)).unsqueeze(1)
+    return clips * each(decibels, lambda value: 10 ** (value / 20)).unsqueeze(1)
 
 
 def with_noise(clips: Tensor, noise: Tensor, snr_db: Tensor, chosen: Tensor) -> Tensor:
@@ -34,9 +37,23 @@ def with_noise(clips: Tensor, noise: Tensor, snr_db: Tensor, chosen: Tensor) -> 
 
     The signal's power is that of the whole window, silence included; a silent clip gets none.
     """
-    power = clips.square().mean(1)
-    height = (power / 10 ** (snr_db / 10)).sqrt() * chosen
+    power = _sum(clips.square()) / clips.shape[1]
+    height = (power / each(snr_db, lambda value: 10 ** (value / 10))).sqrt() * chosen
     return clips + noise * height.unsqueeze(1)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """(B, T) -> (B,), added in pairs: torch's own sum takes another order, and rounds otherwise, in another batch."""
+    while values.shape[1] > 1:
+        values = F.pad(values, (0, values.shape[1] % 2))
+        values = values[:, 0::2] + values[:, 1::2]
+    return values[:, 0]
+
+
+def each(values: Tensor, function: Callable[[float], float]) -> Tensor:
+    """A function of each of the values (B,): torch's kernels of powers and exponentials round a batch's last values
+    otherwise than the others, and a view is to be the same in any batch."""
+    return torch.tensor([function(value) for value in values.tolist()], dtype=values.dtype, device=values.device)
 
 
 def hushed(clips: Tensor, start: Tensor, length: Tensor) -> Tensor:

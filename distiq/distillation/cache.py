@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
-from distiq.distillation.storage import decode, encode
+from distiq.distillation.storage import decode, encode, half_where_it_fits
 from distiq.distillation.teacher import Knowledge, Teacher
 from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_tensors
@@ -127,7 +127,9 @@ class CachedTeacher:
         for indices in torch.arange(total).split(CHUNK):
             known = self.live(self.batches.batch(number, indices).to(device))
             chunk = encode(known.logits.float().cpu(), self.settings)
-            chunks.append(chunk | {_feature(path): known.features[path].half().cpu() for path in self.paths})
+            chunks.append(
+                chunk | {_feature(path): half_where_it_fits(known.features[path].float().cpu()) for path in self.paths}
+            )
             bytes_each = sum(rows.nbytes for rows in chunks[0].values()) / min(CHUNK, total)
             if bytes_each * total > self.settings.limit_mb * 1e6:
                 self.too_large = True

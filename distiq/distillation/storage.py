@@ -9,6 +9,7 @@ from torch import Tensor
 from distiq.recipe.distil import CacheSettings
 
 LEVELS = 63  # six bits
+LARGEST_HALF = torch.finfo(torch.float16).max
 RANGES = 2.0 ** (0.4 * torch.arange(16))  # 1 to 64: how far the least likely class may lie below the likeliest
 
 
@@ -16,14 +17,14 @@ def encode(logits: Tensor, settings: CacheSettings) -> dict[str, Tensor]:
     """(N, C) float32 -> named tensors of N rows."""
     match settings.storage:
         case "float16":
-            return {"logits": logits.half()}
+            return {"logits": half_where_it_fits(logits)}
         case "quantized":
             return {"packed": _pack(*_quantized(logits))}
         case "top_k":
             logs = logits.log_softmax(1)
             best = logs.topk(min(settings.top_k, logs.shape[1]), dim=1)
             kind = torch.int16 if logs.shape[1] <= 2**15 else torch.int32
-            return {"logs": best.values.half(), "classes": best.indices.to(kind)}
+            return {"logs": best.values.clamp(min=-LARGEST_HALF).half(), "classes": best.indices.to(kind)}
 
 
 def decode(stored: dict[str, Tensor], classes: int) -> Tensor:
@@ -40,6 +41,11 @@ def decode(stored: dict[str, Tensor], classes: int) -> Tensor:
     others = classes - kept.shape[1]
     rest = (1 - logs.exp().sum(1, keepdim=True)).clamp(min=1e-6) / max(1, others)
     return rest.log().expand(-1, classes).scatter(1, kept, logs)
+
+
+def half_where_it_fits(values: Tensor) -> Tensor:
+    """As float16, or as they are where one lies beyond its 65,504: it would become infinite."""
+    return values.half() if values.numel() == 0 or float(values.abs().max()) <= LARGEST_HALF else values
 
 
 def _quantized(logits: Tensor) -> tuple[Tensor, Tensor]:

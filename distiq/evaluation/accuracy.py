@@ -4,9 +4,9 @@ import math
 from typing import Literal
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 from torchmetrics.functional.classification import (
-    binary_auroc,
     binary_calibration_error,
     multiclass_calibration_error,
     multilabel_f1_score,
@@ -53,11 +53,16 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def area_under_curve(logits: Tensor, labels: Tensor) -> float | None:
-    """Area under the ROC curve of the second of two classes (N, 2); None of others, or where one is absent."""
+    """Area under the ROC curve of the second of two classes (N, 2); None of others, or where one is absent.
+
+    By the ranks of the margins, ties at their mean (Mann and Whitney 1947): probabilities of large margins would tie.
+    """
     if labels.ndim == 2 or logits.shape[1] != 2 or len(labels.unique()) < 2:
         return None
-    scores = torch.sigmoid(logits[:, 1].double() - logits[:, 0].double())
-    return float(binary_auroc(scores, labels))
+    ranks = rankdata((logits[:, 1].double() - logits[:, 0].double()).numpy())
+    positive = (labels == 1).numpy()
+    count, others = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
 
 
 def f1(logits: Tensor, labels: Tensor, average: Literal["micro", "macro"]) -> float | None:

@@ -5,16 +5,13 @@ import statistics
 from collections.abc import Sequence
 
 import torch
+from scipy.stats import t as students_t
 from torch import Tensor
 
 from distiq.records.speed import SpeedRecord
 
 RESAMPLES = 2000
-NORMAL = 1.96
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-        2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-        2.042)  # fmt: skip
-"""Student's t, 97.5 %, by degrees of freedom from 1."""
+NORMAL = 1.959963984540054  # the normal distribution's quantile of 97.5 %
 
 
 def mcnemar(fixed: int, broken: int) -> float:
@@ -78,5 +75,5 @@ def paired_speed(before_ms: Sequence[float], after_ms: Sequence[float]) -> Speed
 
 
 def quantile(degrees: int) -> float:
-    """Student's t of 97.5 % for so many degrees of freedom, one or more; the normal one past the table."""
-    return T_95[degrees - 1] if degrees <= len(T_95) else NORMAL
+    """Student's t of 97.5 % for so many degrees of freedom, one or more."""
+    return float(students_t.ppf(0.975, degrees))

@@ -21,7 +21,9 @@ class TrainingSettings(Part):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate, then cosine")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the task loss")
     clip_norm: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 does not clip")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights, evaluated and kept; 0 is off")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="moving average of the weights (at first their mean), evaluated and kept; 0 is off"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description='"auto" times a few steps in float32 and bfloat16 and takes the faster'
     )

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from distiq.data.splits import Data, quality
 from distiq.errors import UserError
@@ -28,7 +28,7 @@ from distiq.training.batches import Batch, Batches
 from distiq.training.checkpoint import _Checkpoint
 from distiq.training.distributed import shared_statistics
 from distiq.training.precision import faster_precision
-from distiq.training.schedule import learning_rate, make_optimizer
+from distiq.training.schedule import learning_rate, make_optimizer, moving_average
 
 
 class Losses(dict[str, Tensor]):
@@ -58,8 +58,8 @@ def fit(
         checkpoint: a file that is written every `checkpoint_seconds` and read at the start if it is there.
 
     Raises:
-        UserError: a loss is not finite, the checkpoint is damaged or of another training, float16 without a GPU,
-            or a batch has fewer samples than there are processes.
+        UserError: a loss or, at the end of an epoch, a weight is not finite, the checkpoint is damaged or of another
+            training, float16 without a GPU, or a batch has fewer samples than there are processes.
     """
     watch = watch or Silent()
     if (smallest := min(settings.batch_size, len(batches.data.train))) < processes.count():
@@ -84,7 +84,7 @@ def fit(
         model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings))
         plain = accelerator.unwrap_model(model)
         average = (
-            AveragedModel(plain, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True)
+            AveragedModel(plain, multi_avg_fn=moving_average(settings.ema_decay), use_buffers=True)
             if settings.ema_decay
             else None
         )
@@ -190,6 +190,7 @@ class _Run:
     def _end_epoch(
         self, validate: Callable[[nn.Module], float] | None, images_per_s: float, seconds: float, rate: float
     ) -> None:
+        self._check_weights()
         accuracy = None
         if validate is not None:
             self.evaluated.eval()
@@ -210,6 +211,18 @@ class _Run:
             if self.keep_best:
                 self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+
+    def _check_weights(self) -> None:
+        """Refuses weights that the epoch's last step broke: no loss is computed after it that would show them."""
+        state = self.plain.state_dict().items()
+        broken = [name for name, value in state if value.is_floating_point() and not torch.isfinite(value).all()]
+        if broken:
+            more = f" and {len(broken) - 1} more" if broken[1:] else ""
+            raise UserError(
+                f"{self.stage}: {broken[0]}{more} became NaN or infinite in"
+                f" the last step of epoch {self.epoch + 1}, whose loss was finite, but not its gradient; lower"
+                f" learning_rate (now at most {self.settings.learning_rate}), or set clip_norm = 1.0"
+            )
 
     def finish(self) -> TrainingRecord:
         """Puts the kept weights into the objective and says how it went."""

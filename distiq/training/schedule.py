@@ -1,9 +1,11 @@
-"""Learning rate and optimizer."""
+"""Learning rate, optimizer, and moving average of the weights."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distiq.recipe.training import TrainingSettings
 
@@ -28,3 +30,25 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
     return torch.optim.SGD(
         groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
     )
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An update of averaged weights for `AveragedModel`, with a warm-up: after n updates the next keeps the share
+
+        d = min(decay, n / (n + 1)),    average <- d * average + (1 - d) * weights,
+
+    so the average is the plain mean of the first 1 / (1 - decay) steps, then exponential. A fixed decay would leave
+    decay^steps of the first step's weights in it: 37 % after 1,000 steps at 0.999. Integers are copied.
+    """
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor) -> None:
+        count = int(updates)
+        share = 1 - min(decay, count / (count + 1))
+        for average, weight in zip(averages, weights, strict=True):
+            if average.is_floating_point():
+                average.lerp_(weight, share)
+            else:
+                average.copy_(weight)
+
+    return update

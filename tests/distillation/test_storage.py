@@ -34,6 +34,20 @@ def test_float16_is_the_rounding_alone():
     assert bytes_per_row(encode(logits, CacheSettings())) == 20
 
 
+@pytest.mark.parametrize("largest", [65504.0, -65504.0, 65536.0, -1e30])
+def test_logits_beyond_float16_stay_float32(largest: float):
+    logits = torch.tensor([[1.0, largest], [0.5, 2.0]])
+    stored = encode(logits, CacheSettings())
+    assert torch.equal(decode(stored, 2), logits)
+    assert bytes_per_row(stored) == (4 if abs(largest) < 65505 else 8)
+
+
+def test_top_k_of_logits_far_apart_holds_no_infinity():
+    decoded = decode(encode(torch.tensor([[0.0, -1e6, 3.0]]), CacheSettings(storage="top_k", top_k=3)), 3)
+    assert torch.isfinite(decoded).all()
+    torch.testing.assert_close(decoded.softmax(1), torch.tensor([[0.0, -1e6, 3.0]]).softmax(1), atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("scale", [0.1, 1.0, 3.0, 8.0])
 def test_quantized_ten_classes_take_eight_bytes_and_lose_little(scale: float):
     logits = logits_like(10, scale)

@@ -15,7 +15,7 @@ from distiq.recipe.training import TrainingSettings
 from distiq.training.batches import Batch, Batches
 from distiq.training.fit import Losses, fit, validation_accuracy
 from distiq.training.precision import faster_precision
-from distiq.training.schedule import learning_rate, make_optimizer
+from distiq.training.schedule import learning_rate, make_optimizer, moving_average
 
 SEED = 5
 
@@ -243,7 +243,7 @@ def test_the_same_seed_gives_the_same_weights(batches):
 
 
 def test_the_averaged_weights_are_kept(batches):
-    """The exponential average of the weights after each step, by hand; the first step starts it."""
+    """By hand: the mean of the first steps while 1 / steps > 1 - decay, then the exponential average."""
     chosen = settings(epochs=1, ema_decay=0.6)
     objective, oracle = make_objective(), make_objective()
     fit(objective, batches, chosen, stage="s")
@@ -255,7 +255,8 @@ def test_the_averaged_weights_are_kept(batches):
         sum(oracle(batch).values()).backward()
         stepper.step()
         now = [parameter.detach().clone() for parameter in oracle.parameters()]
-        average = [0.6 * a + 0.4 * b for a, b in zip(average, now, strict=True)] if average else now
+        share = [0.0, 1 / 2, 0.6, 0.6][step]  # 2 / 3 and 3 / 4 are above the decay
+        average = [share * a + (1 - share) * b for a, b in zip(average or now, now, strict=True)]
     for found, expected in zip(objective.parameters(), average, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -339,7 +340,7 @@ def test_a_checkpoint_is_not_written_more_often_than_asked(batches, tmp_path):
 def test_a_precision_that_was_timed_is_kept_when_resumed(batches, tmp_path, monkeypatch):
     checkpoint = tmp_path / "checkpoint.safetensors"
     answers = iter(["bfloat16", "float32"])
-    monkeypatch.setattr("distiq.training.precision.faster_precision", lambda *_: next(answers))
+    monkeypatch.setattr("distiq.training.fit.faster_precision", lambda *_: next(answers))
     with pytest.raises(KeyboardInterrupt):
         run_to_the_end(batches, settings(precision="auto"), 0.0, checkpoint, Recorder(3))
     _, record = run_to_the_end(batches, settings(precision="auto"), 0.0, checkpoint)
@@ -385,6 +386,42 @@ def test_a_loss_that_is_not_finite_is_explained(batches, value):
     message = str(caught.value)
     assert message.startswith(f"student: the loss part(s) kd became {value} in epoch 2, step 2; lower learning_rate")
     assert "(now at most 0.05)" in message
+
+
+def test_a_slow_average_of_a_short_training_is_the_mean():
+    average, weights = [torch.zeros(2), torch.tensor(0)], torch.tensor([[3.0, 1.0], [5.0, 2.0], [7.0, 9.0]])
+    average[0].copy_(weights[0])  # as AveragedModel begins
+    for number, weight in enumerate(weights[1:], 1):
+        moving_average(0.999)(average, [weight, torch.tensor(number)], torch.tensor(number))
+    torch.testing.assert_close(average[0], weights.mean(0))
+    assert average[1] == 2, "a counter is not averaged"
+
+
+class _Poisoned(torch.autograd.Function):
+    """The value itself, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+def test_a_gradient_that_is_not_finite_in_the_last_step_is_refused(batches):
+    """No later loss would show what it did to the weights."""
+
+    class Breaking(Objective):
+        def forward(self, batch):
+            self.calls = getattr(self, "calls", 0) + 1
+            losses = super().forward(batch)
+            return losses if self.calls < 12 else Losses(task=_Poisoned.apply(losses["task"]))
+
+    objective = Breaking()
+    with pytest.raises(UserError, match=r"^student: .*weight and \d+ more became NaN .* last step of epoch 3"):
+        fit(objective, batches, settings(), stage="student")
+    assert objective.calls == 12
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
