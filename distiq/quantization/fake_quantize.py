@@ -129,7 +129,7 @@ class DynamicFakeQuantize(nn.Module):
 
 
 class PerChannelWeightFakeQuantize(ObserverBase):
-    """A symmetric grid per output channel: made from the weights as they are, kept by `fix`, or trained by `learn`.
+    """Symmetric scales per output channel: made from the weights as they are, kept by `fix`, or trained by `learn`.
 
     `smallest_scale` keeps a channel's grid wide enough for its bias: see `BiasFakeQuantize`. torchao hands the
     channel axis only to a class whose name says "PerChannel".
@@ -150,6 +150,10 @@ class PerChannelWeightFakeQuantize(ObserverBase):
     def fix(self, scale: Tensor) -> None:
         """Keeps these scales (channels,) from now on: rounding has put the weights on their grid."""
         self.scale = scale.detach().clone()
+
+    def follow(self) -> None:
+        """Makes the scales from the weights as they are from now on: training moves them away from fixed ones."""
+        self.scale = None
 
     def learn(self) -> None:
         """Makes the scales a parameter that begins where they are (Esser et al. 2020, "Learned step size

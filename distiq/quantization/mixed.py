@@ -1,13 +1,20 @@
 """Mixed precision: how many bits the weights of each layer take, so that limits hold and the output changes least."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy.optimize import LinearConstraint, milp
+from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
 
-from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
-from distiq.quantization.quantize import QuantizedModel
-from distiq.quantization.sensitivity import grids
+from distiq.quantization.fake_quantize import (
+    ActivationFakeQuantize,
+    DynamicFakeQuantize,
+    PerChannelWeightFakeQuantize,
+)
+from distiq.quantization.graph import SAME_GRID, layer_of
 
 FLOAT_BITS = 32
 ByBits = Mapping[str, Mapping[int, float]]
@@ -47,20 +54,75 @@ def _cost(limits: Sequence[tuple[ByBits, float]], layer: str, bits: int) -> floa
     return sum(costs[layer][bits] / max(*costs[layer].values(), 1.0) for costs, _ in limits)
 
 
-def bit_operations(quantized: QuantizedModel, macs: Mapping[str, int]) -> int:
-    """Multiply-adds of one sample, each times the bits of its weight and of its activation, 32 each in float32.
+class Product(NamedTuple):
+    """A node of a quantized graph that multiplies: its layer ("" of two activations), the multiply-adds of one sample,
+    and the bits of both factors as it reads them."""
+
+    layer: str
+    macs: int
+    weight_bits: int
+    activation_bits: int
+
+
+def bit_operations(products: Sequence[Product]) -> int:
+    """Multiply-adds of one sample, each times the bits of its two factors, 32 each in float32.
 
     The field's BOPs, as in van Baalen et al. 2020, "Bayesian bits" (arXiv:2005.07093).
+    """
+    return sum(product.macs * product.weight_bits * product.activation_bits for product in products)
+
+
+@torch.no_grad()
+def products(prepared: fx.GraphModule, example: Tensor) -> list[Product]:
+    """What a prepared graph multiplies, node by node: a layer that is used twice stands there twice.
 
     Args:
-        macs: of each layer by its module path, and of the whole network by "".
+        prepared: calibrated or not. example: (B, ...) input.
     """
-    scheme = quantized.scheme
-    activation_bits = FLOAT_BITS if scheme.mode == "weight_only" else scheme.activation_bits
-    total, for_qat = 0, 0
-    for grid in grids(quantized):
-        if isinstance(grid.point, PerChannelWeightFakeQuantize) and grid.place in macs:
-            bits = grid.point.quant_max.bit_length() + 1  # a symmetric grid of b bits ends at 2^(b-1) - 1
-            total += macs[grid.place] * bits * activation_bits
-            for_qat += macs[grid.place]
-    return total + (macs.get("", 0) - for_qat) * FLOAT_BITS**2
+    counting = _Counting(prepared)
+    counting.run(example)
+    return [product._replace(macs=product.macs // len(example)) for product in counting.products]
+
+
+class _Counting(fx.Interpreter):
+    """Runs a graph and asks torch's counter what each node multiplied."""
+
+    def __init__(self, prepared: fx.GraphModule) -> None:
+        super().__init__(prepared)
+        self.modules = dict(prepared.named_modules(remove_duplicate=False))
+        self.products: list[Product] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(n)
+        if macs := counter.get_total_flops() // 2:
+            factors = [node for node in n.all_input_nodes if self._is_float(node)]
+            values, weights = factors[0], factors[min(1, len(factors) - 1)]  # a product with itself has one
+            self.products.append(Product(_layer(weights), macs, self._bits(weights), self._bits(values)))
+        return result
+
+    def _is_float(self, node: fx.Node) -> bool:
+        value = self.env[node]
+        return isinstance(value, Tensor) and value.is_floating_point()
+
+    def _bits(self, factor: fx.Node) -> int:
+        """The bits of what a node reads; what changes no value is looked through."""
+        while factor.target in SAME_GRID:
+            factor = factor.all_input_nodes[0]
+        match self.modules.get(str(factor.target)):
+            case PerChannelWeightFakeQuantize() as point:
+                return point.quant_max.bit_length() + 1  # symmetric, of b bits it ends at 2^(b-1) - 1
+            case ActivationFakeQuantize() as point:
+                return point.scheme.activation_bits
+            case DynamicFakeQuantize():
+                return 8
+        return FLOAT_BITS
+
+
+def _layer(weight: fx.Node) -> str:
+    """The module path of a weight's layer; "" of a factor that is no weight."""
+    while weight.op != "get_attr":
+        if len(weight.all_input_nodes) != 1:
+            return ""
+        (weight,) = weight.all_input_nodes
+    return layer_of(weight)

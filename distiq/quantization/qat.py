@@ -1,8 +1,8 @@
 """Quantization-aware training: the quantized model goes on learning on its grids.
 
-It starts from the calibrated model, with batch norm folded. Activations keep their calibrated grids, unless their steps
-are to be learned, too; 8-bit grids of weights follow the weights, and the few levels of narrower ones are learned. The
-loss is handed in: whether a teacher stands behind it is not known here.
+It starts from the calibrated model, with batch norm folded. Activations keep their calibrated ranges, unless their
+scales are to be learned, too. 8-bit scales of weights follow the weights, also those that rounding had fixed; those of
+narrower weights are learned. The loss is handed in: whether a teacher stands behind it is not known here.
 """
 
 from collections.abc import Callable
@@ -67,8 +67,8 @@ def train_quantized(
     training = training.model_copy(update={"precision": "float32"})
 
     for point in quantized.modules():
-        if isinstance(point, PerChannelWeightFakeQuantize) and point.quant_max < EIGHT_BITS:
-            point.learn()
+        if isinstance(point, PerChannelWeightFakeQuantize):
+            point.learn() if point.quant_max < EIGHT_BITS else point.follow()
     if learn_ranges:
         for activation in points(quantized):
             activation.learn()

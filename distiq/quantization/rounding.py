@@ -4,7 +4,7 @@ Frantar et al. 2023, "GPTQ" (arXiv:2210.17323), and Frantar and Alistarh 2022, "
 (arXiv:2208.11580), for linear, convolution, grouped and depthwise layers. Deviations: the target is what the float
 network's layer gave on *its* inputs, so that a layer also mends the errors of those before it; the mean error goes into
 the bias (empirical bias correction, Nagel et al. 2019, arXiv:1906.04721, section 4.2); scales are chosen by the
-error that the layer's inputs make of them.
+error that the layer's inputs make of them; wide layers are solved in blocks of their inputs.
 """
 
 import math
@@ -26,7 +26,7 @@ from distiq.quantization.fake_quantize import (
 from distiq.quantization.graph import CONVOLUTIONS, GROUPED, WEIGHTED, parameter_of
 
 CHUNK = 32
-MOST_COLUMNS = 8192  # of a layer: more would fill the memory with their covariance
+MOST_COLUMNS = 8192  # of a layer that are solved together: more would fill the memory with their covariance
 MOST_VALUES = 2**24  # of unfolded input at a time
 DAMPING = 0.01  # of the mean diagonal, added to it (GPTQ's own)
 PULL = 0.05  # the same, of the correction for errors of earlier layers: few samples do not move weights far
@@ -128,26 +128,34 @@ class Rounding:
         assert isinstance(weight_point, PerChannelWeightFakeQuantize)
         weight = parameter_of(self.prepared, grid_node)
         size = weight[0].numel()  # of a group, where a layer's inputs are grouped
-        if weight in self.rounded or self.quantized[arguments[1]][0][0].numel() > MOST_COLUMNS:
-            return  # a weight that two layers share keeps its first rounding; a huge one stays at the nearest
+        if weight in self.rounded:
+            return  # a weight that two layers share keeps its first rounding
         self.rounded.add(weight)
         bias = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], fx.Node) else None
         bias_point = self._module(bias) if bias is not None else None
         has_bias = isinstance(bias_point, BiasFakeQuantize)
         groups = _groups(node)
-        moments = self._moments(node, weight, groups, centred=has_bias)
-        shaped = weight.reshape(groups, -1, moments.covariance.shape[-1]).clone()
-        wanted = shaped + _correction(moments)
-        bound = weight_point.quant_max
-        scale = choose_scale(wanted, moments.covariance.diagonal(dim1=1, dim2=2), bound, search=bound < 127, size=size)
-        scale = torch.maximum(scale, weight_point.smallest_scale)
-        rounded = gptq(wanted, moments.covariance, scale, bound)
+        columns, bound = self.quantized[arguments[1]][0][0].numel(), weight_point.quant_max
+        blocks = column_blocks(columns, size if size < columns else 1)
+        shaped = weight.reshape(groups, -1, columns).clone()
+        rounded, scale = shaped.clone(), torch.empty(0)
+        for block in blocks:
+            moments = self._moments(node, weight, groups, has_bias, block, shaped - rounded if block.start else None)
+            wanted = shaped[:, :, block] + _correction(moments)
+            if not block.start:
+                # A scale is of a whole row: of several blocks it is that of the float weights, all inputs alike.
+                variance = moments.covariance.diagonal(dim1=1, dim2=2)
+                rows = (wanted, variance) if len(blocks) == 1 else (shaped, torch.ones(groups, columns))
+                scale = choose_scale(*rows, bound, search=bound < 127, size=size)
+                scale = torch.maximum(scale, weight_point.smallest_scale)
+            rounded[:, :, block] = gptq(wanted, moments.covariance, scale[:, :, block], bound)
         weight.copy_(rounded.reshape(weight.shape))
         weight_point.fix(scale[:, :, ::size].flatten())
         if isinstance(bias_point, BiasFakeQuantize) and bias is not None:
             parameter = parameter_of(self.prepared, bias)
-            # The float weights' mean error, and what rounding has added to it.
-            change = moments.error_mean + ((shaped - rounded) @ moments.input_mean.unsqueeze(2)).squeeze(2)
+            # The mean error before the last block was rounded, and what that has added to it.
+            lost = (shaped - rounded)[:, :, blocks[-1]]
+            change = moments.error_mean + (lost @ moments.input_mean.unsqueeze(2)).squeeze(2)
             parameter.add_(change.flatten().to(parameter.dtype))
             bias_point.freeze(parameter)
         self._renew(*arguments[1:2], *([bias] if bias is not None else []))
@@ -171,7 +179,10 @@ class Rounding:
         point.freeze(parameter)
         self._renew(bias)
 
-    def _moments(self, node: fx.Node, weight: Tensor, groups: int, centred: bool) -> Moments:
+    def _moments(
+        self, node: fx.Node, weight: Tensor, groups: int, centred: bool, block: slice, lost: Tensor | None
+    ) -> Moments:
+        """The moments of a block of the inputs; `lost` is what rounding took from the weights so far, (G, O, K)."""
         source: Any = node.args[0]
         sums: list[Tensor] | None = None
         count = 0
@@ -183,6 +194,9 @@ class Rounding:
                 ours, theirs = (_columns(node, value, weight, groups) for value in (given, original))
                 # What the float weights give on the float inputs, minus what they give on these.
                 error = weight.reshape(groups, -1, ours.shape[1]) @ (theirs - ours)
+                if lost is not None:
+                    error += lost @ ours
+                ours = ours[:, block]
                 terms = [ours @ ours.transpose(1, 2), error @ ours.transpose(1, 2), ours.sum(2), error.sum(2)]
                 terms = [value.double() for value in terms]
                 sums = terms if sums is None else [one + other for one, other in zip(sums, terms, strict=True)]
@@ -215,6 +229,14 @@ def _grid_node(layer: fx.Node) -> fx.Node:
     """The node of a layer's weight point, which may stand behind the view of grouped weights."""
     weight: Any = layer.args[1]
     return weight.args[0] if weight.op == "call_function" and weight.meta.get(GROUPED) else weight
+
+
+def column_blocks(columns: int, size: int) -> list[slice]:
+    """Even parts of a layer's inputs that are solved one after the other, `MOST_COLUMNS` at most, of whole groups of
+    `size`; each mends what those before it lost."""
+    count = -(-columns // MOST_COLUMNS)
+    width = -(-columns // (count * size)) * size
+    return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
 
 
 def _groups(node: fx.Node) -> int:

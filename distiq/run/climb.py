@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from distiq import environment
 from distiq.data.splits import Data
 from distiq.distillation.distil import common, output_losses
-from distiq.evaluation.cost import layer_macs
 from distiq.files import save_tensors
 from distiq.models.audio import front_ends
 from distiq.progress import Watch
-from distiq.quantization.mixed import choose_bits
+from distiq.quantization.graph import export_graph, prepare
+from distiq.quantization.mixed import choose_bits, products
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.rounding import CHUNK
@@ -235,7 +235,8 @@ class Trials:
         # The widest is that of the ladder's evidence.
         records = {wide: self._sensitivity()} | {bits: self._sensitivity(bits) for bits in choices}
         noise = {bits: record.noise_of_weights() for bits, record in records.items()}
-        macs, activation_bits = layer_macs(self.student.model, self.measuring.example), start.activation_bits
+        example = self.measuring.example
+        multiplied = products(prepare(export_graph(self.student.model, example), start), example)
         most_bits = REDUCED_BITS if start.reduce_range else wide
         sizes: dict[str, dict[int, float]] = {}
         operations: dict[str, dict[int, float]] = {}
@@ -244,7 +245,7 @@ class Trials:
             count = sum(parameter.numel() for parameter in own if parameter.ndim > 1)
             packed = count / 2 + NODE_BYTES
             sizes[layer] = {bits: packed if bits <= NARROW_BITS else float(count) for bits in noise}
-            step = float(macs.get(layer, 0) * activation_bits)
+            step = float(sum(one.macs * one.activation_bits for one in multiplied if one.layer == layer))
             operations[layer] = {bits: step * min(bits, most_bits) for bits in noise}
         first = before[0] if before else None
         limits: list[tuple[dict[str, dict[int, float]], float]] = []

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from distiq.data.splits import Data, quality
-from distiq.evaluation.cost import layer_macs, multiply_adds, parameter_count
+from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, agreement, outputs, score
 from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
 from distiq.models.audio import front_ends
 from distiq.numerics import sqnr_db
-from distiq.quantization.mixed import bit_operations
+from distiq.quantization.mixed import bit_operations, products
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.recipe import Recipe
@@ -228,7 +228,7 @@ class Measuring:
             runtimes=(in_runtime,),
             reduced_layers=quantized.reduced_layers(),
             layer_bits=dict(quantized.scheme.layer_bits),
-            bit_operations=bit_operations(quantized, layer_macs(model, self.example)),
+            bit_operations=bit_operations(products(quantized.prepared, self.example)),
         )
 
     def in_runtime(

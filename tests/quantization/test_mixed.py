@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distiq.quantization.mixed import bit_operations, choose_bits
-from distiq.quantization.quantize import quantize
+from distiq.models.recurrent import BiLSTM
+from distiq.quantization.graph import export_graph, prepare
+from distiq.quantization.mixed import bit_operations, choose_bits, products
 from distiq.quantization.scheme import Scheme
 
 BITS = (8, 4, 3)
@@ -63,15 +64,52 @@ def test_a_limit_that_none_can_keep_takes_what_costs_least():
     assert choose_bits(noise, [(operations, 10.0)]) == dict.fromkeys(noise, 3)
 
 
+def of(model: nn.Module, example: Tensor, scheme: Scheme) -> int:
+    return bit_operations(products(prepare(export_graph(model.eval(), example), scheme), example))
+
+
 def test_bit_operations_by_hand(images: Tensor):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 3))
-    macs = {"": 3600 + 1200 + 10, "0": 100 * 4 * 9, "3": 1200}  # 10 in float32, in no layer
+    conv, linear = 100 * 4 * 9, 1200
+    expected = {
+        Scheme(): (conv + linear) * 64,
+        Scheme(layer_bits=(("3", 4),), activation_bits=16): conv * 128 + linear * 64,
+        Scheme(reduce_range=True): (conv + linear) * 56,
+        Scheme(float_modules=("0",), weight_bits=2): conv * 1024 + linear * 16,
+        Scheme(mode="weight_only", weight_bits=4): (conv + linear) * 4 * 32,
+        Scheme(mode="dynamic"): conv * 8 * 32 + linear * 64,  # convolutions compute in float32 there
+        Scheme(mode="weight_only", weight_bits=4, group_size=16): (conv + linear) * 4 * 32,
+    }
+    assert {scheme: of(model, images[:8], scheme) for scheme in expected} == expected
 
-    def of(scheme: Scheme) -> int:
-        return bit_operations(quantize(model, images[:8], scheme), macs)
 
-    assert of(Scheme()) == 4800 * 64 + 10 * 1024
-    assert of(Scheme(layer_bits=(("3", 4),), activation_bits=16)) == 3600 * 128 + 1200 * 64 + 10 * 1024
-    assert of(Scheme(reduce_range=True)) == 4800 * 56 + 10 * 1024
-    assert of(Scheme(float_modules=("0",), weight_bits=2)) == 3600 * 1024 + 1200 * 16 + 10 * 1024
-    assert of(Scheme(mode="weight_only", weight_bits=4)) == 4800 * 128 + 10 * 1024
+class Products(nn.Module):
+    """A layer that is used twice, and a product of two activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(torch.relu(self.layer(self.norm(x))))
+        return torch.matmul(x, x.transpose(1, 2))
+
+
+@pytest.mark.parametrize(("attention", "bits"), [(False, 32), (True, 8)])
+def test_a_layer_counts_as_often_as_it_runs_and_products_by_what_they_read(attention: bool, bits: int):
+    scheme = Scheme(attention=attention)
+    assert of(Products(), torch.randn(2, 5, 6), scheme) == 2 * 5 * 36 * 64 + 5 * 5 * 6 * bits**2
+
+
+def test_an_lstm_counts_once_though_it_has_four_weights():
+    class Sentences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.lstm, self.head = nn.Embedding(9, 6), BiLSTM(6, 5), nn.Linear(10, 2)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.lstm(self.embedding(tokens), (tokens > 0).sum(1)).amax(1))
+
+    tokens = torch.randint(1, 9, (3, 7))
+    recurrent = 7 * 2 * (4 * 5 * 6 + 4 * 5 * 5)
+    assert of(Sentences(), tokens, Scheme()) == recurrent * 8 * 32 + 10 * 2 * 64

@@ -11,7 +11,7 @@ from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.progress import Silent
 from distiq.quantization.fake_quantize import LARGEST_BIAS, PerChannelWeightFakeQuantize
-from distiq.quantization.graph import bias_fake_quantizers
+from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, points, quantize, restore
 from distiq.quantization.scheme import Scheme
@@ -58,6 +58,23 @@ def test_narrow_grids_learn_their_steps_and_are_kept(resnet: nn.Module, data: Da
         assert torch.allclose(quantized.reference()(images), quantized(images), atol=1e-5)
         again = restore(resnet, images[:2], scheme, quantized.state_dict())
         assert torch.equal(again(images), quantized(images))
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_eight_bit_scales_follow_the_weights(rounding: str, resnet: nn.Module, data: Data):
+    """Fixed by rounding, they would clip a weight that grows, and waste levels on one that shrinks."""
+    scheme = Scheme(rounding=rounding)
+    quantized = quantize(resnet, data.normalize(data.calibration.inputs), scheme)
+    train_quantized(quantized, task, data, settings(2), views=STILL)
+    modules = dict(quantized.prepared.named_modules(remove_duplicate=False))
+    for node in quantized.prepared.graph.nodes:
+        point = modules.get(str(node.target))
+        if isinstance(point, PerChannelWeightFakeQuantize):
+            largest = parameter_of(quantized.prepared, node).detach().flatten(1).abs().amax(1)
+            torch.testing.assert_close(point.calculate_qparams()[0], largest / 127)
+    images = data.normalize(data.test.inputs)
+    with torch.no_grad():
+        assert torch.equal(restore(resnet, images[:2], scheme, quantized.state_dict())(images), quantized(images))
 
 
 class Killed(Silent):

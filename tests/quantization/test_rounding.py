@@ -1,5 +1,6 @@
 """Closed-form rounding: what it minimizes, on every kind of layer, and what a whole network gains."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -11,7 +12,15 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.fake_quantize import LARGEST_BIAS
 from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, bias_fake_quantizers, export_graph, parameter_of
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
-from distiq.quantization.rounding import Moments, _columns, _correction, _groups, choose_scale, gptq
+from distiq.quantization.rounding import (
+    Moments,
+    _columns,
+    _correction,
+    _groups,
+    choose_scale,
+    column_blocks,
+    gptq,
+)
 from distiq.quantization.scheme import Scheme
 from tests.quantization.conftest import make
 
@@ -170,6 +179,48 @@ def test_bias_takes_up_the_mean_error(images: Tensor):
             return float((quantized(images) - expected).mean(0).norm())
 
         assert shift("gptq") < 0.3 * shift("nearest")
+
+
+def test_blocks_of_columns_are_even_whole_groups():
+    assert column_blocks(8192, 1) == [slice(0, 8192)]
+    assert column_blocks(12544, 1) == [slice(0, 6272), slice(6272, 12544)]
+    assert column_blocks(8704, 256) == [slice(0, 4352), slice(4352, 8704)]
+    assert column_blocks(8960, 256) == [slice(0, 4608), slice(4608, 8960)]
+
+
+BLOCKED = {
+    "linear": (nn.Linear(24, 6), (200, 24), Scheme(weight_bits=3, rounding="gptq")),
+    "convolution": (nn.Conv2d(3, 6, 3, groups=1), (40, 3, 6, 6), Scheme(weight_bits=3, rounding="gptq")),
+    "groups": (
+        nn.Linear(64, 6),
+        (200, 64),
+        Scheme(weight_bits=3, rounding="gptq", mode="weight_only", group_size=16),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKED)
+def test_a_wide_layer_is_rounded_in_blocks(kind: str, monkeypatch: pytest.MonkeyPatch):
+    layer, shape, scheme = BLOCKED[kind]
+    x = torch.rand(shape).cumsum(1) / 4  # inputs that go together
+    with torch.no_grad():
+        expected = layer(x)
+        plain = quantize(layer, x, dataclasses.replace(scheme, rounding="nearest"))
+        monkeypatch.setattr("distiq.quantization.rounding.MOST_COLUMNS", 20)
+        blocked = quantize(layer, x, scheme)
+        assert sqnr_db(expected, blocked(x)) > sqnr_db(expected, plain(x)) + 3
+        assert torch.equal(blocked.reference()(x), blocked(x))
+
+
+def test_blocks_that_do_not_go_together_are_rounded_as_one(monkeypatch: pytest.MonkeyPatch):
+    """Of orthogonal blocks of equal power the covariance is block-diagonal, so nothing is lost."""
+    torch.manual_seed(0)
+    layer, half, zeros = nn.Linear(24, 6, bias=False), torch.rand(200, 12), torch.zeros(200, 12)
+    x = torch.cat([torch.cat([half, zeros], 1), torch.cat([zeros, half], 1)])
+    scheme = Scheme(mode="weight_only", rounding="gptq")  # no error of the inputs, scales of the largest weight
+    whole = quantize(layer, x, scheme)
+    monkeypatch.setattr("distiq.quantization.rounding.MOST_COLUMNS", 12)
+    torch.testing.assert_close(quantize(layer, x, scheme)(x), whole(x))
 
 
 @pytest.mark.parametrize("scheme", [Scheme(rounding="gptq", weight_bits=2), Scheme(correct_biases=True, weight_bits=2)])
