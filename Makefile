@@ -2,10 +2,10 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test check test-slow bench clean
+.PHONY: run test check test-slow bench docs clean
 
 run: .venv/ready
-	$(BIN)/distiq run recipes/fashion_mnist.toml
+	$(BIN)/distiq run fashion_mnist
 
 # Two processes of one thread each: faster than one of two, since most networks here are tiny.
 test: .venv/ready
@@ -19,10 +19,14 @@ test-slow: .venv/ready
 
 # A run that misses its budget (exit code 3) leaves a run to measure all the same.
 bench: .venv/ready
-	$(BIN)/distiq run recipes/fashion_mnist.toml || test $$? -eq 3
+	$(BIN)/distiq run fashion_mnist || test $$? -eq 3
 	$(BIN)/python benchmarks/onnx_speed.py
 	$(BIN)/python benchmarks/cached_teacher.py
-	$(BIN)/distiq ablate recipes/fashion_mnist.toml --seeds 5
+	$(BIN)/distiq ablate fashion_mnist --seeds 5
+
+# The site, into build/site; a link that leads nowhere ends it.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch first and alone: pinned, so that pip takes the same build for all that needs it.
 .venv/ready: pyproject.toml constraints.txt

@@ -1,0 +1,71 @@
+"""README and docs as documents: their size, their links, and what is generated in them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from code_blocks import PAGES, ROOT
+
+from distiq.cli import app
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+    assert len(README.split()) <= 1200
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        place = (page.parent / file).resolve() if file else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
+
+
+def test_the_readme_links_every_page_of_a_modality():
+    for page in ("images", "audio", "text", "tables", "quickstart", "results", "devices"):
+        assert f"(docs/{page}.md" in README
+
+
+def test_the_page_of_recipes_is_current():
+    import write_recipe_page
+
+    assert write_recipe_page.PAGE.read_text(encoding="utf-8") == write_recipe_page.page(), (
+        "run: python scripts/write_recipe_page.py"
+    )
+
+
+def test_every_command_has_a_line():
+    page = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(app)
+    missing = [name for name in group.commands if f"`distiq {name}" not in page]  # type: ignore[attr-defined]
+    assert missing == []
+
+
+def test_every_room_has_a_line_in_the_architecture():
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
+    names = {path.name for path in (ROOT / "distiq").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {name for name in names if f"  {name}/" not in page} == set()
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / "site/recipes.html").is_file()
