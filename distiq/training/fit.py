@@ -98,7 +98,7 @@ def fit(
                 ) from error
         while run.epoch < settings.epochs:
             for batch, rate in run.one_epoch(validate, checkpoint, watch):
-                run.train_step(batch, rate)
+                run.learn(run.model(batch), rate)
         return run.finish()
 
 
@@ -164,11 +164,10 @@ class _Run:
         if checkpoint is not None:
             self._save(checkpoint, self.seconds)
 
-    def train_step(self, batch: Batch, rate: float) -> None:
-        """One step of the optimizer."""
+    def learn(self, losses: Losses, rate: float) -> None:
+        """One step of the optimizer, from the losses of a batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.model(batch)
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
