@@ -18,6 +18,7 @@ from distiq.commands.ablate import ablate
 from distiq.files import write_atomically
 from distiq.progress import Lines
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.recipe.part import changed
 from distiq.recipe.read import load_recipe
 from distiq.report.show import show_ablation
 
@@ -66,20 +67,20 @@ def arms_of(plain: DistilSettings, kind: str) -> dict[str, DistilSettings]:
     A loss between outputs stands in the place of plain distillation, one between layers beside it.
     """
 
-    def changed(**changes: object) -> DistilSettings:
-        return plain.model_copy(update=changes)
+    def other(**values: object) -> DistilSettings:
+        return changed(plain, values)
 
     arms = {
         "no teacher": plain.without_teacher(),
         "outputs alone": plain,
-        "live teacher": changed(teacher="live"),
-        "no labels": changed(task_weight=0.0, kd_weight=1.0),
+        "live teacher": other(teacher="live"),
+        "no labels": other(task_weight=0.0, kd_weight=1.0),
         "distiq init": DistilSettings(),
     }
-    arms |= {name: changed(kd_weight=0.0, losses=(loss,)) for name, loss in OUTPUTS.items()}
-    stored = plain.cache.model_copy(update={"features": True, "limit_mb": 16_000.0})
+    arms |= {name: other(kd_weight=0.0, losses=(loss,)) for name, loss in OUTPUTS.items()}
+    stored = changed(plain.cache, {"features": True, "limit_mb": 16_000.0})
     between_layers = between_embeddings(*LAYERS[kind]) | between_maps(*LAYERS[kind])
-    return arms | {name: changed(cache=stored, losses=(loss,)) for name, loss in between_layers.items()}
+    return arms | {name: other(cache=stored, losses=(loss,)) for name, loss in between_layers.items()}
 
 
 def main() -> None:

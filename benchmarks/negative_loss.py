@@ -10,104 +10,114 @@ run` say). Interrupted, the same command goes on; students of benchmarks/knowled
 
 import argparse
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
-from torch import nn
 
 from distiq import environment
-from distiq.data.load import load as load_data
-from distiq.distillation.distil import output_losses
+from distiq.data.splits import Data
 from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.statistics import paired_interval
 from distiq.files import save_tensors, write_atomically
 from distiq.progress import Lines
-from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
+from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
+from distiq.recipe.training import QATSettings
 from distiq.records.record import Record
-from distiq.run.ledger import Ledger, Step
-from distiq.run.train import TRAINING_CODE, Networks, Source
-from distiq.training.batches import Batch
-from distiq.training.fit import Losses
+from distiq.run.ledger import Ledger, Place
+from distiq.run.measure import LOGITS
+from distiq.run.networks import Models, build_models
+from distiq.run.prepare import read_data
+from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
+from distiq.run.trial import Lesson, train_on
 
 SCHEMES = {
     "W8A8": Scheme(),
     "W4A8": Scheme(weight_bits=4, rounding="gptq"),
     "W3A8": Scheme(weight_bits=3, rounding="gptq"),
 }
-CODE = (*TRAINING_CODE, "quantization", "evaluation")
 UNTAUGHT = "float32, no teacher"
 TAUGHT = "float32, taught"
 
 
-class Answered(Record):
-    """A step that leaves its network's answers to the test set."""
+class Predicted(Record):
+    """A step that leaves its network's logits for the test set."""
 
     top1: float
 
 
-def answers_of(networks: Networks, source: Source, seed: int) -> dict[str, torch.Tensor]:
+def predict(
+    place: Place,
+    *,
+    network: TrainedNetwork,
+    data: Data,
+    scheme: Scheme | None,
+    source: TrainedNetwork | None = None,
+    distillation: DistilSettings | None = None,
+    training: QATSettings | None = None,
+    views: ViewSettings | None = None,
+    seed: int = 0,
+) -> Predicted:
+    """The step of a student's predictions: in float32, quantized by the scheme, or trained on quantized."""
+    model = network.module
+    if scheme is not None:
+        quantized = quantize(model, data.normalize(data.calibration.inputs), scheme)
+        if distillation is not None and training is not None and views is not None:
+            lesson = Lesson(source, distillation, training, 0.0, views, False)
+            train_on(place, quantized, lesson, data, seed)
+        model = quantized
+    logits = outputs(model, data, data.test)
+    save_tensors({"test": logits}, place.folder / LOGITS)
+    return Predicted(top1=float((logits.argmax(1) == data.test.labels).double().mean()))
+
+
+def correct_of(
+    ledger: Ledger,
+    recipe: Recipe,
+    data: Data,
+    models: Models,
+    teacher: TrainedNetwork,
+    source: TrainedNetwork,
+    seed: int,
+) -> dict[str, torch.Tensor]:
     """Whether each network of a seed is right, for each image of the test set, by name."""
-    recipe, data = networks.recipe, networks.data
-    settings = recipe.distil
-    untaught = networks.student(source, settings.without_teacher(), seed)
-    taught = networks.student(source, settings, seed)
-    calibration = data.normalize(data.calibration.inputs)
-    found: dict[str, torch.Tensor] = {}
-
-    def answered(name: str, basis: Step, inputs: dict, network: Callable[[], nn.Module]) -> None:
-        def make(folder: Path) -> Answered:
-            answers = outputs(network(), data, data.test)
-            save_tensors({"test": answers}, folder / "answers.safetensors")
-            return Answered(top1=float((answers.argmax(1) == data.test.labels).double().mean()))
-
-        inputs |= {"network": basis.key, "data": networks.digest}
-        step = networks.ledger.step("on-grids", inputs | {"way": name}, CODE, Answered, make)
-        networks.watch.note(f"seed {seed}, {name}: {100 * step.record.top1:.2f} %")
-        found[name] = load_file(step.folder / "answers.safetensors")["test"].argmax(1) == data.test.labels
-
-    answered(UNTAUGHT, untaught, {}, lambda: networks.load("student", untaught))
-    answered(TAUGHT, taught, {}, lambda: networks.load("student", taught))
+    alone, taught = recipe.distil.without_teacher(), recipe.distil
+    learn = partial(train_student, ledger, recipe, data, models.student, source, teacher)
+    untaught_student, student = learn(alone, seed), learn(taught, seed)
+    plain = partial(predict, network=student, data=data)
+    ways = {UNTAUGHT: partial(plain, network=untaught_student, scheme=None), TAUGHT: partial(plain, scheme=None)}
     for name, scheme in SCHEMES.items():
-
-        def calibrated(scheme: Scheme = scheme) -> nn.Module:
-            return quantize(networks.load("student", taught), calibration, scheme)
-
-        def trained(settings: DistilSettings, scheme: Scheme = scheme) -> nn.Module:
-            networks.watch.stage(f"seed {seed}: training on grids")
-            quantized = quantize(networks.load("student", taught), calibration, scheme)
-            teacher = networks.answering(source, settings, seed)
-
-            def losses(logits: torch.Tensor, batch: Batch) -> Losses:
-                return output_losses(logits, batch, teacher(batch) if teacher else None, settings)
-
-            train_quantized(
-                quantized, losses, data, recipe.quantize.training, views=recipe.views, seed=seed, watch=networks.watch
-            )
-            return quantized
-
-        training = {"training": recipe.quantize.training.model_dump(), "distil": settings.model_dump()}
-        answered(f"{name}, calibrated", taught, {}, calibrated)
-        answered(f"{name}, trained, no teacher", taught, dict(training), lambda: trained(settings.without_teacher()))
-        answered(f"{name}, trained, taught", taught, dict(training), lambda: trained(settings.for_qat()))
-    return found
+        trained = partial(plain, scheme=scheme, training=recipe.quantize.training, views=recipe.views, seed=seed)
+        ways |= {
+            f"{name}, calibrated": partial(plain, scheme=scheme),
+            f"{name}, trained, no teacher": partial(trained, distillation=alone),
+            f"{name}, trained, taught": partial(trained, source=source, distillation=taught.for_qat()),
+        }
+    correct: dict[str, torch.Tensor] = {}
+    for name, make in ways.items():
+        step = ledger.step("quantized", f"seed {seed}: {name}", Predicted, make)
+        ledger.watch.note(f"seed {seed}, {name}: {100 * step.record.top1:.2f} %")
+        correct[name] = load_file(step.folder / LOGITS)["test"].argmax(1) == data.test.labels
+    return correct
 
 
 def measured(recipe: Recipe, seeds: int, run: Path) -> dict[str, torch.Tensor]:
-    """(seeds, samples) of right answers, by name."""
-    with Ledger(run) as ledger:
-        environment.keep_freed_memory()
-        networks = Networks(recipe, ledger, load_data(recipe.data, recipe.seed), Lines(Console(), seconds=60))
-        source = networks.last_teacher(networks.teacher())
-        rows = [answers_of(networks, source, recipe.seed + number) for number in range(seeds)]
+    """Boolean masks (seeds, samples) of correct predictions, by name."""
+    with Ledger(run, Lines(Console(), seconds=60)) as ledger:
+        data = read_data(recipe, ledger.watch)
+        models = build_models(recipe, data, ledger.watch)
+        teacher = train_teacher(ledger, recipe, data, models.teacher)
+        source = train_assistants(ledger, recipe, data, models.assistants, teacher)
+        last = recipe.seed + seeds
+        rows = [correct_of(ledger, recipe, data, models, teacher, source, seed) for seed in range(recipe.seed, last)]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -14,7 +14,7 @@ Interrupted, the same command goes on.
 
 import argparse
 import json
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from distiq import environment
-from distiq.data.load import load as load_data
+from distiq.data.splits import Data
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.evaluation.statistics import paired_interval
 from distiq.files import save_tensors, write_atomically
@@ -32,11 +32,16 @@ from distiq.progress import Lines
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.distil import QuantRegularizationSettings
+from distiq.recipe.part import changed
 from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.records.record import Record
-from distiq.run.ledger import Ledger, Step
-from distiq.run.train import TRAINING_CODE, Networks
+from distiq.run.check import check_networks
+from distiq.run.ledger import Ledger, Place
+from distiq.run.measure import LOGITS
+from distiq.run.networks import build_models
+from distiq.run.prepare import read_data
+from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
 
 SCHEMES = {
     "W8A8": Scheme(),
@@ -54,57 +59,56 @@ ARMS = {
     "all": QuantRegularizationSettings(kurtosis=0.1, range=0.01, balance=0.3, noise=1.0, noise_bits=4),
 }
 FLOAT32 = "float32"
-CODE = (*TRAINING_CODE, "quantization", "evaluation")
 
 
-class Answered(Record):
-    """A step that leaves its network's answers to the test set."""
+class Predicted(Record):
+    """A step that leaves its network's logits for the test set."""
 
     top1: float
 
 
-def answers_of(networks: Networks, student: Step) -> dict[str, torch.Tensor]:
-    """A student's logits for the test set, in float32 and on the grids of each scheme."""
-    data = networks.data
-    calibration = data.normalize(data.calibration.inputs)
+def predict(place: Place, *, network: TrainedNetwork, data: Data, scheme: Scheme | None) -> Predicted:
+    """The step of a student's predictions, in float32 or quantized."""
+    model = quantize(network.module, data.normalize(data.calibration.inputs), scheme) if scheme else network.module
+    logits = outputs(model, data, data.test)
+    save_tensors({"test": logits}, place.folder / LOGITS)
+    return Predicted(top1=float((logits.argmax(1) == data.test.labels).double().mean()))
+
+
+def logits_of(ledger: Ledger, data: Data, student: TrainedNetwork) -> dict[str, torch.Tensor]:
+    """A student's logits for the test set, in float32 and quantized by each scheme."""
     found: dict[str, torch.Tensor] = {}
     for name, scheme in {FLOAT32: None, **SCHEMES}.items():
-
-        def make(folder: Path, scheme: Scheme | None = scheme) -> Answered:
-            network = networks.load("student", student)
-            answers = outputs(quantize(network, calibration, scheme) if scheme else network, data, data.test)
-            save_tensors({"test": answers}, folder / "answers.safetensors")
-            return Answered(top1=float((answers.argmax(1) == data.test.labels).double().mean()))
-
-        inputs = {"network": student.key, "data": networks.digest, "scheme": asdict(scheme) if scheme else None}
-        step = networks.ledger.step("quant_regularization", inputs, CODE, Answered, make)
-        networks.watch.note(f"{name}: {100 * step.record.top1:.2f} %")
-        found[name] = load_file(step.folder / "answers.safetensors")["test"]
+        make = partial(predict, network=student, data=data, scheme=scheme)
+        step = ledger.step("quant_regularization", name, Predicted, make)
+        ledger.watch.note(f"{name}: {100 * step.record.top1:.2f} %")
+        found[name] = load_file(step.folder / LOGITS)["test"]
     return found
 
 
 def measured(recipe: Recipe, arms: dict[str, QuantRegularizationSettings], seeds: int, run: Path) -> dict[str, dict]:
     """Figures of every arm, by name."""
-    with Ledger(run) as ledger:
-        environment.keep_freed_memory()
-        networks = Networks(recipe, ledger, load_data(recipe.data, recipe.seed), Lines(Console(), seconds=60))
-        settings = {
-            name: recipe.distil.model_copy(update={"quant_regularization": terms}) for name, terms in arms.items()
-        }
-        networks.refuse_early(*settings.values())
-        source = networks.last_teacher(networks.teacher())
-        answers: dict[str, dict[str, list[torch.Tensor]]] = {}
+    with Ledger(run, Lines(Console(), seconds=60)) as ledger:
+        data = read_data(recipe, ledger.watch)
+        settings = {name: changed(recipe.distil, {"quant_regularization": terms}) for name, terms in arms.items()}
+        models = build_models(recipe, data, ledger.watch)
+        check_networks(data, models, tuple(settings.values()), ledger.watch)
+        teacher = train_teacher(ledger, recipe, data, models.teacher)
+        source = train_assistants(ledger, recipe, data, models.assistants, teacher)
+        logits: dict[str, dict[str, list[torch.Tensor]]] = {}
         for seed in range(recipe.seed, recipe.seed + seeds):
             for name, distil in settings.items():
-                networks.watch.stage(f"seed {seed}: {name}")
-                for form, logits in answers_of(networks, networks.student(source, distil, seed)).items():
-                    answers.setdefault(name, {}).setdefault(form, []).append(logits)
-        labels = networks.data.test.labels
+                ledger.watch.stage(f"seed {seed}: {name}")
+                student = train_student(ledger, recipe, data, models.student, source, teacher, distil, seed)
+                for form, of_test in logits_of(ledger, data, student).items():
+                    logits.setdefault(name, {}).setdefault(form, []).append(of_test)
     right = {
-        name: {form: torch.stack([logits.argmax(1) == labels for logits in each]).float() for form, each in of.items()}
-        for name, of in answers.items()
+        name: {
+            form: torch.stack([one.argmax(1) == data.test.labels for one in each]).float() for form, each in of.items()
+        }
+        for name, of in logits.items()
     }
-    return {name: figures(answers[name], right[name], right[PLAIN]) for name in arms}
+    return {name: figures(logits[name], right[name], right[PLAIN]) for name in arms}
 
 
 def figures(

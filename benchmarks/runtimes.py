@@ -45,7 +45,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.training import StudentSettings
 from distiq.records.speed import SpeedRecord
-from distiq.run.ledger import source_hash
+from distiq.run.keys import source_hash
 from distiq.runtimes.export import RUNTIMES, export, load, size_bytes
 from distiq.timing.latency import WARM_UPS, latencies
 from distiq.timing.peak import measure_peak

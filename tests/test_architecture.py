@@ -101,6 +101,11 @@ def test_a_runtime_is_touched_by_its_own_file_alone():
                 assert file.relative_to(PACKAGE).as_posix() in ("device/run.py", *(f"{home}.py" for home in homes))
 
 
+def test_records_and_settings_are_built_whole():
+    # `model_copy(update=...)` does not check what it writes.
+    assert [file for file in PACKAGE.rglob("*.py") if "model_copy" in file.read_text(encoding="utf-8")] == []
+
+
 def test_folders_have_empty_init_files():
     for init in PACKAGE.glob("*/__init__.py"):
         assert init.read_text() == "", init

@@ -1,34 +1,36 @@
 """ablate(recipe): did the teacher help? The same student and steps with and without, over several seeds."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from distiq import environment
-from distiq.data.load import load as load_data
-from distiq.data.splits import check_data, right
+from distiq.data.splits import Data, right
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import outputs, score
 from distiq.evaluation.statistics import mcnemar, paired_interval
 from distiq.files import save_tensors
-from distiq.progress import Silent, Watch
+from distiq.progress import Watch
 from distiq.recipe.distil import DistilSettings
+from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.ablation import AblationRecord, ArmRecord, PairRecord
 from distiq.records.quality import AccuracyRecord
 from distiq.records.record import Record
-from distiq.run.ledger import Ledger, Step
-from distiq.run.train import Networks, basis_of
+from distiq.run.check import check_networks, check_training
+from distiq.run.ledger import Ledger, Place, Step
+from distiq.run.measure import LOGITS
+from distiq.run.networks import build_models
+from distiq.run.prepare import read_data
+from distiq.run.train import TrainedNetwork, basis_of, train_assistants, train_student, train_teacher
 from distiq.training import processes
 
-ANSWERS = "answers.safetensors"
-ANSWERING_CODE = ("commands/ablate.py", "evaluation", "data", "models")
 
-
-class Answered(Record):
-    """The record of a step that leaves a network's answers to the test set."""
+class Predicted(Record):
+    """The record of a step that leaves a network's logits for the test set."""
 
     test: AccuracyRecord
 
@@ -37,7 +39,7 @@ def arms_of(settings: DistilSettings) -> dict[str, DistilSettings]:
     """What is compared: no teacher, its outputs alone (plain distillation), the recipe's losses where they differ."""
     plain = DistilSettings()
     weights = {} if settings.kd_weight else {"kd_weight": plain.kd_weight, "task_weight": plain.task_weight}
-    logits = settings.model_copy(update={"losses": (), **weights})
+    logits = changed(settings, {"losses": (), **weights})
     arms = {"no teacher": settings.without_teacher(), "outputs alone": logits}
     return arms if logits == settings else {**arms, "recipe": settings}
 
@@ -68,67 +70,80 @@ def ablate(
     """
     if recipe.distil.teacher == "none":
         raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
-    watch = watch or Silent()
-    with Ledger(run or Path("runs") / recipe.name) as ledger:
-        environment.keep_freed_memory()
-        watch.stage("reading data")
-        data = load_data(recipe.data, recipe.seed)
-        check_data(data)
+    with Ledger(run or Path("runs") / recipe.name, watch) as ledger:
+        data = read_data(recipe, ledger.watch)
         if data.regression:
             raise UserError(
                 "distiq ablate compares shares of right answers, but each sample of this data has a number; run the"
                 ' recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
             )
-        networks = Networks(recipe, ledger, data, watch)
         arms = arms or arms_of(recipe.distil)
         if len(arms) < 2 or "no teacher" not in arms:
             raise UserError(f'arms: {", ".join(arms)}; give "no teacher" and at least one more')
-        networks.refuse_early(*arms.values())
-        labels, classes = data.test.labels, len(data.classes)
-
-        def answered(role: str, step: Step) -> Step:
-            def make(folder: Path) -> Answered:
-                answers = outputs(networks.load(role, step), data, data.test)
-                save_tensors({"test": answers}, folder / ANSWERS)
-                found = score(answers, labels, classes)
-                assert isinstance(found, AccuracyRecord)
-                return Answered(test=found)
-
-            inputs = {"data": networks.digest, "network": step.key}
-            return ledger.step(f"{role}-answers", inputs, ANSWERING_CODE, Answered, make)
-
-        teacher = networks.teacher()
-        source = networks.last_teacher(teacher)
-        found: dict[str, list[Step]] = {}
-        for number in range(seeds):
-            seed = recipe.seed + number
+        check_training(recipe, data)
+        models = build_models(recipe, data, ledger.watch)
+        check_networks(data, models, tuple(arms.values()), ledger.watch)
+        teacher = train_teacher(ledger, recipe, data, models.teacher)
+        source = train_assistants(ledger, recipe, data, models.assistants, teacher)
+        results: dict[str, list[Step[Predicted]]] = {arm: [] for arm in arms}
+        for seed in range(recipe.seed, recipe.seed + seeds):
             for arm, settings in arms.items():
-                watch.stage(f"seed {seed}: {arm}")
-                step = answered("student", networks.student(source, settings, seed))
-                found.setdefault(arm, []).append(step)
-                watch.note(f"{100 * step.record.test.top1:.2f} % of the test set")
-        correct = {
-            arm: torch.stack([right(load_file(step.folder / ANSWERS)["test"], labels) for step in steps])
-            for arm, steps in found.items()
-        }
-        record = AblationRecord(
-            name=recipe.name,
-            command=command,
-            recipe_toml=to_toml(recipe),
-            environment=environment.describe(),
-            basis=basis_of(recipe),
-            teacher=answered("teacher", teacher).record.test,
-            seeds=tuple(recipe.seed + number for number in range(seeds)),
-            samples=len(labels),
-            arms=tuple(
-                ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in found.items()
-            ),
-            pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
-            seconds=sum(step.seconds for step in ledger.used.values()),
-        )
+                ledger.watch.stage(f"seed {seed}: {arm}")
+                student = train_student(ledger, recipe, data, models.student, source, teacher, settings, seed)
+                results[arm].append(predict(ledger, data, student))
+                ledger.watch.note(f"{100 * results[arm][-1].record.test.top1:.2f} % of the test set")
+        record = _record(ledger, recipe, data, command, predict(ledger, data, teacher), results)
         if processes.is_main():
             record.save(ledger.records / "ablation.json")
     return record
+
+
+def predict(ledger: Ledger, data: Data, network: TrainedNetwork) -> Step[Predicted]:
+    """A network's logits for the test set and their quality, kept in a step."""
+    role = network.network.role
+    make = partial(predict_test, network=network, data=data)
+    return ledger.step(f"{role}-predictions", f"testing the {role}", Predicted, make)
+
+
+def predict_test(place: Place, *, network: TrainedNetwork, data: Data) -> Predicted:
+    """The step of a network's predictions."""
+    logits = outputs(network.module, data, data.test)
+    save_tensors({"test": logits}, place.folder / LOGITS)
+    quality = score(logits, data.test.labels, len(data.classes))
+    assert isinstance(quality, AccuracyRecord)
+    return Predicted(test=quality)
+
+
+def _record(
+    ledger: Ledger,
+    recipe: Recipe,
+    data: Data,
+    command: str,
+    teacher: Step[Predicted],
+    results: Mapping[str, list[Step[Predicted]]],
+) -> AblationRecord:
+    """The comparison of every two arms, from the predictions of each in every seed."""
+    labels = data.test.labels
+    correct = {
+        arm: torch.stack([right(load_file(step.folder / LOGITS)["test"], labels) for step in steps])
+        for arm, steps in results.items()
+    }
+    seeds = len(next(iter(results.values())))
+    return AblationRecord(
+        name=recipe.name,
+        command=command,
+        recipe_toml=to_toml(recipe),
+        environment=environment.describe(),
+        basis=basis_of(recipe),
+        teacher=teacher.record.test,
+        seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
+        samples=len(labels),
+        arms=tuple(
+            ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in results.items()
+        ),
+        pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
+        seconds=sum(step.seconds for step in ledger.used.values()),
+    )
 
 
 def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:

@@ -84,9 +84,10 @@ def _timed(
         calls = {name: _call(model.predict, model.sample, size) for name, model in models.items()}
         able = {name: call for name, call in calls.items() if _works(call, name, size, watch)}
         watch.stage(f"batch {size}: {len(able)} files, {rounds} rounds, about {rounds * seconds * len(able):.0f} s")
-        timed = latencies(able, torch.zeros(size), 1, rounds, seconds)
+        threads = {name: models[name].threads for name in able}
+        timed = latencies(able, torch.zeros(size), threads, rounds, seconds)
         for name, latency in timed.items():
-            found[name] = (*found[name], latency.model_copy(update={"threads": models[name].threads}))
+            found[name] = (*found[name], latency)
     if tune:
         watch.stage("timing the settings of each file's runtime")
     results = [

@@ -4,11 +4,10 @@ It looks at the best int8 file of the run, the delivered one but where float32 w
 After Nagel et al. 2021, "A white paper on neural network quantization" (arXiv:2106.08295), section 3.6 and figure 4.8.
 """
 
-import dataclasses
 import json
 import tomllib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from distiq.device.run import RAW
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.numerics import sqnr_db
-from distiq.progress import Silent, Watch
+from distiq.progress import Watch
 from distiq.quantization.fake_quantize import ActivationFakeQuantize
 from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize
@@ -31,18 +30,21 @@ from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
 from distiq.recipe.quantize import Rung
 from distiq.recipe.read import parse_recipe
+from distiq.recipe.recipe import Recipe
 from distiq.records.diagnosis import DiagnosisRecord, FindingRecord
 from distiq.records.run import RunRecord
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.trials import FLOAT32, TrialRecord
 from distiq.report.reading import chosen_trial, read_run
+from distiq.run.climb import plain_scheme
 from distiq.run.ladder import FLOAT_LAYERS, MOST, best
 from distiq.run.ledger import Ledger
-from distiq.run.measure import ANSWERS
-from distiq.run.train import WEIGHTS, Networks
+from distiq.run.measure import LOGITS
+from distiq.run.networks import build_network
+from distiq.run.train import WEIGHTS
 
 NEGLIGIBLE_POINTS = 0.1
-SAME_ANSWERS = 0.999
+SAME_PREDICTIONS = 0.999
 OUTLIER = 4.0  # a range so many times as wide as what 99.9 % of the values need
 BETTER_DB = 3.0
 NOTHING: tuple[str, ...] = ()
@@ -63,17 +65,18 @@ def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
     Raises:
         UserError: the run is not finished, or another process writes there.
     """
-    watch = watch or Silent()
     if not (run / "records" / "run.json").is_file():
         raise UserError(f"{run}: no finished run; `distiq run RECIPE --run {run}` makes one")
-    with Ledger(run) as ledger:
-        record = _Patient(ledger, watch).examine()
+    with Ledger(run, watch) as ledger:
+        case = read_case(ledger)
+        findings = [finding for check in CHECKS for finding in check(case)]
+        record = _diagnosis(case, findings)
         record.save(ledger.records / "diagnosis.json")
         return record
 
 
-@dataclass
-class _Finding:
+@dataclass(frozen=True)
+class Finding:
     """A check that was made; `cause` and `cure` are what it stands for if it is suspect."""
 
     check: str
@@ -83,217 +86,272 @@ class _Finding:
     cure: tuple[str, ...] = ()
 
 
-class _Patient:
-    """The student of a finished run with everything that the checks look at."""
+@dataclass(frozen=True)
+class Case:
+    """The student of a finished run with everything that the checks look at.
 
-    def __init__(self, ledger: Ledger, watch: Watch) -> None:
-        self.ledger, self.watch = ledger, watch
-        self.run: RunRecord = read_run(ledger.records)
-        self.recipe = parse_recipe(tomllib.loads(self.run.recipe_toml), str(ledger.folder / "records" / "run.json"))
-        settings = self.recipe.quantize
-        if settings.mode != "static" or settings.activation_bits != 8:
-            raise UserError(
-                f"{ledger.folder}: its scheme is {self.run.trials[0].scheme}; diagnose looks for the causes of static"
-                ' int8 alone; nearest: the same recipe with quantize.mode = "static" and activation_bits = 8'
-            )
-        watch.stage("reading data and student")
-        self.data: Data = load_data(self.recipe.data, self.recipe.seed)
-        if self.data.record().digest != self.run.data.digest:
-            raise UserError(f"{self.recipe.data.source}: the data is no longer that of the run; restore it")
-        networks = Networks(self.recipe, ledger, self.data, watch)
-        self.student: nn.Module = networks.build("student")
-        try:
-            self.student.load_state_dict(load_file(self._step("student") / WEIGHTS))
-        except RuntimeError:
-            raise UserError(
-                f"{ledger.folder}: the run's student was handed in from Python and is not the recipe's; use"
-                " distiq.quantization.sensitivity on the network itself"
-            ) from None
-        self.student.eval()
-        self.calibration = self.data.normalize(self.data.calibration.inputs)
-        self.validation = self.data.normalize(self.data.validation.inputs[: len(self.calibration)])
-        kept = self.run.float_modules.paths if self.run.float_modules and self.run.float_modules.kept else ()
-        self.trial: TrialRecord = chosen_trial(self.run)
-        if self.trial.rung == FLOAT32:
-            self.trial = best([trial for trial in self.run.trials if trial.rung != FLOAT32])
-        # Rounding and training leave no float32 weights to compare with: then the grids of "static" are looked at.
-        self.rung: Rung = next((rung for rung in RANGES if rung == self.trial.rung), "static")
-        self.scheme = Scheme(
-            settings.weight_bits,
-            ranges=RANGES[self.rung],
-            percentile=settings.percentile,
-            float_modules=kept,
-            reduce_range=settings.reduce_range,
-            integer_io=self.recipe.export.integer_io,
-            attention=settings.attention,
-        )
-        self.quantized = quantize(self.student, self.calibration, self.scheme)
+    Args:
+        calibration, validation: normalized inputs, as many of both at most.
+        trial: the best int8 file's. rung: the one whose ranges are looked at.
+        quantized: the student, by the scheme of that rung. noise: each of its tensors quantized alone.
+    """
 
-    def _step(self, name: str) -> Path:
-        """The folder of a step of the run."""
-        folder = self.ledger.folder / "steps" / self.run.steps.get(name, name)
-        if not folder.is_dir():
-            raise UserError(f"{folder}: this step of the run is gone; `distiq run RECIPE` again makes it")
-        return folder
+    folder: Path
+    run: RunRecord
+    recipe: Recipe
+    data: Data
+    student: nn.Module
+    calibration: Tensor
+    validation: Tensor
+    trial: TrialRecord
+    rung: Rung
+    scheme: Scheme
+    quantized: QuantizedModel
+    noise: SensitivityRecord
 
-    def examine(self) -> DiagnosisRecord:
-        self.watch.stage("switching every grid on alone")
-        self.noise: SensitivityRecord = sensitivity(self.quantized, self.calibration[:SAMPLES], self.rung, self.watch)
-        checks: tuple[Callable[[], Iterator[_Finding]], ...] = (
-            self._float_student, self._float_file, self._preprocessing, self._deployment, self._calibration,
-            self._ranges, self._outliers, self._one_layer, self._weights_or_activations,
-        )  # fmt: skip
-        findings = [finding for check in checks for finding in check()]
-        lost = 100 * (self.run.teacher.column("float32").test.quality - self.trial.deployed.test.quality)
-        if lost <= NEGLIGIBLE_POINTS:
-            cause, cure = f"Nothing to explain: the file loses {lost:.2f} points against the teacher.", NOTHING
-        else:
-            first = next(finding for finding in findings if finding.suspect)
-            cause, cure = first.cause, first.cure
-        return DiagnosisRecord(
-            rung=self.trial.rung,
-            basis=self.run.basis,
-            findings=tuple(
-                FindingRecord(check=finding.check, suspect=finding.suspect, text=finding.text) for finding in findings
-            ),
-            cause=cause,
-            cure=cure,
-            sensitivity=self.noise,
+
+def read_case(ledger: Ledger) -> Case:
+    """What the checks look at, from the run's records, its data and its student's weights.
+
+    Raises:
+        UserError: the data is no longer that of the run, or something of the run is gone.
+    """
+    run = read_run(ledger.records)
+    recipe = parse_recipe(tomllib.loads(run.recipe_toml), str(ledger.folder / "records" / "run.json"))
+    _refuse_others(ledger.folder, run, recipe)
+    ledger.watch.stage("reading data and student")
+    data = load_data(recipe.data, recipe.seed)
+    if data.record().digest != run.data.digest:
+        raise UserError(f"{recipe.data.source}: the data is no longer that of the run; restore it")
+    student = _load_student(ledger.folder, run, recipe, data)
+    calibration = data.normalize(data.calibration.inputs)
+    trial = chosen_trial(run)
+    if trial.rung == FLOAT32:
+        trial = best([other for other in run.trials if other.rung != FLOAT32])
+    # Rounding and training leave no float32 weights to compare with: then the ranges of "static" are looked at.
+    rung: Rung = next((rung for rung in RANGES if rung == trial.rung), "static")
+    scheme = replace(
+        plain_scheme(recipe, run.float_modules), ranges=RANGES[rung], percentile=recipe.quantize.percentile
+    )
+    quantized = quantize(student, calibration, scheme)
+    ledger.watch.stage("quantizing every tensor alone")
+    return Case(
+        ledger.folder,
+        run,
+        recipe,
+        data,
+        student,
+        calibration,
+        data.normalize(data.validation.inputs[: len(calibration)]),
+        trial,
+        rung,
+        scheme,
+        quantized,
+        sensitivity(quantized, calibration[:SAMPLES], rung, ledger.watch),
+    )
+
+
+def _refuse_others(folder: Path, run: RunRecord, recipe: Recipe) -> None:
+    settings = recipe.quantize
+    if settings.mode != "static" or settings.activation_bits != 8:
+        raise UserError(
+            f"{folder}: its scheme is {run.trials[0].scheme}; diagnose looks for the causes of static int8 alone;"
+            ' nearest: the same recipe with quantize.mode = "static" and activation_bits = 8'
         )
 
-    def _float_student(self) -> Iterator[_Finding]:
-        teacher, student = (model.column("float32").test.quality for model in (self.run.teacher, self.run.student))
-        before, after = 100 * (teacher - student), 100 * (student - self.trial.deployed.test.quality)
-        yield _Finding(
-            "float32 student",
-            before > max(after, NEGLIGIBLE_POINTS),
-            f"float32 loses {before:.2f} points against the teacher, quantization another {after:.2f}",
-            f"Most of the loss is there before quantization: the float32 student is {before:.2f} points below its"
-            " teacher. Train it longer or make it wider.",
-            (f"student.training.epochs={2 * self.recipe.student.training.epochs}",),
-        )
 
-    def _float_file(self) -> Iterator[_Finding]:
-        stored = load_file(self._step("student-float32") / ANSWERS)["validation"]
-        same = agreement(stored, outputs(self.student, self.data, self.data.validation), self.data.multi_label)
-        yield _Finding(
-            "float32 file",
-            same < SAME_ANSWERS,
-            f"the exported float32 file answers like PyTorch on {100 * same:.2f} % of the validation samples",
-            f"The export is at fault: already the float32 file answers otherwise on {100 * (1 - same):.2f} % of the"
-            " samples.",
-        )
+def _load_student(folder: Path, run: RunRecord, recipe: Recipe, data: Data) -> nn.Module:
+    teacher = build_network(recipe, data, "teacher").module if recipe.student.is_cut else None
+    student = build_network(recipe, data, "student", teacher=teacher).module
+    try:
+        student.load_state_dict(load_file(_step(folder, run, "student") / WEIGHTS))
+    except RuntimeError:
+        raise UserError(
+            f"{folder}: the run's student was handed in from Python and is not the recipe's; use"
+            " distiq.quantization.sensitivity on the network itself"
+        ) from None
+    return student.eval()
 
-    def _preprocessing(self) -> Iterator[_Finding]:
-        folder = self.ledger.folder / "bundle"
-        if not (folder / PREPROCESSING).is_file():
-            return
-        raw = RAW.get(self.data.kind)
-        if raw is None:
-            return  # rows and texts are encoded once, when they are read
-        bundle = Bundle(folder)
-        vectors = bundle.vectors()
-        difference = float((bundle.normalize(vectors[raw]).float() - vectors["inputs"].float()).abs().max())
-        yield _Finding(
-            "preprocessing",
-            difference > 1e-4,
-            f"the bundle's preprocessing gives the training's inputs to within {difference:.1g}",
-            f"The bundle prepares its inputs otherwise than the training did (by up to {difference:.3g}).",
-        )
 
-    def _deployment(self) -> Iterator[_Finding]:
-        same = self.trial.agreement
-        yield _Finding(
-            "runtime",
-            same < SAME_ANSWERS,
-            f"the deployed file answers like its simulation on {100 * same:.2f} % of the test samples",
-            f"The runtime computes otherwise than the simulation on {100 * (1 - same):.2f} % of the samples.",
-        )
+def _step(folder: Path, run: RunRecord, name: str) -> Path:
+    """The folder of a step of the run."""
+    step = folder / "steps" / run.steps.get(name, name)
+    if not step.is_dir():
+        raise UserError(f"{step}: this step of the run is gone; `distiq run RECIPE` again makes it")
+    return step
 
-    def _calibration(self) -> Iterator[_Finding]:
-        """Would other samples have given better ranges? Judged on samples that neither has seen."""
-        half = len(self.validation) // 2
-        seen, unseen = self.validation[:half], self.validation[half:]
-        other = quantize(self.student, seen, self.scheme)
-        reference = self._answers(self.student, unseen)
-        ours, theirs = (sqnr_db(reference, self._answers(model, unseen)) for model in (self.quantized, other))
-        yield _Finding(
-            "calibration",
-            theirs - ours > BETTER_DB,
-            f"{ours:.1f} dB on held-out validation samples; calibrated on validation samples it would be"
-            f" {theirs:.1f} dB",
-            f"The calibration samples are drawn from elsewhere than the validation samples: calibrated on the latter,"
-            f" the noise falls by {theirs - ours:.1f} dB. Hold out more samples for calibration.",
-            (f"data.calibration={2 * self.recipe.data.calibration}",),
-        )
 
-    def _ranges(self) -> Iterator[_Finding]:
-        """Would wider or narrower ranges have been better? Judged on samples that calibration has not seen."""
-        reference, found = self._answers(self.student, self.validation), {}
-        for rung, ranges in RANGES.items():
-            other = quantize(self.student, self.calibration, dataclasses.replace(self.scheme, ranges=ranges))
-            found[rung] = sqnr_db(reference, self._answers(other, self.validation))
-        most = max(found, key=found.__getitem__)
-        gain = found[most] - found[self.rung]
-        yield _Finding(
-            "ranges",
-            gain > BETTER_DB,
-            "held-out validation samples, by range: " + ", ".join(f"{rung} {db:.1f} dB" for rung, db in found.items()),
-            f'The ranges do not fit: with those of "{most}" the noise falls by {gain:.1f} dB ({WHY[most]}).',
-            self._rungs(most),
-        )
+def _diagnosis(case: Case, findings: Sequence[Finding]) -> DiagnosisRecord:
+    """The record of the findings; the first that is suspect names the cause, if there is a loss to explain."""
+    lost = 100 * (case.run.teacher.column("float32").test.quality - case.trial.deployed.test.quality)
+    if lost <= NEGLIGIBLE_POINTS:
+        cause, cure = f"Nothing to explain: the file loses {lost:.2f} points against the teacher.", NOTHING
+    else:
+        first = next(finding for finding in findings if finding.suspect)
+        cause, cure = first.cause, first.cure
+    return DiagnosisRecord(
+        rung=case.trial.rung,
+        basis=case.run.basis,
+        findings=tuple(
+            FindingRecord(check=finding.check, suspect=finding.suspect, text=finding.text) for finding in findings
+        ),
+        cause=cause,
+        cure=cure,
+        sensitivity=case.noise,
+    )
 
-    def _outliers(self) -> Iterator[_Finding]:
-        """Are there ranges that a few values stretch?"""
-        ratios = _stretched(self.student, self.calibration, self.scheme)
-        place, ratio = max(ratios.items(), key=lambda entry: entry[1])
-        share = 1 - self.noise.weights_share
-        yield _Finding(
-            "range outliers",
-            ratio > OUTLIER and share > MOST,
-            f'the widest range, behind "{place}", is {ratio:.1f} times what 99.9 % of its values need',
-            f'A few outliers stretch the range behind "{place}" to {ratio:.1f} times what 99.9 % of the values need,'
-            f" and activations make {100 * share:.0f} % of the noise.",
-            self._rungs("equalize", "qat"),
-        )
 
-    def _one_layer(self) -> Iterator[_Finding]:
-        layers, share = self.noise.worst_layers(FLOAT_LAYERS)
-        names = " and ".join(f'"{layer}"' for layer in layers)
-        yield _Finding(
-            "single layers",
-            share > MOST and self.noise.weights_share > MOST,
-            f"the weights of {names} make {100 * share:.0f} % of the noise of all weights",
-            f"The weights of {names} make {100 * share:.0f} % of the noise of all weights.",
-            self._rungs("rounding", "float_layers"),
-        )
+# The checks, in their order -------------------------------------------------------------------------------------------
 
-    def _weights_or_activations(self) -> Iterator[_Finding]:
-        weights, activations = self.noise.weights.sqnr_db, self.noise.activations.sqnr_db
-        share = self.noise.weights_share
-        blame = "weights" if share > MOST else "activations"
-        cure: tuple[Rung, ...] = ("equalize", "rounding", "qat") if share > MOST else ("equalize", "qat")
-        part = 100 * max(share, 1 - share)
-        yield _Finding(
-            "weights or activations",
-            True,  # one of the two it is
-            f"weights alone {weights:.1f} dB, activations alone {activations:.1f} dB",
-            f"The noise comes mostly from {blame} ({part:.0f} %) and is spread over the network.",
-            self._rungs(*cure),
-        )
 
-    def _rungs(self, *wanted: Rung) -> tuple[str, ...]:
-        """The cure that climbs those of these rungs that the run has not tried; else training on the grids, or more."""
-        tried = {trial.rung for trial in self.run.trials}
-        left = [rung for rung in wanted if rung not in tried]
-        if not left and "qat" in tried:
-            return (f"quantize.training.epochs={2 * self.recipe.quantize.training.epochs}",)
-        return (f"quantize.rungs={json.dumps(left or ['qat'])}",)
+def _float_student(case: Case) -> Iterator[Finding]:
+    teacher, student = (model.column("float32").test.quality for model in (case.run.teacher, case.run.student))
+    before, after = 100 * (teacher - student), 100 * (student - case.trial.deployed.test.quality)
+    yield Finding(
+        "float32 student",
+        before > max(after, NEGLIGIBLE_POINTS),
+        f"float32 loses {before:.2f} points against the teacher, quantization another {after:.2f}",
+        f"Most of the loss is there before quantization: the float32 student is {before:.2f} points below its"
+        " teacher. Train it longer or make it wider.",
+        (f"student.training.epochs={2 * case.recipe.student.training.epochs}",),
+    )
 
-    @staticmethod
-    @torch.no_grad()
-    def _answers(model: nn.Module, samples: Tensor) -> Tensor:
-        return torch.cat([model(chunk) for chunk in samples.split(SAMPLES)])
+
+def _float_file(case: Case) -> Iterator[Finding]:
+    stored = load_file(_step(case.folder, case.run, "student-float32") / LOGITS)["validation"]
+    same = agreement(stored, outputs(case.student, case.data, case.data.validation), case.data.multi_label)
+    yield Finding(
+        "float32 file",
+        same < SAME_PREDICTIONS,
+        f"the exported float32 file answers like PyTorch on {100 * same:.2f} % of the validation samples",
+        f"The export is at fault: already the float32 file answers otherwise on {100 * (1 - same):.2f} % of the"
+        " samples.",
+    )
+
+
+def _preprocessing(case: Case) -> Iterator[Finding]:
+    folder = case.folder / "bundle"
+    if not (folder / PREPROCESSING).is_file():
+        return
+    raw = RAW.get(case.data.kind)
+    if raw is None:
+        return  # rows and texts are encoded once, when they are read
+    bundle = Bundle(folder)
+    vectors = bundle.vectors()
+    difference = float((bundle.normalize(vectors[raw]).float() - vectors["inputs"].float()).abs().max())
+    yield Finding(
+        "preprocessing",
+        difference > 1e-4,
+        f"the bundle's preprocessing gives the training's inputs to within {difference:.1g}",
+        f"The bundle prepares its inputs otherwise than the training did (by up to {difference:.3g}).",
+    )
+
+
+def _deployment(case: Case) -> Iterator[Finding]:
+    same = case.trial.agreement
+    yield Finding(
+        "runtime",
+        same < SAME_PREDICTIONS,
+        f"the deployed file answers like its simulation on {100 * same:.2f} % of the test samples",
+        f"The runtime computes otherwise than the simulation on {100 * (1 - same):.2f} % of the samples.",
+    )
+
+
+def _calibration(case: Case) -> Iterator[Finding]:
+    """Would other samples have given better ranges? Judged on samples that neither has seen."""
+    half = len(case.validation) // 2
+    seen, unseen = case.validation[:half], case.validation[half:]
+    other = quantize(case.student, seen, case.scheme)
+    reference = _logits(case.student, unseen)
+    ours, theirs = (sqnr_db(reference, _logits(model, unseen)) for model in (case.quantized, other))
+    yield Finding(
+        "calibration",
+        theirs - ours > BETTER_DB,
+        f"{ours:.1f} dB on held-out validation samples; calibrated on validation samples it would be {theirs:.1f} dB",
+        f"The calibration samples are drawn from elsewhere than the validation samples: calibrated on the latter,"
+        f" the noise falls by {theirs - ours:.1f} dB. Hold out more samples for calibration.",
+        (f"data.calibration={2 * case.recipe.data.calibration}",),
+    )
+
+
+def _ranges(case: Case) -> Iterator[Finding]:
+    """Would wider or narrower ranges have been better? Judged on samples that calibration has not seen."""
+    reference, found = _logits(case.student, case.validation), {}
+    for rung, ranges in RANGES.items():
+        other = quantize(case.student, case.calibration, replace(case.scheme, ranges=ranges))
+        found[rung] = sqnr_db(reference, _logits(other, case.validation))
+    most = max(found, key=found.__getitem__)
+    gain = found[most] - found[case.rung]
+    yield Finding(
+        "ranges",
+        gain > BETTER_DB,
+        "held-out validation samples, by range: " + ", ".join(f"{rung} {db:.1f} dB" for rung, db in found.items()),
+        f'The ranges do not fit: with those of "{most}" the noise falls by {gain:.1f} dB ({WHY[most]}).',
+        cure_by(case, most),
+    )
+
+
+def _outliers(case: Case) -> Iterator[Finding]:
+    """Are there ranges that a few values stretch?"""
+    ratios = _stretched(case.student, case.calibration, case.scheme)
+    place, ratio = max(ratios.items(), key=lambda entry: entry[1])
+    share = 1 - case.noise.weights_share
+    yield Finding(
+        "range outliers",
+        ratio > OUTLIER and share > MOST,
+        f'the widest range, behind "{place}", is {ratio:.1f} times what 99.9 % of its values need',
+        f'A few outliers stretch the range behind "{place}" to {ratio:.1f} times what 99.9 % of the values need,'
+        f" and activations make {100 * share:.0f} % of the noise.",
+        cure_by(case, "equalize", "qat"),
+    )
+
+
+def _one_layer(case: Case) -> Iterator[Finding]:
+    layers, share = case.noise.worst_layers(FLOAT_LAYERS)
+    names = " and ".join(f'"{layer}"' for layer in layers)
+    yield Finding(
+        "single layers",
+        share > MOST and case.noise.weights_share > MOST,
+        f"the weights of {names} make {100 * share:.0f} % of the noise of all weights",
+        f"The weights of {names} make {100 * share:.0f} % of the noise of all weights.",
+        cure_by(case, "rounding", "float_layers"),
+    )
+
+
+def _weights_or_activations(case: Case) -> Iterator[Finding]:
+    weights, activations = case.noise.weights.sqnr_db, case.noise.activations.sqnr_db
+    share = case.noise.weights_share
+    blame = "weights" if share > MOST else "activations"
+    cure: tuple[Rung, ...] = ("equalize", "rounding", "qat") if share > MOST else ("equalize", "qat")
+    part = 100 * max(share, 1 - share)
+    yield Finding(
+        "weights or activations",
+        True,  # one of the two it is
+        f"weights alone {weights:.1f} dB, activations alone {activations:.1f} dB",
+        f"The noise comes mostly from {blame} ({part:.0f} %) and is spread over the network.",
+        cure_by(case, *cure),
+    )
+
+
+CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+    _float_student, _float_file, _preprocessing, _deployment, _calibration, _ranges, _outliers, _one_layer,
+    _weights_or_activations,
+)  # fmt: skip
+
+
+def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
+    """The cure that climbs those of these rungs that the run has not tried; else quantization-aware training, or more
+    of it."""
+    tried = {trial.rung for trial in case.run.trials}
+    left = [rung for rung in rungs if rung not in tried]
+    if not left and "qat" in tried:
+        return (f"quantize.training.epochs={2 * case.recipe.quantize.training.epochs}",)
+    return (f"quantize.rungs={json.dumps(left or ['qat'])}",)
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, samples: Tensor) -> Tensor:
+    return torch.cat([model(chunk) for chunk in samples.split(SAMPLES)])
 
 
 @torch.no_grad()

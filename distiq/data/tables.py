@@ -21,6 +21,7 @@ from distiq.data.splits import Split
 from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TableSettings
+from distiq.recipe.part import changed
 
 ADULT = TableSettings(
     label="income",
@@ -114,7 +115,7 @@ def adult(settings: TableSettings) -> tuple[TableSettings, Columns, Columns]:
     """The packaged Adult rows: settings with all its columns where none are named, training and test rows."""
     chosen = settings if settings.numeric or settings.categorical else ADULT
     columns = {"numeric": chosen.numeric, "categorical": chosen.categorical, "label": ADULT.label}
-    settings = settings.model_copy(update=columns)
+    settings = changed(settings, columns)
     root = importlib.resources.files("distiq.data") / "adult"
     wanted = (*settings.numeric, *settings.categorical, settings.label)
     train, test = (

@@ -96,7 +96,7 @@ def output_losses(
         named["task"] = settings.task_weight * task_loss(logits, batch, label_smoothing)
     wanted_losses = settings.output_losses
     for name, wanted in zip(numbered(wanted_losses), wanted_losses, strict=True):
-        named[name] = wanted.weight * output_loss(wanted, logits, known.logits, batch.labels)
+        named[name] = wanted.weight * output_loss(wanted, batch.labels)(logits, known.logits)
     return named
 
 
@@ -196,7 +196,7 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     logits = torch.zeros(2, len(data.classes))
     for wanted in settings.output_losses:
         with _explained(wanted.name):
-            _check_finite(output_loss(wanted, logits, logits + torch.arange(len(data.classes)), example.labels))
+            _check_finite(output_loss(wanted, example.labels)(logits, logits + torch.arange(len(data.classes))))
     answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
     _built(copy.deepcopy(student), answering, settings, batches)
 

@@ -11,6 +11,7 @@ from distiq.distillation.teacher import Ensemble, LiveTeacher, freeze
 from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import DistilSettings
+from distiq.recipe.part import changed
 from distiq.recipe.training import TrainingSettings
 from distiq.records.training import TrainingRecord
 
@@ -44,7 +45,7 @@ def born_again(
         settings: what a generation learns from the one before; its teacher is live.
         checkpoint: a file to resume from; each generation adds its number to the name.
     """
-    settings = (settings or DistilSettings()).model_copy(update={"teacher": "live"})
+    settings = changed(settings or DistilSettings(), {"teacher": "live"})
     made: list[Generation] = []
     for number in range(generations):
         teacher = made[-1].model if made else None

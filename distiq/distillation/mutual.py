@@ -39,7 +39,8 @@ class Mutual(nn.Module):
         named = Losses()
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]
-            divergences = [output_loss(self.plain, own, other, batch.labels) for other in others]
+            divergence = output_loss(self.plain, batch.labels)
+            divergences = [divergence(own, other) for other in others]
             named[f"task {number}"] = task_loss(own, batch, self.label_smoothing)
             named[f"kd {number}"] = self.weight * torch.stack(divergences).mean()
         return named

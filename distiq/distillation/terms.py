@@ -5,6 +5,7 @@ A term's `forward` takes what was seen of the student and what is known of the t
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -107,17 +108,15 @@ class Review(nn.Module):
         return self.review(layers.student, layers.teacher)
 
 
-def output_loss(wanted: KnowledgeLoss, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """The value of a loss between outputs (B, C), without its weight; `kd` compares several labels one by one, and of
-    numbers it is the squared error against the teacher's."""
+def output_loss(wanted: KnowledgeLoss, labels: Tensor) -> Loss:
+    """A loss between outputs, (B, C) of student and teacher -> its value without its weight; `kd` compares several
+    labels one by one, and of numbers it is the squared error against the teacher's."""
     if wanted.name == "kd" and labels.is_floating_point():
-        return losses.logit_mse(student, teacher)
+        return losses.logit_mse
     if wanted.name == "kd" and labels.ndim == 2:
-        return losses.bernoulli_kd(student, teacher, **wanted.options)
+        return partial(losses.bernoulli_kd, **wanted.options)
     loss = getattr(losses, wanted.name)
-    return loss(student, teacher, labels, **wanted.options) if wanted.name == "dkd" else loss(
-        student, teacher, **wanted.options
-    )  # fmt: skip
+    return partial(loss, labels=labels, **wanted.options) if wanted.name == "dkd" else partial(loss, **wanted.options)
 
 
 def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Module:

@@ -20,6 +20,7 @@ from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.quantize import QuantizedModel, points
 from distiq.recipe.data import ViewSettings
+from distiq.recipe.part import changed
 from distiq.recipe.training import QATSettings, TrainingSettings
 from distiq.records.training import TrainingRecord
 from distiq.training.batches import Batch, Batches
@@ -64,7 +65,7 @@ def train_quantized(
     training = training or QATSettings()
     if training.precision not in ("float32", "auto"):
         raise UserError(f'{stage}: precision = "{training.precision}" cannot carry an 8-bit grid; take "float32"')
-    training = training.model_copy(update={"precision": "float32"})
+    training = changed(training, {"precision": "float32"})
 
     for point in quantized.modules():
         if isinstance(point, PerChannelWeightFakeQuantize):

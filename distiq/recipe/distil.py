@@ -4,7 +4,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from distiq.recipe.part import Part
+from distiq.recipe.part import Part, changed
 
 OutputLoss = Literal[
     "kd", "soft_cross_entropy", "logit_mse", "dkd", "dist", "logit_standardization_kd", "multi_level_kd"
@@ -50,6 +50,8 @@ class KnowledgeLoss(Part):
 
 class CacheSettings(Part):
     """How a cached teacher's answers are stored, one file per view."""
+
+    WITHOUT_EFFECT = frozenset({"limit_mb"})
 
     storage: Literal["float16", "quantized", "top_k"] = Field(
         "float16",
@@ -129,13 +131,13 @@ class DistilSettings(Part):
 
     def for_qat(self) -> "DistilSettings":
         """What the training on grids learns from: outputs alone; the teacher's, where nothing else is left."""
-        left = self.model_copy(update={"losses": tuple(loss for loss in self.losses if loss.name in OUTPUT_LOSSES)})
-        nothing = self.teacher != "none" and not left.task_weight and not left.output_losses
-        return left.model_copy(update={"kd_weight": 1.0}) if nothing else left
+        left = tuple(loss for loss in self.losses if loss.name in OUTPUT_LOSSES)
+        nothing = self.teacher != "none" and not (self.task_weight or self.kd_weight or left)
+        return changed(self, {"losses": left, "kd_weight": 1.0 if nothing else self.kd_weight})
 
     def without_teacher(self) -> "DistilSettings":
         """The same training on the labels alone; what makes the student easy to quantize stays."""
-        return self.model_copy(update={"teacher": "none", "losses": ()})
+        return changed(self, {"teacher": "none", "losses": ()})
 
     @model_validator(mode="after")
     def _teacher_is_used(self) -> Self:

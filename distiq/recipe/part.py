@@ -1,5 +1,8 @@
 """What all parts of a recipe are: closed values."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -7,3 +10,18 @@ class Part(BaseModel):
     """A part of a recipe: frozen, typed, closed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset()
+    """Keys that change no result, such as how often a checkpoint is written; no step's key holds them."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+def changed(part: P, values: Mapping[str, Any]) -> P:
+    """The part with other values, checked as the part itself was.
+
+    Raises:
+        ValueError: the values are refused.
+    """
+    return type(part).model_validate({**dict(part), **values})

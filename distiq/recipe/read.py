@@ -6,17 +6,18 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from distiq.errors import UserError
+from distiq.recipe.part import changed
 from distiq.recipe.quantize import STATIC_BY_NOW
 from distiq.recipe.recipe import RELATIVE, Recipe
 from distiq.recipe.shipped import FOLDER, recipe_file
-from distiq.recipe.training import (
-    FROM_TEACHER,
-)
+from distiq.recipe.training import FROM_TEACHER, ModelSettings, TeacherSettings
+
+M = TypeVar("M", bound=ModelSettings)
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -165,32 +166,22 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     def absolute(text: str, is_path: bool) -> str:
         return str(folder / text) if text and is_path else text
 
-    def located(settings: Any) -> Any:
+    def located(settings: M) -> M:
         is_file = settings.weights.endswith((".safetensors", ".pt", ".pth")) or (folder / settings.weights).is_dir()
         is_file = is_file and settings.weights != FROM_TEACHER
-        return settings.model_copy(
-            update={
-                "weights": absolute(settings.weights, is_file),
-                "model": absolute(settings.model, ".py:" in settings.model or settings.model.endswith(".onnx")),
-            }
-        )
+        is_code = ".py:" in settings.model or settings.model.endswith(".onnx")
+        named = {"weights": absolute(settings.weights, is_file), "model": absolute(settings.model, is_code)}
+        if isinstance(settings, TeacherSettings):
+            named["predict"] = absolute(settings.predict, True)
+        return changed(settings, named)
 
     named = {key: getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}  # in a hub, or here
-    text = recipe.data.text.model_copy(
-        update={key: absolute(name, (folder / name).exists()) for key, name in named.items()}
-    )
-    data = recipe.data.model_copy(
-        update={
-            "text": text,
-            "folder": absolute(recipe.data.folder, True),
-            "source": absolute(recipe.data.source, ".py:" in recipe.data.source),
-        }
-    )
-    return recipe.model_copy(
-        update={
-            "data": data,
-            "teacher": located(recipe.teacher).model_copy(update={"predict": absolute(recipe.teacher.predict, True)}),
-            "assistants": tuple(located(assistant) for assistant in recipe.assistants),
-            "student": located(recipe.student),
-        }
-    )
+    text = changed(recipe.data.text, {key: absolute(name, (folder / name).exists()) for key, name in named.items()})
+    source = absolute(recipe.data.source, ".py:" in recipe.data.source)
+    data = changed(recipe.data, {"text": text, "folder": absolute(recipe.data.folder, True), "source": source})
+    networks = {
+        "teacher": located(recipe.teacher),
+        "assistants": tuple(located(assistant) for assistant in recipe.assistants),
+        "student": located(recipe.student),
+    }
+    return changed(recipe, {"data": data, **networks})

@@ -12,6 +12,8 @@ FROM_TEACHER = "teacher"
 class TrainingSettings(Part):
     """One training: optimizer, schedule, precision."""
 
+    WITHOUT_EFFECT = frozenset({"checkpoint_seconds"})
+
     epochs: int = Field(10, ge=1, description="passes over the training images")
     batch_size: int = Field(128, ge=2, description="images per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description='"sgd" (Nesterov momentum) or "adamw"')

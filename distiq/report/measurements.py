@@ -5,7 +5,7 @@ from pathlib import Path
 from distiq.errors import UserError
 from distiq.files import sha256_of_json
 from distiq.records.run import RunRecord
-from distiq.records.speed import BenchRecord
+from distiq.records.speed import BenchFile, BenchRecord
 from distiq.report.reading import REMEDY, read_record, read_run
 
 FOLDER = "measurements"
@@ -50,8 +50,8 @@ def _of_delivered(found: BenchRecord, run: RunRecord) -> BenchRecord:
     """The measurement without other files and without the folders that the file lay in."""
     wanted = set(run.delivered.values())
     own = [entry for entry in found.files if wanted and set(entry.sha256.values()) == wanted]
-    named = tuple(entry.model_copy(update={"file": " and ".join(entry.sha256)}) for entry in own[:1])
-    return found.model_copy(update={"files": named})
+    named = tuple(BenchFile.model_validate({**dict(entry), "file": " and ".join(entry.sha256)}) for entry in own[:1])
+    return BenchRecord(created=found.created, environment=found.environment, files=named, peak=found.peak)
 
 
 def _hashes(parts: dict[str, str]) -> str:

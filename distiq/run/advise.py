@@ -5,10 +5,14 @@ import math
 import torch
 from torch import Tensor
 
-from distiq.data.splits import is_known
+from distiq.data.splits import Data, is_known
+from distiq.evaluation.cost import parameter_count
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import AccuracyRecord, QualityRecord, RegressionRecord
 from distiq.records.run import AdviceRecord
+from distiq.run.ledger import Ledger
+from distiq.run.measure import MeasuredNetwork
+from distiq.run.networks import Network
 
 NEARLY_UNIFORM, NEARLY_HARD = 0.97, 0.01  # of the largest possible entropy
 FAR_APART = 50  # times fewer parameters
@@ -16,6 +20,26 @@ FEW_STEPS = 300
 
 
 def advise(
+    ledger: Ledger, recipe: Recipe, data: Data, reference: MeasuredNetwork, student: Network
+) -> AdviceRecord | None:
+    """Says what is known of the teacher before hours are spent on its student; None where it does not teach."""
+    if recipe.distil.teacher == "none":
+        return None
+    said = advice(
+        recipe,
+        reference.scores.validation,
+        reference.logits["validation"],
+        data.validation.labels,
+        data.train.labels,
+        data.classes,
+        (reference.cost.parameters if reference.cost else None, parameter_count(student.module)),
+    )
+    for warning in said.warnings:
+        ledger.watch.note(f"warning: {warning}")
+    return said
+
+
+def advice(
     recipe: Recipe,
     teacher: QualityRecord,
     logits: Tensor,

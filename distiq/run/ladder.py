@@ -1,16 +1,17 @@
 """What to try next, why, and when to stop. It decides; it never trains or measures."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from distiq.recipe.budget import Budget
 from distiq.recipe.quantize import Rung
 from distiq.records.models import ModelRecord
-from distiq.records.quality import AccuracyRecord
+from distiq.records.quality import AccuracyRecord, QualityRecord
 from distiq.records.record import ONE, Kind
 from distiq.records.run import VerdictRecord
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import SpeedRecord
+from distiq.records.training import TrainingRecord
 from distiq.records.trials import FLOAT32, Breach, TrialRecord
 
 WHAT_IT_IS: dict[Rung, str] = {
@@ -56,27 +57,44 @@ class Next(NamedTuple):
 QUALITY = ("accuracy_drop_points", "auc_drop_points", "f1_drop_points", "correlation_drop_points")
 
 
-def judge(
-    budget: Budget,
-    teacher_quality: float,
-    quality: float,
-    size_bytes: int,
-    latency_ms: float,
-    auc_drop: float | None = None,
-    bit_operations: int | None = None,
-    f1_drop: float | None = None,
-) -> tuple[Breach, ...]:
-    """The limits that do not hold. Qualities, of a regression correlations, else accuracies, are fractions of 1 on the
-    same samples; so are losses of AUC and F1."""
-    drop = round(100 * (teacher_quality - quality), 9)  # 100 * (0.92 - 0.91) is a little more than 1
+class Measured(NamedTuple):
+    """What a budget is held against: quality on one split, bytes, milliseconds of one sample, bit operations."""
+
+    quality: QualityRecord
+    size_bytes: int
+    latency_ms: float
+    bit_operations: int | None = None
+
+
+class Tried(Protocol):
+    """What the ladder reads of an attempt."""
+
+    @property
+    def rung(self) -> str: ...
+    @property
+    def breaches(self) -> tuple[Breach, ...]: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def training(self) -> TrainingRecord | None: ...
+
+
+def judge(budget: Budget, teacher: QualityRecord, trial: Measured) -> tuple[Breach, ...]:
+    """The limits that do not hold; both qualities are of the same samples."""
+    auc_drop = f1_drop = None
+    if isinstance(teacher, AccuracyRecord) and isinstance(trial.quality, AccuracyRecord):
+        own = trial.quality
+        auc_drop = teacher.auc - own.auc if teacher.auc is not None and own.auc is not None else None
+        f1_drop = teacher.micro_f1 - own.micro_f1 if teacher.micro_f1 is not None and own.micro_f1 is not None else None
+    drop = round(100 * (teacher.quality - trial.quality.quality), 9)  # 100 * (0.92 - 0.91) is a little more than 1
     checks = (
         ("accuracy_drop_points", budget.accuracy_drop_points, drop, "points"),
         ("auc_drop_points", budget.auc_drop_points, round(100 * (auc_drop or 0.0), 9), "points"),
         ("f1_drop_points", budget.f1_drop_points, round(100 * (f1_drop or 0.0), 9), "points"),
         ("correlation_drop_points", budget.correlation_drop_points, drop, "points"),
-        ("size_kb", budget.size_kb, size_bytes / 1000, "kB"),
-        ("latency_ms", budget.latency_ms, latency_ms, "ms"),
-        ("bit_operations_m", budget.bit_operations_m, (bit_operations or 0) / 1e6, "million"),
+        ("size_kb", budget.size_kb, trial.size_bytes / 1000, "kB"),
+        ("latency_ms", budget.latency_ms, trial.latency_ms, "ms"),
+        ("bit_operations_m", budget.bit_operations_m, (trial.bit_operations or 0) / 1e6, "million"),
     )
     return tuple(
         Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
@@ -85,7 +103,7 @@ def judge(
     )
 
 
-def estimate(rung: Rung, trials: Sequence[TrialRecord], training_seconds: float | None = 0.0) -> str:
+def estimate(rung: Rung, trials: Sequence[Tried], training_seconds: float | None = 0.0) -> str:
     """What a rung costs with this network, in words, with seconds where the run has measured what they can be told by.
 
     Args:
@@ -103,7 +121,7 @@ def estimate(rung: Rung, trials: Sequence[TrialRecord], training_seconds: float 
 
 def next_rung(
     rungs: Sequence[Rung],
-    trials: Sequence[TrialRecord],
+    trials: Sequence[Tried],
     budget: Budget,
     float_drop_points: float,
     evidence: SensitivityRecord | None = None,
@@ -140,7 +158,7 @@ def next_rung(
 
 def skipped(
     rungs: Sequence[Rung],
-    trials: Sequence[TrialRecord],
+    trials: Sequence[Tried],
     budget: Budget,
     float_drop_points: float,
     evidence: SensitivityRecord | None,

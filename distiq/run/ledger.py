@@ -6,36 +6,45 @@ records/                       what the report reads
 .lock                          held while a run is writing
 """
 
-import hashlib
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from distiq.errors import UserError
-from distiq.files import PARTIAL, sha256_of_file, sha256_of_json, write_atomically
+from distiq.files import PARTIAL, sha256_of_file, write_atomically
+from distiq.progress import Silent, Watch
 from distiq.records.record import Record
+from distiq.run.keys import step_key
 from distiq.training import processes
 
-PACKAGE = Path(__file__).parents[1]
 CHECKPOINT = "checkpoint.safetensors"
 FINISHED = "step.json"
 R = TypeVar("R", bound=Record)
 
 
-class Step(NamedTuple):
+class Step(NamedTuple, Generic[R]):
     """A finished step: its record, its folder, its key, the seconds that it took."""
 
-    record: Any
+    record: R
     folder: Path
     key: str
     seconds: float
+
+
+class Place(NamedTuple):
+    """Where a step is made: its folder, the run's cache, and who watches. None of them decides the result."""
+
+    folder: Path
+    cache: Path
+    watch: Watch
 
 
 class Ledger:
@@ -45,14 +54,17 @@ class Ledger:
 
     `used` are the steps that were asked for since it was entered, by folder name.
 
+    Args:
+        watch: told what is being made.
+
     Raises:
         UserError: on entering, when another run holds the folder or it cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, watch: Watch | None = None) -> None:
+        self.folder, self.watch = Path(folder), watch or Silent()
         self.records = self.folder / "records"
-        self.used: dict[str, Step] = {}
+        self.used: dict[str, Step[Any]] = {}
         self._lock = FileLock(self.folder / ".lock")
 
     def __enter__(self) -> "Ledger":
@@ -86,74 +98,72 @@ class Ledger:
         self._lock.release()
 
     def step(
-        self,
-        name: str,
-        inputs: dict[str, Any],
-        code: tuple[str, ...],
-        kind: type[R],
-        make: Callable[[Path], R | None],
-        *,
-        together: bool = False,
-    ) -> Step:
-        """The step's result: read if it was made from the same inputs by the same code, else made and kept.
+        self, name: str, title: str, kind: type[R], make: Callable[[Place], R | None], *, together: bool = False
+    ) -> Step[R]:
+        """The step's result: read if the same code made it from the same values, else made and kept.
 
         Args:
-            inputs: everything that decides the result, as JSON values; keys of earlier steps among them.
-            code: the rooms and files of distiq that make it, such as "training.py" or "data".
-            make: fills the given folder and returns the record. It finds what a killed attempt left there.
+            title: what is said while it is made.
+            make: fills the folder and returns the record; it finds what a killed attempt left there. A function, or a
+                `functools.partial` of one that binds by keyword all that the result is made from: see `step_key`.
             together: every process of the run makes it. The main one's record counts, and it alone writes; the others
                 may leave with None.
         """
-        key = sha256_of_json({"name": name, "inputs": inputs, "code": source_hash(*code)})[:16]
+        key = step_key(name, make)
         final = self.folder / "steps" / f"{name}-{key}"
-        step = processes.on_main(lambda: self._kept(final, key, kind))
+        step: Step[R] | None = processes.on_main(lambda: self._kept(final, key, kind))
         if step is None:
-            if together and not processes.is_main():
-                make(_partial(final))
-            step = processes.on_main(lambda: self._made(final, key, make))
+            partial, record, began = final.with_name(final.name + ".partial"), None, time.monotonic()
+            with _writing(partial):
+                if together or processes.is_main():
+                    self.watch.stage(title)
+                    record = make(Place(partial, self.folder / "cache", self.watch))
+                step = processes.on_main(lambda: _kept_from_now(record, partial, final, key, time.monotonic() - began))
         self.used[step.folder.name] = step
         return step
 
-    def _kept(self, final: Path, key: str, kind: type[Record]) -> Step | None:
+    def _kept(self, final: Path, key: str, kind: type[R]) -> Step[R] | None:
         """The step as it was finished; what is damaged is removed."""
         if not final.is_dir():
             return None
-        found = _finished(final, key, kind)
-        if isinstance(found, Step):
-            return found
+        step = _finished(final, key, kind)
+        if isinstance(step, Step):
+            return step
         shutil.rmtree(final)
-        write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {found}; made again\n".encode())
+        write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {step}; made again\n".encode())
         return None
 
-    def _made(self, final: Path, key: str, make: Callable[[Path], Record | None]) -> Step:
-        partial = _partial(final)
-        try:
+
+@contextlib.contextmanager
+def _writing(partial: Path) -> Iterator[None]:
+    """Makes a step's folder, and says what to do where the disk refuses."""
+    try:
+        if processes.is_main():
             partial.mkdir(parents=True, exist_ok=True)
-            began = time.monotonic()
-            record = make(partial)
-            assert record is not None
-            record.save(partial / "record.json")
-            training = getattr(record, "training", None)  # knows the seconds of killed attempts, too
-            seconds = max(time.monotonic() - began, training.seconds if training else 0.0)
-            beside = {CHECKPOINT, FINISHED}
-            files = [file for file in sorted(partial.iterdir()) if file.is_file() and file.name not in beside]
-            facts = {"seconds": seconds, "sha256": {file.name: sha256_of_file(file) for file in files}}
-            write_atomically(partial / FINISHED, json.dumps(facts, indent=1).encode())
-            partial.rename(final)
-            (final / CHECKPOINT).unlink(missing_ok=True)  # last, so that a kill before it costs no training
-        except OSError as error:
-            raise UserError(
-                f"{partial}: writing failed ({error.strerror or error}); free the disk or choose another folder with"
-                " --run, then run again: finished steps are kept"
-            ) from error
-        return Step(record, final, key, seconds)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{partial}: writing failed ({error.strerror or error}); free the disk or choose another folder with"
+            " --run, then run again: finished steps are kept"
+        ) from error
 
 
-def _partial(final: Path) -> Path:
-    return final.with_name(final.name + ".partial")
+def _kept_from_now(record: R | None, partial: Path, final: Path, key: str, seconds: float) -> Step[R]:
+    """Finishes a step: its record and checksums are written, then its folder gets its final name."""
+    assert record is not None
+    record.save(partial / "record.json")
+    training = getattr(record, "training", None)  # knows the seconds of killed attempts, too
+    seconds = max(seconds, training.seconds if training else 0.0)
+    beside = {CHECKPOINT, FINISHED}
+    files = [file for file in sorted(partial.iterdir()) if file.is_file() and file.name not in beside]
+    facts = {"seconds": seconds, "sha256": {file.name: sha256_of_file(file) for file in files}}
+    write_atomically(partial / FINISHED, json.dumps(facts, indent=1).encode())
+    partial.rename(final)
+    (final / CHECKPOINT).unlink(missing_ok=True)  # last, so that a kill before it costs no training
+    return Step(record, final, key, seconds)
 
 
-def _finished(folder: Path, key: str, kind: type[Record]) -> Step | str:
+def _finished(folder: Path, key: str, kind: type[R]) -> Step[R] | str:
     """A finished step as it was written, or what is wrong with it."""
     try:
         facts = json.loads((folder / FINISHED).read_bytes())
@@ -170,13 +180,3 @@ def _finished(folder: Path, key: str, kind: type[Record]) -> Step | str:
         return "its record is of another form"
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return Step(record, folder, key, seconds)
-
-
-def source_hash(*rooms: str) -> str:
-    """Hash of the source of the given files and folders of distiq: the code's version, to the letter."""
-    sha = hashlib.sha256()
-    for room in sorted(rooms):
-        path = PACKAGE / room
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            sha.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
-    return sha.hexdigest()

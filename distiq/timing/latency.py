@@ -13,13 +13,17 @@ WARM_UPS = 3
 
 
 def latencies(
-    models: Mapping[str, Predict], batch: Tensor, threads: int, rounds: int = 7, seconds: float = 0.4
+    models: Mapping[str, Predict],
+    batch: Tensor,
+    threads: int | Mapping[str, int],
+    rounds: int = 7,
+    seconds: float = 0.4,
 ) -> dict[str, LatencyRecord]:
     """Times several models side by side, interleaved, so that a drift of the machine's speed meets all of them.
 
     Args:
         batch: the input of every call (B, ...).
-        threads: what the models were loaded with; it is recorded, not set.
+        threads: what the models were loaded with, by name where they differ; it is recorded, not set.
         rounds: how often each model has its turn; the order turns round every time.
         seconds: length of a turn, after `WARM_UPS` calls that are not counted, or as many as fit into that time.
     """
@@ -28,7 +32,8 @@ def latencies(
         names = list(models) if number % 2 == 0 else list(models)[::-1]
         for name in names:
             turns[name].append(_turn(models[name], batch, seconds))
-    return {name: _summary(values, len(batch), threads) for name, values in turns.items()}
+    own = dict.fromkeys(models, threads) if isinstance(threads, int) else threads
+    return {name: _summary(values, len(batch), own[name]) for name, values in turns.items()}
 
 
 def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:

@@ -36,7 +36,8 @@ def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) 
             predict = load(path, count, options)
             answers[str(number)] = predict(inputs).clone()
             opened[str(number)] = predict
-    timed = latencies(opened, inputs[:1], threads, rounds, seconds)
+    counts = {name: asked[int(name)][0] for name in opened}
+    timed = latencies(opened, inputs[:1], counts, rounds, seconds)
     default, expected = timed["0"], answers["0"]
     tried = []
     for name, latency in timed.items():
@@ -45,7 +46,7 @@ def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) 
             TriedRecord(
                 threads=count,
                 options=options,
-                latency=latency.model_copy(update={"threads": count}),
+                latency=latency,
                 against_default=paired_speed(default.turns_ms, latency.turns_ms),
                 same_answers=_same(answers[name], expected),
             )

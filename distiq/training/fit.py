@@ -7,7 +7,7 @@ random state, and a killed training ends with the same weights as one that was n
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -97,7 +97,8 @@ def fit(
                     f"{checkpoint}: this checkpoint is of another training ({error}); delete it to train from the start"
                 ) from error
         while run.epoch < settings.epochs:
-            run.one_epoch(validate, checkpoint, watch)
+            for batch, rate in run.one_epoch(validate, checkpoint, watch):
+                run.learn(run.model(batch), rate)
         return run.finish()
 
 
@@ -127,8 +128,10 @@ class _Run:
         self.best: dict[str, Tensor] = {}
         self.kept = 0
 
-    def one_epoch(self, validate: Callable[[nn.Module], float] | None, checkpoint: Path | None, watch: Watch) -> None:
-        """From the current step to the end of the epoch."""
+    def one_epoch(
+        self, validate: Callable[[nn.Module], float] | None, checkpoint: Path | None, watch: Watch
+    ) -> Iterator[tuple[Batch, float]]:
+        """The batches and learning rates from the current step to the end of the epoch, each to be trained on."""
         settings, per_epoch = self.settings, len(self.batches)
         total = settings.epochs * per_epoch
         began = saved = time.monotonic()
@@ -138,7 +141,7 @@ class _Run:
         self.model.train()
         for batch in self.batches.epoch(self.epoch, self.step, own, number):
             rate = learning_rate(settings, self.epoch * per_epoch + self.step, total)
-            self._train_step(batch.to(self.accelerator.device, layout), rate)
+            yield batch.to(self.accelerator.device, layout), rate
             self.step += 1
             images += batch.whole or len(batch.labels)
             now = time.monotonic()
@@ -161,10 +164,10 @@ class _Run:
         if checkpoint is not None:
             self._save(checkpoint, self.seconds)
 
-    def _train_step(self, batch: Batch, rate: float) -> None:
+    def learn(self, losses: Losses, rate: float) -> None:
+        """One step of the optimizer, from the losses of a batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.model(batch)
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:

@@ -25,8 +25,10 @@ from distiq.recipe.distil import DistilSettings, QuantRegularizationSettings
 from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import AssistantSettings, TrainingSettings
+from distiq.run.check import check_networks
 from distiq.run.ledger import Ledger
-from distiq.run.train import Networks
+from distiq.run.networks import build_models
+from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
 from distiq.training.batches import Batch
 
 ALL = QuantRegularizationSettings(kurtosis=0.5, range=0.25, balance=2.0, noise=0.5, noise_bits=4)
@@ -238,40 +240,42 @@ def test_a_killed_training_ends_with_the_same_bits(depthwise: MobileNetV2, data:
 SMALL = {"model": "mobilenet_v2", "options": {"stem": 8, "stages": [[1, 8, 1, 1]], "head": 0}, "training": SGD}
 
 
-def networks(data: Data, folder: Path, settings: DistilSettings, **parts: object) -> Networks:
-    recipe = Recipe.model_validate({"teacher": SMALL, "student": SMALL, "distil": settings, **parts}, strict=False)
-    return Networks(recipe, Ledger(folder).__enter__(), data, Silent())
+def recipe_of(settings: DistilSettings, **parts: object) -> Recipe:
+    return Recipe.model_validate({"teacher": SMALL, "student": SMALL, "distil": settings, **parts}, strict=False)
+
+
+def trained(recipe: Recipe, data: Data, folder: Path) -> tuple[TrainedNetwork, TrainedNetwork, TrainedNetwork]:
+    """Teacher, who teaches the student, student."""
+    with Ledger(folder) as ledger:
+        models = build_models(recipe, data, Silent())
+        teacher = train_teacher(ledger, recipe, data, models.teacher)
+        source = train_assistants(ledger, recipe, data, models.assistants, teacher)
+        return teacher, source, train_student(ledger, recipe, data, models.student, source, teacher)
 
 
 @pytest.mark.parametrize("kind", ["none", "cached"])
 def test_a_term_is_part_of_the_student_s_key_and_of_no_other_s(kind: str, data: Data, tmp_path: Path):
-    keys = []
-    for number, settings in enumerate((QuantRegularizationSettings(), QuantRegularizationSettings(kurtosis=1.0))):
-        made = networks(data, tmp_path / str(number), with_terms(settings, kind))
-        teacher = made.teacher()
-        keys.append((teacher.key, made.student(made.last_teacher(teacher), made.recipe.distil, 0).key))
-    assert keys[0][0] == keys[1][0]
-    assert keys[0][1] != keys[1][1]
+    terms = QuantRegularizationSettings(), QuantRegularizationSettings(kurtosis=1.0)
+    plain, eased = (trained(recipe_of(with_terms(settings, kind)), data, tmp_path) for settings in terms)
+    assert plain[0].key == eased[0].key
+    assert plain[2].key != eased[2].key
 
 
 def test_assistants_are_trained_without(data: Data, tmp_path: Path):
-    between = AssistantSettings(**SMALL)
-    made = networks(
-        data, tmp_path, with_terms(QuantRegularizationSettings(balance=1.0), "cached"), assistants=(between,)
-    )
-    source = made.last_teacher(made.teacher())
+    settings = with_terms(QuantRegularizationSettings(balance=1.0), "cached")
+    recipe = recipe_of(settings, assistants=(AssistantSettings(**SMALL),))
+    _, source, student = trained(recipe, data, tmp_path)
     assert "balance" not in source.step.record.training.epochs[0].losses
-    assert "balance" in made.student(source, made.recipe.distil, 0).record.training.epochs[0].losses
+    assert "balance" in student.step.record.training.epochs[0].losses
 
 
-def test_the_student_is_refused_before_the_teacher_is_trained(data: Data, tmp_path: Path):
+def test_the_student_is_refused_before_the_teacher_is_trained(data: Data):
     plain = {**SMALL, "model": "resnet", "options": {"widths": [4], "blocks": 1}}
-    made = networks(data, tmp_path, with_terms(QuantRegularizationSettings(balance=1.0), "cached"), student=plain)
+    recipe = recipe_of(with_terms(QuantRegularizationSettings(balance=1.0), "cached"), student=plain)
     with pytest.raises(
         UserError, match=r"distil\.quant_regularization\.balance = 1: the student has no depthwise convolution"
     ):
-        made.refuse_early()
-    assert not made.ledger.used
+        check_networks(data, build_models(recipe, data, Silent()), (recipe.distil,), Silent())
 
 
 @pytest.mark.parametrize(

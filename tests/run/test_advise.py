@@ -8,7 +8,7 @@ from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import AssistantSettings
 from distiq.records.run import AdviceRecord
-from distiq.run.advise import advise
+from distiq.run.advise import advice
 
 CLASSES = ("ant", "bee", "cat")
 LABELS = torch.arange(300) % 3
@@ -23,7 +23,7 @@ def warnings(logits=None, recipe: Recipe | None = None, parameters=(1000, 100), 
     logits = answers() if logits is None else logits
     recipe = recipe or Recipe()
     train = torch.arange(count) % 3
-    return advise(recipe, score(logits, LABELS, 3), logits, LABELS, train, CLASSES, parameters).warnings
+    return advice(recipe, score(logits, LABELS, 3), logits, LABELS, train, CLASSES, parameters).warnings
 
 
 def test_a_sound_recipe_has_no_warning():
@@ -66,7 +66,7 @@ def test_few_steps():
 def test_facts_name_teacher_and_overlap():
     undecided = answers()
     undecided[::3, 1] = undecided[::3, 0]
-    facts = advise(
+    facts = advice(
         Recipe(), score(undecided, LABELS, 3), undecided, LABELS, LABELS.repeat(50), CLASSES, (1000, 100)
     ).facts
     assert "10.0 times fewer" in facts[1]
@@ -75,7 +75,7 @@ def test_facts_name_teacher_and_overlap():
 
 def of_numbers(logits: torch.Tensor) -> AdviceRecord:
     numbers = torch.linspace(-1, 1, 300)
-    return advise(Recipe(), score(logits, numbers, 1, std=2.0), logits, numbers, numbers.repeat(99), ("stars",), (9, 8))
+    return advice(Recipe(), score(logits, numbers, 1, std=2.0), logits, numbers, numbers.repeat(99), ("stars",), (9, 8))
 
 
 def test_a_teacher_of_numbers():

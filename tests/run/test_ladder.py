@@ -10,7 +10,7 @@ from distiq.records.speed import CostRecord, LatencyRecord, SpeedRecord
 from distiq.records.training import TrainingRecord
 from distiq.records.trials import Breach, RuntimeRecord
 from distiq.records.trials import TrialRecord as Trial
-from distiq.run.ladder import best, estimate, fall_back, is_slower, judge, next_rung, skipped, verdict
+from distiq.run.ladder import Measured, best, estimate, fall_back, is_slower, judge, next_rung, skipped, verdict
 
 RUNGS = ("static", "minmax", "percentile", "qat")
 BUDGET = Budget(accuracy_drop_points=1.0)
@@ -41,6 +41,10 @@ def column(name: str, top1: float, size_bytes: int = 90_000, latency_ms: float =
         latency=(latency,),
     )
     return Column(name=name, test=accuracy(top1), validation=accuracy(top1), cost=cost)
+
+
+def judged(budget: Budget, teacher: float, own: float) -> tuple[Breach, ...]:
+    return judge(budget, accuracy(teacher), Measured(accuracy(own), 1, 1.0))
 
 
 def breach(limit: str = "accuracy_drop_points", allowed: float = 1.0, measured: float = 1.5) -> Breach:
@@ -81,7 +85,7 @@ def model(role: str, top1: float) -> ModelRecord:
     ],
 )
 def test_each_limit_is_judged_alone(budget, limit, measured, excess, unit):
-    (found,) = judge(budget, 0.92, 0.90, 90_000, 0.2, bit_operations=64_000_000)
+    (found,) = judge(budget, accuracy(0.92), Measured(accuracy(0.90), 90_000, 0.2, 64_000_000))
     assert (found.limit, found.unit) == (limit, unit)
     assert found.measured == pytest.approx(measured)
     assert found.excess == pytest.approx(excess)
@@ -92,18 +96,19 @@ def test_each_limit_is_judged_alone(budget, limit, measured, excess, unit):
     [Budget(), Budget(accuracy_drop_points=2.5, size_kb=91, latency_ms=0.3), Budget(size_kb=90, latency_ms=0.2)],
 )
 def test_limits_that_hold(budget):
-    assert judge(budget, 0.92, 0.90, 90_000, 0.2) == ()
+    assert judge(budget, accuracy(0.92), Measured(accuracy(0.90), 90_000, 0.2)) == ()
 
 
 def test_a_loss_of_f1_is_judged_in_hundredths():
-    (found,) = judge(Budget(f1_drop_points=1.0), 0.9, 0.9, 1, 1.0, f1_drop=0.013)
+    teacher, own = (accuracy(0.9).model_copy(update={"micro_f1": f1}) for f1 in (0.913, 0.9))
+    (found,) = judge(Budget(f1_drop_points=1.0), teacher, Measured(own, 1, 1.0))
     assert (found.limit, found.measured) == ("f1_drop_points", 1.3)
 
 
 def test_a_loss_of_correlation_is_judged_in_hundredths_and_steers():
     budget = Budget(correlation_drop_points=1.0)
-    assert judge(budget, 0.9, 0.89, 1, 1) == ()
-    (found,) = judge(budget, 0.9, 0.87, 1, 1)
+    assert judged(budget, 0.9, 0.89) == ()
+    (found,) = judged(budget, 0.9, 0.87)
     assert (found.limit, found.measured, found.excess) == ("correlation_drop_points", 3.0, 2.0)
     following = next_rung(("static", "minmax", "qat"), [trial("static", found)], budget, 2.5)
     assert following.rung == "qat" and "float32 itself loses 2.50" in following.reason
@@ -111,8 +116,9 @@ def test_a_loss_of_correlation_is_judged_in_hundredths_and_steers():
 
 def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
     budget = Budget(auc_drop_points=0.5)
-    assert judge(budget, 0.9, 0.1, 1, 1, auc_drop=0.005) == ()
-    (found,) = judge(budget, 0.9, 0.9, 1, 1, auc_drop=0.0075)
+    teacher, near, far = (accuracy(0.9).model_copy(update={"auc": auc}) for auc in (0.9, 0.895, 0.8925))
+    assert judge(budget, teacher, Measured(near, 1, 1.0)) == ()
+    (found,) = judge(budget, teacher, Measured(far, 1, 1.0))
     assert (found.limit, found.measured, found.excess) == ("auc_drop_points", 0.75, 0.25)
     assert next_rung(RUNGS, [trial("static", found)], budget, 0.0).reason.startswith("static lost 0.25 points too many")
 
@@ -121,14 +127,14 @@ def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
 @pytest.mark.parametrize("teacher", [0.9, 0.91, 0.92, 0.93, 0.947])
 def test_a_drop_of_exactly_the_limit_is_allowed(points, teacher):
     student = round(teacher - points / 100, 6)
-    assert judge(Budget(accuracy_drop_points=points), teacher, student, 1, 1) == ()
-    assert judge(Budget(accuracy_drop_points=points), teacher, student - 1e-5, 1, 1)
+    assert judged(Budget(accuracy_drop_points=points), teacher, student) == ()
+    assert judged(Budget(accuracy_drop_points=points), teacher, student - 1e-5)
 
 
 def test_a_student_may_be_asked_to_beat_its_teacher():
     budget = Budget(accuracy_drop_points=-0.5)
-    assert judge(budget, 0.90, 0.906, 1, 1) == ()
-    assert judge(budget, 0.90, 0.904, 1, 1)[0].excess == pytest.approx(0.1)
+    assert judged(budget, 0.90, 0.906) == ()
+    assert judged(budget, 0.90, 0.904)[0].excess == pytest.approx(0.1)
 
 
 def test_the_first_rung_comes_first():

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 
@@ -6,7 +7,7 @@ from distiq.errors import UserError
 from distiq.files import replace_folder
 from distiq.records.record import Record
 from distiq.run import ledger as ledger_module
-from distiq.run.ledger import CHECKPOINT, Ledger, source_hash
+from distiq.run.ledger import CHECKPOINT, Ledger
 
 
 class Number(Record):
@@ -19,7 +20,8 @@ class Maker:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, folder):
+    def __call__(self, place, *, epochs, share=0.5):
+        folder = place.folder
         self.calls += 1
         (folder / "weights.bin").write_bytes(b"weights")
         (folder / CHECKPOINT).write_bytes(b"half")
@@ -37,8 +39,8 @@ def ledger(tmp_path):
         yield held
 
 
-def take(ledger, maker, inputs=None, code=("numerics.py",), name="student"):
-    return ledger.step(name, inputs or {"epochs": 3}, code, Number, maker)
+def take(ledger, maker, name="student", **values):
+    return ledger.step(name, "training the student", Number, partial(maker, **{"epochs": 3, **values}))
 
 
 def test_the_same_inputs_are_made_once(ledger, maker):
@@ -57,32 +59,12 @@ def test_another_process_finds_what_was_made(tmp_path, maker):
             assert take(held, maker).record.value == 1
 
 
-@pytest.mark.parametrize(
-    "changed", [{"inputs": {"epochs": 4}}, {"code": ("numerics.py", "data")}, {"name": "teacher"}], ids=str
-)
+@pytest.mark.parametrize("changed", [{"epochs": 4}, {"share": 0.25}, {"name": "teacher"}], ids=str)
 def test_anything_that_decides_the_result_makes_it_again(ledger, maker, changed):
     first, second = take(ledger, maker), take(ledger, maker, **changed)
     assert maker.calls == 2
     assert first.key != second.key
     assert first.folder.is_dir(), "the earlier step is kept"
-
-
-def test_changed_source_makes_it_again(ledger, maker, monkeypatch, tmp_path):
-    (tmp_path / "room").mkdir()
-    (tmp_path / "room" / "a.py").write_text("x = 1")
-    monkeypatch.setattr(ledger_module, "PACKAGE", tmp_path)
-    first = take(ledger, maker, code=("room",))
-    (tmp_path / "room" / "a.py").write_text("x = 2")
-    assert take(ledger, maker, code=("room",)).key != first.key
-    assert maker.calls == 2
-
-
-def test_source_hash_sees_names_and_contents(monkeypatch, tmp_path):
-    monkeypatch.setattr(ledger_module, "PACKAGE", tmp_path)
-    (tmp_path / "a.py").write_text("x")
-    (tmp_path / "b.py").write_text("x")
-    assert source_hash("a.py") != source_hash("b.py")
-    assert source_hash("a.py", "b.py") == source_hash("b.py", "a.py")
 
 
 @pytest.mark.parametrize("file", ["weights.bin", "record.json", "step.json"])
@@ -100,8 +82,8 @@ def test_a_damaged_step_is_made_again(ledger, maker, file, damage):
 
 
 def test_a_failing_step_is_not_finished_but_keeps_its_folder(ledger, maker):
-    def killed(folder):
-        (folder / CHECKPOINT).write_bytes(b"half")
+    def killed(place, *, epochs):
+        (place.folder / CHECKPOINT).write_bytes(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -111,8 +93,8 @@ def test_a_failing_step_is_not_finished_but_keeps_its_folder(ledger, maker):
 
     found = []
 
-    def resumed(folder):
-        found.append((folder / CHECKPOINT).read_bytes())
+    def resumed(place, *, epochs):
+        found.append((place.folder / CHECKPOINT).read_bytes())
         return Number(value=7)
 
     assert take(ledger, resumed).record.value == 7
@@ -171,7 +153,7 @@ def test_a_record_of_an_older_form_is_made_again(ledger, maker):
         other: int
 
     take(ledger, maker)
-    step = ledger.step("student", {"epochs": 3}, ("numerics.py",), Other, lambda _: Other(other=5))
+    step = ledger.step("student", "", Other, partial(lambda _place, *, epochs: Other(other=5), epochs=3))
     assert step.record == Other(other=5)
 
 
@@ -184,7 +166,7 @@ def test_the_seconds_of_a_step_are_kept(tmp_path, maker):
 
 
 def test_a_full_disk_is_explained(ledger):
-    def full(folder):
+    def full(place, *, epochs):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match=r"No space left on device.*--run, then run again: finished steps are kept"):
@@ -192,7 +174,7 @@ def test_a_full_disk_is_explained(ledger):
 
 
 def test_a_users_error_passes_unchanged(ledger):
-    def refused(folder):
+    def refused(place, *, epochs):
         raise UserError("student: no")
 
     with pytest.raises(UserError, match=r"^student: no$"):

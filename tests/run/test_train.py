@@ -9,7 +9,8 @@ from distiq.data.splits import Data, from_tensors
 from distiq.progress import Silent
 from distiq.recipe.recipe import Recipe
 from distiq.run.ledger import Ledger
-from distiq.run.train import Networks
+from distiq.run.networks import build_models
+from distiq.run.train import train_student, train_teacher
 from distiq.runtimes.export import export, load
 
 
@@ -27,61 +28,51 @@ def test_an_onnx_teacher_is_taken_as_it_is(tmp_path: Path):
     path = file_of(tmp_path / "net.onnx", 0)
     recipe = Recipe(name="own", teacher={"model": str(path)}, student={"model": str(path)})
     with Ledger(tmp_path / "run") as ledger:
-        networks = Networks(recipe, ledger, data(), Silent())
-        networks.refuse_early()
-        step = networks.teacher()
-        assert (step.record.origin, step.record.training) == (f"loaded from {path}", None)
+        models = build_models(recipe, data(), Silent())
+        teacher = train_teacher(ledger, recipe, data(), models.teacher)
+        assert (teacher.step.record.origin, teacher.step.record.training) == (f"loaded from {path}", None)
         images = torch.randn(3, 1, 4, 4)
-        torch.testing.assert_close(networks.load("teacher", step)(images), load(path)(images))
-        before = networks.inputs("student")
-        assert networks.inputs("teacher") == before
+        torch.testing.assert_close(teacher.module(images), load(path)(images))
+        assert models.teacher.key == models.student.key
         file_of(path, 1)
-        assert networks.inputs("student") != before, "the file's weights decide"
+        assert build_models(recipe, data(), Silent()).student.key != models.student.key, "the file's weights decide"
+
+
+def texts() -> Data:
+    tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
+    return from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
+
+
+def cut_recipe(training: dict, options: dict, teachers_training: dict | None = None) -> Recipe:
+    teacher = {"model": "embedding_bag", "options": {"width": 6}, "training": teachers_training or training}
+    student = {"model": "embedding_bag", "weights": "teacher", "options": options, "training": training}
+    return Recipe(name="cut", teacher=teacher, student=student)
 
 
 def test_a_student_is_cut_from_the_teacher_as_it_was_trained(tmp_path: Path):
     training = {"epochs": 1, "batch_size": 8, "learning_rate": 0.1, "precision": "float32"}
-    tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
-    texts = from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
-    recipe = Recipe(
-        name="cut",
-        teacher={"model": "embedding_bag", "options": {"width": 6}, "training": training},
-        student={
-            "model": "embedding_bag",
-            "weights": "teacher",
-            "options": {"embedding_width": 5},
-            "training": training,
-        },
-    )
+    recipe, samples = cut_recipe(training, {"embedding_width": 5}), texts()
     with Ledger(tmp_path / "run") as ledger:
-        networks = Networks(recipe, ledger, texts, Silent())
-        built = networks.refuse_early()
-        step = networks.teacher()
-        teacher, start = networks.load("teacher", step), networks.build("student", None, step)
-        assert torch.equal(start.classifier.weight, teacher.classifier.weight)
-        assert not torch.equal(start.classifier.weight, built["student"].classifier.weight)
-        source = networks.last_teacher(step)
-        taught = networks.student(source, recipe.distil, 0)
-        alone = networks.student(source, recipe.distil.without_teacher(), 0)
-        assert taught.record.origin == "trained here from the teacher's weights"
-        assert alone.record.origin == "trained here from the teacher's weights before its training"
-        assert {p.shape for p in networks.load("student", alone).parameters()} == {p.shape for p in start.parameters()}
+        models = build_models(recipe, samples, Silent())
+        teacher = train_teacher(ledger, recipe, samples, models.teacher)
+        start = models.student.fresh(0, teacher.module)
+        assert torch.equal(start.classifier.weight, teacher.module.classifier.weight)
+        assert not torch.equal(start.classifier.weight, models.student.module.classifier.weight)
+        alone_settings = recipe.distil.without_teacher()
+        taught = train_student(ledger, recipe, samples, models.student, teacher, teacher)
+        alone = train_student(ledger, recipe, samples, models.student, teacher, teacher, alone_settings)
+        assert taught.step.record.origin == "trained here from the teacher's weights"
+        assert alone.step.record.origin == "trained here from the teacher's weights before its training"
+        assert {p.shape for p in alone.module.parameters()} == {p.shape for p in start.parameters()}
 
 
 def test_a_cut_student_without_a_teacher_has_nothing_of_what_the_teacher_learnt(tmp_path: Path):
     still = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-30, "precision": "float32"}  # leaves weights as they are
-    tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
-    texts = from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
-    learning = still | {"learning_rate": 0.1}
-    recipe = Recipe(
-        name="cut",
-        teacher={"model": "embedding_bag", "options": {"width": 6}, "training": learning},
-        student={"model": "embedding_bag", "weights": "teacher", "training": still},
-    )
+    recipe, samples = cut_recipe(still, {}, still | {"learning_rate": 0.1}), texts()
     with Ledger(tmp_path / "run") as ledger:
-        networks = Networks(recipe, ledger, texts, Silent())
-        step = networks.teacher()
-        source, trained = networks.last_teacher(step), networks.load("teacher", step)
-        for settings, start in ((recipe.distil, trained), (recipe.distil.without_teacher(), networks.build("teacher"))):
-            student = networks.load("student", networks.student(source, settings, 0))
-            torch.testing.assert_close(student.classifier.weight, start.classifier.weight)
+        models = build_models(recipe, samples, Silent())
+        teacher = train_teacher(ledger, recipe, samples, models.teacher)
+        starts = (recipe.distil, teacher.module), (recipe.distil.without_teacher(), models.teacher.module)
+        for settings, start in starts:
+            student = train_student(ledger, recipe, samples, models.student, teacher, teacher, settings)
+            torch.testing.assert_close(student.module.classifier.weight, start.classifier.weight)

@@ -27,9 +27,8 @@ from distiq.recipe.recipe import Recipe
 from distiq.records.run import RunRecord
 from distiq.records.speed import SpeedRecord
 from distiq.report.show import show
-from distiq.run import deliver as delivery
-from distiq.run import ladder
-from distiq.run.measure import ANSWERS
+from distiq.run import ladder, select
+from distiq.run.measure import LOGITS
 from distiq.runtimes import export
 
 
@@ -235,7 +234,7 @@ def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_pa
     record = compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data)
     (trial,) = record.trials
     assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
-    own, other = [load_file(tmp_path / "run" / "steps" / record.steps[step] / ANSWERS)["test"].argmax(1)
+    own, other = [load_file(tmp_path / "run" / "steps" / record.steps[step] / LOGITS)["test"].argmax(1)
                   for step in ("trial-static", "trial-static-onnxruntime")]  # fmt: skip
     alike = sum(map(int.__eq__, own.tolist(), other.tolist())) / len(data.test)
     assert [entry.agreement_with for entry in trial.runtimes] == [{"ONNX Runtime": alike}, {"OpenVINO": alike}]
@@ -272,7 +271,7 @@ def slower(before: object, after: object) -> SpeedRecord:
 def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
     parts: dict, form: str, data: Data, tmp_path: Path, monkeypatch
 ):
-    monkeypatch.setattr(delivery, "paired_speed", slower)  # which of two files of microseconds wins is chance
+    monkeypatch.setattr(select, "paired_speed", slower)  # which of two files of microseconds wins is chance
     parts = {"quantize": {"rungs": ["static"], **parts.pop("quantize", {})}, **parts}
     record = compress(recipe(**parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
     assert record.verdict.chosen == form
@@ -303,7 +302,7 @@ def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypat
 def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: Path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     speeds = [slower(1, 1), SpeedRecord(ratio=1e9, interval=(9e8, 2e9), verdict="faster")]
-    monkeypatch.setattr(delivery, "paired_speed", lambda before, after: speeds.pop(0))
+    monkeypatch.setattr(select, "paired_speed", lambda before, after: speeds.pop(0))
     monkeypatch.setattr(ladder, "_is_fast", lambda trial: trial.runtimes[0].speed.verdict == "faster")
     settings = recipe(measure=measure("onnxruntime", "openvino"))
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)

@@ -1,5 +1,6 @@
 """diagnose(): what it says of a finished run, what it leaves alone, what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from distiq.cli import app
-from distiq.commands.diagnose import OUTLIER, _Patient, _stretched, diagnose
+from distiq.commands.diagnose import OUTLIER, _stretched, cure_by, diagnose, read_case
 from distiq.errors import UserError
-from distiq.progress import Silent
 from distiq.quantization.scheme import Scheme
 from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.run import RunRecord
@@ -66,12 +66,12 @@ def test_a_stretched_range_is_found():
 
 def test_a_cure_names_rungs_that_were_not_tried(run_copy: Path):
     with Ledger(run_copy) as ledger:
-        patient = _Patient(ledger, Silent())
-        assert [trial.rung for trial in patient.run.trials] == ["static", "qat"]
-        assert patient._rungs("rounding", "static", "qat") == ('quantize.rungs=["rounding"]',)
-        assert patient._rungs("static") == ("quantize.training.epochs=4",)
-        patient.run = patient.run.model_copy(update={"trials": patient.run.trials[:1]})
-        assert patient._rungs("static") == ('quantize.rungs=["qat"]',)
+        case = read_case(ledger)
+    assert [trial.rung for trial in case.run.trials] == ["static", "qat"]
+    assert cure_by(case, "rounding", "static", "qat") == ('quantize.rungs=["rounding"]',)
+    assert cure_by(case, "static") == ("quantize.training.epochs=4",)
+    untrained = case.run.model_copy(update={"trials": case.run.trials[:1]})
+    assert cure_by(replace(case, run=untrained), "static") == ('quantize.rungs=["qat"]',)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):

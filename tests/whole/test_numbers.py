@@ -89,7 +89,7 @@ def test_every_column_is_measured_in_the_unit_of_the_data(run: RunRecord, folder
     recipe = load_recipe(folder / "stars.toml")
     wanted = torch.tensor([float(row(number).split("\t")[1]) for number in range(48)], dtype=torch.float64)
     target = load(recipe.data, recipe.seed).target
-    answers = load_file(folder / "run" / "steps" / run.steps["student-float32"] / "answers.safetensors")["test"][:, 0]
+    answers = load_file(folder / "run" / "steps" / run.steps["student-float32"] / "logits.safetensors")["test"][:, 0]
     error = (target.mean + target.std * answers - wanted).square().mean().sqrt()
     found = run.student.column("float32").test
     assert isinstance(found, RegressionRecord) and found.samples == 48 and run.data.regression

@@ -1,0 +1,160 @@
+"""Every refusal before any work: what cannot work is said before anything is trained."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from distiq.data.splits import Data
+from distiq.data.text import check_same_tokens
+from distiq.distillation.distil import check_losses, check_smoothing
+from distiq.distillation.quant_regularization import quant_regularization
+from distiq.errors import UserError
+from distiq.models.audio import check_rate, front_ends
+from distiq.models.build import check_output
+from distiq.progress import Watch
+from distiq.quantization.graph import check_paths, export_graph, prepare
+from distiq.quantization.scheme import Scheme
+from distiq.recipe.distil import DistilSettings
+from distiq.recipe.recipe import Recipe
+from distiq.records.record import NOUNS
+from distiq.run.measure import example_of
+from distiq.run.networks import Models
+from distiq.runtimes.export import RUNTIMES, require
+
+
+def check_recipe(recipe: Recipe, data: Data) -> None:
+    """Raises UserError if the recipe asks for what this machine, or this data, does not have."""
+    for name in recipe.measure.runtimes:
+        require(RUNTIMES[name], to_write=True)
+    _check_task(recipe, data)
+    _check_keyword(recipe, data)
+    _check_uint8(recipe, data)
+    check_training(recipe, data)
+
+
+def check_training(recipe: Recipe, data: Data) -> None:
+    """Raises UserError if networks cannot be trained on this data as the recipe says."""
+    _check_views(recipe, data)
+    for role, network in recipe.networks().items():
+        if "text" in data.preparation and network.weights:
+            check_same_tokens(data.preparation["text"]["tokenizer"], Path(network.weights), f"{role}.weights")
+        check_smoothing(network.training, data, f"{role}.training")
+
+
+def _check_task(recipe: Recipe, data: Data) -> None:
+    budget = recipe.budget
+    if data.regression:
+        _refuse_classes(recipe)
+    elif budget.correlation_drop_points is not None:
+        raise UserError(
+            "budget.correlation_drop_points is for regression (data.text.target); limit accuracy_drop_points instead"
+        )
+    if budget.auc_drop_points is not None and len(data.classes) != 2:
+        raise UserError(
+            f"budget.auc_drop_points is for two classes, the data has {len(data.classes)}; limit accuracy_drop_points"
+            " instead"
+        )
+    several = data.multi_label
+    if budget.f1_drop_points is not None and not several:
+        raise UserError("budget.f1_drop_points is for several labels a sample; limit accuracy_drop_points instead")
+    unfit = {"budget.auc_drop_points": budget.auc_drop_points is not None,
+             "evaluation.keyword": bool(recipe.evaluation.keyword),
+             "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
+    if several and (names := [name for name, is_set in unfit.items() if is_set]):
+        raise UserError(f"{names[0]} is for one class a sample, but the data gives several labels; leave it out")
+
+
+def _refuse_classes(recipe: Recipe) -> None:
+    """Raises UserError if the recipe asks for what classes alone have, where samples have a number."""
+    budget = recipe.budget
+    unfit = {"budget.accuracy_drop_points": budget.accuracy_drop_points is not None,
+             "budget.auc_drop_points": budget.auc_drop_points is not None,
+             "budget.f1_drop_points": budget.f1_drop_points is not None,
+             "evaluation.keyword": bool(recipe.evaluation.keyword),
+             "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
+    if names := [name for name, is_set in unfit.items() if is_set]:
+        instead = "limit correlation_drop_points instead" if "budget" in names[0] else "leave it out"
+        raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; {instead}")
+
+
+def _check_keyword(recipe: Recipe, data: Data) -> None:
+    keyword, classes = recipe.evaluation.keyword, data.classes
+    if keyword and keyword not in classes:
+        raise UserError(f'evaluation.keyword: no class is called "{keyword}"; the classes: {", ".join(classes)}')
+    if keyword and classes.index(keyword) not in data.test.labels:
+        raise UserError(f'evaluation.keyword: no sample of the test set is of the class "{keyword}"; give it some')
+
+
+def _check_uint8(recipe: Recipe, data: Data) -> None:
+    dtype = data.train.inputs.dtype
+    if recipe.export.uint8_input and (data.kind != "image" or dtype != torch.uint8):
+        raise UserError(
+            f"export.uint8_input is for images of uint8; the {NOUNS[data.kind]} of this run are"
+            f" {str(dtype).removeprefix('torch.')}; set it to false"
+        )
+
+
+def _check_views(recipe: Recipe, data: Data) -> None:
+    if data.kind != "image" and (recipe.views.mixup or recipe.views.cutmix):
+        raise UserError(
+            f"views.mixup and views.cutmix blend images, but the data are {NOUNS[data.kind]}; set both to 0"
+        )
+    if data.kind == "text" and recipe.views.text.mask and data.words.mask is None:
+        raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
+
+
+def check_models(recipe: Recipe, data: Data, models: Models, watch: Watch) -> None:
+    """Raises UserError unless every network can be trained on this data, exported, and quantized as the recipe says."""
+    check_networks(data, models, (recipe.distil,), watch)
+    check_exports(recipe, data, models)
+
+
+def check_networks(data: Data, models: Models, distillations: Sequence[DistilSettings], watch: Watch) -> None:
+    """Raises UserError unless every network can be trained on this data and taught so.
+
+    Args:
+        distillations: what the student is trained with.
+    """
+    for network in models.all:
+        check_output(network.module, len(data.classes), data.example, network.role)
+        check_rate(network.module, data.rate, network.role)
+    student = models.student.module
+    for settings in distillations:
+        quant_regularization(copy.deepcopy(student), settings.quant_regularization, data.example)
+        if settings.teacher != "none":
+            check_losses(student, models.teacher.module, settings, data)
+    if models.kept:
+        watch.note(_trimmed(data))
+
+
+def _trimmed(data: Data) -> str:
+    """What a trimmed vocabulary does not know of the test texts."""
+    vocabulary, pad = data.tokens
+    unknown, used = data.used_tokens()
+    tokens = data.test.inputs[data.test.inputs != pad]
+    strange = ~torch.isin(tokens, torch.tensor(used)) | (tokens == unknown)
+    return (
+        f"student: a vocabulary of {len(used)} of {vocabulary} tokens; {int(strange.sum())} of the {len(tokens)}"
+        " tokens of the test texts count as unknown"
+    )
+
+
+def check_exports(recipe: Recipe, data: Data, models: Models) -> None:
+    """Raises UserError unless every network can be exported, and the student quantized as the recipe says."""
+    for network in models.all:
+        if network.is_predictor:
+            continue
+        model = copy.deepcopy(network.module)
+        graph = export_graph(model, example_of(data))
+        if network.role == "student":
+            check_paths(graph, recipe.quantize.float_modules or ())
+            if recipe.export.integer_io:
+                prepare(graph, Scheme(float_modules=_kept_in_float(recipe, model), integer_io=True))
+
+
+def _kept_in_float(recipe: Recipe, student: nn.Module) -> tuple[str, ...]:
+    asked = recipe.quantize.float_modules
+    return front_ends(student) if asked is None else asked

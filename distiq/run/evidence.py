@@ -1,0 +1,95 @@
+"""What is measured of a network before rungs are chosen: what int8 does to a front-end, where the noise comes from."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from distiq.data.splits import Data
+from distiq.models.audio import front_ends
+from distiq.numerics import sqnr_db
+from distiq.progress import Watch
+from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.scheme import Scheme
+from distiq.quantization.sensitivity import SAMPLES, sensitivity
+from distiq.records.record import Record
+from distiq.records.sensitivity import SensitivityRecord
+from distiq.records.trials import FloatModulesRecord
+from distiq.run.ledger import Ledger, Place
+from distiq.run.measure import MeasuredNetwork
+from distiq.run.train import TrainedNetwork
+
+HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
+
+
+class Decided(Record):
+    """The record of the step that decides which modules stay in float32; None where there is nothing to decide."""
+
+    modules: FloatModulesRecord | None
+
+
+def float_modules(
+    ledger: Ledger, data: Data, network: MeasuredNetwork, asked: tuple[str, ...] | None, scheme: Scheme
+) -> FloatModulesRecord | None:
+    """Whether modules stay in float32: those that are asked for do; front-ends do where int8 costs the logits much.
+
+    Args:
+        asked: module paths, or None to look for front-ends.
+        scheme: how all else is quantized.
+
+    Returns:
+        None if there is nothing to decide.
+    """
+    if asked is None and not front_ends(network.module):
+        return None
+    make = partial(decide, network=network.trained, data=data, asked=asked, scheme=scheme)
+    title = f"what int8 does to the {network.role}'s front-end"
+    modules = ledger.step(f"{network.role}-float-modules", title, Decided, make).record.modules
+    if modules is not None:
+        says = "stays in float32" if modules.kept else "goes to int8"
+        ledger.watch.note(
+            f"{', '.join(modules.paths)} {says}: SQNR of the logits {modules.sqnr_db_float:.1f} dB with it in float32,"
+            f" {modules.sqnr_db_int8:.1f} dB in int8"
+        )
+    return modules
+
+
+def decide(
+    _place: Place, *, network: TrainedNetwork, data: Data, asked: tuple[str, ...] | None, scheme: Scheme
+) -> Decided:
+    """The step that measures the logits with modules in int8 and in float32."""
+    paths = front_ends(network.module) if asked is None else asked
+    if not paths:
+        return Decided(modules=None)
+    model, samples = network.module, data.normalize(data.calibration.inputs)
+
+    def sqnr(tried: Scheme) -> float:
+        with torch.no_grad():
+            return sqnr_db(model(samples), quantize(model, samples, tried)(samples))
+
+    everywhere, without = sqnr(scheme), sqnr(replace(scheme, float_modules=paths))
+    kept = asked is not None or without - everywhere > HARMFUL_DB
+    return Decided(modules=FloatModulesRecord(paths=paths, sqnr_db_int8=everywhere, sqnr_db_float=without, kept=kept))
+
+
+def noise_of(ledger: Ledger, data: Data, network: MeasuredNetwork, scheme: Scheme, seed: int) -> SensitivityRecord:
+    """Where the noise of a network comes from that a scheme quantizes."""
+    make = partial(look, network=network.trained, data=data, scheme=scheme, seed=seed)
+    title = f"looking where the noise comes from ({scheme})"
+    record = ledger.step(f"sensitivity-w{scheme.weight_bits}", title, SensitivityRecord, make).record
+    share = 100 * record.weights_share
+    ledger.watch.note(f"{share:.0f} % of the noise comes from weights, the rest from activations")
+    return record
+
+
+def look(place: Place, *, network: TrainedNetwork, data: Data, scheme: Scheme, seed: int) -> SensitivityRecord:
+    """The step that quantizes every tensor alone."""
+    samples = data.normalize(data.calibration.inputs[:SAMPLES])
+    quantized = calibrated(network.module, data, scheme, seed, place.watch)
+    return sensitivity(quantized, samples, scheme.mode, place.watch)
+
+
+def calibrated(model: nn.Module, data: Data, scheme: Scheme, seed: int, watch: Watch) -> QuantizedModel:
+    """The model quantized by the scheme, with ranges from the calibration split."""
+    return quantize(model, data.normalize(data.calibration.inputs), scheme, seed=seed, watch=watch)

@@ -1,0 +1,36 @@
+"""The beginning of a run: its data is read, its recipe kept in the run folder."""
+
+from distiq import environment
+from distiq.data.load import load as load_data
+from distiq.data.splits import Data, check_data
+from distiq.files import write_atomically
+from distiq.progress import Watch
+from distiq.recipe.recipe import Recipe, to_toml
+from distiq.records.record import NOUNS
+from distiq.run.ledger import Ledger
+from distiq.training import processes
+
+
+def read_data(recipe: Recipe, watch: Watch, given: Data | None = None) -> Data:
+    """The recipe's data, or what is given in its place, checked.
+
+    Raises:
+        UserError: the data cannot be read, or a run cannot use it.
+    """
+    environment.keep_freed_memory()
+    watch.stage("reading data")
+    data = given or load_data(recipe.data, recipe.seed)
+    check_data(data)
+    watch.note(
+        f"{data.source}: {len(data.train)} training, {len(data.validation)} validation, {len(data.calibration)}"
+        f" calibration, {len(data.test)} test {NOUNS[data.kind]}"
+    )
+    for note in data.notes:
+        watch.note(note)
+    return data
+
+
+def keep_recipe(ledger: Ledger, recipe: Recipe) -> None:
+    """Writes the resolved recipe into the run folder."""
+    if processes.is_main():
+        write_atomically(ledger.folder / "recipe.toml", to_toml(recipe).encode())
