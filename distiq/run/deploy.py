@@ -142,7 +142,7 @@ def deployed(
     """What the int8 file of one runtime is and predicts.
 
     Args:
-        file: what it is called in the run's records, such as "student-static" or "student-static-openvino".
+        file: what it is called in the run's records, such as "student-static"; a runtime may follow.
         simulated, logits: of the graph and of the file.
     """
     role, _, form = file.partition("-")
