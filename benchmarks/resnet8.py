@@ -162,13 +162,13 @@ def opened(
     int8 = quantize(model, samples)
     loaders: dict[str, Callable[[Tensor], Predict]] = {}
     said: dict[str, str] = {}
-    for name, runtime in RUNTIMES.items():
+    for runtime in RUNTIMES:
         for form, net in (("float32", model), ("int8", int8)):
             label = f"{runtime.title} {form}"
             console.print(f"making {label}", highlight=False)
             try:
                 require(runtime)
-                path = export(net, folder / f"{name}-{form}{runtime.ending}", samples[:2])
+                path = export(net, folder / f"{runtime.name}-{form}{runtime.suffix}", samples[:2])
                 chosen = tune(path, 1, samples[:8], rounds, seconds).setting
             except UserError as error:
                 said[label] = str(error)

@@ -46,7 +46,7 @@ from distiq.recipe.read import parse_recipe
 from distiq.recipe.training import StudentSettings
 from distiq.records.speed import SpeedRecord
 from distiq.run.keys import source_hash
-from distiq.runtimes.export import RUNTIMES, export, load, size_bytes
+from distiq.runtimes.export import export, load, runtime_named, size_bytes
 from distiq.timing.latency import WARM_UPS, latencies
 from distiq.timing.peak import measure_peak
 
@@ -190,7 +190,7 @@ class Files:
         return paths, refused
 
     def _made(self, runtime: str, maker: str, batch: int) -> Path | str:
-        ending = RUNTIMES[runtime].ending
+        ending = runtime_named(runtime).suffix
         once = ending not in PER_BATCH or maker in (FLOAT32, DISTIQ)
         version = f"-{source_hash(*MAKING)[:8]}" if maker == DISTIQ else ""
         path = self.folder / f"{runtime}-{maker.replace(' ', '_')}{version}{'' if once else f'-{batch}'}{ending}"

@@ -9,8 +9,8 @@ import sys
 from distiq.device import run as runner
 from distiq.records.record import Environment
 
-PACKAGES = ("distiq", "torch", "torchao", "accelerate", "onnx", "onnxscript", "onnxruntime", "numpy", "transformers",
-            "openvino", "ai-edge-litert", "litert-torch", "executorch")  # fmt: skip
+PACKAGES = ("distiq", "torch", "torchao", "accelerate", "onnx", "onnxscript", "numpy", "transformers",
+            "litert-torch", *(package for _, package in runner.RUNTIMES.values()))  # fmt: skip
 
 
 def keep_freed_memory() -> None:

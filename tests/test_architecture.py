@@ -4,6 +4,7 @@ import ast
 import functools
 import graphlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_a_runtime_is_touched_by_its_own_file_alone():
 def test_records_and_settings_are_built_whole():
     # `model_copy(update=...)` does not check what it writes.
     assert [file for file in PACKAGE.rglob("*.py") if "model_copy" in file.read_text(encoding="utf-8")] == []
+
+
+NAMED_RUNTIME = re.compile(r"onnxruntime|openvino|litert(?!-torch)|executorch|inductor")
+MAY_NAME_RUNTIMES = {"recipe/measure.py": "a default and descriptions", "device/run.py": "it stands alone"}
+
+
+def test_a_runtime_is_named_in_its_own_file_alone():
+    for file in PACKAGE.rglob("*.py"):
+        place = file.relative_to(PACKAGE).as_posix()
+        if not place.startswith("runtimes/") and place not in MAY_NAME_RUNTIMES:
+            assert not NAMED_RUNTIME.findall(file.read_text(encoding="utf-8")), place
 
 
 def test_folders_have_empty_init_files():

@@ -7,7 +7,7 @@ from distiq.records.quality import RegressionRecord
 from distiq.records.record import NOUNS
 from distiq.records.run import RunRecord
 from distiq.records.trials import TrialRecord
-from distiq.runtimes.litert import IntegerTensor
+from distiq.runtimes.runtime import IntegerTensor
 
 
 def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str, object]:

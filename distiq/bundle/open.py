@@ -31,7 +31,8 @@ from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.recipe.data import AudioSettings
 from distiq.records.record import NOUNS, Kind
-from distiq.runtimes.export import Predict, load
+from distiq.runtimes.export import load
+from distiq.runtimes.runtime import Predict
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 

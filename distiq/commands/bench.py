@@ -18,7 +18,7 @@ from distiq.progress import Silent, Watch
 from distiq.records.speed import BenchFile, BenchRecord, LatencyRecord
 from distiq.records.trials import FLOAT32
 from distiq.runtimes.export import checksums, load, require, runtime_of, size_bytes
-from distiq.runtimes.lowering import Work
+from distiq.runtimes.runtime import Work
 from distiq.timing.latency import latencies
 from distiq.timing.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.timing.tune import tune as tune_file
@@ -116,7 +116,7 @@ def _opened(path: Path, threads: int | None, shape: tuple[int, ...], rate: int, 
         sound_s = bundle.preprocessing["shape"][0] / bundle.audio.rate if bundle.kind == "audio" else 0.0
         sample = bundle.vectors()["inputs"][:1]
         return _Opened(bundle.model, bundle.model, bundle.threads, bundle.run, sample, Work(macs, is_int8), sound_s)
-    run = one_input(path, Path(tempfile.mkdtemp(dir=folder)), NO_PADDING) if path.suffix == ".onnx" else path
+    run = one_input(path, Path(tempfile.mkdtemp(dir=folder)), NO_PADDING)
     sample, count = _sample(run, shape), runtime_of(path).work
     sound_s = sample.shape[1] / rate if rate and sample.ndim == 2 else 0.0
     work, threads = count(run, sample.shape[1:]) if count else None, threads or 1

@@ -19,7 +19,7 @@ from distiq.progress import Silent, Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records.run import OwnFileRecord
-from distiq.runtimes.export import export, lacks, load, operations, pair_sums, require, runtime_of
+from distiq.runtimes.export import export, load, operations, pair_sums, refusal, require, runtime_of
 from distiq.runtimes.uint8_input import Uint8Input
 
 COMPARED = 2048
@@ -97,10 +97,11 @@ def quantize_file(
     source, out = Path(source), Path(out)
     if source.suffix != ".onnx":
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
-    require(runtime_of(out), to_write=True)
-    if scheme.integer_io and runtime_of(out).integer_io is None:
+    runtime = runtime_of(out)
+    require(runtime, to_write=True)
+    if scheme.integer_io and runtime.io_parameters is None:
         raise UserError(f"{out}: --integer-io is for .tflite files; leave it out, or name such a file")
-    if why := lacks(out, scheme.mode, scheme.activation_bits, scheme.group_size):
+    if why := refusal(runtime, scheme.mode, scheme.activation_bits, scheme.group_size):
         raise UserError(f"{out}: {why}")
     if out.resolve() == source.resolve():
         raise UserError(f"{out}: is the float32 file itself; give another name to --out")
@@ -133,7 +134,7 @@ def quantize_file(
         compared_samples=len(held_out),
         sqnr_db=sqnr_db(reference, answers),
         agreement=agreement(reference, answers) if has_classes else None,
-        float_operations=runtime_of(out).float_operations(out),
+        float_operations=runtime.float_operations(out),
         operations=operations(out),
         pair_sums=pair_sums(out),
     )
@@ -162,7 +163,7 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     alone = entry.shape[0] == 1
     try:
         _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
-    except Exception as error:  # onnxruntime's exceptions share no public base
+    except Exception as error:  # every runtime raises its own kinds
         raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
     try:
         network = read_onnx(taken, calibration[:1])

@@ -20,6 +20,8 @@ def one_input(path: Path, folder: Path, pad: int) -> Path:
     Args:
         pad: the padding token's number.
     """
+    if path.suffix != ".onnx":
+        return path
     try:
         proto = onnx.load(str(path))
     except Exception:  # the reader says what is wrong with it

@@ -1,40 +1,15 @@
 """How files are measured, evaluated and exported."""
 
-from typing import Literal
-
 from pydantic import Field, field_validator
 
 from distiq.recipe.data import SHORTEST_TEXT
 from distiq.recipe.part import Part
-from distiq.recipe.quantize import Mode
-
-RuntimeName = Literal["onnxruntime", "openvino", "litert", "executorch", "inductor"]
-
-
-def runtime_lacks(runtime: str, mode: Mode, activation_bits: int, group_size: int) -> str:
-    """Why a runtime's files cannot hold such a scheme, and the nearest that they can; empty where they can."""
-    if runtime == "onnxruntime" or (mode == "static" and activation_bits == 8):
-        return ""
-    if mode == "weight_only" and runtime == "openvino" and not group_size:
-        return ""
-    if group_size and runtime == "openvino":
-        why, nearest = "groups of weights", "group_size = 0"
-    elif mode == "dynamic":
-        why = "grids that are made at each run"
-        if runtime == "litert":
-            why += " (its kernels make one for each row of a layer's input, the graph has one for all)"
-        nearest = 'mode = "weight_only" or "static"' if runtime == "openvino" else 'mode = "static"'
-    elif mode == "weight_only":
-        why, nearest = "integer weights beside float32 activations", 'mode = "static"'
-    else:
-        why, nearest = "activations of 16 bits", "activation_bits = 8"
-    return f'distiq writes no files of {runtime} with {why}; nearest: {nearest}, or runtime "onnxruntime"'
 
 
 class MeasureSettings(Part):
     """Where files are measured, and how latency is."""
 
-    runtimes: tuple[RuntimeName, ...] = Field(
+    runtimes: tuple[str, ...] = Field(
         ("onnxruntime",),
         min_length=1,
         description='every trial is measured in each, the first is delivered (see quantize.fall_back): "onnxruntime",'
@@ -55,7 +30,7 @@ class MeasureSettings(Part):
 
     @field_validator("runtimes")
     @classmethod
-    def _runtimes_differ(cls, names: tuple[RuntimeName, ...]) -> tuple[RuntimeName, ...]:
+    def _runtimes_differ(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError(f"{list(names)} names a runtime twice; name each once")
         return names
@@ -83,10 +58,10 @@ class ExportSettings(Part):
     """What the exported files take."""
 
     uint8_input: bool = Field(
-        False, description="images: files take uint8 pixels and normalize them themselves (not executorch)"
+        False, description="images: files take uint8 and normalize it themselves (onnxruntime, openvino, litert)"
     )
     integer_io: bool = Field(
         False,
-        description="litert: int8 files take and give int8 on the grids of the network's own ends, for devices without"
-        " float32; the logits get 8 bits, and no layer stays float32",
+        description="litert: int8 files take and give int8, for devices without float32; the logits get 8 bits, and no"
+        " layer stays float32",
     )

@@ -19,7 +19,7 @@ from distiq.recipe.data import (
 from distiq.recipe.distil import (
     DistilSettings,
 )
-from distiq.recipe.measure import EvaluationSettings, ExportSettings, MeasureSettings, runtime_lacks
+from distiq.recipe.measure import EvaluationSettings, ExportSettings, MeasureSettings
 from distiq.recipe.part import Part
 from distiq.recipe.quantize import INTEGER_IO_LACKS, QuantizeSettings
 from distiq.recipe.toml import described, plain
@@ -65,32 +65,9 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
-    def _pixels_have_a_form(self) -> Self:
-        without = [name for name in self.measure.runtimes if name not in ("onnxruntime", "openvino", "litert")]
-        if self.export.uint8_input and without:
-            raise ValueError(
-                f"export.uint8_input = true, but files of {without[0]} take normalized float32; set it to false,"
-                ' or measure in "onnxruntime", "openvino" and "litert" alone'
-            )
-        return self
-
-    @model_validator(mode="after")
     def _integers_have_a_form(self) -> Self:
-        if self.export.integer_io and "litert" not in self.measure.runtimes:
-            raise ValueError(
-                "export.integer_io = true, but files of litert alone take integers; add it to measure.runtimes, or set"
-                " integer_io to false"
-            )
         if self.export.integer_io and (self.quantize.mode != "static" or self.quantize.activation_bits != 8):
             raise ValueError(f"export.{INTEGER_IO_LACKS}")
-        return self
-
-    @model_validator(mode="after")
-    def _runtimes_hold_the_scheme(self) -> Self:
-        settings = self.quantize
-        for name in self.measure.runtimes:
-            if why := runtime_lacks(name, settings.mode, settings.activation_bits, settings.group_size):
-                raise ValueError(f"quantize and measure.runtimes: {why}")
         return self
 
     @model_validator(mode="after")

@@ -22,13 +22,12 @@ from distiq.recipe.recipe import Recipe
 from distiq.records.record import NOUNS
 from distiq.run.measure import example_of
 from distiq.run.networks import Models
-from distiq.runtimes.export import RUNTIMES, require
+from distiq.runtimes.check import check_runtimes
 
 
 def check_recipe(recipe: Recipe, data: Data) -> None:
     """Raises UserError if the recipe asks for what this machine, or this data, does not have."""
-    for name in recipe.measure.runtimes:
-        require(RUNTIMES[name], to_write=True)
+    check_runtimes(recipe)
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)

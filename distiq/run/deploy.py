@@ -31,7 +31,7 @@ from distiq.run.measure import (
     scores,
 )
 from distiq.run.train import WEIGHTS, TrainedNetwork
-from distiq.runtimes.export import RUNTIMES, differences, operations, runtime_of, size_bytes
+from distiq.runtimes.export import differences, operations, runtime_named, runtime_of, size_bytes
 from distiq.runtimes.uint8_input import MODULE as NORMALIZATION
 
 SIMULATED = "simulated.safetensors"
@@ -80,7 +80,7 @@ def deploy(
     against: MeasuredNetwork,
 ) -> TrialFile:
     """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""
-    title, conditions = RUNTIMES[runtime].title, conditions_of(recipe, runtime)
+    title, conditions = runtime_named(runtime).title, conditions_of(recipe, runtime)
     plain = ledger.step(
         f"student-float32-{runtime}",
         f"the student's float32 file for {title}",
@@ -142,7 +142,7 @@ def deployed(
     """What the int8 file of one runtime is and predicts.
 
     Args:
-        file: what it is called in the run's records, such as "student-static" or "student-static-openvino".
+        file: what it is called in the run's records, such as "student-static"; a runtime may follow.
         simulated, logits: of the graph and of the file.
     """
     role, _, form = file.partition("-")

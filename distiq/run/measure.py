@@ -24,7 +24,7 @@ from distiq.records.record import Record
 from distiq.records.speed import CostRecord, LatencyRecord
 from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.train import TrainedNetwork
-from distiq.runtimes.export import RUNTIMES, export, load, runtime_of, size_bytes
+from distiq.runtimes.export import export, load, runtime_named, runtime_of, size_bytes
 from distiq.runtimes.uint8_input import Uint8Input
 from distiq.timing.latency import latencies
 from distiq.timing.memory import peak_memory_bytes
@@ -54,7 +54,7 @@ class Conditions:
     @property
     def model_file(self) -> str:
         """The name of a step's file."""
-        return f"model{RUNTIMES[self.runtime].ending}"
+        return f"model{runtime_named(self.runtime).suffix}"
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def export_file(model: nn.Module, path: Path, data: Data, settings: ExportSettin
     """The model as a file, which takes uint8 images, or takes and gives integers, if the recipe says so."""
     uint8_input = Uint8Input(data.mean, data.std) if settings.uint8_input else None
     integer_io = isinstance(model, QuantizedModel) and model.scheme.integer_io
-    return export(model, path, example_of(data), uint8_input, integer_io and runtime_of(path).integer_io is not None)
+    return export(model, path, example_of(data), uint8_input, integer_io and runtime_of(path).io_parameters is not None)
 
 
 def as_fed(data: Data, settings: ExportSettings) -> Data:

@@ -8,9 +8,10 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.runtimes.lowering import PINS, Entry, Grids, Weight, float_copy, is_quantized, with_float_outputs
+from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs
+from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Runtime, Weight
 from distiq.runtimes.silence import silence
 
 aten = torch.ops.aten
@@ -33,7 +35,7 @@ COMPUTING = {"XNNAdd", "XNNAvgPooling2d", "XNNBatchMatrixMultiply", "XNNConcaten
              "XNNMultiply"}  # fmt: skip
 
 
-def export_executorch(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_executorch(model: nn.Module, example: Tensor, path: Path, _options: FileOptions) -> None:
     """Writes a .pte file for batches of one to `LARGEST_BATCH`. example: (B, ...).
 
     Raises:
@@ -101,7 +103,7 @@ class _Loaded:
             raise UserError(f"{self.path}: ExecuTorch cannot run this file on an input of {shape}: {first}") from error
 
 
-def load_executorch(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+def load_executorch(path: Path, threads: int = 1, _options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     """A `predict` that runs the file.
 
     Raises:
@@ -163,8 +165,8 @@ def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
             yield node["xnode_union_type"], kinds[sides["input1_id"] if multiplies_integers else result]
 
 
-def grids(path: Path) -> Grids:
-    """The integer weights and grids that the file holds."""
+def quantization_parameters(path: Path) -> QuantizationParameters:
+    """The integer weights, scales and zero points that the file holds."""
     program, parts, named = _read(path)
     weights, floats, activations = _tables(program), [], set()
     for part in parts:
@@ -181,7 +183,7 @@ def grids(path: Path) -> Grids:
                 weights.append(Weight(_channels_first(array, quantization["channel_dim"]), scales))
             elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
                 floats.append(np.frombuffer(data, np.float32).reshape(value["dims"]))
-    return Grids(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
+    return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
 
 
 def _tables(program: Any) -> list[Weight]:
@@ -277,3 +279,19 @@ def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
     if array.ndim != 4:
         return array
     return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
+
+
+EXECUTORCH = Runtime(
+    name="executorch",
+    title="ExecuTorch",
+    suffix=".pte",
+    packages=("executorch",),
+    install="executorch==1.5.1",
+    imported="executorch.runtime",
+    export=export_executorch,
+    load=load_executorch,
+    entry=entry,
+    quantization_parameters=quantization_parameters,
+    operations=operations,
+    float_operations=float_operations,
+)

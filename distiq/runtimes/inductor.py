@@ -17,8 +17,9 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,8 @@ from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions
 from distiq.models.recurrent import bilstm
-from distiq.runtimes.lowering import (
-    SHIFT,
-    Entry,
-    Grids,
-    Weight,
-    Work,
-    float_copy,
-    is_quantized,
-    with_float_weights,
-    with_unsigned_activations,
-)
+from distiq.runtimes.lowering import SHIFT, float_copy, is_quantized, with_float_weights, with_unsigned_activations
+from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Runtime, Weight, Work
 from distiq.runtimes.silence import silence
 
 aten = torch.ops.aten
@@ -49,7 +41,7 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 SHAPE, TYPE, SETS, WORK = "distiq_shape", "distiq_type", "distiq_instruction_sets", "distiq_work"
 """What distiq writes into a file's metadata, each in JSON: sizes (-1 where free), type, what the processor can do; the
 shape of a sample, its multiply-adds and whether they are of integers."""
-SETTINGS: dict[str, Any] = {
+COMPILER_SETTINGS: dict[str, Any] = {
     "freezing": True,  # weights are packed for integer kernels only where they are constants
     "always_keep_tensor_constants": True,  # else scales of up to 8 channels are computed at every call
     "cpp.dynamic_threads": True,  # else loops keep the number of threads of the moment of compilation
@@ -85,7 +77,7 @@ KERNEL_TYPE = re.compile(r"int32_t (var_\d+) = cached_torch_dtype_(\w+);")
 RESULT = re.compile(r", ([-+.e\d]+), (-?\d+)L, &(var_\d+), ")
 
 
-def export_inductor(model: nn.Module, example: Tensor, path: Path) -> None:
+def export_inductor(model: nn.Module, example: Tensor, path: Path, _options: FileOptions) -> None:
     """Writes a .pt2 file with a dynamic batch. example: (B, ...), B >= 2. Takes tens of seconds.
 
     Raises:
@@ -118,7 +110,7 @@ def lacks_compiler() -> str:
     )
 
 
-def load_inductor(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+def load_inductor(path: Path, threads: int = 1, _options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     """A `predict` that runs the file; torch's number of threads is the given one during the call.
 
     Raises:
@@ -200,8 +192,8 @@ def _steps(path: Path) -> Iterator[tuple[str, bool]]:
             yield name, not name.startswith("quantized")
 
 
-def grids(path: Path) -> Grids:
-    """The integer weights and grids that the file's integer kernels are called with, and its float32 weights.
+def quantization_parameters(path: Path) -> QuantizationParameters:
+    """What the file's integer kernels are called with, and its float32 weights.
 
     Rows of tables are read and scaled in loops.
     """
@@ -225,7 +217,7 @@ def grids(path: Path) -> Grids:
             if table.dtype == torch.int8 and scales:
                 weights.append(Weight(table.numpy(), scales[0].numpy(), is_multiplied=False))
     floats = [one.contiguous().numpy() for one in constants.values() if one.dtype == torch.float32 and one.ndim > 1]
-    return Grids(tuple(weights), tuple(floats), frozenset(activations))
+    return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations))
 
 
 def _output_first(weight: Tensor, name: str) -> np.ndarray:
@@ -244,7 +236,7 @@ def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
     exported = torch.export.export(graph, (example,), dynamic_shapes=(free,))
     if any(node.target is bilstm._opoverload for node in exported.graph.nodes):
         exported = exported.run_decompositions({bilstm._opoverload: states_of_bilstm})
-    with torch._inductor.config.patch({**SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
+    with torch._inductor.config.patch({**COMPILER_SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
         torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / "model.pt2"))
     return (folder / "model.pt2").read_bytes()
 
@@ -419,3 +411,22 @@ def _constants(path: Path) -> dict[str, Tensor]:
         else:
             found[name] = named[origin]
     return found
+
+
+INDUCTOR = Runtime(
+    name="inductor",
+    title="Inductor",
+    suffix=".pt2",
+    packages=("torch",),
+    install="torch==2.13.0",
+    imported="torch._inductor.package",
+    export=export_inductor,
+    load=load_inductor,
+    entry=entry,
+    quantization_parameters=quantization_parameters,
+    operations=operations,
+    float_operations=float_operations,
+    work=work,
+    may_saturate=lambda path: not needs_vnni(path),  # a file that was compiled to VNNI runs nowhere else
+    lacks_tool=lacks_compiler,
+)

@@ -8,9 +8,10 @@ int8 where that is asked for.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,18 +20,27 @@ from torch import Tensor, fx, nn
 from distiq.device.run import as_floats, as_taken
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.recipe.quantize import Mode
 from distiq.runtimes.lowering import (
     PINS,
-    Entry,
-    Grids,
-    Weight,
-    dequantized,
     float_copy,
     is_quantized,
     qparams_of,
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
+)
+from distiq.runtimes.runtime import (
+    Entry,
+    FileOptions,
+    IntegerTensor,
+    Predict,
+    QuantizationParameters,
+    Refusal,
+    Runtime,
+    Weight,
+    dequantized,
+    only_static_int8,
 )
 from distiq.runtimes.silence import silence
 from distiq.runtimes.uint8_input import MODULE, Uint8Input
@@ -41,45 +51,27 @@ FILE_IDENTIFIER = b"TFL3"
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
 
 
-class IntegerTensor(NamedTuple):
-    """An end of a file that is of integers: value = (integer - zero_point) * scale."""
-
-    type: str
-    scale: float
-    zero_point: int
-
-
-def export_litert(
-    model: nn.Module, example: Tensor, path: Path, uint8_input: Uint8Input | None = None, integer_io: bool = False
-) -> None:
+def export_litert(model: nn.Module, example: Tensor, path: Path, options: FileOptions) -> None:
     """Writes a .tflite file with a dynamic batch, or one of a single sample where the graph does not allow it.
 
     Args:
-        uint8_input: the file takes uint8 images and normalizes them so.
-        integer_io: the file takes (unless it takes pixels) and gives int8; both ends of the model lie on grids.
+        options: `integer_io` wants a model whose input and output are quantized.
 
     Raises:
         UserError: an operation has no form in LiteRT.
     """
-    content = _converted(model, example, path, uint8_input, integer_io)
+    content = _converted(model, example, path, options)
     dynamic = _with_dynamic_batch(content)
-    if uint8_input is not None:
+    if options.uint8_input is not None:
         example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
     if _takes_any_batch(dynamic, example):
         content = dynamic
     elif _has_pins(content):
-        content = _converted(model, example, path, uint8_input, integer_io, one_sample=True)
+        content = _converted(model, example, path, options, one_sample=True)
     write_atomically(path, content)
 
 
-def _converted(
-    model: nn.Module,
-    example: Tensor,
-    path: Path,
-    uint8_input: Uint8Input | None,
-    integer_io: bool,
-    one_sample: bool = False,
-) -> bytes:
+def _converted(model: nn.Module, example: Tensor, path: Path, options: FileOptions, one_sample: bool = False) -> bytes:
     """A .tflite file of a single sample."""
     with silence():
         import litert_torch
@@ -90,8 +82,9 @@ def _converted(
             content = bytes(converted.model_content())
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
-    if integer_io and not _ends_are_int8(content):
-        raise UserError(f"{path}: LiteRT leaves an end of this network in float32; export it without integer_io")
+    _, uint8_input, integer_io = options
+    if integer_io and not _io_is_int8(content):
+        raise UserError(f"{path}: LiteRT leaves the input or output in float32; export it without integer_io")
     if not integer_io or uint8_input is not None:
         content = _with_float_input(content)
     if not integer_io:
@@ -101,7 +94,7 @@ def _converted(
     return content if uint8_input is None else _with_uint8_input(content, uint8_input)
 
 
-def load_litert(path: Path, threads: int = 1) -> Callable[[Tensor], Tensor]:
+def load_litert(path: Path, threads: int = 1, _options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     """A `predict` that runs the file; where its batch is fixed to one, sample by sample.
 
     Raises:
@@ -121,8 +114,8 @@ def entry(path: Path) -> Entry:
     return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
 
 
-def integer_io(path: Path) -> dict[str, IntegerTensor]:
-    """The ends of the file that are of int8, by "input" and "output"."""
+def io_parameters(path: Path) -> dict[str, IntegerTensor]:
+    """How the file's "input" and "output" are quantized, where they are of int8."""
     interpreter = _interpreter(path.read_bytes(), 1, path)
     ends = {"input": interpreter.get_input_details()[0], "output": interpreter.get_output_details()[0]}
     return {
@@ -167,8 +160,8 @@ def _steps(model: Any) -> Iterator[tuple[str, Any, int]]:
         yield names[model.operatorCodes[operation.opcodeIndex].builtinCode], result, computed_in
 
 
-def grids(path: Path) -> Grids:
-    """The integer weights and grids that the file holds."""
+def quantization_parameters(path: Path) -> QuantizationParameters:
+    """The integer weights, scales and zero points that the file holds."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = _model(path.read_bytes())
@@ -194,7 +187,7 @@ def grids(path: Path) -> Grids:
             weights.append(Weight(array, quantization.scale, is_multiplied=number not in tables))
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             floats.append(np.frombuffer(bytes(data), np.float32).reshape(tensor.shape))
-    return Grids(tuple(weights), tuple(floats), frozenset(activations))
+    return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations))
 
 
 def _has_pins(content: bytes) -> bool:
@@ -250,7 +243,7 @@ def _content(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _ends_are_int8(content: bytes) -> bool:
+def _io_is_int8(content: bytes) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     graph = _model(content).subgraphs[0]
@@ -472,3 +465,31 @@ def _predict(interpreter: Any) -> Callable[[Tensor], Tensor]:
         return torch.cat([run(part.contiguous().numpy()) for part in inputs.split(1)])
 
     return predict
+
+
+def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
+    refusal = only_static_int8(mode, activation_bits, group_size)
+    if refusal is None or mode != "dynamic":
+        return refusal
+    return refusal._replace(
+        what=f"{refusal.what} (its kernels find a range for each row of a layer's input, the graph has one for all)"
+    )
+
+
+LITERT = Runtime(
+    name="litert",
+    title="LiteRT",
+    suffix=".tflite",
+    packages=("ai_edge_litert", "litert_torch"),
+    install="litert-torch==0.10.0 ai-edge-litert==2.3.0",
+    imported="ai_edge_litert.interpreter",
+    export=export_litert,
+    load=load_litert,
+    entry=entry,
+    quantization_parameters=quantization_parameters,
+    operations=operations,
+    float_operations=float_operations,
+    refuses=_refuses,
+    uint8_input=True,
+    io_parameters=io_parameters,
+)

@@ -6,7 +6,7 @@ The reference graph holds integer weights, and quantize / dequantize pairs at it
 import copy
 import operator
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from distiq.models.attention import write_out_attention
 from distiq.models.layout import make_contiguous
 from distiq.numerics import SMALLEST_SCALE
+from distiq.runtimes.runtime import QuantizationParameters, Weight
 
 aten = torch.ops.aten
 QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.default"
@@ -208,72 +209,8 @@ def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
     return _cleaned(graph)
 
 
-class Entry(NamedTuple):
-    """What a file takes: its shape, batch first, and its type. A size that is open is -1."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class Work(NamedTuple):
-    """What a file multiplies for one sample: multiply-adds, and whether its layers are of integers."""
-
-    macs: int
-    is_int8: bool
-
-
-class Weight(NamedTuple):
-    """A layer's integers (O, I, ...) and its scales (O,), or both of its groups: (O * I / group, group).
-
-    A table of embeddings is read and a weight-only layer computed in float32: their integers are not multiplied.
-    """
-
-    integers: np.ndarray
-    scales: np.ndarray
-    is_multiplied: bool = True
-
-
-class Grids(NamedTuple):
-    """What a quantized file or graph holds: integer weights, float32 weights, and (scale, zero point) of activations.
-
-    Zero points are those of a signed grid. `tolerance` is how exactly the scales of activations could be read.
-    """
-
-    weights: tuple[Weight, ...]
-    floats: tuple[np.ndarray, ...]
-    activations: frozenset[tuple[float, int]]
-    tolerance: float = 1e-9
-
-    def differs_from(self, graph: "Grids") -> str:
-        """What in these grids, read from a file, is not the graph's; empty where all is."""
-        wanted = {_bytes_of(weight.integers, weight.scales) for weight in graph.weights}
-        found = {_bytes_of(weight.integers, weight.scales) for weight in self.weights}
-        if found - wanted:
-            return f"{len(found - wanted)} integer weights are not the graph's"
-        kept = {_bytes_of(dequantized(weight)) for weight in self.weights} | {_bytes_of(one) for one in self.floats}
-        values = [dequantized(weight) for weight in graph.weights]
-        if missing := [value for value in values if _bytes_of(value) not in kept and not self._was_read(value)]:
-            return f"{len(missing)} of the graph's weights are not in the file"
-        strange = [one for one in self.activations if not self._has(graph, one)]
-        return f"the graph has no such grids of activations: {sorted(strange)}" if strange else ""
-
-    def _was_read(self, table: np.ndarray) -> bool:
-        """Whether the file holds rows of a table in its place: those that a network always reads, such as segments.
-
-        Rows of zeros, such as that of the padding, say nothing.
-        """
-        width = table.shape[-1]
-        rows = [one.reshape(-1, width) for one in self.floats if table.ndim == 2 and one.shape[-1] == width]
-        return any((table == row).all(1).any() for part in rows for row in np.unique(part, axis=0) if row.any())
-
-    def _has(self, graph: "Grids", one: tuple[float, int]) -> bool:
-        return any(
-            zero_point == one[1] and abs(scale - one[0]) <= self.tolerance for scale, zero_point in graph.activations
-        )
-
-
-def qparams_of(reference: fx.GraphModule) -> Grids:
-    """The grids of the reference graph."""
+def qparams_of(reference: fx.GraphModule) -> QuantizationParameters:
+    """The integers, scales and zero points of the reference graph."""
     weights, activations = [], set()
     for node in reference.graph.nodes:
         arguments: Any = node.args
@@ -282,18 +219,7 @@ def qparams_of(reference: fx.GraphModule) -> Grids:
             weights.append(Weight(integers, scales))
         elif _is(node, QUANTIZE):
             activations.add((float(np.float32(arguments[1])), arguments[2]))
-    return Grids(tuple(weights), (), frozenset(activations))
-
-
-def _bytes_of(*arrays: np.ndarray) -> bytes:
-    """Arrays in one order of bytes; axes of length 1 make no difference, since runtimes add and drop them."""
-    return b"/".join(np.ascontiguousarray(np.squeeze(array)).tobytes() for array in arrays)
-
-
-def dequantized(weight: Weight) -> np.ndarray:
-    """The float32 values of a weight."""
-    shape = (-1, *[1] * (weight.integers.ndim - 1))
-    return weight.integers.astype(np.float32) * weight.scales.astype(np.float32).reshape(shape)
+    return QuantizationParameters(tuple(weights), (), frozenset(activations))
 
 
 def _attribute(graph: fx.GraphModule, node: fx.Node) -> Tensor:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.models.from_onnx import files_of_onnx
 from distiq.models.layout import free_dimensions, make_contiguous
 from distiq.models.recurrent import bilstm
 from distiq.numerics import dynamic_qparams
-from distiq.runtimes.lowering import Entry, Grids, Weight, Work
 from distiq.runtimes.onnx_passes import (
     COMPUTING,
     DQ,
@@ -41,7 +41,7 @@ from distiq.runtimes.onnx_passes import (
     rewrite,
     value_of,
 )
-from distiq.runtimes.uint8_input import Uint8Input
+from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Runtime, Weight, Work
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
@@ -62,19 +62,13 @@ CHUNK = 32  # samples whose values between the nodes are held at a time
 
 
 def export_onnx(
-    model: nn.Module,
-    example: Tensor,
-    path: Path,
-    named: Sequence[str] = (),
-    uint8_input: Uint8Input | None = None,
-    for_openvino: bool = False,
+    model: nn.Module, example: Tensor, path: Path, options: FileOptions, for_openvino: bool = False
 ) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
 
     Args:
         example: (B, ...) input, B >= 2.
-        named: module paths; what computes in them carries the path in its name, as "frontend/conv_3".
-        uint8_input: the file takes uint8 images and normalizes them so.
+        options: of `named` module paths operations carry the path in their names, as "frontend/conv_3".
         for_openvino: without INT4, and without zero points of weights, though ONNX Runtime fuses a Gemm only with them:
             OpenVINO keeps some of them as subtractions and computes those layers in float32.
 
@@ -82,7 +76,7 @@ def export_onnx(
         UserError: an operation has no ONNX form; the message names it.
     """
     proto = _to_onnx(model, example)
-    rewrite(proto, named, uint8_input, for_openvino)
+    rewrite(proto, options.named, options.uint8_input, for_openvino)
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(path, proto.SerializeToString())
 
@@ -113,9 +107,7 @@ SETTINGS: tuple[dict[str, str], ...] = ({}, {"graph_optimization_level": "extend
 """Without the last level of optimization tensors keep their layout: nothing is reordered between layers."""
 
 
-def load_onnx(
-    path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})
-) -> Callable[[Tensor], Tensor]:
+def load_onnx(path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     """A `predict` that runs the file: inputs (B, ...) of its type -> its first output.
 
     Args:
@@ -148,7 +140,9 @@ class FrontEnd(NamedTuple):
 
 
 def split_front_end(path: Path, threads: int = 1) -> FrontEnd | None:
-    """Cuts a file behind its front-end; None where it has none that stays in float32 under a name of its own."""
+    """Cuts an .onnx file behind its front-end; None of another, or where none stays in float32 under its own name."""
+    if path.suffix != ONNX_RUNTIME.suffix:
+        return None
     proto = onnx.load(str(path))
     framing = next((node for node in proto.graph.node if node.op_type == "Conv"), None)
     module = framing.name.rpartition("/")[0] if framing is not None else ""
@@ -400,8 +394,8 @@ def operation_counts(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
 
 
-def grids(path: Path) -> Grids:
-    """The integer weights and grids that the file holds; activations are uint8, narrow weights INT4 behind a cast.
+def quantization_parameters(path: Path) -> QuantizationParameters:
+    """The integers, scales and zero points of the file; activations are uint8, narrow weights INT4 behind a cast.
 
     A table of embeddings is read row by row, its scales by the same numbers; a transposed weight is turned back.
     Weights that are float32 once the file is loaded stand behind Cast and Mul, those in groups in a MatMulNBits, those
@@ -452,7 +446,7 @@ def grids(path: Path) -> Grids:
     if is_wide(graph):
         weights = [weight._replace(is_multiplied=False) for weight in weights]
     weights += [Weight(pair[True], pair[False], is_multiplied=False) for pair in tables.values() if len(pair) == 2]
-    return Grids(tuple(weights), (), frozenset(activations))
+    return QuantizationParameters(tuple(weights), (), frozenset(activations))
 
 
 def _options(threads: int, asked: Mapping[str, str] = MappingProxyType({})):  # type: ignore[no-untyped-def]
@@ -561,3 +555,25 @@ class _quiet:
 
     def __exit__(self, *_: object) -> None:
         logging.disable(self.level)
+
+
+ONNX_RUNTIME = Runtime(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    suffix=".onnx",
+    packages=("onnxruntime",),
+    install="onnxruntime==1.32.0",
+    imported="onnxruntime",
+    export=export_onnx,
+    load=load_onnx,
+    entry=entry,
+    quantization_parameters=quantization_parameters,
+    operations=operations,
+    float_operations=float_operations,
+    refuses=lambda mode, activation_bits, group_size: None,
+    uint8_input=True,
+    settings=SETTINGS,
+    work=work,
+    parts=lambda path: tuple(files_of_onnx(path)),
+    may_saturate=lambda path: True,
+)

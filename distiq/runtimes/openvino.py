@@ -6,7 +6,7 @@ Precision is asked for as float32: by default OpenVINO computes the float parts 
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,10 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
-from distiq.runtimes.lowering import Entry, Grids, Weight
+from distiq.recipe.quantize import Mode
 from distiq.runtimes.onnx_runtime import export_onnx
+from distiq.runtimes.runtime import (
+    Entry,
+    FileOptions,
+    Predict,
+    QuantizationParameters,
+    Refusal,
+    Runtime,
+    Weight,
+    only_static_int8,
+)
 from distiq.runtimes.silence import silence
-from distiq.runtimes.uint8_input import Uint8Input
 
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
 COMPUTING = {"Concatenation", "Convolution", "Deconvolution", "Eltwise", "FullyConnected", "MatMul", "Pooling",
@@ -29,9 +38,7 @@ TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32",
          "i8": "int8", "boolean": "bool"}  # fmt: skip
 
 
-def export_openvino(
-    model: nn.Module, example: Tensor, path: Path, named: Sequence[str] = (), uint8_input: Uint8Input | None = None
-) -> None:
+def export_openvino(model: nn.Module, example: Tensor, path: Path, options: FileOptions) -> None:
     """Writes `path` (.xml) and its weights (.bin), with a dynamic batch. example: (B, ...), B >= 2.
 
     Raises:
@@ -42,7 +49,7 @@ def export_openvino(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".partial") as folder:
         source, target = Path(folder) / "model.onnx", Path(folder) / path.name
-        export_onnx(model, example, source, named, uint8_input, for_openvino=True)
+        export_onnx(model, example, source, options, for_openvino=True)
         try:
             with silence():
                 converted = openvino.convert_model(source)
@@ -65,9 +72,7 @@ SETTINGS: tuple[dict[str, str], ...] = (
 """In bfloat16 float layers are faster and answer otherwise."""
 
 
-def load_openvino(
-    path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})
-) -> Callable[[Tensor], Tensor]:
+def load_openvino(path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     """A `predict` that runs the file. It is compiled anew for each batch size that it meets: fixed shapes run faster.
 
     Args:
@@ -177,8 +182,8 @@ def _is_of_convolution(node: Any) -> bool:
     return node.get_type_name() in ("Convolution", "GroupConvolution")
 
 
-def grids(path: Path) -> Grids:
-    """The integer weights and grids that the file holds.
+def quantization_parameters(path: Path) -> QuantizationParameters:
+    """The integer weights, scales and zero points that the file holds.
 
     Weights stand there as int8 behind Convert and Multiply, rows of tables behind a Gather, too; grids of activations
     as FakeQuantize, by their ends.
@@ -198,7 +203,7 @@ def grids(path: Path) -> Grids:
             if integers is not None and scales is not None and integers.dtype == np.int8:
                 axis = int(np.argmax(scales.shape)) if scales.ndim else 0  # a transposed weight is turned back
                 weights.append(Weight(np.moveaxis(integers, axis, 0), scales.reshape(-1)))
-    return Grids(tuple(weights), (), frozenset(activations), tolerance=ROUNDING)
+    return QuantizationParameters(tuple(weights), (), frozenset(activations), tolerance=ROUNDING)
 
 
 def _constant(node: Any) -> np.ndarray | None:
@@ -221,3 +226,33 @@ def _check(path: Path) -> None:
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
+
+
+def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
+    if group_size:
+        return Refusal("groups of weights", "group_size = 0")
+    if mode == "weight_only":
+        return None
+    refusal = only_static_int8(mode, activation_bits, group_size)
+    return refusal._replace(nearest='mode = "weight_only" or "static"') if refusal and mode == "dynamic" else refusal
+
+
+OPENVINO = Runtime(
+    name="openvino",
+    title="OpenVINO",
+    suffix=".xml",
+    packages=("openvino",),
+    install="openvino==2026.4.1",
+    imported="openvino",
+    export=export_openvino,
+    load=load_openvino,
+    entry=entry,
+    quantization_parameters=quantization_parameters,
+    operations=operations,
+    float_operations=float_operations,
+    refuses=_refuses,
+    uint8_input=True,
+    settings=SETTINGS,
+    parts=lambda path: (path, path.with_suffix(".bin")),
+    may_saturate=lambda path: True,
+)

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.runtimes.lowering import Grids
 from distiq.runtimes.onnx_runtime import IntegerLayer, load_by_nodes
+from distiq.runtimes.runtime import QuantizationParameters
 
 LARGEST_ACTIVATION = 255
 LIMITS = np.iinfo(np.int16)
@@ -40,7 +40,7 @@ class Saturation(NamedTuple):
         )
 
 
-def saturation(grids: Grids) -> Saturation:
+def saturation(parameters: QuantizationParameters) -> Saturation:
     """Counts the channels from the integers: exact for the worst inputs that the grids allow.
 
     The largest input is taken as 255, which is never too small and rarely too large: a grid ends at a value that
@@ -48,7 +48,7 @@ def saturation(grids: Grids) -> Saturation:
     neighbours is the kernel's choice, so every pair of a channel counts, also in depthwise layers, which some kernels
     multiply in other ways.
     """
-    flags = [may_saturate(weight.integers) for weight in grids.weights if weight.is_multiplied]
+    flags = [may_saturate(weight.integers) for weight in parameters.weights if weight.is_multiplied]
     return Saturation(sum(map(len, flags)), int(sum(flag.sum() for flag in flags)))
 
 

@@ -7,16 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from distiq.device import run as runner
+from distiq.runtimes.export import runtime_of
 
 SECONDS = 600
-IMPORTED = {
-    ".onnx": "onnxruntime",
-    ".xml": "openvino",
-    ".tflite": "ai_edge_litert.interpreter",
-    ".pte": "executorch.runtime",
-    ".pt2": "torch._inductor.package",
-}
-"""What the runner imports to open a file of that ending: it is loaded before anything is counted."""
 PROBE = """
 import importlib, importlib.util, pathlib, sys
 import numpy
@@ -44,7 +37,7 @@ def peak_memory_bytes(path: Path, sample: Tensor) -> int | None:
     if sys.platform != "linux":
         return None
     kind = str(sample.dtype).removeprefix("torch.")
-    arguments = [runner.__file__, IMPORTED[path.suffix], str(path), kind, *map(str, sample.shape)]
+    arguments = [runner.__file__, runtime_of(path).imported, str(path), kind, *map(str, sample.shape)]
     command = [sys.executable, "-c", PROBE, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)

@@ -13,9 +13,11 @@ from distiq.errors import UserError
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import RUNTIMES, Runtime, differences, export, files_of, load, operations, require
+from distiq.runtimes.export import RUNTIMES, differences, export, files_of, load, operations, require, runtime_named
+from distiq.runtimes.runtime import Runtime
 
 CLASSES = 4
+NAMES = [runtime.name for runtime in RUNTIMES]
 LAST_LAYER_IN_FLOAT = {"litert", "executorch"}
 """Where it is small, as in these networks; see `lowering.with_float_outputs`."""
 
@@ -57,7 +59,7 @@ COMPILED = {"inductor"}
 
 def case(name: str, compiles: bool = False) -> object:
     """A runtime as a parameter: skipped where it is not installed, slow where the tests compile for it."""
-    runtime = RUNTIMES[name]
+    runtime = runtime_named(name)
     absent = pytest.mark.skipif(not installed(runtime), reason=f"{runtime.title} is not installed")
     return pytest.param(name, marks=[absent, *([pytest.mark.slow] if compiles and name in COMPILED else [])])
 
@@ -94,18 +96,18 @@ def networks(request: pytest.FixtureRequest) -> tuple[str, nn.Module, QuantizedM
     return request.param, model.eval(), quantize(model, images_of(256, 1))
 
 
-@pytest.fixture(scope="module", params=[case(name, compiles=True) for name in RUNTIMES])
+@pytest.fixture(scope="module", params=[case(name, compiles=True) for name in NAMES])
 def files(request: pytest.FixtureRequest, networks, tmp_path_factory: pytest.TempPathFactory) -> Files:
     family, model, quantized = networks
-    folder, ending = tmp_path_factory.mktemp(f"{family}-{request.param}"), RUNTIMES[request.param].ending
-    float_file = export(model, folder / f"float{ending}", images_of(2, 3))
+    folder, suffix = tmp_path_factory.mktemp(f"{family}-{request.param}"), runtime_named(request.param).suffix
+    float_file = export(model, folder / f"float{suffix}", images_of(2, 3))
     return Files(
         request.param,
         family,
         model,
         quantized,
         float_file,
-        export(quantized, folder / f"int8{ending}", images_of(2, 3)),
+        export(quantized, folder / f"int8{suffix}", images_of(2, 3)),
     )
 
 
@@ -159,8 +161,8 @@ def test_the_file_holds_the_integers_and_scales_of_the_graph(files: Files):
 
 
 def test_no_layer_but_a_named_one_computes_in_float(files: Files):
-    left = RUNTIMES[files.runtime].float_operations(files.int8_file)
-    before = RUNTIMES[files.runtime].float_operations(files.float_file)
+    left = runtime_named(files.runtime).float_operations(files.int8_file)
+    before = runtime_named(files.runtime).float_operations(files.float_file)
     assert len(before) > 1, "the float file shows that the check sees something"
     if files.runtime in LAST_LAYER_IN_FLOAT:
         assert sum("fully" in name for name in left) == 1
@@ -175,7 +177,7 @@ CONVERTING = {"dequantizelinear", "dequantize", "fakequantize", "convert", "reor
 
 
 def test_the_count_of_operations_hides_no_float_island(files: Files):
-    counted, left = operations(files.int8_file), RUNTIMES[files.runtime].float_operations(files.int8_file)
+    counted, left = operations(files.int8_file), runtime_named(files.runtime).float_operations(files.int8_file)
     named = {part.lower() for name in left for part in (name.partition(" (")[0], name.rpartition("(")[2].rstrip(")"))}
     assert {kind.lower() for kind, counts in counted.items() if "float32" in counts} <= named | CONVERTING
     layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in files.model.modules())
@@ -188,15 +190,15 @@ def test_nothing_is_left_beside_the_files(files: Files):
     assert set(files.int8_file.parent.iterdir()) == expected
 
 
-@pytest.mark.parametrize("name", [case(name) for name in RUNTIMES])
+@pytest.mark.parametrize("name", [case(name) for name in NAMES])
 def test_a_missing_or_damaged_file_is_refused(name: str, tmp_path: Path):
-    runtime = RUNTIMES[name]
-    path = tmp_path / f"model{runtime.ending}"
+    runtime = runtime_named(name)
+    path = tmp_path / f"model{runtime.suffix}"
     with pytest.raises(UserError, match="no such file"):
         load(path)
     for part in files_of(path):
         part.write_bytes(b"this is no model, whatever its name says")
-    with pytest.raises(UserError, match=rf"model\{runtime.ending}: {runtime.title} cannot load this file"):
+    with pytest.raises(UserError, match=rf"model\{runtime.suffix}: {runtime.title} cannot load this file"):
         load(path)
 
 
@@ -205,8 +207,8 @@ class Branching(nn.Module):
         return images if images.sum() > 0 else -images
 
 
-@pytest.mark.parametrize("name", [case(name) for name in RUNTIMES])
+@pytest.mark.parametrize("name", [case(name) for name in NAMES])
 def test_a_network_that_cannot_be_converted_is_refused_and_leaves_nothing(name: str, tmp_path: Path):
     with pytest.raises(UserError, match="cannot"):
-        export(Branching(), tmp_path / f"model{RUNTIMES[name].ending}", torch.randn(2, 3))
+        export(Branching(), tmp_path / f"model{runtime_named(name).suffix}", torch.randn(2, 3))
     assert list(tmp_path.iterdir()) == []

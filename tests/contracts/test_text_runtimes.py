@@ -90,7 +90,7 @@ def test_padding_changes_no_answer(files: Files):
 
 def test_the_file_holds_the_integers_and_scales_of_the_graph(files: Files):
     assert differences(files.quantized, files.int8_file) == ""
-    found = inductor.grids(files.int8_file)
+    found = inductor.quantization_parameters(files.int8_file)
     multiplied = [weight for weight in found.weights if weight.is_multiplied]
     assert len(multiplied) == sum(isinstance(module, nn.Linear) for module in files.model.modules())
     tables = {weight.integers.shape for weight in found.weights if not weight.is_multiplied}

@@ -23,6 +23,8 @@ from distiq.device import run as runner
 from distiq.quantization.quantize import quantize
 from distiq.records.speed import BenchRecord
 from distiq.runtimes.export import RUNTIMES, checksums, export, load
+from distiq.runtimes.inductor import INDUCTOR
+from distiq.runtimes.runtime import Runtime
 
 IMAGES = {"kind": "image", "shape": [3, 4, 6], "divide_by": 255, "mean": [0.5, 0.25, 0.1], "std": [0.2, 0.1, 0.4],
           "labels": ["a", "b", "c"]}  # fmt: skip
@@ -36,15 +38,14 @@ def test_it_is_python_3_9():
     ast.parse(Path(runner.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
 
 
-@pytest.mark.parametrize("name", [name for name in RUNTIMES if name != "inductor"])  # runtimes/test_inductor.py has it
-def test_a_file_answers_as_in_distiq(name: str, tmp_path: Path):
-    runtime = RUNTIMES[name]
+@pytest.mark.parametrize("runtime", [one for one in RUNTIMES if one is not INDUCTOR], ids=lambda one: one.name)
+def test_a_file_answers_as_in_distiq(runtime: Runtime, tmp_path: Path):  # runtimes/test_inductor.py has that one
     if any(importlib.util.find_spec(package) is None for package in runtime.packages):
         pytest.skip(f"{runtime.title} is not installed")
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     inputs = torch.randn(40, 1, 12, 12)
-    path = export(quantize(network.eval(), inputs), tmp_path / f"model{runtime.ending}", inputs[:2])
+    path = export(quantize(network.eval(), inputs), tmp_path / f"model{runtime.suffix}", inputs[:2])
     here, there = runner.load(path, 1), load(path, 1)
     for size in (1, 3, 40, 3):
         assert np.array_equal(here(inputs[:size].numpy()), there(inputs[:size]).numpy())
@@ -52,7 +53,7 @@ def test_a_file_answers_as_in_distiq(name: str, tmp_path: Path):
 
 def test_every_runtime_of_distiq_is_known():
     assert {ending: title for ending, (title, _) in runner.RUNTIMES.items()} == {
-        runtime.ending: runtime.title for runtime in RUNTIMES.values()
+        runtime.suffix: runtime.title for runtime in RUNTIMES
     }
 
 

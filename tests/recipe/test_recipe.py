@@ -1,12 +1,10 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from distiq.errors import UserError
-from distiq.recipe.measure import RuntimeName
 from distiq.recipe.quantize import QuantizeSettings
 from distiq.recipe.read import load_recipe, parse_recipe
 from distiq.recipe.recipe import Recipe, describe, to_toml
@@ -25,15 +23,9 @@ def refusal(tmp_path: Path, text: str, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_the_names_of_runtimes_are_those_that_there_are():
-    from distiq.runtimes.export import RUNTIMES
-
-    assert get_args(RuntimeName) == tuple(RUNTIMES)
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
-    [("[]", "at least 1 item"), ('["openvino", "openvino"]', "names a runtime twice"), ('["tensorrt"]', "onnxruntime")],
+    [("[]", "at least 1 item"), ('["openvino", "openvino"]', "names a runtime twice")],
 )
 def test_runtimes_that_cannot_be_are_refused(tmp_path, names, message):
     assert message in refusal(tmp_path, f"[measure]\nruntimes = {names}")
@@ -42,11 +34,6 @@ def test_runtimes_that_cannot_be_are_refused(tmp_path, names, message):
 def test_lengths_of_texts_are_sorted_and_those_of_no_text_refused(tmp_path):
     assert parse_recipe({"measure": {"lengths": [64, 16, 64]}}).measure.lengths == (16, 64)
     assert "a text has 2 tokens at least" in refusal(tmp_path, "[measure]\nlengths = [1, 64]")
-
-
-def test_pixels_are_refused_where_a_runtime_has_no_form_for_them(tmp_path):
-    text = '[export]\nuint8_input = true\n[measure]\nruntimes = ["onnxruntime", "executorch"]'
-    assert "files of executorch take normalized float32" in refusal(tmp_path, text)
 
 
 def test_a_download_without_a_place_is_refused(tmp_path):
@@ -248,9 +235,6 @@ def test_a_student_that_cannot_be_cut_is_refused(tmp_path, text, message):
         ('mode = "dynamic"\nrungs = ["minmax"]', 'rungs names "minmax", which mode = "dynamic" has not'),
         ('mode = "dynamic"\nlearn_ranges = true', 'nearest: mode = "static", or leave learn_ranges out'),
         ('rungs = ["dynamic"]', 'rungs names "dynamic", which mode = "static" has not'),
-        ('mode = "dynamic"\n[measure]\nruntimes = ["openvino"]', 'nearest: mode = "weight_only" or "static"'),
-        ('mode = "weight_only"\n[measure]\nruntimes = ["onnxruntime", "litert"]', 'nearest: mode = "static"'),
-        ('activation_bits = 16\n[measure]\nruntimes = ["openvino"]', "nearest: activation_bits = 8"),
     ],
 )
 def test_a_scheme_that_cannot_be_is_refused_with_the_nearest(tmp_path, text, message):

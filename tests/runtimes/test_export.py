@@ -1,5 +1,6 @@
 """export() and load() choose the runtime by the file's ending."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -9,8 +10,19 @@ import torch
 from distiq.errors import UserError
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.runtimes.export import RUNTIMES, differences, export, files_of, load, require, runtime_of, size_bytes
-from distiq.runtimes.onnx_runtime import operation_counts
+from distiq.runtimes.export import (
+    RUNTIMES,
+    differences,
+    export,
+    files_of,
+    load,
+    require,
+    runtime_named,
+    runtime_of,
+    size_bytes,
+)
+from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, operation_counts
+from distiq.runtimes.openvino import OPENVINO
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.bin", "model"])
@@ -30,15 +42,16 @@ def test_the_weights_beside_an_onnx_file_are_counted(tmp_path):
     assert size_bytes(tmp_path / "parts.onnx") > 64 * 8 * 4 > (tmp_path / "parts.onnx").stat().st_size
 
 
-def test_every_ending_names_one_runtime():
-    assert [runtime_of(Path(f"model{runtime.ending}")) for runtime in RUNTIMES.values()] == list(RUNTIMES.values())
+def test_every_suffix_and_every_name_is_of_one_runtime():
+    assert [runtime_of(Path(f"model{runtime.suffix}")) for runtime in RUNTIMES] == list(RUNTIMES)
+    assert [runtime_named(runtime.name) for runtime in RUNTIMES] == list(RUNTIMES)
 
 
 def test_a_runtime_that_is_not_installed_is_refused_with_the_line_that_installs_it():
-    absent = RUNTIMES["openvino"]._replace(packages=("no_such_runtime",), install="no-such-runtime==1.0")
+    absent = replace(OPENVINO, packages=("no_such_runtime",), install="no-such-runtime==1.0")
     with pytest.raises(UserError, match=r"OpenVINO is not installed here \(no_such_runtime\): pip install no-such-ru"):
         require(absent)
-    require(RUNTIMES["onnxruntime"])
+    require(ONNX_RUNTIME)
 
 
 def test_a_model_s_size_is_that_of_all_its_files(tmp_path: Path):
@@ -56,7 +69,7 @@ def test_a_file_of_another_graph_is_told_from_the_graph_s(tmp_path: Path):
     quantized = quantize(model, inputs, Scheme())
     path = export(quantized, tmp_path / "model.onnx", inputs)
     assert differences(quantized, path) == ""
-    assert "grids of activations" in differences(quantize(model, 3 * inputs, Scheme()), path)
+    assert "quantizes no activation so" in differences(quantize(model, 3 * inputs, Scheme()), path)
     with torch.no_grad():
         model[0].weight[0] *= -1
     assert "integer weights are not the graph's" in differences(quantize(model, inputs, Scheme()), path)

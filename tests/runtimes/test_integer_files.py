@@ -16,8 +16,8 @@ from distiq.models.text import EmbeddingBag
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, integer_io, load, pair_sums
-from distiq.runtimes.litert import IntegerTensor, entry, float_operations
-from distiq.runtimes.lowering import Entry
+from distiq.runtimes.litert import entry, float_operations
+from distiq.runtimes.runtime import Entry, IntegerTensor
 from distiq.runtimes.uint8_input import Uint8Input
 from tests.runtimes.conftest import Branches, images_of
 
@@ -158,7 +158,9 @@ def test_networks_that_compute_in_float_at_an_end_are_refused():
 def test_what_has_no_grids_or_no_form_is_refused(tmp_path: Path):
     network, inputs = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(8, 4)
     for model in (network, quantize(network, inputs, Scheme())):
-        with pytest.raises(UserError, match=r"no grids at its ends; quantize it with Scheme\(integer_io=True\)"):
+        with pytest.raises(
+            UserError, match=r"input and output are not quantized; quantize it with Scheme\(integer_io=True\)"
+        ):
             export(model, tmp_path / "model.tflite", inputs, integer_io=True)
     with pytest.raises(UserError, match=r"files of ONNX Runtime take and give float32; those of integers: \.tflite"):
         export(quantize(network, inputs, Scheme(integer_io=True)), tmp_path / "model.onnx", inputs, integer_io=True)

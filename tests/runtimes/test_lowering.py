@@ -12,14 +12,13 @@ from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
 from distiq.runtimes.lowering import (
     PINS,
-    Grids,
-    Weight,
     is_quantized,
     qparams_of,
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
 )
+from distiq.runtimes.runtime import QuantizationParameters, Weight
 
 
 def test_no_form_changes_a_value(exported, images: Tensor):
@@ -105,17 +104,24 @@ def test_plain_attention_is_attention(mask: str | None, scale: float | None):
 
 def test_each_kind_of_difference_is_named():
     weight = Weight(np.array([[1, -2], [3, 4]], np.int8), np.array([0.5, 0.25], np.float32))
-    graph = Grids((weight,), (), frozenset({(0.1, 3)}))
+    graph = QuantizationParameters((weight,), (), frozenset({(0.1, 3)}))
     assert graph.differs_from(graph) == ""
-    assert Grids((), (np.array([[0.5, -1], [0.75, 1]], np.float32),), graph.activations).differs_from(graph) == ""
+    assert (
+        QuantizationParameters((), (np.array([[0.5, -1], [0.75, 1]], np.float32),), graph.activations).differs_from(
+            graph
+        )
+        == ""
+    )
     read = np.array([[[0.75, 1], [0.75, 1]]], np.float32)  # the second row, for two tokens
-    assert Grids((), (read,), graph.activations).differs_from(graph) == ""
+    assert QuantizationParameters((), (read,), graph.activations).differs_from(graph) == ""
     padded = graph._replace(weights=(weight._replace(integers=np.array([[0, 0], [3, 4]], np.int8)),))
-    assert "are not in the file" in Grids((), (np.zeros((1, 2), np.float32),), graph.activations).differs_from(padded)
+    assert "are not in the file" in QuantizationParameters(
+        (), (np.zeros((1, 2), np.float32),), graph.activations
+    ).differs_from(padded)
     other = weight._replace(integers=-weight.integers)
     assert "1 integer weights are not the graph's" in graph._replace(weights=(other,)).differs_from(graph)
     assert "are not in the file" in graph._replace(weights=()).differs_from(graph)
     for grid in ((0.1, 4), (0.11, 3)):
-        assert "no such grids" in graph._replace(activations=frozenset({grid})).differs_from(graph)
+        assert "quantizes no activation so" in graph._replace(activations=frozenset({grid})).differs_from(graph)
     near = graph._replace(activations=frozenset({(0.1000004, 3)}), tolerance=1e-6)
     assert near.differs_from(graph) == ""

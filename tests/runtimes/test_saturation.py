@@ -20,9 +20,9 @@ from distiq.errors import UserError
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load, pair_sums
-from distiq.runtimes.lowering import Grids, Weight
 from distiq.runtimes.onnx_passes import INPUT
-from distiq.runtimes.onnx_runtime import grids, operation_counts
+from distiq.runtimes.onnx_runtime import operation_counts, quantization_parameters
+from distiq.runtimes.runtime import QuantizationParameters, Weight
 from distiq.runtimes.saturation import accumulate, emulate, may_saturate, saturation
 
 SETS = set(environment.describe().instruction_sets)
@@ -58,7 +58,7 @@ def test_the_certificate_counts_channels():
     rows = np.array([[100, 100], [1, 2], [3, -4]], np.int8)
     layers = (Weight(rows, np.ones(3, np.float32)), Weight(rows[1:], np.ones(2, np.float32)))
     table = Weight(rows, np.ones(3, np.float32), is_multiplied=False)
-    found = Grids((*layers, table), (), frozenset())
+    found = QuantizationParameters((*layers, table), (), frozenset())
     assert saturation(found) == (5, 1)
     assert "1 of 5 output channels" in saturation(found).sentence()
     assert saturation(found._replace(weights=(layers[1], table))).sentence().startswith("certified")
@@ -131,7 +131,7 @@ def test_a_certified_file_answers_the_same(exported, images: Tensor, tmp_path: P
     path = export(quantize(exported.model, images[:64], Scheme(reduce_range=True)), tmp_path / "model.onnx", images[:2])
     assert pair_sums(path).startswith("certified")
     assert torch.equal(emulate(path)(images[:100]), emulate(path, saturating=False)(images[:100]))
-    assert max(int(np.abs(weight.integers).max()) for weight in grids(path).weights) == 63
+    assert max(int(np.abs(weight.integers).max()) for weight in quantization_parameters(path).weights) == 63
     assert operation_counts(path)["Cast"] == 0, "stored as int8, not packed"
 
 

@@ -68,7 +68,7 @@ def test_a_file_answers_as_its_simulation_at_any_length(name: str, files):
 def test_a_file_holds_the_graphs_integers_and_scales(name: str, files):
     quantized, path = files[name]
     assert differences(quantized, path) == ""
-    assert len(runtime_of(path).grids(path).weights) == 5  # table, convolution, three linear layers
+    assert len(runtime_of(path).quantization_parameters(path).weights) == 5  # table, convolution, three linear layers
     with torch.no_grad():
         next(iter(quantized.parameters())).mul_(-1)
         assert "integer weights are not the graph's" in differences(quantized, path)
@@ -148,13 +148,17 @@ def test_openvino_takes_weight_only_graphs(name: str, files, tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "ending", "message"),
     [
-        ("dynamic", ".xml", 'grids that are made at each run; nearest: mode = "weight_only" or "static"'),
-        ("dynamic", ".tflite", "its kernels make one for each row of a layer's input, the graph has one for all"),
+        ("dynamic", ".xml", 'activations that are quantized at each run; nearest: mode = "weight_only" or "static"'),
+        ("dynamic", ".tflite", "its kernels find a range for each row of a layer's input, the graph has one for all"),
         ("weight_only", ".tflite", 'integer weights beside float32 activations; nearest: mode = "static"'),
         ("groups", ".pte", 'nearest: mode = "static", or runtime "onnxruntime"'),
         ("groups", ".xml", "groups of weights; nearest: group_size = 0"),
         ("sixteen", ".xml", "activations of 16 bits; nearest: activation_bits = 8"),
-        ("dynamic", ".pt2", 'files of inductor with grids that are made at each run; nearest: mode = "static"'),
+        (
+            "dynamic",
+            ".pt2",
+            'files of inductor with activations that are quantized at each run; nearest: mode = "static"',
+        ),
         ("weight_only", ".pt2", 'nearest: mode = "static", or runtime "onnxruntime"'),
         ("sixteen", ".pt2", "nearest: activation_bits = 8"),
     ],

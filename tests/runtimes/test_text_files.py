@@ -17,8 +17,9 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
-from distiq.runtimes.export import Runtime, differences, export, load, require, runtime_of
+from distiq.runtimes.export import differences, export, load, require, runtime_of
 from distiq.runtimes.onnx_runtime import float_operations, with_mask
+from distiq.runtimes.runtime import Runtime
 
 VOCABULARY, LENGTH = 50, 12
 
@@ -229,7 +230,7 @@ def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(
     quantized, tokens = quantize(model, texts(64)), texts(40)
     path = export(quantized, tmp_path / f"model{ending}", tokens[:2])
     assert differences(quantized, path) == ""
-    held = Counter(weight.integers.shape for weight in runtime.grids(path).weights)
+    held = Counter(weight.integers.shape for weight in runtime.quantization_parameters(path).weights)
     assert not Counter(tuple(one.weight.shape) for one in model.modules() if isinstance(one, nn.Linear)) - held
     with torch.no_grad():
         simulated = quantized(tokens)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
-from distiq.runtimes.export import RUNTIMES, differences, export, load
+from distiq.runtimes.export import differences, export, load
+from distiq.runtimes.litert import LITERT
 from distiq.runtimes.onnx_runtime import float_operations, operation_counts
 from distiq.runtimes.uint8_input import Uint8Input
 
@@ -92,7 +93,7 @@ def test_litert_files_take_pixels(pixels: Uint8Input, for_qat: bool, tmp_path: P
     example = normalized(images[:2], pixels)
     before = export(model, tmp_path / "normalized.tflite", example)
     after = export(model, tmp_path / "pixels.tflite", example, pixels)
-    assert RUNTIMES["litert"].entry(after) == ((-1, len(pixels.mean), 8, 8), torch.uint8)
+    assert LITERT.entry(after) == ((-1, len(pixels.mean), 8, 8), torch.uint8)
     torch.testing.assert_close(load(after)(images), load(before)(normalized(images, pixels)), rtol=0, atol=1e-5)
     added = set(litert_operations(after)) - set(litert_operations(before))
     if for_qat:
@@ -101,7 +102,7 @@ def test_litert_files_take_pixels(pixels: Uint8Input, for_qat: bool, tmp_path: P
 
 
 def litert_operations(path: Path) -> tuple[str, ...]:
-    return RUNTIMES["litert"].float_operations(path)
+    return LITERT.float_operations(path)
 
 
 def test_runtimes_without_a_form_for_it_are_refused(tmp_path):

@@ -11,6 +11,7 @@ from distiq.errors import UserError
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import RUNTIMES, export, require
+from distiq.runtimes.runtime import Runtime
 from distiq.timing.memory import peak_memory_bytes
 
 WIDE = 2048
@@ -19,17 +20,19 @@ SLOW = {"inductor"}  # compiles
 
 
 @LINUX
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNTIMES])
-def test_a_large_file_takes_at_least_its_weights(name: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(one, id=one.name, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in RUNTIMES]
+)
+def test_a_large_file_takes_at_least_its_weights(runtime: Runtime, tmp_path: Path):
     try:
-        require(RUNTIMES[name], to_write=True)
+        require(runtime, to_write=True)
     except UserError as error:
         pytest.skip(str(error))
     torch.manual_seed(0)
     model, inputs = nn.Sequential(nn.Linear(WIDE, WIDE), nn.ReLU(), nn.Linear(WIDE, 4)).eval(), torch.randn(8, WIDE)
     taken = {}
     for kind, form in (("float", model), ("int8", quantize(model, inputs, Scheme()))):
-        path = export(form, tmp_path / f"{kind}{RUNTIMES[name].ending}", inputs[:2])
+        path = export(form, tmp_path / f"{kind}{runtime.suffix}", inputs[:2])
         taken[kind] = peak_memory_bytes(path, inputs[:1])
     assert 4 * WIDE * WIDE < taken["float"] < 8 * 4 * WIDE * WIDE
     assert WIDE * WIDE < taken["int8"] < taken["float"]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ from distiq.report.show import show
 from distiq.run import ladder, select
 from distiq.run.measure import LOGITS
 from distiq.runtimes import export
+from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
+from distiq.runtimes.openvino import OPENVINO
 
 
 class StreamPrediction(Silent):
@@ -199,8 +202,8 @@ def measure(*runtimes: str) -> dict:
 
 
 def test_a_runtime_that_is_not_installed_is_refused_before_training(data: Data, tmp_path: Path, monkeypatch):
-    absent = export.RUNTIMES["openvino"]._replace(packages=("no_such_runtime",))
-    monkeypatch.setitem(export.RUNTIMES, "openvino", absent)
+    absent = replace(OPENVINO, packages=("no_such_runtime",))
+    monkeypatch.setattr(export, "RUNTIMES", (ONNX_RUNTIME, absent))
     with pytest.raises(UserError, match=r"OpenVINO is not installed here .*: pip install openvino=="):
         compress(recipe(measure=measure("onnxruntime", "openvino")), run=tmp_path, data=data)
     assert not list(tmp_path.glob("steps/*"))

@@ -39,7 +39,6 @@ def test_the_bundle_takes_and_gives_int8(recipe_file, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([("[measure]", "[export]\ninteger_io = true\n[measure]")], "files of litert alone take integers"),
         ([("[measure]", MEASURED), ('rungs = ["static", "qat"]', 'mode = "weight_only"')], "needs grids of 8 bits"),
     ],
 )

@@ -16,7 +16,7 @@ from distiq.models.from_onnx import read_onnx
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.records.run import OwnFileRecord
-from distiq.runtimes.export import RUNTIMES, checksums, export, load
+from distiq.runtimes.export import checksums, export, load, runtime_of
 
 
 def network() -> nn.Module:
@@ -149,7 +149,7 @@ def test_tokens_of_a_fixed_length_keep_it(reader: Path, tmp_path: Path):
     out = tmp_path / "out.onnx"
     found = quantize_file(reader, tmp_path / "tokens.npy", out, scheme, Preparation(), rounds=1, seconds=0.002)
     assert found.sqnr_db > 25
-    entry = RUNTIMES["onnxruntime"].entry(out)
+    entry = runtime_of(out).entry(out)
     assert (entry.shape, entry.dtype) == ((-1, 6), torch.int64)
 
 
@@ -227,6 +227,6 @@ def test_a_file_of_texts_with_a_mask_becomes_one_that_works_it_out(tmp_path: Pat
     assert found.sqnr_db > 25
     assert [file.file for file in found.bench.files] == [str(path), str(out)]
     assert found.bench.files[0].sha256 == checksums(path)
-    assert RUNTIMES["onnxruntime"].entry(out).shape == (-1, -1)
+    assert runtime_of(out).entry(out).shape == (-1, -1)
     padded = torch.cat([tokens[:5], torch.zeros(5, 1, dtype=torch.int64)], 1)
     torch.testing.assert_close(load(out)(padded), load(out)(tokens[:5]), rtol=0, atol=1e-5)
