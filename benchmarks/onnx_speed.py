@@ -26,7 +26,8 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.files import write_atomically
-from distiq.models.build import build, load_weights
+from distiq.models.build import build
+from distiq.models.checkpoint import load_weights
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.recipe.read import parse_recipe

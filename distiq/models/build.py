@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq.errors import UserError
@@ -17,6 +15,7 @@ from distiq.factory import call_factory
 from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
 from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.bc_resnet import BCResNet
+from distiq.models.checkpoint import SUFFIXES, load_weights
 from distiq.models.conformer import Conformer
 from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.frontend import front_end
@@ -25,6 +24,7 @@ from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
+from distiq.progress import Watch
 
 BUILT_IN: dict[str, type[nn.Module]] = {
     "resnet": ResNet,
@@ -97,6 +97,7 @@ def build(
     role: str,
     tokens: Tokens | None = None,
     names: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> nn.Module:
     """The network that a recipe names, with its weights if it names some.
 
@@ -105,6 +106,7 @@ def build(
         role: "teacher" or "student", for messages.
         tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
             rows for the tokens in use alone, and `embedding_width` makes it a narrow table and a layer that widens it.
+        watch: is told what was unwrapped of a file of weights.
         names: of the classes; where the weights of a network that hears name their labels, they are matched by name.
 
     Raises:
@@ -125,7 +127,7 @@ def build(
         model = _create(made, classes, example.shape[1], role, tokens, names, _is_finished(choice, role))
     _shrink_table(model, choice, role, tokens)
     if choice.weights and not _comes_from_hub(choice):
-        load_weights(model, Path(choice.weights), choice.trust)
+        load_weights(model, Path(choice.weights), choice.trust, watch, new_head=not _is_finished(choice, role))
     check_output(model, classes, example, role)
     return model
 
@@ -184,45 +186,9 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
         )
 
 
-def load_weights(model: nn.Module, path: Path, trust: bool = False) -> None:
-    """Loads a state dict into the model.
-
-    Raises:
-        UserError: the file is damaged, would run code and is not trusted, or does not fit the model.
-    """
-    state = _read_state(path, trust)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path}: these weights do not fit the network: {error}") from error
-
-
-def _read_state(path: Path, trust: bool) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; weights are a .safetensors, .pt or .pth file, or a hub name")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or no safetensors file ({error}); save or copy it again") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=not trust)
-    except Exception as error:  # pickle raises whatever the file makes it raise
-        raise UserError(
-            f"{path}: cannot be loaded as weights alone ({type(error).__name__}); save it as .safetensors, or, if you"
-            " trust its origin, set trust = true: such a file can run code"
-        ) from error
-    if isinstance(state, nn.Module):
-        state = state.state_dict()
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no plain state dict; save model.state_dict()")
-    return state
-
-
 def _comes_from_hub(choice: ModelChoice) -> bool:
-    return choice.model.startswith(("transformers:", "timm:", "torchvision:")) and not choice.weights.endswith(
-        (".safetensors", ".pt", ".pth")
-    )
+    from_library = choice.model.startswith(("transformers:", "timm:", "torchvision:"))
+    return from_library and not choice.weights.endswith(SUFFIXES)
 
 
 def _is_finished(choice: ModelChoice, role: str) -> bool:

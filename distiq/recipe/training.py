@@ -52,7 +52,9 @@ class ModelSettings(Part):
         ' "transformers:NAME", "timm:NAME", "torchvision:NAME", "file.onnx" (float32, with its weights)'
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
-    weights: str = Field("", description="a .safetensors file, a hub name, or a .pt/.pth file; empty trains it")
+    weights: str = Field(
+        "", description="a file, shards or a folder of weights, plain or of a training, or a hub name; empty trains it"
+    )
     trust: bool = Field(False, description="allow .pt/.pth files that run code when they are loaded")
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 

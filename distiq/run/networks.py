@@ -111,32 +111,44 @@ def build_models(
         UserError: a network cannot be built; see `build`.
     """
     watch.stage("checking the networks")
-    first = build_network(recipe, data, "teacher", teacher)
-    between = tuple(build_network(recipe, data, f"assistants.{number}") for number in range(len(recipe.assistants)))
-    last = build_network(recipe, data, "student", student, first.module)
+    roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
+    first = build_network(recipe, data, "teacher", teacher, watch=watch)
+    between = tuple(build_network(recipe, data, role, watch=watch) for role in roles)
+    last = build_network(recipe, data, "student", student, first.module, watch)
     trimmed = data.kind == "text" and recipe.student.options.get("trim_vocabulary") and student is None
     return Models(first, between, last, data.used_tokens()[1] if trimmed else ())
 
 
 def build_network(
-    recipe: Recipe, data: Data, role: str, given: nn.Module | None = None, teacher: nn.Module | None = None
+    recipe: Recipe,
+    data: Data,
+    role: str,
+    given: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    watch: Watch | None = None,
 ) -> Network:
     """The network of one role; see `build_models`.
 
     Args:
         teacher: before its training; what the student is cut from.
+        watch: is told what was unwrapped of a file of weights.
     """
     settings = recipe.networks()[role]
     rebuild = partial(_built, role, settings, data, teacher)
     if given is None:
         set_seed(recipe.seed)
-    module = copy.deepcopy(given) if given is not None else rebuild(None)
+    module = copy.deepcopy(given) if given is not None else rebuild(None, watch)
     key = network_key(module, settings, data.normalize(data.calibration.inputs[:SAMPLES]))
     return Network(role, settings, module, given is not None, recipe.seed, rebuild, key)
 
 
 def _built(
-    role: str, settings: ModelSettings, data: Data, teacher: nn.Module | None, trained: nn.Module | None
+    role: str,
+    settings: ModelSettings,
+    data: Data,
+    teacher: nn.Module | None,
+    trained: nn.Module | None,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
     tokens, names = _tokens(data), data.classes
@@ -147,7 +159,7 @@ def _built(
         source = teacher if trained is None else trained
         assert source is not None
         return cut(source, settings, len(names), data.example, tokens)
-    return build(settings, len(names), data.example, role, tokens, names)
+    return build(settings, len(names), data.example, role, tokens, names, watch)
 
 
 def _tokens(data: Data) -> Tokens | None:

@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.build import Logits, build, check_output, load_weights
+from distiq.models.build import Logits, build, check_output
+from distiq.models.checkpoint import load_weights
 from distiq.models.resnet import ResNet
 from distiq.recipe.training import StudentSettings
 
@@ -245,7 +246,7 @@ def test_damaged_weights_are_refused(tmp_path, network, suffix, content):
 def test_missing_weights_are_named(tmp_path, name):
     assert (
         refusal("resnet", TINY, weights=str(tmp_path / name))
-        == f"{tmp_path / name}: no such file; weights are a .safetensors, .pt or .pth file, or a hub name"
+        == f"{tmp_path / name}: no such file; weights are a .safetensors, .pt, .pth, .ckpt or .bin file, or a hub name"
     )
 
 
