@@ -12,6 +12,7 @@ from distiq.data.text import check_same_tokens
 from distiq.distillation.distil import check_losses, check_smoothing
 from distiq.distillation.quant_regularization import quant_regularization
 from distiq.errors import UserError
+from distiq.evaluation.evaluate import check_metrics
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
 from distiq.progress import Watch
@@ -28,6 +29,7 @@ from distiq.runtimes.check import check_runtimes
 def check_recipe(recipe: Recipe, data: Data) -> None:
     """Raises UserError if the recipe asks for what this machine, or this data, does not have."""
     check_runtimes(recipe)
+    check_metrics(recipe.budget.metrics, data)
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
@@ -44,39 +46,13 @@ def check_training(recipe: Recipe, data: Data) -> None:
 
 
 def _check_task(recipe: Recipe, data: Data) -> None:
-    budget = recipe.budget
-    if data.regression:
-        _refuse_classes(recipe)
-    elif budget.correlation_drop_points is not None:
-        raise UserError(
-            "budget.correlation_drop_points is for regression (data.text.target); limit accuracy_drop_points instead"
-        )
-    if budget.auc_drop_points is not None and len(data.classes) != 2:
-        raise UserError(
-            f"budget.auc_drop_points is for two classes, the data has {len(data.classes)}; limit accuracy_drop_points"
-            " instead"
-        )
-    several = data.multi_label
-    if budget.f1_drop_points is not None and not several:
-        raise UserError("budget.f1_drop_points is for several labels a sample; limit accuracy_drop_points instead")
-    unfit = {"budget.auc_drop_points": budget.auc_drop_points is not None,
-             "evaluation.keyword": bool(recipe.evaluation.keyword),
+    unfit = {"evaluation.keyword": bool(recipe.evaluation.keyword),
              "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
-    if several and (names := [name for name, is_set in unfit.items() if is_set]):
+    names = [name for name, is_set in unfit.items() if is_set]
+    if names and data.regression:
+        raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; leave it out")
+    if names and data.multi_label:
         raise UserError(f"{names[0]} is for one class a sample, but the data gives several labels; leave it out")
-
-
-def _refuse_classes(recipe: Recipe) -> None:
-    """Raises UserError if the recipe asks for what classes alone have, where samples have a number."""
-    budget = recipe.budget
-    unfit = {"budget.accuracy_drop_points": budget.accuracy_drop_points is not None,
-             "budget.auc_drop_points": budget.auc_drop_points is not None,
-             "budget.f1_drop_points": budget.f1_drop_points is not None,
-             "evaluation.keyword": bool(recipe.evaluation.keyword),
-             "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
-    if names := [name for name, is_set in unfit.items() if is_set]:
-        instead = "limit correlation_drop_points instead" if "budget" in names[0] else "leave it out"
-        raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; {instead}")
 
 
 def _check_keyword(recipe: Recipe, data: Data) -> None:

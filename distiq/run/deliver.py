@@ -65,7 +65,7 @@ def write_run(
         code_version=source_hash(".")[:16],
         environment=environment.describe(),
         data=data.record(),
-        budget=recipe.budget.model_dump(),
+        budget=recipe.budget.limits,
         teacher=teacher_record,
         student=student_record,
         advice=advice,

@@ -19,7 +19,7 @@ from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe.measure import EvaluationSettings, ExportSettings
 from distiq.recipe.recipe import Recipe
 from distiq.records.models import Column, ColumnName
-from distiq.records.quality import AccuracyRecord, QualityRecord
+from distiq.records.quality import Quality
 from distiq.records.record import Record
 from distiq.records.speed import CostRecord, LatencyRecord
 from distiq.run.ledger import Ledger, Place, Step
@@ -83,8 +83,8 @@ def turns_of(recipe: Recipe) -> Turns:
 class Scores(Record):
     """The quality of a model on the two splits that it is measured on."""
 
-    test: QualityRecord
-    validation: QualityRecord
+    test: Quality
+    validation: Quality
 
 
 class FileCost(Record):
@@ -237,13 +237,13 @@ def scores(
         teacher, float_student: whose logits they are compared with.
     """
 
-    def of(split: str, labels: Tensor) -> QualityRecord:
+    def of(split: str, labels: Tensor) -> Quality:
         beside, own = (network.logits[split] if network else None for network in (teacher, float_student))
         quality = score(logits[split], labels, len(data.classes), beside, own, data.target.std)
         if not evaluation.keyword:
             return quality
         errors = keyword_errors(logits[split], labels, data.classes, evaluation.keyword, evaluation.false_accepts)
-        return AccuracyRecord.model_validate({**dict(quality), "keyword": errors})
+        return Quality.model_validate({**dict(quality), "keyword": errors})
 
     return Scores(test=of("test", data.test.labels), validation=of("validation", data.validation.labels))
 

@@ -204,10 +204,10 @@ class _Run:
                 learning_rate=rate,
                 images_per_s=images_per_s,
                 seconds=seconds,
-                validation_accuracy=accuracy,
+                validation=accuracy,
             )
         )
-        best = max((entry.validation_accuracy or 0.0) for entry in self.history)
+        best = max((entry.validation or 0.0) for entry in self.history)
         if not self.keep_best or accuracy is None or accuracy >= best:
             self.kept = self.epoch + 1
             if self.keep_best:

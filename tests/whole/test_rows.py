@@ -43,7 +43,7 @@ precision = "float32"
 [quantize]
 rungs = ["static"]
 [budget]
-auc_drop_points = 40.0
+metrics = {auc = 40.0}
 size_kb = 20
 [measure]
 throughput_batch = 2
@@ -99,11 +99,11 @@ def test_what_a_callable_lacks_is_left_out(run: RunRecord, folder: Path):
 
 
 def test_an_auc_limit_that_breaks_says_so(folder: Path, run: RunRecord):
-    missed = compress(load_recipe(folder / "rows.toml", ["budget.auc_drop_points=-5"]), run=folder / "run")
-    assert [breach.limit for breach in missed.verdict.breaches] == ["auc_drop_points"]
+    missed = compress(load_recipe(folder / "rows.toml", ["budget.metrics.auc=-5"]), run=folder / "run")
+    assert [breach.limit for breach in missed.verdict.breaches] == ["metrics.auc"]
     drop = 100 * (missed.teacher.column("float32").test.auc - missed.student.column("int8 deployed").test.auc)
     assert missed.verdict.breaches[0].measured == pytest.approx(drop)
-    assert "auc_drop_points by" in missed.verdict.sentence
+    assert "AUC drop by" in missed.verdict.sentence
 
 
 def test_the_runner_checks_and_answers_prepared_rows(

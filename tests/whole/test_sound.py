@@ -50,7 +50,7 @@ precision = "float32"
 [quantize]
 rungs = ["static"]
 [budget]
-accuracy_drop_points = 50.0
+drop = 50.0
 size_kb = 16
 [measure]
 throughput_batch = 2
@@ -111,7 +111,7 @@ def test_the_front_end_stays_in_float_by_measurement_and_the_rest_is_int8(record
 
 
 def test_tones_are_told_from_hisses(record: RunRecord):
-    assert record.trials[0].deployed.test.top1 >= 0.9
+    assert record.trials[0].deployed.test.value >= 0.9
     assert (record.data.kind, record.data.rate, record.data.sample_shape) == ("audio", RATE, (1000,))
 
 
