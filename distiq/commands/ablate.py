@@ -138,7 +138,8 @@ def _record(
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
         samples=len(labels),
         arms=tuple(
-            ArmRecord(name=arm, correct=tuple(step.record.test.value for step in steps)) for arm, steps in results.items()
+            ArmRecord(name=arm, correct=tuple(step.record.test.value for step in steps))
+            for arm, steps in results.items()
         ),
         pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
         seconds=sum(step.seconds for step in ledger.used.values()),
