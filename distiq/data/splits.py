@@ -231,12 +231,18 @@ class Data:
         )
 
     def digest(self) -> str:
-        """SHA-256 over classes, preparation, normalization, and the inputs and labels of every split, in order."""
+        """SHA-256 over classes, preparation, normalization, and shape, type and values of the inputs and labels of
+        every split, in order."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std, self.rate)).encode())
         if self.preparation:
             sha.update(json.dumps(self.preparation, sort_keys=True).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
             for tensor in (split.inputs, split.labels):
+                sha.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
                 sha.update(tensor.contiguous().numpy().tobytes())
         return sha.hexdigest()
 

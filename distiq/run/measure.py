@@ -128,7 +128,9 @@ class MeasuredNetwork:
 
     @property
     def key(self) -> str:
-        return self.step.key
+        """The network's: what is made from it says itself under which conditions it is measured, and how long that
+        took decides nothing."""
+        return self.trained.key
 
     @property
     def module(self) -> nn.Module:
