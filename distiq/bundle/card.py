@@ -61,7 +61,7 @@ def _card_text(
     facts = [f"Sums of two 8-bit products are {pair_sums}."] if pair_sums else []
     if fixed := run.comparison.fixed_lengths.get(cost.file):
         facts.append(f"The file takes texts of {fixed} tokens alone; shorter ones are padded.")
-    noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
+    noun, example = NOUNS[run.data.modality], EXAMPLES[run.data.modality]
     example += ' "another text"' if is_pair else ""
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
     answers = f"{len(run.data.classes)} classes:\n{names}"

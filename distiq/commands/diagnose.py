@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from distiq.bundle.open import PREPROCESSING, Bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
-from distiq.device.run import RAW
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.numerics import sqnr_db
@@ -142,7 +141,7 @@ def read_case(ledger: Ledger) -> Case:
         data,
         student,
         calibration,
-        data.normalize(data.validation.inputs[: len(calibration)]),
+        data.normalize(data.validation.take(slice(len(calibration))).inputs),
         trial,
         rung,
         scheme,
@@ -238,8 +237,8 @@ def _preprocessing(case: Case) -> Iterator[Finding]:
     folder = case.folder / "bundle"
     if not (folder / PREPROCESSING).is_file():
         return
-    raw = RAW.get(case.data.kind)
-    if raw is None:
+    raw = case.data.preprocessing.raw_name
+    if not raw:
         return  # rows and texts are encoded once, when they are read
     bundle = Bundle(folder)
     vectors = bundle.vectors()

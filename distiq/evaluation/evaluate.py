@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Data, Split, answers, right
+from distiq.data.samples import Split
+from distiq.data.splits import Data, answers, right
 from distiq.errors import UserError
 from distiq.evaluation.accuracy import (
     area_under_curve,
@@ -25,7 +26,7 @@ CHUNK = 250
 @torch.no_grad()
 def outputs(predict: Predict, data: Data, samples: Split) -> Tensor:
     """The logits of every sample, in order: (N, classes) float32."""
-    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.inputs.split(CHUNK)]
+    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.chunks(CHUNK)]
     return torch.cat(chunks)
 
 

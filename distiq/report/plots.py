@@ -33,7 +33,7 @@ def quality_against_size(run: RunRecord) -> str:
 def quality_against_latency(run: RunRecord) -> str:
     """The same over the median time of one sample in ms."""
     return _trade_off(
-        run, f"latency of {ONE[run.data.kind]}, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms")
+        run, f"latency of {ONE[run.data.modality]}, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms")
     )
 
 

@@ -56,7 +56,7 @@ def render(
     return environment.get_template("report.html.jinja").render(
         run=run,
         metric=teacher.primary,
-        noun=NOUNS[run.data.kind],
+        noun=NOUNS[run.data.modality],
         float_modules=tables.float_modules_sentence(run),
         figures=figures,
         tables=tables,

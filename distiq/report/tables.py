@@ -129,14 +129,14 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
         row("Parameters", [Cell(count((column.cost or model).parameters)) for model, column in columns]),
         row("Multiply-adds", [Cell(count((column.cost or model).macs)) for model, column in columns], "MACs"),
         row(
-            f"Latency, {ONE[run.data.kind]}",
+            f"Latency, {ONE[run.data.modality]}",
             [Cell(milliseconds(e.p50_ms), f"p95 {milliseconds(e.p95_ms)}") if e else Cell(NOTHING) for e in latencies],
             "median",
         ),
         row(
             f"Throughput, batch {batch}",
             [Cell(per_second(e.throughput_per_s) if e else NOTHING) for e in batches],
-            NOUNS[run.data.kind],
+            NOUNS[run.data.modality],
         ),
         *_rate_rows(run, columns, latencies),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
@@ -228,7 +228,7 @@ def float_modules_sentence(run: RunRecord) -> str:
     if not found.kept:
         return f"{names} in int8 costs the logits {decibels(found.sqnr_db_float - found.sqnr_db_int8)} of SQNR."
     return (
-        f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.kind]} is"
+        f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.modality]} is"
         f" {decibels(found.sqnr_db_float)} so, and {decibels(found.sqnr_db_int8)} in int8."
     )
 
@@ -525,13 +525,15 @@ def _size_headline(teacher: CostRecord | None, delivered: CostRecord | None) -> 
 def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
     before, after = median_ms(run, teacher), median_ms(run, delivered)
     if teacher is None or delivered is None or before is None or after is None:
-        return Headline(f"Latency, {ONE[run.data.kind]}", milliseconds(after), "the teacher's file was not measured")
+        return Headline(
+            f"Latency, {ONE[run.data.modality]}", milliseconds(after), "the teacher's file was not measured"
+        )
     together = {teacher.file, delivered.file} <= run.comparison.files.keys()
     measured = latency_of(run, delivered, 1)
     threads = measured.threads if measured else run.comparison.threads
     many = "s" if threads > 1 else ""
     note = (
-        f"{milliseconds(before)} → {milliseconds(after)}, {ONE[run.data.kind]}, {threads} thread{many},"
+        f"{milliseconds(before)} → {milliseconds(after)}, {ONE[run.data.modality]}, {threads} thread{many},"
         f" measured {'side by side' if together else 'separately'}"
     )
     if run.data.rate:  # the front-end is part of the file

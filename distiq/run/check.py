@@ -7,8 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distiq.data.audio import Audio
+from distiq.data.images import Images
+from distiq.data.samples import name_of
 from distiq.data.splits import Data
-from distiq.data.text import check_same_tokens
+from distiq.data.text import Text
+from distiq.data.views import check_views
 from distiq.distillation.distil import check_losses, check_smoothing
 from distiq.distillation.quant_regularization import quant_regularization
 from distiq.errors import UserError
@@ -20,7 +24,6 @@ from distiq.quantization.graph import check_paths, export_graph, prepare
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.recipe import Recipe
-from distiq.records.record import NOUNS
 from distiq.run.measure import example_of
 from distiq.run.networks import Models
 from distiq.runtimes.check import check_runtimes
@@ -38,10 +41,10 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
 
 def check_training(recipe: Recipe, data: Data) -> None:
     """Raises UserError if networks cannot be trained on this data as the recipe says."""
-    _check_views(recipe, data)
+    check_views(recipe.views, data.preprocessing, data.words)
     for role, network in recipe.networks().items():
-        if "text" in data.preparation and network.weights:
-            check_same_tokens(data.preparation["text"]["tokenizer"], Path(network.weights), f"{role}.weights")
+        if network.weights:
+            data.preprocessing.check_weights(Path(network.weights), f"{role}.weights")
         check_smoothing(network.training, data, f"{role}.training")
 
 
@@ -64,21 +67,12 @@ def _check_keyword(recipe: Recipe, data: Data) -> None:
 
 
 def _check_uint8(recipe: Recipe, data: Data) -> None:
-    dtype = data.train.inputs.dtype
-    if recipe.export.uint8_input and (data.kind != "image" or dtype != torch.uint8):
+    images = data.preprocessing
+    if recipe.export.uint8_input and not (isinstance(images, Images) and images.dtype == torch.uint8):
         raise UserError(
-            f"export.uint8_input is for images of uint8; the {NOUNS[data.kind]} of this run are"
-            f" {str(dtype).removeprefix('torch.')}; set it to false"
+            f"export.uint8_input is for images of uint8; the {data.noun} of this run are {name_of(images.dtype)}; set"
+            " it to false"
         )
-
-
-def _check_views(recipe: Recipe, data: Data) -> None:
-    if data.kind != "image" and (recipe.views.mixup or recipe.views.cutmix):
-        raise UserError(
-            f"views.mixup and views.cutmix blend images, but the data are {NOUNS[data.kind]}; set both to 0"
-        )
-    if data.kind == "text" and recipe.views.text.mask and data.words.mask is None:
-        raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
 
 
 def check_models(recipe: Recipe, data: Data, models: Models, watch: Watch) -> None:
@@ -95,7 +89,8 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
     """
     for network in models.all:
         check_output(network.module, len(data.classes), data.example, network.role)
-        check_rate(network.module, data.rate, network.role)
+        if isinstance(data.preprocessing, Audio):
+            check_rate(network.module, data.preprocessing.rate, network.role)
     student = models.student.module
     for settings in distillations:
         quant_regularization(copy.deepcopy(student), settings.quant_regularization, data.example)
@@ -107,12 +102,13 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
 
 def _trimmed(data: Data) -> str:
     """What a trimmed vocabulary does not know of the test texts."""
-    vocabulary, pad = data.tokens
+    text = data.preprocessing
+    assert isinstance(text, Text)
     unknown, used = data.used_tokens()
-    tokens = data.test.inputs[data.test.inputs != pad]
+    tokens = data.test.inputs[data.test.inputs != text.pad]
     strange = ~torch.isin(tokens, torch.tensor(used)) | (tokens == unknown)
     return (
-        f"student: a vocabulary of {len(used)} of {vocabulary} tokens; {int(strange.sum())} of the {len(tokens)}"
+        f"student: a vocabulary of {len(used)} of {text.vocabulary} tokens; {int(strange.sum())} of the {len(tokens)}"
         " tokens of the test texts count as unknown"
     )
 

@@ -7,7 +7,7 @@ from distiq.recipe.budget import Budget
 from distiq.recipe.quantize import Rung
 from distiq.records.models import ModelRecord
 from distiq.records.quality import Metric, Quality
-from distiq.records.record import ONE, Kind
+from distiq.records.record import ONE, Modality
 from distiq.records.run import VerdictRecord
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import SpeedRecord
@@ -263,7 +263,7 @@ def verdict(
     trials: Sequence[TrialRecord],
     teacher: ModelRecord,
     student: ModelRecord,
-    kind: Kind = "image",
+    modality: Modality = "image",
     delivered: TrialRecord | None = None,
 ) -> VerdictRecord:
     """How the run ended, in a sentence, with the cheapest next step where a limit is broken.
@@ -281,7 +281,7 @@ def verdict(
     assert cost is not None
     facts = (
         f"{chosen.deployed.test.primary.in_words} on the test set, {cost.size_bytes / 1000:.1f} kB,"
-        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[kind]}"
+        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[modality]}"
     )
     if not budget.limits:
         sentence = f"No budget was set. The {chosen.rung} file: {facts}."

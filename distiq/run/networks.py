@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
 from distiq.models.build import Tokens, build, cut
 from distiq.models.from_onnx import files_of_onnx, is_onnx
@@ -117,7 +118,7 @@ def build_models(
     first = build_network(recipe, data, "teacher", teacher)
     between = tuple(build_network(recipe, data, f"assistants.{number}") for number in range(len(recipe.assistants)))
     last = build_network(recipe, data, "student", student, first.module)
-    trimmed = data.kind == "text" and recipe.student.options.get("trim_vocabulary") and student is None
+    trimmed = isinstance(data.preprocessing, Text) and recipe.student.options.get("trim_vocabulary") and student is None
     return Models(first, between, last, data.used_tokens()[1] if trimmed else ())
 
 
@@ -135,7 +136,7 @@ def build_network(
         set_seed(recipe.seed)
     module = copy.deepcopy(given) if given is not None else rebuild(None)
     key = network_key(
-        module, None if given is not None else settings, data.normalize(data.calibration.inputs[:SAMPLES])
+        module, None if given is not None else settings, data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
     )
     return Network(role, settings, module, given is not None, recipe.seed, rebuild, key)
 
@@ -146,7 +147,7 @@ def _built(
     """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
     tokens, names = _tokens(data), data.classes
     if isinstance(settings, TeacherSettings) and settings.predict:
-        tried = data.normalize(data.calibration.inputs[:SAMPLES])
+        tried = data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
         return build_predictor(settings.predict, data, settings.options, tried)
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
@@ -156,9 +157,8 @@ def _built(
 
 
 def _tokens(data: Data) -> Tokens | None:
-    if data.kind != "text":
-        return None
-    return Tokens(*data.tokens, *data.used_tokens(), data.preparation.get("text", {}).get("separator"))
+    text = data.preprocessing
+    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator) if isinstance(text, Text) else None
 
 
 # What decides a network before it is trained --------------------------------------------------------------------------

@@ -284,9 +284,8 @@ def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float
     correlation with the labels."""
     device = next(model.parameters()).device
     answers = []
-    for start in range(0, len(data.validation), batch):
-        samples = data.validation.take(slice(start, start + batch))
-        inputs = data.normalize(samples.inputs.to(device))
+    for samples in data.validation.chunks(batch):
+        inputs = data.normalize(samples.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         answers.append(model(inputs).float().cpu())

@@ -286,7 +286,8 @@ def test_numbers_are_not_smoothed(student, data: Data):
 
 def test_a_student_learns_numbers_from_its_teacher_alone():
     tokens = torch.randint(1, 5, (120, 4), generator=torch.Generator().manual_seed(0))
-    data = from_tensors((tokens, tokens.float().sum(1)), (tokens, tokens.float().sum(1)), ["sum"], 20, 20, kind="text")
+    samples = tokens, tokens.float().sum(1)
+    data = from_tensors(samples, samples, ["sum"], 20, 20, modality="text")
 
     class Sum(nn.Module):
         def forward(self, tokens):

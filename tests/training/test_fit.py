@@ -154,14 +154,15 @@ def test_texts_of_like_length_share_a_batch_without_padding():
     lengths = torch.randint(2, 31, (130,), generator=generator)
     tokens = (torch.arange(30) < lengths[:, None]).long() * 5
     labels = torch.arange(130) % 2
-    data = from_tensors((tokens, labels), (tokens, labels), validation=1, calibration=1, kind="text")
+    data = from_tensors((tokens, labels), (tokens, labels), validation=1, calibration=1, modality="text")
     seen = list(Batches(data, Views(ViewSettings(), 0), 16, SEED).epoch(0))
     assert len(seen) == 8
     flat = torch.cat([batch.indices for batch in seen])
     assert len(flat.unique()) == len(flat) == 128
     widths = [batch.inputs.shape[1] for batch in seen]
-    assert widths == [int(data.lengths(data.train.inputs[batch.indices]).max()) for batch in seen]
-    assert sum(widths) * 16 < 1.25 * int(data.lengths(data.train.inputs[flat]).sum())  # at random it is 1.8 times
+    lengths = data.preprocessing.lengths(data.train.inputs)
+    assert widths == [int(lengths[batch.indices].max()) for batch in seen]
+    assert sum(widths) * 16 < 1.25 * int(lengths[flat].sum())  # at random it is 1.8 times
     assert sorted(widths) != widths
 
 
