@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -142,13 +142,13 @@ class Text:
         return {}
 
     def to_json(self) -> dict[str, Any]:
-        fields = asdict(self) | {"shape": list(self.shape), "special": list(self.special)}
-        return {"modality": self.modality, "raw": name_of(self.dtype), **fields}
+        own = asdict(self) | {"shape": list(self.shape), "special": list(self.special)}
+        return {"modality": self.modality, "raw": name_of(self.dtype), **own}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        fields = {name: value[name] for name in cls.__dataclass_fields__}
-        return cls(**fields | {"shape": tuple(value["shape"]), "special": tuple(value["special"])})
+        own = {field.name: value[field.name] for field in fields(cls)}
+        return cls(**own | {"shape": tuple(value["shape"]), "special": tuple(value["special"])})
 
 
 class Texts(NamedTuple):
