@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it loads torch, which `distiq init` alone can do without
     from distiq.data import survey
 
 SCHEMA_FILE = "distiq.schema.json"
-FIRST_LINE = f"#:schema {SCHEMA_FILE}"
+FIRST_LINE = f"#:schema ./{SCHEMA_FILE}"
 STEPS = 1500  # of a training from scratch, about
 IMAGE_SIZES = (28, 32, 48, 64, 96)
 TEXT_LENGTHS = (16, 32, 64, 128, 256)
