@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import UNLABELLED, Data
+from distiq.data.images import Images
+from distiq.data.samples import UNLABELLED
+from distiq.data.splits import Data
 from distiq.distillation.hooks import feature_hooks
 from distiq.errors import UserError
 from distiq.training.batches import Batch
@@ -145,8 +147,9 @@ class AdaptedTeacher:
             )
         self.teacher, self.size = teacher, size
         self.columns = torch.tensor([known.index(name) for name in data.classes])
-        self.theirs = (tuple(mean or data.mean), tuple(std or data.std))
-        self.ours = (data.mean, data.std)
+        assert isinstance(data.preprocessing, Images)
+        self.ours = (data.preprocessing.mean, data.preprocessing.std)
+        self.theirs = (tuple(mean or self.ours[0]), tuple(std or self.ours[1]))
 
     def __call__(self, batch: Batch) -> Knowledge:
         known = self.teacher(batch._replace(inputs=self._prepared(batch.inputs)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from distiq.data.load import load
-from distiq.data.text import TextEncoder, bitmap, check_same_tokens, train_tokenizer
+from distiq.data.text import Text
+from distiq.data.tokenizer import TextEncoder, bitmap, check_same_tokens, train_tokenizer
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TextSettings
 
@@ -33,7 +34,7 @@ def test_texts_are_cut_and_padded(tokenizer):
 
 
 def test_to_the_longest_pads_no_further(tokenizer):
-    assert TextEncoder(tokenizer, 60).encode(["films", "film"], "texts", to_longest=True).numbers.shape == (2, 4)
+    assert TextEncoder(tokenizer, 60).encode(["films", "film"], "texts", to_longest=True).inputs.shape == (2, 4)
 
 
 def test_texts_without_a_known_token_are_counted(tokenizer):
@@ -55,10 +56,10 @@ def test_a_text_of_broken_bytes_is_refused(tokenizer):
 
 def test_the_bundle_s_json_gives_the_same_tokens(tokenizer):
     encoder = TextEncoder(tokenizer, 6)
-    before = encoder.encode(["a fine film"], "texts").numbers
-    known = encoder.as_json()
-    assert (known["length"], known["pad"], known["vocabulary"]) == (6, 0, 8)
-    assert torch.equal(TextEncoder(known["tokenizer"], 6).encode(["a fine film"], "texts").numbers, before)
+    before = encoder.encode(["a fine film"], "texts").inputs
+    known = Text.of(encoder)
+    assert (known.shape, known.pad, known.vocabulary) == ((6,), 0, 8)
+    assert torch.equal(TextEncoder(known.tokenizer, 6).encode(["a fine film"], "texts").inputs, before)
 
 
 def test_tokens_that_a_trimmed_model_does_not_know_are_named(tokenizer):
@@ -112,11 +113,11 @@ def test_of_pairs_the_longer_text_is_cut(tokenizer):
     found, notes = encoder.encode(["a", "film", "a a a a a"], "texts", seconds=["film", "fine fine fine fine", "film"])
     assert found.tolist() == [[2, 4, 3, 6, 3, 0, 0], [2, 6, 3, 5, 5, 5, 3], [2, 4, 4, 4, 3, 6, 3]]
     assert notes == ("texts: 2 of 3 are longer than 7 tokens (the longest has 9); cut there",)
-    assert {name: encoder.as_json()[name] for name in ("pair", "separator")} == {"pair": True, "separator": 3}
+    assert (encoder.pair, encoder.separator) == (True, 3)
 
 
 def test_a_tokenizer_may_know_no_segments(tokenizer):
-    assert TextEncoder(paired(tokenizer, "[CLS] $A [SEP] $B [SEP]"), 7, pair=True).as_json()["separator"] is None
+    assert TextEncoder(paired(tokenizer, "[CLS] $A [SEP] $B [SEP]"), 7, pair=True).separator is None
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_a_tokenizer_may_know_no_segments(tokenizer):
 )
 def test_a_tokenizer_that_cannot_pair_is_refused(tokenizer, template, length, message):
     with pytest.raises(UserError, match=message):
-        TextEncoder(paired(tokenizer, template), length, pair=True).as_json()
+        Text.of(TextEncoder(paired(tokenizer, template), length, pair=True))
 
 
 def test_the_same_texts_train_the_same_tokenizer():
@@ -156,11 +157,12 @@ def settings(folder, **text):
 @pytest.mark.parametrize("name", ["", "tokenizer.json"])
 def test_a_tokenizer_comes_from_a_folder_or_a_file(folder, name):
     data = load(settings(folder, tokenizer=str(folder / name), names=("bad", "good")), seed=0)
-    assert (data.kind, data.classes, data.tokens, data.sample_shape) == ("text", ("bad", "good"), (8, 0), (6,))
+    assert (data.modality, data.classes, data.sample_shape) == ("text", ("bad", "good"), (6,))
+    text = data.preprocessing
+    assert (text.vocabulary, text.pad) == (8, 0)
     assert data.test.inputs[:2].tolist() == [[2, 4, 6, 3, 0, 0], [2, 4, 5, 6, 3, 0]]
-    assert data.lengths(data.test.inputs[:2]).tolist() == [4, 5]
-    assert data.trimmed(data.test.inputs[:1]).shape == (1, 4)
-    assert data.preparation["text"]["vocabulary"] == 8
+    assert text.lengths(data.test.inputs[:2]).tolist() == [4, 5]
+    assert text.trimmed(data.test.inputs[:1]).shape == (1, 4)
     words = data.words
     assert (words.mask, words.special.tolist()) == (None, [0, 2, 3])
     assert set(words.pool.tolist()) == {4, 5, 6}
@@ -168,9 +170,9 @@ def test_a_tokenizer_comes_from_a_folder_or_a_file(folder, name):
 
 def test_one_is_trained_where_none_is_named(folder):
     data = load(settings(folder, vocabulary=40), seed=0)
-    assert data.tokens[0] <= 40
+    assert data.preprocessing.vocabulary <= 40
     assert (data.words.mask, data.words.special.tolist()) == (4, [0, 1, 2, 3, 4])
-    assert int(data.train.inputs.max()) < data.tokens[0]
+    assert int(data.train.inputs.max()) < data.preprocessing.vocabulary
 
 
 @pytest.mark.parametrize(
@@ -227,11 +229,11 @@ def test_two_texts_may_be_judged_together(tmp_path):
         lines = ["text\tother\tlabel", *("\t".join(map(str, row)) for row in rows), ""]
         (tmp_path / f"{part}.tsv").write_text("\n".join(lines))
     data = load(settings(tmp_path, text="text", pair="other", vocabulary=40, length=8), seed=0)
-    known = data.preparation["text"]
-    encoder = TextEncoder(known["tokenizer"], 8, pair=True)
+    text = data.preprocessing
+    encoder = TextEncoder(text.tokenizer, 8, pair=True)
     names = [encoder.tokenizer.id_to_token(number) for number in data.test.inputs[1].tolist()]
     assert names == ["[CLS]", "a", "fine", "film", "[SEP]", "a", "film", "[SEP]"]
-    assert known["pair"] and known["separator"] == data.test.inputs[1, 4]
+    assert text.pair and text.separator == data.test.inputs[1, 4]
     with pytest.raises(UserError, match=r'train\.tsv: no column "othr"; did you mean "other"\?'):
         load(settings(tmp_path, text="text", pair="othr"), seed=0)
     (tmp_path / "test.tsv").write_text("text\tother\tlabel\na\tfine\t1\na\t\t0\n")
@@ -246,7 +248,6 @@ def test_a_text_may_have_a_number(tmp_path):
     data = load(settings(tmp_path, text="text", vocabulary=40, target="stars"), seed=0)
     assert data.classes == ("stars",) and data.regression and data.record().regression
     torch.testing.assert_close(data.test.labels[:3] * data.target.std + data.target.mean, torch.tensor([1.5, 4, -2]))
-    assert {"text", "target"} <= data.preparation.keys()
     with pytest.raises(UserError, match=r'no column "starts"; did you mean "stars"\?'):
         load(settings(tmp_path, text="text", target="starts"), seed=0)
     with pytest.raises(UserError, match=r'row 1 has "a film" in the column "text"; regression needs a number'):

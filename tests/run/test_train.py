@@ -40,7 +40,7 @@ def test_an_onnx_teacher_is_taken_as_it_is(tmp_path: Path):
 
 def texts() -> Data:
     tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
-    return from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
+    return from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, modality="text")
 
 
 def cut_recipe(training: dict, options: dict, teachers_training: dict | None = None) -> Recipe:
