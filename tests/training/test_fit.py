@@ -340,7 +340,7 @@ def test_a_checkpoint_is_not_written_more_often_than_asked(batches, tmp_path):
 def test_a_precision_that_was_timed_is_kept_when_resumed(batches, tmp_path, monkeypatch):
     checkpoint = tmp_path / "checkpoint.safetensors"
     answers = iter(["bfloat16", "float32"])
-    monkeypatch.setattr("distiq.training.precision.faster_precision", lambda *_: next(answers))
+    monkeypatch.setattr("distiq.training.fit.faster_precision", lambda *_: next(answers))
     with pytest.raises(KeyboardInterrupt):
         run_to_the_end(batches, settings(precision="auto"), 0.0, checkpoint, Recorder(3))
     _, record = run_to_the_end(batches, settings(precision="auto"), 0.0, checkpoint)
