@@ -119,7 +119,10 @@ def _of_classes(
             " check its weights, its preprocessing and the order of its labels"
         )
     if not several and (mapping := _other_order(logits, labels, teacher.value, classes)):
-        warnings.append(f"the teacher seems to have its labels in another order: {mapping}; see AdaptedTeacher")
+        warnings.append(
+            f"the teacher seems to have its labels in another order: {mapping}; name them in their order in"
+            " teacher.preprocessing.labels"
+        )
     if softness > NEARLY_UNIFORM:
         warnings.append(
             f"temperature {recipe.distil.temperature:g} makes the teacher's targets nearly uniform; lower it, since"

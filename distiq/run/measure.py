@@ -165,12 +165,20 @@ def measure_float(
     if trained.network.is_predictor:
         make: partial[FloatRecord] = partial(measure_predictor, trained=trained, data=data, conditions=conditions)
         step = ledger.step(f"{role}-float32", f"asking the {role}", FloatRecord, make)
+        _say(ledger, role, step.record, data)
         return MeasuredNetwork(trained, step, load_file(step.folder / LOGITS), None)
     make = partial(
         measure_network, trained=trained, against=against, data=data, conditions=conditions, turns=turns_of(recipe)
     )
     step = ledger.step(f"{role}-float32", f"measuring the {role}'s float32 file", FloatRecord, make)
+    _say(ledger, role, step.record, data)
     return MeasuredNetwork(trained, step, load_file(step.folder / LOGITS), step.folder / conditions.model_file)
+
+
+def _say(ledger: Ledger, role: str, record: FloatRecord, data: Data) -> None:
+    """A teacher that was loaded is seen to be right, or wrong, before a student learns from it."""
+    test = record.scores.test
+    ledger.watch.note(f"{role}, float32: {test.primary.in_words} on {test.samples} test {data.noun}")
 
 
 def measure_predictor(place: Place, *, trained: TrainedNetwork, data: Data, conditions: Conditions) -> FloatRecord:

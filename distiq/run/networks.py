@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distiq.data.splits import Data
 from distiq.data.text import Text
+from distiq.distillation.adapt import adapted, example_of
 from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
 from distiq.models.build import Tokens, build, cut
 from distiq.models.from_onnx import files_of_onnx, is_onnx
@@ -56,7 +57,7 @@ class Network:
     @property
     def is_predictor(self) -> bool:
         """It is a callable, which has no layers and no file."""
-        return isinstance(self.module, Predictor)
+        return any(isinstance(module, Predictor) for module in self.module.modules())
 
     @property
     def is_cut(self) -> bool:
@@ -141,7 +142,7 @@ def build_network(
     rebuild = partial(_built, role, settings, data, teacher)
     if given is None:
         set_seed(recipe.seed)
-    module = copy.deepcopy(given) if given is not None else rebuild(None, watch)
+    module = _taken(recipe, data, role, given) if given is not None else rebuild(None, watch)
     key = network_key(
         module, None if given is not None else settings, data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
     )
@@ -165,7 +166,17 @@ def _built(
         source = teacher if trained is None else trained
         assert source is not None
         return cut(source, settings, len(names), data.example, tokens)
-    return build(settings, len(names), data.example, role, tokens, names, watch)
+    if not isinstance(settings, TeacherSettings):
+        return build(settings, len(names), data.example, role, tokens, names, watch)
+    own = settings.preprocessing
+    outputs, known = (len(own.labels), ()) if own.labels else (len(names), names)
+    return adapted(build(settings, outputs, example_of(data, own), role, tokens, known, watch), data, own)
+
+
+def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module) -> nn.Module:
+    """A copy of what was handed in; a teacher is fed and read as it was trained."""
+    module = copy.deepcopy(given)
+    return adapted(module, data, recipe.teacher.preprocessing) if role == "teacher" else module
 
 
 def _tokens(data: Data) -> Tokens | None:
