@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from distiq.errors import UserError
 from distiq.recipe.part import changed
-from distiq.recipe.quantize import STATIC_BY_NOW
 from distiq.recipe.recipe import RELATIVE, Recipe
 from distiq.recipe.shipped import FOLDER, recipe_file
 from distiq.recipe.training import FROM_TEACHER, ModelSettings, TeacherSettings
@@ -102,8 +101,6 @@ def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
         return f"{place}: {problem['ctx']['error']}"
     if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
         found = str(problem["input"])
-        if found == "mse" and problem["loc"][:2] == ("quantize", "rungs"):
-            return f"{place}: {STATIC_BY_NOW}"
         return f'{place}: "{found}" is none of its values; {_suggest(found, names)}'
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"

@@ -132,10 +132,6 @@ def test_a_key_that_is_unknown_or_missing_is_named(tmp_path, text, message):
         ("[distil]\ntemperature = 0", ["distil.temperature: ", "greater than 0"]),
         ("[views]\ncrop = 1.2", ["views.crop: ", "less than or equal to 1"]),
         ('[distil]\nteacher = "cache"', ['distil.teacher: "cache" is none of its values; did you mean "cached"?']),
-        (
-            '[quantize]\nrungs = ["static", "gptq"]',
-            ['quantize.rungs.1: "gptq" is none of its values; known here: static, minmax, '],
-        ),
         ("[quantize]\nrungs = []", ["quantize.rungs: ", "at least 1"]),
         ("[data]\nchannels = 2", ["data.channels: ", "1 or 3"]),
         ("teacher = 3", ["teacher: ", "object", "but found 3"]),
@@ -232,35 +228,15 @@ def test_a_student_that_cannot_be_cut_is_refused(tmp_path, text, message):
         ('mode = "dynamic"\ngroup_size = 32', 'nearest: mode = "weight_only", or group_size = 0'),
         ('mode = "weight_only"\ngroup_size = 32', "nearest: weight_bits = 4, or group_size = 0"),
         ('mode = "weight_only"\nactivation_bits = 16', "nearest: leave activation_bits out"),
-        ('mode = "dynamic"\nrungs = ["minmax"]', 'rungs names "minmax", which mode = "dynamic" has not'),
         ('mode = "dynamic"\nlearn_ranges = true', 'nearest: mode = "static", or leave learn_ranges out'),
-        ('rungs = ["dynamic"]', 'rungs names "dynamic", which mode = "static" has not'),
     ],
 )
 def test_a_scheme_that_cannot_be_is_refused_with_the_nearest(tmp_path, text, message):
     assert message in refusal(tmp_path, f"[quantize]\n{text}")
 
 
-def test_another_mode_has_rungs_of_its_own():
-    assert parse_recipe({"quantize": {"mode": "weight_only"}}).quantize.climbed() == ("weight_only", "rounding", "qat")
-    chosen = parse_recipe({"quantize": {"mode": "dynamic", "rungs": ["dynamic", "qat"]}})
-    assert chosen.quantize.climbed() == ("dynamic", "qat")
-
-
-def test_learned_rounding_is_a_rung_on_request():
-    assert "reconstruct" not in parse_recipe({}).quantize.climbed()
-    chosen = parse_recipe({"quantize": {"rungs": ["rounding", "reconstruct"]}})
-    assert chosen.quantize.climbed() == ("rounding", "reconstruct")
-
-
 def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["minmax", "qat", "minmax"]')
-
-
-def test_a_rung_that_went_into_the_first_is_refused_with_what_to_write(tmp_path):
-    message = refusal(tmp_path, '[quantize]\nrungs = ["static", "mse", "qat"]')
-    assert 'quantize.rungs.1: "mse" is what "static" does by now: leave it out' in message
-    assert "\n" not in refusal(tmp_path, '[quantize]\nrungs = ["mse"]'), "an empty list is not what was written"
 
 
 def test_attention_on_grids_that_nothing_calibrates_is_refused(tmp_path: Path):
