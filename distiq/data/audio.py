@@ -22,7 +22,7 @@ from torch import Tensor
 from distiq.data.images import class_names
 from distiq.data.samples import Encoded, Samples, Split, in_memory, name_of, refuse_floats, standardized
 from distiq.device import run as runner
-from distiq.device.run import fitted
+from distiq.device.run import LONGEST_SECONDS, LONGEST_WINDOWS, RATES, fitted
 from distiq.errors import UserError
 from distiq.recipe.data import AudioSettings
 from distiq.records.record import Modality
@@ -91,6 +91,7 @@ class Audio:
         """
         refuse_floats(self.dtype, "clips", where)
         sound = read_sound(Path(sample))
+        check_length(sound, self.seconds, sample)
         clip = fitted(resampled(sound, self.rate), self.shape[0])
         return Encoded(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self))
 
@@ -150,6 +151,12 @@ def read_sound(path: Path) -> Sound:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: this file is empty; repair or remove it")
     rate, samples = _read_flac(path) if path.suffix.lower() == ".flac" else _read_wav(path)
+    lowest, highest = RATES
+    if not lowest <= rate <= highest:
+        raise UserError(
+            f"{path}: its header gives a rate of {rate} Hz; clips of {lowest:,} to {highest:,} Hz are read: repair or"
+            " remove it"
+        )
     if len(samples) == 0:
         raise UserError(f"{path}: this clip holds no samples; repair or remove it")
     samples = samples.reshape(len(samples), -1)
@@ -171,8 +178,6 @@ def _read_wav(path: Path) -> tuple[int, np.ndarray]:
         raise UserError(f"{path}: this WAV file does not decode ({error}); repair or remove it") from error
     if any("EOF" in str(warning.message) for warning in said):
         raise UserError(f"{path}: this WAV file is cut short; fetch it again or remove it")
-    if rate <= 0:
-        raise UserError(f"{path}: its header gives a rate of {rate} Hz; repair or remove it")
     return rate, samples
 
 
@@ -183,7 +188,7 @@ def _read_flac(path: Path) -> tuple[int, np.ndarray]:
         raise UserError(f"{path}: reading FLAC needs a package; install it with: pip install soundfile") from error
     try:
         samples, rate = soundfile.read(path, dtype="float32")
-    except soundfile.LibsndfileError as error:
+    except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError) as error:
         raise UserError(f"{path}: this FLAC file does not decode ({error}); repair or remove it") from error
     return rate, samples
 
@@ -206,6 +211,15 @@ def resampled(sound: Sound, rate: int) -> np.ndarray:
         divisor = math.gcd(sound.rate, rate)
         samples = resample_poly(samples, rate // divisor, sound.rate // divisor)
     return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def check_length(sound: Sound, seconds: float, where: str) -> None:
+    """Raises UserError if a clip is far longer than the window of which its middle would be heard."""
+    own, most = len(sound.samples) / sound.rate, max(LONGEST_SECONDS, LONGEST_WINDOWS * seconds)
+    if own > most:
+        raise UserError(
+            f"{where}: {own:,.0f} s long, but the model hears {seconds:g} s of it; cut it to at most {most:,.0f} s"
+        )
 
 
 def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -242,7 +256,8 @@ class _Fitting:
         self.clips = self.stereo = self.short = self.long = 0
         self.rates: Counter[int] = Counter()
 
-    def __call__(self, sound: Sound) -> Tensor:
+    def __call__(self, sound: Sound, where: str) -> Tensor:
+        check_length(sound, self.settings.seconds, where)
         samples = resampled(sound, self.settings.rate)
         self.clips += 1
         self.stereo += sound.channels > 1
@@ -353,7 +368,7 @@ def _read(listed: Sequence[Labelled], classes: Sequence[str], settings: AudioSet
         rows = [row for row in listed if row.part == part]
         if not rows:
             raise UserError(f"data.audio: no clip is in the {part} part; both are needed")
-        inputs = torch.stack([fit(read_sound(row.path)) for row in rows])
+        inputs = torch.stack([fit(read_sound(row.path), str(row.path)) for row in rows])
         parts[part] = in_memory(inputs, torch.tensor([list(classes).index(row.label) for row in rows]))
     return Clips(tuple(classes), parts["train"], parts["test"], fit.notes())
 
@@ -377,7 +392,7 @@ def spoken_digits(settings: AudioSettings) -> Clips:
     for number, samples in enumerate(packaged_recordings()):
         digit, speaker, take = digit_of(number)
         held_out = speaker in settings.held_out if settings.held_out else take < DIGIT_TEST_TAKES
-        inputs[held_out].append(fit(Sound(samples.astype(np.float32) / 32768, DIGIT_RATE, 1)))
+        inputs[held_out].append(fit(Sound(samples.astype(np.float32) / 32768, DIGIT_RATE, 1), f"recording {number}"))
         labels[held_out].append(digit)
     train, test = (in_memory(torch.stack(inputs[part]), torch.tensor(labels[part])) for part in (False, True))
     return Clips(DIGITS, train, test, fit.notes())

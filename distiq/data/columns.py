@@ -16,6 +16,9 @@ from distiq.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 Columns = dict[str, list[str]]
+SMALL_BYTES, SMALL_ROWS, MOST_UNPACKED = 100_000_000, 2_000_000, 100
+"""What a packed file may hold in any case, and how many times its own size."""
+ROWS_AT_ONCE = 256
 
 
 def read_columns(path: Path, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
@@ -113,6 +116,8 @@ def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Column
     try:
         # Not splitlines: strings of JSON may hold what it takes for the end of a line, such as U+2028.
         rows = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{name}: not valid JSON (nested too deep)") from error
     except ValueError as error:
         raise UserError(f"{name}: not valid JSON ({error})") from error
     rows = rows if isinstance(rows, list) else [rows]
@@ -133,11 +138,39 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
         raise UserError(f"{name}: reading Parquet needs the package pyarrow: pip install pyarrow") from error
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
-    except pyarrow.ArrowInvalid as error:
+        check_names(file.schema_arrow.names, wanted, name)
+        rows = file.metadata.num_rows
+        unpacked = sum(file.metadata.row_group(at).total_byte_size for at in range(file.metadata.num_row_groups))
+        most = max(SMALL_BYTES, MOST_UNPACKED * len(content))
+        if unpacked > most or rows > max(SMALL_ROWS, len(content)):
+            raise UserError(
+                f"{name}: unpacked it has {unpacked:,} bytes in {rows:,} rows, far more than the file; write it anew"
+            )
+        return _cells(file, wanted, most, name)
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{name}: no Parquet file, or damaged ({error})") from error
-    check_names(file.schema_arrow.names, wanted, name)
-    table = file.read(columns=list(wanted))
-    return {column: [as_text(value) for value in table[column].to_pylist()] for column in wanted}
+
+
+def _cells(file: Any, wanted: Sequence[str], most: int, name: str) -> Columns:
+    """The cells of a Parquet file as text, read bit by bit: a few bytes may stand for many rows of the same.
+
+    Args:
+        most: characters that they may have together.
+    """
+    found: Columns = {column: [] for column in wanted}
+    total = 0
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(wanted)):
+        for column in wanted:
+            cells = [as_text(value) for value in batch.column(column).to_pylist()]
+            total += sum(map(len, cells))
+            found[column] += cells
+        if total > most:
+            raise UserError(
+                f"{name}: unpacked it has more than {most:,} characters, far more than the file; write it anew"
+            )
+    return found
 
 
 def as_text(value: Any) -> str:

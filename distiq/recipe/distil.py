@@ -59,7 +59,9 @@ class CacheSettings(Part):
     )
     top_k: int = Field(16, ge=1, description="classes kept by top_k; the rest share what is left of the probability")
     features: bool = Field(False, description="also store the layers that the losses compare (float16)")
-    limit_mb: float = Field(4000, gt=0, description="largest store; views beyond it are answered anew each time")
+    limit_mb: float = Field(
+        4000, gt=0, description="largest store of a run; views beyond it are answered anew each time"
+    )
 
 
 class QuantRegularizationSettings(Part):

@@ -1,6 +1,7 @@
 """The end of a run: its record, the bundle and the report."""
 
 import datetime
+import shutil
 
 from safetensors.torch import load_file
 
@@ -8,8 +9,9 @@ from distiq import environment
 from distiq.bundle.write import write_bundle
 from distiq.data.splits import Data
 from distiq.data.text import Text
+from distiq.evaluation.cost import parameter_count
 from distiq.files import replace_folder
-from distiq.models.transformer import TokenLogits, save_transformers
+from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.models import Column, ModelRecord
 from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
@@ -22,7 +24,7 @@ from distiq.run.compare import Files, ModelFile
 from distiq.run.flips import worst_flips
 from distiq.run.keys import source_hash
 from distiq.run.ledger import Ledger
-from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column
+from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column, example_of, reason_of
 from distiq.run.networks import Models
 from distiq.run.rungs import training_rung
 from distiq.run.select import Selection
@@ -33,6 +35,7 @@ from distiq.runtimes.onnx_runtime import with_mask
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
+OWN = ("model*", "config.json", "tokenizer*.json", "special_tokens_map.json", ".*.partial")  # names in that folder
 
 
 def write_run(
@@ -63,7 +66,7 @@ def write_run(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=sum(step.seconds for step in ledger.used.values()),
         steps={name.rpartition("-")[0]: name for name in ledger.used},
-        basis=basis_of(recipe),
+        basis=basis_of(recipe, data, models),
         code_version=source_hash(".")[:16],
         environment=environment.describe(),
         data=data.record(),
@@ -108,7 +111,7 @@ def _model_record(network: MeasuredNetwork, timings: ComparisonRecord, quantized
         role="teacher" if own.role == "teacher" else "student",
         model=own.name,
         origin=training.origin,
-        parameters=cost.parameters if cost else None,
+        parameters=cost.parameters if cost else None if own.is_predictor else parameter_count(network.module),
         macs=cost.macs if cost else None,
         columns=(plain, *quantized),
         training=training.training,
@@ -151,7 +154,15 @@ def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, fil
     assert isinstance(data.preprocessing, Text)
     text = data.preprocessing.to_json() if data.preprocessing.tokenizer else {}
     target = data.target._asdict() if data.regression else None
-    save_transformers(student, partial, data.classes, text, data.multi_label, target)
-    if file.path.suffix == ".onnx":
-        with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
-    replace_folder(partial, ledger.folder / TRANSFORMERS)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        save_transformers(student, partial, data.classes, text, data.multi_label, target)
+        check_saved(student, partial, example_of(data))
+        if file.path.suffix == ".onnx":
+            with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
+    except Exception as error:  # the library raises its own kinds
+        shutil.rmtree(partial, ignore_errors=True)
+        kind = type(student.model).__name__
+        ledger.watch.note(f"no folder {TRANSFORMERS}: {kind} is not saved whole ({reason_of(error)})")
+        return
+    replace_folder(partial, ledger.folder / TRANSFORMERS, OWN)
