@@ -11,7 +11,7 @@ card.json, CARD.md   what it is, what it was made from, how it was measured, has
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -76,13 +76,25 @@ class Bundle:
                 raise UserError(f"{file}: missing; this bundle is not whole, make it again with distiq run")
             if sha256_of_file(file) != expected:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
-        self.card, self.about = card, self._json(PREPROCESSING)
-        tokenizer = self.folder / TOKENIZER
-        text = {"tokenizer": tokenizer.read_text(encoding="utf-8")} if self.about.get("tokenizer") else {}
-        self.preprocessing = from_json(self.about | text)
+        self.card, self.about = card, self._about()
+        self.preprocessing = from_json(self.about | self._tokenizer())
         self.model = self.folder / card["model"]
         self.threads: int = threads or own_threads
         self.run: Predict = load(self.model, self.threads, options)
+
+    def _about(self) -> dict[str, Any]:
+        try:
+            return runner.read_about(self.folder)
+        except runner.Refused as error:
+            raise UserError(str(error)) from error
+
+    def _tokenizer(self) -> dict[str, str]:
+        """Of texts: the tokenizer itself in the place of its file's name."""
+        path = self.folder / TOKENIZER
+        try:
+            return {"tokenizer": path.read_text(encoding="utf-8")} if self.about.get("tokenizer") else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); make the bundle again") from error
 
     def _json(self, name: str) -> dict:
         path = self.folder / name

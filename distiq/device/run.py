@@ -22,6 +22,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -60,6 +61,7 @@ SETTINGS = {
 """The options of a runtime that a card may name: those that distiq times."""
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
 MOST_PIXELS = 100_000_000
+MOST_VALUES = 100_000_000  # of a sample
 RATES = 1000, 768_000  # samples per second
 LONGEST_WINDOWS, LONGEST_SECONDS = 100, 60.0  # a clip is at most so many windows long, or so many seconds
 FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
@@ -139,6 +141,109 @@ def read_json(path: Path) -> dict[str, Any]:
         raise Refused(f"{path}: cannot be read (nested too deep); copy the whole bundle again") from error
     except (OSError, ValueError) as error:
         raise Refused(f"{path}: cannot be read ({error}); copy the whole bundle again") from error
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What preprocessing.json says, its form and sizes looked at before anything is made by it."""
+    path = folder / "preprocessing.json"
+    about = read_json(path)
+    try:
+        why = unfit(about, shapes_of(folder / "vectors.safetensors"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        why = f"is of another form ({type(error).__name__}: {error})"
+    if why:
+        raise Refused(f"{path}: {why}; copy the whole bundle again, or do not trust it")
+    about["labels"] = [printable(label) for label in about["labels"]]
+    return about
+
+
+def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
+    """Why a model cannot be fed and read so; empty where it can.
+
+    Args:
+        vectors: the shapes of the test vectors, by name.
+    """
+    modality, shape, labels = about["modality"], about["shape"], about["labels"]
+    if modality not in ("image", "audio", "text", "table"):
+        return "names no modality that there is"
+    if len(shape) != (3 if modality == "image" else 1) or not all(is_count(size, MOST_VALUES) for size in shape):
+        return "gives no shape of a sample"
+    if math.prod(shape) > MOST_VALUES:
+        return f"says that a sample has {math.prod(shape):,} numbers; at most {MOST_VALUES:,} are taken"
+    if not labels or not all(isinstance(label, str) for label in labels):
+        return "gives no labels"
+    if about["raw"] not in ("uint8", "int16", "int64", "float32"):
+        return "gives no type of raw samples"
+    inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
+    if inputs and inputs[1:] != tuple(shape):
+        return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
+    if outputs and outputs[1:] != (len(labels),):
+        return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
+    if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
+        return "gives no mean and standard deviation of its numbers"
+    unfit_here = {"image": unfit_image, "audio": unfit_sound, "text": unfit_text, "table": unfit_table}[modality]
+    return unfit_here(about, shape[0])
+
+
+def unfit_image(about: dict[str, Any], channels: int) -> str:
+    mean, std = about["mean"], about["std"]
+    if len(mean) != channels or len(std) != channels or not all(map(is_finite, [*mean, *std])) or min(std) <= 0:
+        return f"gives no mean and standard deviation of {channels} channels"
+    if about["divide_by"] not in (1, 255) or about["type"] not in ("uint8", "float32"):
+        return "does not say what pixels are divided by"
+    return ""
+
+
+def unfit_sound(about: dict[str, Any], _length: int) -> str:
+    lowest, highest = RATES
+    if not is_count(about["rate"], highest) or about["rate"] < lowest:
+        return f"gives no rate from {lowest:,} to {highest:,} samples a second"
+    return "" if about["divide_by"] in (1, 32768) else "does not say what samples are divided by"
+
+
+def unfit_text(about: dict[str, Any], length: int) -> str:
+    vocabulary, kept, fixed = about["vocabulary"], about["kept"], about["fixed_length"]
+    if not is_count(vocabulary, MOST_VALUES) or about["tokenizer"] not in ("", "tokenizer.json"):
+        return "names no vocabulary, or a tokenizer elsewhere"
+    numbers = [about["pad"], *about["special"], *(n for n in (about["unknown"], about["mask"]) if n is not None)]
+    if not all(isinstance(number, int) and 0 <= number < vocabulary for number in numbers):
+        return f"names tokens that are none of its {vocabulary:,}"
+    if not isinstance(fixed, int) or not 0 <= fixed <= length:
+        return f"says that texts have {fixed} tokens, but at most {length}"
+    return "" if not kept or 8 * len(base64.b64decode(kept)) >= vocabulary else "does not say which tokens are kept"
+
+
+def unfit_table(about: dict[str, Any], features: int) -> str:
+    if not all(len(about[name]) in (0, features) and all(map(is_finite, about[name])) for name in ("mean", "std")):
+        return f"gives no mean and standard deviation of {features} columns"
+    if "numeric" not in about:
+        return ""
+    width = sum(len(seen) for seen in about["categorical"].values())
+    for known in about["numeric"].values():
+        edges = known["edges"]
+        if len(edges) < 2 or not all(map(is_finite, [known["median"], *edges])) or np.diff(edges).min() <= 0:
+            return "gives a column edges that do not rise"
+        width += len(edges) - 1
+    return "" if width == features else f"encodes rows in {width} numbers, but the model takes {features}"
+
+
+def is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's arrays, read from its header alone."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, path.stat().st_size))
+    try:
+        return {name: tuple(entry["shape"]) for name, entry in json.loads(header).items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Refused(f"{path}: damaged or no safetensors file ({error}); copy the whole bundle again") from error
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -757,7 +862,8 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         parser.error("--json writes what --time measures; add --time")
     folder = folder or Path(__file__).resolve().parent
     try:
-        card, about = read_card(folder), read_json(folder / "preprocessing.json")
+        card = read_card(folder)
+        about = read_about(folder)
         model = folder / card["model"]
         threads, options = setting_of(card, folder)
         threads = given.threads or threads

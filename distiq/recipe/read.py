@@ -17,7 +17,7 @@ from distiq.recipe.recipe import RELATIVE, Recipe
 from distiq.recipe.shipped import FOLDER, recipe_file
 from distiq.recipe.training import FROM_TEACHER, WEIGHT_FILES, ModelSettings, TeacherSettings
 
-LARGEST = 10_000_000  # bytes of a recipe
+LARGEST = 1_000_000  # bytes of a recipe
 M = TypeVar("M", bound=ModelSettings)
 
 

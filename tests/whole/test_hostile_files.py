@@ -74,7 +74,7 @@ RECIPES: dict[str, bytes] = {
     "no UTF-8": b'name = "\xff"',
     "deep lists": b"a = " + DEEP.encode(),
     "deep tables": b"a = " + b"{a = " * 50_000,
-    "deep keys": b"a" + b".a" * 20_000 + b" = 1",
+    "deep keys": b"a" + b".a" * 2_000 + b" = 1",
     "a number of many digits": b"seed = " + b"9" * 100_000,
     "bytes of zero": b"\0" * 1000,
     "cut": b'name = "tin',
@@ -463,8 +463,8 @@ def opened(bundle: Path) -> None:
 
 
 def on_device(bundle: Path) -> None:
-    about = runner.read_json(bundle / "preprocessing.json")
     card = runner.read_card(bundle)
+    about = runner.read_about(bundle)
     threads, options = runner.setting_of(card, bundle)
     runner.check(
         runner.load(bundle / card["model"], threads, options),
@@ -519,3 +519,77 @@ def test_bundle_part(part: str, content: bytes, read: Callable[[Path], None], bu
     if part != "card.json":
         rehash(bundle)
     assert part in check_refused(lambda: read(bundle), capfd)
+
+
+PREPROCESSING: dict[str, dict[str, Any]] = {
+    "a shape of terabytes": {"shape": [1, 10**6, 10**6]},
+    "a long shape": {"shape": [1, 8, 8, 8]},
+    "a negative shape": {"shape": [1, -8, -8]},
+    "a shape of texts": {"shape": ["1", "8", "8"]},
+    "a shape that is a number": {"shape": 10**12},
+    "another shape": {"shape": [1, 8, 9]},
+    "an unknown modality": {"modality": "smell"},
+    "the form of another modality": {"modality": "text", "shape": [64]},
+    "a modality that is a list": {"modality": ["image"]},
+    "no labels": {"labels": []},
+    "more labels": {"labels": list("abcdefg")},
+    "labels that are numbers": {"labels": [1, 2, 3, 4]},
+    "a mean of other channels": {"mean": [0.1, 0.2, 0.3]},
+    "a mean of texts": {"mean": ["a"]},
+    "no deviation": {"std": [0.0]},
+    "an endless deviation": {"std": [float("inf")]},
+    "divided by nothing": {"divide_by": 0},
+    "an unknown type": {"raw": "load"},
+    "a target of texts": {"target": {"mean": "a", "std": 1}},
+}
+
+
+@READERS
+@pytest.mark.parametrize("name", PREPROCESSING)
+def test_preprocessing(name: str, read: Callable[[Path], None], bundle: Path, capfd):
+    path = bundle / "preprocessing.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | PREPROCESSING[name]))
+    rehash(bundle)
+    assert "preprocessing.json" in check_refused(lambda: read(bundle), capfd)
+
+
+TABLE = {"modality": "table", "shape": [3], "labels": ["a", "b"], "raw": "float32", "mean": [], "std": [],
+         "numeric": {"x": {"median": 1.0, "edges": [0.0, 2.0]}}, "categorical": {"y": ["?", "z"]}}  # fmt: skip
+TEXT = {"modality": "text", "shape": [8], "labels": ["a", "b"], "raw": "int64", "vocabulary": 16, "pad": 0,
+        "unknown": 1, "mask": None, "special": [2], "kept": "", "fixed_length": 0,
+        "tokenizer": "tokenizer.json"}  # fmt: skip
+SOUND = {"modality": "audio", "shape": [16], "labels": ["a", "b"], "raw": "int16", "rate": 8000, "divide_by": 32768}
+
+
+@pytest.mark.parametrize(
+    ("whole", "damage"),
+    [
+        (TABLE, {"numeric": {"x": {"median": 1.0, "edges": [2.0, 0.0]}}}),
+        (TABLE, {"numeric": {"x": {"median": 1.0, "edges": [0.0]}}}),
+        (TABLE, {"categorical": {"y": ["?"] * 1000}}),
+        (TEXT, {"vocabulary": 10**15}),
+        (TEXT, {"pad": 16}),
+        (TEXT, {"special": [-1]}),
+        (TEXT, {"kept": "AA=="}),
+        (TEXT, {"fixed_length": 10**12}),
+        (TEXT, {"tokenizer": "../tokenizer.json"}),
+        (SOUND, {"rate": 1}),
+        (SOUND, {"rate": 10**12}),
+        (SOUND, {"divide_by": 0}),
+        (SOUND, {"shape": [10**12]}),
+    ],
+)
+def test_preprocessing_of_other_modalities(whole: dict, damage: dict):
+    vectors = {"inputs": (5, *whole["shape"]), "outputs": (5, 2)}
+    assert runner.unfit(whole, vectors) == ""
+    assert runner.unfit(whole | damage, vectors) != ""
+
+
+@READERS
+def test_labels_of_a_bundle_send_nothing_to_the_terminal(read: Callable[[Path], None], bundle: Path):
+    path = bundle / "preprocessing.json"
+    labels = ["\x1b[2Ja", "b\x07", "c\r\n", "\x9b31md"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labels": labels}))
+    rehash(bundle)
+    read(bundle)
+    assert runner.read_about(bundle)["labels"] == Bundle(bundle).about["labels"] == ["a", "b", "c  ", "31md"]
