@@ -11,19 +11,19 @@ Mode = Literal["static", "dynamic", "weight_only"]
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 INTEGER_IO_LACKS = (
-    "integer_io = true needs grids of 8 bits at both ends of the network, which static schemes alone have; take mode ="
+    "integer_io = true needs 8-bit inputs and logits, which only static schemes have; take mode ="
     ' "static" and activation_bits = 8, or set it to false'
 )
 
 
 def attention_lacks(attention: bool, mode: Mode, reduce_range: bool) -> str:
-    """Why products within attention cannot lie on grids; empty where they can, or need not."""
+    """Why products within attention cannot be quantized; empty where they can, or need not."""
     if attention and mode != "static":
-        return f'attention = true, but mode = "{mode}" has no calibrated grids of activations; set it to false'
+        return f'attention = true, but mode = "{mode}" has no calibrated ranges of activations; set it to false'
     if attention and reduce_range:
         return (
             "attention = true multiplies activations with activations, whose integers use all 8 bits, so reduce_range ="
-            " true could not promise the same answers on other CPUs; set one of the two to false"
+            " true could not promise the same predictions on other CPUs; set one of the two to false"
         )
     return ""
 
@@ -32,10 +32,10 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
     """Why there is no such scheme, and the nearest that there is; empty where there is one."""
     if activation_bits == 16 and mode != "static":
         nearest = 'mode = "static"' if mode == "dynamic" else "leave activation_bits out"
-        what = "grids of 8 bits" if mode == "dynamic" else "float32 activations"
+        what = "8-bit activations" if mode == "dynamic" else "float32 activations"
         return f'activation_bits = 16, but mode = "{mode}" has {what}; nearest: {nearest}'
     if group_size not in GROUP_SIZES:
-        size = min(GROUP_SIZES, key=lambda known: abs(known - group_size))
+        size = min(GROUP_SIZES, key=lambda size: abs(size - group_size))
         return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {size}"
     if group_size and mode != "weight_only":
         return (
@@ -82,8 +82,8 @@ class QuantizeSettings(Part):
     )
     reduce_range: bool = Field(
         False,
-        description="7-bit weights where sums of two products could leave 16 bits: the same answers on x86 CPUs without"
-        " VNNI",
+        description="7-bit weights where sums of two products could leave 16 bits: the same predictions on x86 CPUs"
+        " without VNNI",
     )
     attention: bool = Field(
         False,
@@ -117,8 +117,8 @@ class QuantizeSettings(Part):
             raise ValueError(why)
         if self.learn_ranges and self.mode != "static":
             raise ValueError(
-                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated grids of activations; nearest: mode ='
-                ' "static", or leave learn_ranges out'
+                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated ranges of activations; nearest:'
+                ' mode = "static", or leave learn_ranges out'
             )
         return self
 
@@ -128,6 +128,7 @@ class QuantizeSettings(Part):
             raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
         if self.training.precision != "float32":
             raise ValueError(
-                f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'
+                f'training.precision = "{self.training.precision}" cannot hold 8-bit integers and their scales exactly;'
+                ' take "float32"'
             )
         return self

@@ -161,11 +161,11 @@ PAIR = '[{name = "hint_mse", student = "a", teacher = "b"}]'
         ('losses = [{name = "dkd", student = "a"}]', "dkd compares outputs; leave student and teacher out"),
         (
             'losses = [{name = "rkd"}]',
-            "as many of the teacher (0 found) as of the student (0 found), at least one",
+            "as many of the teacher (here 0) as of the student (here 0), at least one",
         ),
         (
             'losses = [{name = "rkd", student = ["a", "b"], teacher = "c"}]',
-            "as many of the teacher (1 found) as of the student (2 found)",
+            "as many of the teacher (here 1) as of the student (here 2)",
         ),
         ('losses = [{name = "fsp", student = "a", teacher = "b"}]', "name two or more"),
     ],
@@ -241,7 +241,7 @@ def test_rungs_differ(tmp_path):
 
 def test_attention_on_grids_that_nothing_calibrates_is_refused(tmp_path: Path):
     text = refusal(tmp_path, '[quantize]\nattention = true\nmode = "dynamic"')
-    assert 'quantize: attention = true, but mode = "dynamic" has no calibrated grids' in text
+    assert 'quantize: attention = true, but mode = "dynamic" has no calibrated ranges' in text
     assert load_recipe(write(tmp_path, "[quantize]\nattention = true")).quantize.attention
 
 
@@ -257,7 +257,10 @@ def test_a_reduced_range_that_changes_nothing_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "auto"])
 def test_grids_are_trained_in_float32(tmp_path, precision):
     message = refusal(tmp_path, f'[quantize.training]\nprecision = "{precision}"')
-    assert f'training.precision = "{precision}" cannot carry an 8-bit grid exactly; take "float32"' in message
+    assert (
+        f'training.precision = "{precision}" cannot hold 8-bit integers and their scales exactly; take "float32"'
+        in message
+    )
 
 
 @pytest.mark.parametrize(
