@@ -19,6 +19,7 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import agreement, outputs
+from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import ActivationFakeQuantize
@@ -356,7 +357,7 @@ def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _logits(model: nn.Module, samples: Tensor) -> Tensor:
-    return torch.cat([model(chunk) for chunk in samples.split(SAMPLES)])
+    return torch.cat([one_output(model(chunk)) for chunk in samples.split(SAMPLES)])
 
 
 @torch.no_grad()
