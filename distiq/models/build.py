@@ -171,6 +171,8 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
     try:
         with torch.no_grad():
             logits = one_output(model.eval()(example))
+    except UserError as error:
+        raise UserError(f"{role}: {error}") from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"{role}: the network fails on an input of shape {tuple(example.shape[1:])}: {error}"
