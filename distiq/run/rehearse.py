@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor
-
 from distiq.bundle.write import write_parts
 from distiq.data.splits import Data
 from distiq.errors import UserError
+from distiq.models.signature import Tensors
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.recipe import Recipe
@@ -73,7 +72,7 @@ def try_files(
     return Record()
 
 
-def _run(path: Path, inputs: Tensor) -> Tensor:
+def _run(path: Path, inputs: Tensors) -> Tensors:
     return load(path)(inputs)
 
 
