@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.distillation.precision import full_precision, refuse_unless
+from distiq.tasks.precision import full_precision, refuse_unless
 
 SAME_CLASSES = "both must answer the same classes"
 
