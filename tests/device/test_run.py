@@ -338,7 +338,7 @@ def test_answers_are_softmax_probabilities():
 
 
 def test_labels_have_their_own_probabilities():
-    about = {"kind": "text", "decoding": "sigmoid", "labels": ["a", "b", "c"]}
+    about = {"modality": "text", "decoding": "sigmoid", "labels": ["a", "b", "c"]}
     logits = np.log(np.array([0.25, 3.0, 1.0], np.float32))
     decoding = runner.decoding_of(about)
     assert decoding.said(logits, about, 2) == "b 75.0 %  c 50.0 %" and decoding.named(logits, about) == "b"
@@ -346,7 +346,7 @@ def test_labels_have_their_own_probabilities():
 
 
 def test_outputs_that_only_the_task_understands_are_written_out():
-    about = {"kind": "text", "decoding": "none", "labels": ["a"]}
+    about = {"modality": "text", "decoding": "none", "labels": ["a"]}
     decoding = runner.decoding_of(about)
     assert decoding.said(np.array([0.5, -1.25, 3.0]), about, 2) == "0.5 -1.25 ..."
     assert decoding.changed(np.array([[1.0], [2.0]]), np.array([[1.1], [2.5]]), 0.2).tolist() == [False, True]
