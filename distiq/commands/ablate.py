@@ -76,13 +76,8 @@ def ablate(
         data = read_data(recipe, ledger.watch)
         if (task := task_of(data)).correct is None:
             raise UserError(
-<<<<<<< HEAD
-                "distiq ablate compares shares of correct predictions, but each sample of this data has a number; run"
-                ' the recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
-=======
-                f"distiq ablate compares shares of right predictions, which {task.name} does not have; run the recipe"
+                f"distiq ablate compares shares of correct predictions, which {task.name} does not have; run the recipe"
                 ' with --set distil.teacher="none" in a run folder of its own, and compare the metrics'
->>>>>>> 76cb74e (Task: classification, multi-label and regression are values with their loss, distillation, decoding and scores)
             )
         arms = arms or arms_of(recipe.distil)
         if len(arms) < 2 or "no teacher" not in arms:
