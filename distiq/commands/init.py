@@ -104,8 +104,8 @@ def _packaged() -> str:
 def _images(images: "survey.Images", folder: str) -> tuple[str, str]:
     height, width = images.size
     about = (
-        f"{'Colour' if images.channels == 3 else 'Grey'} images of {_classes(images.classes)}: {images.train:,} to train"
-        f" on, {images.test:,} for the test; most have {width} x {height} pixels."
+        f"{'Colour' if images.channels == 3 else 'Grey'} images of {_classes(images.classes)}: {images.train:,} to"
+        f" train on, {images.test:,} for the test; most have {width} x {height} pixels."
     )
     size = _nearest(IMAGE_SIZES, min(images.size))
     data = (
