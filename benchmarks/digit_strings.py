@@ -14,7 +14,6 @@ import copy
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,8 +22,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from distiq import environment
-from distiq.data.audio import DIGIT_RATE
-from distiq.data.splits import Data, Split
+from distiq.data.audio import DIGIT_RATE, Audio
+from distiq.data.samples import Split
+from distiq.data.splits import Data
 from distiq.data.strings import digit_strings, transcripts
 from distiq.data.views import Views
 from distiq.distillation.sequence_losses import ctc, frame_kd, sequence_kd
@@ -85,7 +85,7 @@ def trained(
 def rates(predict: Callable[[Tensor], Tensor], data: Data) -> ErrorRates:
     """On the test strings."""
     with torch.no_grad():
-        found = [tokens for part in data.test.inputs.split(100) for tokens in greedy(predict(data.normalize(part)))]
+        found = [tokens for part in data.test.chunks(100) for tokens in greedy(predict(data.normalize(part)))]
     return error_rates(found, transcripts(data.test.labels), DIGIT_WORDS)
 
 
@@ -94,7 +94,7 @@ def strings(count: int, seed: int, tests: int = TEST) -> Data:
     held: Split = train.take(slice(0, min(CALIBRATION, count // 2)))
     rest = train.take(slice(len(held), count))
     tokens = ("blank", *DIGIT_WORDS)
-    return replace(Data("digit strings", tokens, rest, held, held, test, (), ()), rate=DIGIT_RATE)
+    return Data("digit strings", tokens, rest, held, held, test, Audio(rest.samples.shape, DIGIT_RATE))
 
 
 def measured(network: nn.Module, data: Data, folder: Path) -> dict[str, dict[str, float]]:

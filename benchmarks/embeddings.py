@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from distiq import environment
 from distiq.data.load import load as load_data
-from distiq.data.splits import UNLABELLED, Data
+from distiq.data.samples import UNLABELLED
+from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.feature_losses import embedded
 from distiq.distillation.relation_losses import embedding_cosine
@@ -95,7 +96,7 @@ def teacher_of(name: str, pad: int) -> Embedding:
 
 def student_of(name: str, teacher: Embedding, width: int, data: Data) -> tuple[nn.Module, float]:
     """The untrained student, which knows the tokens in use alone, and its learning rate."""
-    tokens = Tokens(*data.tokens, *data.used_tokens())
+    tokens = Tokens(data.preprocessing.vocabulary, data.preprocessing.pad, *data.used_tokens())
     if name == "cut":
         cut = copy.deepcopy(teacher)
         cut_encoder(cut.model, CUT)
@@ -126,7 +127,7 @@ def main() -> None:
     given = parser.parse_args()
     data = sentences(given.sentences, given.teacher, given.train, given.seed)
     torch.manual_seed(given.seed)
-    teacher = teacher_of(given.teacher, data.tokens[1])
+    teacher = teacher_of(given.teacher, data.preprocessing.pad)
     wanted, test = (outputs(teacher, data, part) for part in (data.train, data.test))
     untrained, rate = student_of(given.student, teacher, wanted.shape[1], data)
     batches = Batches(data, Views(ViewSettings(), given.seed), 32, given.seed)
@@ -138,7 +139,7 @@ def main() -> None:
         files = {name: export(model, Path(folder) / f"{name}.onnx", calibration[:2]) for name, model in models.items()}
         sizes = {name: size_bytes(file) for name, file in files.items()}
         running = {name: load(file) for name, file in files.items()}
-        times = latencies(running, data.trimmed(data.test.inputs[:1]), threads=1)
+        times = latencies(running, data.preprocessing.trimmed(data.test.inputs[:1]), threads=1)
         answered = {
             "teacher float32": (running["teacher"], "teacher"),
             "student untrained, float32": (untrained.eval(), ""),

@@ -32,7 +32,9 @@ from torch import Tensor, nn
 
 from distiq import environment
 from distiq.data.load import load as load_data
-from distiq.data.splits import Data, Split
+from distiq.data.samples import Split, in_memory
+from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.distillation.distil import distil
 from distiq.evaluation.evaluate import Predict, agreement, outputs
 from distiq.files import save_tensors, write_atomically
@@ -92,7 +94,8 @@ def task_of(name: str, epochs: int, bert: str, sentences: str) -> Task | None:
 
 def _built(recipe: Recipe) -> tuple[nn.Module, Data]:
     data = load_data(recipe.data, recipe.seed)
-    tokens = Tokens(*data.tokens, *data.used_tokens()) if data.kind == "text" else None
+    text = data.preprocessing
+    tokens = Tokens(text.vocabulary, text.pad, *data.used_tokens()) if isinstance(text, Text) else None
     torch.manual_seed(recipe.seed)
     return build(recipe.student, len(data.classes), data.example, "student", tokens), data
 
@@ -117,8 +120,8 @@ def behind_front_end(model: nn.Module, data: Data) -> Data:
 
         def heard(part: Split, features: nn.Module = features) -> Split:
             with torch.no_grad():
-                chunks = [features(data.normalize(chunk)) for chunk in part.inputs.split(250)]
-            return Split(torch.cat(chunks), part.labels, part.kind)
+                chunks = [features(data.normalize(chunk)) for chunk in part.chunks(250)]
+            return in_memory(torch.cat(chunks), part.labels)
 
         parts = {name: heard(getattr(data, name)) for name in ("calibration", "validation", "test")}
         return replace(data, **parts)

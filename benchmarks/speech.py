@@ -71,18 +71,19 @@ def markdown(records: Mapping[str, AblationRecord]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for speaker, record in records.items():
-        means = {arm.name: statistics.mean(arm.top1) for arm in record.arms}
+        means = {arm.name: statistics.mean(arm.correct) for arm in record.arms}
         (pair,) = record.pairs
         each = ", ".join(f"{points:+.1f}" for points in pair.per_seed_points)
         lines.append(
-            f"| {speaker} | {100 * record.teacher.top1:.2f} % | {100 * means['no teacher']:.2f} %"
+            f"| {speaker} | {100 * record.teacher.value:.2f} % | {100 * means['no teacher']:.2f} %"
             f" | {100 * means['recipe']:.2f} % | {pair.difference_points:+.2f} ({each})"
             f" | {_written(pair.interval_points)} | {pair.verdict} |"
         )
     found = summary(records)
-    teacher = statistics.mean(record.teacher.top1 for record in records.values())
+    teacher = statistics.mean(record.teacher.value for record in records.values())
     arms = [
-        statistics.mean(statistics.mean(record.arms[number].top1) for record in records.values()) for number in (0, 1)
+        statistics.mean(statistics.mean(record.arms[number].correct) for record in records.values())
+        for number in (0, 1)
     ]
     low, high = found["over_speakers_points"] or (0.0, 0.0)
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"

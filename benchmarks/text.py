@@ -48,17 +48,17 @@ SHOWN = {
 
 def figures(run: RunRecord, ablation: AblationRecord) -> Figures:
     """What one seed gives; files and times against the teacher's float32 file, timed side by side in the run."""
-    arms = {arm.name: 100 * arm.top1[0] for arm in ablation.arms}
+    arms = {arm.name: 100 * arm.correct[0] for arm in ablation.arms}
     trial, files = chosen_trial(run), run.comparison.files  # batch 1 stands first
     teacher = next(column.cost for column in columns_of(run, run.teacher) if column.cost)
     delivered = trial.deployed.cost
-    top1, best = 100 * ablation.teacher.top1, 100 * trial.deployed.test.top1
+    teacher, best = 100 * ablation.teacher.value, 100 * trial.deployed.test.value
     return {
-        "teacher": top1,
+        "teacher": teacher,
         "untaught": arms["no teacher"],
         "taught": arms["recipe"],
         "int8": best,
-        "kept": 100 * best / top1,
+        "kept": 100 * best / teacher,
         "gain": arms["recipe"] - arms["no teacher"],
         "smaller": teacher.size_bytes / delivered.size_bytes,
         "faster": files[teacher.file][0].p50_ms / files[delivered.file][0].p50_ms,

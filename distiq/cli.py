@@ -260,7 +260,7 @@ def predict(
             for note in prepared.notes:
                 typer.secho(note, err=True, fg="yellow")
             if opened.regression:
-                target = opened.preprocessing["labels"][0]
+                target = opened.about["labels"][0]
                 answers = [f"{target} {number:.4g}" for number in opened.numbers(prepared.inputs).tolist()]
             else:
                 answers = [words(answer) for answer in opened.answer(prepared.inputs, top)]

@@ -7,13 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from distiq.errors import UserError
-from distiq.files import sha256_of_file
-
-
-def source_of(reference: str) -> dict[str, str]:
-    """SHA-256 of the file of `file.py:function` and of the Python files beside it, which it may import, by name."""
-    folder = Path(reference.rpartition(":")[0]).parent
-    return {file.name: sha256_of_file(file) for file in sorted(folder.glob("*.py"))}
 
 
 def call_factory(reference: str, options: dict[str, Any], where: str) -> Any:

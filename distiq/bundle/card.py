@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from distiq.bundle.open import EXAMPLES
-from distiq.records.quality import RegressionRecord
+from distiq.records.quality import Metric
 from distiq.records.record import NOUNS
 from distiq.records.run import RunRecord
 from distiq.records.trials import TrialRecord
@@ -50,10 +50,9 @@ def _card_text(
 ) -> str:
     test, cost = trial.deployed.test, trial.deployed.cost
     assert cost is not None
-    low, high = (100 * end for end in test.interval)
     latency = cost.at_batch(1)
     versions = ", ".join(f"{name} {version}" for name, version in run.environment.versions.items())
-    teacher = run.teacher.column("float32").test.quality
+    teacher = run.teacher.column("float32").test.primary
     by_length = "".join(
         f"\n| latency, {entry.tokens} tokens | {entry.files[cost.file].p50_ms:.3f} ms |"
         for entry in run.comparison.lengths
@@ -62,16 +61,13 @@ def _card_text(
     facts = [f"Sums of two 8-bit products are {pair_sums}."] if pair_sums else []
     if fixed := run.comparison.fixed_lengths.get(cost.file):
         facts.append(f"The file takes texts of {fixed} tokens alone; shorter ones are padded.")
-    noun, example = NOUNS[run.data.kind], EXAMPLES[run.data.kind]
+    noun, example = NOUNS[run.data.modality], EXAMPLES[run.data.modality]
     example += ' "another text"' if is_pair else ""
-    quality = f"{100 * test.quality:.2f} % (95 % interval {low:.2f} to {high:.2f})"
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
     answers = f"{len(run.data.classes)} classes:\n{names}"
-    rows = ""
-    if isinstance(test, RegressionRecord):
+    if run.data.regression:
         answers, agrees = f"a number: {names}", f"to 1/255 of its span on {agrees}"
-        span = " to ".join(f"{end:.4g}" for end in test.rmse_interval)
-        rows = f"\n| root mean squared error | {test.rmse:.4g} (95 % interval {span}) |"
+    metrics = "\n".join(_metric_row(metric, test.samples, noun) for metric in (test.primary, *test.metrics))
     return (
         f"""# {run.name}
 
@@ -79,8 +75,8 @@ def _card_text(
 
 | measured on the file | |
 |---|---|
-| {run.data.measure}, {test.samples} test {noun} | {quality} |{rows}
-| teacher ({run.teacher.model}) | {100 * teacher:.2f} % |
+{metrics}
+| teacher ({run.teacher.model}) | {teacher.in_words} |
 | size | {cost.size_bytes:,} bytes |
 | latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |{by_length}
 | agrees with the simulated graph | {agrees} |
@@ -98,6 +94,15 @@ Without distiq, `python run.py` checks, answers and times the file; it needs num
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
         + "\n"
     )
+
+
+def _metric_row(metric: Metric, samples: int, noun: str) -> str:
+    """One metric of the delivered file, with its interval where it has one."""
+    span = ""
+    if metric.interval:
+        ends = [f"{100 * end:.2f}" if metric.unit == "%" else f"{end:.4g}" for end in metric.interval]
+        span = f" (95 % interval {' to '.join(ends)})"
+    return f"| {metric.title}, {samples} test {noun} | {metric.figure}{span} |"
 
 
 def _said_of(ends: Mapping[str, IntegerTensor]) -> str:

@@ -10,7 +10,6 @@ card.json, CARD.md   what it is, what it was made from, how it was measured, has
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distiq.data.audio import conversions, read_sound, remarks, resampled, windows
-from distiq.data.columns import read_columns
-from distiq.data.images import read_image
-from distiq.data.tables import Encoding
-from distiq.data.text import TextEncoder
+from distiq.data.audio import Audio, conversions, read_sound, resampled, windows
+from distiq.data.preprocessing import from_json
+from distiq.data.samples import Encoded
 from distiq.device import run as runner
-from distiq.device.run import RAW, Check, fitted
+from distiq.device.run import Check
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
-from distiq.recipe.data import AudioSettings
-from distiq.records.record import NOUNS, Kind
+from distiq.records.record import NOUNS
 from distiq.runtimes.export import load
 from distiq.runtimes.runtime import Predict
 
@@ -38,11 +34,7 @@ PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "car
 
 
 TOKENIZER, RUNNER = "tokenizer.json", "run.py"
-
-
 VECTOR_COUNT = 32
-
-
 EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "table": "rows.csv"}
 
 
@@ -51,13 +43,6 @@ class Prediction(NamedTuple):
 
     label: str
     probability: float
-
-
-class Prepared(NamedTuple):
-    """Inputs (B, ...) as the model wants them, and sentences about what was changed, missing or unknown."""
-
-    inputs: Tensor
-    notes: tuple[str, ...] = ()
 
 
 class StreamPrediction(NamedTuple):
@@ -91,7 +76,10 @@ class Bundle:
                 raise UserError(f"{file}: missing; this bundle is not whole, make it again with distiq run")
             if sha256_of_file(file) != expected:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
-        self.card, self.preprocessing = card, self._json(PREPROCESSING)
+        self.card, self.about = card, self._json(PREPROCESSING)
+        tokenizer = self.folder / TOKENIZER
+        text = {"tokenizer": tokenizer.read_text(encoding="utf-8")} if self.about.get("tokenizer") else {}
+        self.preprocessing = from_json(self.about | text)
         self.model = self.folder / model
         setting = card.get("setting") or {}
         self.threads: int = threads or setting.get("threads", 1)
@@ -108,29 +96,14 @@ class Bundle:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's input."""
-        return torch.from_numpy(runner.normalized(pixels.numpy(), self._about))
-
-    @property
-    def _about(self) -> dict:
-        return {"kind": self.kind, **self.preprocessing}
-
-    @property
-    def kind(self) -> Kind:
-        """What the model reads: "image", "audio", "text" or "table"."""
-        return self.preprocessing.get("kind", "image")
-
-    @property
-    def audio(self) -> AudioSettings:
-        """Rate and window that the model of clips expects."""
-        rate = self.preprocessing["rate"]
-        return AudioSettings(rate=rate, seconds=self.preprocessing["shape"][0] / rate)
+        return torch.from_numpy(runner.normalized(pixels.numpy(), self.about))
 
     @property
     def pair(self) -> bool:
         """Whether the model reads two texts together."""
-        return self.preprocessing.get("text", {}).get("pair", False)
+        return self.preprocessing.pair
 
-    def prepare(self, sample: Path | str, second: str = "") -> Prepared:
+    def prepare(self, sample: Path | str, second: str = "") -> Encoded:
         """The model's inputs: of an image, a clip (WAV, FLAC) or a text one, of a file of rows one for each.
 
         Args:
@@ -146,39 +119,7 @@ class Bundle:
                 if self.pair
                 else f"{self.folder}: this model reads no pairs of texts; give one sample at a time"
             )
-        if self.kind in RAW and self.preprocessing.get("raw") == "float32":
-            raise UserError(
-                f"{self.folder}: this model was made from float32 {NOUNS[self.kind]}, which files do not hold; it"
-                " answers prepared inputs alone (`distiq.bundle.Bundle.answer`)"
-            )
-        match self.kind:
-            case "image":
-                channels, height, width = self.preprocessing["shape"]
-                return Prepared(self.normalize(read_image(Path(sample), (channels, height, width)).unsqueeze(0)))
-            case "audio":
-                sound = read_sound(Path(sample))
-                clip = fitted(resampled(sound, self.audio.rate), self.preprocessing["shape"][0])
-                return Prepared(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self.audio))
-            case "table" if "table" in self.preprocessing:
-                encoding = Encoding.from_json(self.preprocessing["table"])
-                rows = read_columns(Path(sample), encoding.columns)
-                if not rows[encoding.columns[0]]:
-                    raise UserError(f"{sample}: holds no row")
-                return Prepared(*encoding.encode(rows, str(sample)))
-            case "text" if "text" in self.preprocessing:
-                tokenizer = (self.folder / TOKENIZER).read_text(encoding="utf-8")
-                known = self.preprocessing["text"]
-                encoder = TextEncoder(tokenizer, known["length"], known.get("kept", ""), self.pair)
-                to_longest, seconds = "fixed_length" not in known, [second] if self.pair else []
-                numbers, notes = encoder.encode([str(sample)], "the text", to_longest, seconds)
-                if os.path.isfile(sample):
-                    notes = (
-                        f"{sample}: a file is called so, but its name is what was read; give texts themselves",
-                        *notes,
-                    )
-                return Prepared(numbers, notes)
-            case kind:
-                raise UserError(f"{self.folder}: this bundle cannot read raw {NOUNS[kind]}; it answers prepared inputs")
+        return self.preprocessing.encode(str(sample), str(self.folder), second)
 
     def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
         """The likeliest classes of each input (B, ...), likeliest first.
@@ -192,7 +133,7 @@ class Bundle:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
-        return torch.sigmoid(logits) if self.preprocessing.get("multi_label") else torch.softmax(logits, 1)
+        return torch.sigmoid(logits) if self.about.get("multi_label") else torch.softmax(logits, 1)
 
     def predict(self, sample: Path | str, top: int = 3, second: str = "") -> list[Prediction]:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
@@ -205,7 +146,7 @@ class Bundle:
     @property
     def regression(self) -> bool:
         """Whether the model answers a number in place of classes."""
-        return "target" in self.preprocessing
+        return "target" in self.about
 
     def numbers(self, inputs: Tensor) -> Tensor:
         """What the model answers to each input (B, ...), in the unit of the data, (B,).
@@ -215,15 +156,19 @@ class Bundle:
         """
         if not self.regression:
             raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
-        target = self.preprocessing["target"]
+        target = self.about["target"]
         return target["mean"] + target["std"] * self.run(inputs)[:, 0]
 
-    def require_sound(self) -> None:
-        """Raises UserError unless the model hears."""
-        if self.kind != "audio":
-            raise UserError(
-                f"{self.folder}: this model reads {NOUNS[self.kind]}; windows in time are for models of sound"
-            )
+    def sound(self) -> Audio:
+        """How the model hears.
+
+        Raises:
+            UserError: it reads something else.
+        """
+        if not isinstance(self.preprocessing, Audio):
+            noun = NOUNS[self.preprocessing.modality]
+            raise UserError(f"{self.folder}: this model reads {noun}; windows in time are for models of sound")
+        return self.preprocessing
 
     def conversions(self, file: Path) -> tuple[str, ...]:
         """What is done to a sound of any length before it is heard window by window, in words.
@@ -231,8 +176,7 @@ class Bundle:
         Raises:
             UserError: the model does not hear, or the file is missing or does not decode.
         """
-        self.require_sound()
-        return conversions(read_sound(file), self.audio)
+        return conversions(read_sound(file), self.sound())
 
     def listen(self, file: Path, every: float, top: int = 3) -> Iterator[StreamPrediction]:
         """Answers a long clip window after window, as a microphone's stream would be.
@@ -243,8 +187,8 @@ class Bundle:
         Raises:
             UserError: the model does not hear, `every` is not positive, the file is missing or does not decode.
         """
-        self.require_sound()
-        rate, length = self.audio.rate, self.preprocessing["shape"][0]
+        audio = self.sound()
+        rate, length = audio.rate, audio.shape[0]
         if not 0 < every < math.inf:
             raise UserError(f"every = {every:g} s; give a positive time from one window to the next")
         samples = resampled(read_sound(file), rate)
@@ -256,7 +200,7 @@ class Bundle:
         """The likeliest classes by their probabilities (classes,), likeliest first."""
         best = probabilities.topk(min(top, len(probabilities)))
         return [
-            Prediction(self.preprocessing["labels"][index], value)
+            Prediction(self.about["labels"][index], value)
             for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
 
@@ -283,6 +227,6 @@ class Bundle:
         """
         vectors = {name: tensor.numpy() for name, tensor in self.vectors().items()}
         try:
-            return runner.check(lambda inputs: self.run(torch.from_numpy(inputs)).numpy(), vectors, self._about)
+            return runner.check(lambda inputs: self.run(torch.from_numpy(inputs)).numpy(), vectors, self.about)
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error

@@ -82,10 +82,10 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
         UserError: the model does not hear, `every` is not positive or longer than a window, the file is missing or
             does not decode, or the sound ends before the first window is full.
     """
-    bundle.require_sound()
-    if bundle.preprocessing.get("multi_label"):
+    audio = bundle.sound()
+    if bundle.about.get("multi_label"):
         raise UserError(f"{bundle.folder}: this model gives a clip several labels; streams are heard for one class")
-    rate, length = bundle.audio.rate, bundle.preprocessing["shape"][0]
+    rate, length = audio.rate, audio.shape[0]
     if not 0 < every * rate <= length:
         raise UserError(f"every = {every:g} s; give a positive time of at most a window, {length / rate:g} s")
     stream = Stream(parts_of(bundle.model, bundle.run), length, round(every * rate), smooth)

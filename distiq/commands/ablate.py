@@ -18,7 +18,7 @@ from distiq.recipe.distil import DistilSettings
 from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.ablation import AblationRecord, ArmRecord, PairRecord
-from distiq.records.quality import AccuracyRecord
+from distiq.records.quality import Quality
 from distiq.records.record import Record
 from distiq.run.check import check_networks, check_training
 from distiq.run.ledger import Ledger, Place, Step
@@ -32,7 +32,7 @@ from distiq.training import processes
 class Predicted(Record):
     """The record of a step that leaves a network's logits for the test set."""
 
-    test: AccuracyRecord
+    test: Quality
 
 
 def arms_of(settings: DistilSettings) -> dict[str, DistilSettings]:
@@ -91,7 +91,7 @@ def ablate(
                 ledger.watch.stage(f"seed {seed}: {arm}")
                 student = train_student(ledger, recipe, data, models.student, source, teacher, settings, seed)
                 results[arm].append(predict(ledger, data, student))
-                ledger.watch.note(f"{100 * results[arm][-1].record.test.top1:.2f} % of the test set")
+                ledger.watch.note(f"{results[arm][-1].record.test.primary.in_words} on the test set")
         record = _record(ledger, recipe, data, command, predict(ledger, data, teacher), results)
         if processes.is_main():
             record.save(ledger.records / "ablation.json")
@@ -110,7 +110,6 @@ def predict_test(place: Place, *, network: TrainedNetwork, data: Data) -> Predic
     logits = outputs(network.module, data, data.test)
     save_tensors({"test": logits}, place.folder / LOGITS)
     quality = score(logits, data.test.labels, len(data.classes))
-    assert isinstance(quality, AccuracyRecord)
     return Predicted(test=quality)
 
 
@@ -139,7 +138,8 @@ def _record(
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
         samples=len(labels),
         arms=tuple(
-            ArmRecord(name=arm, top1=tuple(step.record.test.top1 for step in steps)) for arm, steps in results.items()
+            ArmRecord(name=arm, correct=tuple(step.record.test.value for step in steps))
+            for arm, steps in results.items()
         ),
         pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
         seconds=sum(step.seconds for step in ledger.used.values()),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distiq import environment
 from distiq.bundle.open import Bundle
+from distiq.data.audio import Audio
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import Predict
 from distiq.models.onnx_inputs import one_input
@@ -113,7 +114,7 @@ def _opened(path: Path, threads: int | None, shape: tuple[int, ...], rate: int, 
     if path.is_dir():
         bundle = Bundle(path, threads)
         macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
-        sound_s = bundle.preprocessing["shape"][0] / bundle.audio.rate if bundle.kind == "audio" else 0.0
+        sound_s = bundle.preprocessing.seconds if isinstance(bundle.preprocessing, Audio) else 0.0
         sample = bundle.vectors()["inputs"][:1]
         return _Opened(bundle.model, bundle.model, bundle.threads, bundle.run, sample, Work(macs, is_int8), sound_s)
     run = one_input(path, Path(tempfile.mkdtemp(dir=folder)), NO_PADDING)

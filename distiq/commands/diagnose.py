@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from distiq.bundle.open import PREPROCESSING, Bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
-from distiq.device.run import RAW
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import agreement, outputs
 from distiq.numerics import sqnr_db
@@ -142,7 +141,7 @@ def read_case(ledger: Ledger) -> Case:
         data,
         student,
         calibration,
-        data.normalize(data.validation.inputs[: len(calibration)]),
+        data.normalize(data.validation.take(slice(len(calibration))).inputs),
         trial,
         rung,
         scheme,
@@ -183,9 +182,9 @@ def _step(folder: Path, run: RunRecord, name: str) -> Path:
 
 def _diagnosis(case: Case, findings: Sequence[Finding]) -> DiagnosisRecord:
     """The record of the findings; the first that is suspect names the cause, if there is a loss to explain."""
-    lost = 100 * (case.run.teacher.column("float32").test.quality - case.trial.deployed.test.quality)
+    lost = case.trial.deployed.test.primary.drop(case.run.teacher.column("float32").test.primary)
     if lost <= NEGLIGIBLE_POINTS:
-        cause, cure = f"Nothing to explain: the file loses {lost:.2f} points against the teacher.", NOTHING
+        cause, cure = f"Nothing to explain: the file loses {lost:.2f} {_unit(case)} against the teacher.", NOTHING
     else:
         first = next(finding for finding in findings if finding.suspect)
         cause, cure = first.cause, first.cure
@@ -204,15 +203,20 @@ def _diagnosis(case: Case, findings: Sequence[Finding]) -> DiagnosisRecord:
 # The checks, in their order -------------------------------------------------------------------------------------------
 
 
+def _unit(case: Case) -> str:
+    """The unit of what is lost."""
+    return case.trial.deployed.test.primary.drop_unit
+
+
 def _float_student(case: Case) -> Iterator[Finding]:
-    teacher, student = (model.column("float32").test.quality for model in (case.run.teacher, case.run.student))
-    before, after = 100 * (teacher - student), 100 * (student - case.trial.deployed.test.quality)
+    teacher, student = (model.column("float32").test.primary for model in (case.run.teacher, case.run.student))
+    before, after = student.drop(teacher), case.trial.deployed.test.primary.drop(student)
     yield Finding(
         "float32 student",
         before > max(after, NEGLIGIBLE_POINTS),
-        f"float32 loses {before:.2f} points against the teacher, quantization another {after:.2f}",
-        f"Most of the loss is there before quantization: the float32 student is {before:.2f} points below its"
-        " teacher. Train it longer or make it wider.",
+        f"float32 loses {before:.2f} {_unit(case)} against the teacher, quantization another {after:.2f}",
+        f"Most of the loss is there before quantization: the float32 student is {before:.2f}"
+        f" {_unit(case)} worse than its teacher. Train it longer or make it wider.",
         (f"student.training.epochs={2 * case.recipe.student.training.epochs}",),
     )
 
@@ -233,8 +237,8 @@ def _preprocessing(case: Case) -> Iterator[Finding]:
     folder = case.folder / "bundle"
     if not (folder / PREPROCESSING).is_file():
         return
-    raw = RAW.get(case.data.kind)
-    if raw is None:
+    raw = case.data.preprocessing.raw_name
+    if not raw:
         return  # rows and texts are encoded once, when they are read
     bundle = Bundle(folder)
     vectors = bundle.vectors()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # it loads torch, which `distiq init` alone can do without
     from distiq.data import survey
 
 SCHEMA_FILE = "distiq.schema.json"
-FIRST_LINE = f"#:schema {SCHEMA_FILE}"
+FIRST_LINE = f"#:schema ./{SCHEMA_FILE}"
 STEPS = 1500  # of a training from scratch, about
 IMAGE_SIZES = (28, 32, 48, 64, 96)
 TEXT_LENGTHS = (16, 32, 64, 128, 256)
@@ -216,7 +216,6 @@ def _texts(found: "survey.Texts", folder: str) -> tuple[str, str]:
     )
     pair = f"pair = {written(found.pair)}\n" if found.pair else ""
     label = f"{'label' if found.classes else 'target'} = {written(found.label)}"
-    limit = "accuracy_drop_points" if found.classes else "correlation_drop_points"
     length = next((size for size in TEXT_LENGTHS if size >= 1.3 * found.words + 2), TEXT_LENGTHS[-1])
     return (
         about,
@@ -243,7 +242,7 @@ training = {{{_inline(_training(found.train, "adamw", 0.004))}}}
 model = "text_cnn"
 training = {{{_inline(_training(found.train, "adamw", 0.004))}}}
 
-{_budget(2, 1000, limit)}""",
+{_budget(2, 1000)}""",
     )
 
 
@@ -256,7 +255,7 @@ def _inline(lines: str) -> str:
     return lines.replace("\n", ", ")
 
 
-def _budget(drop: float, size_kb: int, limit: str = "accuracy_drop_points") -> str:
+def _budget(drop: float, size_kb: int) -> str:
     return f"""[budget]                # what the int8 file must hold; the run goes on until it does
-{limit} = {drop:g}
+drop = {drop:g}
 size_kb = {size_kb}"""

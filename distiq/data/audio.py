@@ -11,18 +11,21 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distiq.data.images import class_names
-from distiq.data.splits import Split
+from distiq.data.samples import Encoded, Samples, Split, in_memory, name_of, refuse_floats, standardized
+from distiq.device import run as runner
 from distiq.device.run import fitted
 from distiq.errors import UserError
 from distiq.recipe.data import AudioSettings
+from distiq.records.record import Modality
 
 CLIP_SUFFIXES = (".wav", ".flac")
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -38,13 +41,88 @@ class Sound(NamedTuple):
     channels: int
 
 
+@dataclass(frozen=True)
+class Audio:
+    """How sound becomes inputs: one channel at one rate, in a window of one length, in -1..1.
+
+    Args:
+        shape: (T,), samples of the window.
+        rate: samples per second.
+        dtype: of the raw waveforms, int16 or float32.
+    """
+
+    shape: tuple[int, ...]
+    rate: int
+    dtype: torch.dtype = torch.int16
+
+    modality: ClassVar[Modality] = "audio"
+    raw_name: ClassVar[str] = runner.RAW["audio"]
+    form: ClassVar[str] = "(N, T) as int16 or float32"
+    input_dtype: ClassVar[torch.dtype] = torch.float32
+    has_lengths: ClassVar[bool] = False
+    pair: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, settings: AudioSettings) -> Self:
+        return cls((round(settings.seconds * settings.rate),), settings.rate)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the window."""
+        return self.shape[0] / self.rate
+
+    def fits(self, inputs: Samples) -> bool:
+        """Whether samples have the form of waveforms."""
+        return len(inputs.shape) == 1 and inputs.dtype in (torch.int16, torch.float32)
+
+    def fitted(self, inputs: Tensor) -> Self:
+        """Nothing is learned from the training clips."""
+        return self
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Raw waveforms -> what the network sees. Shapes: (B, T) -> (B, T) float32 in -1..1."""
+        return standardized(inputs, (), ())
+
+    def encode(self, sample: str, where: str, second: str = "") -> Encoded:
+        """The input (1, T) of a sound file: its middle, or with silence around it.
+
+        Raises:
+            UserError: the file is missing or does not decode, or the clips that were learned from are float32.
+        """
+        refuse_floats(self.dtype, "clips", where)
+        sound = read_sound(Path(sample))
+        clip = fitted(resampled(sound, self.rate), self.shape[0])
+        return Encoded(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self))
+
+    def check_weights(self, folder: Path, where: str) -> None:
+        """Weights say nothing of how sound is read; the rate is asked of the network itself."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of the data says of it."""
+        return {"rate": self.rate}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "modality": self.modality,
+            "shape": list(self.shape),
+            "raw": name_of(self.dtype),
+            "rate": self.rate,
+            "channels": "one; several are averaged",
+            "window": "a shorter clip stands in the middle of silence, of a longer one the middle is heard",
+            "divide_by": 32768 if self.dtype == torch.int16 else 1,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(tuple(value["shape"]), value["rate"], getattr(torch, value["raw"]))
+
+
 class Clips(NamedTuple):
-    """What a source of audio gives: classes, both parts, the rate in Hz, and what was done to fit the clips."""
+    """What a source of audio gives: classes, both parts, and what was done to fit the clips."""
 
     classes: tuple[str, ...]
     train: Split
     test: Split
-    rate: int
     notes: tuple[str, ...]
 
 
@@ -137,34 +215,30 @@ def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, 
         yield start, np.pad(part, (0, length - len(part)))
 
 
-def conversions(sound: Sound, settings: AudioSettings) -> tuple[str, ...]:
+def conversions(sound: Sound, audio: Audio) -> tuple[str, ...]:
     """What is done to a sound of any length before it is heard, in words."""
     said = [
-        (sound.rate != settings.rate, f"resampled from {sound.rate} to {settings.rate} Hz"),
+        (sound.rate != audio.rate, f"resampled from {sound.rate} to {audio.rate} Hz"),
         (sound.channels > 1, f"{sound.channels} channels averaged to one"),
     ]
     return tuple(text for applies, text in said if applies)
 
 
-def remarks(sound: Sound, settings: AudioSettings) -> tuple[str, ...]:
+def remarks(sound: Sound, audio: Audio) -> tuple[str, ...]:
     """What is done to a clip to fit it into the window, in words."""
     seconds = len(sound.samples) / sound.rate
     said = [
-        (seconds < settings.seconds, f"{seconds:.2f} s long: silence around it fills the window"),
-        (seconds > settings.seconds, f"{seconds:.2f} s long: only the middle {settings.seconds:g} s are heard"),
+        (seconds < audio.seconds, f"{seconds:.2f} s long: silence around it fills the window"),
+        (seconds > audio.seconds, f"{seconds:.2f} s long: only the middle {audio.seconds:g} s are heard"),
     ]
-    return (*conversions(sound, settings), *(text for applies, text in said if applies))
-
-
-def window_length(settings: AudioSettings) -> int:
-    return round(settings.seconds * settings.rate)
+    return (*conversions(sound, audio), *(text for applies, text in said if applies))
 
 
 class _Fitting:
     """Brings clips to one form and counts what it did."""
 
     def __init__(self, settings: AudioSettings) -> None:
-        self.settings, self.length = settings, window_length(settings)
+        self.settings, self.length = settings, Audio.of(settings).shape[0]
         self.clips = self.stereo = self.short = self.long = 0
         self.rates: Counter[int] = Counter()
 
@@ -280,8 +354,8 @@ def _read(listed: Sequence[Labelled], classes: Sequence[str], settings: AudioSet
         if not rows:
             raise UserError(f"data.audio: no clip is in the {part} part; both are needed")
         inputs = torch.stack([fit(read_sound(row.path)) for row in rows])
-        parts[part] = Split(inputs, torch.tensor([list(classes).index(row.label) for row in rows]), "audio")
-    return Clips(tuple(classes), parts["train"], parts["test"], settings.rate, fit.notes())
+        parts[part] = in_memory(inputs, torch.tensor([list(classes).index(row.label) for row in rows]))
+    return Clips(tuple(classes), parts["train"], parts["test"], fit.notes())
 
 
 # Spoken digits --------------------------------------------------------------------------------------------------------
@@ -305,8 +379,8 @@ def spoken_digits(settings: AudioSettings) -> Clips:
         held_out = speaker in settings.held_out if settings.held_out else take < DIGIT_TEST_TAKES
         inputs[held_out].append(fit(Sound(samples.astype(np.float32) / 32768, DIGIT_RATE, 1)))
         labels[held_out].append(digit)
-    train, test = (Split(torch.stack(inputs[part]), torch.tensor(labels[part]), "audio") for part in (False, True))
-    return Clips(DIGITS, train, test, settings.rate, fit.notes())
+    train, test = (in_memory(torch.stack(inputs[part]), torch.tensor(labels[part])) for part in (False, True))
+    return Clips(DIGITS, train, test, fit.notes())
 
 
 def digit_of(number: int) -> tuple[int, str, int]:

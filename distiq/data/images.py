@@ -1,4 +1,4 @@
-"""Images from files: Fashion-MNIST (packaged, IDX folder, download) and a folder per class."""
+"""Images: how their pixels become inputs, and where they come from: Fashion-MNIST, a folder per class."""
 
 import gzip
 import hashlib
@@ -8,16 +8,28 @@ import lzma
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Split
+from distiq.data.samples import (
+    Encoded,
+    Samples,
+    Split,
+    channel_statistics,
+    in_memory,
+    name_of,
+    refuse_floats,
+    standardized,
+)
 from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.records.record import Modality
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -30,6 +42,83 @@ FASHION_MNIST_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Images:
+    """How images become inputs: divided by 255 where they are uint8, minus mean, by std, per channel.
+
+    Args:
+        shape: (C, H, W); files are read in grey where C is 1, else in colour, and resized.
+        dtype: of the raw images, uint8 or float32.
+        mean, std: per channel, in units of the images divided by 255 where they are uint8; empty until `fitted`.
+        as_uint8: inputs are the uint8 images themselves, for files that normalize them.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.uint8
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    as_uint8: bool = False
+
+    modality: ClassVar[Modality] = "image"
+    raw_name: ClassVar[str] = runner.RAW["image"]
+    form: ClassVar[str] = "(N, C, H, W) as uint8 or float32"
+    has_lengths: ClassVar[bool] = False
+    pair: ClassVar[bool] = False
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        return torch.uint8 if self.as_uint8 else torch.float32
+
+    def fits(self, inputs: Samples) -> bool:
+        """Whether samples have the form of images."""
+        return len(inputs.shape) == 3 and inputs.dtype in (torch.uint8, torch.float32)
+
+    def fitted(self, inputs: Tensor) -> Self:
+        """With mean and std of these training images (N, C, H, W), unless they are set."""
+        mean, std = (self.mean, self.std) if self.mean else channel_statistics(inputs)
+        return replace(self, mean=mean, std=std)
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Raw images -> what the network sees. Shapes: (B, C, H, W) -> (B, C, H, W) float32, or uint8 (`as_uint8`)."""
+        return inputs if self.as_uint8 else standardized(inputs, self.mean, self.std)
+
+    def encode(self, sample: str, where: str, second: str = "") -> Encoded:
+        """The input (1, C, H, W) of an image file.
+
+        Raises:
+            UserError: the file is missing or does not decode, or the images that were learned from are float32.
+        """
+        refuse_floats(self.dtype, "images", where)
+        return Encoded(self.normalize(read_image(Path(sample), self.shape).unsqueeze(0)))
+
+    def check_weights(self, folder: Path, where: str) -> None:
+        """Weights say nothing of how images are read."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of the data says of it."""
+        return {"mean": self.mean, "std": self.std}
+
+    def to_json(self) -> dict[str, Any]:
+        channels = self.shape[0]
+        return {
+            "modality": self.modality,
+            "shape": list(self.shape),
+            "raw": name_of(self.dtype),
+            "type": name_of(self.input_dtype),
+            "layout": "CHW",
+            "color": "grey" if channels == 1 else "rgb",
+            "divide_by": 255 if self.dtype == torch.uint8 and not self.as_uint8 else 1,
+            "mean": [0.0] * channels if self.as_uint8 else list(self.mean),
+            "std": [1.0] * channels if self.as_uint8 else list(self.std),
+            "resize": "bilinear",
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        mean, std = tuple(value["mean"]), tuple(value["std"])
+        return cls(tuple(value["shape"]), getattr(torch, value["raw"]), mean, std, value["type"] == "uint8")
 
 
 def packaged_fashion_mnist() -> tuple[Split, Split]:
@@ -81,7 +170,7 @@ def parse_idx(content: bytes, name: str) -> Tensor:
 
 
 def _pair(read, part: str) -> Split:  # type: ignore[no-untyped-def]
-    return Split(read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
+    return in_memory(read(f"{part}-images-idx3-ubyte"), read(f"{part}-labels-idx1-ubyte"))
 
 
 def _download(target: Path) -> None:
@@ -100,7 +189,7 @@ def _download(target: Path) -> None:
     write_atomically(target, content)
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
+def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
     """One PNG or JPEG, turned as its EXIF says, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
 
     Of 16-bit grey the upper 8 bits are kept.
@@ -151,4 +240,4 @@ def _read_part(part: Path, classes: tuple[str, ...], shape: tuple[int, int, int]
             raise UserError(f"{part / name}: no PNG or JPEG images in this class; fill or remove the folder")
         images += [read_image(file, shape) for file in files]
         labels += [label] * len(files)
-    return Split(torch.stack(images), torch.tensor(labels))
+    return in_memory(torch.stack(images), torch.tensor(labels))

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 
-from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
-from distiq.data.images import FASHION_MNIST_CLASSES, fashion_mnist, image_folder, packaged_fashion_mnist
-from distiq.data.splits import Data, Split, split
+from distiq.data.audio import Audio, audio_folder, audio_manifest, spoken_digits
+from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, image_folder, packaged_fashion_mnist
+from distiq.data.preprocessing import Preprocessing
+from distiq.data.samples import Split
+from distiq.data.splits import Data, split
 from distiq.data.tables import table
 from distiq.data.text import texts
 from distiq.errors import UserError
@@ -38,32 +40,17 @@ def load(settings: DataSettings, seed: int) -> Data:
         case "spoken_digits" | "audio":
             return _load_audio(settings, seed)
         case "adult" | "table":
-            return _from_table(settings, seed)
+            classes, train, test, of_rows, notes = table(settings)
+            return _split(settings, classes, train, test, seed, of_rows, notes)
         case "text":
-            return _from_texts(settings, seed)
+            classes, train, test, of_texts, notes = texts(settings)
+            return _split(settings, classes, train, test, seed, of_texts, notes)
         case unknown:
             raise UserError(
                 f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio",'
                 ' "adult", "table", "text" or "file.py:function"'
             )
-    return _split(settings, classes, train, test, seed)
-
-
-def _from_table(settings: DataSettings, seed: int) -> Data:
-    known = table(settings)
-    data = _split(settings, known.classes, known.train, known.test, seed)
-    return replace(data, mean=(), std=(), preparation={"table": known.encoding.as_json()}, notes=known.notes)
-
-
-def _from_texts(settings: DataSettings, seed: int) -> Data:
-    known = texts(settings)
-    data = _split(settings, known.classes, known.train, known.test, seed)
-    return replace(data, preparation=data.preparation | known.preparation, notes=known.notes)
-
-
-def _split(settings: DataSettings, classes: tuple[str, ...], train: Split, test: Split, seed: int) -> Data:
-    train = _spread(train, settings.train)
-    return split(settings.source, classes, train, test, settings.validation, settings.calibration, seed)
+    return _split(settings, classes, train, test, seed, Images(train.samples.shape, train.samples.dtype))
 
 
 def _load_audio(settings: DataSettings, seed: int) -> Data:
@@ -74,15 +61,25 @@ def _load_audio(settings: DataSettings, seed: int) -> Data:
         clips = audio_manifest(folder, settings.audio)
     else:
         clips = audio_folder(folder, settings.audio)
-    train = _spread(clips.train, settings.train)
-    data = split(settings.source, clips.classes, train, clips.test, settings.validation, settings.calibration, seed)
-    return replace(data, rate=clips.rate, notes=clips.notes)
+    return _split(settings, clips.classes, clips.train, clips.test, seed, Audio.of(settings.audio), clips.notes)
 
 
-def _spread(samples: Split, count: int) -> Split:
+def _split(
+    settings: DataSettings,
+    classes: tuple[str, ...],
+    train: Split,
+    test: Split,
+    seed: int,
+    preprocessing: Preprocessing,
+    notes: tuple[str, ...] = (),
+) -> Data:
+    train = _spread(train, settings.train, NOUNS[preprocessing.modality])
+    held_out = settings.validation, settings.calibration
+    return replace(split(settings.source, classes, train, test, *held_out, seed, preprocessing), notes=notes)
+
+
+def _spread(samples: Split, count: int, noun: str) -> Split:
     if count > len(samples):
-        raise UserError(
-            f"data.train = {count}, but there are only {len(samples)} training {NOUNS[samples.kind]}; lower it or use 0"
-        )
+        raise UserError(f"data.train = {count}, but there are only {len(samples)} training {noun}; lower it or use 0")
     # Evenly spread: the samples of a folder are sorted by class, and the first would miss the last classes.
     return samples.take(torch.arange(count) * len(samples) // count) if count else samples

@@ -4,46 +4,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from distiq.data.audio import Audio
+from distiq.data.preprocessing import Preprocessing, of_tensors
+from distiq.data.samples import UNLABELLED, InMemory, Samples, Split, in_memory, name_of
+from distiq.data.text import Text, Words
 from distiq.errors import UserError
 from distiq.records.data import DataRecord, measure
-from distiq.records.record import NOUNS, Kind
-
-UNLABELLED = -1
-FORMS: dict[Kind, tuple[int, tuple[torch.dtype, ...], str]] = {
-    "image": (4, (torch.uint8, torch.float32), "(N, C, H, W) as uint8 or float32"),
-    "audio": (2, (torch.int16, torch.float32), "(N, T) as int16 or float32"),
-    "text": (2, (torch.int64,), "(N, L) token numbers as int64"),
-    "table": (2, (torch.float32,), "(N, F) as float32"),
-}
-
-
-@dataclass(frozen=True)
-class Split:
-    """Samples with labels.
-
-    Args:
-        inputs: (N, ...), of the form that `FORMS` gives for their kind.
-        labels: (N,) int64, the class of each; or (N, classes) int64, where a sample has several labels: 1 at each
-            that it has, 0 elsewhere; or (N,) float32, a number each, as networks answer it (see `Target`).
-            `UNLABELLED`, of numbers NaN, in a training split: such a sample is learned from through a teacher alone.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    kind: Kind = "image"
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: Tensor | slice) -> "Split":
-        return Split(self.inputs[indices], self.labels[indices], self.kind)
+from distiq.records.record import NOUNS, Modality
 
 
 def answers(logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,13 +61,8 @@ class Target(NamedTuple):
     std: float = 1.0
 
 
-class Words(NamedTuple):
-    """What a view of a text needs to know: the mask token's number, the tokens that it leaves alone, and all others
-    of the training texts, each as often as it occurs, (K,)."""
-
-    mask: int | None
-    special: Tensor
-    pool: Tensor
+STANDARD = Target()
+DIGESTED = 4096  # samples that are read at a time for the digest
 
 
 @dataclass(frozen=True)
@@ -101,12 +70,9 @@ class Data:
     """The splits of one task. Only measurement touches `test`; `validation` steers; `calibration` sets ranges.
 
     Args:
-        mean, std: what `normalize` applies. Images: per channel, in units of the images divided by 255 where they are
-            uint8. Tables: per column. Empty for clips, texts and tables that are encoded already.
-        rate: of clips, samples per second; 0 for others.
-        preparation: how raw samples (rows of a table, texts) became inputs, as JSON values; the bundle carries it.
+        preprocessing: how raw samples become what the network sees.
+        target: of numbers in place of classes, the unit of the labels.
         notes: sentences about what was changed, missing, unknown or cut in the raw samples.
-        as_uint8: `normalize` changes nothing, for files that normalize uint8 images themselves.
     """
 
     source: str
@@ -115,16 +81,18 @@ class Data:
     validation: Split
     calibration: Split
     test: Split
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    rate: int = 0
-    preparation: dict[str, Any] = field(default_factory=dict)
+    preprocessing: Preprocessing
+    target: Target = STANDARD
     notes: tuple[str, ...] = ()
-    as_uint8: bool = False
 
     @property
-    def kind(self) -> Kind:
-        return self.train.kind
+    def modality(self) -> Modality:
+        return self.preprocessing.modality
+
+    @property
+    def noun(self) -> str:
+        """What several samples are called."""
+        return NOUNS[self.modality]
 
     @property
     def multi_label(self) -> bool:
@@ -137,84 +105,37 @@ class Data:
         return self.train.labels.is_floating_point()
 
     @property
-    def target(self) -> Target:
-        """Of numbers: the unit of the labels."""
-        return Target(**self.preparation.get("target", {}))
-
-    @property
     def measure(self) -> str:
         """What the quality of a model on these samples is called."""
         return measure(self.multi_label, self.regression)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        return tuple(self.train.inputs.shape[1:])
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Of texts: the size of the vocabulary and the number of the padding token."""
-        if "text" in self.preparation:
-            return self.preparation["text"]["vocabulary"], self.preparation["text"]["pad"]
-        return 1 + max(int(part.inputs.max()) for part in (self.train, self.validation, self.calibration, self.test)), 0
-
-    @cached_property
-    def words(self) -> Words:
-        """Of texts: see `Words`."""
-        text = self.preparation.get("text", {})
-        special = torch.tensor(sorted({self.tokens[1], *text.get("special", ())}))
-        found = self.train.inputs.flatten()
-        return Words(text.get("mask"), special, found[~torch.isin(found, special)])
-
-    def used_tokens(self) -> tuple[int, tuple[int, ...]]:
-        """Of texts: the number of the unknown token (of padding, where there is none), and all tokens that occur in
-        the training, validation and calibration texts, ascending, with those two and the mask token."""
-        vocabulary, pad = self.tokens
-        unknown = self.preparation.get("text", {}).get("unknown")
-        unknown = pad if unknown is None else unknown
-        found = torch.zeros(vocabulary, dtype=torch.bool)
-        for part in (self.train, self.validation, self.calibration):
-            found[part.inputs.flatten()] = True
-        mask = self.preparation.get("text", {}).get("mask")
-        found[[pad, unknown, *([] if mask is None else [mask])]] = True
-        return unknown, tuple(found.nonzero().flatten().tolist())
-
-    def lengths(self, inputs: Tensor) -> Tensor:
-        """Of token numbers (B, L): how many there are without the padding behind, (B,)."""
-        return (inputs != self.tokens[1]).long().sum(1)
-
-    def trimmed(self, inputs: Tensor) -> Tensor:
-        """Token numbers (B, L) without what is padding in every row; others unchanged."""
-        return inputs[:, : max(2, int(self.lengths(inputs).max()))] if self.kind == "text" else inputs
-
-    def mask(self, inputs: Tensor) -> Tensor | None:
-        """Of token numbers (B, L): ones at tokens, zeros at padding, (B, L) int64; None of others."""
-        return (inputs != self.tokens[1]).long() if self.kind == "text" else None
+        return self.train.samples.shape
 
     @property
     def example(self) -> Tensor:
         """(1, ...) zeros of the form that the network sees."""
-        return torch.zeros(1, *self.sample_shape, dtype=torch.int64 if self.kind == "text" else torch.float32)
+        return torch.zeros(1, *self.sample_shape, dtype=self.preprocessing.input_dtype)
 
     def normalize(self, inputs: Tensor) -> Tensor:
-        """What the network sees: images and tables of zero mean and unit variance, waveforms in -1..1, token numbers.
+        """Raw samples (B, ...) -> what the network sees, (B, ...)."""
+        return self.preprocessing.normalize(inputs)
 
-        Shapes: (B, ...) -> (B, ...), float32 but for token numbers and pixels.
-        """
-        if self.kind == "text" or self.as_uint8:
-            return inputs
-        scale = {torch.uint8: 255.0, torch.int16: 32768.0}.get(inputs.dtype, 1.0)
-        inputs = inputs.float() / scale
-        if not self.mean:
-            return inputs
-        shape = (1, -1, *[1] * (inputs.ndim - 2))
-        mean = torch.tensor(self.mean, device=inputs.device).view(shape)
-        std = torch.tensor(self.std, device=inputs.device).view(shape)
-        return (inputs - mean) / std
+    @cached_property
+    def words(self) -> Words | None:
+        """Of texts: what their views need to know."""
+        return self.preprocessing.words(self.train.inputs) if isinstance(self.preprocessing, Text) else None
+
+    def used_tokens(self) -> tuple[int, tuple[int, ...]]:
+        """Of texts: see `Text.used_tokens`, of all but the test split."""
+        assert isinstance(self.preprocessing, Text)
+        return self.preprocessing.used_tokens(part.inputs for part in (self.train, self.validation, self.calibration))
 
     def record(self) -> DataRecord:
         return DataRecord(
             source=self.source,
-            kind=self.kind,
+            modality=self.modality,
             classes=self.classes,
             multi_label=self.multi_label,
             regression=self.regression,
@@ -223,20 +144,22 @@ class Data:
             calibration=len(self.calibration),
             test=len(self.test),
             sample_shape=self.sample_shape,
-            mean=self.mean,
-            std=self.std,
-            rate=self.rate,
+            **self.preprocessing.facts(),
             notes=self.notes,
             digest=self.digest(),
         )
 
     def digest(self) -> str:
-        """SHA-256 over classes, preparation, normalization, and the inputs and labels of every split, in order."""
-        sha = hashlib.sha256(repr((self.kind, self.classes, self.mean, self.std, self.rate)).encode())
-        if self.preparation:
-            sha.update(json.dumps(self.preparation, sort_keys=True).encode())
+        """SHA-256 over classes, preprocessing, unit, and form, inputs and labels of every split, in order."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        facts = {"classes": self.classes, "preprocessing": self.preprocessing.to_json(), "target": self.target}
+        sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
-            for tensor in (split.inputs, split.labels):
+            for tensor in (*split.chunks(DIGESTED), split.labels):
+                sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                 sha.update(tensor.contiguous().numpy().tobytes())
         return sha.hexdigest()
 
@@ -249,20 +172,23 @@ def split(
     validation: int,
     calibration: int,
     seed: int,
+    preprocessing: Preprocessing,
 ) -> Data:
     """Checks the samples, then holds out `validation` and `calibration` of the training samples at random.
+
+    What the preprocessing has to learn, such as a mean, is that of the samples that are left to train on.
 
     Labels that are numbers are brought to zero mean and unit variance of those that are trained on; see `Target`.
 
     Raises:
         UserError: too few samples, a single class, labels out of range, values that are not finite.
     """
-    check(train, classes, f"{source}: training set")
-    check(test, classes, f"{source}: test set")
-    noun = NOUNS[train.kind]
-    if train.inputs.shape[1:] != test.inputs.shape[1:] or train.inputs.dtype != test.inputs.dtype:
+    check(train, preprocessing, classes, f"{source}: training set")
+    check(test, preprocessing, classes, f"{source}: test set")
+    noun = NOUNS[preprocessing.modality]
+    if not _alike(train.samples, test.samples):
         raise UserError(
-            f"{source}: training {noun} are {_describe(train.inputs)}, test {noun} are {_describe(test.inputs)};"
+            f"{source}: training {noun} are {_describe(train.samples)}, test {noun} are {_describe(test.samples)};"
             " make them alike"
         )
     left = len(train) - validation - calibration
@@ -274,8 +200,8 @@ def split(
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     parts = order.split([left, validation, calibration])
     train_part, validation_part, calibration_part = (train.take(part.sort().values) for part in parts)
-    mean, std = channel_statistics(train_part.inputs) if train.kind in ("image", "table") else ((), ())
-    data = Data(source, tuple(classes), train_part, validation_part, calibration_part, test, mean, std)
+    preprocessing = preprocessing.fitted(train_part.inputs)
+    data = Data(source, tuple(classes), train_part, validation_part, calibration_part, test, preprocessing)
     return _standardized(data) if data.regression else data
 
 
@@ -294,7 +220,7 @@ def _standardized(data: Data) -> Data:
         validation=part(data.validation),
         calibration=part(data.calibration),
         test=part(data.test),
-        preparation={"target": Target(float(mean), float(std))._asdict()},
+        target=Target(float(mean), float(std)),
     )
 
 
@@ -304,58 +230,61 @@ def with_unlabelled(data: Data, inputs: Tensor) -> Data:
     Raises:
         UserError: they are of another shape or type, or not finite.
     """
-    own = data.train.inputs
-    if inputs.shape[1:] != own.shape[1:] or inputs.dtype != own.dtype:
-        noun = NOUNS[data.kind]
+    own, more = data.train.samples, InMemory(inputs)
+    if not _alike(own, more):
         raise UserError(
-            f"unlabelled {noun} are {_describe(inputs)}, training {noun} are {_describe(own)}; make them alike"
+            f"unlabelled {data.noun} are {_describe(more)}, training {data.noun} are {_describe(own)}; make them alike"
         )
     shape = (len(inputs), *data.train.labels.shape[1:])
     labels = torch.full(shape, math.nan if data.regression else UNLABELLED, dtype=data.train.labels.dtype)
-    more = replace(data, train=Split(torch.cat([own, inputs]), torch.cat([data.train.labels, labels]), data.kind))
-    check_data(more)
-    return more
+    train = in_memory(torch.cat([data.train.inputs, inputs]), torch.cat([data.train.labels, labels]))
+    joined = replace(data, train=train, preprocessing=data.preprocessing.fitted(train.inputs))
+    check_data(joined)
+    return joined
 
 
 def check_data(data: Data) -> None:
     """Raises UserError unless every split can be used; `Data` can be made by hand, past the checks of `split`."""
-    if data.kind == "audio" and data.rate <= 0:
+    if isinstance(data.preprocessing, Audio) and data.preprocessing.rate <= 0:
         raise UserError(f"{data.source}: clips without a rate; say how many samples a second has (rate = 16000)")
     for part in ("train", "validation", "calibration", "test"):
         samples = getattr(data, part)
         if len(samples) == 0:
-            raise UserError(
-                f"{data.source}: the {part} split is empty; a run needs all four, give it some {NOUNS[data.kind]}"
-            )
+            raise UserError(f"{data.source}: the {part} split is empty; a run needs all four, give it some {data.noun}")
         varied, lowest = part in ("train", "test"), UNLABELLED if part == "train" else 0
-        check(samples, data.classes, f"{data.source}: {part} split", varied, lowest)
+        check(samples, data.preprocessing, data.classes, f"{data.source}: {part} split", varied, lowest)
 
 
-def check(samples: Split, classes: Sequence[str], where: str, varied: bool = True, lowest: int = 0) -> None:
+def check(
+    split: Split,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    where: str,
+    varied: bool = True,
+    lowest: int = 0,
+) -> None:
     """Raises UserError, saying where, if these samples cannot be learned from or measured on.
 
     Args:
         varied: at least two classes must occur.
         lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
     """
-    inputs, labels = samples.inputs, samples.labels
-    noun, (dimensions, types, form) = NOUNS[samples.kind], FORMS[samples.kind]
-    if inputs.ndim != dimensions or inputs.dtype not in types:
-        raise UserError(f"{where}: {noun} are {_describe(inputs)}; give {form}")
-    if len(labels) != len(inputs) or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
+    samples, labels, noun = split.samples, split.labels, NOUNS[preprocessing.modality]
+    if not preprocessing.fits(samples):
+        raise UserError(f"{where}: {noun} are {_describe(samples)}; give {preprocessing.form}")
+    if len(labels) != len(samples) or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
         raise UserError(
-            f"{where}: {len(inputs)} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
+            f"{where}: {len(samples)} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
             f" several labels a 0 or 1 for each of the {len(classes)}"
         )
-    if labels.dtype == torch.float32 and len(classes) == 1 and samples.kind == "text" and labels.ndim == 1:
+    if labels.dtype == torch.float32 and len(classes) == 1 and isinstance(preprocessing, Text) and labels.ndim == 1:
         return _check_numbers(labels, classes[0], where, varied, lowest)
     if labels.dtype != torch.int64:
-        found = str(labels.dtype).removeprefix("torch.")
         raise UserError(
-            f"{where}: labels are {found}; give whole numbers as int64 (labels.long()); of texts also a"
+            f"{where}: labels are {name_of(labels.dtype)}; give whole numbers as int64 (labels.long()); of texts also a"
             " float32 number each, with one name in place of the classes"
         )
-    if len(inputs) == 0:
+    if len(samples) == 0:
         raise UserError(f"{where}: no {noun}")
     if len(classes) < 2:
         raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
@@ -372,8 +301,8 @@ def check(samples: Split, classes: Sequence[str], where: str, varied: bool = Tru
         if labels.ndim == 2:
             raise UserError(f"{where}: every sample has the same labels; there is nothing to tell apart")
         raise UserError(f"{where}: every sample has the label {int(labels[0])}; at least two classes are needed")
-    if inputs.is_floating_point():
-        finite = torch.isfinite(inputs).flatten(1).all(1)
+    if samples.dtype.is_floating_point:
+        finite = torch.cat([torch.isfinite(chunk).flatten(1).all(1) for chunk in split.chunks(DIGESTED)])
         if not finite.all():
             first, count = int((~finite).nonzero()[0]), int((~finite).sum())
             raise UserError(
@@ -393,22 +322,6 @@ def _check_numbers(labels: Tensor, name: str, where: str, varied: bool, lowest: 
         raise UserError(f"{where}: every {name} is the same; there is nothing to learn")
 
 
-def channel_statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel (dimension 1), of images scaled to 0..1 where they are uint8."""
-    scale = 255.0 if inputs.dtype == torch.uint8 else 1.0
-    total = torch.zeros(inputs.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    others = [dimension for dimension in range(inputs.ndim) if dimension != 1]
-    for chunk in inputs.split(4096):
-        values = chunk.double() / scale
-        total += values.sum(others)
-        squares += values.square().sum(others)
-    count = inputs.numel() / inputs.shape[1]
-    mean = total / count
-    std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
 def from_tensors(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
@@ -417,7 +330,7 @@ def from_tensors(
     calibration: int = 256,
     seed: int = 0,
     normalized: bool = False,
-    kind: Kind = "image",
+    modality: Modality = "image",
     rate: int = 0,
 ) -> Data:
     """Data from tensors: (inputs, labels) for training and for test.
@@ -426,7 +339,7 @@ def from_tensors(
         classes: their names; by default the numbers that occur in the training labels, which are (N,) classes or
             (N, classes) of 0 and 1. Of texts the labels may be (N,) float32 numbers, with one name here.
         normalized: the inputs are ready for the network; no mean is taken away.
-        kind: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
+        modality: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
         rate: of audio, samples per second.
 
     Raises:
@@ -437,9 +350,8 @@ def from_tensors(
     counts = len(labels) > 0 and not labels.is_floating_point()
     count = labels.shape[1] if several else int(labels.max()) + 1 if counts else 0
     names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
-    data = split("tensors", names, Split(*train, kind), Split(*test, kind), validation, calibration, seed)
-    data, channels = replace(data, rate=rate), len(data.mean)
-    return replace(data, mean=(0.0,) * channels, std=(1.0,) * channels) if normalized else data
+    preprocessing = of_tensors(modality, train[0], normalized, rate)
+    return split("tensors", names, in_memory(*train), in_memory(*test), validation, calibration, seed, preprocessing)
 
 
 def collect(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -448,5 +360,9 @@ def collect(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(inputs), torch.cat(labels).long()
 
 
-def _describe(inputs: Tensor) -> str:
-    return f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}"
+def _alike(one: Samples, other: Samples) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _describe(samples: Samples) -> str:
+    return f"{name_of(samples.dtype)} {(len(samples), *samples.shape)}"

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.audio import DIGIT_RATE, DIGIT_TEST_TAKES, digit_of, packaged_recordings
-from distiq.data.splits import Split
+from distiq.data.samples import Split, in_memory
 from distiq.data.views import uniform
 
 BLANK = 0
@@ -31,7 +31,7 @@ def digit_strings(count: int, most: int, seconds: float, seed: int, test: bool) 
     made = [_string(recordings, row, round(seconds * DIGIT_RATE)) for row in draws]
     inputs = torch.from_numpy(np.stack([samples for samples, _ in made]))
     labels = torch.tensor([digits + [BLANK] * (most - len(digits)) for _, digits in made])
-    return Split(inputs, labels, "audio")
+    return in_memory(inputs, labels)
 
 
 def _string(recordings: list[tuple[int, np.ndarray]], draws: list[float], length: int) -> tuple[np.ndarray, list[int]]:

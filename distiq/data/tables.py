@@ -1,27 +1,36 @@
-"""Tables: rows of named columns become vectors in 0..1, by an encoding that is fitted once and kept as JSON.
+"""Tables: how rows become vectors in 0..1, by an encoding that is fitted once; and where they come from.
 
 A number becomes its piecewise linear encoding (Gorishniy et al. 2022, "On embeddings for numerical features in tabular
 deep learning", arXiv:2203.05556, equation 1, cut off at both ends), a category its one-hot vector. Everything lies in
-0..1, so that one 8-bit grid carries the whole input.
+0..1, so that one 8-bit range holds the whole input.
 """
 
 import importlib.resources
 import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distiq.data.columns import Columns, label_numbers, parse_columns, read_columns
-from distiq.data.splits import Split
+from distiq.data.samples import (
+    Encoded,
+    Samples,
+    Split,
+    channel_statistics,
+    in_memory,
+    name_of,
+    standardized,
+)
 from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TableSettings
 from distiq.recipe.part import changed
+from distiq.records.record import Modality
 
 ADULT = TableSettings(
     label="income",
@@ -30,13 +39,6 @@ ADULT = TableSettings(
         "workclass", "education", "marital-status", "occupation", "relationship", "race", "sex", "native-country",
     ),
 )  # fmt: skip
-
-
-class Encoded(NamedTuple):
-    """Vectors (N, F) float32 in 0..1, and sentences about what was missing or unknown in the rows."""
-
-    inputs: Tensor
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class Encoding:
         numeric = {name: {"median": median, "edges": list(edges)} for name, (median, edges) in self.numeric.items()}
         return {"numeric": numeric, "categorical": {name: list(known) for name, known in self.categorical.items()}}
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "Encoding":
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
         numeric = {name: (entry["median"], tuple(entry["edges"])) for name, entry in value["numeric"].items()}
-        return Encoding(numeric, {name: tuple(known) for name, known in value["categorical"].items()})
+        return cls(numeric, {name: tuple(known) for name, known in value["categorical"].items()})
 
     def encode(self, rows: Columns, where: str) -> Encoded:
         """Vectors of the rows. A missing number is the column's median, an unseen category no category at all.
@@ -125,17 +127,86 @@ def adult(settings: TableSettings) -> tuple[TableSettings, Columns, Columns]:
     return settings, train, test
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True)
+class Table:
+    """How rows become inputs: by an encoding of named columns; or, of vectors from elsewhere, minus mean, by std.
+
+    Args:
+        shape: (F,), the width of a vector.
+        encoding: None where the vectors came from elsewhere.
+        mean, std: of those, per column; empty until `fitted`.
+    """
+
+    shape: tuple[int, ...]
+    encoding: Encoding | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    modality: ClassVar[Modality] = "table"
+    raw_name: ClassVar[str] = ""
+    form: ClassVar[str] = "(N, F) as float32"
+    dtype: ClassVar[torch.dtype] = torch.float32
+    input_dtype: ClassVar[torch.dtype] = torch.float32
+    has_lengths: ClassVar[bool] = False
+    pair: ClassVar[bool] = False
+
+    def fits(self, inputs: Samples) -> bool:
+        """Whether samples have the form of vectors."""
+        return len(inputs.shape) == 1 and inputs.dtype == torch.float32
+
+    def fitted(self, inputs: Tensor) -> Self:
+        """With mean and std of these training vectors (N, F), unless they are set or the rows are encoded."""
+        if self.encoding or self.mean:
+            return self
+        mean, std = channel_statistics(inputs)
+        return replace(self, mean=mean, std=std)
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Vectors (B, F) -> what the network sees, (B, F) float32."""
+        return standardized(inputs, self.mean, self.std)
+
+    def encode(self, sample: str, where: str, second: str = "") -> Encoded:
+        """The inputs (B, F) of a file of rows.
+
+        Raises:
+            UserError: the file is missing, holds no row or lacks a column, or no encoding is known.
+        """
+        if self.encoding is None:
+            raise UserError(f"{where}: this bundle cannot read raw rows; it answers prepared inputs")
+        rows = read_columns(Path(sample), self.encoding.columns)
+        if not rows[self.encoding.columns[0]]:
+            raise UserError(f"{sample}: holds no row")
+        return self.encoding.encode(rows, sample)
+
+    def check_weights(self, folder: Path, where: str) -> None:
+        """Weights say nothing of how rows are read."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of the data says of it."""
+        return {"mean": self.mean, "std": self.std}
+
+    def to_json(self) -> dict[str, Any]:
+        form = {"modality": self.modality, "shape": list(self.shape), "raw": name_of(self.dtype)}
+        encoded = self.encoding.as_json() if self.encoding else {}
+        return {**form, "mean": list(self.mean), "std": list(self.std), **encoded}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        encoding = Encoding.from_json(value) if "numeric" in value else None
+        return cls(tuple(value["shape"]), encoding, tuple(value["mean"]), tuple(value["std"]))
+
+
+class Rows(NamedTuple):
     """The encoded rows of a recipe's table, how they were encoded, and what was missing or unknown in them."""
 
     classes: tuple[str, ...]
     train: Split
     test: Split
-    encoding: Encoding
+    preprocessing: Table
     notes: tuple[str, ...]
 
 
-def table(settings: DataSettings) -> Table:
+def table(settings: DataSettings) -> Rows:
     """The table of a recipe: `data.source` is "adult" or "table".
 
     Raises:
@@ -155,8 +226,9 @@ def table(settings: DataSettings) -> Table:
     classes = tuple(sorted(set(train[of_table.label])))
     known = {part: encoding.encode(rows, f"{source}: {part} rows") for part, rows in parts.items()}
     splits = {
-        part: Split(known[part].inputs, label_numbers(rows[of_table.label], classes, f"{source}: {part} rows"), "table")
+        part: in_memory(known[part].inputs, label_numbers(rows[of_table.label], classes, f"{source}: {part} rows"))
         for part, rows in parts.items()
     }
     notes = (*known["training"].notes, *known["test"].notes)
-    return Table(classes, splits["training"], splits["test"], encoding, notes)
+    preprocessing = Table(splits["training"].samples.shape, encoding)
+    return Rows(classes, splits["training"], splits["test"], preprocessing, notes)

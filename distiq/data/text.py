@@ -1,33 +1,154 @@
-"""Texts: named columns from files, cut into tokens once; a tokenizer from a folder or a hub, or trained here.
+"""Texts: how they become token numbers, and where they come from: named columns of files or of a hub."""
 
-The tokenizer is a `tokenizers.Tokenizer`; its JSON goes into the bundle, so that raw text is answered there.
-"""
-
-import base64
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from distiq.data.columns import Columns, label_flags, label_numbers, label_sets, read_columns, set_flags, target_numbers
 from distiq.data.hub import hub_columns
-from distiq.data.splits import Split
+from distiq.data.samples import Encoded, Samples, Split, in_memory, name_of
+from distiq.data.tokenizer import TextEncoder, check_same_tokens, load_tokenizer, train_tokenizer
 from distiq.errors import UserError
-from distiq.recipe.data import SHORTEST_TEXT, DataSettings, TextSettings
-
-PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
-PADS = (PAD, "<pad>", "<PAD>")
-SHOWN = 5  # tokens named in a message
+from distiq.recipe.data import DataSettings, TextSettings
+from distiq.records.record import Modality
 
 
-class Tokens(NamedTuple):
-    """Token numbers (N, L) int64, padded behind, and sentences about what was cut or unknown."""
+class Words(NamedTuple):
+    """What a view of a text needs to know: the mask token's number, the tokens that it leaves alone, and all others
+    of the training texts, each as often as it occurs, (K,)."""
 
-    numbers: Tensor
-    notes: tuple[str, ...]
+    mask: int | None
+    special: Tensor
+    pool: Tensor
+
+
+@dataclass(frozen=True)
+class Text:
+    """How texts become inputs: token numbers, cut at a length, padded behind.
+
+    Args:
+        shape: (L,), the most tokens of a text, or of two together.
+        vocabulary: how many numbers tokens may have.
+        pad, unknown, mask: numbers of the tokens that pad, stand for what is unknown, and hide others.
+        special: numbers of all tokens that stand for no piece of text.
+        pair: two texts are judged together.
+        separator: of pairs, the token that ends the first text, where what follows counts as a second segment.
+        tokenizer: its JSON; empty where token numbers came from elsewhere.
+        kept: of a model with a trimmed vocabulary, the tokens that it knows: see `bitmap`.
+        fixed_length: tokens of every text that the file takes; 0 where it takes any number up to L.
+    """
+
+    shape: tuple[int, ...]
+    vocabulary: int
+    pad: int = 0
+    unknown: int | None = None
+    mask: int | None = None
+    special: tuple[int, ...] = ()
+    pair: bool = False
+    separator: int | None = None
+    tokenizer: str = ""
+    kept: str = ""
+    fixed_length: int = 0
+
+    modality: ClassVar[Modality] = "text"
+    raw_name: ClassVar[str] = ""
+    form: ClassVar[str] = "(N, L) token numbers as int64"
+    dtype: ClassVar[torch.dtype] = torch.int64
+    input_dtype: ClassVar[torch.dtype] = torch.int64
+    has_lengths: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, encoder: TextEncoder) -> Self:
+        return cls(
+            (encoder.length,),
+            encoder.vocabulary,
+            encoder.pad,
+            encoder.unknown,
+            encoder.mask,
+            encoder.special_tokens,
+            encoder.pair,
+            encoder.separator,
+            encoder.as_text(),
+        )
+
+    def fits(self, inputs: Samples) -> bool:
+        """Whether samples have the form of token numbers."""
+        return len(inputs.shape) == 1 and inputs.dtype == torch.int64
+
+    def fitted(self, inputs: Tensor) -> Self:
+        """With numbers for every token that occurs, where no tokenizer says how many there are."""
+        most = int(inputs.max()) + 1 if len(inputs) and not self.tokenizer else 0
+        return replace(self, vocabulary=max(self.vocabulary, most))
+
+    def normalize(self, inputs: Tensor) -> Tensor:
+        """Token numbers are what the network sees."""
+        return inputs
+
+    def encode(self, sample: str, where: str, second: str = "") -> Encoded:
+        """Token numbers (1, L) of a text, or of two.
+
+        Raises:
+            UserError: a text is empty or is no Unicode text, or no tokenizer is known.
+        """
+        if not self.tokenizer:
+            raise UserError(f"{where}: this bundle cannot read raw texts; it answers prepared inputs")
+        encoder = TextEncoder(self.tokenizer, self.shape[0], self.kept, self.pair)
+        seconds = [second] if self.pair else []
+        inputs, notes = encoder.encode([sample], "the text", not self.fixed_length, seconds)
+        if os.path.isfile(sample):
+            notes = (f"{sample}: a file is called so, but its name is what was read; give texts themselves", *notes)
+        return Encoded(inputs, notes)
+
+    def lengths(self, inputs: Tensor) -> Tensor:
+        """How many tokens (B, L) there are without the padding behind, (B,)."""
+        return (inputs != self.pad).long().sum(1)
+
+    def trimmed(self, inputs: Tensor) -> Tensor:
+        """Token numbers (B, L) without what is padding in every row."""
+        return inputs[:, : max(2, int(self.lengths(inputs).max()))]
+
+    def attention_mask(self, inputs: Tensor) -> Tensor:
+        """Ones at tokens (B, L), zeros at padding, int64."""
+        return (inputs != self.pad).long()
+
+    def words(self, inputs: Tensor) -> Words:
+        """What views of the training texts (N, L) need to know."""
+        special = torch.tensor(sorted({self.pad, *self.special}))
+        tokens = inputs.flatten()
+        return Words(self.mask, special, tokens[~torch.isin(tokens, special)])
+
+    def used_tokens(self, parts: Iterable[Tensor]) -> tuple[int, tuple[int, ...]]:
+        """The number of the unknown token (of padding, where there is none), and all tokens that occur in the parts,
+        ascending, with those two and the mask token."""
+        unknown = self.pad if self.unknown is None else self.unknown
+        is_used = torch.zeros(self.vocabulary, dtype=torch.bool)
+        for part in parts:
+            is_used[part.flatten()] = True
+        is_used[[self.pad, unknown, *([] if self.mask is None else [self.mask])]] = True
+        return unknown, tuple(is_used.nonzero().flatten().tolist())
+
+    def check_weights(self, folder: Path, where: str) -> None:
+        """Raises UserError if a network's folder has another tokenizer."""
+        if self.tokenizer:
+            check_same_tokens(self.tokenizer, folder, where)
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of the data says of it."""
+        return {}
+
+    def to_json(self) -> dict[str, Any]:
+        own = asdict(self) | {"shape": list(self.shape), "special": list(self.special)}
+        return {"modality": self.modality, "raw": name_of(self.dtype), **own}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        own = {field.name: value[field.name] for field in fields(cls)}
+        return cls(**own | {"shape": tuple(value["shape"]), "special": tuple(value["special"])})
 
 
 class Texts(NamedTuple):
@@ -36,151 +157,8 @@ class Texts(NamedTuple):
     classes: tuple[str, ...]
     train: Split
     test: Split
-    preparation: dict[str, Any]
+    preprocessing: Text
     notes: tuple[str, ...]
-
-
-class TextEncoder:
-    """Raw text to token numbers.
-
-    Args:
-        tokenizer: a `tokenizers.Tokenizer`, or its JSON.
-        length: the most tokens that are kept of a text, or of two together.
-        kept: of a model with a trimmed vocabulary, what it knows: see `bitmap`.
-        pair: texts come in pairs.
-
-    Raises:
-        UserError: the tokenizer's JSON is damaged, it has no token to pad with, or puts none between two texts.
-    """
-
-    def __init__(self, tokenizer: Any, length: int, kept: str = "", pair: bool = False) -> None:
-        self.tokenizer = _tokenizers().Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.length, self.kept, self.pair = length, kept, pair
-        self.vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
-        self.pad_token = next((token for token in PADS if self.tokenizer.token_to_id(token) is not None), None)
-        if self.pad_token is None:
-            raise UserError(f"data.text.tokenizer: it has no token to pad with; give it one of {', '.join(PADS)}")
-        self.pad = self.tokenizer.token_to_id(self.pad_token)
-        self.special = self.tokenizer.num_special_tokens_to_add(pair)
-        if pair and self.special <= self.tokenizer.num_special_tokens_to_add(False):
-            raise UserError("data.text.pair: the tokenizer puts no token between two texts; take another tokenizer")
-        self.unknown = next((n for t in (UNKNOWN, "<unk>") if (n := self.tokenizer.token_to_id(t)) is not None), None)
-        if length < self.special + (2 if pair else 1):
-            raise UserError(
-                f"data.text.length = {length} leaves no room beside {self.special} special tokens; raise it"
-            )
-
-    def as_json(self) -> dict[str, Any]:
-        """What the bundle needs to know: the tokenizer's own JSON among it."""
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
-        known = {
-            "length": self.length,
-            "pad": self.pad,
-            "unknown": self.unknown,
-            "mask": next((n for t in (MASK, "<mask>") if (n := self.tokenizer.token_to_id(t)) is not None), None),
-            "special": sorted({*added, *self.tokenizer.encode("").ids}),
-            "vocabulary": self.vocabulary,
-            **({"pair": True, "separator": self._separator()} if self.pair else {}),
-        }
-        return known | {"tokenizer": self.tokenizer.to_str()}
-
-    def _separator(self) -> int | None:
-        """The token that ends the first of two texts, where the tokenizer counts what follows as the second segment."""
-        found = self.tokenizer.encode("a", "a")
-        if 1 not in found.type_ids:
-            return None
-        first = found.type_ids.index(1)
-        if not found.special_tokens_mask[first - 1] or 0 in found.type_ids[first:]:
-            raise UserError(
-                "data.text.pair: the tokenizer begins the second segment elsewhere than behind the token that ends the"
-                " first text; take another tokenizer"
-            )
-        return found.ids[first - 1]
-
-    def encode(self, texts: Sequence[str], where: str, to_longest: bool = False, seconds: Sequence[str] = ()) -> Tokens:
-        """Token numbers of the texts, cut at `length` and padded to it, or to the longest of them.
-
-        Args:
-            seconds: of pairs, the second text of each. The longer of the two is cut first.
-
-        Raises:
-            UserError: a text is empty, or is no Unicode text.
-        """
-        for part, which in ((texts, ""), (seconds, "second ")):
-            for row, text in enumerate(part):
-                _check_text(text, f"{where}: {which}text {row + 1}")
-        inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(inputs)]
-        self.tokenizer.enable_truncation(self.length)
-        width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
-        self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
-        numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(inputs)], dtype=torch.int64)
-        return Tokens(numbers, tuple(self._notes(lengths, numbers, where)))
-
-    def _notes(self, lengths: list[int], numbers: Tensor, where: str) -> list[str]:
-        notes: list[str] = []
-        if self.kept:
-            bits = np.unpackbits(np.frombuffer(base64.b64decode(self.kept), np.uint8))
-            strange = numbers[torch.from_numpy(bits)[numbers] == 0].unique().tolist()
-            if strange:
-                shown = ", ".join(self.tokenizer.id_to_token(number) for number in strange[:SHOWN])
-                notes.append(
-                    f"{where}: {len(strange)} tokens are none of the model's vocabulary and count as unknown: {shown}"
-                )
-        if long := [length for length in lengths if length > self.length]:
-            notes.append(
-                f"{where}: {len(long)} of {len(lengths)} are longer than {self.length} tokens (the longest has"
-                f" {max(long)}); cut there"
-            )
-        if self.unknown is not None:
-            known = (numbers != self.unknown) & (numbers != self.pad)
-            if strange := int((known.sum(1) <= self.special).sum()):
-                notes.append(f"{where}: {strange} of {len(lengths)} hold no token that the tokenizer knows")
-        return notes
-
-
-def _check_text(text: str, where: str) -> None:
-    if not text.strip():
-        raise UserError(f"{where} is empty; take it out or give it words")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where} holds what is no UTF-8, behind {error.start} characters; save it as UTF-8") from error
-
-
-def bitmap(tokens: Sequence[int], vocabulary: int) -> str:
-    """Which of the numbers 0 to `vocabulary` - 1 are among the tokens: a bit for each, in base64."""
-    bits = np.zeros(vocabulary, np.uint8)
-    bits[list(tokens)] = 1
-    return base64.b64encode(np.packbits(bits).tobytes()).decode()
-
-
-def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
-    """Raises UserError, with the first tokens that differ, if a network's folder has another tokenizer.
-
-    Args:
-        tokenizer: the JSON of the data's.
-    """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
-        return
-    ours, theirs = (
-        {number: token for token, number in found.get_vocab(with_added_tokens=True).items()}
-        for found in (TextEncoder(tokenizer, 8).tokenizer, _make_tokenizer(TextSettings(tokenizer=str(folder)), ()))
-    )
-    differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
-    if differing:
-        named = "; ".join(
-            f'{number} is "{theirs.get(number, "")}" there and "{ours.get(number, "")}" here'
-            for number in differing[:SHOWN]
-        )
-        raise UserError(
-            f"{where}: {folder} was trained with another tokenizer than data.text.tokenizer: {len(differing)} tokens"
-            f" differ: {named}; set data.text.tokenizer to the same folder"
-        )
 
 
 def texts(settings: DataSettings) -> Texts:
@@ -195,7 +173,10 @@ def texts(settings: DataSettings) -> Texts:
     files, parts = of_text.parts, [_read(settings, part, (*read, *answers)) for part in of_text.parts]
     train = parts[0]
     learned_from = [text for column in read for text in train[column]]
-    encoder = TextEncoder(_make_tokenizer(of_text, learned_from), of_text.length, pair=bool(of_text.pair))
+    tokenizer = (
+        load_tokenizer(of_text.tokenizer) if of_text.tokenizer else train_tokenizer(learned_from, of_text.vocabulary)
+    )
+    encoder = TextEncoder(tokenizer, of_text.length, pair=bool(of_text.pair))
     labels = _label_names(of_text, train)
     if of_text.names and len(of_text.names) != len(labels):
         raise UserError(
@@ -205,10 +186,9 @@ def texts(settings: DataSettings) -> Texts:
     notes: list[str] = []
     for file, rows in zip(files, parts, strict=True):
         found = encoder.encode(rows[of_text.text], file, seconds=rows[of_text.pair] if of_text.pair else ())
-        splits.append(Split(found.numbers, _labels(of_text, rows, labels, file), "text"))
+        splits.append(in_memory(found.inputs, _labels(of_text, rows, labels, file)))
         notes += found.notes
-    preparation = {"text": encoder.as_json()}
-    return Texts(of_text.names or labels, splits[0], splits[1], preparation, tuple(notes))
+    return Texts(of_text.names or labels, splits[0], splits[1], Text.of(encoder), tuple(notes))
 
 
 def _read(settings: DataSettings, part: str, wanted: Sequence[str]) -> Columns:
@@ -241,75 +221,3 @@ def _labels(settings: TextSettings, rows: Columns, names: tuple[str, ...], where
     if settings.separator:
         return set_flags(label_sets(rows[settings.label], settings.separator), names, where)
     return label_numbers(rows[settings.label], names, where)
-
-
-def _make_tokenizer(settings: TextSettings, texts: Sequence[str]) -> Any:
-    if not settings.tokenizer:
-        return train_tokenizer(texts, settings.vocabulary)
-    path = Path(settings.tokenizer)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    try:
-        if file.is_file() and file.suffix == ".json":
-            return _tokenizers().Tokenizer.from_file(str(file))
-        import transformers
-
-        return transformers.AutoTokenizer.from_pretrained(settings.tokenizer).backend_tokenizer
-    except ImportError as error:
-        raise UserError(f"data.text.tokenizer: {settings.tokenizer}: needs the package transformers") from error
-    except Exception as error:  # tokenizers raises bare Exception
-        raise UserError(
-            f"data.text.tokenizer: {settings.tokenizer} cannot be loaded ({str(error).splitlines()[0]}); give a folder"
-            " with tokenizer.json, such a file, or a hub name, or leave it empty to train one"
-        ) from error
-
-
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """A lower-casing WordPiece tokenizer of at most `vocabulary` tokens, trained on the texts as BERT's was.
-
-    The library numbers letters within words in an order that changes from run to run, and breaks ties by these
-    numbers. Here they are given in sorted order, so the same texts make the same tokenizer.
-    """
-    library = _tokenizers()
-    trained = _bert_like(library, {})
-    letters = _letters_within_words(trained, texts)
-    special = [PAD, UNKNOWN, FIRST, LAST, MASK]
-    trainer = library.trainers.WordPieceTrainer(
-        vocab_size=vocabulary, special_tokens=[*special, *letters], show_progress=False
-    )
-    trained.train_from_iterator(texts, trainer)
-    tokenizer = _bert_like(library, trained.get_vocab())  # anew: there letters are no special tokens
-    tokenizer.add_special_tokens(special)
-    ends = [(token, tokenizer.token_to_id(token)) for token in (FIRST, LAST)]
-    tokenizer.post_processor = library.processors.TemplateProcessing(
-        single=f"{FIRST} $A {LAST}", pair=f"{FIRST} $A {LAST} $B:1 {LAST}:1", special_tokens=ends
-    )
-    return tokenizer
-
-
-def _bert_like(library: Any, vocabulary: dict[str, int]) -> Any:
-    tokenizer = library.Tokenizer(library.models.WordPiece(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-    return tokenizer
-
-
-def _letters_within_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
-    """Every letter that follows another within a word, as WordPiece writes it, sorted."""
-    found: set[str] = set()
-    for text in texts:
-        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
-            found.update(word[1:])
-    return [f"##{letter}" for letter in sorted(found)]
-
-
-def _tokenizers() -> Any:
-    try:
-        import tokenizers
-        import tokenizers.models
-        import tokenizers.normalizers
-        import tokenizers.pre_tokenizers
-        import tokenizers.processors
-        import tokenizers.trainers
-    except ImportError as error:
-        raise UserError("texts need the package tokenizers: pip install tokenizers") from error
-    return tokenizers

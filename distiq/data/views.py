@@ -10,10 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Split, Words
+from distiq.data.audio import Audio
+from distiq.data.images import Images
+from distiq.data.preprocessing import Preprocessing
+from distiq.data.samples import Split
+from distiq.data.text import Text, Words
 from distiq.data.waveforms import hushed, louder, moved, with_noise
 from distiq.errors import UserError
 from distiq.recipe.data import ViewSettings
+from distiq.records.record import NOUNS
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -74,6 +79,15 @@ class Shown(NamedTuple):
     shares: Tensor | None = None
 
 
+def check_views(settings: ViewSettings, preprocessing: Preprocessing, words: Words | None) -> None:
+    """Raises UserError if samples cannot be shown as the settings say."""
+    if not isinstance(preprocessing, Images) and (settings.mixup or settings.cutmix):
+        noun = NOUNS[preprocessing.modality]
+        raise UserError(f"views.mixup and views.cutmix blend images, but the data are {noun}; set both to 0")
+    if words is not None and settings.text.mask and words.mask is None:
+        raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
+
+
 @dataclass(frozen=True)
 class Views:
     """Makes views of samples by the given settings and seed."""
@@ -85,28 +99,36 @@ class Views:
         """The view shown in an epoch (from 0)."""
         return epoch % self.settings.distinct if self.settings.distinct else epoch
 
-    def shown(self, split: Split, number: int, indices: Tensor, words: Words | None = None) -> Shown:
+    def shown(
+        self, split: Split, preprocessing: Preprocessing, number: int, indices: Tensor, words: Words | None = None
+    ) -> Shown:
         """View `number` of samples `indices` (B,) of a split, mixed with their partners where the settings say so.
 
-        The partner is a view of another sample, drawn from the whole split: also a function of seed, number and index.
         Texts stay as they are without `words`.
         """
-        samples = split.take(indices)
-        if split.kind == "text" and words is not None:
-            return Shown(self.read(samples.inputs, number, indices, words), samples.labels)
-        if split.kind == "audio":
-            return Shown(self.heard(samples.inputs, number, indices), samples.labels)
-        if split.kind != "image":
-            return Shown(samples.inputs, samples.labels)
-        images = self.view(samples.inputs, number, indices)
-        settings = self.settings
+        samples, labels = split.fetch(indices), split.labels[indices]
+        match preprocessing:
+            case Text() if words is not None:
+                return Shown(self.read(samples, number, indices, words), labels)
+            case Audio():
+                return Shown(self.heard(samples, number, indices), labels)
+            case Images():
+                return self._mixed(split, self.view(samples, number, indices), number, indices)
+        return Shown(samples, labels)
+
+    def _mixed(self, split: Split, images: Tensor, number: int, indices: Tensor) -> Shown:
+        """Views of images (B, C, H, W), blended with their partners where the settings say so.
+
+        The partner is a view of another sample, drawn from the whole split: also a function of seed, number and index.
+        """
+        settings, labels = self.settings, split.labels[indices]
         if not (settings.mixup or settings.cutmix):
-            return Shown(images, samples.labels)
+            return Shown(images, labels)
         draws = uniform(self.seed, number, indices, 18)[:, 12:]
         partners = (indices + 1 + (draws[:, 0] * (len(split) - 1)).long()) % len(split)
-        others = split.take(partners)
-        mixed, shares = _mix(images, self.view(others.inputs, number, partners), settings, draws[:, 1:])
-        return Shown(mixed, samples.labels, others.labels, shares)
+        others = self.view(split.fetch(partners), number, partners)
+        mixed, shares = _mix(images, others, settings, draws[:, 1:])
+        return Shown(mixed, labels, split.labels[partners], shares)
 
     def view(self, images: Tensor, number: int, indices: Tensor) -> Tensor:
         """View `number` of samples `indices`, whose images are given.

@@ -241,19 +241,18 @@ def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "")
         folder: that of the bundle, where a tokenizer lies.
         second: the other text, where two are compared.
     """
-    if sample.endswith(".npy") or about["kind"] in RAW:
+    if sample.endswith(".npy") or about["modality"] in RAW:
         return read_sample(Path(sample), about), []
-    if about["kind"] == "table" and "table" in about:
-        table = about["table"]
-        return encoded(read_rows(Path(sample), [*table["numeric"], *table["categorical"]]), table, sample)
-    if about["kind"] == "text" and "text" in about:
-        return tokens(sample, about["text"], folder / "tokenizer.json", second)
-    raise Refused(f"{sample}: this bundle does not say how raw {about['kind']}s are read; give inputs in an .npy")
+    if "numeric" in about:
+        return encoded(read_rows(Path(sample), [*about["numeric"], *about["categorical"]]), about, sample)
+    if about.get("tokenizer"):
+        return tokens(sample, about, folder / "tokenizer.json", second)
+    raise Refused(f"{sample}: this bundle does not say how raw {about['modality']}s are read; give inputs in an .npy")
 
 
 def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
     """The model's inputs (B, ...) of an .npy, an image or a WAV file."""
-    kind, shape = about["kind"], tuple(about["shape"])
+    modality, shape = about["modality"], tuple(about["shape"])
     if not path.is_file():
         raise Refused(f"{path}: no such file")
     if path.suffix == ".npy":
@@ -261,20 +260,20 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
             array = np.load(path)
         except (OSError, ValueError, EOFError) as error:
             raise Refused(f"{path}: cannot be read ({error}); write it with numpy.save") from error
-    elif kind == "image":
+    elif modality == "image":
         array = read_image(path, shape)
     else:
         array = read_wav(path, about["rate"])
     if array.ndim == len(shape):
         array = array[None]
-    raw = kind in RAW and array.dtype.kind in "iu"
+    raw = modality in RAW and array.dtype.kind in "iu"
     if raw and about.get("raw") == "float32":
-        raise Refused(f"{path}: this model was made from float32 {RAW[kind]}; give inputs as an .npy of floats")
-    if raw and array.dtype != RAW_TYPES[kind]:
-        raise Refused(f"{path}: holds {array.dtype}; raw {RAW[kind]} are {RAW_TYPES[kind]}")
-    if raw and kind == "audio" and array.ndim == 2:
+        raise Refused(f"{path}: this model was made from float32 {RAW[modality]}; give inputs as an .npy of floats")
+    if raw and array.dtype != RAW_TYPES[modality]:
+        raise Refused(f"{path}: holds {array.dtype}; raw {RAW[modality]} are {RAW_TYPES[modality]}")
+    if raw and modality == "audio" and array.ndim == 2:
         array = np.stack([fitted(samples, shape[0]) for samples in array])
-    free = kind == "text" and "fixed_length" not in about.get("text", {})
+    free = modality == "text" and not about.get("fixed_length")
     is_shorter = free and array.ndim == 2 and SHORTEST <= array.shape[1] <= shape[0]
     if len(array) == 0 or (array.shape[1:] != shape and not is_shorter):
         raise Refused(f"{path}: holds {array.shape}; this model takes samples of {shape}")
@@ -282,7 +281,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
         return normalized(np.ascontiguousarray(array), about)
     if about.get("type") == "uint8":
         raise Refused(f"{path}: holds {array.dtype}; the file of this model takes uint8 pixels")
-    return array.astype(np.int64 if kind == "text" else np.float32)
+    return array.astype(np.int64 if modality == "text" else np.float32)
 
 
 def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
@@ -290,7 +289,7 @@ def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
     if about.get("type") == "uint8":
         return raw
     scaled = raw.astype(np.float32) / np.float32(about["divide_by"])
-    if about["kind"] == "audio":
+    if about["modality"] == "audio":
         return scaled
     mean, std = (np.array(about[name], np.float32).reshape(1, -1, 1, 1) for name in ("mean", "std"))
     return (scaled - mean) / std
@@ -408,8 +407,8 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
     """A text, or two that are compared, as token numbers (1, L) int64, cut at the model's length.
 
     Args:
-        about: of preprocessing.json: the "length", the number that "pad"s, that of "unknown" tokens, those "special";
-            what a trimmed vocabulary has "kept", as bits in base64; whether the file has a "fixed_length".
+        about: of preprocessing.json: the length as "shape", the number that "pad"s, that of "unknown" tokens, those
+            "special"; what a trimmed vocabulary has "kept", as bits in base64; the "fixed_length" of texts, or 0.
     """
     try:
         from tokenizers import Tokenizer
@@ -425,11 +424,12 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         found = cutter.encode(*texts).ids
     except Exception as error:  # tokenizers raises bare Exception
         raise Refused(f"the text or {tokenizer} cannot be read: {error}") from error
-    cutter.enable_truncation(about["length"])
+    length = about["shape"][0]
+    cutter.enable_truncation(length)
     ids = np.array(cutter.encode(*texts).ids, np.int64)
     notes, shown = [], f'"{text[:40]}"'
-    if len(found) > about["length"]:
-        notes.append(f"{shown}: longer than {about['length']} tokens (it has {len(found)}); cut there")
+    if len(found) > length:
+        notes.append(f"{shown}: longer than {length} tokens (it has {len(found)}); cut there")
     if about.get("kept"):
         bits = np.unpackbits(np.frombuffer(base64.b64decode(about["kept"]), np.uint8))
         outside = np.unique(ids[bits[ids] == 0])[:MOST_SHOWN]
@@ -438,7 +438,7 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
             notes.append(f"{shown}: none of the model's vocabulary, counted as unknown: {strange}")
     if about["unknown"] is not None and set(ids) <= {about["unknown"], *about["special"]}:
         notes.append(f"{shown}: holds no token that the tokenizer knows")
-    shortest = about["length"] if about.get("fixed_length") else SHORTEST
+    shortest = length if about.get("fixed_length") else SHORTEST
     return np.pad(ids, (0, max(0, shortest - len(ids))), constant_values=about["pad"])[None], notes
 
 
@@ -516,7 +516,7 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
     """Replays the test vectors, and the preparation of their raw samples where there are some."""
     if not {"inputs", "outputs"} <= vectors.keys():
         raise Refused("vectors.safetensors: lacks inputs or outputs; copy the whole bundle again")
-    name = RAW.get(about["kind"], "")
+    name = RAW.get(about["modality"], "")
     passed, lines = True, []
     if name in vectors:
         wanted = vectors["inputs"]
@@ -680,7 +680,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         setting = card.get("setting") or {}
         threads = given.threads or setting.get("threads", 1)
         predict = load(model, threads, setting.get("options"))
-        pair = bool(about.get("text", {}).get("pair")) and not any(one.endswith(".npy") for one in given.samples)
+        pair = bool(about.get("pair")) and not any(one.endswith(".npy") for one in given.samples)
         if pair and len(given.samples) % 2:
             raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
         for first in range(0, len(given.samples), 2 if pair else 1):

@@ -53,7 +53,7 @@ class CachedTeacher:
         settings: CacheSettings | None = None,
         paths: Sequence[str] = (),
     ) -> None:
-        if paths and data.kind == "text":
+        if paths and data.preprocessing.has_lengths:
             raise UserError(
                 f"distil: {paths[0]} of texts cannot be stored, since their lengths differ; set distil.teacher ="
                 ' "live", or leave the losses between layers out'

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import UNLABELLED, Data, is_known
+from distiq.data.samples import UNLABELLED
+from distiq.data.splits import Data, is_known
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.hooks import feature_hooks

@@ -7,10 +7,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import UNLABELLED, Data
+from distiq.data.samples import UNLABELLED
+from distiq.data.splits import Data
+from distiq.distillation.adapt import columns_of, refit
 from distiq.distillation.hooks import feature_hooks
 from distiq.errors import UserError
 from distiq.training.batches import Batch
@@ -137,31 +138,14 @@ class AdaptedTeacher:
         std: Sequence[float] | None = None,
         size: tuple[int, int] | None = None,
     ) -> None:
-        known = tuple(classes) if classes is not None else data.classes
-        if missing := [name for name in data.classes if name not in known]:
-            raise UserError(
-                f"the teacher does not know {', '.join(map(repr, missing))}. The teacher's classes:"
-                f" {', '.join(known)}. The data's classes: {', '.join(data.classes)}"
-            )
-        self.teacher, self.size = teacher, size
-        self.columns = torch.tensor([known.index(name) for name in data.classes])
-        self.theirs = (tuple(mean or data.mean), tuple(std or data.std))
-        self.ours = (data.mean, data.std)
+        self.teacher = teacher
+        self.view = refit(data, mean or (), std or (), size or ())
+        self.columns = torch.tensor(columns_of(data, data.classes if classes is None else classes))
 
     def __call__(self, batch: Batch) -> Knowledge:
-        known = self.teacher(batch._replace(inputs=self._prepared(batch.inputs)))
+        inputs = batch.inputs if self.view is None else self.view.to(batch.inputs.device)(batch.inputs)
+        known = self.teacher(batch._replace(inputs=inputs))
         return Knowledge(known.logits[:, self.columns.to(known.logits.device)], known.features)
-
-    def _prepared(self, images: Tensor) -> Tensor:
-        if self.theirs != self.ours:
-            (mean, std), (own_mean, own_std) = (
-                [torch.tensor(value, device=images.device).view(1, -1, 1, 1) for value in pair]
-                for pair in (self.theirs, self.ours)
-            )
-            images = (images * own_std + own_mean - mean) / std
-        if self.size is not None and tuple(images.shape[2:]) != tuple(self.size):
-            images = F.interpolate(images, self.size, mode="bilinear", align_corners=False, antialias=True)
-        return images
 
     def __deepcopy__(self, _memo: dict) -> "AdaptedTeacher":
         return self

@@ -1,11 +1,13 @@
 """evaluate(): what a model answers on a labelled split. Eager, simulated and deployed models go through here alike."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Data, Split, answers, right
+from distiq.data.samples import Split
+from distiq.data.splits import Data, answers, right
 from distiq.errors import UserError
 from distiq.evaluation.accuracy import (
     area_under_curve,
@@ -15,7 +17,7 @@ from distiq.evaluation.accuracy import (
     wilson_interval,
 )
 from distiq.evaluation.regression import score_numbers
-from distiq.records.quality import AccuracyRecord, QualityRecord
+from distiq.records.quality import Metric, Quality
 
 Predict = Callable[[Tensor], Tensor]
 CHUNK = 250
@@ -24,7 +26,7 @@ CHUNK = 250
 @torch.no_grad()
 def outputs(predict: Predict, data: Data, samples: Split) -> Tensor:
     """The logits of every sample, in order: (N, classes) float32."""
-    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.inputs.split(CHUNK)]
+    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.chunks(CHUNK)]
     return torch.cat(chunks)
 
 
@@ -35,7 +37,7 @@ def evaluate(
     *,
     teacher: Tensor | None = None,
     float_student: Tensor | None = None,
-) -> QualityRecord:
+) -> Quality:
     """Accuracy of a model on a split; where samples have a number in place of classes, correlation and error.
 
     Args:
@@ -58,7 +60,7 @@ def score(
     teacher: Tensor | None = None,
     float_student: Tensor | None = None,
     std: float = 1.0,
-) -> QualityRecord:
+) -> Quality:
     """The record of given logits (N, classes) and labels (N,), or of several labels (N, classes); see `evaluate`.
 
     Args:
@@ -73,19 +75,56 @@ def score(
         others = [None if other is None else other[:, 0] for other in (teacher, float_student)]
         return score_numbers(logits[:, 0], labels, std, *others)
     correct, several = int(right(logits, labels).sum()), labels.ndim == 2
-    return AccuracyRecord(
-        samples=len(labels),
-        correct=correct,
-        top1=correct / len(labels),
-        interval=wilson_interval(correct, len(labels)),
-        per_class=per_class_accuracy(answers(logits, labels), labels, classes),
-        expected_calibration_error=expected_calibration_error(logits, labels),
-        auc=area_under_curve(logits, labels),
-        micro_f1=f1(logits, labels, "micro"),
-        macro_f1=f1(logits, labels, "macro"),
-        agreement_with_teacher=agreement(logits, teacher, several) if teacher is not None else None,
-        flips_against_float=1 - agreement(logits, float_student, several) if float_student is not None else None,
+    name, title = ("exact_match", "exact match") if several else ("accuracy", "accuracy")
+    found = (
+        ("auc", "AUC", "area under the ROC curve", area_under_curve(logits, labels), True),
+        ("micro_f1", "micro F1", "over all labels", f1(logits, labels, "micro"), True),
+        ("macro_f1", "macro F1", "mean of the labels", f1(logits, labels, "macro"), True),
+        ("calibration_error", "calibration error", "ECE", expected_calibration_error(logits, labels), False),
     )
+    return Quality(
+        samples=len(labels),
+        primary=Metric(
+            name=name,
+            title=title,
+            value=correct / len(labels),
+            interval=wilson_interval(correct, len(labels)),
+            interval_by="Wilson",
+        ),
+        metrics=tuple(
+            Metric(name=name, title=title, note=note, value=value, higher_is_better=higher)
+            for name, title, note, value, higher in found
+            if value is not None
+        ),
+        per_class=per_class_accuracy(answers(logits, labels), labels, classes),
+        agreement_with_teacher=None if teacher is None else same_answers(agreement(logits, teacher, several)),
+        change_against_float=None if float_student is None else flips(agreement(logits, float_student, several)),
+    )
+
+
+def same_answers(share: float) -> Metric:
+    """The share of samples on which a model and its teacher predict the same."""
+    return Metric(name="agreement", title="agreement with teacher", value=share)
+
+
+def flips(share: float) -> Metric:
+    """From the share of samples on which a model and its float32 form predict the same: those that changed."""
+    return Metric(name="flips", title="flips against float32", value=1 - share, higher_is_better=False)
+
+
+def check_metrics(names: Iterable[str], data: Data) -> None:
+    """Raises UserError unless validation and test samples give the metrics of these names."""
+    for part in ("validation", "test"):
+        labels, classes = getattr(data, part).labels, len(data.classes)
+        measured = score(torch.zeros(len(labels), classes), labels, classes)
+        own = [metric.name for metric in (measured.primary, *measured.metrics)]
+        if strange := [name for name in names if name not in own]:
+            nearest = difflib.get_close_matches(strange[0], own, n=1)
+            advice = f'did you mean "{nearest[0]}"? ' if nearest else ""
+            raise UserError(
+                f"budget.metrics: {strange[0]} is not measured on the {part} samples of this data; {advice}measured are"
+                f" {', '.join(own)}"
+            )
 
 
 def agreement(one: Tensor, other: Tensor, multi_label: bool = False) -> float:

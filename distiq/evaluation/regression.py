@@ -8,12 +8,12 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from distiq.data.splits import correlation
 from distiq.evaluation.accuracy import Z_95
-from distiq.records.quality import RegressionRecord
+from distiq.records.quality import Metric, Quality
 
 
 def score_numbers(
     answers: Tensor, labels: Tensor, std: float, teacher: Tensor | None = None, float_student: Tensor | None = None
-) -> RegressionRecord:
+) -> Quality:
     """The record of given answers and labels, both (N,), in standard deviations of the numbers.
 
     Args:
@@ -22,17 +22,44 @@ def score_numbers(
     """
     errors = std * (answers - labels).double()
     pearson = correlation(answers, labels)
-    return RegressionRecord(
+    spearman = float(spearman_corrcoef(answers.double(), labels.double()))
+    error = Metric(
+        name="rmse",
+        title="RMSE",
+        note="root mean squared error",
+        value=_root_mean_square(errors),
+        unit="",
+        interval=rmse_interval(errors),
+        higher_is_better=False,
+    )
+    return Quality(
         samples=len(labels),
-        pearson=pearson,
-        interval=fisher_interval(pearson, len(labels)),
-        spearman=float(spearman_corrcoef(answers.double(), labels.double())),
-        rmse=_root_mean_square(errors),
-        rmse_interval=rmse_interval(errors),
-        correlation_with_teacher=correlation(answers, teacher) if teacher is not None else None,
-        change_against_float=_root_mean_square(std * (answers - float_student).double())
-        if float_student is not None
-        else None,
+        primary=Metric(
+            name="correlation",
+            title="correlation",
+            note="Pearson",
+            value=pearson,
+            interval=fisher_interval(pearson, len(labels)),
+            interval_by="Fisher",
+        ),
+        metrics=(Metric(name="rank_correlation", title="rank correlation", note="Spearman", value=spearman), error),
+        agreement_with_teacher=None if teacher is None else _alike(correlation(answers, teacher)),
+        change_against_float=None if float_student is None else _moved(std * (answers - float_student).double()),
+    )
+
+
+def _alike(value: float) -> Metric:
+    return Metric(name="correlation_with_teacher", title="correlation with teacher", value=value)
+
+
+def _moved(differences: Tensor) -> Metric:
+    return Metric(
+        name="moved",
+        title="moved from float32",
+        note="RMS",
+        value=_root_mean_square(differences),
+        unit="",
+        higher_is_better=False,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.models.adapted import Refit
 from distiq.models.audio_classifier import Waves
 from distiq.models.frontend import MFCC, LogMel
 from distiq.models.mobilenet import conv_bn
@@ -30,8 +31,8 @@ def check_rate(model: nn.Module, rate: int, role: str) -> None:
 
 
 def front_ends(model: nn.Module) -> tuple[str, ...]:
-    """Module paths of the front-ends in a network."""
-    found = [name for name, module in model.named_modules() if isinstance(module, LogMel | MFCC)]
+    """Module paths of the front-ends in a network: of sound, and the view of images that a teacher has of its own."""
+    found = [name for name, module in model.named_modules() if isinstance(module, LogMel | MFCC | Refit)]
     return tuple(name for name in found if not name.startswith(tuple(f"{other}." for other in found)))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.factory import call_factory
+from distiq.models.adapted import Adapted
 from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
 from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.bc_resnet import BCResNet
@@ -139,16 +140,17 @@ def cut(teacher: nn.Module, choice: ModelChoice, classes: int, example: Tensor, 
         UserError: an option is none that cuts, or does not fit the teacher.
     """
     model = copy.deepcopy(teacher).requires_grad_(True)
+    encoder = model.network if isinstance(model, Adapted) else model
     cuts = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
-    known = (*(CUTS if isinstance(model, TokenLogits) else ()), *(TABLES if tokens else ()))
+    known = (*(CUTS if isinstance(encoder, TokenLogits) else ()), *(TABLES if tokens else ()))
     if strange := [name for name in cuts if name not in known]:
         raise UserError(
             f'student.options: with weights = "teacher" the student is cut from {type(teacher).__name__}, which has no'
             f' option "{strange[0]}" for that; it has {", ".join(known) or "none"}'
         )
-    if isinstance(model, TokenLogits):
+    if isinstance(encoder, TokenLogits):
         with _explained("student.options"):
-            cut_encoder(model.model, cuts)
+            cut_encoder(encoder.model, cuts)
     _shrink_table(model, choice, "student", tokens)
     check_output(model, classes, example, "student")
     return model

@@ -142,7 +142,7 @@ def save_transformers(
     """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
 
     Args:
-        text: how raw text becomes token numbers, as `TextEncoder.as_json` says it; empty where nobody knows.
+        text: how raw text becomes token numbers, as `Text.to_json` says it; empty where nobody knows.
         target: of regression: mean and std by which the network's answers become numbers of the data's unit; they stand
             in config.json under this name.
     """
@@ -162,7 +162,7 @@ def save_transformers(
         names["unk_token"] = tokenizer.id_to_token(text["unknown"])
     inputs = ["input_ids", *(["token_type_ids"] if network.separator is not None else []), "attention_mask"]
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=text["length"], model_input_names=inputs, **names
+        tokenizer_object=tokenizer, model_max_length=text["shape"][0], model_input_names=inputs, **names
     ).save_pretrained(folder)
     file = folder / "tokenizer_config.json"  # Optimum's transformers is older and knows the class by its older name
     config = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "PreTrainedTokenizerFast"}

@@ -8,17 +8,12 @@ from distiq.recipe.part import Part
 class Budget(Part):
     """The limits that the deployed file must keep; each is optional."""
 
-    accuracy_drop_points: float | None = Field(
-        None, description="largest loss of accuracy against the teacher, in percentage points"
+    drop: float | None = Field(
+        None,
+        description="largest loss of the task's primary metric against the teacher, in points (hundredths) or its unit",
     )
-    auc_drop_points: float | None = Field(
-        None, description="two classes: largest loss of AUC against the teacher, in hundredths"
-    )
-    f1_drop_points: float | None = Field(
-        None, description="several labels: largest loss of micro F1 against the teacher, in hundredths"
-    )
-    correlation_drop_points: float | None = Field(
-        None, description="regression: largest loss of Pearson's correlation against the teacher, in hundredths"
+    metrics: dict[str, float] = Field(
+        default_factory=dict, description="the same of other metrics by their names, such as {auc = 0.5}"
     )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
@@ -30,6 +25,7 @@ class Budget(Part):
     )
 
     @property
-    def quality_drop_points(self) -> float | None:
-        """Largest loss of accuracy, or of correlation, against the teacher: a run has one of the two."""
-        return self.accuracy_drop_points if self.correlation_drop_points is None else self.correlation_drop_points
+    def limits(self) -> dict[str, float]:
+        """What is limited, by key: "drop", "metrics.auc", "size_kb"."""
+        metrics = {f"metrics.{name}": allowed for name, allowed in self.metrics.items()}
+        return self.model_dump(exclude={"metrics"}, exclude_none=True) | metrics

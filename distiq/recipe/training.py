@@ -59,6 +59,35 @@ class ModelSettings(Part):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 
 
+class TeacherPreprocessing(Part):
+    """How a teacher was trained elsewhere, where that differs from the data; it is fed and read so. Its layers are
+    named behind "network." then."""
+
+    mean: tuple[float, ...] = Field(
+        (), description="of pixels in 0..1, taken off each channel, such as [0.485, 0.456, 0.406]; empty: as the data"
+    )
+    std: tuple[float, ...] = Field((), description="each channel is divided by it; empty: as the data")
+    size: tuple[int, ...] = Field(
+        (), description="height and width that images are resized to for it, such as [224, 224]; empty: as the data"
+    )
+    channels: Literal["rgb", "bgr"] = Field("rgb", description="the order in which it reads the channels of a colour")
+    labels: tuple[str, ...] = Field(
+        (),
+        description="the names of its classes in the order of its outputs; those that the data lacks are left out;"
+        " empty: the data's classes in the data's order",
+    )
+
+    @model_validator(mode="after")
+    def _is_an_image(self) -> Self:
+        if self.size and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size = {list(self.size)}: give height and width, such as [224, 224]")
+        if self.std and min(self.std) <= 0:
+            raise ValueError(f"std = {list(self.std)}: every channel's is above 0")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels names a class twice; name each output once")
+        return self
+
+
 class TeacherSettings(ModelSettings):
     """The large network. With `weights` it is loaded, otherwise trained."""
 
@@ -69,9 +98,15 @@ class TeacherSettings(ModelSettings):
         description='"file.py:function": any callable in place of a network; the function is given the data (and the'
         " options) and returns it: array in, probabilities or logits out",
     )
+    preprocessing: TeacherPreprocessing = Field(default_factory=TeacherPreprocessing)
 
     @model_validator(mode="after")
     def _callable_is_finished(self) -> Self:
+        if self.predict and self.preprocessing != TeacherPreprocessing():
+            raise ValueError(
+                "preprocessing is for networks, but predict is a callable, which prepares its inputs and orders its"
+                " outputs itself; leave one of the two out"
+            )
         if self.predict and self.weights:
             raise ValueError("predict names a finished teacher, which takes no weights; leave one of the two out")
         if self.finetune and not self.weights and not self.model.endswith(".onnx"):

@@ -2,15 +2,15 @@
 
 from typing import Literal
 
-from distiq.records.quality import AccuracyRecord
+from distiq.records.quality import Quality
 from distiq.records.record import Environment, Record
 
 
 class ArmRecord(Record):
-    """One way of training the student: its test accuracy (fractions) in each seed."""
+    """One way of training the student: the share of test samples that it predicts right, in each seed."""
 
     name: str
-    top1: tuple[float, ...]
+    correct: tuple[float, ...]
 
 
 class PairRecord(Record):
@@ -40,7 +40,7 @@ class AblationRecord(Record):
     recipe_toml: str
     environment: Environment
     basis: str
-    teacher: AccuracyRecord
+    teacher: Quality
     seeds: tuple[int, ...]
     samples: int
     arms: tuple[ArmRecord, ...]

@@ -1,6 +1,6 @@
 """The splits of a data set, as they were used."""
 
-from distiq.records.record import Kind, Record
+from distiq.records.record import Modality, Record
 
 
 class DataRecord(Record):
@@ -12,7 +12,7 @@ class DataRecord(Record):
     """
 
     source: str
-    kind: Kind = "image"
+    modality: Modality = "image"
     classes: tuple[str, ...]
     multi_label: bool = False
     regression: bool = False
@@ -21,8 +21,8 @@ class DataRecord(Record):
     calibration: int
     test: int
     sample_shape: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     rate: int = 0
     notes: tuple[str, ...] = ()
     digest: str

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from distiq.records.quality import QualityRecord
+from distiq.records.quality import Quality
 from distiq.records.record import Record
 from distiq.records.speed import CostRecord
 from distiq.records.training import TrainingRecord
@@ -14,8 +14,8 @@ class Column(Record):
     """One column of the table: a model in one form. A simulated model is no file and has no cost."""
 
     name: ColumnName
-    test: QualityRecord
-    validation: QualityRecord
+    test: Quality
+    validation: Quality
     cost: CostRecord | None = None
 
 

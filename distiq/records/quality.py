@@ -23,69 +23,83 @@ class KeywordRecord(Record):
     threshold: float | None
 
 
-class AccuracyRecord(Record):
-    """What one `predict` answers on one labelled split.
+class Metric(Record):
+    """One figure of a model on one split.
 
-    `interval` is Wilson's 95 % interval of `top1`; all are fractions of 1, so is `expected_calibration_error`.
-    Of samples with several labels `top1` is the share whose labels are all answered right (exact match), `per_class` is
-    the recall of each label, and `micro_f1` and `macro_f1` are over all labels; these are None of others.
-    `auc` is the area under the ROC curve, of two classes alone; `keyword` is of the class that the recipe names.
-    `agreement` is the share of samples on which another model answers the same; `flips` its complement for the
-    student's own float32, None where there is nothing to compare with.
+    `name` is its key in `budget.metrics`, `title` what sentences and tables call it, `note` how it is measured. A value
+    whose `unit` is "%" is a fraction of 1: it is shown as a percentage, and differences are in points. `interval` is of
+    95 %, after `interval_by`.
+    """
+
+    name: str
+    title: str
+    value: float
+    note: str = ""
+    unit: str = "%"
+    interval: tuple[float, float] | None = None
+    interval_by: str = ""
+    higher_is_better: bool = True
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied by to be shown in the unit."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def drop_unit(self) -> str:
+        """The unit of `drop`."""
+        return "points" if self.unit == "%" else self.unit
+
+    @property
+    def goodness(self) -> float:
+        """The value, turned so that a higher one is better."""
+        return self.value if self.higher_is_better else -self.value
+
+    @property
+    def figure(self) -> str:
+        """Value and unit: "91.20 %", "0.125 levels"."""
+        return f"{100 * self.value:.2f} %" if self.unit == "%" else f"{self.value:.4g} {self.unit}".rstrip()
+
+    @property
+    def in_words(self) -> str:
+        """Value, unit and title: "91.20 % accuracy"."""
+        return f"{self.figure} {self.title}"
+
+    def drop(self, reference: "Metric") -> float:
+        """By how much it is worse than that of another model on the same samples, in `drop_unit`; below 0 if better."""
+        # 100 * (0.92 - 0.91) is a little more than 1.
+        return round(self.scale * (reference.goodness - self.goodness), 9)
+
+    def allowing(self, drop: float) -> float:
+        """The worst value that is no more than `drop` (in `drop_unit`) worse."""
+        return self.value - (drop if self.higher_is_better else -drop) / self.scale
+
+
+class Quality(Record):
+    """How good a model is on one labelled split; every task fills this one form.
+
+    `primary` is what models are compared by, `metrics` are all others. `per_class` are fractions of 1 by class, None of
+    a class without samples; a task without classes has none. `agreement_with_teacher` says how alike the predictions of
+    the model and its teacher are, `change_against_float` how far they moved from those of the student's own float32;
+    both are None where there is nothing to compare with. `keyword` is of the class that the recipe names.
     """
 
     samples: int
-    correct: int
-    top1: float
-    interval: tuple[float, float]
-    per_class: tuple[float | None, ...]
-    expected_calibration_error: float
-    auc: float | None = None
-    micro_f1: float | None = None
-    macro_f1: float | None = None
+    primary: Metric
+    metrics: tuple[Metric, ...] = ()
+    per_class: tuple[float | None, ...] = ()
+    agreement_with_teacher: Metric | None = None
+    change_against_float: Metric | None = None
     keyword: KeywordRecord | None = None
-    agreement_with_teacher: float | None = None
-    flips_against_float: float | None = None
 
     @property
-    def quality(self) -> float:
-        """The figure that models are compared by."""
-        return self.top1
+    def value(self) -> float:
+        """The value of the primary metric."""
+        return self.primary.value
 
-    @property
-    def in_words(self) -> str:
-        return f"{100 * self.top1:.2f} % of the test set"
-
-
-class RegressionRecord(Record):
-    """What one `predict` answers on one split whose samples have a number each.
-
-    `interval` is Fisher's 95 % interval of `pearson`, the correlation of answers and numbers; `spearman` is that of
-    their ranks. `rmse` is the root of the mean squared error, with its 95 % interval, and `change_against_float` the
-    root of the mean square by which answers differ from those of the student's own float32, all in the numbers' unit.
-    `correlation_with_teacher` is Pearson's, of the answers of both. None where there is nothing to compare with.
-    """
-
-    samples: int
-    pearson: float
-    interval: tuple[float, float]
-    spearman: float
-    rmse: float
-    rmse_interval: tuple[float, float]
-    correlation_with_teacher: float | None = None
-    change_against_float: float | None = None
-
-    @property
-    def quality(self) -> float:
-        """The figure that models are compared by."""
-        return self.pearson
-
-    @property
-    def in_words(self) -> str:
-        return f"a correlation of {100 * self.pearson:.2f} % on the test set"
-
-
-QualityRecord = AccuracyRecord | RegressionRecord
+    def metric(self, name: str) -> Metric | None:
+        """The metric of that name; None where the samples do not give it."""
+        return next((metric for metric in (self.primary, *self.metrics) if metric.name == name), None)
 
 
 class FlipRecord(Record):

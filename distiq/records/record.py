@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict
 
 from distiq.files import write_atomically
 
-Kind = Literal["image", "audio", "text", "table"]
+Modality = Literal["image", "audio", "text", "table"]
 
 
-NOUNS: dict[Kind, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
+NOUNS: dict[Modality, str] = {"image": "images", "audio": "clips", "text": "texts", "table": "rows"}
 
 
-ONE: dict[Kind, str] = {"image": "one image", "audio": "one clip", "text": "one text", "table": "one row"}
+ONE: dict[Modality, str] = {"image": "one image", "audio": "one clip", "text": "one text", "table": "one row"}
 
 
 class Record(BaseModel):

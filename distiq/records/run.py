@@ -66,7 +66,7 @@ class RunRecord(Record):
     code_version: str
     environment: Environment
     data: DataRecord
-    budget: dict[str, float | None]
+    budget: dict[str, float]
     teacher: ModelRecord
     student: ModelRecord
     advice: AdviceRecord | None = None

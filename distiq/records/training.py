@@ -6,7 +6,7 @@ from distiq.records.record import Record
 class EpochRecord(Record):
     """One pass over the training images. Losses are means over the epoch, already weighted.
 
-    `validation_accuracy` is a share of right answers; of a regression it is Pearson's correlation.
+    `validation` is the value of the task's primary metric on the validation split.
     """
 
     epoch: int
@@ -14,7 +14,7 @@ class EpochRecord(Record):
     learning_rate: float
     images_per_s: float
     seconds: float
-    validation_accuracy: float | None = None
+    validation: float | None = None
 
 
 class TrainingRecord(Record):

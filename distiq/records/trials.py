@@ -1,27 +1,37 @@
 """The attempts at a quantized file."""
 
 from distiq.records.models import Column
+from distiq.records.quality import Metric
 from distiq.records.record import Record
 from distiq.records.speed import LatencyRecord, SpeedRecord
 from distiq.records.training import TrainingRecord
 
 
 class Breach(Record):
-    """A limit of the budget that does not hold: `excess` is how far `measured` lies beyond `allowed`, in `unit`."""
+    """A limit of the budget that does not hold: `excess` is how far `measured` lies beyond `allowed`, in `unit`.
+
+    `limit` is its key in the budget, such as "drop" or "metrics.auc", `title` what it limits, such as "AUC drop".
+    """
 
     limit: str
+    title: str
     allowed: float
     measured: float
     excess: float
     unit: str
 
+    @property
+    def of_quality(self) -> bool:
+        """Whether a metric broke it, and neither size nor speed."""
+        return self.limit == "drop" or self.limit.startswith("metrics.")
+
 
 class RuntimeRecord(Record):
     """A trial's int8 file in one runtime, beside the float32 file of the same network there.
 
-    `quality` is that of the test set. `agreement` is the share of test samples that the file answers as the simulated
-    graph does, `agreement_with` as the file of each other runtime of the trial does, by its name; of a regression: to
-    1/255 of the answers' span. `steps` counts the logits by their distance from the simulated ones, in steps of 1/255
+    `quality` is the primary metric on the test set. `agreement` is the share of test samples for which the file
+    predicts what the simulated graph does, `agreement_with` what the file of each other runtime does, by its name.
+    `steps` counts the logits by their distance from the simulated ones, in steps of 1/255
     of the logits' span: up to half a step, one, two, four, more. `same_integers` says whether integers and scales read
     back from the file are the graph's. `operations` counts what the runtime runs by kind, in its own words, and type:
     {"QLinearConv": {"int8": 12}}; `float_operations` names those that compute in float32 though they were to be int8.
@@ -32,7 +42,7 @@ class RuntimeRecord(Record):
     file: str
     float_file: str
     size_bytes: int
-    quality: float
+    quality: Metric
     agreement: float
     steps: tuple[int, int, int, int, int]
     same_integers: bool

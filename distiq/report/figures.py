@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from distiq.records.quality import Metric
+
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
 NAMED = 4
@@ -22,6 +24,33 @@ def percent_interval(interval: tuple[float, float]) -> str:
     """(0.9061, 0.9181) -> "90.61 to 91.81 %"."""
     low, high = interval
     return f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
+def figure(metric: Metric | None) -> str:
+    """A metric's value in its unit: "91.23 %", "0.125 levels"."""
+    if metric is None:
+        return NOTHING
+    return percent(metric.value) if metric.unit == "%" else f"{amount(metric.value)} {metric.unit}".rstrip()
+
+
+def figure_interval(metric: Metric) -> str:
+    """Its interval: "90.61 to 91.81 %"; empty where there is none."""
+    if metric.interval is None:
+        return ""
+    if metric.unit == "%":
+        return percent_interval(metric.interval)
+    return f"{' to '.join(map(amount, metric.interval))} {metric.unit}".rstrip()
+
+
+def change(metric: Metric, reference: Metric) -> str:
+    """The signed difference of two values of a metric: "−0.42 points"."""
+    difference = _signed(metric.scale * (metric.value - reference.value))
+    return f"{difference} {metric.drop_unit}".rstrip()
+
+
+def heading(title: str) -> str:
+    """A title as it stands at the head of a row: "micro F1" -> "Micro F1", "AUC" stays."""
+    return title[:1].upper() + title[1:]
 
 
 def points(change: float | None) -> str:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from distiq.records.ablation import AblationRecord
-from distiq.records.quality import AccuracyRecord, QualityRecord
+from distiq.records.quality import Metric
 from distiq.records.record import ONE
 from distiq.records.run import RunRecord
 from distiq.records.sensitivity import SensitivityRecord
@@ -21,40 +21,38 @@ from distiq.records.training import TrainingRecord
 from distiq.records.trials import FLOAT32
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount, decibels
-from distiq.report.reading import ClassChange, chosen_trial, class_changes, median_ms, quality_floor
+from distiq.report.reading import ClassChange, chosen_trial, class_changes, median_ms, quality_limit
 from distiq.report.tables import noise_shares
 
 
-def accuracy_against_size(run: RunRecord) -> str:
-    """Test accuracy or correlation over file size in kB of every measured file, with the budget's limits."""
+def quality_against_size(run: RunRecord) -> str:
+    """The primary metric on the test set over file size in kB of every measured file, with the budget's limits."""
     return _trade_off(run, "file size, kB", lambda cost: cost.size_bytes / 1000, run.budget.get("size_kb"))
 
 
-def accuracy_against_latency(run: RunRecord) -> str:
+def quality_against_latency(run: RunRecord) -> str:
     """The same over the median time of one sample in ms."""
     return _trade_off(
-        run, f"latency of {ONE[run.data.kind]}, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms")
+        run, f"latency of {ONE[run.data.modality]}, ms", lambda cost: median_ms(run, cost), run.budget.get("latency_ms")
     )
 
 
-def training_curves(training: TrainingRecord, name: str, measure: str = "accuracy") -> str:
-    """The parts of the loss by epoch and, below, the validation accuracy (or correlation); the kept epoch is marked."""
+def training_curves(training: TrainingRecord, name: str, metric: Metric) -> str:
+    """The parts of the loss by epoch and, below, the metric on the validation split; the kept epoch is marked."""
     epochs = [entry.epoch for entry in training.epochs]
     validated = [
-        (entry.epoch, 100 * entry.validation_accuracy)
-        for entry in training.epochs
-        if entry.validation_accuracy is not None
+        (entry.epoch, metric.scale * entry.validation) for entry in training.epochs if entry.validation is not None
     ]
 
     def draw(losses: Axes, validation: Axes | None = None) -> None:
         _draw_losses(losses, training)
         _count_epochs(losses, epochs)
         if validation is not None:
-            _draw_validation(validation, validated, training.kept, measure)
+            _draw_validation(validation, validated, training.kept, metric)
             _count_epochs(validation, epochs)
         (validation or losses).set_xlabel("epoch")
 
-    title = f"Training of the {name}: loss{f' and validation {measure}' if validated else ''} by epoch"
+    title = f"Training of the {name}: loss{f' and validation {metric.title}' if validated else ''} by epoch"
     if not validated:
         return drawn(draw, title, height=172, boxes=[(46, 34, 256, 112)])
     return drawn(draw, title, height=304, boxes=[(46, 166, 256, 112), (46, 34, 256, 84)])
@@ -90,7 +88,7 @@ def keyword_errors(run: RunRecord) -> str:
         ("deployed", chosen_trial(run).deployed),
     ]
     tests = [(ink, column.test) for ink, column in models]
-    curves = [(ink, test.keyword) for ink, test in tests if isinstance(test, AccuracyRecord) and test.keyword]
+    curves = [(ink, test.keyword) for ink, test in tests if test.keyword]
     if not curves:
         return ""
     allowed = curves[0][1].allowed_false_accepts
@@ -163,16 +161,16 @@ class _Point:
     ink: str
     solid: bool
     x: float
-    test: QualityRecord
+    metric: Metric
 
     @property
     def y(self) -> float:
-        return 100 * self.test.quality
+        return self.metric.scale * self.metric.value
 
     @property
     def bar(self) -> tuple[float, float]:
-        low, high = self.test.interval
-        return 100 * low, 100 * high
+        low, high = self.metric.interval or (self.metric.value, self.metric.value)
+        return self.metric.scale * low, self.metric.scale * high
 
 
 @dataclass(frozen=True)
@@ -187,19 +185,26 @@ def _trade_off(
     run: RunRecord, x_name: str, measure: Callable[[CostRecord], float | None], x_limit: float | None
 ) -> str:
     points = _points(run, measure)
-    floor, measure_name = quality_floor(run), run.data.measure
-    limits = _Limits(x_limit, None if floor is None else 100 * floor)
+    limit, metric = quality_limit(run), run.teacher.column("float32").test.primary
+    limits = _Limits(x_limit, None if limit is None else metric.scale * limit)
 
     def draw(axes: Axes) -> None:
         _set_ranges(axes, points, limits)
+        if not metric.higher_is_better:
+            axes.invert_yaxis()
         _draw_limits(axes, limits)
         for point in points:
             _draw_point(axes, point)
-        _label_points(axes, points, _label_limits(axes, limits, measure_name))
-        axes.set_title(f"test {measure_name}, %")
+        _label_points(axes, points, _label_limits(axes, limits, metric.title))
+        axes.set_title(_axis("test", metric))
         axes.set_xlabel(x_name)
 
-    return drawn(draw, f"Test {measure_name} against {x_name}", height=278, boxes=[(42, 34, 346, 220)])
+    return drawn(draw, f"Test {metric.title} against {x_name}", height=278, boxes=[(42, 34, 346, 220)])
+
+
+def _axis(split: str, metric: Metric) -> str:
+    """What an axis shows: "test accuracy, %"."""
+    return ", ".join(filter(None, (f"{split} {metric.title}", metric.unit)))
 
 
 def _points(run: RunRecord, measure: Callable[[CostRecord], float | None]) -> list[_Point]:
@@ -215,7 +220,7 @@ def _points(run: RunRecord, measure: Callable[[CostRecord], float | None]) -> li
         ),
     ]
     return [
-        _Point(label, ink, solid, x, column.test)
+        _Point(label, ink, solid, x, column.test.primary)
         for label, ink, solid, column in candidates
         if column.cost is not None and (x := measure(column.cost)) is not None
     ]
@@ -265,11 +270,11 @@ def _draw_point(axes: Axes, point: _Point) -> None:
     )
 
 
-def _label_limits(axes: Axes, limits: _Limits, measure: str) -> list[Taken]:
+def _label_limits(axes: Axes, limits: _Limits, title: str) -> list[Taken]:
     """Writes the names of the limits beside their lines, and tells which places they take."""
     frame, taken = axes.get_window_extent(), []
     if limits.y is not None:
-        name, y = f"{measure} limit", axes.transData.transform((1, limits.y))[1]
+        name, y = f"{title} limit", axes.transData.transform((1, limits.y))[1]
         write(axes, name, (1, limits.y), (-2, 3), "limit", xycoords=axes.get_yaxis_transform(), ha="right")
         taken.append(Taken.by_text(frame.x1 - text_width(name), y + 3, text_width(name), 12))
         taken.append(Taken.by_line(frame.x0, y - 1, frame.width, 2))
@@ -327,8 +332,8 @@ def _draw_losses(axes: Axes, training: TrainingRecord) -> None:
         write(axes, label, end, (8, free - height), ink, va="center")
 
 
-def _draw_validation(axes: Axes, validated: Sequence[tuple[int, float]], kept: int, measure: str) -> None:
-    axes.set_title(f"validation {measure}, %")
+def _draw_validation(axes: Axes, validated: Sequence[tuple[int, float]], kept: int, metric: Metric) -> None:
+    axes.set_title(_axis("validation", metric))
     axes.plot(*zip(*validated, strict=True), color=INK["ink"])
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="y")

@@ -10,7 +10,6 @@ from distiq.errors import UserError
 from distiq.records.ablation import AblationRecord
 from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.models import Column, ModelRecord
-from distiq.records.quality import AccuracyRecord
 from distiq.records.record import Record
 from distiq.records.run import RunRecord
 from distiq.records.speed import CostRecord, LatencyRecord
@@ -124,10 +123,10 @@ def throughput_batch(run: RunRecord) -> int:
     return max((entry.batch for entries in measured for entry in entries), default=1)
 
 
-def quality_floor(run: RunRecord) -> float | None:
-    """The least test accuracy or correlation that the budget allows, as a fraction; None without such a limit."""
-    allowed = run.budget.get("correlation_drop_points" if run.data.regression else "accuracy_drop_points")
-    return None if allowed is None else run.teacher.column("float32").test.quality - allowed / 100
+def quality_limit(run: RunRecord) -> float | None:
+    """The worst value of the primary metric on the test set that the budget allows; None without such a limit."""
+    allowed = run.budget.get("drop")
+    return None if allowed is None else run.teacher.column("float32").test.primary.allowing(allowed)
 
 
 @dataclass(frozen=True)
@@ -144,11 +143,11 @@ class ClassChange:
 def class_changes(run: RunRecord, most: int) -> tuple[ClassChange, ...]:
     """The classes with the `most` largest changes in either direction, worst first.
 
-    A class without test samples has no accuracy and is left out; a regression has no classes.
+    A class without test samples has no accuracy and is left out.
     """
     columns = run.teacher.column("float32"), run.student.column("float32"), chosen_trial(run).deployed
-    tests = [column.test.per_class for column in columns if isinstance(column.test, AccuracyRecord)]
-    per_class = zip(run.data.classes, *tests, strict=True) if tests else ()
+    tests = [column.test.per_class for column in columns]
+    per_class = zip(run.data.classes, *tests, strict=True) if all(tests) else ()
     changes = [
         ClassChange(name, teacher, student, deployed, deployed - teacher)
         for name, teacher, student, deployed in per_class

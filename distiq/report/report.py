@@ -6,7 +6,6 @@ from pathlib import Path
 from distiq.files import write_atomically
 from distiq.records.ablation import AblationRecord
 from distiq.records.diagnosis import DiagnosisRecord
-from distiq.records.quality import AccuracyRecord
 from distiq.records.record import NOUNS
 from distiq.records.run import RunRecord
 from distiq.records.speed import BenchRecord
@@ -56,7 +55,8 @@ def render(
     noise = diagnosis.sensitivity if diagnosis else run.sensitivity
     return environment.get_template("report.html.jinja").render(
         run=run,
-        noun=NOUNS[run.data.kind],
+        metric=teacher.primary,
+        noun=NOUNS[run.data.modality],
         float_modules=tables.float_modules_sentence(run),
         figures=figures,
         tables=tables,
@@ -71,7 +71,7 @@ def render(
         limits=tables.budget_lines(run),
         breaches=[tables.breach_sentence(breach) for breach in run.verdict.breaches],
         headlines=tables.headlines(run),
-        trade_offs=[Markup(plots.accuracy_against_size(run)), Markup(plots.accuracy_against_latency(run))],
+        trade_offs=[Markup(plots.quality_against_size(run)), Markup(plots.quality_against_latency(run))],
         columns=columns,
         measurements=tables.measurement_rows(run, columns),
         ladder_headings=tables.LADDER_HEADINGS,
@@ -81,12 +81,12 @@ def render(
         length_headings=length_headings(run),
         machines=tables.machine_rows(run, elsewhere),
         trainings=[
-            (name, training, Markup(plots.training_curves(training, name, run.data.measure)))
+            (name, training, Markup(plots.training_curves(training, name, teacher.primary)))
             for name, training in _trainings(run)
         ],
-        keyword=teacher.keyword if isinstance(teacher, AccuracyRecord) else None,
+        keyword=teacher.keyword,
         keyword_plot=Markup(plots.keyword_errors(run)),
-        class_plot="" if run.data.regression else Markup(plots.class_accuracy(run, MOST_CLASSES)),
+        class_plot=Markup(plots.class_accuracy(run, MOST_CLASSES)) if teacher.per_class else "",
         classes_left_out=max(0, len(run.data.classes) - MOST_CLASSES),
     )
 

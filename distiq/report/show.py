@@ -18,6 +18,7 @@ from distiq.report.figures import (
     amount,
     decibels,
     duration,
+    figure,
     kilobytes,
     milliseconds,
     operation_names,
@@ -114,7 +115,7 @@ def show_ablation(ablation: AblationRecord, console: Console) -> None:
     for row in arm_rows(ablation):
         arms.add_row(Text(row.head.text), *(Text(cell.text) for cell in row.cells))
     console.print(arms)
-    console.print(Text(f"teacher: {percent(ablation.teacher.top1)}", "dim"))
+    console.print(Text(f"teacher: {figure(ablation.teacher.primary)}", "dim"))
 
 
 def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
@@ -256,17 +257,20 @@ def _measurements(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], ...
 
 def _print_ladder(run: RunRecord, console: Console) -> None:
     _heading(console, "The ladder")
+    metric = run.teacher.column("float32").validation.primary
     table = _table("rung")
     for name in ("validation", "change", "test", "file", "latency", "SQNR"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("broken")
     for row in ladder_rows(run):
         validation, test, file, latency, _, sqnr, _, broken, _ = row.cells
-        change = validation.note.removesuffix(" points")
+        change = validation.note.removesuffix(f" {metric.drop_unit}")
         texts = (validation.text, change, test.text, file.text, latency.text, sqnr.text, broken.text)
         table.add_row(_marked(row), *map(Text, texts), style="bold" if row.marked else "")
     console.print(table)
-    console.print(Text(f"* delivered; change: of validation {run.data.measure} against the teacher, in points", "dim"))
+    console.print(
+        Text(f"* delivered; change: of validation {metric.title} against the teacher, in {metric.drop_unit}", "dim")
+    )
     for row in ladder_rows(run):
         console.print(Text.assemble(_marked(row), ": ", (row.head.note, "dim")))
     for rung, why in run.skipped.items():
@@ -336,7 +340,7 @@ def _marked(row: Row) -> Text:
 
 
 def _print_classes(run: RunRecord, console: Console) -> None:
-    if run.data.regression:
+    if not run.teacher.column("float32").test.per_class:
         return
     _heading(console, "Classes that lost most")
     table = _table("class")

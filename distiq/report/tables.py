@@ -1,11 +1,12 @@
 """The tables of a report as text cells, for the page and for the terminal alike."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distiq.records.ablation import AblationRecord
 from distiq.records.models import Column, ModelRecord
-from distiq.records.quality import AccuracyRecord, KeywordRecord, QualityRecord, RegressionRecord
+from distiq.records.quality import KeywordRecord, Metric, Quality
 from distiq.records.record import NOUNS, ONE
 from distiq.records.run import RunRecord
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
@@ -23,9 +24,13 @@ from distiq.records.trials import FLOAT32, Breach, RuntimeRecord, TrialRecord
 from distiq.report.figures import (
     NOTHING,
     amount,
+    change,
     count,
     decibels,
     duration,
+    figure,
+    figure_interval,
+    heading,
     kilobytes,
     memory,
     milliseconds,
@@ -34,7 +39,6 @@ from distiq.report.figures import (
     p_value,
     per_second,
     percent,
-    percent_interval,
     points,
     points_interval,
     quantity,
@@ -44,14 +48,11 @@ from distiq.report.reading import chosen_trial, columns_of, delivered_form, late
 
 WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {
-    "accuracy_drop_points": "accuracy drop against the teacher",
-    "auc_drop_points": "AUC drop against the teacher",
-    "f1_drop_points": "drop of micro F1 against the teacher",
-    "correlation_drop_points": "drop of correlation against the teacher",
-    "size_kb": "file size",
-    "latency_ms": "latency, one sample",
-    "bit_operations_m": "bit operations, one sample",
+    "size_kb": ("file size", "kB"),
+    "latency_ms": ("latency, one sample", "ms"),
+    "bit_operations_m": ("bit operations, one sample", "million"),
 }
+"""Limits that no metric is of: what they limit, and the unit."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,16 @@ class Headline:
 
 
 def headlines(run: RunRecord) -> tuple[Headline, ...]:
-    """Accuracy, size, latency and flips: the delivered int8 file against the teacher's float file."""
+    """Quality, size, latency and what changed: the delivered int8 file against the teacher's float file."""
     teacher, chosen = run.teacher.column("float32"), chosen_trial(run)
     delivered, form = chosen.deployed, delivered_form(run)
+    before, after = teacher.test.primary, delivered.test.primary
     return (
         Headline(
-            f"{run.data.measure.capitalize()}, teacher → {form}",
-            f"{100 * teacher.test.quality:.2f} → {percent(delivered.test.quality)}",
-            f"{points(delivered.test.quality - teacher.test.quality)} on {count(delivered.test.samples)} test samples;"
-            f" 95 % interval {percent_interval(delivered.test.interval)}",
+            f"{heading(after.title)}, teacher → {form}",
+            f"{figure(before).removesuffix(' %')} → {figure(after)}",
+            f"{change(after, before)} on {count(delivered.test.samples)} test samples"
+            + (f"; 95 % interval {figure_interval(after)}" if after.interval else ""),
         ),
         _size_headline(teacher.cost, delivered.cost),
         _latency_headline(run, teacher.cost, delivered.cost),
@@ -97,16 +99,12 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
     )
 
 
-def _changed_headline(delivered: QualityRecord, agreement: float, form: str) -> Headline:
-    """What int8 did to the answers: classes that became others, numbers that moved."""
-    agree = f"against the student's own float32; deployed file and simulation agree on {percent(agreement)}"
-    if isinstance(delivered, RegressionRecord):
-        moved = delivered.change_against_float
-        name, value = "Answers moved by int8", NOTHING if moved is None else f"{amount(moved)} RMS"
-        agree += ", to 1/255 of the answers' span"
-    else:
-        name, value = "Answers changed by int8", percent(delivered.flips_against_float)
-    return Headline(name, value, agree if form == "int8" else "no int8 file is delivered")
+def _changed_headline(delivered: Quality, agreement: float, form: str) -> Headline:
+    """How far int8 moved the predictions."""
+    moved = delivered.change_against_float
+    name = f"{heading(moved.title)}{f', {moved.note}' if moved.note else ''}" if moved else "Change against float32"
+    note = f"the student's own; deployed file and simulation agree on {percent(agreement)}"
+    return Headline(name, figure(moved), note if form == "int8" else "no int8 file is delivered")
 
 
 def measurement_columns(run: RunRecord) -> tuple[tuple[ModelRecord, Column], ...]:
@@ -125,76 +123,57 @@ def measurement_rows(run: RunRecord, columns: tuple[tuple[ModelRecord, Column], 
     costs = [column.cost for _, column in columns]
     latencies = [latency_of(run, cost, 1) for cost in costs]
     batches = [latency_of(run, cost, batch) for cost in costs]
-    name = run.data.measure.capitalize()
-    validation = row(f"{name}, validation", [Cell(percent(column.validation.quality)) for _, column in columns])
-    of_classes = [test for test in tests if isinstance(test, AccuracyRecord)]
-    of_numbers = [test for test in tests if isinstance(test, RegressionRecord)]
     return (
-        row(name, [Cell(percent(t.quality), percent_interval(t.interval)) for t in tests], "test, 95 % interval"),
-        *(_class_rows(of_classes, validation) if of_classes else _number_rows(of_numbers, validation)),
+        *_quality_rows(tests, [column.validation for _, column in columns]),
         row("File", [Cell(kilobytes(c.size_bytes), c.runtime) if c else Cell("no file") for c in costs]),
         row("Parameters", [Cell(count((column.cost or model).parameters)) for model, column in columns]),
         row("Multiply-adds", [Cell(count((column.cost or model).macs)) for model, column in columns], "MACs"),
         row(
-            f"Latency, {ONE[run.data.kind]}",
+            f"Latency, {ONE[run.data.modality]}",
             [Cell(milliseconds(e.p50_ms), f"p95 {milliseconds(e.p95_ms)}") if e else Cell(NOTHING) for e in latencies],
             "median",
         ),
         row(
             f"Throughput, batch {batch}",
             [Cell(per_second(e.throughput_per_s) if e else NOTHING) for e in batches],
-            NOUNS[run.data.kind],
+            NOUNS[run.data.modality],
         ),
         *_rate_rows(run, columns, latencies),
         row("Peak memory", [Cell(memory(c.peak_memory_bytes) if c else NOTHING) for c in costs], "fresh process"),
     )
 
 
-def _class_rows(tests: list[AccuracyRecord], validation: Row) -> tuple[Row, ...]:
-    """What is measured beside accuracy; the row of the validation split stands among it."""
+def _quality_rows(tests: list[Quality], validations: list[Quality]) -> tuple[Row, ...]:
+    """All that was measured of predictions, on the test split but for the row that says otherwise."""
+    first, rows = tests[0], []
+    for name in (first.primary.name, *(metric.name for metric in first.metrics)):
+        metrics = [test.metric(name) for test in tests]
+        rows.append(_metric_row(metrics, "test" if name == first.primary.name else ""))
+    rows += _keyword_rows([test.keyword for test in tests])
+    values = [Cell(figure(quality.primary)) for quality in validations]
+    rows.append(Row(Cell(f"{heading(first.primary.title)}, validation"), tuple(values)))
+    compared = ([t.agreement_with_teacher for t in tests], [t.change_against_float for t in tests])
+    return (*rows, *(_metric_row(metrics) for metrics in compared if any(metrics)))
 
-    def row(name: str, cells: list[Cell], note: str = "") -> Row:
-        return Row(Cell(name, note), tuple(cells))
 
-    areas = [row("AUC", [Cell(percent(t.auc)) for t in tests], "area under the ROC curve")] if tests[0].auc else []
-    if tests[0].micro_f1 is not None:
-        areas += [
-            row("Micro F1", [Cell(percent(t.micro_f1)) for t in tests], "over all labels"),
-            row("Macro F1", [Cell(percent(t.macro_f1)) for t in tests], "mean of the labels"),
-        ]
-    words = [test.keyword for test in tests]
+def _metric_row(metrics: Sequence[Metric | None], split: str = "") -> Row:
+    """One metric over all columns, with its interval where it has one."""
+    known = next(metric for metric in metrics if metric)
+    note = ", ".join(filter(None, (split or known.note, "95 % interval" if known.interval else "")))
+    cells = [Cell(figure(metric), figure_interval(metric) if metric else "") for metric in metrics]
+    return Row(Cell(heading(known.title), note), tuple(cells))
+
+
+def _keyword_rows(words: list[KeywordRecord | None]) -> list[Row]:
     keyword = next((word for word in words if word), None)
-    errors = [] if keyword is None else [
-        row("Equal error rate", [Cell(percent(w.equal_error_rate if w else None)) for w in words],
-            f"“{keyword.keyword}” against all else"),
-        row("Missed", [Cell(percent(w.missed), _threshold(w)) if w else Cell(NOTHING) for w in words],
-            f"at {percent(keyword.allowed_false_accepts, 1)} false accepts"),
-    ]  # fmt: skip
-    return (
-        *areas,
-        *errors,
-        validation,
-        row("Agreement with teacher", [Cell(percent(t.agreement_with_teacher)) for t in tests]),
-        row("Flips against float32", [Cell(percent(t.flips_against_float)) for t in tests]),
-        row("Calibration error", [Cell(percent(t.expected_calibration_error)) for t in tests], "ECE"),
-    )
-
-
-def _number_rows(tests: list[RegressionRecord], validation: Row) -> tuple[Row, ...]:
-    """What is measured beside Pearson's correlation; the row of the validation split stands among it."""
-
-    def row(name: str, cells: list[Cell], note: str = "") -> Row:
-        return Row(Cell(name, note), tuple(cells))
-
-    moved = [test.change_against_float for test in tests]
-    return (
-        row("Rank correlation", [Cell(percent(test.spearman)) for test in tests], "Spearman"),
-        row("RMSE", [Cell(amount(t.rmse), " to ".join(map(amount, t.rmse_interval))) for t in tests],
-            "root mean squared error, 95 % interval"),
-        validation,
-        row("Correlation with teacher", [Cell(percent(test.correlation_with_teacher)) for test in tests]),
-        row("Moved from float32", [Cell(NOTHING if change is None else amount(change)) for change in moved], "RMS"),
-    )  # fmt: skip
+    if keyword is None:
+        return []
+    errors = [Cell(percent(word.equal_error_rate if word else None)) for word in words]
+    missed = [Cell(percent(word.missed), _threshold(word)) if word else Cell(NOTHING) for word in words]
+    return [
+        Row(Cell("Equal error rate", f"“{keyword.keyword}” against all else"), tuple(errors)),
+        Row(Cell("Missed", f"at {percent(keyword.allowed_false_accepts, 1)} false accepts"), tuple(missed)),
+    ]
 
 
 def _threshold(word: KeywordRecord) -> str:
@@ -249,7 +228,7 @@ def float_modules_sentence(run: RunRecord) -> str:
     if not found.kept:
         return f"{names} in int8 costs the logits {decibels(found.sqnr_db_float - found.sqnr_db_int8)} of SQNR."
     return (
-        f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.kind]} is"
+        f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.modality]} is"
         f" {decibels(found.sqnr_db_float)} so, and {decibels(found.sqnr_db_int8)} in int8."
     )
 
@@ -305,7 +284,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
             _against_float32(entry),
             Cell(percent(entry.agreement), _with_others(entry)),
-            Cell(percent(entry.quality)),
+            Cell(figure(entry.quality)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
             Cell(same),
@@ -387,25 +366,32 @@ def breach_sentence(breach: Breach) -> str:
     """What was allowed, what was measured, and by how much it lies beyond."""
     unit = breach.unit
     return (
-        f"{_limit_name(breach)}: {amount(breach.measured)} {unit} measured, {quantity(breach.allowed, unit)} allowed,"
+        f"{heading(breach.title)}: {amount(breach.measured)} {unit} measured, {quantity(breach.allowed, unit)} allowed,"
         f" {amount(breach.excess)} {unit} beyond"
     )
 
 
 def broken_limits(breaches: tuple[Breach, ...]) -> str:
     """The broken limits in a word each, or "none"."""
-    words = (breach.limit.replace("bit_", "bit ").partition("_")[0] for breach in breaches)
-    return ", ".join(words) or "none"
+    return ", ".join(breach.title for breach in breaches) or "none"
 
 
 def budget_lines(run: RunRecord) -> tuple[str, ...]:
     """The limits that were set, as text."""
-    units = {"size_kb": "kB", "latency_ms": "ms", "bit_operations_m": "million"}  # all others are points
-    return tuple(
-        f"{LIMITS.get(limit, limit)} at most {quantity(allowed, units.get(limit, 'points'))}"
-        for limit, allowed in run.budget.items()
-        if allowed is not None
-    )
+    lines = []
+    for limit, allowed in run.budget.items():
+        title, unit = LIMITS.get(limit) or _metric_limit(run, limit)
+        lines.append(f"{title} at most {quantity(allowed, unit)}")
+    return tuple(lines)
+
+
+def _metric_limit(run: RunRecord, limit: str) -> tuple[str, str]:
+    """What a limit of a metric limits, and its unit."""
+    test = run.teacher.column("float32").test
+    metric = test.primary if limit == "drop" else test.metric(limit.removeprefix("metrics."))
+    if metric is None:
+        return limit, ""
+    return f"{metric.title} {'drop' if metric.higher_is_better else 'rise'} against the teacher", metric.drop_unit
 
 
 def verdict_heading(run: RunRecord) -> str:
@@ -502,8 +488,8 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
         Cell(trial.rung, trial.reason + reduced + fewer),
         (
             *(
-                Cell(percent(own.quality), points(own.quality - wanted.quality))
-                for own, wanted in ((deployed.validation, teacher.validation), (deployed.test, teacher.test))
+                Cell(figure(own.primary), change(own.primary, reference.primary))
+                for own, reference in ((deployed.validation, teacher.validation), (deployed.test, teacher.test))
             ),
             Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
             Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
@@ -539,13 +525,15 @@ def _size_headline(teacher: CostRecord | None, delivered: CostRecord | None) -> 
 def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
     before, after = median_ms(run, teacher), median_ms(run, delivered)
     if teacher is None or delivered is None or before is None or after is None:
-        return Headline(f"Latency, {ONE[run.data.kind]}", milliseconds(after), "the teacher's file was not measured")
+        return Headline(
+            f"Latency, {ONE[run.data.modality]}", milliseconds(after), "the teacher's file was not measured"
+        )
     together = {teacher.file, delivered.file} <= run.comparison.files.keys()
     measured = latency_of(run, delivered, 1)
     threads = measured.threads if measured else run.comparison.threads
     many = "s" if threads > 1 else ""
     note = (
-        f"{milliseconds(before)} → {milliseconds(after)}, {ONE[run.data.kind]}, {threads} thread{many},"
+        f"{milliseconds(before)} → {milliseconds(after)}, {ONE[run.data.modality]}, {threads} thread{many},"
         f" measured {'side by side' if together else 'separately'}"
     )
     if run.data.rate:  # the front-end is part of the file
@@ -556,11 +544,6 @@ def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: Cos
 def _gain(before: float, after: float, better: str, worse: str) -> str:
     word, ratio = (better, before / after) if after <= before else (worse, after / before)
     return f"{times(ratio)} {word}"
-
-
-def _limit_name(breach: Breach) -> str:
-    name = LIMITS.get(breach.limit, breach.limit.replace("_", " "))
-    return name[0].upper() + name[1:]
 
 
 ABLATION_HEADINGS = (
@@ -577,8 +560,8 @@ def arm_rows(ablation: AblationRecord) -> tuple[Row, ...]:
         Row(
             Cell(arm.name),
             (
-                Cell(percent(sum(arm.top1) / len(arm.top1)), f"mean of {len(arm.top1)} seeds"),
-                Cell(", ".join(f"{100 * top1:.2f}" for top1 in arm.top1)),
+                Cell(percent(sum(arm.correct) / len(arm.correct)), f"mean of {len(arm.correct)} seeds"),
+                Cell(", ".join(f"{100 * share:.2f}" for share in arm.correct)),
             ),
         )
         for arm in ablation.arms

@@ -8,7 +8,7 @@ from torch import Tensor
 from distiq.data.splits import Data, is_known
 from distiq.evaluation.cost import parameter_count
 from distiq.recipe.recipe import Recipe
-from distiq.records.quality import AccuracyRecord, QualityRecord, RegressionRecord
+from distiq.records.quality import Quality
 from distiq.records.run import AdviceRecord
 from distiq.run.ledger import Ledger
 from distiq.run.measure import MeasuredNetwork
@@ -41,7 +41,7 @@ def advise(
 
 def advice(
     recipe: Recipe,
-    teacher: QualityRecord,
+    teacher: Quality,
     logits: Tensor,
     labels: Tensor,
     train_labels: Tensor,
@@ -60,7 +60,7 @@ def advice(
     fewer = f", {ratio:.1f} times fewer than the teacher" if teacher_size else ""
     batch_size, epochs = recipe.student.training.batch_size, recipe.student.training.epochs
     steps = epochs * max(1, len(train_labels) // batch_size)
-    if isinstance(teacher, RegressionRecord):
+    if labels.is_floating_point():
         (first, *facts), warnings = _of_numbers(teacher, logits[:, 0], labels)
     else:
         (first, *facts), warnings = _of_classes(recipe, teacher, logits, labels, train_labels, classes)
@@ -77,14 +77,11 @@ def advice(
     return AdviceRecord(facts=tuple(facts), warnings=tuple(warnings))
 
 
-def _of_numbers(teacher: RegressionRecord, answers: Tensor, labels: Tensor) -> tuple[list[str], list[str]]:
+def _of_numbers(teacher: Quality, answers: Tensor, labels: Tensor) -> tuple[list[str], list[str]]:
     """Facts and warnings about a teacher's answers (N,) where samples have a number, (N,)."""
-    facts = [
-        f"teacher: a correlation of {100 * teacher.pearson:.2f} % on the validation split, root mean squared error"
-        f" {teacher.rmse:.4g} (always guessing the mean: no correlation)"
-    ]
+    facts = [f"teacher: {_listed(teacher)} on the validation split (always guessing the mean: no correlation)"]
     warnings = []
-    if teacher.interval[0] <= 0:
+    if _lowest(teacher) <= 0:
         warnings.append(
             "the teacher is not shown to be better than always guessing the mean; check its weights and its tokenizer"
         )
@@ -98,7 +95,7 @@ def _of_numbers(teacher: RegressionRecord, answers: Tensor, labels: Tensor) -> t
 
 def _of_classes(
     recipe: Recipe,
-    teacher: AccuracyRecord,
+    teacher: Quality,
     logits: Tensor,
     labels: Tensor,
     train_labels: Tensor,
@@ -110,20 +107,22 @@ def _of_classes(
     several = labels.ndim == 2
     softness = _softness(logits, recipe.distil.temperature, several)
     facts = [
-        f"teacher: {100 * teacher.top1:.2f} % of the validation split, calibration error"
-        f" {100 * teacher.expected_calibration_error:.1f} % "
+        f"teacher: {_listed(teacher)} on the validation split"
         f" (always guessing {'the same labels' if several else 'one class'}: {100 * guess:.1f} %)",
         f"targets at temperature {recipe.distil.temperature:g}: {100 * softness:.0f} % of the entropy of no knowledge",
         *([] if several else _overlap(logits, classes)),
     ]
     warnings = []
-    if teacher.interval[0] <= guess:
+    if _lowest(teacher) <= guess:
         warnings.append(
             f"the teacher is not shown to be better than always guessing the most frequent class ({100 * guess:.1f} %);"
             " check its weights, its preprocessing and the order of its labels"
         )
-    if not several and (mapping := _other_order(logits, labels, teacher.top1, classes)):
-        warnings.append(f"the teacher seems to have its labels in another order: {mapping}; see AdaptedTeacher")
+    if not several and (mapping := _other_order(logits, labels, teacher.value, classes)):
+        warnings.append(
+            f"the teacher seems to have its labels in another order: {mapping}; name them in their order in"
+            " teacher.preprocessing.labels"
+        )
     if softness > NEARLY_UNIFORM:
         warnings.append(
             f"temperature {recipe.distil.temperature:g} makes the teacher's targets nearly uniform; lower it, since"
@@ -135,6 +134,16 @@ def _of_classes(
             " raise it"
         )
     return facts, warnings
+
+
+def _listed(teacher: Quality) -> str:
+    """All that was measured."""
+    return ", ".join(metric.in_words for metric in (teacher.primary, *teacher.metrics))
+
+
+def _lowest(teacher: Quality) -> float:
+    """The lower end of the interval of the primary metric."""
+    return teacher.primary.interval[0] if teacher.primary.interval else teacher.value
 
 
 def _softness(logits: Tensor, temperature: float, several: bool) -> float:
@@ -160,14 +169,14 @@ def _overlap(logits: Tensor, classes: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _other_order(logits: Tensor, labels: Tensor, top1: float, classes: tuple[str, ...]) -> str:
+def _other_order(logits: Tensor, labels: Tensor, accuracy: float, classes: tuple[str, ...]) -> str:
     """The teacher's order in the data's classes, if the answers fit another order far better; else nothing."""
     counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
     counts.index_put_((logits.argmax(1), labels), torch.ones_like(labels), accumulate=True)
     order = counts.argmax(1)
     permutation = len(order.unique()) == len(classes)
     relabelled = float(counts.max(1).values.sum()) / len(labels)
-    if not permutation or relabelled < top1 + 0.3:
+    if not permutation or relabelled < accuracy + 0.3:
         return ""
     moved = [f"its {classes[i]} is {classes[int(label)]}" for i, label in enumerate(order) if i != int(label)]
     return ", ".join(moved[:5]) + (", ..." if len(moved) > 5 else "")

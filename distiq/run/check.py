@@ -7,11 +7,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from distiq.data.audio import Audio
+from distiq.data.images import Images
+from distiq.data.samples import name_of
 from distiq.data.splits import Data
-from distiq.data.text import check_same_tokens
+from distiq.data.text import Text
+from distiq.data.views import check_views
 from distiq.distillation.distil import check_losses, check_smoothing
 from distiq.distillation.quant_regularization import quant_regularization
 from distiq.errors import UserError
+from distiq.evaluation.evaluate import check_metrics
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
 from distiq.progress import Watch
@@ -19,7 +24,6 @@ from distiq.quantization.graph import check_paths, export_graph, prepare
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.recipe import Recipe
-from distiq.records.record import NOUNS
 from distiq.run.measure import example_of
 from distiq.run.networks import Models
 from distiq.runtimes.check import check_runtimes
@@ -28,6 +32,7 @@ from distiq.runtimes.check import check_runtimes
 def check_recipe(recipe: Recipe, data: Data) -> None:
     """Raises UserError if the recipe asks for what this machine, or this data, does not have."""
     check_runtimes(recipe)
+    check_metrics(recipe.budget.metrics, data)
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
@@ -36,47 +41,21 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
 
 def check_training(recipe: Recipe, data: Data) -> None:
     """Raises UserError if networks cannot be trained on this data as the recipe says."""
-    _check_views(recipe, data)
+    check_views(recipe.views, data.preprocessing, data.words)
     for role, network in recipe.networks().items():
-        if "text" in data.preparation and network.weights:
-            check_same_tokens(data.preparation["text"]["tokenizer"], Path(network.weights), f"{role}.weights")
+        if network.weights:
+            data.preprocessing.check_weights(Path(network.weights), f"{role}.weights")
         check_smoothing(network.training, data, f"{role}.training")
 
 
 def _check_task(recipe: Recipe, data: Data) -> None:
-    budget = recipe.budget
-    if data.regression:
-        _refuse_classes(recipe)
-    elif budget.correlation_drop_points is not None:
-        raise UserError(
-            "budget.correlation_drop_points is for regression (data.text.target); limit accuracy_drop_points instead"
-        )
-    if budget.auc_drop_points is not None and len(data.classes) != 2:
-        raise UserError(
-            f"budget.auc_drop_points is for two classes, the data has {len(data.classes)}; limit accuracy_drop_points"
-            " instead"
-        )
-    several = data.multi_label
-    if budget.f1_drop_points is not None and not several:
-        raise UserError("budget.f1_drop_points is for several labels a sample; limit accuracy_drop_points instead")
-    unfit = {"budget.auc_drop_points": budget.auc_drop_points is not None,
-             "evaluation.keyword": bool(recipe.evaluation.keyword),
+    unfit = {"evaluation.keyword": bool(recipe.evaluation.keyword),
              "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
-    if several and (names := [name for name, is_set in unfit.items() if is_set]):
+    names = [name for name, is_set in unfit.items() if is_set]
+    if names and data.regression:
+        raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; leave it out")
+    if names and data.multi_label:
         raise UserError(f"{names[0]} is for one class a sample, but the data gives several labels; leave it out")
-
-
-def _refuse_classes(recipe: Recipe) -> None:
-    """Raises UserError if the recipe asks for what classes alone have, where samples have a number."""
-    budget = recipe.budget
-    unfit = {"budget.accuracy_drop_points": budget.accuracy_drop_points is not None,
-             "budget.auc_drop_points": budget.auc_drop_points is not None,
-             "budget.f1_drop_points": budget.f1_drop_points is not None,
-             "evaluation.keyword": bool(recipe.evaluation.keyword),
-             "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
-    if names := [name for name, is_set in unfit.items() if is_set]:
-        instead = "limit correlation_drop_points instead" if "budget" in names[0] else "leave it out"
-        raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; {instead}")
 
 
 def _check_keyword(recipe: Recipe, data: Data) -> None:
@@ -88,21 +67,12 @@ def _check_keyword(recipe: Recipe, data: Data) -> None:
 
 
 def _check_uint8(recipe: Recipe, data: Data) -> None:
-    dtype = data.train.inputs.dtype
-    if recipe.export.uint8_input and (data.kind != "image" or dtype != torch.uint8):
+    images = data.preprocessing
+    if recipe.export.uint8_input and not (isinstance(images, Images) and images.dtype == torch.uint8):
         raise UserError(
-            f"export.uint8_input is for images of uint8; the {NOUNS[data.kind]} of this run are"
-            f" {str(dtype).removeprefix('torch.')}; set it to false"
+            f"export.uint8_input is for images of uint8; the {data.noun} of this run are {name_of(images.dtype)}; set"
+            " it to false"
         )
-
-
-def _check_views(recipe: Recipe, data: Data) -> None:
-    if data.kind != "image" and (recipe.views.mixup or recipe.views.cutmix):
-        raise UserError(
-            f"views.mixup and views.cutmix blend images, but the data are {NOUNS[data.kind]}; set both to 0"
-        )
-    if data.kind == "text" and recipe.views.text.mask and data.words.mask is None:
-        raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
 
 
 def check_models(recipe: Recipe, data: Data, models: Models, watch: Watch) -> None:
@@ -119,7 +89,8 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
     """
     for network in models.all:
         check_output(network.module, len(data.classes), data.example, network.role)
-        check_rate(network.module, data.rate, network.role)
+        if isinstance(data.preprocessing, Audio):
+            check_rate(network.module, data.preprocessing.rate, network.role)
     student = models.student.module
     for settings in distillations:
         quant_regularization(copy.deepcopy(student), settings.quant_regularization, data.example)
@@ -131,12 +102,13 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
 
 def _trimmed(data: Data) -> str:
     """What a trimmed vocabulary does not know of the test texts."""
-    vocabulary, pad = data.tokens
+    text = data.preprocessing
+    assert isinstance(text, Text)
     unknown, used = data.used_tokens()
-    tokens = data.test.inputs[data.test.inputs != pad]
+    tokens = data.test.inputs[data.test.inputs != text.pad]
     strange = ~torch.isin(tokens, torch.tensor(used)) | (tokens == unknown)
     return (
-        f"student: a vocabulary of {len(used)} of {vocabulary} tokens; {int(strange.sum())} of the {len(tokens)}"
+        f"student: a vocabulary of {len(used)} of {text.vocabulary} tokens; {int(strange.sum())} of the {len(tokens)}"
         " tokens of the test texts count as unknown"
     )
 

@@ -52,7 +52,7 @@ def climb(
     budget, rungs = recipe.budget, rungs_of(recipe)
     modules = float_modules(ledger, data, student, recipe.quantize.float_modules, plain_scheme(recipe, None))
     plain = plain_scheme(recipe, modules)
-    float_drop = 100 * (reference.scores.validation.quality - student.scores.validation.quality)
+    float_drop = student.scores.validation.primary.drop(reference.scores.validation.primary)
     trials: list[Trial] = []
     evidence: SensitivityRecord | None = None
     estimates: dict[str, str] = {}
@@ -72,7 +72,7 @@ def climb(
         breaches = ladder.judge(budget, reference.scores.validation, standing(step.record))
         trials.append(Trial(rung, following.reason, scheme, step.record, files, step.seconds, breaches))
         ledger.watch.note(_summary(trials[-1]))
-        if evidence is None and any(breach.limit in ladder.QUALITY for breach in breaches):
+        if evidence is None and any(breach.of_quality for breach in breaches):
             evidence = noise(plain)
     skipped = (ladder.skipped(rungs, trials, budget, float_drop, evidence)) if trials[-1].breaches else {}
     for rung in rungs:
@@ -98,9 +98,9 @@ def standing(made: QuantizedRecord) -> ladder.Measured:
 
 
 def _summary(trial: Trial) -> str:
-    broken = ", ".join(f"{breach.limit} by {breach.excess:.3g} {breach.unit}" for breach in trial.breaches)
+    broken = ", ".join(f"{breach.title} by {breach.excess:.3g} {breach.unit}" for breach in trial.breaches)
     return (
-        f"{trial.made.deployed.scores.test.in_words}; on the validation split"
+        f"{trial.made.deployed.scores.test.primary.in_words} on the test set; on the validation split"
         f" {'misses ' + broken if broken else 'every limit holds'}"
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distiq import environment
 from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.evaluation.evaluate import Predict
 from distiq.files import sha256_of_json
 from distiq.recipe.measure import ExportSettings, MeasureSettings
@@ -88,7 +89,7 @@ def compare(
     fed, paths = as_fed(data, export), {name: file.path for name, file in files.items()}
     tuning: dict[str, TuningRecord] = {}
     if settings.tune:
-        inputs = fed.normalize(data.test.inputs[:TUNED_ON])
+        inputs = fed.normalize(data.test.take(slice(TUNED_ON)).inputs)
         tuning = {
             name: tune(path, settings.threads, inputs, settings.rounds, settings.seconds)
             for name, path in paths.items()
@@ -101,7 +102,7 @@ def compare(
         threads=settings.threads,
         files=timed,
         tuning=tuning,
-        lengths=_lengths(models, threads, fixed, fed, settings) if data.kind == "text" else (),
+        lengths=_lengths(models, threads, fixed, fed, settings) if data.preprocessing.has_lengths else (),
         fixed_lengths=fixed,
         peak=measure_peak(min(settings.rounds * settings.seconds, MOST_PEAK_SECONDS)),
     )
@@ -118,7 +119,7 @@ def _loaded(
 
 def fixed_lengths(paths: Mapping[str, Path], data: Data) -> dict[str, int]:
     """Of texts: the files that take one length alone, and that length in tokens."""
-    if data.kind != "text":
+    if not data.preprocessing.has_lengths:
         return {}
     lengths = {name: runtime_of(path).entry(path).shape[1] for name, path in paths.items()}
     return {name: length for name, length in lengths.items() if length > 0}
@@ -138,8 +139,9 @@ def _lengths(
     lengths = [tokens for tokens in settings.lengths if tokens <= data.sample_shape[0]]
     if not lengths:
         return ()
-    test = data.test.inputs
-    text = data.normalize(test[data.lengths(test).argmax()].unsqueeze(0))
+    assert isinstance(data.preprocessing, Text)
+    longest = data.preprocessing.lengths(data.test.inputs).argmax()
+    text = data.normalize(data.test.fetch(longest.unsqueeze(0)))
     seconds = min(settings.seconds, LENGTHS_SECONDS / (settings.rounds * len(models) * len(lengths)))
     records = []
     for tokens in lengths:

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from distiq import environment
 from distiq.bundle.write import write_bundle
 from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.files import replace_folder
 from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.recipe.recipe import Recipe, to_toml
@@ -65,7 +66,7 @@ def write_run(
         code_version=source_hash(".")[:16],
         environment=environment.describe(),
         data=data.record(),
-        budget=recipe.budget.model_dump(),
+        budget=recipe.budget.limits,
         teacher=teacher_record,
         student=student_record,
         advice=advice,
@@ -77,7 +78,7 @@ def write_run(
         comparison=timings,
         flips=worst_flips(data, student.logits["test"], load_file(file.path.parent / LOGITS)["test"]),
         verdict=ladder.verdict(
-            recipe.budget, chosen.trials, teacher_record, student_record, data.kind, chosen.delivered
+            recipe.budget, chosen.trials, teacher_record, student_record, data.modality, chosen.delivered
         ),
         delivered=checksums(file.path),
     )
@@ -133,9 +134,10 @@ def _written(
 def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, file: ModelFile) -> None:
     """The float32 student as a folder for other programs; for Optimum with the delivered file, if it is ONNX."""
     partial = ledger.folder / f".{TRANSFORMERS}.partial"
-    text = data.preparation.get("text", {})
+    assert isinstance(data.preprocessing, Text)
+    text = data.preprocessing.to_json() if data.preprocessing.tokenizer else {}
     target = data.target._asdict() if data.regression else None
     save_transformers(student, partial, data.classes, text, data.multi_label, target)
     if file.path.suffix == ".onnx":
-        with_mask(file.path, partial / "model.onnx", data.tokens[1])
+        with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
     replace_folder(partial, ledger.folder / TRANSFORMERS)

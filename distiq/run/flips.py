@@ -6,6 +6,7 @@ import io
 import torch
 from torch import Tensor
 
+from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.records.quality import FlipRecord
 
@@ -18,7 +19,7 @@ def worst_flips(data: Data, before: Tensor, after: Tensor) -> tuple[FlipRecord, 
     Args:
         before, after: logits of the test set (N, classes), float and quantized.
     """
-    if data.kind != "image" or data.multi_label:
+    if not isinstance(data.preprocessing, Images) or data.multi_label:
         return ()
     labels = data.test.labels
     probabilities = torch.softmax(before, 1)
@@ -31,7 +32,7 @@ def worst_flips(data: Data, before: Tensor, after: Tensor) -> tuple[FlipRecord, 
             before=int(before[index].argmax()),
             after=int(after[index].argmax()),
             confidence_before=float(probabilities[index].max()),
-            image_png=_png(data.test.inputs[index]),
+            image_png=_png(data.test.fetch(torch.tensor([index]))[0]),
         )
         for index in order[:WORST_FLIPS]
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 from distiq.data.splits import Data
 from distiq.files import sha256_of_json
 from distiq.recipe.part import Part
+from distiq.run.reach import code_key
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -32,9 +34,24 @@ def step_key(name: str, make: Callable[..., object]) -> str:
         make: a function, or a `functools.partial` of one that binds by keyword what the step is made from.
     """
     bound = make.keywords if isinstance(make, functools.partial) else {}
-    values = {argument: value_key(value) for argument, value in bound.items()}
-    parts = {"name": name, "values": values, "code": source_hash("."), "torch": torch.__version__}
+    parts = {
+        "name": name,
+        "values": {argument: value_key(value) for argument, value in bound.items()},
+        "code": _code_of(make.func if isinstance(make, functools.partial) else make),
+        "torch": torch.__version__,
+    }
     return sha256_of_json(parts)[:16]
+
+
+def _code_of(make: Callable[..., object]) -> str:
+    """Hash of the code that a function, or an object that can be called, reaches."""
+    kind: Any = make if inspect.isfunction(make) else type(make)
+    return _code_reached(Path(inspect.getfile(kind)), kind.__qualname__.partition(".")[0])
+
+
+@functools.cache  # the code of a process does not change
+def _code_reached(file: Path, name: str) -> str:
+    return code_key([(file, name)], (PACKAGE.parent,))
 
 
 def value_key(value: object) -> Any:

@@ -6,8 +6,8 @@ from typing import NamedTuple, Protocol
 from distiq.recipe.budget import Budget
 from distiq.recipe.quantize import Rung
 from distiq.records.models import ModelRecord
-from distiq.records.quality import AccuracyRecord, QualityRecord
-from distiq.records.record import ONE, Kind
+from distiq.records.quality import Metric, Quality
+from distiq.records.record import ONE, Modality
 from distiq.records.run import VerdictRecord
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import SpeedRecord
@@ -54,13 +54,10 @@ class Next(NamedTuple):
     reason: str
 
 
-QUALITY = ("accuracy_drop_points", "auc_drop_points", "f1_drop_points", "correlation_drop_points")
-
-
 class Measured(NamedTuple):
     """What a budget is held against: quality on one split, bytes, milliseconds of one sample, bit operations."""
 
-    quality: QualityRecord
+    quality: Quality
     size_bytes: int
     latency_ms: float
     bit_operations: int | None = None
@@ -79,28 +76,31 @@ class Tried(Protocol):
     def training(self) -> TrainingRecord | None: ...
 
 
-def judge(budget: Budget, teacher: QualityRecord, trial: Measured) -> tuple[Breach, ...]:
+def judge(budget: Budget, teacher: Quality, trial: Measured) -> tuple[Breach, ...]:
     """The limits that do not hold; both qualities are of the same samples."""
-    auc_drop = f1_drop = None
-    if isinstance(teacher, AccuracyRecord) and isinstance(trial.quality, AccuracyRecord):
-        own = trial.quality
-        auc_drop = teacher.auc - own.auc if teacher.auc is not None and own.auc is not None else None
-        f1_drop = teacher.micro_f1 - own.micro_f1 if teacher.micro_f1 is not None and own.micro_f1 is not None else None
-    drop = round(100 * (teacher.quality - trial.quality.quality), 9)  # 100 * (0.92 - 0.91) is a little more than 1
-    checks = (
-        ("accuracy_drop_points", budget.accuracy_drop_points, drop, "points"),
-        ("auc_drop_points", budget.auc_drop_points, round(100 * (auc_drop or 0.0), 9), "points"),
-        ("f1_drop_points", budget.f1_drop_points, round(100 * (f1_drop or 0.0), 9), "points"),
-        ("correlation_drop_points", budget.correlation_drop_points, drop, "points"),
-        ("size_kb", budget.size_kb, trial.size_bytes / 1000, "kB"),
-        ("latency_ms", budget.latency_ms, trial.latency_ms, "ms"),
-        ("bit_operations_m", budget.bit_operations_m, (trial.bit_operations or 0) / 1e6, "million"),
-    )
+    drops = [("drop", budget.drop, teacher.primary, trial.quality.primary)] + [
+        (f"metrics.{name}", allowed, teacher.metric(name), trial.quality.metric(name))
+        for name, allowed in budget.metrics.items()
+    ]
+    checks = [
+        (limit, drop_title(reference), allowed, metric.drop(reference), metric.drop_unit)
+        for limit, allowed, reference, metric in drops
+        if reference is not None and metric is not None
+    ] + [
+        ("size_kb", "size", budget.size_kb, trial.size_bytes / 1000, "kB"),
+        ("latency_ms", "latency", budget.latency_ms, trial.latency_ms, "ms"),
+        ("bit_operations_m", "bit operations", budget.bit_operations_m, (trial.bit_operations or 0) / 1e6, "million"),
+    ]
     return tuple(
-        Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
-        for limit, allowed, measured, unit in checks
+        Breach(limit=limit, title=title, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
+        for limit, title, allowed, measured, unit in checks
         if allowed is not None and measured > allowed
     )
+
+
+def drop_title(metric: Metric) -> str:
+    """What a loss of the metric is called: "accuracy drop", "RMSE rise"."""
+    return f"{metric.title} {'drop' if metric.higher_is_better else 'rise'}"
 
 
 def estimate(rung: Rung, trials: Sequence[Tried], training_seconds: float | None = 0.0) -> str:
@@ -123,13 +123,13 @@ def next_rung(
     rungs: Sequence[Rung],
     trials: Sequence[Tried],
     budget: Budget,
-    float_drop_points: float,
+    float_drop: float,
     evidence: SensitivityRecord | None = None,
 ) -> Next | None:
     """The next attempt, or None when the budget holds or nothing that is left can help.
 
     Args:
-        float_drop_points: what the float32 student loses against the teacher on the validation split.
+        float_drop: what the float32 student loses of the primary metric against the teacher on the validation split.
         evidence: where the noise of the first trial comes from.
     """
     if not trials:
@@ -142,15 +142,15 @@ def next_rung(
             return Next("mixed", f"the file is {size.excess:.1f} kB too large: {WHAT_IT_IS['mixed']}")
         if operations := broken.get("bit_operations_m"):
             return Next("mixed", f"{operations.excess:.3g} million bit operations too many: {WHAT_IT_IS['mixed']}")
-    lost = [breach for breach in last.breaches if breach.limit in QUALITY]
+    lost = [breach for breach in last.breaches if breach.of_quality]
     if not lost:
         # The budget holds, or only size or speed is missing: the files of all other rungs have the same of both.
         return None
-    without = skipped(rungs, trials, budget, float_drop_points, evidence)
+    without = skipped(rungs, trials, budget, float_drop, evidence)
     left = [rung for rung in rungs if rung not in tried and rung not in without]
     if not left:
         return None
-    reason = f"{last.rung} lost {lost[0].excess:.2f} points too many"
+    reason = f"{last.rung} lost {lost[0].excess:.2f} {lost[0].unit} too many"
     for why in dict.fromkeys(why for rung, why in without.items() if rungs.index(rung) < rungs.index(left[0])):
         reason += f"; {why}"
     return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}")
@@ -160,12 +160,12 @@ def skipped(
     rungs: Sequence[Rung],
     trials: Sequence[Tried],
     budget: Budget,
-    float_drop_points: float,
+    float_drop: float,
     evidence: SensitivityRecord | None,
 ) -> dict[Rung, str]:
     """The untried rungs that cannot help, and why."""
     tried = {trial.rung for trial in trials}
-    allowed = budget.quality_drop_points
+    allowed = budget.drop
     found: dict[Rung, str] = {}
     for rung in rungs:
         if rung in tried or rung == "qat":
@@ -178,9 +178,9 @@ def skipped(
             )
         elif rung == "mixed":
             found[rung] = "the bit operations are few enough" if budget.bit_operations_m else "the file is small enough"
-        elif allowed is not None and float_drop_points > allowed:
+        elif allowed is not None and float_drop > allowed:
             # All of these bring the grids closer to float32, which is not good enough itself.
-            found[rung] = f"nothing without training can help, since float32 itself loses {float_drop_points:.2f}"
+            found[rung] = f"nothing without training can help, since float32 itself loses {float_drop:.2f}"
         elif evidence is not None and (why := _cannot_help(rung, evidence, "rounding" in tried)):
             found[rung] = why
     return found
@@ -215,7 +215,7 @@ def best(trials: Sequence[TrialRecord]) -> TrialRecord:
     kept = [trial for trial in trials if not trial.breaches]
     if kept:
         return kept[0]
-    return min(trials, key=lambda trial: (_overrun(trial.breaches), -trial.deployed.validation.quality))
+    return min(trials, key=lambda trial: (_overrun(trial.breaches), -trial.deployed.validation.primary.goodness))
 
 
 def is_slower(trial: TrialRecord) -> bool:
@@ -263,7 +263,7 @@ def verdict(
     trials: Sequence[TrialRecord],
     teacher: ModelRecord,
     student: ModelRecord,
-    kind: Kind = "image",
+    modality: Modality = "image",
     delivered: TrialRecord | None = None,
 ) -> VerdictRecord:
     """How the run ended, in a sentence, with the cheapest next step where a limit is broken.
@@ -279,23 +279,23 @@ def verdict(
     broken = chosen.test_breaches
     cost = chosen.deployed.cost
     assert cost is not None
-    asked = any(value is not None for value in budget.model_dump().values())
     facts = (
-        f"{chosen.deployed.test.in_words}, {cost.size_bytes / 1000:.1f} kB,"
-        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[kind]}"
+        f"{chosen.deployed.test.primary.in_words} on the test set, {cost.size_bytes / 1000:.1f} kB,"
+        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[modality]}"
     )
-    if not asked:
+    if not budget.limits:
         sentence = f"No budget was set. The {chosen.rung} file: {facts}."
     elif not broken:
         sentence = f"The budget holds: the {chosen.rung} file gives {facts}."
     else:
-        over = " and ".join(f"{breach.limit} by {breach.excess:.3g} {breach.unit}" for breach in broken)
+        over = " and ".join(f"{breach.title} by {breach.excess:.3g} {breach.unit}" for breach in broken)
         sentence = f"The budget is missed: {over}. The best file found ({chosen.rung}) gives {facts}."
         if not chosen.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
     sentence += _about_speed(wanted, chosen)
     trained = any(trial.training is not None for trial in trials)
-    step = _next_step(trained, broken, *_compared(broken, teacher, student)) if broken else None
+    worst = _worst(broken) if broken else None
+    step = _next_step(trained, worst, _float_drop(worst, teacher, student)) if worst else None
     return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)
 
 
@@ -338,24 +338,21 @@ def _worst(broken: Sequence[Breach]) -> Breach:
     return max(broken, key=lambda breach: breach.excess / max(abs(breach.allowed), 1e-3))
 
 
-def _compared(broken: Sequence[Breach], teacher: ModelRecord, student: ModelRecord) -> tuple[float, float]:
-    """What the worst breach compares, of both float32 networks: AUC or `quality`, fractions of 1."""
-    one, other = (network.column("float32").test for network in (teacher, student))
-    if _worst(broken).limit == "auc_drop_points":
-        assert isinstance(one, AccuracyRecord)
-        assert isinstance(other, AccuracyRecord)
-        return one.auc or 0.0, other.auc or 0.0
-    return one.quality, other.quality
+def _float_drop(breach: Breach, teacher: ModelRecord, student: ModelRecord) -> float:
+    """What the float32 student alone loses on the test set of the metric that a breach is of."""
+    reference, own = (network.column("float32").test for network in (teacher, student))
+    name = breach.limit.removeprefix("metrics.") if breach.limit != "drop" else own.primary.name
+    before, after = reference.metric(name), own.metric(name)
+    return after.drop(before) if before and after else 0.0
 
 
-def _next_step(trained: bool, broken: Sequence[Breach], teacher_quality: float, float_quality: float) -> str:
+def _next_step(trained: bool, worst: Breach, float_drop: float) -> str:
     """The cheapest thing that is likely to mend the worst breach.
 
     Args:
-        trained: training on the grids was tried.
-        teacher_quality, float_quality: accuracy, correlation or AUC of teacher and student in float32.
+        trained: quantization-aware training was tried.
+        float_drop: what the student loses in float32 already, where the breach is of a metric.
     """
-    worst = _worst(broken)
     if worst.limit == "size_kb":
         return (
             f"Make the student smaller: the file is {worst.measured / worst.allowed:.2f} times the limit; lower its"
@@ -371,11 +368,11 @@ def _next_step(trained: bool, broken: Sequence[Breach], teacher_quality: float, 
             f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the limit; lower its width,"
             " raise a stride earlier in the network, or allow more threads (measure.threads)."
         )
-    float_drop, total = 100 * (teacher_quality - float_quality), worst.measured
     if float_drop > worst.allowed:
         return (
-            f"Train the student longer or make it wider: its float32 alone is {float_drop:.2f} points below the"
-            f" teacher, quantization adds {total - float_drop:.2f} (student.training.epochs, student.options)."
+            f"Train the student longer or make it wider: its float32 alone is {float_drop:.2f} {worst.unit} worse than"
+            f" the teacher, quantization adds {worst.measured - float_drop:.2f} (student.training.epochs,"
+            " student.options)."
         )
     if not trained:
         return 'Put "qat" first in quantize.rungs: float32 alone is within the limit, quantization costs the rest.'

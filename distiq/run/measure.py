@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq import environment
+from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.evaluation.evaluate import Predict, outputs, score
@@ -19,7 +20,7 @@ from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe.measure import EvaluationSettings, ExportSettings
 from distiq.recipe.recipe import Recipe
 from distiq.records.models import Column, ColumnName
-from distiq.records.quality import AccuracyRecord, QualityRecord
+from distiq.records.quality import Quality
 from distiq.records.record import Record
 from distiq.records.speed import CostRecord, LatencyRecord
 from distiq.run.ledger import Ledger, Place, Step
@@ -83,8 +84,8 @@ def turns_of(recipe: Recipe) -> Turns:
 class Scores(Record):
     """The quality of a model on the two splits that it is measured on."""
 
-    test: QualityRecord
-    validation: QualityRecord
+    test: Quality
+    validation: Quality
 
 
 class FileCost(Record):
@@ -128,7 +129,9 @@ class MeasuredNetwork:
 
     @property
     def key(self) -> str:
-        return self.step.key
+        """The network's: what is made from it says itself under which conditions it is measured, and how long that
+        took decides nothing."""
+        return self.trained.key
 
     @property
     def module(self) -> nn.Module:
@@ -162,12 +165,20 @@ def measure_float(
     if trained.network.is_predictor:
         make: partial[FloatRecord] = partial(measure_predictor, trained=trained, data=data, conditions=conditions)
         step = ledger.step(f"{role}-float32", f"asking the {role}", FloatRecord, make)
+        _say(ledger, role, step.record, data)
         return MeasuredNetwork(trained, step, load_file(step.folder / LOGITS), None)
     make = partial(
         measure_network, trained=trained, against=against, data=data, conditions=conditions, turns=turns_of(recipe)
     )
     step = ledger.step(f"{role}-float32", f"measuring the {role}'s float32 file", FloatRecord, make)
+    _say(ledger, role, step.record, data)
     return MeasuredNetwork(trained, step, load_file(step.folder / LOGITS), step.folder / conditions.model_file)
+
+
+def _say(ledger: Ledger, role: str, record: FloatRecord, data: Data) -> None:
+    """A teacher that was loaded is seen to be right, or wrong, before a student learns from it."""
+    test = record.scores.test
+    ledger.watch.note(f"{role}, float32: {test.primary.in_words} on {test.samples} test {data.noun}")
 
 
 def measure_predictor(place: Place, *, trained: TrainedNetwork, data: Data, conditions: Conditions) -> FloatRecord:
@@ -199,19 +210,22 @@ def measure_network(
 
 def example_of(data: Data) -> Tensor:
     """Two inputs of the networks."""
-    return data.normalize(data.calibration.inputs[:2])
+    return data.normalize(data.calibration.take(slice(2)).inputs)
 
 
 def export_file(model: nn.Module, path: Path, data: Data, settings: ExportSettings) -> Path:
     """The model as a file, which takes uint8 images, or takes and gives integers, if the recipe says so."""
-    uint8_input = Uint8Input(data.mean, data.std) if settings.uint8_input else None
+    images = as_fed(data, settings).preprocessing
+    inside = Uint8Input(images.mean, images.std) if isinstance(images, Images) and images.as_uint8 else None
     integer_io = isinstance(model, QuantizedModel) and model.scheme.integer_io
-    return export(model, path, example_of(data), uint8_input, integer_io and runtime_of(path).io_parameters is not None)
+    return export(model, path, example_of(data), inside, integer_io and runtime_of(path).io_parameters is not None)
 
 
 def as_fed(data: Data, settings: ExportSettings) -> Data:
     """The data as the files take it."""
-    return replace(data, as_uint8=settings.uint8_input)
+    if not isinstance(data.preprocessing, Images):
+        return data
+    return replace(data, preprocessing=replace(data.preprocessing, as_uint8=settings.uint8_input))
 
 
 def logits_of(predict: Predict, data: Data) -> Logits:
@@ -237,13 +251,13 @@ def scores(
         teacher, float_student: whose logits they are compared with.
     """
 
-    def of(split: str, labels: Tensor) -> QualityRecord:
+    def of(split: str, labels: Tensor) -> Quality:
         beside, own = (network.logits[split] if network else None for network in (teacher, float_student))
         quality = score(logits[split], labels, len(data.classes), beside, own, data.target.std)
         if not evaluation.keyword:
             return quality
         errors = keyword_errors(logits[split], labels, data.classes, evaluation.keyword, evaluation.false_accepts)
-        return AccuracyRecord.model_validate({**dict(quality), "keyword": errors})
+        return Quality.model_validate({**dict(quality), "keyword": errors})
 
     return Scores(test=of("test", data.test.labels), validation=of("validation", data.validation.labels))
 
@@ -261,7 +275,7 @@ def file_cost(path: Path, model: nn.Module, data: Data, conditions: Conditions, 
         size_bytes=size_bytes(path),
         parameters=parameter_count(model),
         macs=multiply_adds(model, example_of(data)),
-        peak_memory_bytes=peak_memory_bytes(path, fed.normalize(data.test.inputs[:1])),
+        peak_memory_bytes=peak_memory_bytes(path, fed.normalize(data.test.take(slice(1)).inputs)),
         alone=side_by_side(loaded, conditions.threads, fed, turns)[""],
     )
 
@@ -274,8 +288,8 @@ def side_by_side(
     Args:
         threads: what the models were loaded with. data: as the files take it.
     """
-    inputs = data.test.inputs
-    batches = [data.normalize(inputs[torch.arange(size) % len(inputs)]) for size in sorted({1, turns.batch})]
+    sizes = sorted({1, turns.batch})
+    batches = [data.normalize(data.test.fetch(torch.arange(size) % len(data.test))) for size in sizes]
     timed = [latencies(models, batch, threads, turns.rounds, turns.seconds) for batch in batches]
     return {name: tuple(of_size[name] for of_size in timed) for name in models}
 

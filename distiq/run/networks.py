@@ -1,10 +1,12 @@
 """Teacher, assistants and student of a recipe before they are trained here: built, or handed in from Python."""
 
+import contextlib
 import copy
-import hashlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable
+import re
+import sysconfig
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,17 +16,20 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from distiq.data.splits import Data
-from distiq.factory import source_of
-from distiq.files import sha256_of_json, sha256_of_tensors
+from distiq.data.text import Text
+from distiq.distillation.adapt import adapted, example_of
+from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
 from distiq.models.build import Tokens, build, cut
-from distiq.models.from_onnx import is_onnx
+from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.predictor import Predictor, build_predictor
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import ModelSettings, StudentSettings, TeacherSettings
+from distiq.run.keys import PACKAGE
+from distiq.run.reach import Place, code_key, whole
 
-LIBRARIES = ("transformers", "timm", "torchvision")
-"""Packages whose version decides what their networks compute."""
+ADDRESS = re.compile(" at 0x[0-9a-f]+")
+INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 SAMPLES = 8  # on which a callable is tried, and by whose outputs networks are told apart
 
 
@@ -52,7 +57,7 @@ class Network:
     @property
     def is_predictor(self) -> bool:
         """It is a callable, which has no layers and no file."""
-        return isinstance(self.module, Predictor)
+        return any(isinstance(module, Predictor) for module in self.module.modules())
 
     @property
     def is_cut(self) -> bool:
@@ -115,7 +120,7 @@ def build_models(
     first = build_network(recipe, data, "teacher", teacher, watch=watch)
     between = tuple(build_network(recipe, data, role, watch=watch) for role in roles)
     last = build_network(recipe, data, "student", student, first.module, watch)
-    trimmed = data.kind == "text" and recipe.student.options.get("trim_vocabulary") and student is None
+    trimmed = isinstance(data.preprocessing, Text) and recipe.student.options.get("trim_vocabulary") and student is None
     return Models(first, between, last, data.used_tokens()[1] if trimmed else ())
 
 
@@ -137,8 +142,10 @@ def build_network(
     rebuild = partial(_built, role, settings, data, teacher)
     if given is None:
         set_seed(recipe.seed)
-    module = copy.deepcopy(given) if given is not None else rebuild(None, watch)
-    key = network_key(module, settings, data.normalize(data.calibration.inputs[:SAMPLES]))
+    module = _taken(recipe, data, role, given) if given is not None else rebuild(None, watch)
+    key = network_key(
+        module, None if given is not None else settings, data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
+    )
     return Network(role, settings, module, given is not None, recipe.seed, rebuild, key)
 
 
@@ -153,60 +160,117 @@ def _built(
     """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
     tokens, names = _tokens(data), data.classes
     if isinstance(settings, TeacherSettings) and settings.predict:
-        tried = data.normalize(data.calibration.inputs[:SAMPLES])
+        tried = data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
         return build_predictor(settings.predict, data, settings.options, tried)
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
         return cut(source, settings, len(names), data.example, tokens)
-    return build(settings, len(names), data.example, role, tokens, names, watch)
+    if not isinstance(settings, TeacherSettings):
+        return build(settings, len(names), data.example, role, tokens, names, watch)
+    own = settings.preprocessing
+    outputs, known = (len(own.labels), ()) if own.labels else (len(names), names)
+    network = build(settings, outputs, example_of(data, own), role, tokens, known, watch)
+    return adapted(network, data, own)
+
+
+def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module) -> nn.Module:
+    """A copy of what was handed in; a teacher is fed and read as it was trained."""
+    module = copy.deepcopy(given)
+    return adapted(module, data, recipe.teacher.preprocessing) if role == "teacher" else module
 
 
 def _tokens(data: Data) -> Tokens | None:
-    if data.kind != "text":
-        return None
-    return Tokens(*data.tokens, *data.used_tokens(), data.preparation.get("text", {}).get("separator"))
+    text = data.preprocessing
+    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator) if isinstance(text, Text) else None
 
 
 # What decides a network before it is trained --------------------------------------------------------------------------
 
 
-def network_key(module: nn.Module, settings: ModelSettings, samples: Tensor) -> str:
+def network_key(module: nn.Module, settings: ModelSettings | None, samples: Tensor) -> str:
     """Says by which code a network computes, and from which weights.
 
     Args:
-        samples: (B, ...), normalized; a callable is known by its outputs for them.
+        settings: the recipe's; None of a network that was handed in.
+        samples: (B, ...), normalized. Of code that is not distiq's, the outputs for them are in the key, too: they tell
+            networks apart that differ in what neither weights nor text form show.
     """
-    references = [settings.model, settings.predict if isinstance(settings, TeacherSettings) else ""]
+    named = [] if settings is None else [settings.model, getattr(settings, "predict", "")]
+    factories = [Path(reference.rpartition(":")[0]) for reference in named if ".py:" in reference]
     parts = {
-        "form": str(module),
-        "weights": sha256_of_tensors(module.state_dict()),
-        "code": [source_of(reference) for reference in references if ".py:" in reference],
-        "classes": _source(module),
+        "built": None if settings is None else [*named, settings.options],
+        "files": _onnx_files(settings),
+        "form": ADDRESS.sub("", str(module)),
+        "weights": sha256_of_tensors({**dict(module.named_buffers()), **module.state_dict()}),
+        "code": _code(module, factories),
         "versions": _versions(module),
-        "outputs": _outputs(module, samples) if isinstance(module, Predictor) else None,
+        "outputs": _outputs(module, samples) if settings is None or factories else None,
     }
     return sha256_of_json(parts)[:16]
 
 
-def _source(model: nn.Module) -> list[str]:
-    """The source of a network's own classes, where it can be read: the same weights can be computed with otherwise."""
-    sources = set()
+def _onnx_files(settings: ModelSettings | None) -> list[str]:
+    if settings is None or not is_onnx(settings.model):
+        return []
+    return [sha256_of_file(file) for file in files_of_onnx(Path(settings.model))]
+
+
+def _code(model: nn.Module, factories: Sequence[Path]) -> list[str]:
+    """Hashes of the code of a network's classes, of the factories that made it, and of what both import."""
+    own: list[Place] = []
+    local: list[Place] = [place for file in factories for place in whole(file)]
+    roots, texts = {file.parent for file in factories}, list[str]()
     for kind in {type(module) for module in model.modules()}:
-        if kind.__module__.partition(".")[0] not in ("torch", "distiq", *LIBRARIES):
-            try:
-                sources.add(inspect.getsource(kind))
-            except (OSError, TypeError):
-                continue
-    return sorted(sources)
+        file = _source_file(kind)
+        if file is None:
+            continue
+        if kind.__module__ == "__main__":  # the rest of a script is no part of its networks
+            texts.append(inspect.getsource(kind))
+        elif file.is_relative_to(PACKAGE):
+            own.append((file, kind.__qualname__.partition(".")[0]))
+        else:
+            local += whole(file)
+            roots.add(file.parents[kind.__module__.count(".") + (file.name == "__init__.py")])
+    return [code_key(own, (PACKAGE.parent,)), code_key(local, sorted(roots)), *sorted(texts)]
+
+
+def _source_file(kind: type) -> Path | None:
+    """The file that a class is written in; None where it is installed, or cannot be read."""
+    try:
+        file = Path(inspect.getfile(kind)).resolve()
+    except (OSError, TypeError):
+        return None
+    is_installed = any(file.is_relative_to(folder) for folder in INSTALLED) and not file.is_relative_to(PACKAGE)
+    return None if is_installed or not file.is_file() else file
 
 
 def _versions(model: nn.Module) -> dict[str, str]:
-    """Of the libraries that a network's classes come from."""
-    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
-    return {package: importlib.metadata.version(package) for package in LIBRARIES if package in packages}
+    """Of the installed packages that a network's classes come from."""
+    packages = sorted({type(module).__module__.partition(".")[0] for module in model.modules()} - {"distiq"})
+    versions = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
+@torch.no_grad()
 def _outputs(model: nn.Module, samples: Tensor) -> str:
-    with torch.no_grad():
-        return hashlib.sha256(model(samples).contiguous().numpy().tobytes()).hexdigest()
+    """Hash of the outputs, rounded so far that sums in another order do not change it: in double precision where the
+    network can, since that leaves more digits."""
+    if isinstance(model, Predictor):
+        return _rounded(model(samples), 2**8)
+    try:
+        double = copy.deepcopy(model).double().eval()
+        return _rounded(double(samples.double() if samples.is_floating_point() else samples), 2**20)
+    except (RuntimeError, TypeError, ValueError):  # it converts to float32 on its way
+        return _rounded(copy.deepcopy(model).eval()(samples), 2**8)
+
+
+def _rounded(outputs: object, steps: int) -> str:
+    """Hash of outputs in steps of their magnitude; of what is no tensor, that it is none."""
+    if not isinstance(outputs, Tensor):
+        return type(outputs).__name__
+    scale = 2.0 ** outputs.abs().max().clamp(min=1e-30).log2().floor()
+    return sha256_of_tensors({"outputs": (outputs / scale * steps).round().long(), "scale": scale})

@@ -6,7 +6,6 @@ from distiq.data.splits import Data, check_data
 from distiq.files import write_atomically
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe, to_toml
-from distiq.records.record import NOUNS
 from distiq.run.ledger import Ledger
 from distiq.training import processes
 
@@ -23,7 +22,7 @@ def read_data(recipe: Recipe, watch: Watch, given: Data | None = None) -> Data:
     check_data(data)
     watch.note(
         f"{data.source}: {len(data.train)} training, {len(data.validation)} validation, {len(data.calibration)}"
-        f" calibration, {len(data.test)} test {NOUNS[data.kind]}"
+        f" calibration, {len(data.test)} test {data.noun}"
     )
     for note in data.notes:
         watch.note(note)

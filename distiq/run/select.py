@@ -161,7 +161,7 @@ def _in_runtimes(trial: Trial, data: Data, timings: ComparisonRecord) -> tuple[R
             file=file.record.file,
             float_file=file.record.float_file,
             size_bytes=file.record.size_bytes,
-            quality=file.record.scores.test.quality,
+            quality=file.record.scores.test.primary,
             agreement=file.record.agreement,
             steps=file.record.steps,
             same_integers=file.record.same_integers,

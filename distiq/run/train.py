@@ -179,7 +179,7 @@ def train(
 
 
 def _summary(record: TrainingRecord, data: Data) -> str:
-    accuracy = record.epochs[-1].validation_accuracy or 0.0
+    accuracy = record.epochs[-1].validation or 0.0
     return (
         f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation {data.measure}"
         f" {100 * accuracy:.2f} %"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.data.views import Views
 from distiq.training.distributed import gathered
 
@@ -71,34 +72,33 @@ class Batches:
         """The batches of an epoch (from 0), beginning with batch `start`."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.data.train), generator=generator)
-        if self.data.kind == "text":
-            order = by_length(order, self.data, self.batch_size, generator)
+        if isinstance(text := self.data.preprocessing, Text):
+            order = by_length(order, text.lengths(self.data.train.inputs), self.batch_size, generator)
         number = self.views.number(epoch)
         for step in range(start, len(self)):
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
             whole, own = len(indices), slice(process, None, processes)
-            if self.data.kind == "text":  # as long as the longest of the common batch
-                inputs = self.data.trimmed(self.batch(number, indices).inputs)[own]
-                batch = self.batch(number, indices[own])._replace(inputs=inputs, mask=self.data.mask(inputs))
+            if isinstance(text, Text):  # as long as the longest of the common batch
+                inputs = text.trimmed(self.batch(number, indices).inputs)[own]
+                batch = self.batch(number, indices[own])._replace(inputs=inputs, mask=text.attention_mask(inputs))
             else:
                 batch = self.batch(number, indices[own])
             yield batch._replace(whole=whole if processes > 1 else None)
 
     def batch(self, number: int, indices: Tensor) -> Batch:
         """View `number` of the given training samples (B,), normalized."""
-        words = self.data.words if self.data.kind == "text" else None
-        shown = self.views.shown(self.data.train, number, indices, words)
-        images = self.data.normalize(shown.inputs)
-        mask = self.data.mask(images)
-        return Batch(images, shown.labels, indices, number, shown.partners, shown.shares, mask)
+        preprocessing = self.data.preprocessing
+        shown = self.views.shown(self.data.train, preprocessing, number, indices, self.data.words)
+        inputs = preprocessing.normalize(shown.inputs)
+        mask = preprocessing.attention_mask(inputs) if isinstance(preprocessing, Text) else None
+        return Batch(inputs, shown.labels, indices, number, shown.partners, shown.shares, mask)
 
 
-def by_length(order: Tensor, data: Data, batch_size: int, generator: torch.Generator) -> Tensor:
+def by_length(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
     """The order with texts of like length in one batch, so that little is padding; batches come in random order.
 
-    Sorted within pools of `POOL` batches; what fills no batch stays behind.
+    Lengths (N,) are in tokens. Sorted within pools of `POOL` batches; what fills no batch stays behind.
     """
-    lengths = data.lengths(data.train.inputs)
     pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(POOL * batch_size)]
     batches = list(torch.cat(pools).split(batch_size))
     whole = [batch for batch in batches if len(batch) == batch_size]

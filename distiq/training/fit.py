@@ -205,10 +205,10 @@ class _Run:
                 learning_rate=rate,
                 images_per_s=images_per_s,
                 seconds=seconds,
-                validation_accuracy=accuracy,
+                validation=accuracy,
             )
         )
-        best = max((entry.validation_accuracy or 0.0) for entry in self.history)
+        best = max((entry.validation or 0.0) for entry in self.history)
         if not self.keep_best or accuracy is None or accuracy >= best:
             self.kept = self.epoch + 1
             if self.keep_best:
@@ -297,9 +297,8 @@ def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float
     correlation with the labels."""
     device = next(model.parameters()).device
     answers = []
-    for start in range(0, len(data.validation), batch):
-        samples = data.validation.take(slice(start, start + batch))
-        inputs = data.normalize(samples.inputs.to(device))
+    for samples in data.validation.chunks(batch):
+        inputs = data.normalize(samples.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         answers.append(model(inputs).float().cpu())

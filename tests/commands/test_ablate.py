@@ -58,9 +58,9 @@ def test_outputs_have_a_weight_even_where_the_recipe_gives_none():
 
 def test_seeds_arms_and_pairs_are_recorded_and_kept(recipe: Recipe, tmp_path: Path):
     record = ablate(recipe, seeds=2, run=tmp_path / "run")
-    assert {arm.name: len(arm.top1) for arm in record.arms} == {"no teacher": 2, "outputs alone": 2, "recipe": 2}
+    assert {arm.name: len(arm.correct) for arm in record.arms} == {"no teacher": 2, "outputs alone": 2, "recipe": 2}
     assert AblationRecord.load(tmp_path / "run" / "records" / "ablation.json") == record
-    mean = [sum(arm.top1) / 2 for arm in record.arms]
+    mean = [sum(arm.correct) / 2 for arm in record.arms]
     assert record.pairs[0].difference_points == pytest.approx(100 * (mean[1] - mean[0]), abs=1e-4)
     assert record.pairs[2].difference_points == pytest.approx(100 * (mean[2] - mean[1]), abs=1e-4)
     steps = sorted((tmp_path / "run" / "steps").iterdir())

@@ -12,6 +12,7 @@ from scipy.io import wavfile
 
 from distiq.data.audio import (
     DIGIT_SPEAKERS,
+    Audio,
     Sound,
     audio_folder,
     audio_manifest,
@@ -106,7 +107,8 @@ def test_a_folder_is_loaded_and_what_was_done_is_said(folder: Path):
     write(folder / "train" / "low" / "3.wav", tone(300, 0.9))
     settings = DataSettings(source="audio", folder=str(folder), validation=2, calibration=2, audio=SETTINGS)
     data = load(settings, 0)
-    assert (data.kind, data.rate, data.sample_shape, data.classes) == ("audio", RATE, (2000,), ("high", "low"))
+    assert data.preprocessing == Audio((2000,), RATE) and data.sample_shape == (2000,)
+    assert data.classes == ("high", "low")
     assert data.train.inputs.dtype == torch.int16
     assert [len(part) for part in (data.train, data.validation, data.calibration, data.test)] == [8, 2, 2, 4]
     assert data.notes == (
@@ -303,7 +305,7 @@ def test_a_speaker_of_the_digits_is_held_out():
 def test_clips_without_a_rate_are_refused():
     labels = torch.arange(20) % 2
     clips = (torch.zeros(20, 100, dtype=torch.int16), labels)
-    data = from_tensors(clips, clips, validation=4, calibration=4, kind="audio")
+    data = from_tensors(clips, clips, validation=4, calibration=4, modality="audio")
     with pytest.raises(UserError, match="clips without a rate"):
         check_data(data)
-    check_data(from_tensors(clips, clips, validation=4, calibration=4, kind="audio", rate=8000))
+    check_data(from_tensors(clips, clips, validation=4, calibration=4, modality="audio", rate=8000))

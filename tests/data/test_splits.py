@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from distiq.data.images import Images
+from distiq.data.samples import channel_statistics, in_memory
 from distiq.data.splits import (
-    Split,
-    channel_statistics,
     check,
     collect,
     from_tensors,
@@ -77,7 +77,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 def test_statistics_are_of_the_training_split_alone():
     data = make()
-    assert data.mean == channel_statistics(data.train.inputs)[0]
+    assert data.preprocessing.mean == channel_statistics(data.train.inputs)[0]
 
 
 def test_ready_images_are_left_alone():
@@ -163,7 +163,7 @@ def test_too_few_images_are_refused(validation, calibration):
 
 def test_check_names_the_place():
     with pytest.raises(UserError, match=r"^here: no images"):
-        check(Split(*(part[:0] for part in numbered())), ("a", "b"), "here")
+        check(in_memory(*(part[:0] for part in numbered())), Images((2, 4, 5)), ("a", "b"), "here")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def stars(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_numbers_are_standardized_by_the_training_rows():
     train, test = stars(), stars(12)
-    data = from_tensors(train, test, ["stars"], 5, 5, kind="text")
+    data = from_tensors(train, test, ["stars"], 5, 5, modality="text")
     assert data.regression and not data.multi_label and data.record().measure == "correlation"
     labels = data.train.labels.double()
     assert float(labels.mean()) == pytest.approx(0, abs=1e-6) and float(labels.std(correction=0)) == pytest.approx(1)
@@ -202,19 +202,20 @@ def test_numbers_are_standardized_by_the_training_rows():
     torch.testing.assert_close(data.test.labels * std + mean, test[1])
     parts = torch.cat([part.labels for part in (data.train, data.validation, data.calibration)]) * std + mean
     torch.testing.assert_close(parts.sort().values, train[1])
-    assert (mean, std) == (data.preparation["target"]["mean"], data.preparation["target"]["std"])
 
 
 def test_another_unit_gives_the_same_labels_and_another_digest():
     tokens, labels = stars()
-    one, other = (from_tensors((tokens, y), (tokens, y), ["stars"], 5, 5, kind="text") for y in (labels, 9 * labels))
+    units = [(tokens, labels), (tokens, 9 * labels)]
+    one, other = (from_tensors(unit, unit, ["stars"], 5, 5, modality="text") for unit in units)
     torch.testing.assert_close(one.train.labels, other.train.labels)
     assert one.digest() != other.digest() and other.target.std == pytest.approx(9 * one.target.std)
 
 
 def test_unlabelled_texts_beside_numbers():
     tokens, labels = stars()
-    data = with_unlabelled(from_tensors((tokens, labels), (tokens, labels), ["stars"], 5, 5, kind="text"), tokens[:3])
+    labelled = from_tensors((tokens, labels), (tokens, labels), ["stars"], 5, 5, modality="text")
+    data = with_unlabelled(labelled, tokens[:3])
     assert data.train.labels[-3:].isnan().all() and is_known(data.train.labels).sum() == len(data.train) - 3
 
 
@@ -232,7 +233,7 @@ def test_unlabelled_texts_beside_numbers():
 def test_numbers_that_cannot_be_are_refused(labels, settings, said):
     tokens, _ = stars()
     with pytest.raises(UserError, match=said):
-        from_tensors((tokens, labels), (tokens, labels), settings.get("classes", ["stars"]), 5, 5, kind="text")
+        from_tensors((tokens, labels), (tokens, labels), settings.get("classes", ["stars"]), 5, 5, modality="text")
 
 
 def test_numbers_for_images_are_refused():

@@ -112,8 +112,9 @@ def settings(folder, **table):
 
 def test_a_table_of_one_s_own(folder):
     data = load(settings(folder), seed=0)
-    assert (data.kind, data.classes, len(data.train), len(data.test)) == ("table", ("no", "yes"), 32, 20)
-    assert data.preparation["table"]["categorical"] == {"kind": ["a", "b"]}
+    assert (data.modality, data.classes, len(data.train), len(data.test)) == ("table", ("no", "yes"), 32, 20)
+    assert data.preprocessing.encoding.categorical == {"kind": ("a", "b")}
+    assert data.preprocessing.mean == (), "what is encoded lies in 0..1 already"
 
 
 @pytest.mark.parametrize(

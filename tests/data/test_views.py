@@ -5,7 +5,9 @@ import sys
 import pytest
 import torch
 
-from distiq.data.splits import Split, Words
+from distiq.data.images import Images
+from distiq.data.samples import Split, in_memory
+from distiq.data.text import Text, Words
 from distiq.data.views import Views, philox, uniform
 from distiq.errors import UserError
 from distiq.recipe.data import TextViewSettings, ViewSettings
@@ -66,7 +68,7 @@ def test_a_view_is_the_same_in_any_order_and_any_batch(dtype):
 def test_a_view_is_the_same_in_another_process():
     script = """
 import hashlib, torch
-from distiq.data.splits import Split
+from distiq.data.samples import Split, in_memory
 from distiq.data.views import Views
 from distiq.recipe.data import ViewSettings
 images = torch.randint(1, 256, (24, 3, 8, 10), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -180,19 +182,20 @@ def test_distinct_views_come_in_turn():
     assert [alone().number(epoch) for epoch in range(4)] == [0, 1, 2, 3]
 
 
+IMAGES = Images((1, 10, 8))
 MIXED = Views(ViewSettings(shift=1, mixup=0.4, cutmix=0.4), 3)
 
 
 def make_split(count: int = 40) -> Split:
     images = torch.randint(0, 256, (count, 1, 10, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return Split(images, torch.arange(count) % 7)
+    return in_memory(images, torch.arange(count) % 7)
 
 
 def test_mixed_views_do_not_depend_on_the_batch():
     split = make_split()
-    whole = MIXED.shown(split, 2, torch.arange(40))
+    whole = MIXED.shown(split, IMAGES, 2, torch.arange(40))
     some = torch.tensor([31, 4, 17])
-    alone = MIXED.shown(split, 2, some)
+    alone = MIXED.shown(split, IMAGES, 2, some)
     for one, other in zip(whole, alone, strict=True):
         assert torch.equal(one[some], other)
 
@@ -200,7 +203,7 @@ def test_mixed_views_do_not_depend_on_the_batch():
 def test_a_sample_is_mixed_with_another_by_the_share_that_is_told():
     still = Views(ViewSettings(flip=False, shift=0, mixup=1.0), 3)
     split = make_split()
-    shown = still.shown(split, 0, torch.arange(40))
+    shown = still.shown(split, IMAGES, 0, torch.arange(40))
     own, mixed = split.inputs.float(), shown.inputs.float()
     share = shown.shares.view(-1, 1, 1, 1)
     assert ((share >= 0) & (share <= 1)).all()
@@ -217,8 +220,8 @@ def test_a_sample_is_mixed_with_another_by_the_share_that_is_told():
 def test_cutmix_replaces_as_many_pixels_as_its_share_says():
     still = Views(ViewSettings(flip=False, shift=0, cutmix=1.0), 3)
     images = torch.zeros(40, 1, 10, 8)
-    split = Split(torch.arange(40).view(-1, 1, 1, 1) + images, torch.arange(40))
-    shown = still.shown(split, 1, torch.arange(40))
+    split = in_memory(torch.arange(40).view(-1, 1, 1, 1) + images, torch.arange(40))
+    shown = still.shown(split, IMAGES, 1, torch.arange(40))
     kept = (shown.inputs == split.inputs).flatten(1).float().mean(1)
     torch.testing.assert_close(kept, shown.shares)
     patched = (shown.shares < 1) & (shown.shares > 0)
@@ -228,18 +231,19 @@ def test_cutmix_replaces_as_many_pixels_as_its_share_says():
 
 def test_shares_of_mixing_and_none():
     split = make_split(2000)
-    shares = MIXED.shown(split, 0, torch.arange(2000)).shares
+    shares = MIXED.shown(split, IMAGES, 0, torch.arange(2000)).shares
     assert float((shares < 1).float().mean()) == pytest.approx(0.8, abs=0.04)
-    plain = Views(ViewSettings(), 3).shown(split, 0, torch.arange(2000))
+    plain = Views(ViewSettings(), 3).shown(split, IMAGES, 0, torch.arange(2000))
     assert (plain.partners, plain.shares) == (None, None)
 
 
+TEXT = Text((44,), 9)
 WORDS = Words(4, torch.tensor([0, 2, 3, 4]), torch.tensor([7, 7, 7, 8]))
 
 
 def texts() -> Split:
     tokens = torch.tensor([[2, *([5, 6] * 20), 3, 0, 0]]).repeat(50, 1)
-    return Split(tokens, torch.zeros(50, dtype=torch.int64), "text")
+    return in_memory(tokens, torch.zeros(50, dtype=torch.int64))
 
 
 def reader(**settings) -> Views:
@@ -248,7 +252,7 @@ def reader(**settings) -> Views:
 
 def test_tokens_are_masked_and_replaced_by_their_shares():
     split = texts()
-    shown = reader(mask=0.2, replace=0.4).shown(split, 1, torch.arange(50), WORDS).inputs
+    shown = reader(mask=0.2, replace=0.4).shown(split, TEXT, 1, torch.arange(50), WORDS).inputs
     shares = {token: float((shown[:, 1:41] == token).float().mean()) for token in (4, 5, 6, 7, 8)}
     for token, wanted in {4: 0.2, 5: 0.2, 6: 0.2, 7: 0.3, 8: 0.1}.items():
         assert abs(shares[token] - wanted) < 0.035  # 2000 tokens: three deviations
@@ -257,16 +261,16 @@ def test_tokens_are_masked_and_replaced_by_their_shares():
 
 def test_a_text_s_view_is_the_same_in_any_batch():
     views, split = reader(mask=0.3, replace=0.3), texts()
-    whole = views.shown(split, 2, torch.arange(50), WORDS).inputs
+    whole = views.shown(split, TEXT, 2, torch.arange(50), WORDS).inputs
     some = torch.tensor([41, 3, 17])
-    assert torch.equal(views.shown(split, 2, some, WORDS).inputs, whole[some])
-    assert not torch.equal(views.shown(split, 3, some, WORDS).inputs, whole[some])
-    assert torch.equal(reader().shown(split, 2, some, WORDS).inputs, split.inputs[some])
+    assert torch.equal(views.shown(split, TEXT, 2, some, WORDS).inputs, whole[some])
+    assert not torch.equal(views.shown(split, TEXT, 3, some, WORDS).inputs, whole[some])
+    assert torch.equal(reader().shown(split, TEXT, 2, some, WORDS).inputs, split.inputs[some])
 
 
 def test_a_tokenizer_without_a_mask_cannot_mask():
     with pytest.raises(UserError, match=r"views.text.mask: the tokenizer has no mask token"):
-        reader(mask=0.1).shown(texts(), 0, torch.arange(2), WORDS._replace(mask=None))
+        reader(mask=0.1).shown(texts(), TEXT, 0, torch.arange(2), WORDS._replace(mask=None))
 
 
 def test_more_than_every_token_is_refused():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.data.splits import Split
+from distiq.data.audio import Audio
+from distiq.data.samples import in_memory
 from distiq.data.views import Views, uniform, white_noise
 from distiq.data.waveforms import hushed, louder, moved, with_noise
 from distiq.errors import UserError
@@ -53,8 +54,8 @@ def test_without_any_change_a_view_is_the_clip():
 
 
 def test_a_split_of_clips_is_shown_through_its_views():
-    split = Split(clips(), torch.arange(12), "audio")
-    shown = views(**EVERYTHING).shown(split, 2, torch.tensor([4, 1]))
+    split = in_memory(clips(), torch.arange(12))
+    shown = views(**EVERYTHING).shown(split, Audio(split.samples.shape, 8000), 2, torch.tensor([4, 1]))
     assert torch.equal(shown.inputs, views(**EVERYTHING).heard(clips()[[4, 1]], 2, torch.tensor([4, 1])))
     assert shown.labels.tolist() == [4, 1]
 

@@ -18,7 +18,8 @@ from torch import nn
 from distiq.data import audio
 from distiq.data.columns import read_columns
 from distiq.data.tables import Encoding
-from distiq.data.text import TextEncoder, bitmap, train_tokenizer
+from distiq.data.text import Text
+from distiq.data.tokenizer import TextEncoder, bitmap, train_tokenizer
 from distiq.device import run as runner
 from distiq.quantization.quantize import quantize
 from distiq.records.speed import BenchRecord
@@ -26,12 +27,12 @@ from distiq.runtimes.export import RUNTIMES, checksums, export, load
 from distiq.runtimes.inductor import INDUCTOR
 from distiq.runtimes.runtime import Runtime
 
-IMAGES = {"kind": "image", "shape": [3, 4, 6], "divide_by": 255, "mean": [0.5, 0.25, 0.1], "std": [0.2, 0.1, 0.4],
+IMAGES = {"modality": "image", "shape": [3, 4, 6], "divide_by": 255, "mean": [0.5, 0.25, 0.1], "std": [0.2, 0.1, 0.4],
           "labels": ["a", "b", "c"]}  # fmt: skip
-SOUND = {"kind": "audio", "shape": [8], "rate": 4000, "divide_by": 32768, "labels": ["a", "b"]}
-ROWS = {"kind": "table", "shape": [5], "labels": ["a", "b"]}
-TEXTS = {"kind": "text", "shape": [12], "labels": ["a", "b"]}
-FIXED = TEXTS | {"text": {"fixed_length": 12}}
+SOUND = {"modality": "audio", "shape": [8], "rate": 4000, "divide_by": 32768, "labels": ["a", "b"]}
+ROWS = {"modality": "table", "shape": [5], "labels": ["a", "b"]}
+TEXTS = {"modality": "text", "shape": [12], "labels": ["a", "b"]}
+FIXED = TEXTS | {"fixed_length": 12}
 
 
 def test_it_is_python_3_9():
@@ -185,7 +186,7 @@ def test_what_is_no_sample_is_refused(make: Callable[[Path], Path], about: dict,
 # Rows and texts -------------------------------------------------------------------------------------------------------
 
 ENCODING = Encoding({"age": (30.0, (10.0, 20.0, 60.0))}, {"job": ("?", "cook", "smith")})
-OF_ROWS = {"kind": "table", "shape": [5], "labels": ["a", "b"], "table": ENCODING.as_json()}
+OF_ROWS = {"modality": "table", "shape": [5], "labels": ["a", "b"], **ENCODING.as_json()}
 
 
 @pytest.mark.parametrize(
@@ -243,34 +244,34 @@ def test_raw_samples_of_a_bundle_that_does_not_say_how_to_read_them_are_refused(
 def encoder(tmp_path: Path) -> TextEncoder:
     pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     found = TextEncoder(train_tokenizer(["the film is dull", "the film is lovely"], 60), 6)
-    (tmp_path / "tokenizer.json").write_text(found.as_json()["tokenizer"], encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(found.as_text(), encoding="utf-8")
     return found
 
 
 @pytest.mark.parametrize("text", ["The film", "dull", "a film, lovely!", "the film is dull the film", "映画", "x" * 90])
 def test_a_text_is_cut_into_the_tokens_of_distiq(text: str, encoder: TextEncoder, tmp_path: Path):
     expected = encoder.encode([text], "the text", to_longest=True)
-    found, notes = runner.prepared(text, TEXTS | {"text": encoder.as_json()}, tmp_path)
-    assert found.dtype == np.int64 and np.array_equal(found, expected.numbers.numpy())
+    found, notes = runner.prepared(text, Text.of(encoder).to_json(), tmp_path)
+    assert found.dtype == np.int64 and np.array_equal(found, expected.inputs.numpy())
     assert len(notes) == len(expected.notes)
     assert ["cut there" in note for note in notes] == ["cut there" in note for note in expected.notes]
-    about = encoder.as_json() | {"fixed_length": True}
-    padded = encoder.encode([text], "the text").numbers.numpy()
-    assert np.array_equal(runner.prepared(text, TEXTS | {"text": about}, tmp_path)[0], padded)
+    about = Text.of(encoder).to_json() | {"fixed_length": 6}
+    padded = encoder.encode([text], "the text").inputs.numpy()
+    assert np.array_equal(runner.prepared(text, about, tmp_path)[0], padded)
 
 
 def test_tokens_that_a_trimmed_model_does_not_know_are_said(encoder: TextEncoder, tmp_path: Path):
-    about = encoder.as_json()
+    about = Text.of(encoder).to_json()
     known = [number for number in range(about["vocabulary"]) if number != encoder.tokenizer.token_to_id("film")]
     about["kept"] = bitmap(known, about["vocabulary"])
-    _, notes = runner.prepared("the film is dull", TEXTS | {"text": about}, tmp_path)
+    _, notes = runner.prepared("the film is dull", about, tmp_path)
     assert notes == ['"the film is dull": none of the model\'s vocabulary, counted as unknown: film']
 
 
 @pytest.mark.parametrize(("text", "message"), [(" ", "the text is empty"), ("\udcff", "cannot be read")])
 def test_what_is_no_text_is_refused(text: str, message: str, encoder: TextEncoder, tmp_path: Path):
     with pytest.raises(runner.Refused, match=message):
-        runner.prepared(text, TEXTS | {"text": encoder.as_json()}, tmp_path)
+        runner.prepared(text, Text.of(encoder).to_json(), tmp_path)
 
 
 # Checking, answering, timing ------------------------------------------------------------------------------------------
@@ -335,7 +336,7 @@ def test_answers_are_softmax_probabilities():
 
 
 def test_a_number_is_answered_and_checked_in_its_unit():
-    about = {"kind": "text", "labels": ["stars"], "target": {"mean": 50.0, "std": 10.0}}
+    about = {"modality": "text", "labels": ["stars"], "target": {"mean": 50.0, "std": 10.0}}
     outputs = np.array([[-1.0], [0.0], [1.0]], np.float32)
     assert runner.answer(outputs[2], about["labels"], 3, target=about["target"]) == "stars 60"
     vectors = {"inputs": np.zeros((3, 4), np.int64), "outputs": outputs}

@@ -48,7 +48,7 @@ def make_data() -> Data:
     tokens = torch.randint(1, 20, (40, 9), generator=generator)
     tokens *= torch.arange(9) < torch.randint(3, 7, (40, 1), generator=generator)
     labels = torch.arange(40) % 2
-    return from_tensors((tokens[:32], labels[:32]), (tokens[32:], labels[32:]), None, 4, 4, kind="text")
+    return from_tensors((tokens[:32], labels[:32]), (tokens[32:], labels[32:]), None, 4, 4, modality="text")
 
 
 @pytest.fixture

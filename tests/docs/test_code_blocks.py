@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from code_blocks import PAGES, ROOT, SHOWN_ONLY, Sandbox, blocks, check_command, commands
 
 from distiq.commands.compress import compress
 from distiq.recipe.read import load_recipe
+from tests.docs.code_blocks import PAGES, ROOT, SHOWN_ONLY, Sandbox, blocks, check_command, commands
 
 WITH_CODE = [page for page in PAGES if blocks(page)]
 OF_PYTHON = ("README.md", "python.md", "quantization.md")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from code_blocks import PAGES, ROOT
 
 from distiq.cli import app
+from tests.docs.code_blocks import PAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "scripts"))

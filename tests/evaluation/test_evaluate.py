@@ -18,11 +18,11 @@ def oracle(images: Tensor) -> Tensor:
 
 def test_all_right_and_all_wrong(data: Data):
     right = evaluate(oracle, data)
-    assert (right.samples, right.correct, right.top1, right.per_class) == (300, 300, 1.0, (1.0, 1.0, 1.0))
+    assert (right.samples, right.value, right.per_class) == (300, 1.0, (1.0, 1.0, 1.0))
     wrong = evaluate(lambda images: oracle(images).roll(1, 1), data)
-    assert (wrong.correct, wrong.top1) == (0, 0.0)
-    assert wrong.interval[0] == pytest.approx(0, abs=1e-12)
-    assert wrong.interval[1] > 0.01
+    assert wrong.value == 0.0
+    assert wrong.primary.interval[0] == pytest.approx(0, abs=1e-12)
+    assert wrong.primary.interval[1] > 0.01
 
 
 def test_the_split_is_the_one_asked_for_and_the_test_split_by_default(data: Data):
@@ -49,26 +49,26 @@ def test_eager_simulated_and_deployed_go_the_same_way(data: Data, tmp_path):
     with torch.no_grad():
         logits = model(data.normalize(data.test.inputs))
     eager = evaluate(model, data)
-    assert eager.correct == int((logits.argmax(1) == data.test.labels).sum())
+    assert eager.value == int((logits.argmax(1) == data.test.labels).sum()) / 300
     for predict in (quantized, deployed):
         record = evaluate(predict, data, teacher=logits, float_student=logits)
-        assert record.agreement_with_teacher > 0.9
-        assert record.flips_against_float == pytest.approx(1 - record.agreement_with_teacher)
-        assert abs(record.top1 - eager.top1) <= record.flips_against_float + 1e-9
+        agreement, flips = record.agreement_with_teacher.value, record.change_against_float.value
+        assert agreement > 0.9 and flips == pytest.approx(1 - agreement)
+        assert abs(record.value - eager.value) <= flips + 1e-9
 
 
 def test_agreement_and_flips_by_hand():
     ours, theirs = torch.eye(4), torch.eye(4)[[0, 1, 2, 2]]
     assert agreement(ours, theirs) == 0.75
     record = score(ours, torch.tensor([0, 1, 2, 0]), 4, teacher=theirs, float_student=torch.eye(4)[[1, 0, 2, 3]])
-    assert record.correct == 3
-    assert record.agreement_with_teacher == 0.75
-    assert record.flips_against_float == 0.5
+    assert record.value == 0.75
+    assert record.agreement_with_teacher.value == 0.75
+    assert record.change_against_float.value == 0.5
 
 
 def test_nothing_to_compare_with_is_none():
     record = score(torch.eye(2), torch.arange(2), 2)
-    assert record.agreement_with_teacher is record.flips_against_float is None
+    assert record.agreement_with_teacher is record.change_against_float is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -91,6 +91,7 @@ def test_several_labels_are_right_when_all_are():
     labels = torch.tensor([[1, 0], [1, 1], [0, 0]])
     logits, other = torch.tensor([[2.0, -1], [3, -1], [-1, -2]]), torch.tensor([[9.0, -9], [1, 1], [-1, -2]])
     found = score(logits, labels, 2, teacher=other, float_student=logits)
-    assert (found.correct, found.samples, found.auc) == (2, 3, None)
-    assert (found.agreement_with_teacher, found.flips_against_float) == (pytest.approx(2 / 3), 0.0)
-    assert found.micro_f1 == pytest.approx(2 * 2 / (2 * 2 + 0 + 1))
+    assert (found.value, found.samples, found.metric("auc")) == (2 / 3, 3, None)
+    assert found.agreement_with_teacher.value == pytest.approx(2 / 3)
+    assert found.change_against_float.value == 0.0
+    assert found.metric("micro_f1").value == pytest.approx(2 * 2 / (2 * 2 + 0 + 1))

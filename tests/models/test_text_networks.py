@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from distiq.data.text import TextEncoder, train_tokenizer
+from distiq.data.text import Text
+from distiq.data.tokenizer import TextEncoder, train_tokenizer
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
@@ -210,7 +211,7 @@ def test_a_table_of_low_rank_is_factorized_without_a_change(trimmed):
 def test_its_tokenizer_comes_along(tmp_path):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     encoder = TextEncoder(train_tokenizer(["a fine film", "a dull film"], 40), 8)
-    text, tokens = encoder.as_json(), encoder.encode(["a fine film, dull"], "the text", to_longest=True).numbers
+    text, tokens = Text.of(encoder).to_json(), encoder.encode(["a fine film, dull"], "the text", to_longest=True).inputs
     save_transformers(made("transformers:bert", **SMALL_BERT), tmp_path, ["bad", "good"], text)
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert loaded(["a fine film, dull"])["input_ids"] == tokens.tolist()

@@ -76,7 +76,7 @@ def test_it_can_be_trained_on_its_grids(network: DSCNN, clips: Tensor):
     from distiq.training.fit import Losses
 
     labels = torch.arange(96) % 4
-    data = from_tensors((clips[:64], labels[:64]), (clips[64:], labels[64:]), None, 16, 16, kind="audio", rate=8000)
+    data = from_tensors((clips[:64], labels[:64]), (clips[64:], labels[64:]), None, 16, 16, modality="audio", rate=8000)
     quantized = quantize(network, clips, KEPT)
     before = {name: value.clone() for name, value in quantized.state_dict().items() if "weight" in name}
     train_quantized(

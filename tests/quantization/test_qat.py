@@ -153,7 +153,7 @@ def test_simulated_stays_the_reference(quantized: QuantizedModel, data: Data):
 def test_the_best_epoch_on_the_grids_is_kept(learning_rate: float, quantized: QuantizedModel, data: Data):
     training = settings(4, learning_rate).model_copy(update={"clip_norm": 1.0})
     record = train_quantized(quantized, task, data, training, views=STILL)
-    accuracies = [epoch.validation_accuracy for epoch in record.epochs]
+    accuracies = [epoch.validation for epoch in record.epochs]
     assert accuracies[record.kept - 1] == max(accuracies)
     assert validation_accuracy(quantized, data) == max(accuracies)
 

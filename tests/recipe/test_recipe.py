@@ -57,7 +57,7 @@ def test_describe_is_the_default_recipe_with_every_key():
             unset = {key for key, value in part.model_dump().items() if value in ((), None)}
             assert set(part.model_dump()) - unset == set(tree[name])
             assert all(f"# {key} = " in describe() for key in unset)
-    for limit in ("accuracy_drop_points", "auc_drop_points", "size_kb", "latency_ms", "bit_operations_m"):
+    for limit in ("drop", "size_kb", "latency_ms", "bit_operations_m"):
         assert f"# {limit} = " in describe()
 
 
@@ -83,7 +83,7 @@ def test_describe_is_the_default_recipe_with_every_key():
                     ],
                 },
                 "quantize": {"rungs": ["qat"], "training": {"learning_rate": 1e-7}},
-                "budget": {"size_kb": 100},
+                "budget": {"drop": 1.5, "metrics": {"auc": 0.5}, "size_kb": 100},
             }
         ),
     ],

@@ -11,7 +11,7 @@ from PIL import Image
 
 from distiq.records.data import DataRecord
 from distiq.records.models import Column, ColumnName, ModelRecord
-from distiq.records.quality import AccuracyRecord, FlipRecord
+from distiq.records.quality import FlipRecord, Metric, Quality
 from distiq.records.record import Environment
 from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord, CostRecord, LatencyRecord, PeakRecord
@@ -29,17 +29,19 @@ def wilson(correct: int, samples: int) -> tuple[float, float]:
     return ((centre - half) / (1 + z * z / samples), (centre + half) / (1 + z * z / samples))
 
 
-def accuracy(top1: float, classes: int, samples: int = 10_000, **rest: float) -> AccuracyRecord:
-    correct = round(top1 * samples)
-    spread = [min(1.0, max(0.0, top1 + 0.08 * math.sin(2 + 97 * top1 + 2.4 * k))) for k in range(classes)]
-    return AccuracyRecord(
+def accuracy(share: float, classes: int, samples: int = 10_000, alike: float = 0.95, flips: float = 0.01) -> Quality:
+    correct = round(share * samples)
+    spread = [min(1.0, max(0.0, share + 0.08 * math.sin(2 + 97 * share + 2.4 * k))) for k in range(classes)]
+    value, interval = correct / samples, wilson(correct, samples)
+    return Quality(
         samples=samples,
-        correct=correct,
-        top1=correct / samples,
-        interval=wilson(correct, samples),
+        primary=Metric(name="accuracy", title="accuracy", value=value, interval=interval, interval_by="Wilson"),
+        metrics=(
+            Metric(name="calibration_error", title="calibration error", note="ECE", value=0.02, higher_is_better=False),
+        ),
         per_class=tuple(spread),
-        expected_calibration_error=0.021,
-        **rest,
+        agreement_with_teacher=Metric(name="agreement", title="agreement with teacher", value=alike),
+        change_against_float=Metric(name="flips", title="flips against float32", value=flips, higher_is_better=False),
     )
 
 
@@ -65,11 +67,11 @@ def cost(file: str, size_bytes: int, p50_ms: float) -> CostRecord:
     )
 
 
-def column(name: ColumnName, top1: float, classes: int, cost: CostRecord | None = None, **rest: float) -> Column:
+def column(name: ColumnName, share: float, classes: int, cost: CostRecord | None = None, **rest: float) -> Column:
     return Column(
         name=name,
-        test=accuracy(top1, classes, **rest),
-        validation=accuracy(top1 + 0.004, classes, samples=2000, **rest),
+        test=accuracy(share, classes, **rest),
+        validation=accuracy(share + 0.004, classes, samples=2000, **rest),
         cost=cost,
     )
 
@@ -84,7 +86,7 @@ def training(stage: str, parts: tuple[str, ...], epochs: int, last: float) -> Tr
                 learning_rate=0.1,
                 images_per_s=5000.0,
                 seconds=11.0,
-                validation_accuracy=last - 0.12 * math.exp(-epoch / 3),
+                validation=last - 0.12 * math.exp(-epoch / 3),
             )
             for epoch in range(1, epochs + 1)
         ),
@@ -97,22 +99,20 @@ def training(stage: str, parts: tuple[str, ...], epochs: int, last: float) -> Tr
 
 
 def trial(rung: str, number: int, classes: int) -> TrialRecord:
-    top1 = (0.9021, 0.9048, 0.9043, 0.9107)[number % 4]
-    over = Breach(limit="accuracy_drop_points", allowed=1.0, measured=1.2, excess=0.2, unit="points")
+    share = (0.9021, 0.9048, 0.9043, 0.9107)[number % 4]
+    over = Breach(limit="drop", title="accuracy drop", allowed=1.0, measured=1.2, excess=0.2, unit="points")
     return TrialRecord(
         rung=rung,
         reason="the cheapest first" if not number else "accuracy broke by 0.2 points; finer ranges may mend it",
         scheme="int8, per-channel symmetric weights, per-tensor affine activations",
-        simulated=column(
-            "int8 simulated", top1 + 0.0002, classes, agreement_with_teacher=0.951, flips_against_float=0.0082
-        ),
+        simulated=column("int8 simulated", share + 0.0002, classes, alike=0.951, flips=0.0082),
         deployed=column(
             "int8 deployed",
-            top1,
+            share,
             classes,
             cost(f"student-{rung}.onnx", 96_400 + 40 * number, 0.112 + 0.001 * number),
-            agreement_with_teacher=0.9508,
-            flips_against_float=0.0085,
+            alike=0.9508,
+            flips=0.0085,
         ),
         sqnr_db=24.5 + number,
         breaches=() if rung == "qat" else (over,),
@@ -133,7 +133,7 @@ def in_runtime(name: str, gain: float, same_integers: bool, left: tuple[str, ...
         file=f"student-{name}",
         float_file=f"student-float32-{name}",
         size_bytes=96_400,
-        quality=0.9103,
+        quality=Metric(name="accuracy", title="accuracy", value=0.9103),
         agreement=0.9991,
         steps=(99_000, 900, 90, 9, 1),
         same_integers=same_integers,
@@ -166,14 +166,14 @@ def run_record(
     """A run over `rungs`, the last of which is delivered. Without `trained` all weights were loaded."""
     n = len(classes)
     trials = tuple(trial(rung, number, n) for number, rung in enumerate(rungs))
-    teacher = column("float32", 0.9182, n, cost("teacher.onnx", 4_712_000, 1.93), agreement_with_teacher=1.0)
-    student = column("float32", 0.9124, n, cost("student.onnx", 352_000, 0.291), agreement_with_teacher=0.956)
+    teacher = column("float32", 0.9182, n, cost("teacher.onnx", 4_712_000, 1.93), alike=1.0)
+    student = column("float32", 0.9124, n, cost("student.onnx", 352_000, 0.291), alike=0.956)
     files = [teacher.cost, student.cost, *(entry.deployed.cost for entry in trials)]
-    breach = Breach(limit="size_kb", allowed=90, measured=96.4, excess=6.4, unit="kB")
+    breach = Breach(limit="size_kb", title="size", allowed=90, measured=96.4, excess=6.4, unit="kB")
     return RunRecord(
         name="garments",
         command="distiq run recipes/fashion.toml",
-        recipe_toml='name = "garments"\nseed = 0\n\n[budget]\naccuracy_drop_points = 1.0\n',
+        recipe_toml='name = "garments"\nseed = 0\n\n[budget]\ndrop = 1.0\n',
         created="2026-03-01T12:00:00+00:00",
         seconds=1893.0,
         code_version="0.1.0",
@@ -198,7 +198,7 @@ def run_record(
             std=(0.353,),
             digest="5e" * 32,
         ),
-        budget={"accuracy_drop_points": 1.0, "size_kb": 100.0 if met else 90.0, "latency_ms": 0.2},
+        budget={"drop": 1.0, "size_kb": 100.0 if met else 90.0, "latency_ms": 0.2},
         teacher=ModelRecord(
             role="teacher",
             model="resnet",

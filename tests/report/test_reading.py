@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from distiq.records.run import RunRecord
-from distiq.report.reading import class_changes, columns_of, latency_of, quality_floor
+from distiq.report.reading import class_changes, columns_of, latency_of, quality_limit
 
 MakeRun = Callable[..., RunRecord]
 Shares = tuple[float | None, ...]
@@ -37,10 +37,10 @@ def test_classes_without_samples_are_left_out(with_class_accuracies: Callable[[S
     assert [change.name for change in changes] == ["b"]
 
 
-def test_the_floor_is_the_teachers_accuracy_less_the_allowed_drop(make_run: MakeRun):
+def test_the_limit_is_the_teachers_accuracy_less_the_allowed_drop(make_run: MakeRun):
     run = make_run()
-    assert quality_floor(run) == pytest.approx(run.teacher.column("float32").test.top1 - 0.01)
-    assert quality_floor(run.model_copy(update={"budget": {}})) is None
+    assert quality_limit(run) == pytest.approx(run.teacher.column("float32").test.value - 0.01)
+    assert quality_limit(run.model_copy(update={"budget": {}})) is None
 
 
 def test_the_students_int8_columns_are_those_of_the_chosen_trial(make_run: MakeRun):

@@ -4,7 +4,7 @@ import pytest
 
 from distiq.recipe.budget import Budget
 from distiq.records.models import Column, ModelRecord
-from distiq.records.quality import AccuracyRecord
+from distiq.records.quality import Metric, Quality
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 from distiq.records.speed import CostRecord, LatencyRecord, SpeedRecord
 from distiq.records.training import TrainingRecord
@@ -13,21 +13,15 @@ from distiq.records.trials import TrialRecord as Trial
 from distiq.run.ladder import Measured, best, estimate, fall_back, is_slower, judge, next_rung, skipped, verdict
 
 RUNGS = ("static", "minmax", "percentile", "qat")
-BUDGET = Budget(accuracy_drop_points=1.0)
+BUDGET = Budget(drop=1.0)
 
 
-def accuracy(top1: float) -> AccuracyRecord:
-    return AccuracyRecord(
-        samples=1000,
-        correct=round(1000 * top1),
-        top1=top1,
-        interval=(0.0, 1.0),
-        per_class=(top1,),
-        expected_calibration_error=0.0,
-    )
+def accuracy(share: float, **others: float) -> Quality:
+    metrics = tuple(Metric(name=name, title=name.upper(), value=value) for name, value in others.items())
+    return Quality(samples=1000, primary=Metric(name="accuracy", title="accuracy", value=share), metrics=metrics)
 
 
-def column(name: str, top1: float, size_bytes: int = 90_000, latency_ms: float = 0.2) -> Column:
+def column(name: str, share: float, size_bytes: int = 90_000, latency_ms: float = 0.2) -> Column:
     latency = LatencyRecord(
         batch=1, threads=1, runs=9, p50_ms=latency_ms, p95_ms=latency_ms, throughput_per_s=1000 / latency_ms
     )
@@ -40,27 +34,35 @@ def column(name: str, top1: float, size_bytes: int = 90_000, latency_ms: float =
         peak_memory_bytes=None,
         latency=(latency,),
     )
-    return Column(name=name, test=accuracy(top1), validation=accuracy(top1), cost=cost)
+    return Column(name=name, test=accuracy(share), validation=accuracy(share), cost=cost)
 
 
-def judged(budget: Budget, teacher: float, own: float) -> tuple[Breach, ...]:
-    return judge(budget, accuracy(teacher), Measured(accuracy(own), 1, 1.0))
+def judged(budget: Budget, teacher: Quality, own: Quality) -> tuple[Breach, ...]:
+    return judge(budget, teacher, Measured(own, 1, 1.0))
 
 
-def breach(limit: str = "accuracy_drop_points", allowed: float = 1.0, measured: float = 1.5) -> Breach:
-    units = {"accuracy_drop_points": "points", "size_kb": "kB", "latency_ms": "ms", "bit_operations_m": "million"}
-    unit = units[limit]
-    return Breach(limit=limit, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
+TITLES = {
+    "drop": ("accuracy drop", "points"),
+    "size_kb": ("size", "kB"),
+    "latency_ms": ("latency", "ms"),
+    "bit_operations_m": ("bit operations", "million"),
+}
 
 
-def trial(rung: str, *breaches: Breach, test: tuple[Breach, ...] | None = None, top1: float = 0.9) -> Trial:
+def breach(limit: str = "drop", allowed: float = 1.0, measured: float = 1.5) -> Breach:
+    title, unit = TITLES[limit]
+    excess = measured - allowed
+    return Breach(limit=limit, title=title, allowed=allowed, measured=measured, excess=excess, unit=unit)
+
+
+def trial(rung: str, *breaches: Breach, test: tuple[Breach, ...] | None = None, share: float = 0.9) -> Trial:
     trained = TrainingRecord(stage="qat", epochs=(), steps=1, kept=1, precision="float32", device="cpu", seconds=1.0)
     return Trial(
         rung=rung,
         reason="",
         scheme="",
-        simulated=column("int8 simulated", top1),
-        deployed=column("int8 deployed", top1),
+        simulated=column("int8 simulated", share),
+        deployed=column("int8 deployed", share),
         sqnr_db=20.0,
         breaches=breaches,
         test_breaches=breaches if test is None else test,
@@ -69,16 +71,16 @@ def trial(rung: str, *breaches: Breach, test: tuple[Breach, ...] | None = None, 
     )
 
 
-def model(role: str, top1: float) -> ModelRecord:
+def model(role: str, share: float) -> ModelRecord:
     return ModelRecord(
-        role=role, model="resnet", origin="given", parameters=1, macs=1, columns=(column("float32", top1),)
+        role=role, model="resnet", origin="given", parameters=1, macs=1, columns=(column("float32", share),)
     )
 
 
 @pytest.mark.parametrize(
     ("budget", "limit", "measured", "excess", "unit"),
     [
-        (Budget(accuracy_drop_points=1.0), "accuracy_drop_points", 2.0, 1.0, "points"),
+        (Budget(drop=1.0), "drop", 2.0, 1.0, "points"),
         (Budget(size_kb=80), "size_kb", 90.0, 10.0, "kB"),
         (Budget(latency_ms=0.15), "latency_ms", 0.2, 0.05, "ms"),
         (Budget(bit_operations_m=50), "bit_operations_m", 64.0, 14.0, "million"),
@@ -93,33 +95,40 @@ def test_each_limit_is_judged_alone(budget, limit, measured, excess, unit):
 
 @pytest.mark.parametrize(
     "budget",
-    [Budget(), Budget(accuracy_drop_points=2.5, size_kb=91, latency_ms=0.3), Budget(size_kb=90, latency_ms=0.2)],
+    [Budget(), Budget(drop=2.5, size_kb=91, latency_ms=0.3), Budget(size_kb=90, latency_ms=0.2)],
 )
 def test_limits_that_hold(budget):
     assert judge(budget, accuracy(0.92), Measured(accuracy(0.90), 90_000, 0.2)) == ()
 
 
-def test_a_loss_of_f1_is_judged_in_hundredths():
-    teacher, own = (accuracy(0.9).model_copy(update={"micro_f1": f1}) for f1 in (0.913, 0.9))
-    (found,) = judge(Budget(f1_drop_points=1.0), teacher, Measured(own, 1, 1.0))
-    assert (found.limit, found.measured) == ("f1_drop_points", 1.3)
+def error(value: float) -> Quality:
+    """Of a primary metric in a unit of its own, of which less is better."""
+    metric = Metric(name="mae", title="mean error", value=value, unit="levels", higher_is_better=False)
+    return Quality(samples=9, primary=metric)
 
 
-def test_a_loss_of_correlation_is_judged_in_hundredths_and_steers():
-    budget = Budget(correlation_drop_points=1.0)
-    assert judged(budget, 0.9, 0.89) == ()
-    (found,) = judged(budget, 0.9, 0.87)
-    assert (found.limit, found.measured, found.excess) == ("correlation_drop_points", 3.0, 2.0)
+def test_a_rise_of_an_error_is_judged_in_its_own_unit():
+    assert judged(Budget(drop=0.25), error(0.5), error(0.75)) == ()
+    assert judged(Budget(drop=0.25), error(0.5), error(0.4)) == ()
+    (found,) = judged(Budget(drop=0.25), error(0.5), error(1.0))
+    assert (found.title, found.measured, found.excess, found.unit) == ("mean error rise", 0.5, 0.25, "levels")
+
+
+def test_a_large_loss_of_the_float_student_steers():
+    budget = Budget(drop=1.0)
+    assert judged(budget, accuracy(0.9), accuracy(0.89)) == ()
+    (found,) = judged(budget, accuracy(0.9), accuracy(0.87))
+    assert (found.limit, found.measured, found.excess) == ("drop", 3.0, 2.0)
     following = next_rung(("static", "minmax", "qat"), [trial("static", found)], budget, 2.5)
     assert following.rung == "qat" and "float32 itself loses 2.50" in following.reason
 
 
 def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
-    budget = Budget(auc_drop_points=0.5)
-    teacher, near, far = (accuracy(0.9).model_copy(update={"auc": auc}) for auc in (0.9, 0.895, 0.8925))
-    assert judge(budget, teacher, Measured(near, 1, 1.0)) == ()
-    (found,) = judge(budget, teacher, Measured(far, 1, 1.0))
-    assert (found.limit, found.measured, found.excess) == ("auc_drop_points", 0.75, 0.25)
+    budget = Budget(metrics={"auc": 0.5})
+    assert judged(budget, accuracy(0.9, auc=0.8), accuracy(0.1, auc=0.795)) == ()
+    (found,) = judged(budget, accuracy(0.9, auc=0.8), accuracy(0.9, auc=0.7925))
+    assert (found.limit, found.title, found.measured, found.excess) == ("metrics.auc", "AUC drop", 0.75, 0.25)
+    assert found.of_quality
     assert next_rung(RUNGS, [trial("static", found)], budget, 0.0).reason.startswith("static lost 0.25 points too many")
 
 
@@ -127,14 +136,14 @@ def test_a_loss_of_auc_is_judged_in_hundredths_and_climbs_on():
 @pytest.mark.parametrize("teacher", [0.9, 0.91, 0.92, 0.93, 0.947])
 def test_a_drop_of_exactly_the_limit_is_allowed(points, teacher):
     student = round(teacher - points / 100, 6)
-    assert judged(Budget(accuracy_drop_points=points), teacher, student) == ()
-    assert judged(Budget(accuracy_drop_points=points), teacher, student - 1e-5)
+    assert judged(Budget(drop=points), accuracy(teacher), accuracy(student)) == ()
+    assert judged(Budget(drop=points), accuracy(teacher), accuracy(student - 1e-5))
 
 
 def test_a_student_may_be_asked_to_beat_its_teacher():
-    budget = Budget(accuracy_drop_points=-0.5)
-    assert judged(budget, 0.90, 0.906) == ()
-    assert judged(budget, 0.90, 0.904)[0].excess == pytest.approx(0.1)
+    budget = Budget(drop=-0.5)
+    assert judged(budget, accuracy(0.90), accuracy(0.906)) == ()
+    assert judged(budget, accuracy(0.90), accuracy(0.904))[0].excess == pytest.approx(0.1)
 
 
 def test_the_first_rung_comes_first():
@@ -249,7 +258,7 @@ def test_the_reason_names_the_evidence():
 
 
 def test_narrow_weights_come_first_when_the_file_is_too_large():
-    budget = Budget(accuracy_drop_points=1.0, size_kb=80)
+    budget = Budget(drop=1.0, size_kb=80)
     too_large = breach("size_kb", 80, 95)
     following = next_rung(EVERY, [trial("static", breach(), too_large)], budget, 0.0)
     assert following.rung == "mixed" and "15.0 kB too large" in following.reason
@@ -261,7 +270,7 @@ def test_narrow_weights_come_first_when_the_file_is_too_large():
 
 
 def test_narrow_weights_are_fewer_bit_operations():
-    budget = Budget(accuracy_drop_points=1.0, bit_operations_m=50)
+    budget = Budget(drop=1.0, bit_operations_m=50)
     too_many = breach("bit_operations_m", 50, 64)
     following = next_rung(EVERY, [trial("static", too_many)], budget, 0.0)
     assert following.rung == "mixed" and "14 million bit operations too many" in following.reason
@@ -273,13 +282,13 @@ def test_narrow_weights_are_fewer_bit_operations():
 
 @pytest.mark.parametrize("limit", ["size_kb", "latency_ms"])
 def test_no_rung_mends_size_or_speed(limit):
-    budget = Budget(accuracy_drop_points=1.0, size_kb=80, latency_ms=0.1)
+    budget = Budget(drop=1.0, size_kb=80, latency_ms=0.1)
     assert next_rung(RUNGS, [trial("static", breach(limit))], budget, 0.0) is None
     assert next_rung(RUNGS, [trial("static", breach(limit), breach())], budget, 0.0).rung == "minmax"
 
 
 def test_best_is_the_first_that_breaks_nothing():
-    trials = [trial("static", breach()), trial("minmax", top1=0.8), trial("qat", top1=0.9)]
+    trials = [trial("static", breach()), trial("minmax", share=0.8), trial("qat", share=0.9)]
     assert best(trials).rung == "minmax"
 
 
@@ -287,7 +296,7 @@ def test_best_breaks_its_limits_by_the_least_share():
     accuracy_over, size_over = breach(allowed=1.0, measured=1.5), breach("size_kb", 100, 140)
     assert best([trial("static", accuracy_over), trial("minmax", size_over)]).rung == "minmax"  # 50 % against 40 %
     assert best([trial("static", size_over, breach(measured=1.2)), trial("minmax", accuracy_over)]).rung == "minmax"
-    assert best([trial("static", size_over, top1=0.8), trial("minmax", size_over, top1=0.9)]).rung == "minmax"
+    assert best([trial("static", size_over, share=0.8), trial("minmax", size_over, share=0.9)]).rung == "minmax"
 
 
 def decide(budget: Budget, *trials: Trial, teacher: float = 0.92, student: float = 0.915):
@@ -299,7 +308,7 @@ def test_a_verdict_without_a_budget():
     assert (found.met, found.chosen, found.next_step) == (True, "static", None)
     assert (
         found.sentence
-        == "No budget was set. The static file: 90.00 % of the test set, 90.0 kB, 0.200 ms for one image."
+        == "No budget was set. The static file: 90.00 % accuracy on the test set, 90.0 kB, 0.200 ms for one image."
     )
 
 
@@ -314,7 +323,7 @@ def test_a_verdict_of_a_budget_that_is_missed():
     assert not found.met
     assert len(found.breaches) == 2
     assert found.sentence.startswith(
-        "The budget is missed: accuracy_drop_points by 0.5 points and size_kb by 10 kB. The best file found (static)"
+        "The budget is missed: accuracy drop by 0.5 points and size by 10 kB. The best file found (static)"
     )
 
 
@@ -330,7 +339,7 @@ def test_the_verdict_is_of_the_test_set():
     [
         ((breach("size_kb", 80, 100),), 0.915, ["static"], "smaller: the file is 1.25 times the limit"),
         ((breach("latency_ms", 0.1, 0.2),), 0.915, ["static"], "cheaper: it takes 2.00 times the limit"),
-        ((breach(measured=3.0),), 0.9, ["static"], "2.00 points below the teacher, quantization adds 1.00"),
+        ((breach(measured=3.0),), 0.9, ["static"], "2.00 points worse than the teacher, quantization adds 1.00"),
         ((breach(measured=3.0),), 0.915, ["static"], '"qat"'),
         ((breach(measured=3.0),), 0.915, ["qat"], "Train longer on the grids"),
         ((breach(measured=3.0),), 0.915, ["static", "qat"], "Train longer on the grids"),
@@ -356,7 +365,7 @@ def in_runtime(ratio: float, told: bool = True, latency_ms: float = 0.1, name: s
         file=f"student-{name}",
         float_file=f"student-float32-{name}",
         size_bytes=1,
-        quality=0.9,
+        quality=accuracy(0.9).primary,
         agreement=1.0,
         steps=(1, 0, 0, 0, 0),
         same_integers=True,
@@ -419,7 +428,7 @@ def test_a_verdict_says_what_int8_costs_in_time():
     assert sentence(FLOAT, SLOW).endswith(
         "no other int8 file is faster than float32: the float32 student is delivered."
     )
-    assert "The float32 file: 90.00 % of the test set" in sentence(FLOAT, SLOW)
+    assert "The float32 file: 90.00 % accuracy on the test set" in sentence(FLOAT, SLOW)
     other = timed_trial("static", in_runtime(3.0, name="OpenVINO"), SLOW)
     assert sentence(other, SLOW).endswith(
         "delivered is the static file for OpenVINO, 3.00 times faster than float32 there."

@@ -38,9 +38,20 @@ def test_an_onnx_teacher_is_taken_as_it_is(tmp_path: Path):
         assert build_models(recipe, data(), Silent()).student.key != models.student.key, "the file's weights decide"
 
 
+def test_a_teacher_that_was_trained_elsewhere_answers_as_there(tmp_path: Path):
+    samples, path = data(), file_of(tmp_path / "net.onnx", 0)
+    own = {"mean": (0.5,), "std": (0.25,), "labels": ("bright", "dark")}
+    recipe = Recipe(name="own", teacher={"model": str(path), "preprocessing": own}, student={"model": "resnet"})
+    teacher = build_models(recipe, samples, Silent()).teacher
+    answers = teacher.module(samples.normalize(samples.test.inputs))
+    torch.testing.assert_close(answers, load(path)((samples.test.inputs - 0.5) / 0.25).flip(1), atol=1e-5, rtol=1e-5)
+    plain = Recipe(name="own", teacher={"model": str(path)}, student={"model": "resnet"})
+    assert build_models(plain, samples, Silent()).teacher.key != teacher.key
+
+
 def texts() -> Data:
     tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
-    return from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, kind="text")
+    return from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, modality="text")
 
 
 def cut_recipe(training: dict, options: dict, teachers_training: dict | None = None) -> Recipe:

@@ -58,7 +58,7 @@ optimizer = "adamw"
 checkpoint_seconds = 0.0
 
 [budget]
-accuracy_drop_points = -200.0
+drop = -200.0
 
 [measure]
 throughput_batch = 2

@@ -54,7 +54,7 @@ def test_the_schema_is_json():
 def test_a_missed_budget_ends_with_3_and_what_to_do_next(finished):
     assert finished.returncode == 3, finished.stderr
     assert "Traceback" not in finished.stderr
-    assert "The budget is missed: accuracy_drop_points by" in " ".join(finished.stdout.split())
+    assert "The budget is missed: accuracy drop by" in " ".join(finished.stdout.split())
     assert f"bundle: {finished.folder / 'bundle'}" in finished.stdout
 
 
@@ -68,7 +68,7 @@ def test_stages_are_printed_in_their_order(finished):
 
 
 def test_a_budget_that_holds_ends_with_0(finished, run_copy: Path):
-    result = distiq("run", finished.recipe, "--run", run_copy, "--set", "budget.accuracy_drop_points=100")
+    result = distiq("run", finished.recipe, "--run", run_copy, "--set", "budget.drop=100")
     assert result.exit_code == 0, result.output
     assert "The budget holds: the static file" in " ".join(result.stdout.split())
     stages = re.findall(r"s\] (.*)", result.stdout)

@@ -82,7 +82,7 @@ def files(run: Path) -> dict[Path, int]:
 def test_a_budget_that_holds(data: Data, tmp_path: Path):
     teacher, student = network(6), network(4)
     before = [copy.deepcopy(model.state_dict()) for model in (teacher, student)]
-    settings = recipe(budget={"accuracy_drop_points": 100.0, "size_kb": 1000.0, "latency_ms": 1000.0})
+    settings = recipe(budget={"drop": 100.0, "size_kb": 1000.0, "latency_ms": 1000.0})
     record = compress(settings, run=tmp_path / "run", teacher=teacher, student=student, data=data)
 
     assert record.verdict.met
@@ -113,11 +113,11 @@ def test_a_budget_that_cannot_hold_delivers_the_best(finished):
     record = RunRecord.load(finished.folder / "records" / "run.json")
     assert not record.verdict.met
     assert record.verdict.next_step
-    assert [breach.limit for breach in record.verdict.breaches] == ["accuracy_drop_points"]
+    assert [breach.limit for breach in record.verdict.breaches] == ["drop"]
     (breach,) = record.verdict.breaches
     assert breach.excess == pytest.approx(breach.measured - breach.allowed)
     assert [trial.rung for trial in record.trials] == ["static", "qat"]
-    best = max(record.trials, key=lambda trial: trial.deployed.validation.top1)
+    best = max(record.trials, key=lambda trial: trial.deployed.validation.value)
     assert record.verdict.chosen == best.rung
     (chosen,) = finished.folder.glob(f"steps/trial-{best.rung}-*")
     assert (chosen / "model.onnx").read_bytes() == (finished.folder / "bundle" / "model.onnx").read_bytes()
@@ -148,7 +148,7 @@ def test_a_file_that_is_too_large_gets_narrow_weights_and_trains_on_them(data: D
     static = compress(recipe(), run=tmp_path / "static", teacher=network(6), student=student(32), data=data)
     size = static.trials[0].deployed.cost.size_bytes
     settings = recipe(
-        budget={"accuracy_drop_points": -100.0, "size_kb": (size - 4000) / 1000},
+        budget={"drop": -100.0, "size_kb": (size - 4000) / 1000},
         quantize={"rungs": ["static", "mixed", "qat"], "training": {"epochs": 1, "batch_size": 16}},
     )
     record = compress(settings, run=tmp_path / "run", teacher=network(6), student=student(32), data=data)
@@ -312,7 +312,7 @@ def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: 
     (trial,) = record.trials
     assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
     assert trial.deployed.cost.file == "student-static-openvino"
-    assert trial.deployed.test.top1 == trial.runtimes[0].quality
+    assert trial.deployed.test.primary == trial.runtimes[0].quality
     assert set(record.delivered) == {"model.xml", "model.bin"}
     assert Bundle(tmp_path / "bundle").check().passed
 
@@ -374,7 +374,7 @@ def test_an_assistant_stands_between(data: Data, tmp_path: Path):
 @pytest.mark.parametrize("rung", ["rounding", "reconstruct"])
 def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_path: Path):
     training = {"epochs": 1, "batch_size": 16}
-    settings = recipe(quantize={"rungs": [rung, "qat"], "training": training}, budget={"accuracy_drop_points": -100.0})
+    settings = recipe(quantize={"rungs": [rung, "qat"], "training": training}, budget={"drop": -100.0})
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
     rounded, trained = record.trials
     learned = ", BRECQ with QDrop in 300 steps" if rung == "reconstruct" else ""
@@ -388,7 +388,7 @@ def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_
 
 def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, tmp_path: Path):
     quantize = {"rungs": ["rounding", "qat"], "reduce_range": True, "training": {"epochs": 1}}
-    settings = recipe(quantize=quantize, budget={"accuracy_drop_points": -100.0})
+    settings = recipe(quantize=quantize, budget={"drop": -100.0})
     record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
     assert [trial.rung for trial in record.trials] == ["rounding", "qat"]
     for trial in record.trials:

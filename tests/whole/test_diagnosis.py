@@ -29,8 +29,8 @@ def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):
     assert list(checks)[:4] == ["float32 student", "float32 file", "preprocessing", "runtime"]
     assert not any(checks[name].suspect for name in ("float32 file", "preprocessing", "runtime"))
     trial, teacher, student = chosen_trial(run), run.teacher.column("float32").test, run.student.column("float32").test
-    assert f"float32 loses {100 * (teacher.top1 - student.top1):.2f} points" in checks["float32 student"].text
-    if teacher.top1 - trial.deployed.test.top1 <= 0.001:
+    assert f"float32 loses {100 * (teacher.value - student.value):.2f} points" in checks["float32 student"].text
+    if teacher.value - trial.deployed.test.value <= 0.001:
         assert found.cause.startswith("Nothing to explain") and found.cure == ()
     assert found.rung == trial.rung and f'the int8 file of the rung "{trial.rung}"' in found.looked_at
     assert ("weights rounded to the nearest" in found.looked_at) == (trial.rung == "qat")

@@ -57,7 +57,7 @@ def losses(run: Path) -> dict[str, list]:
     for path in run.glob("steps/*/record.json"):
         training = json.loads(path.read_text()).get("training")
         if training:
-            epochs = [(epoch["losses"], epoch["validation_accuracy"]) for epoch in training["epochs"]]
+            epochs = [(epoch["losses"], epoch["validation"]) for epoch in training["epochs"]]
             found[path.parent.name] = [epochs, training["kept"], training["steps"]]
     return found
 

@@ -87,7 +87,7 @@ def run(folder: Path) -> RunRecord:
 
 def test_which_text_is_which_is_learned(run: RunRecord):
     for column in (run.teacher.column("float32"), *run.student.columns):
-        assert column.test.quality > 0.9, column.name
+        assert column.test.value > 0.9, column.name
     assert run.trials[0].agreement > 0.95 and run.trials[0].runtimes[0].same_integers
 
 

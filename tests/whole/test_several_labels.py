@@ -49,7 +49,7 @@ rungs = ["static", "qat"]
 epochs = 1
 batch_size = 16
 [budget]
-f1_drop_points = -200.0
+metrics = {micro_f1 = -200.0}
 [measure]
 throughput_batch = 2
 rounds = 1
@@ -80,9 +80,10 @@ def run(folder: Path) -> RunRecord:
 
 def test_exact_match_and_f1_stand_in_the_record_and_the_report(run: RunRecord, folder: Path):
     found = run.student.column("int8 deployed").test
-    assert found.top1 > 0.95 and found.micro_f1 is not None and found.micro_f1 > 0.95
+    micro = found.metric("micro_f1")
+    assert found.value > 0.95 and micro is not None and micro.value > 0.95
     assert all(trial.agreement == 1.0 and trial.runtimes[0].same_integers for trial in run.trials)
-    assert [breach.limit for breach in run.verdict.breaches] == ["f1_drop_points"]
+    assert [breach.limit for breach in run.verdict.breaches] == ["metrics.micro_f1"]
     report = (folder / "run" / "report.html").read_text()
     assert "Exact match" in report and "Micro F1" in report and "Macro F1" in report
 

@@ -50,7 +50,7 @@ precision = "float32"
 [quantize]
 rungs = ["static"]
 [budget]
-accuracy_drop_points = 50.0
+drop = 50.0
 size_kb = 16
 [measure]
 throughput_batch = 2
@@ -111,8 +111,8 @@ def test_the_front_end_stays_in_float_by_measurement_and_the_rest_is_int8(record
 
 
 def test_tones_are_told_from_hisses(record: RunRecord):
-    assert record.trials[0].deployed.test.top1 >= 0.9
-    assert (record.data.kind, record.data.rate, record.data.sample_shape) == ("audio", RATE, (1000,))
+    assert record.trials[0].deployed.test.value >= 0.9
+    assert (record.data.modality, record.data.rate, record.data.sample_shape) == ("audio", RATE, (1000,))
 
 
 def test_errors_of_the_keyword_are_recorded_for_every_column(record: RunRecord, run: Path):
@@ -138,7 +138,7 @@ def test_the_report_speaks_of_clips(run: Path):
 
 def test_the_preprocessing_says_rate_and_window(run: Path):
     found = json.loads((run / "bundle" / "preprocessing.json").read_text())
-    assert (found["kind"], found["rate"], found["shape"], found["divide_by"]) == ("audio", RATE, [1000], 32768)
+    assert (found["modality"], found["rate"], found["shape"], found["divide_by"]) == ("audio", RATE, [1000], 32768)
     vectors = load_file(run / "bundle" / "vectors.safetensors")
     assert torch.equal(vectors["samples"].float() / 32768, vectors["inputs"])
     assert "distiq predict . clip.wav" in (run / "bundle" / "CARD.md").read_text()
@@ -279,4 +279,5 @@ def test_the_files_of_the_folder_are_what_was_measured(run: Path, bundle: Bundle
         for path in sorted((run.parent / "test" / name).iterdir()):
             assert read_sound(path).rate == RATE
             right += bundle.predict(path, 1)[0].label == name
-    assert right == record.trials[0].deployed.test.correct
+    quality = record.trials[0].deployed.test
+    assert right == quality.value * quality.samples

@@ -1,0 +1,79 @@
+"""A teacher that was trained with other preprocessing, or with its classes in another order, on this data."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distiq.data.images import Images
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.models.adapted import Adapted, Refit
+from distiq.recipe.training import TeacherPreprocessing
+
+
+def adapted(network: nn.Module, data: Data, own: TeacherPreprocessing) -> nn.Module:
+    """The network, fed as it was trained and answering the data's classes; itself where nothing differs.
+
+    Raises:
+        UserError: the data are no images and `own` is of images, does not fit their channels, or lacks a class.
+    """
+    view = refit(data, own.mean, own.std, own.size, own.channels == "bgr")
+    columns = columns_of(data, own.labels) if own.labels else None
+    return Adapted(network, view, columns) if view is not None or columns is not None else network
+
+
+def example_of(data: Data, own: TeacherPreprocessing) -> Tensor:
+    """(1, ...) zeros of the form that the teacher sees."""
+    return torch.zeros(1, data.sample_shape[0], *own.size) if own.size else data.example
+
+
+def refit(
+    data: Data, mean: Sequence[float], std: Sequence[float], size: Sequence[int], reverse: bool = False
+) -> Refit | None:
+    """What turns the data's inputs into those of a teacher; None where they are the same. What is empty is the data's.
+
+    Args:
+        mean, std: per channel, of pixels in 0..1, in the order that the teacher reads. size: (height, width).
+        reverse: the teacher reads BGR.
+
+    Raises:
+        UserError: the data are no images, or have other channels.
+    """
+    if not (mean or std or size or reverse):
+        return None
+    images = data.preprocessing
+    if not isinstance(images, Images):
+        raise UserError(
+            f"teacher.preprocessing: mean, std, size and channels are of images, the data are {data.noun}; leave them"
+            " out"
+        )
+    channels, height, width = images.shape
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (0, channels):
+            raise UserError(
+                f"teacher.preprocessing.{name}: {len(numbers)} numbers, but the images have {channels} channels; give"
+                f" {channels}"
+            )
+    if reverse and channels != 3:
+        raise UserError(f'teacher.preprocessing.channels = "bgr", but the images have {channels} channel; leave it out')
+    order = slice(None, None, -1 if reverse else 1)
+    after = (tuple(mean) or images.mean[order], tuple(std) or images.std[order])
+    target = (size[0], size[1]) if size else (height, width)
+    return Refit((images.mean, images.std), after, (height, width), target, reverse)
+
+
+def columns_of(data: Data, labels: Sequence[str]) -> tuple[int, ...]:
+    """Where the data's classes stand among a teacher's labels.
+
+    Raises:
+        UserError: samples have no classes, or the teacher lacks one; both lists are shown.
+    """
+    if data.regression:
+        raise UserError("teacher.preprocessing.labels is for classes, but each sample has a number; leave it out")
+    if missing := [name for name in data.classes if name not in labels]:
+        raise UserError(
+            f"the teacher does not know {', '.join(map(repr, missing))}. The teacher's classes: {', '.join(labels)}."
+            f" The data's classes: {', '.join(data.classes)}"
+        )
+    return tuple(list(labels).index(name) for name in data.classes)
