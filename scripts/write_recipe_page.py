@@ -1,4 +1,5 @@
-"""Writes docs/recipes.md from the settings: every key of a recipe, its default and its meaning.
+"""Writes docs/recipes.md from the settings: every key of a recipe, its default and its meaning; and the table of rungs
+in docs/quantization.md.
 
 python scripts/write_recipe_page.py
 """
@@ -15,8 +16,11 @@ from distiq.recipe.recipe import Recipe
 from distiq.recipe.shipped import shipped_recipes, summary
 from distiq.recipe.toml import written
 from distiq.recipe.training import AssistantSettings
+from distiq.run.rungs import table
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
+RUNGS_PAGE = PAGE.with_name("quantization.md")
+RUNGS_BEGIN, RUNGS_END = "<!-- rungs: written by scripts/write_recipe_page.py -->", "<!-- end of rungs -->"
 LISTS: dict[str, tuple[str, type[Part]]] = {
     "assistants": ("[assistants]", AssistantSettings),
     "losses": ("[distil.losses]", KnowledgeLoss),
@@ -36,6 +40,12 @@ recipe's folder. `distiq init my.toml --data photos` writes the lines that matte
 current folder.
 
 """
+
+
+def page_of_rungs() -> str:
+    """The page of quantization with the table of rungs as it is now."""
+    before, _, rest = RUNGS_PAGE.read_text(encoding="utf-8").partition(RUNGS_BEGIN)
+    return f"{before}{RUNGS_BEGIN}\n\n{table()}\n\n{RUNGS_END}{rest.partition(RUNGS_END)[2]}"
 
 
 def page() -> str:
@@ -90,3 +100,4 @@ def _type(annotation: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    RUNGS_PAGE.write_text(page_of_rungs(), encoding="utf-8")

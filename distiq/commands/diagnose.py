@@ -25,9 +25,8 @@ from distiq.quantization.fake_quantize import ActivationFakeQuantize
 from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.ranges import activation_range, percentile_range
-from distiq.quantization.scheme import RangeMethod, Scheme
+from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
-from distiq.recipe.quantize import Rung
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.records.diagnosis import DiagnosisRecord, FindingRecord
@@ -36,10 +35,11 @@ from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.trials import FLOAT32, TrialRecord
 from distiq.report.reading import chosen_trial, read_run
 from distiq.run.climb import plain_scheme
-from distiq.run.ladder import FLOAT_LAYERS, MOST, best
+from distiq.run.ladder import best
 from distiq.run.ledger import Ledger
 from distiq.run.measure import LOGITS
 from distiq.run.networks import build_network
+from distiq.run.rungs import FLOAT_LAYERS, MOST, RUNGS, Cause, Rung, training_rung
 from distiq.run.train import WEIGHTS
 
 NEGLIGIBLE_POINTS = 0.1
@@ -47,12 +47,10 @@ SAME_PREDICTIONS = 0.999
 OUTLIER = 4.0  # a range so many times as wide as what 99.9 % of the values need
 BETTER_DB = 3.0
 NOTHING: tuple[str, ...] = ()
-RANGES: dict[Rung, RangeMethod] = {"static": "mse", "minmax": "minmax", "percentile": "percentile"}
-WHY: dict[Rung, str] = {
-    "static": "they weigh clipping and rounding together",
-    "minmax": "the outliers carry information",
-    "percentile": "a few outliers stretch the others",
-}
+
+
+BY_RANGES = tuple(rung for rung in RUNGS if rung.ranges is not None)
+"""Rungs that differ in how they find ranges."""
 
 
 def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
@@ -127,11 +125,10 @@ def read_case(ledger: Ledger) -> Case:
     trial = chosen_trial(run)
     if trial.rung == FLOAT32:
         trial = best([other for other in run.trials if other.rung != FLOAT32])
-    # Rounding and training leave no float32 weights to compare with: then the ranges of "static" are looked at.
-    rung: Rung = next((rung for rung in RANGES if rung == trial.rung), "static")
-    scheme = replace(
-        plain_scheme(recipe, run.float_modules), ranges=RANGES[rung], percentile=recipe.quantize.percentile
-    )
+    # Rounding and training leave no float32 weights to compare with: then the plain ranges are looked at.
+    rung = next((rung for rung in BY_RANGES if rung.name == trial.rung), BY_RANGES[0])
+    assert rung.ranges is not None
+    scheme = replace(plain_scheme(recipe, run.float_modules), ranges=rung.ranges, percentile=recipe.quantize.percentile)
     quantized = quantize(student, calibration, scheme)
     ledger.watch.stage("quantizing every tensor alone")
     return Case(
@@ -146,7 +143,7 @@ def read_case(ledger: Ledger) -> Case:
         rung,
         scheme,
         quantized,
-        sensitivity(quantized, calibration[:SAMPLES], rung, ledger.watch),
+        sensitivity(quantized, calibration[:SAMPLES], rung.name, ledger.watch),
     )
 
 
@@ -280,17 +277,18 @@ def _calibration(case: Case) -> Iterator[Finding]:
 
 def _ranges(case: Case) -> Iterator[Finding]:
     """Would wider or narrower ranges have been better? Judged on samples that calibration has not seen."""
-    reference, found = _logits(case.student, case.validation), {}
-    for rung, ranges in RANGES.items():
-        other = quantize(case.student, case.calibration, replace(case.scheme, ranges=ranges))
-        found[rung] = sqnr_db(reference, _logits(other, case.validation))
-    most = max(found, key=found.__getitem__)
-    gain = found[most] - found[case.rung]
+    reference, sqnr = _logits(case.student, case.validation), dict[str, float]()
+    for rung in BY_RANGES:
+        assert rung.ranges is not None
+        other = quantize(case.student, case.calibration, replace(case.scheme, ranges=rung.ranges))
+        sqnr[rung.name] = sqnr_db(reference, _logits(other, case.validation))
+    most = max(BY_RANGES, key=lambda rung: sqnr[rung.name])
+    gain = sqnr[most.name] - sqnr[case.rung.name]
     yield Finding(
         "ranges",
         gain > BETTER_DB,
-        "held-out validation samples, by range: " + ", ".join(f"{rung} {db:.1f} dB" for rung, db in found.items()),
-        f'The ranges do not fit: with those of "{most}" the noise falls by {gain:.1f} dB ({WHY[most]}).',
+        "held-out validation samples, by range: " + ", ".join(f"{name} {db:.1f} dB" for name, db in sqnr.items()),
+        f'The ranges do not fit: with those of "{most.name}" the noise falls by {gain:.1f} dB ({most.because}).',
         cure_by(case, most),
     )
 
@@ -306,7 +304,7 @@ def _outliers(case: Case) -> Iterator[Finding]:
         f'the widest range, behind "{place}", is {ratio:.1f} times what 99.9 % of its values need',
         f'A few outliers stretch the range behind "{place}" to {ratio:.1f} times what 99.9 % of the values need,'
         f" and activations make {100 * share:.0f} % of the noise.",
-        cure_by(case, "equalize", "qat"),
+        cure_by(case, *_against("outliers")),
     )
 
 
@@ -318,22 +316,21 @@ def _one_layer(case: Case) -> Iterator[Finding]:
         share > MOST and case.noise.weights_share > MOST,
         f"the weights of {names} make {100 * share:.0f} % of the noise of all weights",
         f"The weights of {names} make {100 * share:.0f} % of the noise of all weights.",
-        cure_by(case, "rounding", "float_layers"),
+        cure_by(case, *_against("single layers")),
     )
 
 
 def _weights_or_activations(case: Case) -> Iterator[Finding]:
     weights, activations = case.noise.weights.sqnr_db, case.noise.activations.sqnr_db
     share = case.noise.weights_share
-    blame = "weights" if share > MOST else "activations"
-    cure: tuple[Rung, ...] = ("equalize", "rounding", "qat") if share > MOST else ("equalize", "qat")
+    blame: Cause = "weights" if share > MOST else "activations"
     part = 100 * max(share, 1 - share)
     yield Finding(
         "weights or activations",
         True,  # one of the two it is
         f"weights alone {weights:.1f} dB, activations alone {activations:.1f} dB",
         f"The noise comes mostly from {blame} ({part:.0f} %) and is spread over the network.",
-        cure_by(case, *cure),
+        cure_by(case, *_against(blame)),
     )
 
 
@@ -343,14 +340,18 @@ CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
 )  # fmt: skip
 
 
+def _against(cause: Cause) -> tuple[Rung, ...]:
+    return tuple(rung for rung in RUNGS if cause in rung.cures)
+
+
 def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
     """The cure that climbs those of these rungs that the run has not tried; else quantization-aware training, or more
     of it."""
     tried = {trial.rung for trial in case.run.trials}
-    left = [rung for rung in rungs if rung not in tried]
-    if not left and "qat" in tried:
+    left = [rung.name for rung in rungs if rung.name not in tried]
+    if not left and training_rung() in tried:
         return (f"quantize.training.epochs={2 * case.recipe.quantize.training.epochs}",)
-    return (f"quantize.rungs={json.dumps(left or ['qat'])}",)
+    return (f"quantize.rungs={json.dumps(left or [training_rung()])}",)
 
 
 @torch.no_grad()

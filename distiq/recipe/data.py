@@ -10,7 +10,7 @@ SHORTEST_TEXT = 2  # tokens that a network is shown at least: the length of an e
 
 
 class AudioSettings(Part):
-    """Clips of sound: how they are brought to one form, and who is heard in the test set alone."""
+    """Clips of sound: the form that they are brought to, and the speakers who are only in the test set."""
 
     rate: int = Field(16000, ge=1000, description="samples per second; clips of another rate are resampled")
     seconds: float = Field(
@@ -66,7 +66,7 @@ class TextSettings(Part):
         "", description='what stands between the labels in the column `label`, such as ","; a text may have none then'
     )
     target: str = Field(
-        "", description="in place of `label`, for regression: the column of a number, which the model learns to answer"
+        "", description="in place of `label`, for regression: the column of a number, which the model learns to predict"
     )
     names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
     tokenizer: str = Field(
@@ -116,9 +116,9 @@ class DataSettings(Part):
         " folder: holds train/<class>/*.png and test/<class>/*.png",
     )
     download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
-    train: int = Field(0, ge=0, description="use at most so many training images; 0 takes all")
-    validation: int = Field(2000, ge=1, description="training images held out to steer by")
-    calibration: int = Field(512, ge=1, description="training images held out to calibrate quantization")
+    train: int = Field(0, ge=0, description="use at most so many training samples; 0 takes all")
+    validation: int = Field(2000, ge=1, description="training samples held out to steer by")
+    calibration: int = Field(512, ge=1, description="training samples held out to calibrate quantization")
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
     audio: AudioSettings = Field(default_factory=AudioSettings)
@@ -171,7 +171,7 @@ class ViewSettings(Part):
     """Augmented views of the training samples; each is a pure function of (seed, view number, sample index)."""
 
     distinct: int = Field(
-        0, ge=0, description="students learn from so many views in turn, each answered once; 0: a new one every epoch"
+        0, ge=0, description="students learn from so many views in turn, each predicted once; 0: a new one every epoch"
     )
     flip: bool = Field(True, description="mirror half of the images")
     shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")

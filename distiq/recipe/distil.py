@@ -40,8 +40,8 @@ class KnowledgeLoss(Part):
                 raise ValueError(f"{self.name} compares outputs; leave student and teacher out")
         elif not self.student or len(self.student) != len(self.teacher):
             raise ValueError(
-                f"{self.name} compares layers; name as many of the teacher ({len(self.teacher)} found) as of the"
-                f" student ({len(self.student)} found), at least one"
+                f"{self.name} compares layers; name as many of the teacher (here {len(self.teacher)}) as of the"
+                f" student (here {len(self.student)}), at least one"
             )
         if self.name == "fsp" and len(self.student) < 2:
             raise ValueError('fsp compares the flow between layers; name two or more, such as ["stages.0", "stages.1"]')
@@ -49,7 +49,7 @@ class KnowledgeLoss(Part):
 
 
 class CacheSettings(Part):
-    """How a cached teacher's answers are stored, one file per view."""
+    """How a cached teacher's outputs are stored, one file per view."""
 
     WITHOUT_EFFECT = frozenset({"limit_mb"})
 
@@ -59,7 +59,9 @@ class CacheSettings(Part):
     )
     top_k: int = Field(16, ge=1, description="classes kept by top_k; the rest share what is left of the probability")
     features: bool = Field(False, description="also store the layers that the losses compare (float16)")
-    limit_mb: float = Field(4000, gt=0, description="largest store; views beyond it are answered anew each time")
+    limit_mb: float = Field(
+        4000, gt=0, description="largest store; the outputs of views beyond it are computed anew each time"
+    )
 
 
 class QuantRegularizationSettings(Part):
@@ -71,9 +73,9 @@ class QuantRegularizationSettings(Part):
         0.0, ge=0, description="weight of unlike ranges of the channels of depthwise layers, batch norm folded"
     )
     noise: float = Field(
-        0.0, ge=0, le=1, description="share of the weights that each step moves by up to half a step of their grid"
+        0.0, ge=0, le=1, description="share of the weights that each step moves by up to half a quantization step"
     )
-    noise_bits: Literal[2, 3, 4, 6, 7, 8] = Field(8, description="of that grid; see quantize.weight_bits")
+    noise_bits: Literal[2, 3, 4, 6, 7, 8] = Field(8, description="of that quantization; see quantize.weight_bits")
 
     @property
     def is_on(self) -> bool:
@@ -126,11 +128,11 @@ class DistilSettings(Part):
 
     @property
     def teacher_paths(self) -> list[str]:
-        """Module paths of the teacher whose activations are wanted, each once."""
+        """Module paths of the teacher whose activations are compared, each once."""
         return list(dict.fromkeys(path for loss in self.layer_losses for path in loss.teacher))
 
     def for_qat(self) -> "DistilSettings":
-        """What the training on grids learns from: outputs alone; the teacher's, where nothing else is left."""
+        """What quantization-aware training learns from: outputs alone; the teacher's, where nothing else is left."""
         left = tuple(loss for loss in self.losses if loss.name in OUTPUT_LOSSES)
         nothing = self.teacher != "none" and not (self.task_weight or self.kd_weight or left)
         return changed(self, {"losses": left, "kd_weight": 1.0 if nothing else self.kd_weight})

@@ -25,7 +25,7 @@ class MeasureSettings(Part):
     )
     tune: bool = Field(
         False,
-        description="time each file under the runtime's settings first; the fastest with the same answers is kept",
+        description="time each file under the runtime's settings first; the fastest with the same predictions is kept",
     )
 
     @field_validator("runtimes")
@@ -47,7 +47,8 @@ class EvaluationSettings(Part):
     """What is measured beside accuracy."""
 
     keyword: str = Field(
-        "", description="a class, such as the word that wakes a device: how often it is missed, how often falsely heard"
+        "",
+        description="a class, such as the word that wakes a device: how often it is missed, how often falsely accepted",
     )
     false_accepts: float = Field(
         0.01, ge=0, lt=1, description="share of the other samples that may be taken for the keyword"

@@ -7,49 +7,23 @@ from pydantic import Field, model_validator
 from distiq.recipe.part import Part
 from distiq.recipe.training import QATSettings
 
-Rung = Literal[
-    "static",
-    "minmax",
-    "percentile",
-    "equalize",
-    "rounding",
-    "reconstruct",
-    "float_layers",
-    "mixed",
-    "qat",
-    "dynamic",
-    "weight_only",
-]
 Mode = Literal["static", "dynamic", "weight_only"]
-RUNGS: dict[Mode, tuple[Rung, ...]] = {
-    "static": ("static", "minmax", "percentile", "equalize", "rounding", "reconstruct", "float_layers", "mixed", "qat"),
-    "dynamic": ("dynamic", "rounding", "qat"),
-    "weight_only": ("weight_only", "rounding", "qat"),
-}
-"""What each mode can climb: without grids of activations that calibration sets, there are no ranges to mend."""
-STATIC_BY_NOW = (
-    '"mse" is what "static" does by now: leave it out, or write "static" in its place; "minmax" has ranges as wide as'
-    " all values"
-)
-CHEAP: tuple[Rung, ...] = ("rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat")
-"""What is climbed unless a recipe says otherwise. It begins with the closed form, which takes no longer than rounding
-to the nearest and flips fewer answers on nearly all networks; learned rounding takes minutes."""
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 INTEGER_IO_LACKS = (
-    "integer_io = true needs grids of 8 bits at both ends of the network, which static schemes alone have; take mode ="
+    "integer_io = true needs 8-bit inputs and logits, which only static schemes have; take mode ="
     ' "static" and activation_bits = 8, or set it to false'
 )
 
 
 def attention_lacks(attention: bool, mode: Mode, reduce_range: bool) -> str:
-    """Why products within attention cannot lie on grids; empty where they can, or need not."""
+    """Why products within attention cannot be quantized; empty where they can, or need not."""
     if attention and mode != "static":
-        return f'attention = true, but mode = "{mode}" has no calibrated grids of activations; set it to false'
+        return f'attention = true, but mode = "{mode}" has no calibrated ranges of activations; set it to false'
     if attention and reduce_range:
         return (
             "attention = true multiplies activations with activations, whose integers use all 8 bits, so reduce_range ="
-            " true could not promise the same answers on other CPUs; set one of the two to false"
+            " true could not promise the same predictions on other CPUs; set one of the two to false"
         )
     return ""
 
@@ -58,10 +32,10 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
     """Why there is no such scheme, and the nearest that there is; empty where there is one."""
     if activation_bits == 16 and mode != "static":
         nearest = 'mode = "static"' if mode == "dynamic" else "leave activation_bits out"
-        what = "grids of 8 bits" if mode == "dynamic" else "float32 activations"
+        what = "8-bit activations" if mode == "dynamic" else "float32 activations"
         return f'activation_bits = 16, but mode = "{mode}" has {what}; nearest: {nearest}'
     if group_size not in GROUP_SIZES:
-        size = min(GROUP_SIZES, key=lambda known: abs(known - group_size))
+        size = min(GROUP_SIZES, key=lambda size: abs(size - group_size))
         return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {size}"
     if group_size and mode != "weight_only":
         return (
@@ -86,14 +60,11 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
 class QuantizeSettings(Part):
     """The rungs of the ladder, in the order in which they are tried, and quantization-aware training."""
 
-    rungs: tuple[Rung, ...] = Field(
-        CHEAP,
+    rungs: tuple[str, ...] | None = Field(
+        None,
         min_length=1,
-        description='"rounding" (closed form; ranges of least squared error, as "static", which rounds to the nearest),'
-        ' "minmax" (ranges as wide as all values), "percentile", "equalize" (scales moved between layers),'
-        ' "reconstruct" (learned rounding, block by block: minutes, so not in this list), "float_layers" (the worst'
-        ' stay float32), "mixed" (4 bits where they cost least, if the file is too large; 6 to 2, if there are too many'
-        ' bit operations), "qat" (with the teacher); other modes have "dynamic" or "weight_only", "rounding", "qat"',
+        description="the ways to make an int8 file, in the order in which they are tried (docs/quantization.md lists"
+        " them); unset: those of the mode, in the order of their cost",
     )
     mode: Mode = Field(
         "static",
@@ -111,8 +82,8 @@ class QuantizeSettings(Part):
     )
     reduce_range: bool = Field(
         False,
-        description="7-bit weights where sums of two products could leave 16 bits: the same answers on x86 CPUs without"
-        " VNNI",
+        description="7-bit weights where sums of two products could leave 16 bits: the same predictions on x86 CPUs"
+        " without VNNI",
     )
     attention: bool = Field(
         False,
@@ -132,38 +103,32 @@ class QuantizeSettings(Part):
         " else the float32 student, if the budget allows; false delivers int8 and says so",
     )
     learn_ranges: bool = Field(
-        False, description='static, "qat": the steps of activations are learned, too (LSQ); meant for narrow weights'
+        False,
+        description="static, quantization-aware training: scales of activations are learned, too (LSQ); meant for"
+        " narrow weights",
     )
     training: QATSettings = Field(default_factory=QATSettings)
 
-    def climbed(self) -> tuple[Rung, ...]:
-        """The rungs; another mode than static has its own in place of those that `distiq init` prints."""
-        return RUNGS[self.mode] if self.rungs == CHEAP and self.mode != "static" else self.rungs
-
     @model_validator(mode="after")
-    def _rungs_are_of_the_mode(self) -> Self:
+    def _the_scheme_can_be(self) -> Self:
         if why := impossible(self.mode, self.weight_bits, self.activation_bits, self.group_size, self.reduce_range):
             raise ValueError(why)
         if why := attention_lacks(self.attention, self.mode, self.reduce_range):
             raise ValueError(why)
         if self.learn_ranges and self.mode != "static":
             raise ValueError(
-                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated grids of activations; nearest: mode ='
-                ' "static", or leave learn_ranges out'
+                f'learn_ranges = true, but mode = "{self.mode}" has no calibrated ranges of activations; nearest:'
+                ' mode = "static", or leave learn_ranges out'
             )
-        for rung in self.climbed():
-            if rung not in RUNGS[self.mode]:
-                raise ValueError(
-                    f'rungs names "{rung}", which mode = "{self.mode}" has not; it has {", ".join(RUNGS[self.mode])}'
-                )
         return self
 
     @model_validator(mode="after")
     def _rungs_differ(self) -> Self:
-        if len(set(self.rungs)) < len(self.rungs):
+        if self.rungs is not None and len(set(self.rungs)) < len(self.rungs):
             raise ValueError(f"rungs = {list(self.rungs)} names a rung twice; name each once")
         if self.training.precision != "float32":
             raise ValueError(
-                f'training.precision = "{self.training.precision}" cannot carry an 8-bit grid exactly; take "float32"'
+                f'training.precision = "{self.training.precision}" cannot hold 8-bit integers and their scales exactly;'
+                ' take "float32"'
             )
         return self

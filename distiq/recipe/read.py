@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from distiq.errors import UserError
 from distiq.recipe.part import changed
-from distiq.recipe.quantize import STATIC_BY_NOW
 from distiq.recipe.recipe import RELATIVE, Recipe
 from distiq.recipe.shipped import FOLDER, recipe_file
 from distiq.recipe.training import FROM_TEACHER, ModelSettings, TeacherSettings
@@ -94,27 +93,24 @@ def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     place = f"{name}: {key}" if key else name
     if problem["type"] == "extra_forbidden":
-        known = _known_keys(problem["loc"][:-1])
-        return f"{place}: unknown key; {_suggest(str(problem['loc'][-1]), known)}"
+        return f"{place}: unknown key; {_suggest(str(problem['loc'][-1]), _keys_at(problem['loc'][:-1]))}"
     if problem["type"] == "missing":
         return f"{place}: this key is required"
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}"
     if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
-        found = str(problem["input"])
-        if found == "mse" and problem["loc"][:2] == ("quantize", "rungs"):
-            return f"{place}: {STATIC_BY_NOW}"
-        return f'{place}: "{found}" is none of its values; {_suggest(found, names)}'
+        value = str(problem["input"])
+        return f'{place}: "{value}" is none of its values; {_suggest(value, names)}'
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"
 
 
-def _suggest(found: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(found, known, n=1, cutoff=0.6)
-    return f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(known)}"
+def _suggest(name: str, names: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(names)}"
 
 
-def _known_keys(location: tuple[Any, ...]) -> list[str]:
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
     part: Any = Recipe
     for step in location:
         if isinstance(step, str):

@@ -1,6 +1,6 @@
 """The recipe: one TOML file, read into frozen values.
 
-Every key is declared here or in settings/ with its default and its meaning; `distiq init` prints them. An unknown
+Every key is declared in this room with its default and its meaning; `distiq init --all` prints them. An unknown
 key, a wrong type, an impossible combination and a missing file are refused before any work, with the file, the key,
 what was found and what to do.
 """

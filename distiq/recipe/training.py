@@ -14,8 +14,8 @@ class TrainingSettings(Part):
 
     WITHOUT_EFFECT = frozenset({"checkpoint_seconds"})
 
-    epochs: int = Field(10, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, description="images per step, over all processes")
+    epochs: int = Field(10, ge=1, description="passes over the training samples")
+    batch_size: int = Field(128, ge=2, description="samples per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description='"sgd" (Nesterov momentum) or "adamw"')
     learning_rate: float = Field(0.1, gt=0, description="its highest value, reached after the warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
@@ -40,7 +40,7 @@ class QATSettings(TrainingSettings):
     learning_rate: float = Field(0.002, gt=0, description=TrainingSettings.model_fields["learning_rate"].description)
     weight_decay: float = Field(0.0, ge=0, description=TrainingSettings.model_fields["weight_decay"].description)
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "float32", description="an 8-bit grid is exact in float32 alone"
+        "float32", description="8-bit integers and their scales are exact only in float32"
     )
 
 

@@ -26,11 +26,13 @@ from distiq.recipe.distil import DistilSettings
 from distiq.recipe.recipe import Recipe
 from distiq.run.measure import example_of
 from distiq.run.networks import Models
+from distiq.run.rungs import rungs_of
 from distiq.runtimes.check import check_runtimes
 
 
 def check_recipe(recipe: Recipe, data: Data) -> None:
-    """Raises UserError if the recipe asks for what this machine, or this data, does not have."""
+    """Raises UserError if the recipe asks for what this machine, this data, or distiq does not have."""
+    rungs_of(recipe.quantize)
     check_runtimes(recipe)
     check_metrics(recipe.budget.metrics, data)
     _check_task(recipe, data)

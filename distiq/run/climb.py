@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distiq.data.splits import Data
-from distiq.quantization.rounding import CHUNK
 from distiq.quantization.scheme import Scheme
-from distiq.recipe.quantize import Rung
 from distiq.recipe.recipe import Recipe
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.trials import FloatModulesRecord
@@ -14,7 +12,8 @@ from distiq.run import ladder
 from distiq.run.evidence import float_modules, noise_of
 from distiq.run.ledger import Ledger
 from distiq.run.measure import MeasuredNetwork
-from distiq.run.schemes import NARROW_BITS, Situation, scheme_of
+from distiq.run.narrow import Situation
+from distiq.run.rungs import Rung, rung_named, rungs_of
 from distiq.run.train import TrainedNetwork
 from distiq.run.trial import Lesson, QuantizedRecord, Trial, quantize_student
 
@@ -31,7 +30,7 @@ class Climbed:
     trials: tuple[Trial, ...]
     float_modules: FloatModulesRecord | None
     evidence: SensitivityRecord | None
-    skipped: Mapping[Rung, str]
+    skipped: Mapping[str, str]
     estimates: dict[str, str]
 
 
@@ -49,7 +48,7 @@ def climb(
         source: who taught the student, and teaches the quantized one again.
         reference: the teacher, by which the budget is judged.
     """
-    budget, rungs = recipe.budget, rungs_of(recipe)
+    budget, rungs = recipe.budget, rungs_of(recipe.quantize, recipe.export.integer_io)
     modules = float_modules(ledger, data, student, recipe.quantize.float_modules, plain_scheme(recipe, None))
     plain = plain_scheme(recipe, modules)
     float_drop = student.scores.validation.primary.drop(reference.scores.validation.primary)
@@ -62,30 +61,30 @@ def climb(
 
     while following := ladder.next_rung(rungs, trials, budget, float_drop, evidence):
         rung = following.rung
-        estimates[rung] = _estimate(rung, recipe, data, student, trials)
-        if evidence is None and rung in ("equalize", "float_layers"):
+        estimates[rung.name] = _estimate(rung, recipe, data, student, trials)
+        if evidence is None and rung.needs_evidence:
             evidence = noise(plain)
-        scheme = scheme_of(rung, Situation(recipe, data, student, plain, tuple(trials), evidence, noise, ledger.watch))
-        title = f"{rung}: {ladder.WHAT_IT_IS[rung]} ({estimates[rung]})"
-        lesson = _lesson(recipe, source) if rung == "qat" else None
-        step, files = quantize_student(ledger, recipe, data, rung, title, scheme, student, reference, lesson)
+        first = trials[0].made if trials else None
+        now = Situation(recipe, data, student, plain, _start(plain, trials), first, evidence, noise, ledger.watch)
+        title, scheme = f"{rung.name}: {rung.what} ({estimates[rung.name]})", rung.scheme(now)
+        lesson = _lesson(recipe, source) if rung.trains else None
+        step, files = quantize_student(ledger, recipe, data, rung.name, title, scheme, student, reference, lesson)
         breaches = ladder.judge(budget, reference.scores.validation, standing(step.record))
-        trials.append(Trial(rung, following.reason, scheme, step.record, files, step.seconds, breaches))
+        trials.append(Trial(rung.name, following.reason, scheme, step.record, files, step.seconds, breaches))
         ledger.watch.note(_summary(trials[-1]))
         if evidence is None and any(breach.of_quality for breach in breaches):
             evidence = noise(plain)
-    skipped = (ladder.skipped(rungs, trials, budget, float_drop, evidence)) if trials[-1].breaches else {}
+    skipped = ladder.skipped(rungs, trials, budget, float_drop, evidence) if trials[-1].breaches else {}
     for rung in rungs:
-        estimates.setdefault(rung, _estimate(rung, recipe, data, student, trials))
+        estimates.setdefault(rung.name, _estimate(rung, recipe, data, student, trials))
     return Climbed(tuple(trials), modules, evidence, skipped, estimates)
 
 
-def rungs_of(recipe: Recipe) -> tuple[Rung, ...]:
-    """The rungs that can be climbed, in the recipe's order."""
-    needless = {"mixed"} if recipe.quantize.weight_bits <= NARROW_BITS else set()
-    if recipe.export.integer_io:  # for devices without float32
-        needless.add("float_layers")
-    return tuple(rung for rung in recipe.quantize.climbed() if rung not in needless)
+def _start(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
+    """What a costly rung starts from: the best found without training; the narrowed weights, if there are any."""
+    untrained = [trial for trial in trials if trial.training is None]
+    narrowed = [trial for trial in untrained if rung_named(trial.rung).narrows]
+    return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else plain
 
 
 def standing(made: QuantizedRecord) -> ladder.Measured:
@@ -107,10 +106,7 @@ def _summary(trial: Trial) -> str:
 
 def _estimate(rung: Rung, recipe: Recipe, data: Data, student: MeasuredNetwork, trials: Sequence[Trial]) -> str:
     """What a rung costs here, in words."""
-    samples = {
-        "qat": recipe.quantize.training.epochs * len(data.train),
-        "reconstruct": Scheme.iterations * CHUNK,  # in each step every block learns from so many, one after another
-    }.get(rung, 0)
+    samples = rung.samples(recipe, data)
     taught = student.trained.step.record.training
     seconds = samples * taught.seconds / (taught.steps * recipe.student.training.batch_size) if taught else None
     return ladder.estimate(rung, trials, seconds if samples else 0.0)

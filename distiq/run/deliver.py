@@ -12,11 +12,11 @@ from distiq.files import replace_folder
 from distiq.models.transformer import TokenLogits, save_transformers
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.models import Column, ModelRecord
-from distiq.records.run import AdviceRecord, RunRecord
+from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord
 from distiq.records.trials import FLOAT32
 from distiq.report.report import write_report
-from distiq.run import ladder
+from distiq.report.wording import next_step, verdict_sentence
 from distiq.run.climb import Climbed
 from distiq.run.compare import Files, ModelFile
 from distiq.run.flips import worst_flips
@@ -24,6 +24,7 @@ from distiq.run.keys import source_hash
 from distiq.run.ledger import Ledger
 from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column
 from distiq.run.networks import Models
+from distiq.run.rungs import training_rung
 from distiq.run.select import Selection
 from distiq.run.train import basis_of
 from distiq.run.trial import QuantizedTeacher
@@ -77,12 +78,25 @@ def write_run(
         sensitivity=climbed.evidence,
         comparison=timings,
         flips=worst_flips(data, student.logits["test"], load_file(file.path.parent / LOGITS)["test"]),
-        verdict=ladder.verdict(
-            recipe.budget, chosen.trials, teacher_record, student_record, data.modality, chosen.delivered
-        ),
+        verdict=_verdict(recipe, data, chosen, teacher_record, student_record),
         delivered=checksums(file.path),
     )
     return processes.on_main(lambda: _written(ledger, recipe, data, models, record, file, chosen, student))
+
+
+def _verdict(
+    recipe: Recipe, data: Data, chosen: Selection, teacher: ModelRecord, student: ModelRecord
+) -> VerdictRecord:
+    """How the run ended, with the cheapest next step where a limit is broken."""
+    delivered, has_trained = chosen.delivered, any(trial.training is not None for trial in chosen.trials)
+    broken = delivered.test_breaches
+    return VerdictRecord(
+        met=not broken,
+        chosen=delivered.rung,
+        breaches=broken,
+        sentence=verdict_sentence(recipe.budget.limits, data.modality, chosen.best, delivered),
+        next_step=next_step(broken, teacher, student, "" if has_trained else training_rung()),
+    )
 
 
 def _model_record(network: MeasuredNetwork, timings: ComparisonRecord, quantized: tuple[Column, ...]) -> ModelRecord:

@@ -4,47 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from distiq.recipe.budget import Budget
-from distiq.recipe.quantize import Rung
-from distiq.records.models import ModelRecord
 from distiq.records.quality import Metric, Quality
-from distiq.records.record import ONE, Modality
-from distiq.records.run import VerdictRecord
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import SpeedRecord
 from distiq.records.training import TrainingRecord
-from distiq.records.trials import FLOAT32, Breach, TrialRecord
-
-WHAT_IT_IS: dict[Rung, str] = {
-    "static": "post-training quantization, ranges of least squared error, weights rounded to the nearest",
-    "minmax": "closed-form rounding, ranges as wide as all values, for outliers that carry information",
-    "percentile": "closed-form rounding, ranges without outliers",
-    "equalize": "scales moved between neighbouring layers, with corrected biases",
-    "rounding": "closed-form rounding of the weights, layer by layer, with corrected biases",
-    "reconstruct": "rounding learned block by block from the closed form (BRECQ with QDrop)",
-    "float_layers": "the layers whose weights make the most noise left in float32",
-    "mixed": "narrow weights in the layers where they cost least, until the limit holds",
-    "qat": "quantization-aware training with the teacher",
-    "dynamic": "linear layers in int8, on grids that each batch makes anew",
-    "weight_only": "weights as integers, computed in float32",
-}
-COST: dict[Rung, str] = {
-    "static": "a pass over the calibration samples",
-    "minmax": "the same with other ranges",
-    "percentile": "the same with other ranges",
-    "equalize": "a few more passes",
-    "rounding": "every layer solved on 256 calibration samples",
-    "reconstruct": "300 steps for every block",
-    "float_layers": "the noise of every grid, if it is not known yet",
-    "mixed": "the noise of every grid with wide and narrow weights, then rounding",
-    "qat": "epochs of training",
-    "dynamic": "no pass at all",
-    "weight_only": "no pass at all",
-}
-WITH_MORE = ("rounding", "float_layers", "mixed")
-"""Rungs of which it is known that they take longer than a plain file, and not how much."""
-FLOAT_LAYERS = 2
-LITTLE, MOST = 0.2, 0.5
-"""Shares of the noise: below `LITTLE` a cure is not worth trying, `MOST` is enough to blame a few layers."""
+from distiq.records.trials import Breach, TrialRecord
+from distiq.run.rungs import Rung
 
 
 class Next(NamedTuple):
@@ -113,10 +78,10 @@ def estimate(rung: Rung, trials: Sequence[Tried], training_seconds: float | None
     """
     made = next((trial.seconds for trial in trials if trial.training is None), None)
     if training_seconds is None or (made is None and not training_seconds):
-        return COST[rung]
-    least = "more than" if rung in WITH_MORE else "about"
+        return rung.cost
+    least = "more than" if rung.takes_longer else "about"
     measured = " and its measurements" if made is None else ""
-    return f"{COST[rung]}: {least} {(made or 0.0) + training_seconds:.0f} s{measured}"
+    return f"{rung.cost}: {least} {(made or 0.0) + training_seconds:.0f} s{measured}"
 
 
 def next_rung(
@@ -133,27 +98,29 @@ def next_rung(
         evidence: where the noise of the first trial comes from.
     """
     if not trials:
-        return Next(rungs[0], f"the first rung: {WHAT_IT_IS[rungs[0]]}")
+        return Next(rungs[0], f"the first rung: {rungs[0].what}")
     last = trials[-1]
     broken = {breach.limit: breach for breach in last.breaches}
     tried = {trial.rung for trial in trials}
-    if "mixed" in rungs and "mixed" not in tried:
+    narrowing = [rung for rung in rungs if rung.narrows]
+    if narrowing and not any(rung.name in tried for rung in narrowing):
         if size := broken.get("size_kb"):
-            return Next("mixed", f"the file is {size.excess:.1f} kB too large: {WHAT_IT_IS['mixed']}")
+            return Next(narrowing[0], f"the file is {size.excess:.1f} kB too large: {narrowing[0].what}")
         if operations := broken.get("bit_operations_m"):
-            return Next("mixed", f"{operations.excess:.3g} million bit operations too many: {WHAT_IT_IS['mixed']}")
+            reason = f"{operations.excess:.3g} million bit operations too many: {narrowing[0].what}"
+            return Next(narrowing[0], reason)
     lost = [breach for breach in last.breaches if breach.of_quality]
     if not lost:
         # The budget holds, or only size or speed is missing: the files of all other rungs have the same of both.
         return None
     without = skipped(rungs, trials, budget, float_drop, evidence)
-    left = [rung for rung in rungs if rung not in tried and rung not in without]
+    left = [number for number, rung in enumerate(rungs) if rung.name not in tried and rung.name not in without]
     if not left:
         return None
     reason = f"{last.rung} lost {lost[0].excess:.2f} {lost[0].unit} too many"
-    for why in dict.fromkeys(why for rung, why in without.items() if rungs.index(rung) < rungs.index(left[0])):
+    for why in dict.fromkeys(without[rung.name] for rung in rungs[: left[0]] if rung.name in without):
         reason += f"; {why}"
-    return Next(left[0], f"{reason}: {WHAT_IT_IS[left[0]]}")
+    return Next(rungs[left[0]], f"{reason}: {rungs[left[0]].what}")
 
 
 def skipped(
@@ -162,52 +129,27 @@ def skipped(
     budget: Budget,
     float_drop: float,
     evidence: SensitivityRecord | None,
-) -> dict[Rung, str]:
-    """The untried rungs that cannot help, and why."""
+) -> dict[str, str]:
+    """The untried rungs that cannot help, by name, and why."""
     tried = {trial.rung for trial in trials}
-    allowed = budget.drop
-    found: dict[Rung, str] = {}
+    has_narrowed = any(rung.narrows for rung in rungs if rung.name in tried)
+    biases_corrected = any(rung.corrects_biases for rung in rungs if rung.name in tried)
+    why: dict[str, str] = {}
     for rung in rungs:
-        if rung in tried or rung == "qat":
+        if rung.name in tried or rung.trains:
             continue
-        if "mixed" in tried:
-            found[rung] = (
-                "the file would be too large again"
-                if budget.size_kb
-                else "there would be too many bit operations again"
-            )
-        elif rung == "mixed":
-            found[rung] = "the bit operations are few enough" if budget.bit_operations_m else "the file is small enough"
-        elif allowed is not None and float_drop > allowed:
-            # All of these bring the grids closer to float32, which is not good enough itself.
-            found[rung] = f"nothing without training can help, since float32 itself loses {float_drop:.2f}"
-        elif evidence is not None and (why := _cannot_help(rung, evidence, "rounding" in tried)):
-            found[rung] = why
-    return found
-
-
-def _cannot_help(rung: Rung, evidence: SensitivityRecord, has_rounded: bool) -> str | None:
-    """Why the noise of plain quantization says so; `has_rounded`: the closed form, which mends the means, was tried."""
-    weights = evidence.weights_share
-    if rung in ("minmax", "percentile") and 1 - weights < LITTLE:
-        return f"ranges are not the cause, since activations make {100 * (1 - weights):.0f} % of the noise"
-    mendable = 0.0 if has_rounded else evidence.mean_share
-    if rung == "equalize" and (evidence.balanced_share or 0.0) < LITTLE and mendable < LITTLE:
-        where = (
-            "there are no neighbours that scales could be moved between"
-            if evidence.balanced_share is None
-            else f"grids that moved scales would change make {100 * evidence.balanced_share:.0f} % of the noise"
-        )
-        if has_rounded:
-            return f"{where}, and rounding has corrected the biases already"
-        return f"{where}, and {100 * evidence.mean_share:.0f} % of it is an error of the mean, which biases could mend"
-    if rung in ("rounding", "reconstruct", "float_layers") and weights < LITTLE:
-        return f"weights are not the cause, since they make {100 * weights:.0f} % of the noise"
-    if rung == "float_layers":
-        layers, share = evidence.worst_layers(FLOAT_LAYERS)
-        if share < MOST:
-            return f"the noise is spread over the layers: the worst {len(layers)} make {100 * share:.0f} % of it"
-    return None
+        if has_narrowed:
+            again = "the file would be too large" if budget.size_kb else "there would be too many bit operations"
+            why[rung.name] = f"{again} again"
+        elif rung.narrows:
+            enough = "the bit operations are few enough" if budget.bit_operations_m else "the file is small enough"
+            why[rung.name] = enough
+        elif budget.drop is not None and float_drop > budget.drop:
+            # All of these bring the quantized network closer to float32, which is not good enough itself.
+            why[rung.name] = f"nothing without training can help, since float32 itself loses {float_drop:.2f}"
+        elif evidence is not None and (reason := rung.useless(evidence, biases_corrected)):
+            why[rung.name] = reason
+    return why
 
 
 def best(trials: Sequence[TrialRecord]) -> TrialRecord:
@@ -256,124 +198,3 @@ def _speed(trial: TrialRecord) -> SpeedRecord | None:
 
 def _overrun(breaches: Sequence[Breach]) -> float:
     return sum(breach.excess / max(abs(breach.allowed), 1e-3) for breach in breaches)
-
-
-def verdict(
-    budget: Budget,
-    trials: Sequence[TrialRecord],
-    teacher: ModelRecord,
-    student: ModelRecord,
-    modality: Modality = "image",
-    delivered: TrialRecord | None = None,
-) -> VerdictRecord:
-    """How the run ended, in a sentence, with the cheapest next step where a limit is broken.
-
-    Limits are judged on the test set here; the ladder was steered by the validation split.
-
-    Args:
-        trials: the attempts, each with the file of the first runtime.
-        delivered: what was delivered instead of the best of them; see `fall_back`.
-    """
-    wanted = best(trials)
-    chosen = delivered or wanted
-    broken = chosen.test_breaches
-    cost = chosen.deployed.cost
-    assert cost is not None
-    facts = (
-        f"{chosen.deployed.test.primary.in_words} on the test set, {cost.size_bytes / 1000:.1f} kB,"
-        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[modality]}"
-    )
-    if not budget.limits:
-        sentence = f"No budget was set. The {chosen.rung} file: {facts}."
-    elif not broken:
-        sentence = f"The budget holds: the {chosen.rung} file gives {facts}."
-    else:
-        over = " and ".join(f"{breach.title} by {breach.excess:.3g} {breach.unit}" for breach in broken)
-        sentence = f"The budget is missed: {over}. The best file found ({chosen.rung}) gives {facts}."
-        if not chosen.breaches:
-            sentence += " On the validation split, which steers the ladder, every limit held."
-    sentence += _about_speed(wanted, chosen)
-    trained = any(trial.training is not None for trial in trials)
-    worst = _worst(broken) if broken else None
-    step = _next_step(trained, worst, _float_drop(worst, teacher, student)) if worst else None
-    return VerdictRecord(met=not broken, chosen=chosen.rung, breaches=broken, sentence=sentence, next_step=step)
-
-
-def _about_speed(wanted: TrialRecord, delivered: TrialRecord) -> str:
-    """What has to be said where int8 did not measure faster than float32; empty where it did.
-
-    Turns that two files take side by side are compared one by one: their mean ratio may differ from that of the medians
-    over all calls, which the tables show. Both are said.
-    """
-    speed = _speed(wanted)
-    if speed is None or speed.ratio >= 1:
-        return ""
-    own = wanted.runtimes[0]
-    medians = " → ".join(f"{entries[0].p50_ms:.3f}" for entries in (own.float_latency, own.latency))
-    measured = f"medians {medians} ms; turn by turn {1 / speed.ratio:.2f} times its time"
-    if speed.verdict != "slower":
-        return (
-            f" In {own.runtime} int8 did not measure faster than its own float32 file ({measured}, within the noise):"
-            " it is small, not fast."
-        )
-    assert speed.interval is not None
-    low, high = (1 / end for end in speed.interval[::-1])
-    sentence = (
-        f" In {own.runtime} the {wanted.rung} int8 file measured slower than its own float32 file ({measured}, 95 %"
-        f" interval {low:.2f} to {high:.2f})"
-    )
-    if delivered.rung == FLOAT32:
-        return f"{sentence}, and no other int8 file is faster than float32: the float32 student is delivered."
-    own = delivered.runtimes[0]
-    if own.file == wanted.runtimes[0].file:
-        return f"{sentence}: it is small, not fast, and delivered for its size alone."
-    faster = own.speed.ratio if own.speed else 1.0
-    return (
-        f"{sentence}; delivered is the {delivered.rung} file for {own.runtime}, {faster:.2f} times faster than float32"
-        " there."
-    )
-
-
-def _worst(broken: Sequence[Breach]) -> Breach:
-    return max(broken, key=lambda breach: breach.excess / max(abs(breach.allowed), 1e-3))
-
-
-def _float_drop(breach: Breach, teacher: ModelRecord, student: ModelRecord) -> float:
-    """What the float32 student alone loses on the test set of the metric that a breach is of."""
-    reference, own = (network.column("float32").test for network in (teacher, student))
-    name = breach.limit.removeprefix("metrics.") if breach.limit != "drop" else own.primary.name
-    before, after = reference.metric(name), own.metric(name)
-    return after.drop(before) if before and after else 0.0
-
-
-def _next_step(trained: bool, worst: Breach, float_drop: float) -> str:
-    """The cheapest thing that is likely to mend the worst breach.
-
-    Args:
-        trained: quantization-aware training was tried.
-        float_drop: what the student loses in float32 already, where the breach is of a metric.
-    """
-    if worst.limit == "size_kb":
-        return (
-            f"Make the student smaller: the file is {worst.measured / worst.allowed:.2f} times the limit; lower its"
-            " width or the channels of its head (student.options)."
-        )
-    if worst.limit == "bit_operations_m":
-        return (
-            f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the bit operations; lower"
-            " its width or raise a stride earlier in the network (student.options)."
-        )
-    if worst.limit == "latency_ms":
-        return (
-            f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the limit; lower its width,"
-            " raise a stride earlier in the network, or allow more threads (measure.threads)."
-        )
-    if float_drop > worst.allowed:
-        return (
-            f"Train the student longer or make it wider: its float32 alone is {float_drop:.2f} {worst.unit} worse than"
-            f" the teacher, quantization adds {worst.measured - float_drop:.2f} (student.training.epochs,"
-            " student.options)."
-        )
-    if not trained:
-        return 'Put "qat" first in quantize.rungs: float32 alone is within the limit, quantization costs the rest.'
-    return "Train longer on the grids (quantize.training.epochs): the float32 student is within the limit."

@@ -131,7 +131,7 @@ def _parsed(source: str) -> Module:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             imports |= {local: (name, symbol) for local, name, symbol in _imports_of(statement)}
             continue
-        if _is_text(statement) or (isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test)):
+        if _is_text(statement) or _is_for_others(statement):
             continue
         names = _bound(statement)
         for name in names:
@@ -161,6 +161,14 @@ class _WithoutTexts(ast.NodeTransformer):
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if _is_text(node) else node
+
+
+def _is_for_others(statement: ast.stmt) -> bool:
+    """What type checkers alone read, and what runs only where the file is a script."""
+    if not isinstance(statement, ast.If):
+        return False
+    names = {node.id for node in ast.walk(statement.test) if isinstance(node, ast.Name)}
+    return bool(names & {"TYPE_CHECKING", "__name__"})
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -129,7 +129,7 @@ def test_they_can_be_trained_on_their_grids(scheme: Scheme, words: Words, tokens
         ),
         ({"group_size": 32, "mode": "weight_only"}, "nearest: weight_bits = 4, or group_size = 0"),
         ({"mode": "weight_only", "reduce_range": True}, "where nothing saturates"),
-        ({"mode": "dynamic", "attention": True}, "has no calibrated grids of activations"),
+        ({"mode": "dynamic", "attention": True}, "has no calibrated ranges of activations"),
         ({"attention": True, "reduce_range": True}, "set one of the two to false"),
         ({"mode": "dynamic", "equalize": True}, 'nearest: rounding = "gptq"'),
     ],

@@ -164,6 +164,6 @@ def test_what_has_no_grids_or_no_form_is_refused(tmp_path: Path):
             export(model, tmp_path / "model.tflite", inputs, integer_io=True)
     with pytest.raises(UserError, match=r"files of ONNX Runtime take and give float32; those of integers: \.tflite"):
         export(quantize(network, inputs, Scheme(integer_io=True)), tmp_path / "model.onnx", inputs, integer_io=True)
-    with pytest.raises(UserError, match="integer_io = true needs grids of 8 bits at both ends"):
+    with pytest.raises(UserError, match="integer_io = true needs 8-bit inputs and logits"):
         Scheme(integer_io=True, mode="dynamic")
     assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.run import RunRecord
 from distiq.report.reading import chosen_trial
 from distiq.run.ledger import Ledger
+from distiq.run.rungs import rung_named
 
 
 def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):
@@ -68,10 +69,12 @@ def test_a_cure_names_rungs_that_were_not_tried(run_copy: Path):
     with Ledger(run_copy) as ledger:
         case = read_case(ledger)
     assert [trial.rung for trial in case.run.trials] == ["static", "qat"]
-    assert cure_by(case, "rounding", "static", "qat") == ('quantize.rungs=["rounding"]',)
-    assert cure_by(case, "static") == ("quantize.training.epochs=4",)
+    assert cure_by(case, rung_named("rounding"), rung_named("static"), rung_named("qat")) == (
+        'quantize.rungs=["rounding"]',
+    )
+    assert cure_by(case, rung_named("static")) == ("quantize.training.epochs=4",)
     untrained = case.run.model_copy(update={"trials": case.run.trials[:1]})
-    assert cure_by(replace(case, run=untrained), "static") == ('quantize.rungs=["qat"]',)
+    assert cure_by(replace(case, run=untrained), rung_named("static")) == ('quantize.rungs=["qat"]',)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):

@@ -39,7 +39,10 @@ def test_the_bundle_takes_and_gives_int8(recipe_file, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([("[measure]", MEASURED), ('rungs = ["static", "qat"]', 'mode = "weight_only"')], "needs grids of 8 bits"),
+        (
+            [("[measure]", MEASURED), ('rungs = ["static", "qat"]', 'mode = "weight_only"')],
+            "needs 8-bit inputs and logits",
+        ),
     ],
 )
 def test_a_run_without_files_of_integers_is_refused(changes, message, recipe_file):

@@ -1,4 +1,4 @@
-"""The scheme of each rung, from what is known when it is climbed."""
+"""What a rung's scheme is made from, and fewer bits of weights in the layers where they cost least."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,12 +9,10 @@ from distiq.progress import Watch
 from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.mixed import choose_bits, products
 from distiq.quantization.scheme import REDUCED_BITS, Scheme
-from distiq.recipe.quantize import Rung
 from distiq.recipe.recipe import Recipe
 from distiq.records.sensitivity import SensitivityRecord
-from distiq.run import ladder
 from distiq.run.measure import MeasuredNetwork, example_of
-from distiq.run.trial import Trial
+from distiq.run.trial import QuantizedRecord
 
 WeightBits = Literal[2, 3, 4, 6, 7, 8]
 NARROW_BITS: WeightBits = 4
@@ -28,7 +26,9 @@ class Situation:
 
     Args:
         plain: what every scheme of the run begins with.
-        trials: those before.
+        start: what rungs that cost more than a calibration start from: the best found without training; the narrowed
+            weights, if the file had to shrink.
+        first: the first trial's record, None before it.
         evidence: where the noise of the plain scheme comes from, if it was asked.
         noise: looks where the noise of another scheme comes from.
     """
@@ -37,52 +37,18 @@ class Situation:
     data: Data
     student: MeasuredNetwork
     plain: Scheme
-    trials: tuple[Trial, ...]
+    start: Scheme
+    first: QuantizedRecord | None
     evidence: SensitivityRecord | None
     noise: Callable[[Scheme], SensitivityRecord]
     watch: Watch
-
-    @property
-    def start(self) -> Scheme:
-        """What rungs that cost more than a calibration start from: the best found without training; the narrowed
-        weights, if the file had to shrink."""
-        untrained = [trial for trial in self.trials if trial.training is None]
-        narrowed = [trial for trial in untrained if trial.rung == "mixed"]
-        return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else self.plain
-
-
-def scheme_of(rung: Rung, now: Situation) -> Scheme:
-    """The scheme of a rung."""
-    match rung:
-        case "static" | "dynamic" | "weight_only":
-            return now.plain
-        case "minmax":
-            return replace(now.plain, ranges="minmax", rounding="gptq")
-        case "percentile":
-            share = now.recipe.quantize.percentile
-            return replace(now.plain, ranges="percentile", percentile=share, rounding="gptq")
-        case "equalize":
-            assert now.evidence is not None
-            has_neighbours = now.evidence.balanced_share is not None
-            return replace(now.start, equalize=has_neighbours, correct_biases=True)
-        case "rounding":
-            return replace(now.start, rounding="gptq")
-        case "reconstruct":
-            return replace(now.start, rounding="brecq")
-        case "float_layers":
-            assert now.evidence is not None
-            layers, _ = now.evidence.worst_layers(ladder.FLOAT_LAYERS)
-            return replace(now.start, float_modules=(*now.plain.float_modules, *layers))
-        case "mixed":
-            return _narrowed(now)
-    return now.start
 
 
 ByLayer = dict[str, dict[int, float]]
 """A figure of each layer for each number of bits that its weights can have."""
 
 
-def _narrowed(now: Situation) -> Scheme:
+def narrowed(now: Situation) -> Scheme:
     """The scheme with narrow weights in the layers where they add the least noise, so that the limits hold that they
     can mend: of size, by 4 bits alone, since files store fewer as 4; of bit operations, by any."""
     budget, wide = now.recipe.budget, now.recipe.quantize.weight_bits
@@ -103,7 +69,7 @@ def _limits(now: Situation, powers: ByLayer) -> list[tuple[ByLayer, float]]:
     """What the layers cost, and what they may cost in sum: how far the first trial is beyond a limit is to be saved."""
     budget, wide = now.recipe.budget, now.recipe.quantize.weight_bits
     sizes, operations = _costs(now, powers)
-    first = now.trials[0].made if now.trials else None
+    first = now.first
     limits = []
     if budget.size_kb and first:
         too_large = first.cost.size_bytes - 1000 * budget.size_kb

@@ -1,0 +1,120 @@
+"""The sentences of a verdict, from records alone."""
+
+from collections.abc import Mapping, Sequence
+
+from distiq.records.models import ModelRecord
+from distiq.records.record import ONE, Modality
+from distiq.records.trials import FLOAT32, Breach, TrialRecord
+
+
+def verdict_sentence(
+    limits: Mapping[str, object], modality: Modality, best: TrialRecord, delivered: TrialRecord
+) -> str:
+    """How the run ended.
+
+    Limits are judged on the test set here; the ladder was steered by the validation split.
+
+    Args:
+        limits: of the budget, those that are set.
+        best: of the int8 files in the first runtime. delivered: it, or what was delivered instead.
+    """
+    broken, cost = delivered.test_breaches, delivered.deployed.cost
+    assert cost is not None
+    facts = (
+        f"{delivered.deployed.test.primary.in_words} on the test set, {cost.size_bytes / 1000:.1f} kB,"
+        f" {cost.at_batch(1).p50_ms:.3f} ms for {ONE[modality]}"
+    )
+    if not limits:
+        sentence = f"No budget was set. The {delivered.rung} file: {facts}."
+    elif not broken:
+        sentence = f"The budget holds: the {delivered.rung} file gives {facts}."
+    else:
+        over = " and ".join(f"{breach.title} by {breach.excess:.3g} {breach.unit}" for breach in broken)
+        sentence = f"The budget is missed: {over}. The best file found ({delivered.rung}) gives {facts}."
+        if not delivered.breaches:
+            sentence += " On the validation split, which steers the ladder, every limit held."
+    return sentence + _about_speed(best, delivered)
+
+
+def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
+    """What has to be said where int8 did not measure faster than float32; empty where it did.
+
+    Turns that two files take side by side are compared one by one: their mean ratio may differ from that of the medians
+    over all calls, which the tables show. Both are said.
+    """
+    speed = best.runtimes[0].speed if best.runtimes else None
+    if speed is None or speed.ratio >= 1:
+        return ""
+    own = best.runtimes[0]
+    medians = " → ".join(f"{entries[0].p50_ms:.3f}" for entries in (own.float_latency, own.latency))
+    measured = f"medians {medians} ms; turn by turn {1 / speed.ratio:.2f} times its time"
+    if speed.verdict != "slower":
+        return (
+            f" In {own.runtime} int8 did not measure faster than its own float32 file ({measured}, within the noise):"
+            " it is small, not fast."
+        )
+    assert speed.interval is not None
+    low, high = (1 / end for end in speed.interval[::-1])
+    sentence = (
+        f" In {own.runtime} the {best.rung} int8 file measured slower than its own float32 file ({measured}, 95 %"
+        f" interval {low:.2f} to {high:.2f})"
+    )
+    if delivered.rung == FLOAT32:
+        return f"{sentence}, and no other int8 file is faster than float32: the float32 student is delivered."
+    own = delivered.runtimes[0]
+    if own.file == best.runtimes[0].file:
+        return f"{sentence}: it is small, not fast, and delivered for its size alone."
+    faster = own.speed.ratio if own.speed else 1.0
+    return (
+        f"{sentence}; delivered is the {delivered.rung} file for {own.runtime}, {faster:.2f} times faster than float32"
+        " there."
+    )
+
+
+def _float_drop(breach: Breach, teacher: ModelRecord, student: ModelRecord) -> float:
+    """What the float32 student alone loses on the test set of the metric that a breach is of."""
+    reference, own = (network.column("float32").test for network in (teacher, student))
+    name = breach.limit.removeprefix("metrics.") if breach.limit != "drop" else own.primary.name
+    before, after = reference.metric(name), own.metric(name)
+    return after.drop(before) if before and after else 0.0
+
+
+def next_step(
+    broken: Sequence[Breach], teacher: ModelRecord, student: ModelRecord, untried_training: str
+) -> str | None:
+    """The cheapest thing that is likely to mend the worst breach; None where nothing is broken.
+
+    Args:
+        untried_training: the rung that trains, where it was not tried; else empty.
+    """
+    if not broken:
+        return None
+    worst = max(broken, key=lambda breach: breach.excess / max(abs(breach.allowed), 1e-3))
+    float_drop = _float_drop(worst, teacher, student)
+    if worst.limit == "size_kb":
+        return (
+            f"Make the student smaller: the file is {worst.measured / worst.allowed:.2f} times the limit; lower its"
+            " width or the channels of its head (student.options)."
+        )
+    if worst.limit == "bit_operations_m":
+        return (
+            f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the bit operations; lower"
+            " its width or raise a stride earlier in the network (student.options)."
+        )
+    if worst.limit == "latency_ms":
+        return (
+            f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the limit; lower its width,"
+            " raise a stride earlier in the network, or allow more threads (measure.threads)."
+        )
+    if float_drop > worst.allowed:
+        return (
+            f"Train the student longer or make it wider: its float32 alone is {float_drop:.2f} {worst.unit} worse than"
+            f" the teacher, quantization adds {worst.measured - float_drop:.2f} (student.training.epochs,"
+            " student.options)."
+        )
+    if untried_training:
+        return (
+            f'Put "{untried_training}" first in quantize.rungs: float32 alone is within the limit, quantization costs'
+            " the rest."
+        )
+    return "Train the quantized network longer (quantize.training.epochs): the float32 student is within the limit."
