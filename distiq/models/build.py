@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,13 @@ from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS, 
 from distiq.models.bc_resnet import BCResNet
 from distiq.models.checkpoint import SUFFIXES, load_weights
 from distiq.models.conformer import Conformer
+from distiq.models.efficientnet_lite import (
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+    efficientnet_lite3,
+    efficientnet_lite4,
+)
 from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.frontend import front_end
 from distiq.models.mlp import MLP
@@ -27,9 +34,14 @@ from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embe
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
 from distiq.progress import Watch
 
-BUILT_IN: dict[str, type[nn.Module]] = {
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "resnet": ResNet,
     "mobilenet_v2": MobileNetV2,
+    "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_lite1": efficientnet_lite1,
+    "efficientnet_lite2": efficientnet_lite2,
+    "efficientnet_lite3": efficientnet_lite3,
+    "efficientnet_lite4": efficientnet_lite4,
     "ds_cnn": DSCNN,
     "audio_resnet": AudioResNet,
     "audio_gru": AudioGRU,
@@ -37,7 +49,7 @@ BUILT_IN: dict[str, type[nn.Module]] = {
     "conformer": Conformer,
     "mlp": MLP,
 }
-TEXT_BUILT_IN: dict[str, type[nn.Module]] = {
+TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "text_bilstm": TextBiLSTM,
     "text_cnn": TextCNN,
     "embedding_bag": EmbeddingBag,

@@ -65,7 +65,8 @@ def load_weights(
     """Loads the weights of a file, of shards, or of a folder that holds one of them, into the model.
 
     Of a training's state the state dict is taken that fits the network best; where an averaged one (EMA) fits as well,
-    it is taken, as timm does. Prefixes that wrappers put before the names are taken off.
+    it is taken, as timm does. Prefixes that wrappers put before the names are taken off, and names of a network's
+    `published_names()` are made its own.
 
     Args:
         trust: the file may run code.
@@ -76,7 +77,12 @@ def load_weights(
         UserError: the file is damaged, would run code and is not trusted, holds no state dict, or does not fit.
     """
     own = model.state_dict()
-    candidates = [fit for place, tensors in _state_dicts(_read(path, trust)) for fit in _fits(place, tensors, own)]
+    renamed: dict[str, str] = getattr(model, "published_names", dict)()
+    candidates = [
+        fit
+        for place, tensors in _state_dicts(_read(path, trust))
+        for fit in _fits(place, {renamed.get(name, name): value for name, value in tensors.items()}, own)
+    ]
     if not candidates:
         raise UserError(f"{path}: holds no plain state dict; save model.state_dict()")
     fit = _best(candidates, path)

@@ -48,8 +48,9 @@ class ModelSettings(Part):
     """A network and its weights."""
 
     model: str = Field(
-        description='"resnet", "mobilenet_v2", "mlp", "text_bilstm", "text_cnn", "embedding_bag", "file.py:function",'
-        ' "transformers:NAME", "timm:NAME", "torchvision:NAME", "file.onnx" (float32, with its weights)'
+        description='"resnet", "mobilenet_v2", "efficientnet_lite0" to 4, "mlp", "text_bilstm", "text_cnn",'
+        ' "embedding_bag", "file.py:function", "transformers:NAME", "timm:NAME", "torchvision:NAME", "file.onnx"'
+        " (float32, with its weights)"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the model")
     weights: str = Field(
