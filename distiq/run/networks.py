@@ -170,12 +170,7 @@ def _built(
         return build(settings, len(names), data.example, role, tokens, names, watch)
     own = settings.preprocessing
     outputs, known = (len(own.labels), ()) if own.labels else (len(names), names)
-<<<<<<< HEAD
-    network = build(settings, outputs, example_of(data, own), role, tokens, known, watch)
-    return adapted(network, data, own)
-=======
     return adapted(build(settings, outputs, example_of(data, own), role, tokens, known, watch), data, own)
->>>>>>> faults
 
 
 def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module) -> nn.Module:
