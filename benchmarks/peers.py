@@ -10,8 +10,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-from distiq.evaluation.evaluate import Predict
-from distiq.runtimes.onnx_passes import INPUT
+from distiq.models.signature import INPUT, Predict
 
 CHUNK = 64  # calibration samples that are given at a time
 MATRIX_PRODUCTS = ["MatMul", "Gemm"]

@@ -36,12 +36,13 @@ from distiq.data.samples import Split, in_memory
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.distillation.distil import distil
-from distiq.evaluation.evaluate import Predict, agreement, outputs
+from distiq.evaluation.evaluate import agreement, outputs
 from distiq.files import save_tensors, write_atomically
 from distiq.models.audio import front_ends
 from distiq.models.build import Tokens, build
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
+from distiq.models.signature import INPUT, Predict
 from distiq.numerics import sqnr_db
 from distiq.progress import Lines
 from distiq.quantization.graph import export_graph
@@ -52,7 +53,6 @@ from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_passes import INPUT
 
 ON_IMAGES: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: ResNet(10, 1, (16, 48, 96), 1),

@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from distiq import environment
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds, parameter_count
-from distiq.evaluation.evaluate import Predict
 from distiq.files import write_atomically
 from distiq.models.resnet import ResNet
+from distiq.models.signature import Predict
 from distiq.quantization.quantize import quantize
 from distiq.records.speed import PeakRecord, gmac_per_s
 from distiq.runtimes.export import RUNTIMES, export, load, require

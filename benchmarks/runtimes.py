@@ -34,12 +34,12 @@ from torch import Tensor, nn
 
 from distiq import environment
 from distiq.evaluation.cost import multiply_adds
-from distiq.evaluation.evaluate import Predict
 from distiq.evaluation.statistics import paired_speed
 from distiq.files import write_atomically
 from distiq.models.build import Tokens, build
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
+from distiq.models.signature import Predict
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.read import parse_recipe

@@ -296,7 +296,13 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="samples per call where throughput is measured")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="turns of every file; they are interleaved")] = 10,
     seconds: Annotated[float, typer.Option(min=0.001, help="length of a turn")] = 0.2,
-    shape: Annotated[str, typer.Option(help="of one sample, such as 3,224,224, where the file does not say it")] = "",
+    shape: Annotated[
+        str,
+        typer.Option(
+            help="of one sample, such as 3,224,224, where the file does not say it; of several inputs"
+            ' "image=3,224,224 depth=1,224,224"'
+        ),
+    ] = "",
     rate: Annotated[int, typer.Option(min=0, help="of files that hear: samples per second; bundles say their own")] = 0,
     tune: Annotated[bool, typer.Option("--tune", help="also time the settings of each file's runtime")] = False,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
@@ -304,9 +310,7 @@ def bench(
 ) -> None:
     """Times model files side by side on this machine: latency of one sample, throughput of a batch."""
     with _explained():
-        sizes = shape.split(",") if shape else []
-        if not all(size.strip().isdigit() for size in sizes):
-            raise UserError(f"--shape {shape}: write the sizes of one sample with commas, such as 3,224,224")
+        shapes = dict(_named_shape(part) for part in shape.split(" ") if part)
         from distiq.commands.bench import bench as bench_files
         from distiq.report.show import show_bench
 
@@ -318,7 +322,7 @@ def bench(
                 batch=batch,
                 rounds=rounds,
                 seconds=seconds,
-                shape=[int(size) for size in sizes],
+                shape=shapes.get("", ()) or shapes,
                 rate=rate,
                 tune=tune,
                 watch=watch,
@@ -411,6 +415,14 @@ def quantize(
         show_own_file(found, console)
         if json is not None:
             found.save(json)
+
+
+def _named_shape(text: str) -> tuple[str, list[int]]:
+    """The name of an input, empty for the only one, and the sizes of a sample: "depth=1,224,224"."""
+    name, _, sizes = text.rpartition("=")
+    if not all(size.strip().isdigit() for size in sizes.split(",")):
+        raise UserError(f"--shape {text}: write the sizes of one sample with commas, such as 3,224,224")
+    return name, [int(size) for size in sizes.split(",")]
 
 
 @contextlib.contextmanager

@@ -87,6 +87,23 @@ def test_a_room_imports_only(room, allowed):
     assert arrows()[room] <= allowed
 
 
+COMMANDS = {"commands", "cli", "__main__"}
+STAGES = COMMANDS | {"run"}
+
+
+@pytest.mark.parametrize(
+    ("room", "above"),
+    [
+        ("run", COMMANDS),
+        *((room, STAGES) for room in ("bundle", "timing", "report")),
+        *((room, STAGES | {"bundle", "timing", "report"}) for room in sorted(SIDE_BY_SIDE)),
+        ("training", STAGES | {"bundle", "timing", "report"} | SIDE_BY_SIDE),
+    ],
+)
+def test_a_room_imports_nothing_above_it(room: str, above: set[str]):
+    assert not arrows()[room] & above
+
+
 @pytest.mark.parametrize("room", ["data", "models"])
 def test_the_lower_rooms_import_nothing_above(room):
     other = {"data": "models", "models": "data"}[room]

@@ -1,13 +1,13 @@
 """The card of a bundle: what the model is, how good it is, where it was measured."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from distiq.bundle.open import EXAMPLES
 from distiq.records.quality import Metric
 from distiq.records.record import NOUNS
 from distiq.records.run import RunRecord
 from distiq.records.trials import TrialRecord
-from distiq.runtimes.runtime import IntegerTensor
 
 
 def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str, object]:
@@ -45,7 +45,7 @@ def _card_text(
     trial: TrialRecord,
     files: dict[str, str],
     pair_sums: str,
-    ends: Mapping[str, IntegerTensor],
+    integers: Mapping[str, Mapping[str, Any]],
     is_pair: bool = False,
 ) -> str:
     test, cost = trial.deployed.test, trial.deployed.cost
@@ -85,7 +85,7 @@ def _card_text(
 
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
 {" ".join(facts)}
-{_said_of(ends)}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
+{_said_of(integers)}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
 Without distiq, `python run.py` checks, answers and times the file; it needs numpy and {cost.runtime} alone.
@@ -105,7 +105,7 @@ def _metric_row(metric: Metric, samples: int, noun: str) -> str:
     return f"| {metric.title}, {samples} test {noun} | {metric.figure}{span} |"
 
 
-def _said_of(ends: Mapping[str, IntegerTensor]) -> str:
-    """A line about the ends of a file that are of integers."""
-    grids = "; ".join(f"{name} with scale {end.scale:.9g}, zero point {end.zero_point}" for name, end in ends.items())
-    return f"Of int8, for (integer - zero point) * scale: {grids}.\n" if grids else ""
+def _said_of(integers: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line about the inputs and outputs of a file that are of integers."""
+    parts = [f"{name} with scale {one['scale']:.9g}, zero point {one['zero_point']}" for name, one in integers.items()]
+    return f"Of int8, for (integer - zero point) * scale: {'; '.join(parts)}.\n" if parts else ""

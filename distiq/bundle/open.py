@@ -26,9 +26,9 @@ from distiq.device import run as runner
 from distiq.device.run import Check
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
+from distiq.models.signature import Predict, Tensors, one_output
 from distiq.records.record import NOUNS
 from distiq.runtimes.export import load
-from distiq.runtimes.runtime import Predict
 
 PREPROCESSING, VECTORS, CARD = "preprocessing.json", "vectors.safetensors", "card.json"
 
@@ -129,7 +129,9 @@ class Bundle:
         """
         if self.regression:
             raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
-        return [self.likeliest(probabilities, top) for probabilities in self.probabilities(self.run(inputs))]
+        return [
+            self.likeliest(probabilities, top) for probabilities in self.probabilities(one_output(self.run(inputs)))
+        ]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
@@ -157,7 +159,7 @@ class Bundle:
         if not self.regression:
             raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
         target = self.about["target"]
-        return target["mean"] + target["std"] * self.run(inputs)[:, 0]
+        return target["mean"] + target["std"] * one_output(self.run(inputs))[:, 0]
 
     def sound(self) -> Audio:
         """How the model hears.
@@ -207,6 +209,8 @@ class Bundle:
     def vectors(self) -> dict[str, Tensor]:
         """The test vectors: "inputs" (N, ...), "outputs" (N, classes), "labels" (N,), raw samples where there are some.
 
+        Several inputs or outputs are called "inputs.NAME" and "outputs.NAME".
+
         Raises:
             UserError: they cannot be read.
         """
@@ -214,6 +218,25 @@ class Bundle:
             return load_file(self.folder / VECTORS)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{self.folder / VECTORS}: damaged ({error}); make the bundle again") from error
+
+    def inputs(self, count: int) -> Tensors:
+        """The first inputs of the test vectors.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        vectors = self.vectors()
+        several = {name.partition(".")[2]: one[:count] for name, one in vectors.items() if name.startswith("inputs.")}
+        return several or vectors["inputs"][:count]
+
+    def _run_arrays(self, inputs: runner.Arrays) -> runner.Arrays:
+        given: Tensors = (
+            torch.from_numpy(inputs)
+            if not isinstance(inputs, dict)
+            else {name: torch.from_numpy(array) for name, array in inputs.items()}
+        )
+        outputs = self.run(given)
+        return outputs.numpy() if isinstance(outputs, Tensor) else {name: one.numpy() for name, one in outputs.items()}
 
     def check(self) -> Check:
         """Replays the test vectors here.
@@ -227,6 +250,6 @@ class Bundle:
         """
         vectors = {name: tensor.numpy() for name, tensor in self.vectors().items()}
         try:
-            return runner.check(lambda inputs: self.run(torch.from_numpy(inputs)).numpy(), vectors, self.about)
+            return runner.check(self._run_arrays, vectors, self.about)
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error

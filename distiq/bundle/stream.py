@@ -17,8 +17,8 @@ from torch import Tensor
 from distiq.bundle.open import Bundle, StreamPrediction
 from distiq.data.audio import read_sound, resampled
 from distiq.errors import UserError
+from distiq.models.signature import Predict, one_output
 from distiq.runtimes.onnx_runtime import FrontEnd, split_front_end
-from distiq.runtimes.runtime import Predict
 
 
 class Window(NamedTuple):
@@ -67,7 +67,7 @@ class Stream:
 
 def parts_of(model: Path, run: Predict) -> FrontEnd:
     """A model in two; where its file cannot be cut, samples are the frames and `run` is the network."""
-    return split_front_end(model) or FrontEnd(1, 1, lambda samples: samples, run)
+    return split_front_end(model) or FrontEnd(1, 1, lambda samples: samples, lambda samples: one_output(run(samples)))
 
 
 def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -> Iterator[StreamPrediction]:

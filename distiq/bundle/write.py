@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distiq.bundle.card import _card, _card_text
 from distiq.bundle.open import CARD, PREPROCESSING, RUNNER, TOKENIZER, VECTOR_COUNT, VECTORS
@@ -15,9 +16,10 @@ from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.data.tokenizer import bitmap
 from distiq.files import replace_folder, save_tensors, sha256_of_file, write_atomically
+from distiq.models.signature import Signature, Tensors, type_name
 from distiq.records.run import RunRecord
 from distiq.records.trials import FLOAT32, TrialRecord
-from distiq.runtimes.export import files_of, integer_io, load, pair_sums
+from distiq.runtimes.export import files_of, load, pair_sums, runtime_of
 
 
 def write_bundle(
@@ -36,7 +38,7 @@ def write_bundle(
     samples = data.test.take(torch.arange(count) * len(data.test) // count)  # a folder's samples are sorted by class
     inputs = data.normalize(samples.inputs)
     outputs = load(partial / model.name)(inputs)
-    vectors = {"inputs": inputs, "outputs": outputs, "labels": samples.labels}
+    vectors = {**_named("inputs", inputs), **_named("outputs", outputs), "labels": samples.labels}
     if name := data.preprocessing.raw_name:
         vectors[name] = samples.inputs
     save_tensors(vectors, partial / VECTORS)
@@ -51,13 +53,31 @@ def write_bundle(
     if tokenizer:
         names.append(TOKENIZER)
     files = {name: sha256_of_file(partial / name) for name in names}
-    certificate, ends = "" if trial.rung == FLOAT32 else pair_sums(model), integer_io(model)
-    grids = {name: end._asdict() for name, end in ends.items()}
-    facts = {"model": model.name, "pair_sums": certificate, "integer_io": grids}
+    certificate, signature = "" if trial.rung == FLOAT32 else pair_sums(model), runtime_of(model).signature(model)
+    integers = integer_io(signature)
+    facts = {"model": model.name, "pair_sums": certificate, "signature": signature.to_json(), "integer_io": integers}
     _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
-    card = _card_text(run, trial, files, certificate, ends, data.preprocessing.pair)
+    card = _card_text(run, trial, files, certificate, integers, data.preprocessing.pair)
     write_atomically(partial / "CARD.md", card.encode())
     replace_folder(partial, target)
+
+
+def integer_io(signature: Signature) -> dict[str, dict[str, object]]:
+    """How the inputs and outputs of a file are quantized that take or give int8, by "input" and "output" or by name."""
+    sides = (("input", signature.inputs), ("output", signature.outputs))
+    return {
+        side if len(specs) == 1 else spec.name: {"type": type_name(spec.dtype), **spec.quantization._asdict()}
+        for side, specs in sides
+        for spec in specs
+        if spec.quantization
+    }
+
+
+def _named(side: str, tensors: Tensors) -> dict[str, Tensor]:
+    """Test vectors of one side: by its name alone, or several as "inputs.NAME"."""
+    if isinstance(tensors, Tensor):
+        return {side: tensors}
+    return {f"{side}.{name}": one for name, one in tensors.items()}
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -74,8 +74,8 @@ def ablate(
         data = read_data(recipe, ledger.watch)
         if data.regression:
             raise UserError(
-                "distiq ablate compares shares of right answers, but each sample of this data has a number; run the"
-                ' recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
+                "distiq ablate compares shares of correct predictions, but each sample of this data has a number; run"
+                ' the recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
             )
         arms = arms or arms_of(recipe.distil)
         if len(arms) < 2 or "no teacher" not in arms:
@@ -152,18 +152,18 @@ def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         yield from ((first, second) for first in arms if second in arms and first not in ("no teacher", second))
 
 
-def _pair(first: str, second: str, ours: torch.Tensor, theirs: torch.Tensor) -> PairRecord:
-    """Compares two arms by their right answers (seeds, samples)."""
-    mean, low, high = paired_interval(ours, theirs)
-    fixed, broken = (ours & ~theirs).sum(1).tolist(), (~ours & theirs).sum(1).tolist()
-    one_seed = len(ours) == 1  # says nothing of other seeds
+def _pair(first: str, second: str, one: torch.Tensor, other: torch.Tensor) -> PairRecord:
+    """Compares two arms by their boolean masks (seeds, samples) of correct predictions."""
+    mean, low, high = paired_interval(one, other)
+    fixed, broken = (one & ~other).sum(1).tolist(), (~one & other).sum(1).tolist()
+    one_seed = len(one) == 1  # says nothing of other seeds
     verdict = "cannot tell" if one_seed else "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
     return PairRecord(
         first=first,
         second=second,
         difference_points=100 * mean,
         interval_points=(100 * low, 100 * high),
-        per_seed_points=tuple((100 * (ours.float() - theirs.float()).mean(1)).tolist()),
-        mcnemar_p=tuple(mcnemar(one, other) for one, other in zip(fixed, broken, strict=True)),
+        per_seed_points=tuple((100 * (one.float() - other.float()).mean(1)).tolist()),
+        mcnemar_p=tuple(mcnemar(gained, lost) for gained, lost in zip(fixed, broken, strict=True)),
         verdict=verdict,
     )

@@ -13,8 +13,8 @@ from distiq import environment
 from distiq.bundle.open import Bundle
 from distiq.data.audio import Audio
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import Predict
 from distiq.models.onnx_inputs import one_input
+from distiq.models.signature import Predict, Tensors, TensorSpec, by_name, each, tensors_of
 from distiq.progress import Silent, Watch
 from distiq.records.speed import BenchFile, BenchRecord, LatencyRecord
 from distiq.records.trials import FLOAT32
@@ -24,11 +24,12 @@ from distiq.timing.latency import latencies
 from distiq.timing.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.timing.tune import tune as tune_file
 
+Shape = Sequence[int] | Mapping[str, Sequence[int]]
 NO_PADDING = -1  # a number that no token has: nothing is masked
 
 
 class _Opened(NamedTuple):
-    """A model file, one sample (1, ...) that it takes, its multiply-adds where they are known, its seconds of sound.
+    """A model file, one sample (1, ...) that it takes, its multiply-adds if they are known, its seconds of sound.
 
     `run` is the file itself, or what is run in its place; see `one_input`.
     """
@@ -37,7 +38,7 @@ class _Opened(NamedTuple):
     run: Path
     threads: int
     predict: Predict
-    sample: Tensor
+    sample: Tensors
     work: Work | None
     sound_s: float
 
@@ -49,7 +50,7 @@ def bench(
     batch: int = 32,
     rounds: int = 10,
     seconds: float = 0.2,
-    shape: Sequence[int] = (),
+    shape: Shape = (),
     rate: int = 0,
     tune: bool = False,
     watch: Watch | None = None,
@@ -57,12 +58,12 @@ def bench(
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
 
     Args:
-        files: .onnx, .xml, .tflite, .pte or .pt2, each of one input, .onnx also of tokens and their mask; of a bundle's
-            folder its model file is timed, under the settings that its card names.
+        files: .onnx, .xml, .tflite, .pte or .pt2; of a bundle's folder its model file is timed, under the settings that
+            its card names.
         threads: of each runtime; by default 1, of a bundle those of its card.
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
-        shape: of one sample, for files that do not say it.
+        shape: of one sample, for files that do not say it; of a file of several inputs a shape by name.
         rate: of files that hear, samples per second; a bundle says its own.
         tune: also time each file under the settings of its runtime.
 
@@ -73,7 +74,7 @@ def bench(
     watch = watch or Silent()
     watch.stage("loading the files")
     with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
-        opened = {str(file): _opened(Path(file), threads, tuple(shape), rate, Path(folder)) for file in files}
+        opened = {str(file): _opened(Path(file), threads, shape, rate, Path(folder)) for file in files}
         return _timed(opened, batch, rounds, seconds, tune, watch)
 
 
@@ -110,39 +111,51 @@ def _timed(
     return BenchRecord(created=created, environment=environment.describe(), files=tuple(results), peak=peak)
 
 
-def _opened(path: Path, threads: int | None, shape: tuple[int, ...], rate: int, folder: Path) -> _Opened:
+def _opened(path: Path, threads: int | None, shape: Shape, rate: int, folder: Path) -> _Opened:
     if path.is_dir():
         bundle = Bundle(path, threads)
         macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
         sound_s = bundle.preprocessing.seconds if isinstance(bundle.preprocessing, Audio) else 0.0
-        sample = bundle.vectors()["inputs"][:1]
+        sample: Tensors = bundle.inputs(1)
         return _Opened(bundle.model, bundle.model, bundle.threads, bundle.run, sample, Work(macs, is_int8), sound_s)
     run = one_input(path, Path(tempfile.mkdtemp(dir=folder)), NO_PADDING)
     sample, count = _sample(run, shape), runtime_of(path).work
-    sound_s = sample.shape[1] / rate if rate and sample.ndim == 2 else 0.0
-    work, threads = count(run, sample.shape[1:]) if count else None, threads or 1
+    shapes = [tuple(one.shape[1:]) for one in tensors_of(sample)]
+    sound_s = shapes[0][0] / rate if rate and len(shapes[0]) == 1 else 0.0
+    work, threads = count(run, shapes) if count else None, threads or 1
     return _Opened(path, run, threads, load(run, threads), sample, work, sound_s)
 
 
-def _sample(path: Path, shape: tuple[int, ...]) -> Tensor:
+def _sample(path: Path, shape: Shape) -> Tensors:
     """One sample that the file takes: noise, or zeros where it takes integers."""
     runtime = runtime_of(path)
     require(runtime)
-    entry = runtime.entry(path)
-    own = entry.shape[1:]
+    inputs = runtime.signature(path).inputs
+    named = shape if isinstance(shape, Mapping) else {inputs[0].name: shape} if len(inputs) == 1 or not shape else None
+    if named is None or not named.keys() <= {one.name for one in inputs}:
+        names = " ".join(f"{one.name}=3,224,224" for one in inputs)
+        raise UserError(f"{path}: takes {len(inputs)} inputs; give the shape of each by its name: --shape {names!r}")
+    samples = [_noise(spec, tuple(named.get(spec.name, ())), path) for spec in inputs]
+    return by_name(samples, [one.name for one in inputs])
+
+
+def _noise(spec: TensorSpec, shape: tuple[int, ...], path: Path) -> Tensor:
+    own = spec.shape[1:]
     if shape and (len(shape) != len(own) or any(size not in (-1, had) for size, had in zip(own, shape, strict=True))):
-        wanted, given = (",".join("any" if size < 1 else str(size) for size in sizes) for sizes in (own, shape))
-        raise UserError(f"{path}: takes samples of shape {wanted}, not {given}; leave --shape out, or make it fit")
-    shape, dtype = shape or own, entry.dtype
+        stated, given = (",".join("any" if size < 1 else str(size) for size in sizes) for sizes in (own, shape))
+        raise UserError(f"{path}: takes samples of shape {stated}, not {given}; leave --shape out, or make it fit")
+    shape = shape or own
     if not shape or min(shape) < 1:
-        raise UserError(f"{path}: the file leaves the shape of a sample open; give it, such as --shape 3,224,224")
-    if not dtype.is_floating_point:
-        return torch.zeros((1, *shape), dtype=dtype)
-    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(dtype)
+        raise UserError(
+            f'{path}: the file leaves the shape of a sample of "{spec.name}" open; give it, such as --shape 3,224,224'
+        )
+    if not spec.dtype.is_floating_point:
+        return torch.zeros((1, *shape), dtype=spec.dtype)
+    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(spec.dtype)
 
 
-def _call(predict: Predict, sample: Tensor, size: int) -> Predict:
-    inputs = sample.repeat(size, *[1] * (sample.ndim - 1))
+def _call(predict: Predict, sample: Tensors, size: int) -> Predict:
+    inputs = each(lambda one: one.repeat(size, *[1] * (one.ndim - 1)), sample)
     return lambda _: predict(inputs)
 
 

@@ -19,6 +19,7 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import agreement, outputs
+from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import ActivationFakeQuantize
@@ -54,7 +55,7 @@ BY_RANGES = tuple(rung for rung in RUNGS if rung.ranges is not None)
 
 
 def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
-    """Looks for the cause of the best int8 file's loss and keeps what it found in the run's records.
+    """Looks for the cause of the best int8 file's loss and keeps the diagnosis in the run's records.
 
     Args:
         run: the folder of a finished run; its networks are loaded, nothing is trained.
@@ -224,8 +225,8 @@ def _float_file(case: Case) -> Iterator[Finding]:
     yield Finding(
         "float32 file",
         same < SAME_PREDICTIONS,
-        f"the exported float32 file answers like PyTorch on {100 * same:.2f} % of the validation samples",
-        f"The export is at fault: already the float32 file answers otherwise on {100 * (1 - same):.2f} % of the"
+        f"the exported float32 file predicts what PyTorch does on {100 * same:.2f} % of the validation samples",
+        f"The export is at fault: the float32 file already predicts otherwise on {100 * (1 - same):.2f} % of the"
         " samples.",
     )
 
@@ -253,7 +254,7 @@ def _deployment(case: Case) -> Iterator[Finding]:
     yield Finding(
         "runtime",
         same < SAME_PREDICTIONS,
-        f"the deployed file answers like its simulation on {100 * same:.2f} % of the test samples",
+        f"the deployed file predicts what its simulation does on {100 * same:.2f} % of the test samples",
         f"The runtime computes otherwise than the simulation on {100 * (1 - same):.2f} % of the samples.",
     )
 
@@ -264,13 +265,13 @@ def _calibration(case: Case) -> Iterator[Finding]:
     seen, unseen = case.validation[:half], case.validation[half:]
     other = quantize(case.student, seen, case.scheme)
     reference = _logits(case.student, unseen)
-    ours, theirs = (sqnr_db(reference, _logits(model, unseen)) for model in (case.quantized, other))
+    now, then = (sqnr_db(reference, _logits(model, unseen)) for model in (case.quantized, other))
     yield Finding(
         "calibration",
-        theirs - ours > BETTER_DB,
-        f"{ours:.1f} dB on held-out validation samples; calibrated on validation samples it would be {theirs:.1f} dB",
+        then - now > BETTER_DB,
+        f"{now:.1f} dB on held-out validation samples; calibrated on validation samples it would be {then:.1f} dB",
         f"The calibration samples are drawn from elsewhere than the validation samples: calibrated on the latter,"
-        f" the noise falls by {theirs - ours:.1f} dB. Hold out more samples for calibration.",
+        f" the noise falls by {then - now:.1f} dB. Hold out more samples for calibration.",
         (f"data.calibration={2 * case.recipe.data.calibration}",),
     )
 
@@ -356,7 +357,7 @@ def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _logits(model: nn.Module, samples: Tensor) -> Tensor:
-    return torch.cat([model(chunk) for chunk in samples.split(SAMPLES)])
+    return torch.cat([one_output(model(chunk)) for chunk in samples.split(SAMPLES)])
 
 
 @torch.no_grad()
@@ -365,12 +366,12 @@ def _stretched(model: nn.Module, samples: Tensor, scheme: Scheme) -> dict[str, f
     watching = QuantizedModel(prepare(export_graph(model, samples[:2]), scheme), scheme)
     for chunk in samples.split(SAMPLES):
         watching(chunk)
-    found: dict[str, float] = {}
-    for place, _, point in grids(watching):
-        if not isinstance(point, ActivationFakeQuantize):
+    stretched: dict[str, float] = {}
+    for place, _, fake_quantize in grids(watching):
+        if not isinstance(fake_quantize, ActivationFakeQuantize):
             continue
-        histogram = point.histogram
+        histogram = fake_quantize.histogram
         ranges = activation_range(histogram, scheme), percentile_range(histogram, 99.9)
         width, needed = (max(high, 0.0) - min(low, 0.0) for low, high in ranges)
-        found[place] = max(found.get(place, 1.0), width / needed if needed else 1.0)
-    return found
+        stretched[place] = max(stretched.get(place, 1.0), width / needed if needed else 1.0)
+    return stretched

@@ -1,19 +1,32 @@
 """quantize_file(): a float32 ONNX file of someone's own becomes an int8 file, measured beside it without labels."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
-from distiq.commands.bench import bench
-from distiq.data.inputs import Preparation, read_inputs
+from distiq.commands.bench import Shape, bench
+from distiq.data.inputs import Preparation, read_inputs, read_named_inputs
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import Predict, agreement
+from distiq.evaluation.evaluate import agreement
 from distiq.models.from_onnx import OnnxNetwork, read_onnx
 from distiq.models.onnx_inputs import one_input
 from distiq.models.onnx_operations import EXPORT_AGAIN
+from distiq.models.signature import (
+    Predict,
+    Tensors,
+    TensorSpec,
+    batch_size,
+    call,
+    concatenated,
+    each,
+    one_output,
+    split,
+    tensors_of,
+)
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.quantize import quantize
@@ -83,7 +96,8 @@ def quantize_file(
     """Quantizes a float32 ONNX file, writes the int8 file, and measures both on samples that calibration did not see.
 
     Args:
-        data: an array of ready inputs (N, ...) as .npy or .npz, or a folder of images; see `read_inputs`.
+        data: an array of ready inputs (N, ...) as .npy or .npz; of several inputs an .npz with one array for
+            each by its name, or a folder of images; see `read_inputs`.
         out: its ending names the runtime; see `export`.
         samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
         uint8_input: the int8 file takes uint8 images, whose size is right already, and prepares them itself.
@@ -99,7 +113,7 @@ def quantize_file(
         raise UserError(f"{source}: distiq quantizes .onnx files of float32; {EXPORT_AGAIN}")
     runtime = runtime_of(out)
     require(runtime, to_write=True)
-    if scheme.integer_io and runtime.io_parameters is None:
+    if scheme.integer_io and not runtime.integer_io:
         raise UserError(f"{out}: --integer-io is for .tflite files; leave it out, or name such a file")
     if why := refusal(runtime, scheme.mode, scheme.activation_bits, scheme.group_size):
         raise UserError(f"{out}: {why}")
@@ -111,29 +125,31 @@ def quantize_file(
     with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
         read = _read(source, one_input(source, Path(folder), pad), data, preparation, samples, threads)
     calibration, held_out, reference = read.calibration, read.held_out, read.reference
-    watch.stage(f"quantizing on {len(calibration)} samples: {scheme}")
-    inside = Uint8Input(*(preparation.of_channels(calibration.shape[1]))) if uint8_input else None
+    watch.stage(f"quantizing on {batch_size(calibration)} samples: {scheme}")
+    inside = Uint8Input(*preparation.of_channels(tensors_of(calibration)[0].shape[1])) if uint8_input else None
     quantized = quantize(read.network, calibration, scheme, watch=watch)
-    export(quantized, out, calibration[:2], inside, scheme.integer_io)
-    watch.stage(f"comparing on {len(held_out)} other samples")
-    answers = _answers(load(out, threads), preparation.pixels(held_out) if uint8_input else held_out, CHUNK)
+    export(quantized, out, each(lambda one: one[:2], calibration), inside, scheme.integer_io)
+    watch.stage(f"comparing on {batch_size(held_out)} other samples")
+    outputs = _outputs(load(out, threads), each(preparation.pixels, held_out) if uint8_input else held_out, CHUNK)
     timed = bench(
         [source, out],
         threads=threads,
         batch=THROUGHPUT_BATCH,
         rounds=rounds,
         seconds=seconds,
-        shape=tuple(calibration.shape[1:]),
+        shape=_shape(calibration),
         watch=watch,
     )
-    has_classes = reference.ndim == 2 and reference.shape[1] > 1
+    by_output = _sqnr(reference, outputs)
+    has_classes = isinstance(reference, Tensor) and reference.ndim == 2 and reference.shape[1] > 1
     return OwnFileRecord(
         bench=timed,
         scheme=str(quantized.scheme),
-        calibration_samples=len(calibration),
-        compared_samples=len(held_out),
-        sqnr_db=sqnr_db(reference, answers),
-        agreement=agreement(reference, answers) if has_classes else None,
+        calibration_samples=batch_size(calibration),
+        compared_samples=batch_size(held_out),
+        sqnr_db=min(by_output.values()),
+        sqnr_by_output=by_output if len(by_output) > 1 else {},
+        agreement=agreement(one_output(reference), one_output(outputs)) if has_classes else None,
         float_operations=runtime.float_operations(out),
         operations=operations(out),
         pair_sums=pair_sums(out),
@@ -141,12 +157,12 @@ def quantize_file(
 
 
 class _Read(NamedTuple):
-    """A network, inputs to calibrate on, others, and what the float32 file answers to these."""
+    """A network, inputs to calibrate on, others, and what the float32 file gives for these."""
 
     network: OnnxNetwork
-    calibration: Tensor
-    held_out: Tensor
-    reference: Tensor
+    calibration: Tensors
+    held_out: Tensors
+    reference: Tensors
 
 
 def _read(source: Path, taken: Path, data: Path, preparation: Preparation, samples: int, threads: int) -> _Read:
@@ -155,31 +171,58 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     Args:
         taken: what is read in place of `source`; see `one_input`.
     """
-    entry = runtime_of(source).entry(taken)
-    if not entry.shape or entry.shape[0] > 1:
-        raise UserError(f"{source}: is fixed to batches of {entry.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
-    calibration, held_out = read_inputs(data, entry.shape[1:], entry.dtype, preparation, samples, COMPARED)
+    inputs = runtime_of(source).signature(taken).inputs
+    for spec in inputs:
+        if not spec.shape or spec.shape[0] > 1:
+            raise UserError(f"{source}: is fixed to batches of {spec.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
+    calibration, held_out = _inputs(data, inputs, preparation, samples)
     predict = load(taken, threads)
-    alone = entry.shape[0] == 1
+    alone = any(spec.shape[0] == 1 for spec in inputs)
     try:
-        _, reference = (_answers(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
+        _, reference = (_outputs(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
     except Exception as error:  # every runtime raises its own kinds
         raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
     try:
-        network = read_onnx(taken, calibration[:1])
+        network = read_onnx(taken, each(lambda one: one[:1], calibration))
     except UserError as error:
         raise UserError(str(error).replace(str(taken), str(source))) from error
-    network.fixed_length = entry.shape[-1] > 0
-    if not torch.isfinite(reference).all():
-        raise UserError(f"{source}: the float32 file answers NaN or infinite values for these samples")
+    network.fixed_length = inputs[0].shape[-1] > 0
+    if not all(torch.isfinite(one).all() for one in tensors_of(reference)):
+        raise UserError(f"{source}: the float32 file gives NaN or infinite values for these samples")
+    few = [each(lambda one: one[:CHUNK], part) for part in (reference, held_out)]
     with torch.no_grad():
-        found = sqnr_db(reference[:CHUNK], network(held_out[:CHUNK]))
-    if found < SAME_DB:
+        read = min(_sqnr(few[0], call(network, few[1])).values())
+    if read < SAME_DB:
         raise UserError(
-            f"{source}: distiq reads this network differently from ONNX Runtime ({found:.0f} dB); {EXPORT_AGAIN}"
+            f"{source}: distiq reads this network differently from ONNX Runtime ({read:.0f} dB); {EXPORT_AGAIN}"
         )
     return _Read(network, calibration, held_out, reference)
 
 
-def _answers(predict: Predict, inputs: Tensor, chunk: int) -> Tensor:
-    return torch.cat([predict(part).float() for part in inputs.split(chunk)])
+def _inputs(
+    data: Path, inputs: Sequence[TensorSpec], preparation: Preparation, samples: int
+) -> tuple[Tensors, Tensors]:
+    """Inputs to calibrate on, and others to compare on."""
+    if len(inputs) == 1:
+        return read_inputs(data, inputs[0].shape[1:], inputs[0].dtype, preparation, samples, COMPARED)
+    stated = {spec.name: (spec.shape[1:], spec.dtype) for spec in inputs}
+    return read_named_inputs(data, stated, samples, COMPARED)
+
+
+def _outputs(predict: Predict, inputs: Tensors, chunk: int) -> Tensors:
+    return concatenated([each(torch.Tensor.float, predict(part)) for part in split(inputs, chunk)])
+
+
+def _sqnr(reference: Tensors, outputs: Tensors) -> dict[str, float]:
+    """The SQNR of each output by its name, in dB; "" is the only one."""
+    if isinstance(reference, Tensor):
+        return {"": sqnr_db(reference, one_output(outputs))}
+    assert isinstance(outputs, dict)
+    return {name: sqnr_db(one, outputs[name]) for name, one in reference.items()}
+
+
+def _shape(inputs: Tensors) -> Shape:
+    """Of one sample, by name where there are several inputs."""
+    if isinstance(inputs, Tensor):
+        return tuple(inputs.shape[1:])
+    return {name: tuple(one.shape[1:]) for name, one in inputs.items()}

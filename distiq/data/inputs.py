@@ -1,5 +1,6 @@
 """Samples without labels for a network of someone's own: an array of ready inputs, or a folder of images."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -72,25 +73,68 @@ def read_inputs(
         sizes = _image_shape(shape, preparation, source)
         return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
     array = _array(source)
-    own = array.shape[1:]
-    if not own or len(own) != len(shape) or any(size not in (-1, had) for size, had in zip(shape, own, strict=True)):
-        wanted = ", ".join("any" if size < 1 else str(size) for size in shape)
-        raise UserError(f"{source}: holds an array of shape {array.shape}; the network takes (samples, {wanted})")
-    if (array.dtype.kind == "f") != dtype.is_floating_point or array.dtype.kind not in "fi":
-        raise UserError(
-            f"{source}: holds {array.dtype}, the network takes {str(dtype).removeprefix('torch.')}; store inputs that"
-            " are ready for it, such as array.astype('float32') / 255"
-        )
+    _check_array(array, shape, dtype, str(source))
     first, rest = _shares(len(array), source, "samples", calibration, others)
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
-    if not finite.all():
-        first_bad, count = int(np.argmin(finite)), int((~finite).sum())
-        raise UserError(f"{source}: sample {first_bad} holds NaN or infinite values ({count} samples do); remove them")
     inputs = torch.from_numpy(np.ascontiguousarray(array))
     return inputs[torch.tensor(first)].to(dtype), inputs[torch.tensor(rest)].to(dtype)
 
 
+def read_named_inputs(
+    source: Path, inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]], calibration: int, others: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """As `read_inputs`, of a network of several inputs: an .npz with an array (N, ...) for each by its name.
+
+    Args:
+        inputs: shape of a sample, -1 where it is open, and type of each input.
+
+    Raises:
+        UserError: an array is missing or fits no input, or they hold different numbers of samples.
+    """
+    arrays = _arrays(source) if source.suffix == ".npz" else {}
+    if arrays.keys() != inputs.keys():
+        there = f"holds {', '.join(arrays)}" if arrays else "is no .npz"
+        raise UserError(
+            f"{source}: {there}; the network takes {', '.join(inputs)}: store an array for each with numpy.savez"
+        )
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        counted = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise UserError(f"{source}: {counted}; every input needs as many samples")
+    for name, (shape, dtype) in inputs.items():
+        _check_array(arrays[name], shape, dtype, f'{source}: "{name}"')
+    first, rest = _shares(next(iter(counts.values())), source, "samples", calibration, others)
+    parts = [
+        {name: torch.from_numpy(np.ascontiguousarray(arrays[name][rows])).to(inputs[name][1]) for name in inputs}
+        for rows in (first, rest)
+    ]
+    return parts[0], parts[1]
+
+
+def _check_array(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, where: str) -> None:
+    """Raises UserError unless an array holds finite inputs of that form."""
+    own = array.shape[1:]
+    if len(own) != len(shape) or any(size not in (-1, had) for size, had in zip(shape, own, strict=True)):
+        stated = ", ".join("any" if size < 1 else str(size) for size in shape)
+        raise UserError(f"{where}: holds an array of shape {array.shape}; the network takes (samples, {stated})")
+    if (array.dtype.kind == "f") != dtype.is_floating_point or array.dtype.kind not in "fiub":
+        raise UserError(
+            f"{where}: holds {array.dtype}, the network takes {str(dtype).removeprefix('torch.')}; store inputs that"
+            " are ready for it, such as array.astype('float32') / 255"
+        )
+    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    if not finite.all():
+        first_bad, count = int(np.argmin(finite)), int((~finite).sum())
+        raise UserError(f"{where}: sample {first_bad} holds NaN or infinite values ({count} samples do); remove them")
+
+
 def _array(source: Path) -> np.ndarray:
+    arrays = _arrays(source)
+    if len(arrays) != 1:
+        raise UserError(f"{source}: holds {len(arrays)} arrays ({', '.join(arrays)}); store one alone")
+    return next(iter(arrays.values()))
+
+
+def _arrays(source: Path) -> dict[str, np.ndarray]:
     wanted = "give a folder of PNG or JPEG images, or inputs as a .npy or .npz file"
     if not source.is_file():
         raise UserError(f"{source}: no such folder or file; {wanted}")
@@ -98,12 +142,9 @@ def _array(source: Path) -> np.ndarray:
         raise UserError(f"{source}: {wanted}")
     try:
         loaded = np.load(source)
-        arrays = dict(loaded) if source.suffix == ".npz" else {"": loaded}
+        return dict(loaded) if source.suffix == ".npz" else {"": loaded}
     except Exception as error:  # zip, pickle and numpy raise their own kinds
         raise UserError(f"{source}: cannot be read as an array ({error}); write it with numpy.save") from error
-    if len(arrays) != 1:
-        raise UserError(f"{source}: holds {len(arrays)} arrays ({', '.join(arrays)}); store one alone")
-    return next(iter(arrays.values()))
 
 
 def _shares(count: int, source: Path, what: str, calibration: int, others: int) -> tuple[list[int], list[int]]:

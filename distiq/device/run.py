@@ -4,7 +4,7 @@
     python run.py shoe.png clip.wav   answers samples; image files need Pillow
     python run.py rows.csv            answers every row of a file of named columns (.csv, .tsv, .json, .jsonl)
     python run.py "a fine film"       answers a text; needs the package tokenizers
-    python run.py sample.npy          answers one sample, or several in one array
+    python run.py sample.npy          answers one sample, or several in one array; of a model of several inputs an .npz
     python run.py --time              latency of one sample and throughput of a batch; --json FILE writes them down
 
 An .npy of uint8 pixels (C, H, W) or of int16 sound (T,) is raw: it is prepared as preprocessing.json says. An .npy of
@@ -31,7 +31,7 @@ import wave
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Union
 
 import numpy as np
 
@@ -49,6 +49,7 @@ RAW = {"image": "pixels", "audio": "samples"}
 RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp",
                     "i8mm")  # fmt: skip
+NAMES = "distiq_names"  # a method of an ExecuTorch file that says the names of inputs and outputs
 FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
 SHORTEST = 2  # tokens that a model is shown at least
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
@@ -56,8 +57,10 @@ UNKNOWN = "?"  # one category for every way to say "missing"
 WARM_UPS = 3
 MOST_SHOWN = 5
 
-Predict = Callable[[np.ndarray], np.ndarray]
-"""Inputs (B, ...) as the model takes them -> logits (B, classes)."""
+Arrays = Union[np.ndarray, dict[str, np.ndarray]]
+"""Inputs or outputs: the only one, or several by name; batch first."""
+Predict = Callable[[Arrays], Arrays]
+"""Inputs (B, ...) as the model takes them -> outputs, such as logits (B, classes)."""
 
 
 class Refused(Exception):
@@ -138,8 +141,8 @@ def onnx_runtime(model: Path, threads: int, asked: dict[str, str] | None = None)
         else:
             options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda inputs: session.run(None, {name: inputs})[0]
+    names, given = ([one.name for one in side] for side in (session.get_inputs(), session.get_outputs()))
+    return lambda inputs: by_name(session.run(given, dict(zip(names, in_order(inputs, names)))), given)
 
 
 def openvino(model: Path, threads: int, asked: dict[str, str] | None = None) -> Predict:
@@ -148,15 +151,19 @@ def openvino(model: Path, threads: int, asked: dict[str, str] | None = None) -> 
     # Without the hint some CPUs compute float layers in bfloat16.
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32", **(asked or {})}
     core = openvino.Core()
-    requests: dict[tuple[int, ...], Any] = {}
-    core.read_model(model)
+    requests: dict[tuple[tuple[int, ...], ...], Any] = {}
+    network = core.read_model(model)
+    names, given = ([one.get_any_name() for one in side] for side in (network.inputs, network.outputs))
 
-    def predict(inputs: np.ndarray) -> np.ndarray:
-        if inputs.shape not in requests:  # compiled for each shape: fixed ones run faster
+    def predict(inputs: Arrays) -> Arrays:
+        arrays = in_order(inputs, names)
+        shapes = tuple(array.shape for array in arrays)
+        if shapes not in requests:  # compiled for each shape: fixed ones run faster
             fixed = core.read_model(model)
-            fixed.reshape(list(inputs.shape))
-            requests[inputs.shape] = core.compile_model(fixed, "CPU", options).create_infer_request()
-        return requests[inputs.shape].infer({0: inputs}, share_inputs=True)[0].copy()
+            fixed.reshape({number: list(shape) for number, shape in enumerate(shapes)})
+            requests[shapes] = core.compile_model(fixed, "CPU", options).create_infer_request()
+        results = requests[shapes].infer(dict(enumerate(arrays)), share_inputs=True)
+        return by_name([results[number].copy() for number in range(len(given))], given)
 
     return predict
 
@@ -166,21 +173,45 @@ def litert(model: Path, threads: int) -> Predict:
 
     interpreter = Interpreter(model_path=str(model), num_threads=threads)
     interpreter.allocate_tensors()
-    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    any_batch = entry["shape_signature"][0] == -1
-    shape = tuple(entry["shape"])
+    entries, results = named_tensors(interpreter)
+    any_batch = all(entry["shape_signature"][0] == -1 for entry in entries.values())
+    shapes = [tuple(entry["shape"]) for entry in entries.values()]
 
-    def run(inputs: np.ndarray) -> np.ndarray:
-        nonlocal shape
-        if inputs.shape != shape:
-            interpreter.resize_tensor_input(entry["index"], inputs.shape)
+    def run(arrays: Sequence[np.ndarray]) -> Arrays:
+        nonlocal shapes
+        if [array.shape for array in arrays] != shapes:
+            shapes = [array.shape for array in arrays]
+            for entry, shape in zip(entries.values(), shapes):
+                interpreter.resize_tensor_input(entry["index"], shape)
             interpreter.allocate_tensors()
-            shape = inputs.shape
-        interpreter.set_tensor(entry["index"], as_taken(inputs, entry))
+        for entry, array in zip(entries.values(), arrays):
+            interpreter.set_tensor(entry["index"], as_taken(array, entry))
         interpreter.invoke()
-        return as_floats(interpreter.get_tensor(result["index"]), result)
+        outputs = [as_floats(interpreter.get_tensor(result["index"]), result) for result in results.values()]
+        return by_name(outputs, list(results))
 
-    return lambda inputs: run(inputs) if any_batch else np.concatenate([run(one[None]) for one in inputs])
+    def predict(inputs: Arrays) -> Arrays:
+        arrays = in_order(inputs, list(entries))
+        if any_batch:
+            return run(arrays)
+        return joined([run([array[row : row + 1] for array in arrays]) for row in range(len(arrays[0]))])
+
+    return predict
+
+
+def named_tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The inputs and the outputs of a LiteRT file by the names of its signature, each in the order of the file."""
+    described = []
+    for side, usual in (("input", "input"), ("output", "logits")):
+        tensors = getattr(interpreter, f"get_{side}_details")()
+        names = {tensor["index"]: tensor["name"] for tensor in tensors}
+        if len(interpreter.get_signature_list()) == 1:
+            of_signature = getattr(interpreter.get_signature_runner(), f"get_{side}_details")()
+            names = {tensor["index"]: name for name, tensor in of_signature.items()}
+        if len(tensors) == 1 and names[tensors[0]["index"]] in ("args_0", "output_0"):  # the converter's number
+            names = {tensors[0]["index"]: usual}
+        described.append({names[tensor["index"]]: tensor for tensor in tensors})
+    return described[0], described[1]
 
 
 def as_taken(inputs: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
@@ -206,12 +237,17 @@ def executorch(model: Path, threads: int) -> Predict:
     from executorch.runtime import Runtime
 
     portable_lib._unsafe_reset_threadpool(threads)
-    method = Runtime.get().load_program(str(model)).load_method("forward")
+    program = Runtime.get().load_program(str(model))
+    method = program.load_method("forward")
     largest = method.metadata.input_tensor_meta(0).sizes()[0]
+    names, given = ["input"], ["logits"]
+    if NAMES in program.method_names:
+        names, given = json.loads(bytes(program.load_method(NAMES).execute([])[0].tolist()))
 
-    def predict(inputs: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(np.array(inputs)).split(largest)
-        return np.concatenate([method.execute([part])[0].numpy().copy() for part in parts])
+    def predict(inputs: Arrays) -> Arrays:
+        parts = zip(*(torch.from_numpy(np.array(array)).split(largest) for array in in_order(inputs, names)))
+        outputs = [[one.numpy().copy() for one in method.execute(list(part))] for part in parts]
+        return joined([by_name(output, given) for output in outputs])
 
     return predict
 
@@ -227,13 +263,56 @@ def inductor(model: Path, threads: int) -> Predict:
         raise ValueError(f"it is compiled for a processor with {', '.join(sorted(missing))}, which this one lacks")
     torch.set_num_threads(threads)
     loader = torch._inductor.aoti_load_package(str(model)).loader
-    return lambda inputs: loader.boxed_run([torch.from_numpy(np.array(inputs))])[0].numpy()
+    stated = json.loads(
+        facts.get("distiq_signature", '{"inputs": [{"name": "input"}], "outputs": [{"name": "logits"}]}')
+    )
+    names, given = ([one["name"] for one in stated[side]] for side in ("inputs", "outputs"))
+
+    def predict(inputs: Arrays) -> Arrays:
+        outputs = loader.boxed_run([torch.from_numpy(np.array(array)) for array in in_order(inputs, names)])
+        return by_name([one.numpy() for one in outputs], given)
+
+    return predict
+
+
+def in_order(inputs: Arrays, names: Sequence[str]) -> list[np.ndarray]:
+    """Inputs in the order of the file's names; an array is the only one."""
+    if not isinstance(inputs, dict):
+        if len(names) != 1:
+            raise Refused(f"this model takes {len(names)} inputs by name ({', '.join(names)}); give them in an .npz")
+        return [inputs]
+    if set(inputs) != set(names):
+        raise Refused(f"this model takes {', '.join(names)}; {', '.join(inputs)} is given")
+    return [inputs[name] for name in names]
+
+
+def by_name(values: Sequence[np.ndarray], names: Sequence[str]) -> Arrays:
+    """Values by their names; the only one as it is."""
+    return values[0] if len(names) == 1 else dict(zip(names, values))
+
+
+def each(function: Callable[[np.ndarray], np.ndarray], values: Arrays) -> Arrays:
+    """The function of every array."""
+    return {name: function(one) for name, one in values.items()} if isinstance(values, dict) else function(values)
+
+
+def arrays_of(values: Arrays) -> list[np.ndarray]:
+    """The arrays without their names."""
+    return list(values.values()) if isinstance(values, dict) else [values]
+
+
+def joined(parts: Sequence[Arrays]) -> Arrays:
+    """Batches as one."""
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: np.concatenate([part[name] for part in parts]) for name in first}  # type: ignore[index]
+    return np.concatenate(parts)  # type: ignore[arg-type]
 
 
 # Preprocessing --------------------------------------------------------------------------------------------------------
 
 
-def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "") -> tuple[np.ndarray, list[str]]:
+def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "") -> tuple[Arrays, list[str]]:
     """The model's inputs (B, ...) of a file or a text, and sentences about what was cut, missing or unknown in it.
 
     Args:
@@ -241,6 +320,8 @@ def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "")
         folder: that of the bundle, where a tokenizer lies.
         second: the other text, where two are compared.
     """
+    if sample.endswith(".npz"):
+        return read_arrays(Path(sample)), []
     if sample.endswith(".npy") or about["modality"] in RAW:
         return read_sample(Path(sample), about), []
     if "numeric" in about:
@@ -248,6 +329,17 @@ def prepared(sample: str, about: dict[str, Any], folder: Path, second: str = "")
     if about.get("tokenizer"):
         return tokens(sample, about, folder / "tokenizer.json", second)
     raise Refused(f"{sample}: this bundle does not say how raw {about['modality']}s are read; give inputs in an .npy")
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Inputs (B, ...) by name, as the model takes them."""
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise Refused(f"{path}: no such file") from error
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise Refused(f"{path}: cannot be read ({error}); write it with numpy.savez") from error
 
 
 def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
@@ -514,8 +606,7 @@ class Check(NamedTuple):
 
 def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any]) -> Check:
     """Replays the test vectors, and the preparation of their raw samples where there are some."""
-    if not {"inputs", "outputs"} <= vectors.keys():
-        raise Refused("vectors.safetensors: lacks inputs or outputs; copy the whole bundle again")
+    inputs, outputs = (vectors_of(side, vectors) for side in ("inputs", "outputs"))
     name = RAW.get(about["modality"], "")
     passed, lines = True, []
     if name in vectors:
@@ -524,7 +615,10 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
         passed = bool(off <= step)
         verdict = "pass" if passed else "FAIL"
         lines.append(f"{verdict}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
-    expected, answers = vectors["outputs"], run(predict, vectors["inputs"], "the test vectors")
+    answers = run(predict, inputs, "the test vectors")
+    if isinstance(outputs, dict) or isinstance(answers, dict):
+        return check_each(answers, outputs, passed, lines)
+    expected = outputs
     differences = difference(answers, expected).max(1)
     several = about.get("multi_label", False)
     tolerance, target = ALLOWED * float(expected.max() - expected.min()), about.get("target")
@@ -545,13 +639,41 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
     return Check(passed, len(expected), int(changed.sum()), float(differences.max()), tolerance, tuple(lines))
 
 
-def run(predict: Predict, inputs: np.ndarray, what: str) -> np.ndarray:
+def vectors_of(side: str, vectors: dict[str, np.ndarray]) -> Arrays:
+    """The test vectors called "inputs" or "outputs", or several as "inputs.NAME"."""
+    if side in vectors:
+        return vectors[side]
+    several = {name[len(side) + 1 :]: array for name, array in vectors.items() if name.startswith(f"{side}.")}
+    if not several:
+        raise Refused("vectors.safetensors: lacks inputs or outputs; copy the whole bundle again")
+    return several
+
+
+def check_each(answers: Arrays, expected: Arrays, passed: bool, lines: list[str]) -> Check:
+    """Each of several outputs may move by a share of its own span."""
+    named = (value if isinstance(value, dict) else {"": value} for value in (answers, expected))
+    here, there = named
+    if here.keys() != there.keys():
+        raise Refused(f"the model gives {', '.join(here)}, not {', '.join(there)}; copy the bundle again")
+    largest = tolerance = 0.0
+    for name, array in there.items():
+        off, allowed = float(difference(here[name], array).max()), ALLOWED * float(array.max() - array.min())
+        passed, largest, tolerance = passed and off <= allowed, max(largest, off), max(tolerance, allowed)
+        verdict = "pass" if off <= allowed else "FAIL"
+        lines.append(f"{verdict}: {name}, {len(array)} vectors, largest difference {off:.3g} (allowed {allowed:.3g})")
+    return Check(passed, len(arrays_of(expected)[0]), 0, largest, tolerance, tuple(lines))
+
+
+def run(predict: Predict, inputs: Arrays, what: str) -> Arrays:
     """The model's answers, or what the runtime says where it gives none."""
     try:
         return predict(inputs)
+    except Refused as error:
+        raise Refused(f"{what}: {error}") from error
     except Exception as error:  # every runtime raises its own kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refused(f"{what}: the model file does not run on {inputs.shape} of {inputs.dtype}: {reason}") from error
+        shapes = ", ".join(f"{one.shape} of {one.dtype}" for one in arrays_of(inputs))
+        raise Refused(f"{what}: the model file does not run on {shapes}: {reason}") from error
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -587,7 +709,7 @@ def answer(
     return "  ".join(f"{labels[index]} {100 * shares[index]:.1f} %" for index in best)
 
 
-def latency(predict: Predict, inputs: np.ndarray, threads: int, seconds: float) -> dict[str, Any]:
+def latency(predict: Predict, inputs: Arrays, threads: int, seconds: float) -> dict[str, Any]:
     """Wall time of a call with inputs (B, ...), after a warm-up: milliseconds, samples per second."""
     for _ in range(WARM_UPS):
         predict(inputs)
@@ -599,9 +721,10 @@ def latency(predict: Predict, inputs: np.ndarray, threads: int, seconds: float) 
         times.append(time.perf_counter() - began)
     median = statistics.median(times)
     p95, p99 = (1e3 * sorted(times)[min(len(times) - 1, int(share * len(times)))] for share in (0.95, 0.99))
+    size = len(arrays_of(inputs)[0])
     return {
-        "batch": len(inputs), "threads": threads, "runs": len(times), "p50_ms": 1e3 * median, "p95_ms": p95,
-        "p99_ms": p99, "throughput_per_s": len(inputs) / median,
+        "batch": size, "threads": threads, "runs": len(times), "p50_ms": 1e3 * median, "p95_ms": p95,
+        "p99_ms": p99, "throughput_per_s": size / median,
     }  # fmt: skip
 
 
@@ -649,6 +772,12 @@ def measurement(model: Path, hashes: dict[str, str], times: list[dict[str, Any]]
     }
 
 
+def show_outputs(sample: str, outputs: dict[str, np.ndarray]) -> None:
+    """Several outputs of a model, each as its shape and range: what they mean is the caller's."""
+    for name, array in outputs.items():
+        print(f"{sample}: {name} {array.shape}, {array.min():.4g} to {array.max():.4g}")
+
+
 def show_times(times: list[dict[str, Any]]) -> None:
     for entry in times:
         print(
@@ -689,15 +818,19 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             sample += f" | {second}" if pair else ""
             for note in notes:
                 print(note, file=sys.stderr)
-            for number, logits in enumerate(run(predict, inputs, sample)):
-                place = f"{sample}[{number}]" if len(inputs) > 1 else sample
+            outputs = run(predict, inputs, sample)
+            if isinstance(outputs, dict):
+                show_outputs(sample, outputs)
+                continue
+            for number, logits in enumerate(outputs):
+                place = f"{sample}[{number}]" if len(outputs) > 1 else sample
                 said = answer(logits, about["labels"], given.top, about.get("multi_label", False), about.get("target"))
                 print(f"{place}: {said}")
         if not given.samples or given.time:
             vectors = read_tensors(folder / "vectors.safetensors")
         if given.time:
-            one = vectors["inputs"][:1]
-            batches = [np.repeat(one, size, axis=0) for size in sorted({1, given.batch})]
+            one = each(lambda array: array[:1], vectors_of("inputs", vectors))
+            batches = [each(lambda array: np.repeat(array, size, axis=0), one) for size in sorted({1, given.batch})]  # noqa: B023
             run(predict, batches[-1], f"--batch {given.batch}")
             times = [latency(predict, batch, threads, given.seconds) for batch in batches]
             show_times(times)

@@ -18,6 +18,7 @@ from distiq.distillation.quant_regularization import Friendly, quant_regularizat
 from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
+from distiq.models.signature import one_output
 from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import OUTPUT_LOSSES, DistilSettings, KnowledgeLoss
@@ -56,7 +57,9 @@ class Distillation(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         with feature_hooks(self.student, self.paths) as features:
             logits, eased = (
-                self.easy(self.student, batch.inputs) if self.easy else (self.student(batch.inputs), Losses())
+                self.easy(self.student, batch.inputs)
+                if self.easy
+                else (one_output(self.student(batch.inputs)), Losses())
             )
         known = self.teacher(batch) if self.teacher is not None else None
         features, (logits, known, batch) = _gathered(features, batch), common(logits, known, batch)

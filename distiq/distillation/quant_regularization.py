@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distiq.distillation.hooks import feature_hooks
 from distiq.distillation.precision import full_precision
 from distiq.errors import UserError
+from distiq.models.signature import one_output
 from distiq.numerics import SMALLEST_SCALE, symmetric_scale
 from distiq.recipe.distil import QuantRegularizationSettings
 from distiq.training.fit import Losses
@@ -130,9 +131,9 @@ class Friendly:
         with _entering(student, self.inner if settings.range else ()) as entered:
             if settings.noise and student.training:
                 drawn = {f"{p}.weight": noisy(w, settings.noise, settings.noise_bits) for p, w in weights.items()}
-                logits = functional_call(student, drawn, (inputs,))
+                logits = one_output(functional_call(student, drawn, (inputs,)))
             else:
-                logits = student(inputs)
+                logits = one_output(student(inputs))
         named = Losses()
         if settings.kurtosis:
             named["kurtosis"] = settings.kurtosis * _mean(kurtosis_loss(weights[path]) for path in self.layers)

@@ -14,6 +14,7 @@ from distiq.data.splits import Data
 from distiq.distillation.adapt import columns_of, refit
 from distiq.distillation.hooks import feature_hooks
 from distiq.errors import UserError
+from distiq.models.signature import Tensors, one_output
 from distiq.training.batches import Batch
 
 
@@ -49,7 +50,7 @@ class LiveTeacher:
             torch.autocast(batch.inputs.device.type, enabled=False),
             feature_hooks(self.model, self.paths) as features,
         ):
-            logits = self.model(batch.inputs)
+            logits = one_output(self.model(batch.inputs))
         return Knowledge(logits.float(), features)
 
     def __deepcopy__(self, _memo: dict) -> "LiveTeacher":
@@ -65,15 +66,16 @@ class PredictTeacher:
     """A teacher without a PyTorch model: any callable from images to logits, such as `distiq.load("teacher.onnx")`.
 
     Args:
-        predict: normalized images (B, C, H, W) float32 -> logits (B, classes), as tensor or array.
+        predict: normalized inputs (B, ...) float32 -> logits (B, classes), an array, or as networks return them.
     """
 
-    def __init__(self, predict: Callable[[Tensor], Tensor | np.ndarray]) -> None:
+    def __init__(self, predict: Callable[[Tensor], Tensors | np.ndarray]) -> None:
         self.predict = predict
 
     def __call__(self, batch: Batch) -> Knowledge:
         with torch.no_grad():
-            logits = torch.as_tensor(self.predict(batch.inputs.cpu().contiguous()))
+            outputs = self.predict(batch.inputs.cpu().contiguous())
+            logits = torch.as_tensor(outputs) if isinstance(outputs, np.ndarray) else one_output(outputs)
         return Knowledge(logits.to(batch.inputs.device).float())
 
     def __deepcopy__(self, _memo: dict) -> "PredictTeacher":

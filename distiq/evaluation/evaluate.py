@@ -1,7 +1,7 @@
 """evaluate(): what a model answers on a labelled split. Eager, simulated and deployed models go through here alike."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -17,16 +17,16 @@ from distiq.evaluation.accuracy import (
     wilson_interval,
 )
 from distiq.evaluation.regression import score_numbers
+from distiq.models.signature import Predict, one_output
 from distiq.records.quality import Metric, Quality
 
-Predict = Callable[[Tensor], Tensor]
 CHUNK = 250
 
 
 @torch.no_grad()
 def outputs(predict: Predict, data: Data, samples: Split) -> Tensor:
     """The logits of every sample, in order: (N, classes) float32."""
-    chunks = [predict(data.normalize(images)).float().cpu() for images in samples.chunks(CHUNK)]
+    chunks = [one_output(predict(data.normalize(part))).float().cpu() for part in samples.chunks(CHUNK)]
     return torch.cat(chunks)
 
 

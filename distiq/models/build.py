@@ -30,6 +30,7 @@ from distiq.models.frontend import front_end
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
+from distiq.models.signature import one_output
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
 from distiq.progress import Watch
@@ -183,15 +184,17 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
     was_training = model.training
     try:
         with torch.no_grad():
-            logits = model.eval()(example)
+            logits = one_output(model.eval()(example))
+    except UserError as error:
+        raise UserError(f"{role}: {error}") from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"{role}: the network fails on an input of shape {tuple(example.shape[1:])}: {error}"
         ) from error
     finally:
         model.train(was_training)
-    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if logits.shape != (1, classes):
+        found = tuple(logits.shape)
         one = classes == 1
         wants, theirs = ("a number each", "one output") if one else (f"{classes} classes", "the data's classes")
         raise UserError(

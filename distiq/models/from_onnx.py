@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.models.onnx_operations import EXPORT_AGAIN, LAYERS, OPERATIONS, fold_batch_norm
+from distiq.models.signature import Tensors, by_name, call, in_order, split, tensors_of
 
 TRIED_ROWS = 3
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
@@ -48,28 +49,32 @@ class Step(NamedTuple):
 
 
 class OnnxNetwork(nn.Module):
-    """The nodes of an ONNX file, run in their order. (B, ...) -> (B, ...); its layers are its submodules.
+    """The nodes of an ONNX file, run in their order; its layers are its submodules.
+
+    It takes its only input, or several by name, and gives its only output, or a dict of several.
 
     `fixed_length` says that token numbers keep the length that the file states; see `free_dimensions`.
     """
 
     fixed_length = False
 
-    def __init__(self, entry: str) -> None:
+    def __init__(self, entries: Sequence[str], results: Sequence[str]) -> None:
         super().__init__()
-        self.entry = self.answer = entry
+        self.entries = tuple(entries)
+        self.results = {name: name for name in results}  # name of an output -> the value that it is
         self.steps: list[Step] = []
         self.constants: dict[str, str] = {}  # name in the file -> name of the parameter or buffer
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor | None = None, **named: Tensor) -> Any:
         values: dict[str, Any] = {name: getattr(self, own) for name, own in self.constants.items()}
-        values[self.entry] = inputs
+        given = named if inputs is None else inputs
+        values |= zip(self.entries, in_order(given, self.entries, "the network"), strict=True)
         for step in self.steps:
             results = self.run(step, values)
             for name in step.last_read:
                 del values[name]
             values |= results
-        return values[self.answer]
+        return by_name([values[own] for own in self.results.values()], list(self.results))
 
     def run(self, step: Step, values: dict[str, Any]) -> dict[str, Any]:
         """What a step makes of the values so far, by name."""
@@ -85,16 +90,16 @@ class OnnxNetwork(nn.Module):
         return dict(zip(step.outputs, result if len(step.outputs) > 1 else (result,), strict=True))
 
 
-def read_onnx(path: Path, example: Tensor | None = None, logits: bool = False) -> OnnxNetwork:
-    """The network of a float32 file of one input and one output, in eval mode; its weights can be trained.
+def read_onnx(path: Path, example: Tensors | None = None, logits: bool = False) -> OnnxNetwork:
+    """The network of a float32 file, in eval mode; its weights can be trained.
 
     Args:
-        example: (1, ...) input, on which the file is tried; without it, zeros of the shape that the file states.
-        logits: leave out a Softmax at the end.
+        example: (1, ...) inputs, on which the file is tried; without them, zeros of the shapes that the file states.
+        logits: leave out a Softmax at the end of the only output.
 
     Raises:
-        UserError: the file is missing or damaged, is quantized, has more inputs or outputs, leaves the shape of a
-            sample open, holds an operation or attribute that distiq does not read, or mixes the samples of a batch.
+        UserError: the file is missing or damaged, is quantized, has other inputs, leaves the shape of a sample open,
+            holds an operation or attribute that distiq does not read, or mixes the samples of a batch.
     """
     path = Path(path)
     proto = _proto(path)
@@ -140,31 +145,31 @@ def _proto(path: Path) -> ModelProto:
 class _Reader:
     """Reads the nodes in their order, beside a sample that says the shapes of all values."""
 
-    def __init__(self, proto: ModelProto, example: Tensor | None) -> None:
+    def __init__(self, proto: ModelProto, example: Tensors | None) -> None:
         graph = proto.graph
         self.opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
         self.known: dict[str, Any] = {tensor.name: _constant(tensor) for tensor in graph.initializer}
         inputs = [entry for entry in graph.input if entry.name not in self.known]
-        for what, entries in (("inputs", inputs), ("outputs", graph.output)):
-            if len(entries) != 1:
-                names = ", ".join(entry.name for entry in entries)
-                raise UserError(f"has {len(entries)} {what} ({names}), not one; {EXPORT_AGAIN}")
-        self.nodes = _in_order(list(graph.node), {*self.known, inputs[0].name})
-        self.output = graph.output[0].name
+        names, self.outputs = [entry.name for entry in inputs], [output.name for output in graph.output]
+        if not names or not self.outputs:
+            raise UserError(f"has {len(names)} inputs and {len(self.outputs)} outputs; {EXPORT_AGAIN}")
+        examples = [None] * len(names) if example is None else in_order(example, names, "the file")
+        self.nodes = _in_order(list(graph.node), {*self.known, *names})
         self.alias: dict[str, str] = {}
         self.origin: dict[str, str] = {}  # of a constant that is computed, such as a transposed weight
         self.layer_behind: dict[str, nn.Module] = {}
-        self.readers = Counter(name for node in self.nodes for name in node.input) + Counter([self.output])
-        self.module = OnnxNetwork(inputs[0].name)
-        self.sample, self.fixed_batch = _sample(inputs[0], example)
-        self.values: dict[str, Any] = {inputs[0].name: self.sample}
+        self.readers = Counter(name for node in self.nodes for name in node.input) + Counter(self.outputs)
+        self.module = OnnxNetwork(names, self.outputs)
+        self.samples, self.fixed_batch = _samples(inputs, examples)
+        self.values: dict[str, Any] = dict(self.samples)
 
     @torch.no_grad()
     def network(self, logits: bool) -> OnnxNetwork:
         maker = {name: node for node in self.nodes for name in node.output}
-        if logits and self.output in maker and maker[self.output].op_type == "Softmax":
-            self.nodes.remove(maker[self.output])
-            self.output = maker[self.output].input[0]
+        last = maker.get(self.outputs[0]) if logits and len(self.outputs) == 1 else None
+        if last is not None and last.op_type == "Softmax":
+            self.nodes.remove(last)
+            self.module.results[self.outputs[0]] = last.input[0]
         for number, node in enumerate(self.nodes):
             title = f'{node.op_type} "{node.name or node.output[0]}"'
             if node.domain not in ("", "ai.onnx"):
@@ -174,9 +179,10 @@ class _Reader:
             except UserError as error:
                 text = str(error)
                 raise UserError(text if text.startswith(title) else f"{title}: {text}") from error
-        self.module.answer = self.alias.get(self.output, self.output)
-        if self.module.answer in self.known:
-            raise UserError("the output does not depend on the input")
+        self.module.results = {name: self.alias.get(own, own) for name, own in self.module.results.items()}
+        for name, own in self.module.results.items():
+            if own in self.known:
+                raise UserError(f'the output "{name}" does not depend on the input')
         self._forget()
         self.module.eval()
         self._try()
@@ -340,26 +346,26 @@ class _Reader:
         """Writes into every step which values it is the last to read."""
         last = {item.name: number for number, step in enumerate(self.module.steps) for item in step.inputs
                 if isinstance(item, Value)}  # fmt: skip
-        kept = {self.module.answer, *self.module.constants}
+        kept = {*self.module.results.values(), *self.module.constants}
         for number, step in enumerate(self.module.steps):
             done = tuple(name for name, at in last.items() if at == number and name not in kept)
             self.module.steps[number] = step._replace(last_read=done)
 
     def _try(self) -> None:
         """Refuses a network that does not answer every sample by itself."""
-        shape = (TRIED_ROWS, *self.sample.shape[1:])
-        rows = self.sample[:1].expand(shape)
-        if rows.is_floating_point():
-            rows = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        rows = by_name([_tried(sample) for sample in self.samples.values()], list(self.samples))
         try:
-            together, alone = self.module(rows), [self.module(row) for row in rows.split(1)]
+            together, alone = call(self.module, rows), [call(self.module, row) for row in split(rows, 1)]
         except UserError as error:
             fixed = f"the file is fixed to batches of {self.fixed_batch}: " if self.fixed_batch else ""
             raise UserError(f"{error}; {fixed}{EXPORT_AGAIN}, with a dynamic batch") from error
-        same = len(together) == TRIED_ROWS and all(len(answer) == 1 for answer in alone)
-        allowed = 1e-4 * float(together.abs().max())
-        if not same or not torch.allclose(together, torch.cat(alone), rtol=1e-3, atol=allowed):
-            raise UserError(f"does not answer each sample of a batch by itself; {EXPORT_AGAIN}, with a dynamic batch")
+        for whole, *rows_of_it in zip(tensors_of(together), *map(tensors_of, alone), strict=True):
+            same = whole.ndim > 0 and len(whole) == TRIED_ROWS and all(len(row) == 1 for row in rows_of_it)
+            allowed = 1e-4 * float(whole.abs().max())
+            if not same or not torch.allclose(whole, torch.cat(rows_of_it), rtol=1e-3, atol=allowed):
+                raise UserError(
+                    f"does not answer each sample of a batch by itself; {EXPORT_AGAIN}, with a dynamic batch"
+                )
 
 
 def _in_order(nodes: list[NodeProto], given: set[str]) -> list[NodeProto]:
@@ -430,6 +436,25 @@ def _written(attributes: dict[str, Any]) -> Any:
         case "value_int" | "value_ints":
             return value
     raise UserError(f"a constant given as {name}; distiq reads numbers")
+
+
+def _tried(sample: Tensor) -> Tensor:
+    """Rows that differ, of tokens one that is repeated."""
+    shape = (TRIED_ROWS, *sample.shape[1:])
+    if not sample.is_floating_point():
+        return sample[:1].expand(shape)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _samples(
+    entries: Sequence[onnx.ValueInfoProto], examples: Sequence[Tensor | None]
+) -> tuple[dict[str, Tensor], int]:
+    """Samples by the inputs' names, all of one batch, and the batch of the file, 0 if it is free."""
+    pairs = [_sample(entry, example) for entry, example in zip(entries, examples, strict=True)]
+    batch = max(batch for _, batch in pairs)
+    return {
+        entry.name: sample[:batch] if batch else sample for entry, (sample, _) in zip(entries, pairs, strict=True)
+    }, batch
 
 
 def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor, int]:

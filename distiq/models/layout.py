@@ -1,28 +1,42 @@
-"""The order of a network's weights in memory, and the dimensions of its input that an exported graph leaves free."""
+"""The order of a network's weights in memory, and the dimensions of its inputs that an exported graph leaves free."""
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.models.signature import Positional
+
 LARGEST_BATCH = 65536
 
 
-def free_dimensions(example: Tensor, model: nn.Module) -> dict[int, Any]:
-    """For `torch.export`: the batch; of token numbers (B, L) int64 also the length, from 2 to that of the example.
+def free_dimensions(network: Positional, largest_batch: int = LARGEST_BATCH) -> list[dict[int, Any]]:
+    """Of each input: the batch; of token numbers (B, L) also the length, from 2 to that of the example.
 
-    The length stays fixed where the model was traced so, or says so itself (`fixed_length`).
+    The length stays fixed where the network was traced so, or says so itself (`fixed_length`).
     """
-    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)}
-    if example.dtype == torch.int64 and example.ndim == 2 and not _has_fixed_length(model):
-        free[1] = torch.export.Dim("length", min=2, max=example.shape[1])
+    batch = torch.export.Dim("batch", min=1, max=largest_batch)
+    free: list[dict[int, Any]] = [{0: batch} for _ in network.inputs]
+    tokens = [number for number, one in enumerate(network.inputs) if one.dtype == torch.int64 and one.ndim == 2]
+    if tokens and not _has_fixed_length(network.module, tokens[0]):
+        length = torch.export.Dim("length", min=2, max=network.inputs[tokens[0]].shape[1])
+        for number in tokens:
+            free[number][1] = length
     return free
 
 
-def _has_fixed_length(model: nn.Module) -> bool:
+def dynamic_shapes(network: Positional, free: list[dict[int, Any]]) -> tuple[Any, ...]:
+    """Free dimensions as `torch.export` wants them for how the module declares its inputs."""
+    declared = inspect.signature(network.module.forward).parameters.values()
+    takes_any = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in declared)
+    return (tuple(free),) if takes_any else tuple(free)
+
+
+def _has_fixed_length(model: nn.Module, number: int) -> bool:
     if not isinstance(model, fx.GraphModule):
         return getattr(model, "fixed_length", False)
-    entry = next(node for node in model.graph.nodes if node.op == "placeholder")
+    entry = [node for node in model.graph.nodes if node.op == "placeholder"][number]
     traced = entry.meta.get("val")
     return traced is not None and isinstance(traced.shape[1], int)
 
@@ -36,3 +50,8 @@ def make_contiguous(model: nn.Module) -> nn.Module:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return model
+
+
+def plain_copy(tensor: Tensor) -> Tensor:
+    """A copy with standard strides."""
+    return tensor.clone(memory_format=torch.contiguous_format)

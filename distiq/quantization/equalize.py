@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.models.signature import Tensors, for_graph
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, BiasFakeQuantize, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import CONVOLUTIONS, NORMALIZATIONS, WEIGHTED, aten
 
@@ -99,7 +100,7 @@ def changed_fake_quantizers(prepared: fx.GraphModule) -> set[nn.Module]:
 
 
 @torch.no_grad()
-def equalize_layers(prepared: fx.GraphModule, samples: Tensor) -> None:
+def equalize_layers(prepared: fx.GraphModule, samples: Tensors) -> None:
     """Cross-layer equalization of all pairs, in place, sweep after sweep until the scales settle.
 
     Args:
@@ -123,7 +124,7 @@ def equalize_layers(prepared: fx.GraphModule, samples: Tensor) -> None:
 
 
 @torch.no_grad()
-def migrate_outliers(prepared: fx.GraphModule, samples: Tensor, alpha: float = ALPHA) -> None:
+def migrate_outliers(prepared: fx.GraphModule, samples: Tensors, alpha: float = ALPHA) -> None:
     """SmoothQuant of all normalizations that linear layers alone read, in place.
 
     Args:
@@ -273,9 +274,10 @@ class _Watching(fx.Interpreter):
         return args[0] if is_fake_quantize else super().call_module(target, args, kwargs)
 
 
-def _largest(prepared: fx.GraphModule, samples: Tensor, axes: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
+def _largest(prepared: fx.GraphModule, samples: Tensors, axes: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
     """The largest magnitude of every channel behind some nodes, given their channels' axes: node -> (C,)."""
     watching = _Watching(prepared, axes)
-    for chunk in samples.split(CHUNK) if axes else ():
-        watching.run(chunk)
+    inputs = [one.split(CHUNK) for one in for_graph(samples, prepared)]
+    for chunks in zip(*inputs, strict=True) if axes else ():
+        watching.run(*chunks)
     return watching.largest

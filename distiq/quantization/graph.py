@@ -24,8 +24,9 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
 from distiq.models.attention import write_out_attention
-from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.models.layout import dynamic_shapes, free_dimensions, make_contiguous, plain_copy
 from distiq.models.recurrent import bilstm
+from distiq.models.signature import NAMES, Tensors, each, positional
 from distiq.numerics import affine_bounds, symmetric_bounds
 from distiq.quantization.fake_quantize import (
     ActivationFakeQuantize,
@@ -59,23 +60,29 @@ NORMALIZATIONS = {aten.layer_norm.default, aten.rms_norm.default}
 GROUPED = "distiq_grouped"
 
 
-def export_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
+def export_graph(model: nn.Module, example: Tensors) -> fx.GraphModule:
     """The model as a `torch.export` graph with a dynamic batch (and length, of token numbers), of a copy.
 
     Args:
-        example: (B, ...) input, B >= 2.
+        example: inputs (B, ...), B >= 2.
+
+    Returns:
+        A graph that takes its inputs by position and gives a tensor, or a tuple of tensors; its names are in `meta`.
 
     Raises:
         UserError: the model cannot be traced; the message names the operation.
     """
     model = make_contiguous(copy.deepcopy(model).cpu().eval())
-    example = example.clone(memory_format=torch.contiguous_format)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            shapes = (free_dimensions(example, model),)
-            program = torch.export.export(model, (example,), dynamic_shapes=shapes)
+            network = positional(model, each(plain_copy, example))
+            shapes = dynamic_shapes(network, free_dimensions(network))
+            program = torch.export.export(network.module, network.inputs, dynamic_shapes=shapes)
             graph = program.module(check_guards=False)
+            graph.meta[NAMES] = (network.input_names, network.output_names)
+    except UserError:
+        raise
     except Exception as error:  # torch.export raises many kinds, none of them public
         raise UserError(f"the network cannot be traced by torch.export: {_reason(error)}") from error
     _open_gates(graph)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
+from distiq.models.signature import one_output
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
@@ -36,7 +37,7 @@ class _Objective(nn.Module):
         self.quantized, self.loss_fn = quantized, loss_fn
 
     def forward(self, batch: Batch) -> Losses:
-        return self.loss_fn(self.quantized(batch.inputs), batch)
+        return self.loss_fn(one_output(self.quantized(batch.inputs)), batch)
 
 
 def train_quantized(

@@ -1,11 +1,13 @@
 """quantize(): a float network becomes one on integer grids, by calibration alone or by training."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
+from distiq.models.signature import NAMES, Tensors, batch_size, by_name, call, each, in_order, split, tensors_of
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
@@ -35,8 +37,13 @@ class QuantizedModel(nn.Module):
             # Folding batch norm makes biases that take no gradient, and leaves its own parameters behind unused.
             parameter.requires_grad_(parameter.is_floating_point())
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.prepared(images)
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """The network's outputs: a Tensor, or a dict of several by name. Inputs are given by position or by name."""
+        input_names, output_names = self.prepared.meta[NAMES]
+        if named:
+            inputs += tuple(in_order(named, input_names[len(inputs) :], "the quantized network"))
+        outputs = self.prepared(*inputs)
+        return outputs if isinstance(outputs, Tensor) else by_name(outputs, output_names)
 
     def train(self, mode: bool = True) -> "QuantizedModel":
         """Sets the flag alone: batch norm is folded and dropout gone, so the graph is the same in both modes."""
@@ -65,7 +72,7 @@ class QuantizedModel(nn.Module):
 
 def quantize(
     model: nn.Module,
-    calibration: Tensor,
+    calibration: Tensors,
     scheme: Scheme | None = None,
     *,
     seed: int = 0,
@@ -74,33 +81,37 @@ def quantize(
     """Post-training quantization of a copy of the model.
 
     Args:
-        model: (B, ...) -> (B, classes), of float32.
-        calibration: normalized unlabelled inputs (N, ...), as the network sees them; a few hundred are enough. Schemes
-            that are not static read nothing from them but their shape, unless weights are rounded by them.
+        model: of float32; any number of inputs and outputs, batch first.
+        calibration: normalized unlabelled inputs (N, ...), as the network sees them, a dict by name of several; a few
+            hundred are enough. Schemes that are not static read nothing from them but their shape, unless weights are
+            rounded by them.
         scheme: int8 with closed-form rounding, the first rung of the ladder, unless given.
         seed: of learned rounding; all else draws nothing. The `watch` sees its steps.
 
     Raises:
         UserError: the calibration set is empty or not finite, or the model cannot be traced.
     """
-    if len(calibration) == 0:
+    count = batch_size(calibration)
+    if count == 0:
         raise UserError("the calibration set is empty: shapes, and ranges of activations, are read from it")
-    if not all(torch.isfinite(chunk).all() for chunk in calibration.split(CHUNK)):  # as a whole it would be copied
-        raise UserError("the calibration set holds NaN or infinite values; remove those samples")
+    for part in tensors_of(calibration):
+        if not all(torch.isfinite(chunk).all() for chunk in part.split(CHUNK)):  # as a whole it would be copied
+            raise UserError("the calibration set holds NaN or infinite values; remove those samples")
     scheme = scheme or Scheme(rounding="gptq")
-    example = calibration[:2] if len(calibration) > 1 else calibration.repeat(2, *[1] * (calibration.ndim - 1))
+    example = each(lambda one: one[:2] if count > 1 else one.repeat(2, *[1] * (one.ndim - 1)), calibration)
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
+    few = each(lambda one: one[:ROUNDING_SAMPLES], calibration)
     if scheme.equalize:
         migrate_outliers(quantized.prepared, calibration)
         equalize_layers(quantized.prepared, calibration)
     if scheme.mode == "static":
         calibrate(quantized, calibration)
     if scheme.rounding == "gptq":
-        round_weights(quantized.prepared, calibration[:ROUNDING_SAMPLES])
+        round_weights(quantized.prepared, few)
     elif scheme.rounding in ("adaround", "brecq"):
-        reconstruct(quantized.prepared, calibration[:ROUNDING_SAMPLES], scheme, seed, watch)
+        reconstruct(quantized.prepared, few, scheme, seed, watch)
     elif scheme.correct_biases:
-        correct_biases(quantized.prepared, calibration[:ROUNDING_SAMPLES])
+        correct_biases(quantized.prepared, few)
     return quantized
 
 
@@ -112,10 +123,10 @@ def has_products_on_grids(prepared: fx.GraphModule) -> bool:
 
 
 @torch.no_grad()
-def calibrate(quantized: QuantizedModel, calibration: Tensor) -> None:
+def calibrate(quantized: QuantizedModel, calibration: Tensors) -> None:
     """Shows the samples to the watching points, then fixes their grids."""
-    for chunk in calibration.split(CHUNK):
-        quantized(chunk)
+    for chunk in split(calibration, CHUNK):
+        call(quantized, chunk)
     for point in points(quantized):
         point.freeze()
     for node, bias_point in bias_fake_quantizers(quantized.prepared):
@@ -126,7 +137,7 @@ def points(quantized: QuantizedModel) -> list[ActivationFakeQuantize]:
     return [module for module in quantized.modules() if isinstance(module, ActivationFakeQuantize)]
 
 
-def restore(model: nn.Module, example: Tensor, scheme: Scheme, state: dict[str, Tensor]) -> QuantizedModel:
+def restore(model: nn.Module, example: Tensors, scheme: Scheme, state: dict[str, Tensor]) -> QuantizedModel:
     """The quantized model whose `state_dict()` was saved: the float model gives the graph, the state the numbers."""
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
     with torch.no_grad():

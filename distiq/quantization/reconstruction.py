@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
+from distiq.models.signature import Tensors, for_graph
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Silent, Watch
 from distiq.quantization.blocks import Span, block_spans, constant_nodes, layer_spans
@@ -42,7 +43,7 @@ def float_values(prepared: fx.GraphModule) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def reconstruct(
-    prepared: fx.GraphModule, samples: Tensor, scheme: Scheme, seed: int = 0, watch: Watch | None = None
+    prepared: fx.GraphModule, samples: Tensors, scheme: Scheme, seed: int = 0, watch: Watch | None = None
 ) -> None:
     """Replaces the weights of a calibrated graph by grid values, in place, part by part.
 
@@ -85,7 +86,7 @@ class Reconstruction:
     def __init__(
         self,
         prepared: fx.GraphModule,
-        samples: Tensor,
+        samples: Tensors,
         spans: list[Span],
         originals: dict[str, Tensor],
         scheme: Scheme,
@@ -98,11 +99,12 @@ class Reconstruction:
         self.generator = torch.Generator().manual_seed(seed)
         self.constants = constant_nodes(prepared)
         self.rounded: set[nn.Parameter] = set()
-        chunks: list[Any] = list(samples.split(CHUNK))
-        entry = next(node for node in prepared.graph.nodes if node.op == "placeholder")
-        self.count = len(chunks)
-        self.float: dict[fx.Node, list[Any]] = {entry: chunks}
-        self.quantized: dict[fx.Node, list[Any]] = {entry: chunks}
+        entries = [node for node in prepared.graph.nodes if node.op == "placeholder"]
+        given = zip(entries, for_graph(samples, prepared), strict=True)
+        chunks: dict[fx.Node, list[Any]] = {node: list(one.split(CHUNK)) for node, one in given}
+        self.count = len(chunks[entries[0]])
+        self.float = dict(chunks)
+        self.quantized = dict(chunks)
 
     def run(self, watch: Watch) -> None:
         for number, span in enumerate(self.spans):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from distiq.models.signature import Tensors, for_graph
 from distiq.numerics import SMALLEST_SCALE
 from distiq.quantization.fake_quantize import (
     ActivationFakeQuantize,
@@ -47,7 +48,7 @@ class Moments(NamedTuple):
 
 
 @torch.no_grad()
-def round_weights(prepared: fx.GraphModule, samples: Tensor) -> None:
+def round_weights(prepared: fx.GraphModule, samples: Tensors) -> None:
     """Replaces the weights of a calibrated graph by grid values, in place, and corrects its biases.
 
     Args:
@@ -57,7 +58,7 @@ def round_weights(prepared: fx.GraphModule, samples: Tensor) -> None:
 
 
 @torch.no_grad()
-def correct_biases(prepared: fx.GraphModule, samples: Tensor) -> None:
+def correct_biases(prepared: fx.GraphModule, samples: Tensors) -> None:
     """Adds to each bias of a calibrated graph what its layer's output lost on average, in place, layer by layer.
 
     Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2) of weights as they are.
@@ -68,10 +69,11 @@ def correct_biases(prepared: fx.GraphModule, samples: Tensor) -> None:
 class Rounding:
     """Runs float and quantized network side by side, node by node, and rounds each layer when it is reached."""
 
-    def __init__(self, prepared: fx.GraphModule, samples: Tensor, only_biases: bool = False) -> None:
+    def __init__(self, prepared: fx.GraphModule, samples: Tensors, only_biases: bool = False) -> None:
         self.prepared, self.only_biases = prepared, only_biases
         self.modules = dict(prepared.named_modules(remove_duplicate=False))
-        self.chunks = samples.split(CHUNK)
+        entries = [node for node in prepared.graph.nodes if node.op == "placeholder"]
+        self.chunks = {node: one.split(CHUNK) for node, one in zip(entries, for_graph(samples, prepared), strict=True)}
         last_use = {source: node for node in prepared.graph.nodes for source in node.all_input_nodes}
         self.finished: dict[fx.Node, list[fx.Node]] = {}
         for source, user in last_use.items():
@@ -103,13 +105,13 @@ class Rounding:
         return self.modules.get(str(node.target)) if isinstance(node, fx.Node) else None
 
     def _values(self, node: fx.Node, known: dict[fx.Node, list[Any]], for_qat: bool) -> list[Any]:
-        count = 1 if node in self.constant else len(self.chunks)
+        count = 1 if node in self.constant else len(next(iter(self.chunks.values())))
         return [self._value(node, known, number, for_qat) for number in range(count)]
 
     def _value(self, node: fx.Node, known: dict[fx.Node, list[Any]], number: int, for_qat: bool) -> Any:
         """What a node gives for a chunk."""
         if node.op == "placeholder":
-            return self.chunks[number]
+            return self.chunks[node][number]
         if node.op == "get_attr":
             # The float network keeps the values that it began with.
             value = operator.attrgetter(str(node.target))(self.prepared)

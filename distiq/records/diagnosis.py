@@ -15,7 +15,7 @@ class FindingRecord(Record):
 class DiagnosisRecord(Record):
     """Why a quantized student lost accuracy: the checks in their order, the cause in a sentence, the cure.
 
-    `rung` names the trial that was looked at, `sensitivity.rung` the one whose grids were switched on alone. `cure`
+    `rung` names the trial that was looked at, `sensitivity.rung` the one whose tensors were quantized alone. `cure`
     holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
     """
 
@@ -30,5 +30,5 @@ class DiagnosisRecord(Record):
     def looked_at(self) -> str:
         """What was examined, in a sentence."""
         other = self.sensitivity.rung
-        grids = f' (its grids alone: those of "{other}", weights rounded to the nearest)' if other != self.rung else ""
-        return f'Looked at: the int8 file of the rung "{self.rung}"{grids}.'
+        alone = f' (single tensors: as "{other}" quantizes them, weights rounded to the nearest)'
+        return f'Looked at: the int8 file of the rung "{self.rung}"{alone if other != self.rung else ""}.'

@@ -12,7 +12,8 @@ from distiq.records.trials import Breach, FloatModulesRecord, TrialRecord
 class OwnFileRecord(Record):
     """A float32 file of someone's own and the int8 file made from it: `bench.files` are these two.
 
-    `agreement` is the share of equal answers, None where the output has no classes. `float_operations` are those that
+    `sqnr_db` is that of the worst output; `sqnr_by_output` is empty where there is one. `agreement` is the share of
+    equal answers, None where the output has no classes. `float_operations` are those that
     the int8 file leaves in float32, `operations` all by kind and type, as in `RuntimeRecord`. `pair_sums` says whether
     sums of two products can saturate on x86 CPUs without VNNI; empty where no such kernels are.
     """
@@ -22,6 +23,7 @@ class OwnFileRecord(Record):
     calibration_samples: int
     compared_samples: int
     sqnr_db: float
+    sqnr_by_output: dict[str, float] = {}
     agreement: float | None
     float_operations: tuple[str, ...]
     operations: dict[str, dict[str, int]] = {}

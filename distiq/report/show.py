@@ -198,6 +198,7 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
     held_out = f"{record.compared_samples} held-out samples, {record.calibration_samples} calibrated; no labels"
     rows = [] if record.agreement is None else [("Equal answers", percent(record.agreement), held_out)]
     rows += [("SQNR of the outputs", decibels(record.sqnr_db), held_out if record.agreement is None else "")]
+    rows += [(f"SQNR of {name}", decibels(value), "") for name, value in record.sqnr_by_output.items()]
     rows += [("Size", f"{times(before.size_bytes / after.size_bytes)} smaller", record.scheme)]
     slower = []
     for was, now in zip(before.latency, after.latency, strict=False):

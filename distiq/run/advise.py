@@ -51,7 +51,7 @@ def advice(
     """Facts and warnings about a distillation that has not begun.
 
     Args:
-        teacher: its quality on the validation split. logits, labels: its answers there, (N, classes) and (N,).
+        teacher: its quality on the validation split. logits, labels: of that split, (N, classes) and (N,).
         train_labels: of the training split.
         parameters: of teacher and student; None where the teacher has none to count.
     """
@@ -77,18 +77,18 @@ def advice(
     return AdviceRecord(facts=tuple(facts), warnings=tuple(warnings))
 
 
-def _of_numbers(teacher: Quality, answers: Tensor, labels: Tensor) -> tuple[list[str], list[str]]:
-    """Facts and warnings about a teacher's answers (N,) where samples have a number, (N,)."""
+def _of_numbers(teacher: Quality, predictions: Tensor, targets: Tensor) -> tuple[list[str], list[str]]:
+    """Facts and warnings about a teacher's predictions (N,) where samples have a number, (N,)."""
     facts = [f"teacher: {_listed(teacher)} on the validation split (always guessing the mean: no correlation)"]
     warnings = []
     if _lowest(teacher) <= 0:
         warnings.append(
             "the teacher is not shown to be better than always guessing the mean; check its weights and its tokenizer"
         )
-    elif float((answers - labels).square().mean()) > float(labels.var(correction=0)):
+    elif float((predictions - targets).square().mean()) > float(targets.var(correction=0)):
         warnings.append(
-            "the teacher's answers go with the numbers, but have another unit: their error is larger than that of the"
-            " mean; a student would learn that unit, so set teacher.finetune = true, which trains it on in ours"
+            "the teacher's predictions correlate with the targets, but are in another unit: their error is larger than"
+            " that of always guessing the mean; a student would learn that unit, so set teacher.finetune = true"
         )
     return facts, warnings
 
@@ -101,9 +101,9 @@ def _of_classes(
     train_labels: Tensor,
     classes: tuple[str, ...],
 ) -> tuple[list[str], list[str]]:
-    """Facts and warnings about a teacher's logits where samples have classes; see `advise`."""
-    known = train_labels[is_known(train_labels)]
-    guess = float(known.unique(dim=0, return_counts=True)[1].max()) / len(known)
+    """Facts and warnings about a teacher's logits where samples have classes; see `advice`."""
+    labelled = train_labels[is_known(train_labels)]
+    guess = float(labelled.unique(dim=0, return_counts=True)[1].max()) / len(labelled)
     several = labels.ndim == 2
     softness = _softness(logits, recipe.distil.temperature, several)
     facts = [
@@ -147,7 +147,7 @@ def _lowest(teacher: Quality) -> float:
 
 
 def _softness(logits: Tensor, temperature: float, several: bool) -> float:
-    """Mean entropy of the softened answers, of several labels that of each, as a share of the largest possible."""
+    """Mean entropy of the softened predictions, of several labels that of each, as a share of the largest possible."""
     if several:
         logits = torch.stack([logits.flatten(), torch.zeros(logits.numel())], 1)
     logs = (logits / temperature).log_softmax(1)
@@ -170,7 +170,7 @@ def _overlap(logits: Tensor, classes: tuple[str, ...]) -> list[str]:
 
 
 def _other_order(logits: Tensor, labels: Tensor, accuracy: float, classes: tuple[str, ...]) -> str:
-    """The teacher's order in the data's classes, if the answers fit another order far better; else nothing."""
+    """The teacher's order in the data's classes, if its predictions fit another order far better; else nothing."""
     counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
     counts.index_put_((logits.argmax(1), labels), torch.ones_like(labels), accumulate=True)
     order = counts.argmax(1)

@@ -8,8 +8,8 @@ from pathlib import Path
 from distiq import environment
 from distiq.data.splits import Data
 from distiq.data.text import Text
-from distiq.evaluation.evaluate import Predict
 from distiq.files import sha256_of_json
+from distiq.models.signature import Predict
 from distiq.recipe.measure import ExportSettings, MeasureSettings
 from distiq.recipe.recipe import Recipe
 from distiq.records.speed import ComparisonRecord, LengthRecord, TuningRecord
@@ -121,7 +121,7 @@ def fixed_lengths(paths: Mapping[str, Path], data: Data) -> dict[str, int]:
     """Of texts: the files that take one length alone, and that length in tokens."""
     if not data.preprocessing.has_lengths:
         return {}
-    lengths = {name: runtime_of(path).entry(path).shape[1] for name, path in paths.items()}
+    lengths = {name: runtime_of(path).signature(path).inputs[0].shape[1] for name, path in paths.items()}
     return {name: length for name, length in lengths.items() if length > 0}
 
 

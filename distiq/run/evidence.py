@@ -8,6 +8,7 @@ from torch import nn
 
 from distiq.data.splits import Data
 from distiq.models.audio import front_ends
+from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel, quantize
@@ -66,7 +67,7 @@ def decide(
 
     def sqnr(tried: Scheme) -> float:
         with torch.no_grad():
-            return sqnr_db(model(samples), quantize(model, samples, tried)(samples))
+            return sqnr_db(one_output(model(samples)), one_output(quantize(model, samples, tried)(samples)))
 
     everywhere, without = sqnr(scheme), sqnr(replace(scheme, float_modules=paths))
     kept = asked is not None or without - everywhere > HARMFUL_DB

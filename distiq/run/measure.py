@@ -13,9 +13,10 @@ from distiq import environment
 from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.evaluation.cost import multiply_adds, parameter_count
-from distiq.evaluation.evaluate import Predict, outputs, score
+from distiq.evaluation.evaluate import outputs, score
 from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
+from distiq.models.signature import Predict
 from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe.measure import EvaluationSettings, ExportSettings
 from distiq.recipe.recipe import Recipe
@@ -218,7 +219,7 @@ def export_file(model: nn.Module, path: Path, data: Data, settings: ExportSettin
     images = as_fed(data, settings).preprocessing
     inside = Uint8Input(images.mean, images.std) if isinstance(images, Images) and images.as_uint8 else None
     integer_io = isinstance(model, QuantizedModel) and model.scheme.integer_io
-    return export(model, path, example_of(data), inside, integer_io and runtime_of(path).io_parameters is not None)
+    return export(model, path, example_of(data), inside, integer_io and runtime_of(path).integer_io)
 
 
 def as_fed(data: Data, settings: ExportSettings) -> Data:

@@ -22,6 +22,7 @@ from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
 from distiq.models.build import Tokens, build, cut
 from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.predictor import Predictor, build_predictor
+from distiq.models.signature import one_output
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import ModelSettings, StudentSettings, TeacherSettings
@@ -262,9 +263,9 @@ def _outputs(model: nn.Module, samples: Tensor) -> str:
         return _rounded(model(samples), 2**8)
     try:
         double = copy.deepcopy(model).double().eval()
-        return _rounded(double(samples.double() if samples.is_floating_point() else samples), 2**20)
+        return _rounded(one_output(double(samples.double() if samples.is_floating_point() else samples)), 2**20)
     except (RuntimeError, TypeError, ValueError):  # it converts to float32 on its way
-        return _rounded(copy.deepcopy(model).eval()(samples), 2**8)
+        return _rounded(one_output(copy.deepcopy(model).eval()(samples)), 2**8)
 
 
 def _rounded(outputs: object, steps: int) -> str:

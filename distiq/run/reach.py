@@ -86,12 +86,12 @@ def _targets(part: Definition, module: Module, file: Path, roots: tuple[Path, ..
 def _imported(name: str, symbol: str, attribute: str, file: Path, roots: tuple[Path, ...]) -> Iterator[Place]:
     """What an imported name stands for: a definition, or a module and what is read of it."""
     folder = _package_of(file, name)
-    found = [folder] if name.startswith(".") else [root / name.replace(".", "/") for root in roots]
-    module = next((path for base in found if (path := _file(base / symbol if symbol else base))), None)
+    bases = [folder] if name.startswith(".") else [root / name.replace(".", "/") for root in roots]
+    module = next((path for base in bases if (path := _file(base / symbol if symbol else base))), None)
     if module is not None:  # the module itself: what is read of it, or all, where that cannot be followed
         yield from [(module, attribute)] if _holds(module, attribute) else whole(module)
         return
-    module = next((path for base in found if (path := _file(base))), None)
+    module = next((path for base in bases if (path := _file(base))), None)
     if module is not None:  # else it is installed
         yield from [(module, symbol)] if _holds(module, symbol) else whole(module)
 

@@ -243,7 +243,7 @@ def _measured(
     save_tensors(logits, place.folder / LOGITS)
     cost = file_cost(path, network.module, data, conditions, turns)
     return QuantizedRecord(
-        scheme=str(quantized.scheme) + (", trained on its grids" if training else ""),
+        scheme=str(quantized.scheme) + (", trained quantized" if training else ""),
         simulated=scores(simulated, data, conditions.evaluation, against, network),
         deployed=deployed(path, file, quantized, simulated, logits, network, against, data, conditions),
         cost=cost,

@@ -22,8 +22,8 @@ def check_runtimes(recipe: Recipe) -> None:
                 f"export.uint8_input = true, but files of {runtime.name} take normalized float32; set it to false, or"
                 f" measure in {able} alone"
             )
-    if recipe.export.integer_io and not any(runtime.io_parameters for runtime in runtimes):
-        able = " or ".join(f'"{one.name}"' for one in RUNTIMES if one.io_parameters)
+    if recipe.export.integer_io and not any(runtime.integer_io for runtime in runtimes):
+        able = " or ".join(f'"{one.name}"' for one in RUNTIMES if one.integer_io)
         raise UserError(
             f"export.integer_io = true, but of all runtimes files of {able} alone take integers; add it to"
             " measure.runtimes, or set integer_io to false"

@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +20,22 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.models.layout import dynamic_shapes
+from distiq.models.signature import (
+    INPUT,
+    OUTPUT,
+    Positional,
+    Predict,
+    Signature,
+    Tensors,
+    TensorSpec,
+    by_name,
+    concatenated,
+    in_order,
+    positional,
+)
 from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs
-from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Runtime, Weight
+from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight
 from distiq.runtimes.silence import silence
 
 aten = torch.ops.aten
@@ -29,14 +43,17 @@ LARGEST_BATCH = 32
 """Memory for the values between operators is planned for so many samples; a larger batch is split."""
 CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 CHAR = 1  # of ExecuTorch's ScalarType: int8
+TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 6: torch.float32, 11: torch.bool}  # of its ScalarType
+NAMES_METHOD = "distiq_names"
+"""A method of the program without inputs: the names of inputs and outputs, as bytes of JSON."""
 JSON_STEP = 1e-6  # what flatc leaves of a scale
 COMPUTING = {"XNNAdd", "XNNAvgPooling2d", "XNNBatchMatrixMultiply", "XNNConcatenate2", "XNNConv2d",
              "XNNDepthwiseConv2d", "XNNFullyConnected", "XNNGlobalAvgPooling2d", "XNNMaxPooling2d",
              "XNNMultiply"}  # fmt: skip
 
 
-def export_executorch(model: nn.Module, example: Tensor, path: Path, _options: FileOptions) -> None:
-    """Writes a .pte file for batches of one to `LARGEST_BATCH`. example: (B, ...).
+def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: FileOptions) -> None:
+    """Writes a .pte file for batches of one to `LARGEST_BATCH`. example: inputs (B, ...).
 
     Raises:
         UserError: an operation has no form in ExecuTorch.
@@ -48,7 +65,7 @@ def export_executorch(model: nn.Module, example: Tensor, path: Path, _options: F
         graph = float_copy(model)
     try:
         with silence(), torch.no_grad():
-            content = _lowered(graph, example)
+            content = _lowered(positional(graph, example))
     except Exception as error:  # the lowering raises many kinds
         raise UserError(f"{path}: ExecuTorch cannot convert this network: {str(error).splitlines()[0]}") from error
     write_atomically(path, content)
@@ -83,24 +100,27 @@ class _Loaded:
         with silence():
             self.program = Runtime.get().load_program(self.content)
             self.method: Any = self.program.load_method("forward")
+        self.signature = _signature(self.program, self.method)
         self.largest = self.method.metadata.input_tensor_meta(0).sizes()[0]
         self.pool = _Pool.number
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensors) -> Tensors:
         _Pool.resize(self.threads)
         if self.pool != _Pool.number:
             self.load()
-        inputs = inputs.contiguous()
-        if len(inputs) <= self.largest:
-            return self.answer(inputs)
-        return torch.cat([self.answer(part) for part in inputs.split(self.largest)])
+        tensors = in_order(inputs, [one.name for one in self.signature.inputs], str(self.path))
+        parts = zip(*(one.contiguous().split(self.largest) for one in tensors), strict=True)
+        results = [self.run(part) for part in parts]
+        return results[0] if len(results) == 1 else concatenated(results)
 
-    def answer(self, inputs: Tensor) -> Tensor:
+    def run(self, inputs: Sequence[Tensor]) -> Tensors:
         try:
-            return self.method.execute([inputs])[0].clone()  # the next call writes over a result
+            # The next call writes over a result.
+            results = [one.clone() for one in self.method.execute(list(inputs))]
         except RuntimeError as error:
-            shape, first = tuple(inputs.shape), str(error).splitlines()[0]
-            raise UserError(f"{self.path}: ExecuTorch cannot run this file on an input of {shape}: {first}") from error
+            shapes, first = ", ".join(str(tuple(one.shape)) for one in inputs), str(error).splitlines()[0]
+            raise UserError(f"{self.path}: ExecuTorch cannot run this file on an input of {shapes}: {first}") from error
+        return by_name(results, [one.name for one in self.signature.outputs])
 
 
 def load_executorch(path: Path, threads: int = 1, _options: Mapping[str, str] = MappingProxyType({})) -> Predict:
@@ -119,13 +139,33 @@ def load_executorch(path: Path, threads: int = 1, _options: Mapping[str, str] = 
         raise UserError(f"{path}: ExecuTorch cannot load this file: {str(error).splitlines()[0]}") from error
 
 
-def entry(path: Path) -> Entry:
-    """What the file takes; the batch may be smaller than the one that is planned for."""
+def signature(path: Path) -> Signature:
+    """What the file takes and gives; the batch may be smaller than the one that is planned for."""
     loaded = load_executorch(path)
     assert isinstance(loaded, _Loaded)
-    found = loaded.method.metadata.input_tensor_meta(0)
-    types = {4: torch.int64, 6: torch.float32}  # of ExecuTorch's ScalarType
-    return Entry((-1, *found.sizes()[1:]), types.get(found.dtype(), torch.float32))
+    return loaded.signature
+
+
+def _signature(program: Any, method: Any) -> Signature:
+    """The format has no names: those that are not the usual ones are in a constant of their own."""
+    about = method.metadata
+    inputs = [about.input_tensor_meta(number) for number in range(about.num_inputs())]
+    outputs = [about.output_tensor_meta(number) for number in range(about.num_outputs())]
+    names: tuple[Sequence[str], Sequence[str]] = _usual_names("input", inputs), _usual_names("output", outputs)
+    if NAMES_METHOD in program.method_names:
+        names = json.loads(bytes(program.load_method(NAMES_METHOD).execute([])[0].tolist()))
+    return Signature(*(_specs(*pair) for pair in zip(names, (inputs, outputs), strict=True)))
+
+
+def _usual_names(what: str, metas: Sequence[Any]) -> list[str]:
+    return [{"input": INPUT, "output": OUTPUT}[what]] if len(metas) == 1 else [f"{what}_{n}" for n in range(len(metas))]
+
+
+def _specs(names: Sequence[str], metas: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    pairs = zip(names, metas, strict=True)
+    return tuple(
+        TensorSpec(name, (-1, *meta.sizes()[1:]), TYPES.get(meta.dtype(), torch.float32)) for name, meta in pairs
+    )
 
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
@@ -206,20 +246,30 @@ def _reading_pins(part: dict[str, Any]) -> set[int]:
     return {layer["filter_id"] for layer in layers if kinds[layer["input1_id"]] == "xnn_datatype_qdint8"}
 
 
-def _lowered(graph: nn.Module, example: Tensor) -> bytes:
+def _lowered(network: Positional) -> bytes:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.exir.operator.util import _QUANT_PRIMITIVES
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
     # The trace takes branches by the example's batch, and memory is planned for what the branch allows.
-    repeats = -(-LARGEST_BATCH // len(example))
-    largest = example.repeat(repeats, *[1] * (example.ndim - 1))[:LARGEST_BATCH].contiguous()
+    largest = tuple(_repeated(one, LARGEST_BATCH) for one in network.inputs)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    exported = torch.export.export(graph, (largest,), dynamic_shapes=({0: batch},))
+    shapes = dynamic_shapes(network, [{0: batch} for _ in largest])
+    exported = torch.export.export(network.module, largest, dynamic_shapes=shapes)
     _cut_by_slices(exported.graph)
     exported = constant_prop_pass(exported, {aten.embedding.default, aten.full.default, *_QUANT_PRIMITIVES})
-    return bytes(to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()]).to_executorch().buffer)
+    named = {} if network.has_usual_names else {NAMES_METHOD: _as_bytes([network.input_names, network.output_names])}
+    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=named or None)
+    return bytes(lowered.to_executorch().buffer)
+
+
+def _as_bytes(names: Any) -> Tensor:
+    return torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
+
+
+def _repeated(example: Tensor, count: int) -> Tensor:
+    return example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count].contiguous()
 
 
 def _cut_by_slices(graph: fx.Graph) -> None:
@@ -290,7 +340,7 @@ EXECUTORCH = Runtime(
     imported="executorch.runtime",
     export=export_executorch,
     load=load_executorch,
-    entry=entry,
+    signature=signature,
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,

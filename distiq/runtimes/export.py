@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from distiq.errors import UserError
 from distiq.files import sha256_of_file
 from distiq.models.audio import front_ends
+from distiq.models.signature import Predict, Tensors, each, tensors_of
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.executorch import EXECUTORCH
 from distiq.runtimes.inductor import INDUCTOR
@@ -17,7 +18,7 @@ from distiq.runtimes.litert import LITERT
 from distiq.runtimes.lowering import is_quantized, qparams_of
 from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
 from distiq.runtimes.openvino import OPENVINO
-from distiq.runtimes.runtime import FileOptions, IntegerTensor, Predict, Runtime
+from distiq.runtimes.runtime import FileOptions, Runtime
 from distiq.runtimes.saturation import saturation
 from distiq.runtimes.uint8_input import Uint8Input
 
@@ -25,14 +26,14 @@ RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR)
 
 
 def export(
-    model: nn.Module, path: Path, example: Tensor, uint8_input: Uint8Input | None = None, integer_io: bool = False
+    model: nn.Module, path: Path, example: Tensors, uint8_input: Uint8Input | None = None, integer_io: bool = False
 ) -> Path:
     """Writes the model with a dynamic batch; returns the path.
 
     Args:
         model: a float network or a `QuantizedModel`; it is not changed.
         path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
-        example: one or more normalized inputs (B, ...).
+        example: one or more normalized samples (B, ...), a dict by name where the network takes several inputs.
         uint8_input: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
         integer_io: the file takes and gives int8, quantized as the scheme has the network's input and output; .tflite
             alone. `load` takes and gives floats of such files, too.
@@ -46,8 +47,8 @@ def export(
     if uint8_input is not None and not runtime.uint8_input:
         able = ", ".join(one.suffix for one in RUNTIMES if one.uint8_input)
         raise UserError(f"{path}: files of {runtime.title} take normalized float32, not uint8; those that can: {able}")
-    if integer_io and runtime.io_parameters is None:
-        able = ", ".join(one.suffix for one in RUNTIMES if one.io_parameters)
+    if integer_io and not runtime.integer_io:
+        able = ", ".join(one.suffix for one in RUNTIMES if one.integer_io)
         raise UserError(f"{path}: files of {runtime.title} take and give float32; those of integers: {able}")
     require(runtime, to_write=True)
     scheme = getattr(model, "scheme", None)
@@ -57,7 +58,9 @@ def export(
         )
     if scheme is not None and (why := refusal(runtime, scheme.mode, scheme.activation_bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
-    pair = example[:2] if len(example) > 1 else torch.cat([example, example])
+    pair = each(lambda one: one[:2] if len(one) > 1 else torch.cat([one, one]), example)
+    if uint8_input is not None and len(tensors_of(example)) > 1:
+        raise UserError(f"{path}: uint8_input is for networks of one input; normalize images before a call")
     named = getattr(scheme, "float_modules", front_ends(model))
     runtime.export(lowered(model), pair, path, FileOptions(named, uint8_input, integer_io))
     return path
@@ -74,7 +77,7 @@ def refusal(runtime: Runtime, mode: Mode, activation_bits: int, group_size: int)
 
 
 def load(path: Path, threads: int = 1, options: Mapping[str, str] | None = None) -> Predict:
-    """A `predict` that runs the file: inputs (B, ...), normalized float32 unless it takes others -> outputs float32.
+    """A `predict` that runs the file; see `Predict` for what it takes and gives.
 
     Args:
         options: of the runtime, such as those of `Runtime.settings`.
@@ -109,12 +112,6 @@ def pair_sums(path: Path) -> str:
     runtime = runtime_of(path)
     counted = saturation(runtime.quantization_parameters(path)) if runtime.may_saturate(path) else None
     return counted.sentence() if counted is not None and counted.channels else ""
-
-
-def integer_io(path: Path) -> dict[str, IntegerTensor]:
-    """How the input and output of a file are quantized that takes or gives int8; empty if it does neither."""
-    read = runtime_of(path).io_parameters
-    return read(path) if read else {}
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,17 +30,34 @@ from torch.utils.flop_counter import FlopCounterMode
 from distiq import environment
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.models.layout import free_dimensions
+from distiq.models.layout import dynamic_shapes, free_dimensions
 from distiq.models.recurrent import bilstm
+from distiq.models.signature import (
+    INPUT,
+    OUTPUT,
+    Positional,
+    Predict,
+    Signature,
+    Tensors,
+    TensorSpec,
+    by_name,
+    each,
+    in_order,
+    positional,
+    specs,
+    tensors_of,
+    type_name,
+)
 from distiq.runtimes.lowering import SHIFT, float_copy, is_quantized, with_float_weights, with_unsigned_activations
-from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Runtime, Weight, Work
+from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
 from distiq.runtimes.silence import silence
 
 aten = torch.ops.aten
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
-SHAPE, TYPE, SETS, WORK = "distiq_shape", "distiq_type", "distiq_instruction_sets", "distiq_work"
-"""What distiq writes into a file's metadata, each in JSON: sizes (-1 where free), type, what the processor can do; the
-shape of a sample, its multiply-adds and whether they are of integers."""
+SIGNATURE, SETS, WORK = "distiq_signature", "distiq_instruction_sets", "distiq_work"
+"""What distiq writes into a file's metadata, each in JSON: names, shapes and types; what the processor can do; the
+shapes of a sample, its multiply-adds and whether they are of integers."""
+UNKNOWN = Signature((TensorSpec(INPUT, (-1,), torch.float32),), (TensorSpec(OUTPUT, (-1,), torch.float32),))
 COMPILER_SETTINGS: dict[str, Any] = {
     "freezing": True,  # weights are packed for integer kernels only where they are constants
     "always_keep_tensor_constants": True,  # else scales of up to 8 channels are computed at every call
@@ -58,8 +75,8 @@ torch.set_num_threads(1)
 folder = pathlib.Path(sys.argv[1])
 loader = torch._inductor.aoti_load_package(str(folder / "model.pt2")).loader
 for number in range(int(sys.argv[2])):
-    inputs = torch.from_numpy(numpy.load(folder / f"inputs{number}.npy"))
-    numpy.save(folder / f"outputs{number}.npy", loader.boxed_run([inputs])[0].numpy())
+    inputs = [torch.from_numpy(one) for one in numpy.load(folder / f"inputs{number}.npz").values()]
+    numpy.savez(folder / f"outputs{number}.npz", *(one.numpy() for one in loader.boxed_run(inputs)))
 """
 MOVING = {"cat"}
 """Calls that compute nothing."""
@@ -77,8 +94,8 @@ KERNEL_TYPE = re.compile(r"int32_t (var_\d+) = cached_torch_dtype_(\w+);")
 RESULT = re.compile(r", ([-+.e\d]+), (-?\d+)L, &(var_\d+), ")
 
 
-def export_inductor(model: nn.Module, example: Tensor, path: Path, _options: FileOptions) -> None:
-    """Writes a .pt2 file with a dynamic batch. example: (B, ...), B >= 2. Takes tens of seconds.
+def export_inductor(model: nn.Module, example: Tensors, path: Path, _options: FileOptions) -> None:
+    """Writes a .pt2 file with a dynamic batch. example: inputs (B, ...), B >= 2. Takes tens of seconds.
 
     Raises:
         UserError: Inductor cannot compile the network, or its code does not answer as the network does.
@@ -91,8 +108,9 @@ def export_inductor(model: nn.Module, example: Tensor, path: Path, _options: Fil
         graph = float_copy(model)
     try:
         with silence(), torch.no_grad(), _temporary_cache() as folder:
-            content = _compiled(graph, example.contiguous(), folder)
-            _try_out(graph, example.contiguous(), folder)
+            network = positional(graph, each(torch.Tensor.contiguous, example))
+            content = _compiled(network, folder)
+            _try_out(network, folder)
     except Exception as error:  # tracing and compiling raise many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: Inductor cannot compile this network: {reason}") from error
@@ -122,37 +140,44 @@ def load_inductor(path: Path, threads: int = 1, _options: Mapping[str, str] = Ma
         raise UserError(
             f"{path}: compiled for a processor with {', '.join(sorted(missing))}, which this one lacks; export it here"
         )
-    shape, kind = json.loads(facts.get(SHAPE, "[]")), facts.get(TYPE, "")
+    stated = signature(path)
+    names = [[one.name for one in side] for side in stated]
     try:
         with silence():
             loader = torch._inductor.aoti_load_package(str(path)).loader
     except Exception as error:  # torch raises many kinds
         raise UserError(f"{path}: Inductor cannot load this file: {str(error).splitlines()[0]}") from error
 
-    def predict(inputs: Tensor) -> Tensor:
-        # The compiled code checks nothing: it would read beside the input.
-        if shape and (_type(inputs) != kind or not _fits(inputs, shape)):
-            raise UserError(f"{path}: takes {kind} of {shape}, not {_type(inputs)} of {list(inputs.shape)}")
+    def predict(inputs: Tensors) -> Tensors:
+        tensors = in_order(inputs, names[0], str(path))
+        for tensor, spec in zip(tensors, stated.inputs, strict=True):
+            # The compiled code checks nothing: it would read beside the input.
+            if stated is not UNKNOWN and not _fits(tensor, spec):
+                kinds = (
+                    f"{type_name(spec.dtype)} of {list(spec.shape)}",
+                    f"{type_name(tensor.dtype)} of {list(tensor.shape)}",
+                )
+                raise UserError(f"{path}: {spec.name} takes {kinds[0]}, not {kinds[1]}")
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
-            return loader.boxed_run([inputs.detach().contiguous()])[0]
+            return by_name(loader.boxed_run([one.detach().contiguous() for one in tensors]), names[1])
         finally:
             torch.set_num_threads(before)
 
     return predict
 
 
-def entry(path: Path) -> Entry:
-    """What the file takes; a file that distiq did not write does not say it."""
-    facts = _facts(path)
-    return Entry(tuple(json.loads(facts.get(SHAPE, "[-1]"))), getattr(torch, facts.get(TYPE, "float32")))
+def signature(path: Path) -> Signature:
+    """What the file takes and gives; a file that distiq did not write does not say it."""
+    stated = _facts(path).get(SIGNATURE)
+    return Signature.from_json(json.loads(stated)) if stated else UNKNOWN
 
 
-def work(path: Path, sample_shape: Sequence[int]) -> Work | None:
+def work(path: Path, sample_shapes: Sequence[Sequence[int]]) -> Work | None:
     """The work of a file on one sample, as it was counted in the graph that was compiled; None for any other shape."""
-    shape, macs, is_int8 = json.loads(_facts(path).get(WORK, "[[], 0, false]"))
-    return Work(macs, is_int8) if shape == list(sample_shape) else None
+    shapes, macs, is_int8 = json.loads(_facts(path).get(WORK, "[[], 0, false]"))
+    return Work(macs, is_int8) if shapes == [list(shape) for shape in sample_shapes] else None
 
 
 def needs_vnni(path: Path) -> bool:
@@ -225,15 +250,17 @@ def _output_first(weight: Tensor, name: str) -> np.ndarray:
     return (weight.T if "linear" in name else weight).contiguous().numpy()
 
 
-def _compiled(graph: nn.Module, example: Tensor, folder: Path) -> bytes:
+def _compiled(network: Positional, folder: Path) -> bytes:
     import torch._inductor.config
 
-    free = free_dimensions(example, graph)
-    shape = [-1 if axis in free else size for axis, size in enumerate(example.shape)]
-    sets = list(environment.describe().instruction_sets)
-    known = {SHAPE: shape, SETS: sets, WORK: _work(graph, example)}
-    facts = {TYPE: _type(example), **{name: json.dumps(value) for name, value in known.items()}}
-    exported = torch.export.export(graph, (example,), dynamic_shapes=(free,))
+    free = free_dimensions(network)
+    exported = torch.export.export(network.module, network.inputs, dynamic_shapes=dynamic_shapes(network, free))
+    known = {
+        SIGNATURE: _signature(network, free).to_json(),
+        SETS: environment.describe().instruction_sets,
+        WORK: _work(network),
+    }
+    facts = {name: json.dumps(value) for name, value in known.items()}
     if any(node.target is bilstm._opoverload for node in exported.graph.nodes):
         exported = exported.run_decompositions({bilstm._opoverload: states_of_bilstm})
     with torch._inductor.config.patch({**COMPILER_SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
@@ -267,42 +294,58 @@ def _states(vectors: Tensor, weights: list[Tensor], hidden: int) -> Tensor:
     return found[0].transpose(0, 1)
 
 
-def _work(graph: nn.Module, example: Tensor) -> tuple[list[int], int, bool]:
-    """The shape of a sample, its multiply-adds, and whether layers multiply integers."""
+def _signature(network: Positional, free: Sequence[Collection[int]]) -> Signature:
+    outputs = tensors_of(network.named(network.module(*network.inputs)))
+    given = specs(network.output_names, outputs, [{0}] * len(outputs))
+    return Signature(specs(network.input_names, network.inputs, free), given)
+
+
+def _work(network: Positional) -> tuple[list[list[int]], int, bool]:
+    """The shapes of a sample, its multiply-adds, and whether layers multiply integers."""
     with FlopCounterMode(display=False) as counter:
-        graph(example[:1])
-    return list(example.shape[1:]), counter.get_total_flops() // 2, is_quantized(graph)
+        network.module(*(one[:1] for one in network.inputs))
+    shapes = [list(one.shape[1:]) for one in network.inputs]
+    return shapes, counter.get_total_flops() // 2, is_quantized(network.module)
 
 
-def _try_out(graph: nn.Module, example: Tensor, folder: Path) -> None:
+def _try_out(network: Positional, folder: Path) -> None:
     """Raises RuntimeError unless the compiled code, in a process of its own, answers as the graph does.
 
     Of some networks Inductor of torch 2.13 makes code that reads beside its tensors, or takes them for another order.
     """
-    any_length = 1 in free_dimensions(example, graph)
-    lengths = sorted({2, 1 + example.shape[1] // 2, example.shape[1]}) if any_length else [0]
-    tried = [_sample(example, count, length) for length in lengths for count in TRIED]
-    for number, inputs in enumerate(tried):
-        np.save(folder / f"inputs{number}.npy", inputs.numpy())
-        (folder / f"outputs{number}.npy").unlink(missing_ok=True)
+    free = free_dimensions(network)
+    longest = max((one.shape[1] for one, axes in zip(network.inputs, free, strict=True) if 1 in axes), default=0)
+    lengths = sorted({2, 1 + longest // 2, longest}) if longest else [0]
+    tried = [(count, length, _samples(network, free, count, length)) for length in lengths for count in TRIED]
+    for number, (_, _, inputs) in enumerate(tried):
+        np.savez(folder / f"inputs{number}.npz", *(one.numpy() for one in inputs))
+        (folder / f"outputs{number}.npz").unlink(missing_ok=True)
     command = [sys.executable, "-c", TRIAL, str(folder), str(len(tried))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"its code gives no answers within {TRIAL_SECONDS} s") from error
-    for number, inputs in enumerate(tried):
-        what = f"{len(inputs)} samples" + (f" of {inputs.shape[1]} tokens" if any_length else "")
-        output = folder / f"outputs{number}.npy"
+    for number, (count, length, inputs) in enumerate(tried):
+        what = f"{count} samples" + (f" of {length} tokens" if length else "")
+        output = folder / f"outputs{number}.npz"
         if not output.is_file():
             raise RuntimeError(f"its code fails with {what} (exit code {done.returncode})")
-        expected, found = graph(inputs), torch.from_numpy(np.load(output))
-        if found.shape != expected.shape or (found - expected).abs().max() > ALIKE * expected.abs().max() + 1e-5:
-            raise RuntimeError(f"its code answers {what} otherwise than the network")
+        expected = tensors_of(network.named(network.module(*inputs)))
+        for one, other in zip(np.load(output).values(), expected, strict=True):
+            if not _alike(torch.from_numpy(one), other):
+                raise RuntimeError(f"its code answers {what} otherwise than the network")
 
 
-def _sample(example: Tensor, count: int, length: int) -> Tensor:
-    inputs = example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count]
-    return inputs[:, :length].contiguous() if length else inputs
+def _alike(output: Tensor, expected: Tensor) -> bool:
+    if output.shape != expected.shape:
+        return False
+    return bool((output - expected).abs().max() <= ALIKE * expected.abs().max() + 1e-5)
+
+
+def _samples(network: Positional, free: Sequence[Collection[int]], count: int, length: int) -> list[Tensor]:
+    """So many samples of the example, their tokens cut to a length where it is free."""
+    repeated = [one.repeat(-(-count // len(one)), *[1] * (one.ndim - 1))[:count] for one in network.inputs]
+    return [one[:, :length].contiguous() if 1 in axes else one for one, axes in zip(repeated, free, strict=True)]
 
 
 @contextlib.contextmanager
@@ -338,14 +381,10 @@ def _temporary_cache() -> Iterator[Path]:
                 os.environ[CACHE] = before
 
 
-def _type(inputs: Tensor) -> str:
-    return str(inputs.dtype).removeprefix("torch.")
-
-
-def _fits(inputs: Tensor, shape: list[int]) -> bool:
-    return inputs.ndim == len(shape) and all(
-        wanted in (-1, size) for size, wanted in zip(inputs.shape, shape, strict=True)
-    )
+def _fits(inputs: Tensor, spec: TensorSpec) -> bool:
+    if inputs.dtype != spec.dtype or inputs.ndim != len(spec.shape):
+        return False
+    return all(stated in (-1, size) for size, stated in zip(inputs.shape, spec.shape, strict=True))
 
 
 def _member(path: Path, ending: str) -> bytes:
@@ -422,7 +461,7 @@ INDUCTOR = Runtime(
     imported="torch._inductor.package",
     export=export_inductor,
     load=load_inductor,
-    entry=entry,
+    signature=signature,
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,

@@ -8,7 +8,7 @@ int8 where that is asked for.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,9 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from distiq.device.run import as_floats, as_taken
+from distiq.device.run import as_floats, as_taken, named_tensors
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.models.signature import (
+    AffineParameters,
+    Predict,
+    Signature,
+    Tensors,
+    TensorSpec,
+    by_name,
+    concatenated,
+    each,
+    in_order,
+    positional,
+    split,
+    tensors_of,
+)
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.lowering import (
     PINS,
@@ -31,10 +45,7 @@ from distiq.runtimes.lowering import (
     with_weight_pairs,
 )
 from distiq.runtimes.runtime import (
-    Entry,
     FileOptions,
-    IntegerTensor,
-    Predict,
     QuantizationParameters,
     Refusal,
     Runtime,
@@ -51,7 +62,7 @@ FILE_IDENTIFIER = b"TFL3"
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
 
 
-def export_litert(model: nn.Module, example: Tensor, path: Path, options: FileOptions) -> None:
+def export_litert(model: nn.Module, example: Tensors, path: Path, options: FileOptions) -> None:
     """Writes a .tflite file with a dynamic batch, or one of a single sample where the graph does not allow it.
 
     Args:
@@ -63,7 +74,7 @@ def export_litert(model: nn.Module, example: Tensor, path: Path, options: FileOp
     content = _converted(model, example, path, options)
     dynamic = _with_dynamic_batch(content)
     if options.uint8_input is not None:
-        example = torch.arange(example.numel()).remainder(256).to(torch.uint8).view_as(example)
+        example = each(lambda one: torch.arange(one.numel()).remainder(256).to(torch.uint8).view_as(one), example)
     if _takes_any_batch(dynamic, example):
         content = dynamic
     elif _has_pins(content):
@@ -71,15 +82,17 @@ def export_litert(model: nn.Module, example: Tensor, path: Path, options: FileOp
     write_atomically(path, content)
 
 
-def _converted(model: nn.Module, example: Tensor, path: Path, options: FileOptions, one_sample: bool = False) -> bytes:
+def _converted(model: nn.Module, example: Tensors, path: Path, options: FileOptions, one_sample: bool = False) -> bytes:
     """A .tflite file of a single sample."""
     with silence():
         import litert_torch
-    graph = _prepared(model, one_sample)
     try:
         with silence(), torch.no_grad():
-            converted = litert_torch.convert(graph, (example[:1].contiguous(),), quant_config=_config(model))
+            network = positional(_prepared(model, one_sample), each(lambda one: one[:1].contiguous(), example))
+            converted = litert_torch.convert(network.module, network.inputs, quant_config=_config(model))
             content = bytes(converted.model_content())
+    except UserError:
+        raise
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
     _, uint8_input, integer_io = options
@@ -91,6 +104,8 @@ def _converted(model: nn.Module, example: Tensor, path: Path, options: FileOptio
         content = _with_float_output(content)
     if isinstance(model, fx.GraphModule) and is_quantized(model):
         content = _with_integer_weights(content, qparams_of(model).weights)
+    if not network.has_usual_names:
+        content = _with_names(content, network.input_names, network.output_names)
     return content if uint8_input is None else _with_uint8_input(content, uint8_input)
 
 
@@ -102,27 +117,26 @@ def load_litert(path: Path, threads: int = 1, _options: Mapping[str, str] = Mapp
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    return _predict(_interpreter(path.read_bytes(), threads, path))
+    return _predict(_interpreter(path.read_bytes(), threads, path), path)
 
 
-def entry(path: Path) -> Entry:
-    """What the file takes."""
+def signature(path: Path) -> Signature:
+    """What the file takes and gives; of int8 also how it is quantized."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    found = _interpreter(path.read_bytes(), 1, path).get_input_details()[0]
-    signature = found["shape_signature"] if len(found["shape_signature"]) else found["shape"]
-    return Entry(tuple(int(size) for size in signature), torch.from_numpy(np.zeros(0, found["dtype"])).dtype)
+    inputs, outputs = named_tensors(_interpreter(path.read_bytes(), 1, path))
+    given = tuple(_spec(name, tensor) for name, tensor in inputs.items())
+    is_free = all(one.shape[:1] == (-1,) for one in given)  # the file says it of its inputs alone
+    return Signature(given, tuple(_spec(name, tensor, is_free) for name, tensor in outputs.items()))
 
 
-def io_parameters(path: Path) -> dict[str, IntegerTensor]:
-    """How the file's "input" and "output" are quantized, where they are of int8."""
-    interpreter = _interpreter(path.read_bytes(), 1, path)
-    ends = {"input": interpreter.get_input_details()[0], "output": interpreter.get_output_details()[0]}
-    return {
-        name: IntegerTensor("int8", float(end["quantization"][0]), int(end["quantization"][1]))
-        for name, end in ends.items()
-        if end["dtype"] == np.int8
-    }
+def _spec(name: str, tensor: dict[str, Any], is_free: bool = False) -> TensorSpec:
+    sizes = tensor["shape_signature"] if len(tensor["shape_signature"]) else tensor["shape"]
+    sizes = [-1, *sizes[1:]] if is_free else sizes
+    scale, zero_point = tensor["quantization"]
+    quantization = AffineParameters(float(scale), int(zero_point)) if tensor["dtype"] == np.int8 else None
+    dtype = torch.from_numpy(np.zeros(0, tensor["dtype"])).dtype
+    return TensorSpec(name, tuple(int(size) for size in sizes), dtype, quantization)
 
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
@@ -250,20 +264,32 @@ def _io_is_int8(content: bytes) -> bool:
     return all(graph.tensors[end].type == schema.TensorType.INT8 for end in (*graph.inputs, *graph.outputs))
 
 
+def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """Names the inputs and outputs of the file's signature, which the converter numbers: args_0, output_1."""
+    model = _model(content)
+    for signature_def in model.signatureDefs:
+        for mapped, names in ((signature_def.inputs, inputs), (signature_def.outputs, outputs)):
+            for one in mapped:
+                one.name = names[int(one.name.rpartition(b"_")[2])].encode()
+    return _content(model)
+
+
 def _with_float_input(content: bytes) -> bytes:
-    """Puts a QUANTIZE operation before an int8 input."""
+    """Puts a QUANTIZE operation before each int8 input."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = _model(content)
     graph = model.subgraphs[0]
-    inside = graph.inputs[0]
-    if graph.tensors[inside].type != schema.TensorType.INT8:
-        return content
-    entry = copy.copy(graph.tensors[inside])
-    entry.type, entry.quantization, entry.name = schema.TensorType.FLOAT32, None, b"input"
-    graph.tensors.append(entry)
-    _insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
-    _enter_by(model, len(graph.tensors) - 1)
+    alone = len(graph.inputs) == 1
+    for number, inside in enumerate(graph.inputs):
+        if graph.tensors[inside].type != schema.TensorType.INT8:
+            continue
+        entry = copy.copy(graph.tensors[inside])
+        entry.type, entry.quantization = schema.TensorType.FLOAT32, None
+        entry.name = b"input" if alone else f"input_{number}".encode()
+        graph.tensors.append(entry)
+        _insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
+        _replace(model, "inputs", number, len(graph.tensors) - 1)
     return _content(model)
 
 
@@ -304,22 +330,21 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
 
 
 def _with_float_output(content: bytes) -> bytes:
-    """Puts a DEQUANTIZE operation behind an int8 output."""
+    """Puts a DEQUANTIZE operation behind each int8 output."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = _model(content)
     graph = model.subgraphs[0]
-    inside = graph.outputs[0]
-    if graph.tensors[inside].type != schema.TensorType.INT8:
-        return content
-    result = copy.copy(graph.tensors[inside])
-    result.type, result.quantization, result.name = schema.TensorType.FLOAT32, None, b"output"
-    graph.tensors.append(result)
-    _insert(model, len(graph.operators), "DEQUANTIZE", [inside], len(graph.tensors) - 1)
-    graph.outputs = [len(graph.tensors) - 1]
-    for signature in model.signatureDefs or []:
-        for mapped in signature.outputs:
-            mapped.tensorIndex = len(graph.tensors) - 1
+    alone = len(graph.outputs) == 1
+    for number, inside in enumerate(graph.outputs):
+        if graph.tensors[inside].type != schema.TensorType.INT8:
+            continue
+        result = copy.copy(graph.tensors[inside])
+        result.type, result.quantization = schema.TensorType.FLOAT32, None
+        result.name = b"output" if alone else f"output_{number}".encode()
+        graph.tensors.append(result)
+        _insert(model, len(graph.operators), "DEQUANTIZE", [inside], len(graph.tensors) - 1)
+        _replace(model, "outputs", number, len(graph.tensors) - 1)
     return _content(model)
 
 
@@ -346,7 +371,7 @@ def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
             return _content(model)
     entry.name = b"input"
     graph.tensors.append(entry)
-    _enter_by(model, len(graph.tensors) - 1)
+    _replace(model, "inputs", 0, len(graph.tensors) - 1)
     before = graph.inputs[0]
     steps: list[tuple[str, Sequence[float] | None]] = [("CAST", None), ("DIV", [255.0]), ("SUB", uint8_input.mean)]
     for number, (kind, values) in enumerate([*steps, ("DIV", uint8_input.std)]):
@@ -393,12 +418,16 @@ def _constant(model: Any, values: Sequence[float]) -> int:
     return len(model.subgraphs[0].tensors) - 1
 
 
-def _enter_by(model: Any, tensor: int) -> None:
-    """Makes a tensor the graph's input."""
-    model.subgraphs[0].inputs = [tensor]
-    for signature in model.signatureDefs or []:
-        for mapped in signature.inputs:
-            mapped.tensorIndex = tensor
+def _replace(model: Any, side: str, number: int, tensor: int) -> None:
+    """Makes a tensor one of the graph's "inputs" or "outputs", in place of the one at that position."""
+    graph = model.subgraphs[0]
+    numbers = [int(one) for one in getattr(graph, side)]
+    for signature_def in model.signatureDefs or []:
+        for mapped in getattr(signature_def, side):
+            if mapped.tensorIndex == numbers[number]:
+                mapped.tensorIndex = tensor
+    numbers[number] = tensor
+    setattr(graph, side, numbers)
 
 
 def _with_dynamic_batch(content: bytes) -> bytes:
@@ -407,8 +436,9 @@ def _with_dynamic_batch(content: bytes) -> bytes:
 
     model = _model(content)
     graph = model.subgraphs[0]
-    entry = graph.tensors[graph.inputs[0]]
-    entry.shapeSignature = np.array([-1, *entry.shape[1:]], np.int32)
+    for number in graph.inputs:
+        entry = graph.tensors[number]
+        entry.shapeSignature = np.array([-1, *entry.shape[1:]], np.int32)
     for operation in graph.operators:
         if model.operatorCodes[operation.opcodeIndex].builtinCode != schema.BuiltinOperator.RESHAPE:
             continue
@@ -420,16 +450,23 @@ def _with_dynamic_batch(content: bytes) -> bytes:
     return _content(model)
 
 
-def _takes_any_batch(content: bytes, example: Tensor) -> bool:
+def _takes_any_batch(content: bytes, example: Tensors) -> bool:
     """Whether three samples together give what each gives alone."""
-    samples = torch.cat([example, example])[:3]
+    path = Path("model.tflite")
+    interpreter = _interpreter(content, 1, path)
+    samples = each(lambda one: torch.cat([one, one])[:3], example)
     try:
-        predict = _predict(_interpreter(content, 1, Path("model.tflite")))
-        alone = torch.cat([predict(sample) for sample in samples.split(1)])
-        together = predict(samples)
+        predict = _predict(interpreter, path)
+        alone = concatenated([predict(sample) for sample in split(samples, 1)])
+        pairs = zip(tensors_of(predict(samples)), tensors_of(alone), strict=True)
     except (RuntimeError, ValueError):
         return False
-    return together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-4, atol=1e-5)
+    return all(_alike(*pair) for pair in pairs)
+
+
+def _alike(together: Tensor, alone: Tensor) -> bool:
+    largest = max(1.0, float(alone.abs().max()))
+    return together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-4, atol=1e-5 * largest)
 
 
 def _interpreter(content: bytes, threads: int, path: Path) -> Any:
@@ -444,25 +481,29 @@ def _interpreter(content: bytes, threads: int, path: Path) -> Any:
     return interpreter
 
 
-def _predict(interpreter: Any) -> Callable[[Tensor], Tensor]:
-    entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    any_batch = entry["shape_signature"][0] == -1
+def _predict(interpreter: Any, path: Path) -> Predict:
+    inputs, outputs = named_tensors(interpreter)
+    any_batch = all(one["shape_signature"][0] == -1 for one in inputs.values())
     batch = 1
 
-    def run(inputs: np.ndarray) -> Tensor:
+    def run(tensors: Sequence[Tensor]) -> Tensors:
         nonlocal batch
-        if len(inputs) != batch:
-            interpreter.resize_tensor_input(entry["index"], inputs.shape)
+        if len(tensors[0]) != batch:
+            for entry, tensor in zip(inputs.values(), tensors, strict=True):
+                interpreter.resize_tensor_input(entry["index"], tensor.shape)
             interpreter.allocate_tensors()
-            batch = len(inputs)
-        interpreter.set_tensor(entry["index"], as_taken(inputs, entry))
+            batch = len(tensors[0])
+        for entry, tensor in zip(inputs.values(), tensors, strict=True):
+            interpreter.set_tensor(entry["index"], as_taken(tensor.contiguous().numpy(), entry))
         interpreter.invoke()
-        return torch.from_numpy(as_floats(interpreter.get_tensor(result["index"]), result))
+        results = [as_floats(interpreter.get_tensor(one["index"]), one) for one in outputs.values()]
+        return by_name([torch.from_numpy(one) for one in results], list(outputs))
 
-    def predict(inputs: Tensor) -> Tensor:
+    def predict(given: Tensors) -> Tensors:
+        tensors = in_order(given, list(inputs), str(path))
         if any_batch:
-            return run(inputs.contiguous().numpy())
-        return torch.cat([run(part.contiguous().numpy()) for part in inputs.split(1)])
+            return run(tensors)
+        return concatenated([run(part) for part in zip(*(one.split(1) for one in tensors), strict=True)])
 
     return predict
 
@@ -485,11 +526,11 @@ LITERT = Runtime(
     imported="ai_edge_litert.interpreter",
     export=export_litert,
     load=load_litert,
-    entry=entry,
+    signature=signature,
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,
     refuses=_refuses,
     uint8_input=True,
-    io_parameters=io_parameters,
+    integer_io=True,
 )

@@ -8,7 +8,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from distiq.runtimes.uint8_input import Uint8Input, take_uint8
 
-INPUT, OUTPUT = "input", "logits"
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
              "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
              "HardSigmoid", "HardSwish", "Pad", "GRU", "LSTM", "MatMulNBits"}  # fmt: skip
@@ -499,12 +498,13 @@ def _drop_default_attributes(graph: GraphProto) -> None:
 
 def _shorten_names(graph: GraphProto) -> None:
     """Layers keep readable names; the values between them get short ones, which matters in a file of 100 KB."""
-    short: dict[str, str] = {INPUT: INPUT, OUTPUT: OUTPUT, "": ""}
-    constants = {tensor.name for tensor in graph.initializer}
+    short = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    taken, constants = set(short), {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for name in (*node.input, *node.output):
             if name not in short:
-                short[name] = f"{'c' if name in constants else 'v'}{len(short)}"
+                fresh = f"{'c' if name in constants else 'v'}{len(short)}"
+                short[name] = f"{fresh}_" if fresh in taken else fresh
     for number, node in enumerate(graph.node):
         module = f"{node.name}/" if node.name and node.op_type in COMPUTING else ""
         node.name = f"{module}{node.op_type.lower()}_{number}" if node.op_type in COMPUTING else ""

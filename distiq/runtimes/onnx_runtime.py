@@ -25,15 +25,25 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.from_onnx import files_of_onnx
-from distiq.models.layout import free_dimensions, make_contiguous
+from distiq.models.layout import dynamic_shapes, free_dimensions, make_contiguous, plain_copy
 from distiq.models.recurrent import bilstm
+from distiq.models.signature import (
+    INPUT,
+    OUTPUT,
+    Predict,
+    Signature,
+    Tensors,
+    TensorSpec,
+    by_name,
+    each,
+    in_order,
+    positional,
+)
 from distiq.numerics import dynamic_qparams
 from distiq.runtimes.onnx_passes import (
     COMPUTING,
     DQ,
     DYNAMIC_Q,
-    INPUT,
-    OUTPUT,
     Q,
     consumers_of,
     initializers,
@@ -41,7 +51,7 @@ from distiq.runtimes.onnx_passes import (
     rewrite,
     value_of,
 )
-from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Runtime, Weight, Work
+from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
@@ -58,16 +68,18 @@ RESULTS: dict[str, Any] = {
 FACTORS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "Gemm": (0, 1), "MatMul": (0, 1),
            "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}  # fmt: skip
 """Which inputs of a node are multiplied."""
+TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32,
+         "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8, "tensor(bool)": torch.bool}  # fmt: skip
 CHUNK = 32  # samples whose values between the nodes are held at a time
 
 
 def export_onnx(
-    model: nn.Module, example: Tensor, path: Path, options: FileOptions, for_openvino: bool = False
+    model: nn.Module, example: Tensors, path: Path, options: FileOptions, for_openvino: bool = False
 ) -> None:
     """Writes a float model, or the PT2E reference graph of a quantized one, as an ONNX file with a dynamic batch.
 
     Args:
-        example: (B, ...) input, B >= 2.
+        example: inputs (B, ...), B >= 2.
         options: of `named` module paths operations carry the path in their names, as "frontend/conv_3".
         for_openvino: without INT4, and without zero points of weights, though ONNX Runtime fuses a Gemm only with them:
             OpenVINO keeps some of them as subtractions and computes those layers in float32.
@@ -108,20 +120,24 @@ SETTINGS: tuple[dict[str, str], ...] = ({}, {"graph_optimization_level": "extend
 
 
 def load_onnx(path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})) -> Predict:
-    """A `predict` that runs the file: inputs (B, ...) of its type -> its first output.
+    """A `predict` that runs the file.
 
     Args:
         options: "graph_optimization_level" ("all", "extended", "basic", "disable"); any other is an entry of the
             session's configuration.
 
     Raises:
-        UserError: the file is missing or damaged, or takes more than one input.
+        UserError: the file is missing or damaged.
     """
     session = open_session(path, threads, options)
-    name, output = _only_input(session, path).name, session.get_outputs()[0].name
+    input_names, output_names = (
+        tuple(one.name for one in ends) for ends in (session.get_inputs(), session.get_outputs())
+    )
 
-    def predict(inputs: Tensor) -> Tensor:
-        return torch.from_numpy(session.run([output], {name: inputs.contiguous().numpy()})[0])
+    def predict(inputs: Tensors) -> Tensors:
+        arrays = [one.contiguous().numpy() for one in in_order(inputs, input_names, str(path))]
+        results = session.run(output_names, dict(zip(input_names, arrays, strict=True)))
+        return by_name([torch.from_numpy(one) for one in results], output_names)
 
     return predict
 
@@ -259,14 +275,23 @@ def _session_of_node(
     return onnxruntime.InferenceSession(model.SerializeToString(), _options(1), providers=["CPUExecutionProvider"])
 
 
-def entry(path: Path) -> Entry:
-    """What the file takes."""
-    found = _only_input(open_session(path, 1), path)
-    types = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32,
-             "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8}  # fmt: skip
-    if found.type not in types:
-        raise UserError(f"{path}: its input is {found.type}; distiq feeds {', '.join(types)}")
-    return Entry(tuple(size if isinstance(size, int) else -1 for size in found.shape), types[found.type])
+def signature(path: Path) -> Signature:
+    """What the file takes and gives.
+
+    Raises:
+        UserError: of a type that distiq does not feed.
+    """
+    session = open_session(path, 1)
+    return Signature(
+        *(tuple(_spec(one, path) for one in ends) for ends in (session.get_inputs(), session.get_outputs()))
+    )
+
+
+def _spec(stated: Any, path: Path) -> TensorSpec:
+    if stated.type not in TYPES:
+        raise UserError(f'{path}: "{stated.name}" is {stated.type}; distiq knows {", ".join(TYPES)}')
+    shape = tuple(size if isinstance(size, int) else -1 for size in stated.shape)
+    return TensorSpec(stated.name, shape, TYPES[stated.type])
 
 
 def _only_input(session: Any, path: Path) -> Any:
@@ -342,12 +367,12 @@ def _optimized(path: Path) -> ModelProto:
         optimized.unlink(missing_ok=True)
 
 
-def work(path: Path, sample_shape: Sequence[int]) -> Work | None:
-    """The work of a file on one sample of that shape; None where a layer's shapes cannot be inferred."""
+def work(path: Path, sample_shapes: Sequence[Sequence[int]]) -> Work | None:
+    """The work of a file on one sample of those shapes; None where a layer's shapes cannot be inferred."""
     proto = onnx.load(str(path))
-    shape = proto.graph.input[0].type.tensor_type.shape
-    for dimension, size in zip(shape.dim, (1, *sample_shape), strict=True):
-        dimension.dim_value = size
+    for value, sizes in zip(proto.graph.input, sample_shapes, strict=True):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, (1, *sizes), strict=True):
+            dimension.dim_value = size
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
     graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
@@ -480,20 +505,20 @@ def open_session(  # type: ignore[no-untyped-def]
         raise UserError(f"{place}: ONNX Runtime cannot load this file: {error}") from error
 
 
-def _to_onnx(model: nn.Module, example: Tensor) -> ModelProto:
+def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
     if not isinstance(model, torch.fx.GraphModule):
         model = make_contiguous(copy.deepcopy(model).cpu().eval())
-    example = example.clone(memory_format=torch.contiguous_format)
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            network = positional(model, each(plain_copy, example))
             program = torch.onnx.export(
-                model,
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                network.module,
+                network.inputs,
+                input_names=network.input_names,
+                output_names=network.output_names,
                 dynamo=True,
-                dynamic_shapes=(free_dimensions(example, model),),
+                dynamic_shapes=dynamic_shapes(network, free_dimensions(network)),
                 verbose=False,
                 optimize=False,
                 custom_translation_table={dynamic_qparams._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},
@@ -566,7 +591,7 @@ ONNX_RUNTIME = Runtime(
     imported="onnxruntime",
     export=export_onnx,
     load=load_onnx,
-    entry=entry,
+    signature=signature,
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,

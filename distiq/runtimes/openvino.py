@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distiq.errors import UserError
+from distiq.models.signature import Predict, Signature, Tensors, TensorSpec, by_name, in_order
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.onnx_runtime import export_onnx
 from distiq.runtimes.runtime import (
-    Entry,
     FileOptions,
-    Predict,
     QuantizationParameters,
     Refusal,
     Runtime,
@@ -38,8 +37,8 @@ TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32",
          "i8": "int8", "boolean": "bool"}  # fmt: skip
 
 
-def export_openvino(model: nn.Module, example: Tensor, path: Path, options: FileOptions) -> None:
-    """Writes `path` (.xml) and its weights (.bin), with a dynamic batch. example: (B, ...), B >= 2.
+def export_openvino(model: nn.Module, example: Tensors, path: Path, options: FileOptions) -> None:
+    """Writes `path` (.xml) and its weights (.bin), with a dynamic batch. example: inputs (B, ...), B >= 2.
 
     Raises:
         UserError: an operation has no ONNX form, or OpenVINO refuses the graph.
@@ -85,36 +84,45 @@ def load_openvino(path: Path, threads: int = 1, options: Mapping[str, str] = Map
 
     _check(path)
     core = openvino.Core()
-    requests: dict[tuple[int, ...], Any] = {}
-
-    def request_for(shape: tuple[int, ...]) -> Any:
-        if shape not in requests:
-            model = core.read_model(path)
-            model.reshape(list(shape))
-            requests[shape] = core.compile_model(model, "CPU", {**_options(threads), **options}).create_infer_request()
-        return requests[shape]
-
+    requests: dict[tuple[tuple[int, ...], ...], Any] = {}
     try:
-        core.read_model(path)
+        model = core.read_model(path)
     except RuntimeError as error:
         raise UserError(f"{path}: OpenVINO cannot load this file: {_first_line(error)}") from error
+    input_names, output_names = (tuple(_name(one) for one in ends) for ends in (model.inputs, model.outputs))
 
-    def predict(inputs: Tensor) -> Tensor:
-        result = request_for(tuple(inputs.shape)).infer({0: inputs.contiguous().numpy()}, share_inputs=True)
-        return torch.from_numpy(result[0].copy())
+    def request_for(shapes: tuple[tuple[int, ...], ...]) -> Any:
+        if shapes not in requests:
+            model = core.read_model(path)
+            model.reshape({number: list(shape) for number, shape in enumerate(shapes)})
+            requests[shapes] = core.compile_model(model, "CPU", {**_options(threads), **options}).create_infer_request()
+        return requests[shapes]
+
+    def predict(inputs: Tensors) -> Tensors:
+        arrays = [one.contiguous().numpy() for one in in_order(inputs, input_names, str(path))]
+        request = request_for(tuple(one.shape for one in arrays))
+        results = request.infer(dict(enumerate(arrays)), share_inputs=True)
+        return by_name([torch.from_numpy(results[number].copy()) for number in range(len(output_names))], output_names)
 
     return predict
 
 
-def entry(path: Path) -> Entry:
-    """What the file takes."""
+def signature(path: Path) -> Signature:
+    """What the file takes and gives."""
     import openvino
 
     _check(path)
-    found = openvino.Core().read_model(path).input(0)
-    sizes = tuple(-1 if size.is_dynamic else size.get_length() for size in found.get_partial_shape())
-    kind = found.get_element_type().to_dtype()
-    return Entry(sizes, torch.from_numpy(np.zeros(0, kind)).dtype)
+    model = openvino.Core().read_model(path)
+    return Signature(*(tuple(_spec(one) for one in ends) for ends in (model.inputs, model.outputs)))
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(-1 if size.is_dynamic else size.get_length() for size in port.get_partial_shape())
+    return TensorSpec(_name(port), shape, torch.from_numpy(np.zeros(0, port.get_element_type().to_dtype())).dtype)
+
+
+def _name(port: Any) -> str:
+    return port.get_any_name()
 
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
@@ -246,7 +254,7 @@ OPENVINO = Runtime(
     imported="openvino",
     export=export_openvino,
     load=load_openvino,
-    entry=entry,
+    signature=signature,
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,

@@ -6,28 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from distiq.models.signature import Predict, Signature, Tensors
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.uint8_input import Uint8Input
-
-Predict = Callable[[Tensor], Tensor]
-
-
-class Entry(NamedTuple):
-    """What a file takes: its shape, batch first, and its type. A size that is open is -1."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-
-class IntegerTensor(NamedTuple):
-    """An input or output of a file that is of integers: value = (integer - zero_point) * scale."""
-
-    type: str
-    scale: float
-    zero_point: int
 
 
 class Work(NamedTuple):
@@ -145,16 +128,17 @@ class Runtime:
         imported: the module that a device imports to run a file.
         export: writes a network, float32 or the reference graph of a quantized one, with a dynamic batch.
         load: opens a file with so many threads, and options of the runtime by their names there.
-        entry: reads what a file takes.
+        signature: reads what a file takes and gives; of integers also how they are quantized.
         quantization_parameters: reads a file's integers and scales back.
         operations: counts a file's operations by kind and type, kinds in the runtime's own words; 8-bit types of either
             sign are "int8".
         float_operations: names the operations that compute in float32 in a quantized file.
         refuses: says why its files cannot hold a scheme of that mode, bits of activations and group size.
         uint8_input: whether it writes files that take uint8 images.
-        integer_io: whether it writes files that take and give int8; `io_parameters` reads how these are quantized.
+        integer_io: whether it writes files that take and give int8.
         settings: options beside threads under which a file can run faster, the default (none) first.
-        work: counts a file's multiply-adds for a sample of that shape; None where no count is written.
+        work: counts a file's multiply-adds for a sample, given the shape of each of its inputs in the file's order;
+            None where no count is written.
         parts: the files that a model consists of.
         may_saturate: whether a file's integers can saturate on an x86 CPU without VNNI, whose kernels would add two
             products in 16 bits.
@@ -167,17 +151,17 @@ class Runtime:
     packages: tuple[str, ...]
     install: str
     imported: str
-    export: Callable[[nn.Module, Tensor, Path, FileOptions], None]
+    export: Callable[[nn.Module, Tensors, Path, FileOptions], None]
     load: Callable[[Path, int, Mapping[str, str]], Predict]
-    entry: Callable[[Path], Entry]
+    signature: Callable[[Path], Signature]
     quantization_parameters: Callable[[Path], QuantizationParameters]
     operations: Callable[[Path], dict[str, dict[str, int]]]
     float_operations: Callable[[Path], tuple[str, ...]]
     refuses: Callable[[Mode, int, int], Refusal | None] = only_static_int8
     uint8_input: bool = False
-    io_parameters: Callable[[Path], dict[str, IntegerTensor]] | None = None
+    integer_io: bool = False
     settings: tuple[Mapping[str, str], ...] = ({},)
-    work: Callable[[Path, Sequence[int]], Work | None] | None = None
+    work: Callable[[Path, Sequence[Sequence[int]]], Work | None] | None = None
     parts: Callable[[Path], tuple[Path, ...]] = one_file
     may_saturate: Callable[[Path], bool] = lambda _path: False
     lacks_tool: Callable[[], str] | None = None

@@ -4,9 +4,7 @@ import statistics
 import time
 from collections.abc import Mapping
 
-from torch import Tensor
-
-from distiq.evaluation.evaluate import Predict
+from distiq.models.signature import Predict, Tensors, batch_size
 from distiq.records.speed import LatencyRecord
 
 WARM_UPS = 3
@@ -14,7 +12,7 @@ WARM_UPS = 3
 
 def latencies(
     models: Mapping[str, Predict],
-    batch: Tensor,
+    batch: Tensors,
     threads: int | Mapping[str, int],
     rounds: int = 7,
     seconds: float = 0.4,
@@ -22,7 +20,7 @@ def latencies(
     """Times several models side by side, interleaved, so that a drift of the machine's speed meets all of them.
 
     Args:
-        batch: the input of every call (B, ...).
+        batch: the inputs of every call (B, ...).
         threads: what the models were loaded with, by name where they differ; it is recorded, not set.
         rounds: how often each model has its turn; the order turns round every time.
         seconds: length of a turn, after `WARM_UPS` calls that are not counted, or as many as fit into that time.
@@ -33,10 +31,10 @@ def latencies(
         for name in names:
             turns[name].append(_turn(models[name], batch, seconds))
     own = dict.fromkeys(models, threads) if isinstance(threads, int) else threads
-    return {name: _summary(values, len(batch), own[name]) for name, values in turns.items()}
+    return {name: _summary(values, batch_size(batch), own[name]) for name, values in turns.items()}
 
 
-def _turn(predict: Predict, batch: Tensor, seconds: float) -> list[float]:
+def _turn(predict: Predict, batch: Tensors, seconds: float) -> list[float]:
     warm = time.perf_counter() + seconds
     for _ in range(WARM_UPS):
         predict(batch)

@@ -1,5 +1,6 @@
 """What a model file adds to the memory of a process that runs it, with its bundle's runner."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,17 +8,19 @@ from pathlib import Path
 from torch import Tensor
 
 from distiq.device import run as runner
+from distiq.models.signature import Tensors, type_name
 from distiq.runtimes.export import runtime_of
 
 SECONDS = 600
 PROBE = """
-import importlib, importlib.util, pathlib, sys
+import importlib, importlib.util, json, pathlib, sys
 import numpy
 spec = importlib.util.spec_from_file_location("runner", sys.argv[1])
 runner = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(runner)
 importlib.import_module(sys.argv[2])
-inputs = numpy.zeros([int(size) for size in sys.argv[5:]], sys.argv[4])
+inputs = {name: numpy.zeros(*about) for name, about in json.loads(sys.argv[4]).items()}
+inputs = inputs.pop("") if "" in inputs else inputs
 
 def memory(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
@@ -29,15 +32,16 @@ print(memory("VmHWM") - before)
 """
 
 
-def peak_memory_bytes(path: Path, sample: Tensor) -> int | None:
+def peak_memory_bytes(path: Path, sample: Tensors) -> int | None:
     """What loading the file and running one batch of that shape and type adds to a fresh process's peak memory.
 
     None where the system does not tell: elsewhere than on Linux, and in containers that hide a part of /proc.
     """
     if sys.platform != "linux":
         return None
-    kind = str(sample.dtype).removeprefix("torch.")
-    arguments = [runner.__file__, runtime_of(path).imported, str(path), kind, *map(str, sample.shape)]
+    named = {"": sample} if isinstance(sample, Tensor) else sample
+    about = {name: (list(one.shape), type_name(one.dtype)) for name, one in named.items()}
+    arguments = [runner.__file__, runtime_of(path).imported, str(path), json.dumps(about)]
     command = [sys.executable, "-c", PROBE, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)

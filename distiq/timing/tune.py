@@ -3,11 +3,12 @@
 import contextlib
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import Predict
 from distiq.evaluation.statistics import paired_speed
+from distiq.models.signature import Predict, Tensors, each, tensors_of
 from distiq.records.speed import TriedRecord, TuningRecord
 from distiq.runtimes.export import load, runtime_of
 from distiq.timing.latency import latencies
@@ -15,7 +16,7 @@ from distiq.timing.latency import latencies
 SAME = 1e-3  # of the outputs' span: sums in another order move less, another precision moves more
 
 
-def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) -> TuningRecord:
+def tune(path: Path, threads: int, inputs: Tensors, rounds: int, seconds: float) -> TuningRecord:
     """Times the file under each setting of its runtime, one sample at a time, with the given threads and with one.
 
     Args:
@@ -29,16 +30,16 @@ def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) 
         (number, options) for number in sorted({threads, 1}, reverse=True) for options in runtime_of(path).settings
     ]
     opened: dict[str, Predict] = {}
-    answers: dict[str, Tensor] = {}
+    outputs: dict[str, Tensors] = {}
     for number, (count, options) in enumerate(asked):
         # What this CPU or version of the runtime does not know is left out; the default has to work.
         with contextlib.suppress(*(() if number == 0 else (UserError, RuntimeError, ValueError))):
             predict = load(path, count, options)
-            answers[str(number)] = predict(inputs).clone()
+            outputs[str(number)] = each(torch.clone, predict(inputs))
             opened[str(number)] = predict
     counts = {name: asked[int(name)][0] for name in opened}
-    timed = latencies(opened, inputs[:1], counts, rounds, seconds)
-    default, expected = timed["0"], answers["0"]
+    timed = latencies(opened, each(lambda one: one[:1], inputs), counts, rounds, seconds)
+    default, expected = timed["0"], outputs["0"]
     tried = []
     for name, latency in timed.items():
         count, options = asked[int(name)]
@@ -48,7 +49,7 @@ def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) 
                 options=options,
                 latency=latency,
                 against_default=paired_speed(default.turns_ms, latency.turns_ms),
-                same_answers=_same(answers[name], expected),
+                same_answers=_same(outputs[name], expected),
             )
         )
     better = [
@@ -59,8 +60,12 @@ def tune(path: Path, threads: int, inputs: Tensor, rounds: int, seconds: float) 
     )
 
 
-def _same(found: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs differ no more than sums in another order do; both (B, ...)."""
+def _same(outputs: Tensors, expected: Tensors) -> bool:
+    """Whether outputs differ no more than sums in another order do; all (B, ...)."""
+    return all(_alike(one, other) for one, other in zip(tensors_of(outputs), tensors_of(expected), strict=True))
+
+
+def _alike(output: Tensor, expected: Tensor) -> bool:
     span = float(expected.max() - expected.min())
-    alike = float((found - expected).abs().max()) <= SAME * span
-    return alike and bool((found.flatten(1).argmax(1) == expected.flatten(1).argmax(1)).all())
+    is_near = float((output - expected).abs().max()) <= SAME * span
+    return is_near and bool((output.flatten(1).argmax(1) == expected.flatten(1).argmax(1)).all())

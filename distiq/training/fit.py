@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from distiq.data.splits import Data, quality
 from distiq.errors import UserError
 from distiq.models.layout import make_contiguous
+from distiq.models.signature import one_output
 from distiq.progress import Silent, Watch
 from distiq.recipe.training import TrainingSettings
 from distiq.records.training import EpochRecord, TrainingRecord
@@ -301,5 +302,5 @@ def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float
         inputs = data.normalize(samples.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        answers.append(model(inputs).float().cpu())
+        answers.append(one_output(model(inputs)).float().cpu())
     return quality(torch.cat(answers), data.validation.labels)

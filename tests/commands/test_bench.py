@@ -53,7 +53,9 @@ def test_a_batch_that_the_file_does_not_take_is_left_out(tmp_path: Path):
 
 def test_an_open_shape_is_asked_for_and_can_be_given(tmp_path: Path):
     path = foreign(tmp_path / "open.onnx", ["n", 3, "height", "width"])
-    with pytest.raises(UserError, match=r"open\.onnx: the file leaves the shape of a sample open; give it, such as"):
+    with pytest.raises(
+        UserError, match=r"open\.onnx: the file leaves the shape of a sample of \"pixels0\" open; give it"
+    ):
         bench([path], **QUICK)
     assert bench([path], shape=(3, 6, 6), **QUICK).files[0].latency
 
@@ -66,9 +68,15 @@ def test_a_shape_that_the_file_does_not_take_is_refused(shape: tuple[int, ...], 
         bench([path], shape=shape, **QUICK)
 
 
-def test_two_inputs_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"takes 2 inputs \(pixels0, pixels1\), not one"):
-        bench([foreign(tmp_path / "two.onnx", [1, 4], inputs=2)], **QUICK)
+def test_two_inputs_are_timed_and_their_shapes_given_by_name(tmp_path: Path):
+    stated = foreign(tmp_path / "stated.onnx", ["n", 4], inputs=2)
+    free = foreign(tmp_path / "free.onnx", ["n", "length"], inputs=2)
+    assert bench([stated], batch=2, **QUICK).files[0].latency[1].batch == 2
+    with pytest.raises(UserError, match="takes 2 inputs; give the shape of each by its name: --shape 'pixels0=3,224,2"):
+        bench([free], shape=(4,), **QUICK)
+    given = ["bench", str(free), "--shape", "pixels0=5 pixels1=5", "--rounds", "1", "--seconds", "0.002"]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, result.output
 
 
 def test_the_command_prints_a_table_and_writes_the_record(tmp_path: Path):

@@ -4,16 +4,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
+from distiq.models.signature import call, concatenated, split
+from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
-from distiq.runtimes.export import RUNTIMES, differences, export, files_of, load, operations, require, runtime_named
+from distiq.quantization.scheme import Scheme
+from distiq.runtimes.export import (
+    RUNTIMES,
+    differences,
+    export,
+    files_of,
+    load,
+    operations,
+    require,
+    runtime_named,
+    runtime_of,
+)
 from distiq.runtimes.runtime import Runtime
 
 CLASSES = 4
@@ -200,6 +215,81 @@ def test_a_missing_or_damaged_file_is_refused(name: str, tmp_path: Path):
         part.write_bytes(b"this is no model, whatever its name says")
     with pytest.raises(UserError, match=rf"model\{runtime.suffix}: {runtime.title} cannot load this file"):
         load(path)
+
+
+class TwoEnds(nn.Module):
+    """Two inputs by name, two outputs of very different range in a dict, as detectors have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.norm = nn.Conv2d(4, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.boxes, self.scores = nn.Linear(16, 4), nn.Linear(16, CLASSES)
+
+    def forward(self, image: Tensor, depth: Tensor) -> dict[str, Tensor]:
+        x = F.relu(self.norm(self.body(torch.cat([image, depth], 1)))).mean((2, 3), keepdim=True).flatten(1)
+        return {"boxes": self.boxes(x), "scores": self.scores(x)}
+
+
+def pairs_of(count: int, seed: int) -> dict[str, Tensor]:
+    """Not square, and in another order than the network's."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"depth": (1, 12, 20), "image": (3, 12, 20)}
+    return {name: torch.randn(count, *shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def two_ends() -> tuple[nn.Module, QuantizedModel]:
+    torch.manual_seed(0)
+    model = TwoEnds()
+    model.boxes.weight.data *= 300
+    return model.eval(), quantize(model, pairs_of(64, 1))
+
+
+@pytest.fixture(scope="module", params=[case(name, compiles=True) for name in NAMES])
+def two_ended_files(request, two_ends, tmp_path_factory) -> tuple[Path, Path]:
+    folder, suffix = tmp_path_factory.mktemp(f"two-{request.param}"), runtime_named(request.param).suffix
+    forms = zip(("float", "int8"), two_ends, strict=True)
+    return tuple(export(form, folder / f"{name}{suffix}", pairs_of(2, 3)) for name, form in forms)
+
+
+@torch.no_grad()
+def test_several_inputs_and_outputs_go_by_name(two_ends, two_ended_files):
+    inputs = pairs_of(70, 2)
+    for form, file in zip(two_ends, two_ended_files, strict=True):
+        stated = runtime_of(file).signature(file)
+        assert [(one.name, one.shape) for one in stated.inputs] == [
+            ("image", (-1, 3, 12, 20)),
+            ("depth", (-1, 1, 12, 20)),
+        ]
+        assert [(one.name, one.shape) for one in stated.outputs] == [("boxes", (-1, 4)), ("scores", (-1, CLASSES))]
+        expected, outputs = call(form, inputs), load(file)(inputs)
+        device = runner.load(file, 1)({name: tensor.numpy() for name, tensor in inputs.items()})
+        assert list(outputs) == list(expected) == ["boxes", "scores"]
+        for name in expected:
+            assert sqnr_db(expected[name], outputs[name]) > (100 if form is two_ends[0] else 45)
+            assert np.array_equal(device[name], outputs[name].numpy())
+        one_by_one = concatenated([load(file)(part) for part in split(inputs, 1)])
+        torch.testing.assert_close(one_by_one["scores"], outputs["scores"], rtol=1e-4, atol=1e-4)
+    assert differences(two_ends[1], two_ended_files[1]) == ""
+
+
+def test_an_input_that_is_missing_is_named(two_ended_files):
+    inputs = pairs_of(2, 2)
+    with pytest.raises(UserError, match="takes image, depth; image is given"):
+        load(two_ended_files[0])({"image": inputs["image"]})
+    with pytest.raises(UserError, match=r"takes 2 inputs, by name \(image, depth\); one tensor is given"):
+        load(two_ended_files[0])(inputs["image"])
+    with pytest.raises(runner.Refused, match="takes image, depth; image is given"):
+        runner.load(two_ended_files[0], 1)({"image": inputs["image"].numpy()})
+
+
+@torch.no_grad()
+def test_outputs_of_another_range_have_quantization_parameters_of_their_own(two_ends):
+    """Of integers at both sides: the smaller output would be lost in the larger one's steps."""
+    model, _ = two_ends
+    quantized = quantize(model, pairs_of(64, 1), Scheme(integer_io=True))
+    expected, outputs = (call(form, pairs_of(70, 2)) for form in (model, quantized))
+    assert all(sqnr_db(expected[name], outputs[name]) > 30 for name in expected)
 
 
 class Branching(nn.Module):

@@ -109,9 +109,9 @@ def test_a_process_without_distiq_runs_it(files: Files, tmp_path: Path):
 
 
 def test_it_says_how_much_it_multiplies(files: Files):
-    counted = inductor.work(files.int8_file, (LENGTH,))
+    counted = inductor.work(files.int8_file, [(LENGTH,)])
     assert counted is not None and counted.is_int8
-    plain = inductor.work(files.float_file, (LENGTH,))
+    plain = inductor.work(files.float_file, [(LENGTH,)])
     assert plain is not None and not plain.is_int8
     assert counted.macs == plain.macs
-    assert inductor.work(files.int8_file, (LENGTH - 1,)) is None
+    assert inductor.work(files.int8_file, [(LENGTH - 1,)]) is None

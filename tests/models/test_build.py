@@ -106,7 +106,7 @@ def test_a_network_of_ones_own(file):
     ("name", "message"),
     [
         ("too_wide", "the network answers (1, 4) for one input, but the data has 3 classes"),
-        ("two_answers", "the network answers tuple for one input"),
+        ("two_answers", "the network gives output_0, output_1; the task reads one output"),
         ("no_net", "returned str; return an nn.Module"),
         ("none", "has no function"),
     ],

@@ -90,4 +90,4 @@ def test_a_teacher_of_numbers():
     (warning,) = of_numbers(torch.randn(300, 1, generator=torch.Generator().manual_seed(0))).warnings
     assert "not shown to be better than always guessing the mean" in warning
     (warning,) = of_numbers(5 * numbers + 3).warnings
-    assert "have another unit" in warning and "teacher.finetune = true" in warning
+    assert "are in another unit" in warning and "teacher.finetune = true" in warning

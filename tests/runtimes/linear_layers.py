@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.models.signature import INPUT, OUTPUT, Predict, Signature, Tensors, TensorSpec, in_order, positional
 from distiq.recipe.quantize import Mode
-from distiq.runtimes.runtime import Entry, FileOptions, Predict, QuantizationParameters, Refusal, Runtime, Weight
+from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Refusal, Runtime, Weight
 
 aten = torch.ops.aten
 WITHOUT_WEIGHTS = {aten.relu.default: "relu", aten.flatten.using_ints: "flatten"}
 
 
-def export_npz(model: nn.Module, example: Tensor, path: Path, _options: FileOptions) -> None:
+def export_npz(model: nn.Module, example: Tensors, path: Path, _options: FileOptions) -> None:
     """Each layer's weight and bias; integer weights with a scale for each output."""
-    graph = torch.export.export(model, (example,)).module(check_guards=False)
-    arrays: dict[str, np.ndarray] = {"shape": np.array(example.shape[1:])}
+    network = positional(model, example)
+    graph = torch.export.export(network.module, network.inputs).module(check_guards=False)
+    arrays: dict[str, np.ndarray] = {"shape": np.array(network.inputs[0].shape[1:])}
     for number, (kind, tensors) in enumerate(_layers(graph, path)):
         arrays |= {f"{number}/{kind}/{part}": tensor.detach().numpy() for part, tensor in tensors.items()}
     np.savez(path, **arrays)
@@ -59,8 +61,8 @@ def _read(path: Path) -> tuple[tuple[int, ...], list[tuple[str, dict[str, np.nda
 def load_npz(path: Path, _threads: int = 1, _options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     _, layers = _read(path)
 
-    def predict(inputs: Tensor) -> Tensor:
-        values = inputs.numpy()
+    def predict(inputs: Tensors) -> Tensors:
+        values = in_order(inputs, [INPUT], str(path))[0].numpy()
         for kind, parts in layers:
             if kind == "relu":
                 values = np.maximum(values, 0)
@@ -74,8 +76,11 @@ def load_npz(path: Path, _threads: int = 1, _options: Mapping[str, str] = Mappin
     return predict
 
 
-def entry(path: Path) -> Entry:
-    return Entry((-1, *_read(path)[0]), torch.float32)
+def signature(path: Path) -> Signature:
+    shape, layers = _read(path)
+    outputs = len([parts for kind, parts in layers if kind == "linear"][-1]["bias"])
+    inputs = TensorSpec(INPUT, (-1, *shape), torch.float32)
+    return Signature((inputs,), (TensorSpec(OUTPUT, (-1, outputs), torch.float32),))
 
 
 def quantization_parameters(path: Path) -> QuantizationParameters:
@@ -107,7 +112,7 @@ LINEAR_LAYERS = Runtime(
     imported="numpy",
     export=export_npz,
     load=load_npz,
-    entry=entry,
+    signature=signature,
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,

@@ -17,21 +17,22 @@ from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.models.recurrent import BiLSTM
+from distiq.models.signature import positional
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, load, pair_sums, require
 from distiq.runtimes.inductor import (
     INDUCTOR,
     _try_out,
-    entry,
     float_operations,
     lacks_compiler,
     quantization_parameters,
+    signature,
     states_of_bilstm,
     work,
 )
 from distiq.runtimes.lowering import qparams_of, with_unsigned_activations
-from distiq.runtimes.runtime import Entry, Work
+from distiq.runtimes.runtime import Work
 
 CHANNELS = 20  # more than one block of the packed weights
 
@@ -112,7 +113,8 @@ def test_its_layers_multiply_integers_alone(made: Made):
 
 
 def test_it_says_what_it_takes_and_refuses_all_else(made: Made):
-    assert entry(made.path) == Entry((-1, 1, 8, 8), torch.float32)
+    (entry,) = signature(made.path).inputs
+    assert (entry.name, entry.shape, entry.dtype) == ("input", (-1, 1, 8, 8), torch.float32)
     predict = load(made.path)
     for wrong in (torch.randn(2, 1, 8, 9), torch.randn(1, 8, 8), torch.randn(2, 1, 8, 8).double()):
         with pytest.raises(UserError, match=r"takes float32 of \[-1, 1, 8, 8\], not float"):
@@ -143,8 +145,8 @@ def test_a_lesser_processor_is_refused_before_it_runs_anything(made: Made, monke
 
 
 def test_it_says_what_it_multiplies(made: Made):
-    assert work(made.path, (1, 8, 8)) == Work(multiply_adds(made.model, images_of(1, 0)), is_int8=True)
-    assert work(made.path, (1, 9, 9)) is None, "another sample was not counted"
+    assert work(made.path, [(1, 8, 8)]) == Work(multiply_adds(made.model, images_of(1, 0)), is_int8=True)
+    assert work(made.path, [(1, 9, 9)]) is None, "another sample was not counted"
 
 
 def test_a_recurrence_by_torchs_own_kernel_gives_the_same_states():
@@ -187,12 +189,12 @@ def test_code_that_crashes_or_answers_otherwise_is_not_delivered(made: Made, tmp
     shutil.copy(made.path, tmp_path / "model.pt2")
     reference, example = made.quantized.reference(), images_of(2, 8)
     with torch.no_grad():
-        _try_out(reference, example, tmp_path)
+        _try_out(positional(reference, example), tmp_path)
         with pytest.raises(RuntimeError, match="its code answers 1 samples otherwise than the network"):
-            _try_out(nn.Sequential(reference, Negative()), example, tmp_path)
+            _try_out(positional(nn.Sequential(reference, Negative()), example), tmp_path)
         (tmp_path / "model.pt2").write_bytes(b"no library")
         with pytest.raises(RuntimeError, match="its code fails with 1 samples"):
-            _try_out(reference, example, tmp_path)
+            _try_out(positional(reference, example), tmp_path)
 
 
 class Negative(nn.Module):

@@ -15,9 +15,8 @@ from distiq.errors import UserError
 from distiq.models.text import EmbeddingBag
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
-from distiq.runtimes.export import differences, export, integer_io, load, pair_sums
-from distiq.runtimes.litert import entry, float_operations
-from distiq.runtimes.runtime import Entry, IntegerTensor
+from distiq.runtimes.export import differences, export, load, pair_sums
+from distiq.runtimes.litert import float_operations, signature
 from distiq.runtimes.uint8_input import Uint8Input
 from tests.runtimes.conftest import Branches, images_of
 
@@ -65,9 +64,9 @@ def test_both_ends_are_int8_on_the_graphs_own_grids(made: Made):
     found = (interpreter.get_input_details()[0], interpreter.get_output_details()[0])
     assert [end["dtype"] for end in found] == [np.int8, np.int8]
     assert [end["quantization"] for end in found] == grids
-    named = integer_io(made.integers)
-    assert named == {name: IntegerTensor("int8", *grid) for name, grid in zip(("input", "output"), grids, strict=True)}
-    assert integer_io(made.floats) == {}
+    stated = [one for side in signature(made.integers) for one in side]
+    assert [(one.dtype, one.quantization) for one in stated] == [(torch.int8, grid) for grid in grids]
+    assert [one.quantization for side in signature(made.floats) for one in side] == [None, None]
 
 
 def test_a_program_that_knows_the_grids_alone_gets_the_answers_of_the_file_of_floats(made: Made):
@@ -116,7 +115,8 @@ def test_other_runtimes_files_of_the_same_graph_give_floats_of_the_same_grid(mad
 
 def test_it_is_timed_on_integers(made: Made):
     assert load(made.integers)(torch.zeros(3, 1, 12, 12, dtype=torch.int8)).dtype == torch.float32
-    assert entry(made.integers) == Entry((-1, 1, 12, 12), torch.int8)
+    (entry,) = signature(made.integers).inputs
+    assert (entry.shape, entry.dtype) == ((-1, 1, 12, 12), torch.int8)
     (file,) = bench([made.integers], rounds=1, seconds=0.002).files
     assert [one.batch for one in file.latency] == [1, 32]
 
@@ -131,7 +131,7 @@ def test_with_pixels_the_output_alone_is_int8(tmp_path: Path):
     path = export(quantized, tmp_path / "pixels.tflite", inputs[:2], grey, integer_io=True)
     details = opened(path).get_input_details()[0], opened(path).get_output_details()[0]
     assert [end["dtype"] for end in details] == [np.uint8, np.int8]
-    assert list(integer_io(path)) == ["output"]
+    assert [one.dtype for side in signature(path) for one in side] == [torch.uint8, torch.int8]
     assert torch.equal(load(path)(images), load(floats)(inputs))
     assert float_operations(path) == (), "a grey pixel is its integer"
 

@@ -55,8 +55,8 @@ def test_int8_file_computes_in_integers(exported):
 
 def test_the_work_of_a_file_is_that_of_the_network(exported, images: Tensor):
     macs = multiply_adds(exported.model, images)
-    assert work(exported.float_file, images.shape[1:]) == (macs, False)
-    assert work(exported.int8_file, images.shape[1:]) == (macs, True)
+    assert work(exported.float_file, [images.shape[1:]]) == (macs, False)
+    assert work(exported.int8_file, [images.shape[1:]]) == (macs, True)
 
 
 def test_deployed_answers_as_simulated(exported, images: Tensor):

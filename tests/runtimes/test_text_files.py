@@ -245,7 +245,7 @@ def test_a_file_takes_texts_of_every_length_or_says_which_one(ending: str, tmp_p
     torch.manual_seed(0)
     quantized = quantize(NETWORKS["embedding_bag"]().eval(), texts(32))
     path = export(quantized, tmp_path / f"model{ending}", texts(2))
-    predict, own = load(path), runtime.entry(path).shape[1]
+    predict, own = load(path), runtime.signature(path).inputs[0].shape[1]
     assert own in (-1, LENGTH)
     for length in (2, 7, LENGTH):
         tokens = texts(5, length)

@@ -379,7 +379,7 @@ def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_
     rounded, trained = record.trials
     learned = ", BRECQ with QDrop in 300 steps" if rung == "reconstruct" else ""
     assert rounded.scheme == f"static W8A8, mse, closed-form rounding{learned}"
-    assert trained.scheme == f"{rounded.scheme}, trained on its grids"
+    assert trained.scheme == f"{rounded.scheme}, trained quantized"
     assert min(trial.agreement for trial in record.trials) > 0.95
     assert list(record.estimates) == [rung, "qat"]
     told = [bool(re.search(r": about \d+ s", record.estimates[trial.rung])) for trial in record.trials]

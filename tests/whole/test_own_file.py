@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 from distiq.cli import app
@@ -33,6 +33,53 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = torch.randn(40, 1, 12, 12, generator=torch.Generator().manual_seed(1))
     np.save(folder / "samples.npy", images.numpy())
     return export(network(), folder / "net.onnx", images[:2])
+
+
+class TwoEnds(nn.Module):
+    """Two inputs, two outputs of very different range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Conv2d(4, 8, 3, 2, 1), nn.Linear(8, 4), nn.Linear(8, 6)
+
+    def forward(self, image: Tensor, depth: Tensor) -> dict[str, Tensor]:
+        x = torch.relu(self.body(torch.cat([image, depth], 1))).mean((2, 3), keepdim=True).flatten(1)
+        return {"boxes": self.boxes(x) * 300, "scores": self.scores(x)}
+
+
+def test_a_file_of_two_inputs_and_outputs_is_quantized_by_name(tmp_path: Path):
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
+    samples = {name: torch.randn(40, size, 8, 12, generator=generator) for name, size in (("depth", 1), ("image", 3))}
+    source = export(TwoEnds().eval(), tmp_path / "two.onnx", {name: one[:2] for name, one in samples.items()})
+    np.savez(tmp_path / "samples.npz", **{name: one.numpy() for name, one in samples.items()})
+    out, record = tmp_path / "int8.onnx", tmp_path / "record.json"
+    result = distiq(source, "--data", tmp_path / "samples.npz", "--out", out, "--json", record)
+    assert result.exit_code == 0, result.output
+    assert "SQNR of boxes" in result.stdout and "SQNR of scores" in result.stdout
+    measured = OwnFileRecord.load(record)
+    assert measured.sqnr_by_output.keys() == {"boxes", "scores"}
+    assert 30 < measured.sqnr_db == min(measured.sqnr_by_output.values())
+    assert list(load(out)(samples)) == ["boxes", "scores"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"image": (4, 3, 8, 12)}, "holds image; the network takes image, depth: store an array for each"),
+        ({"image": (4, 3, 8, 12), "depth": (5, 1, 8, 12)}, "4 of image, 5 of depth; every input needs as many"),
+        ({"image": (4, 3, 8, 12), "depth": (4, 1, 8, 8)}, '"depth": holds an array of shape'),
+    ],
+)
+def test_arrays_that_fit_no_input_are_refused(arrays: dict, message: str, tmp_path: Path):
+    shapes = {"image": (2, 3, 8, 12), "depth": (2, 1, 8, 12)}
+    source = export(
+        TwoEnds().eval(), tmp_path / "two.onnx", {name: torch.zeros(shape) for name, shape in shapes.items()}
+    )
+    np.savez(tmp_path / "samples.npz", **{name: np.zeros(shape, np.float32) for name, shape in arrays.items()})
+    result = distiq(source, "--data", tmp_path / "samples.npz", "--out", tmp_path / "int8.onnx")
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
 
 
 def distiq(*arguments: object) -> Result:
@@ -149,7 +196,7 @@ def test_tokens_of_a_fixed_length_keep_it(reader: Path, tmp_path: Path):
     out = tmp_path / "out.onnx"
     found = quantize_file(reader, tmp_path / "tokens.npy", out, scheme, Preparation(), rounds=1, seconds=0.002)
     assert found.sqnr_db > 25
-    entry = runtime_of(out).entry(out)
+    (entry,) = runtime_of(out).signature(out).inputs
     assert (entry.shape, entry.dtype) == ((-1, 6), torch.int64)
 
 
@@ -227,6 +274,6 @@ def test_a_file_of_texts_with_a_mask_becomes_one_that_works_it_out(tmp_path: Pat
     assert found.sqnr_db > 25
     assert [file.file for file in found.bench.files] == [str(path), str(out)]
     assert found.bench.files[0].sha256 == checksums(path)
-    assert runtime_of(out).entry(out).shape == (-1, -1)
+    assert runtime_of(out).signature(out).inputs[0].shape == (-1, -1)
     padded = torch.cat([tokens[:5], torch.zeros(5, 1, dtype=torch.int64)], 1)
     torch.testing.assert_close(load(out)(padded), load(out)(tokens[:5]), rtol=0, atol=1e-5)
