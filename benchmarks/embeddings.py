@@ -24,8 +24,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from distiq import environment
+from distiq.data.labels import UNLABELLED
 from distiq.data.load import load as load_data
-from distiq.data.samples import UNLABELLED
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.feature_losses import embedded

@@ -24,7 +24,7 @@ from rich.table import Table
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
-from distiq.evaluation.evaluate import agreement, outputs
+from distiq.evaluation.evaluate import outputs
 from distiq.files import write_atomically
 from distiq.models.build import build
 from distiq.models.checkpoint import load_weights
@@ -34,6 +34,7 @@ from distiq.recipe.read import parse_recipe
 from distiq.report.reading import read_run
 from distiq.run.train import WEIGHTS
 from distiq.runtimes.export import export, load
+from distiq.tasks.classification import agreement
 from distiq.timing.latency import latencies
 
 REPETITIONS = 7

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from distiq import environment
 from distiq.data.splits import Data
-from distiq.evaluation.evaluate import agreement, outputs
+from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.statistics import paired_interval
 from distiq.files import save_tensors, write_atomically
 from distiq.numerics import sqnr_db
@@ -42,6 +42,7 @@ from distiq.run.measure import LOGITS
 from distiq.run.networks import build_models
 from distiq.run.prepare import read_data
 from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
+from distiq.tasks.classification import agreement
 
 SCHEMES = {
     "W8A8": Scheme(),

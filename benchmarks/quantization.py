@@ -36,7 +36,7 @@ from distiq.data.samples import Split, in_memory
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.distillation.distil import distil
-from distiq.evaluation.evaluate import agreement, outputs
+from distiq.evaluation.evaluate import outputs
 from distiq.files import save_tensors, write_atomically
 from distiq.models.audio import front_ends
 from distiq.models.build import Tokens, build
@@ -53,6 +53,7 @@ from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load
+from distiq.tasks.classification import agreement
 
 ON_IMAGES: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: ResNet(10, 1, (16, 48, 96), 1),

@@ -37,7 +37,7 @@ from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.distillation.distil import distil
-from distiq.evaluation.evaluate import agreement, outputs
+from distiq.evaluation.evaluate import outputs
 from distiq.files import save_tensors, write_atomically
 from distiq.progress import Lines
 from distiq.quantization.quantize import quantize
@@ -46,6 +46,7 @@ from distiq.recipe.data import DataSettings, ViewSettings
 from distiq.recipe.training import TrainingSettings
 from distiq.runtimes.export import export, load, pair_sums
 from distiq.runtimes.saturation import emulate
+from distiq.tasks.classification import agreement
 
 
 class Absolute(nn.Module):

@@ -259,11 +259,7 @@ def predict(
             name = f"{sample} | {second}" if second else sample
             for note in prepared.notes:
                 typer.secho(note, err=True, fg="yellow")
-            if opened.regression:
-                target = opened.about["labels"][0]
-                answers = [f"{target} {number:.4g}" for number in opened.numbers(prepared.inputs).tolist()]
-            else:
-                answers = [words(answer) for answer in opened.answer(prepared.inputs, top)]
+            answers = opened.in_words(prepared.inputs, top)
             for number, answer in enumerate(answers, start=1):
                 place = f"{name}, row {number}" if len(answers) > 1 else name
                 typer.echo(f"{place}: {answer}")

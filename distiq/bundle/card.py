@@ -64,14 +64,13 @@ def _card_text(
     noun, example = NOUNS[run.data.modality], EXAMPLES[run.data.modality]
     example += ' "another text"' if is_pair else ""
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
-    answers = f"{len(run.data.classes)} classes:\n{names}"
-    if run.data.regression:
-        answers, agrees = f"a number: {names}", f"to 1/255 of its span on {agrees}"
+    if run.task.tolerance:
+        agrees = f"{run.task.tolerance} on {agrees}"
     metrics = "\n".join(_metric_row(metric, test.samples, noun) for metric in (test.primary, *test.metrics))
     return (
         f"""# {run.name}
 
-{run.student.model}, {trial.scheme}, for {cost.runtime}. Answers {answers}.
+{run.student.model}, {trial.scheme}, for {cost.runtime}. Predicts {run.task.predicts}: {names}.
 
 | measured on the file | |
 |---|---|

@@ -125,17 +125,31 @@ class Bundle:
         """The likeliest classes of each input (B, ...), likeliest first.
 
         Raises:
-            UserError: the model answers a number.
+            UserError: the model predicts no classes.
         """
-        if self.regression:
-            raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
-        return [
-            self.likeliest(probabilities, top) for probabilities in self.probabilities(one_output(self.run(inputs)))
-        ]
+        match self.decoding:
+            case "softmax" | "sigmoid":
+                shares = self.probabilities(one_output(self.run(inputs)))
+                return [self.likeliest(probabilities, top) for probabilities in shares]
+            case "number":
+                raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
+            case _:
+                raise UserError(
+                    f"{self.folder}: what this model gives is decoded by the code of its task"
+                    f" ({self.about.get('task')}) alone; ask `run` for its outputs"
+                )
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
-        return torch.sigmoid(logits) if self.about.get("multi_label") else torch.softmax(logits, 1)
+        return torch.softmax(logits, 1) if self.decoding == "softmax" else torch.sigmoid(logits)
+
+    def in_words(self, inputs: Tensor, top: int = 3) -> list[str]:
+        """What the model predicts for each input (B, ...)."""
+        try:
+            said = runner.decoding_of(self.about).said
+        except runner.Refused as error:
+            raise UserError(f"{self.folder}: {error}") from error
+        return [said(output.numpy(), self.about, top) for output in one_output(self.run(inputs))]
 
     def predict(self, sample: Path | str, top: int = 3, second: str = "") -> list[Prediction]:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
@@ -146,9 +160,9 @@ class Bundle:
         return self.answer(self.prepare(sample, second).inputs[:1], top)[0]
 
     @property
-    def regression(self) -> bool:
-        """Whether the model answers a number in place of classes."""
-        return "target" in self.about
+    def decoding(self) -> str:
+        """What the outputs mean: "softmax", "sigmoid", "number", or "none" where only the task's own code knows."""
+        return self.about.get("decoding", "")
 
     def numbers(self, inputs: Tensor) -> Tensor:
         """What the model answers to each input (B, ...), in the unit of the data, (B,).
@@ -156,7 +170,7 @@ class Bundle:
         Raises:
             UserError: the model answers classes.
         """
-        if not self.regression:
+        if self.decoding != "number":
             raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
         target = self.about["target"]
         return target["mean"] + target["std"] * one_output(self.run(inputs))[:, 0]

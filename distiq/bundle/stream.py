@@ -83,8 +83,9 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
             does not decode, or the sound ends before the first window is full.
     """
     audio = bundle.sound()
-    if bundle.about.get("multi_label"):
-        raise UserError(f"{bundle.folder}: this model gives a clip several labels; streams are heard for one class")
+    if bundle.decoding != "softmax":
+        task = bundle.about.get("task")
+        raise UserError(f"{bundle.folder}: streams are heard for one class, but the task of this model is {task}")
     rate, length = audio.rate, audio.shape[0]
     if not 0 < every * rate <= length:
         raise UserError(f"every = {every:g} s; give a positive time of at most a window, {length / rate:g} s")

@@ -20,6 +20,15 @@ from distiq.models.signature import Signature, Tensors, type_name
 from distiq.records.run import RunRecord
 from distiq.records.trials import FLOAT32, TrialRecord
 from distiq.runtimes.export import files_of, load, pair_sums, runtime_of
+from distiq.tasks.choose import task_of
+from distiq.tasks.task import Decoding
+
+OUTPUTS: dict[Decoding, str] = {
+    "softmax": "logits; the largest is the prediction, softmax gives probabilities",
+    "sigmoid": "logits; those above 0 are the prediction, the logistic function gives probabilities",
+    "number": "a number, in standard deviations (std) from the mean of `target`: the prediction is mean + std * output",
+    "none": "what the task's own code decodes",
+}
 
 
 def write_bundle(
@@ -85,19 +94,15 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _preprocessing(data: Data, kept: Sequence[int], fixed_length: int | None) -> dict[str, Any]:
-    output = "logits; the largest is the answer, softmax gives probabilities"
-    if data.multi_label:
-        output = "logits; those above 0 are the answer, the logistic function gives probabilities"
-    if data.regression:
-        output = "a number, in standard deviations (std) from the mean of `target`: the answer is mean + std * output"
-    preprocessing = data.preprocessing
+    preprocessing, task = data.preprocessing, task_of(data)
     if isinstance(preprocessing, Text):
         known = bitmap(kept, preprocessing.vocabulary) if kept else ""
         preprocessing = replace(preprocessing, kept=known, fixed_length=fixed_length or 0)
     return {
         **preprocessing.to_json(),
         "labels": list(data.classes),
-        "multi_label": data.multi_label,
-        "output": output,
-        **({"target": data.target._asdict()} if data.regression else {}),
+        "task": task.name,
+        "decoding": task.decoding,
+        "output": OUTPUTS[task.decoding],
+        **({"target": data.target._asdict()} if task.decoding == "number" else {}),
     }

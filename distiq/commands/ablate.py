@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from distiq import environment
-from distiq.data.splits import Data, right
+from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import outputs, score
+from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.statistics import mcnemar, paired_interval
 from distiq.files import save_tensors
 from distiq.progress import Watch
@@ -26,6 +26,8 @@ from distiq.run.measure import LOGITS
 from distiq.run.networks import build_models
 from distiq.run.prepare import read_data
 from distiq.run.train import TrainedNetwork, basis_of, train_assistants, train_student, train_teacher
+from distiq.tasks.choose import task_of
+from distiq.tasks.score import score
 from distiq.training import processes
 
 
@@ -72,10 +74,10 @@ def ablate(
         raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
     with Ledger(run or Path("runs") / recipe.name, watch) as ledger:
         data = read_data(recipe, ledger.watch)
-        if data.regression:
+        if (task := task_of(data)).correct is None:
             raise UserError(
-                "distiq ablate compares shares of correct predictions, but each sample of this data has a number; run"
-                ' the recipe with --set distil.teacher="none" in a run folder of its own, and compare the correlations'
+                f"distiq ablate compares shares of correct predictions, which {task.name} does not have; run the recipe"
+                ' with --set distil.teacher="none" in a run folder of its own, and compare the metrics'
             )
         arms = arms or arms_of(recipe.distil)
         if len(arms) < 2 or "no teacher" not in arms:
@@ -109,7 +111,7 @@ def predict_test(place: Place, *, network: TrainedNetwork, data: Data) -> Predic
     """The step of a network's predictions."""
     logits = outputs(network.module, data, data.test)
     save_tensors({"test": logits}, place.folder / LOGITS)
-    quality = score(logits, data.test.labels, len(data.classes))
+    quality = score(task_of(data), logits, data.test.labels)
     return Predicted(test=quality)
 
 
@@ -122,11 +124,7 @@ def _record(
     results: Mapping[str, list[Step[Predicted]]],
 ) -> AblationRecord:
     """The comparison of every two arms, from the predictions of each in every seed."""
-    labels = data.test.labels
-    correct = {
-        arm: torch.stack([right(load_file(step.folder / LOGITS)["test"], labels) for step in steps])
-        for arm, steps in results.items()
-    }
+    correct = {arm: torch.stack([_correct(data, step) for step in steps]) for arm, steps in results.items()}
     seeds = len(next(iter(results.values())))
     return AblationRecord(
         name=recipe.name,
@@ -136,14 +134,18 @@ def _record(
         basis=basis_of(recipe),
         teacher=teacher.record.test,
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
-        samples=len(labels),
-        arms=tuple(
-            ArmRecord(name=arm, correct=tuple(step.record.test.value for step in steps))
-            for arm, steps in results.items()
-        ),
+        samples=len(data.test),
+        arms=tuple(ArmRecord(name=arm, correct=tuple(rows.double().mean(1).tolist())) for arm, rows in correct.items()),
         pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
         seconds=sum(step.seconds for step in ledger.used.values()),
     )
+
+
+def _correct(data: Data, step: Step[Predicted]) -> torch.Tensor:
+    """Which test samples a network predicts right, (N,) bool."""
+    task = task_of(data)
+    assert task.correct is not None
+    return task.correct(task.decode(load_file(step.folder / LOGITS)["test"]), data.test.labels)
 
 
 def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:

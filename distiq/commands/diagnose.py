@@ -18,7 +18,7 @@ from distiq.bundle.open import PREPROCESSING, Bundle
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import agreement, outputs
+from distiq.evaluation.evaluate import outputs
 from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Watch
@@ -40,8 +40,10 @@ from distiq.run.ladder import best
 from distiq.run.ledger import Ledger
 from distiq.run.measure import LOGITS
 from distiq.run.networks import build_network
+from distiq.run.prepare import with_task
 from distiq.run.rungs import FLOAT_LAYERS, MOST, RUNGS, Cause, Rung, training_rung
 from distiq.run.train import WEIGHTS
+from distiq.tasks.choose import task_of
 
 NEGLIGIBLE_POINTS = 0.1
 SAME_PREDICTIONS = 0.999
@@ -118,7 +120,7 @@ def read_case(ledger: Ledger) -> Case:
     recipe = parse_recipe(tomllib.loads(run.recipe_toml), str(ledger.folder / "records" / "run.json"))
     _refuse_others(ledger.folder, run, recipe)
     ledger.watch.stage("reading data and student")
-    data = load_data(recipe.data, recipe.seed)
+    data = with_task(load_data(recipe.data, recipe.seed), recipe.task)
     if data.record().digest != run.data.digest:
         raise UserError(f"{recipe.data.source}: the data is no longer that of the run; restore it")
     student = _load_student(ledger.folder, run, recipe, data)
@@ -221,7 +223,7 @@ def _float_student(case: Case) -> Iterator[Finding]:
 
 def _float_file(case: Case) -> Iterator[Finding]:
     stored = load_file(_step(case.folder, case.run, "student-float32") / LOGITS)["validation"]
-    same = agreement(stored, outputs(case.student, case.data, case.data.validation), case.data.multi_label)
+    same = task_of(case.data).agreement(stored, outputs(case.student, case.data, case.data.validation))
     yield Finding(
         "float32 file",
         same < SAME_PREDICTIONS,

@@ -11,7 +11,6 @@ from torch import Tensor
 from distiq.commands.bench import Shape, bench
 from distiq.data.inputs import Preparation, read_inputs, read_named_inputs
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import agreement
 from distiq.models.from_onnx import OnnxNetwork, read_onnx
 from distiq.models.onnx_inputs import one_input
 from distiq.models.onnx_operations import EXPORT_AGAIN
@@ -34,6 +33,7 @@ from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import export, load, operations, pair_sums, refusal, require, runtime_of
 from distiq.runtimes.uint8_input import Uint8Input
+from distiq.tasks.classification import agreement as same_predictions
 
 COMPARED = 2048
 CHUNK = 32
@@ -149,7 +149,7 @@ def quantize_file(
         compared_samples=batch_size(held_out),
         sqnr_db=min(by_output.values()),
         sqnr_by_output=by_output if len(by_output) > 1 else {},
-        agreement=agreement(one_output(reference), one_output(outputs)) if has_classes else None,
+        agreement=same_predictions(one_output(reference), one_output(outputs)) if has_classes else None,
         float_operations=runtime.float_operations(out),
         operations=operations(out),
         pair_sums=pair_sums(out),

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from distiq.errors import UserError
 
-UNLABELLED = -1
-
 
 class Samples(Protocol):
     """Raw samples of one shape and type, wherever they lie. Batches, evaluation and calibration read them by `fetch`.

@@ -2,64 +2,21 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distiq.data.audio import Audio
+from distiq.data.labels import NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
 from distiq.data.preprocessing import Preprocessing, of_tensors
-from distiq.data.samples import UNLABELLED, InMemory, Samples, Split, in_memory, name_of
+from distiq.data.samples import InMemory, Samples, Split, in_memory, name_of
 from distiq.data.text import Text, Words
 from distiq.errors import UserError
-from distiq.records.data import DataRecord, measure
+from distiq.records.data import DataRecord
 from distiq.records.record import NOUNS, Modality
-
-
-def answers(logits: Tensor, labels: Tensor) -> Tensor:
-    """What logits (N, classes) answer, in the form of the labels: the likeliest class, (N,); or, where a sample has
-    several labels, 1 at each whose logit is above 0 (a probability above one half), (N, classes)."""
-    return (logits > 0).long() if labels.ndim == 2 else logits.argmax(1)
-
-
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Which samples are answered right, (N,) bool; where one has several labels, all of them have to be."""
-    same = answers(logits, labels) == labels
-    return same.all(1) if labels.ndim == 2 else same
-
-
-def quality(logits: Tensor, labels: Tensor) -> float:
-    """How good logits (N, classes) are: the share that is right; of numbers (N, 1) the correlation with the labels."""
-    if labels.is_floating_point():
-        return correlation(logits[:, 0], labels)
-    return int(right(logits, labels).sum()) / len(labels)
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Pearson's correlation of (N,) and (N,); 0 where one of them is constant, which has none."""
-    if (one == one[0]).all() or (other == other[0]).all():
-        return 0.0
-    return float(torch.corrcoef(torch.stack([one, other]).double())[0, 1])
-
-
-def is_known(labels: Tensor) -> Tensor:
-    """Which samples have a label, (N,) bool."""
-    if labels.is_floating_point():
-        return ~labels.isnan()
-    return (labels[:, 0] if labels.ndim == 2 else labels) != UNLABELLED
-
-
-class Target(NamedTuple):
-    """Of numbers in place of classes: mean and standard deviation of the training rows, in their own unit. Networks
-    learn and answer the distance from the mean in standard deviations."""
-
-    mean: float = 0.0
-    std: float = 1.0
-
 
 STANDARD = Target()
 DIGESTED = 4096  # samples that are read at a time for the digest
@@ -73,6 +30,8 @@ class Data:
         preprocessing: how raw samples become what the network sees.
         target: of numbers in place of classes, the unit of the labels.
         notes: sentences about what was changed, missing, unknown or cut in the raw samples.
+        task: what networks are trained for, as recipes name it; empty: what the labels say.
+        task_code: hash of the task's code, where that is not distiq's own.
     """
 
     source: str
@@ -84,6 +43,8 @@ class Data:
     preprocessing: Preprocessing
     target: Target = STANDARD
     notes: tuple[str, ...] = ()
+    task: str = ""
+    task_code: str = ""
 
     @property
     def modality(self) -> Modality:
@@ -95,19 +56,9 @@ class Data:
         return NOUNS[self.modality]
 
     @property
-    def multi_label(self) -> bool:
-        """Whether a sample has any number of labels, in place of one class."""
-        return self.train.labels.ndim == 2
-
-    @property
-    def regression(self) -> bool:
-        """Whether a sample has a number, in place of classes; the one "class" is its name."""
-        return self.train.labels.is_floating_point()
-
-    @property
-    def measure(self) -> str:
-        """What the quality of a model on these samples is called."""
-        return measure(self.multi_label, self.regression)
+    def labels(self) -> Labels:
+        """What the labels are."""
+        return Labels(form_of(self.train.labels), self.classes, self.target)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -137,8 +88,6 @@ class Data:
             source=self.source,
             modality=self.modality,
             classes=self.classes,
-            multi_label=self.multi_label,
-            regression=self.regression,
             train=len(self.train),
             validation=len(self.validation),
             calibration=len(self.calibration),
@@ -150,12 +99,13 @@ class Data:
         )
 
     def digest(self) -> str:
-        """SHA-256 over classes, preprocessing, unit, and form, inputs and labels of every split, in order."""
+        """SHA-256 over classes, preprocessing, unit, task, and form, inputs and labels of every split, in order."""
         return self._digest
 
     @cached_property
     def _digest(self) -> str:
         facts = {"classes": self.classes, "preprocessing": self.preprocessing.to_json(), "target": self.target}
+        facts |= {"task": [self.task, self.task_code]} if self.task else {}
         sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
             for tensor in (*split.chunks(DIGESTED), split.labels):
@@ -202,7 +152,7 @@ def split(
     train_part, validation_part, calibration_part = (train.take(part.sort().values) for part in parts)
     preprocessing = preprocessing.fitted(train_part.inputs)
     data = Data(source, tuple(classes), train_part, validation_part, calibration_part, test, preprocessing)
-    return _standardized(data) if data.regression else data
+    return _standardized(data) if data.labels.form is NUMBER else data
 
 
 def _standardized(data: Data) -> Data:
@@ -236,7 +186,7 @@ def with_unlabelled(data: Data, inputs: Tensor) -> Data:
             f"unlabelled {data.noun} are {_describe(more)}, training {data.noun} are {_describe(own)}; make them alike"
         )
     shape = (len(inputs), *data.train.labels.shape[1:])
-    labels = torch.full(shape, math.nan if data.regression else UNLABELLED, dtype=data.train.labels.dtype)
+    labels = torch.full(shape, data.labels.form.missing, dtype=data.train.labels.dtype)
     train = in_memory(torch.cat([data.train.inputs, inputs]), torch.cat([data.train.labels, labels]))
     joined = replace(data, train=train, preprocessing=data.preprocessing.fitted(train.inputs))
     check_data(joined)
@@ -272,35 +222,8 @@ def check(
     samples, labels, noun = split.samples, split.labels, NOUNS[preprocessing.modality]
     if not preprocessing.fits(samples):
         raise UserError(f"{where}: {noun} are {_describe(samples)}; give {preprocessing.form}")
-    if len(labels) != len(samples) or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
-        raise UserError(
-            f"{where}: {len(samples)} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
-            f" several labels a 0 or 1 for each of the {len(classes)}"
-        )
-    if labels.dtype == torch.float32 and len(classes) == 1 and isinstance(preprocessing, Text) and labels.ndim == 1:
-        return _check_numbers(labels, classes[0], where, varied, lowest)
-    if labels.dtype != torch.int64:
-        raise UserError(
-            f"{where}: labels are {name_of(labels.dtype)}; give whole numbers as int64 (labels.long()); of texts also a"
-            " float32 number each, with one name in place of the classes"
-        )
-    if len(samples) == 0:
-        raise UserError(f"{where}: no {noun}")
-    if len(classes) < 2:
-        raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
-    if labels.ndim == 2 and (int(labels.min()) < lowest or int(labels.max()) > 1):
-        raise UserError(
-            f"{where}: labels run from {int(labels.min())} to {int(labels.max())}; of several labels each is 0 or 1"
-        )
-    if int(labels.min()) < lowest or int(labels.max()) >= len(classes):
-        raise UserError(
-            f"{where}: labels run from {int(labels.min())} to {int(labels.max())}, but there are {len(classes)} classes"
-            f" (0 to {len(classes) - 1}); correct the labels or name all classes"
-        )
-    if varied and len(labels.unique(dim=0)) < 2:
-        if labels.ndim == 2:
-            raise UserError(f"{where}: every sample has the same labels; there is nothing to tell apart")
-        raise UserError(f"{where}: every sample has the label {int(labels[0])}; at least two classes are needed")
+    numbers = isinstance(preprocessing, Text)
+    check_labels(labels, len(samples), classes, noun, where, varied, lowest, numbers=numbers)
     if samples.dtype.is_floating_point:
         finite = torch.cat([torch.isfinite(chunk).flatten(1).all(1) for chunk in split.chunks(DIGESTED)])
         if not finite.all():
@@ -308,18 +231,6 @@ def check(
             raise UserError(
                 f"{where}: {noun[:-1]} {first} holds NaN or infinite values ({count} {noun} do); remove them"
             )
-
-
-def _check_numbers(labels: Tensor, name: str, where: str, varied: bool, lowest: int) -> None:
-    """`check` of texts with a number each."""
-    if len(labels) == 0:
-        raise UserError(f"{where}: no texts")
-    known = labels[is_known(labels)] if lowest == UNLABELLED else labels
-    if not torch.isfinite(known).all():
-        first = int((~torch.isfinite(labels)).nonzero()[0])
-        raise UserError(f"{where}: the {name} of text {first} is {float(labels[first])}; give each a finite number")
-    if varied and len(known.unique()) < 2:
-        raise UserError(f"{where}: every {name} is the same; there is nothing to learn")
 
 
 def from_tensors(
@@ -345,11 +256,7 @@ def from_tensors(
     Raises:
         UserError: as `split`.
     """
-    labels = train[1]
-    several = labels.ndim == 2 and labels.shape[1] > 1
-    counts = len(labels) > 0 and not labels.is_floating_point()
-    count = labels.shape[1] if several else int(labels.max()) + 1 if counts else 0
-    names = tuple(classes) if classes is not None else tuple(str(number) for number in range(count))
+    names = tuple(classes) if classes is not None else numbered_classes(train[1])
     preprocessing = of_tensors(modality, train[0], normalized, rate)
     return split("tensors", names, in_memory(*train), in_memory(*test), validation, calibration, seed, preprocessing)
 

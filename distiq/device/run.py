@@ -619,18 +619,15 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
     if isinstance(outputs, dict) or isinstance(answers, dict):
         return check_each(answers, outputs, passed, lines)
     expected = outputs
-    differences = difference(answers, expected).max(1)
-    several = about.get("multi_label", False)
-    tolerance, target = ALLOWED * float(expected.max() - expected.min()), about.get("target")
-    changed = ((answers > 0) != (expected > 0)).any(1) if several else answers.argmax(1) != expected.argmax(1)
-    if target:
-        changed = ~(differences <= tolerance)
+    differences = difference(answers, expected).reshape(len(expected), -1).max(1)
+    tolerance, decoding = ALLOWED * float(expected.max() - expected.min()), decoding_of(about)
+    changed = decoding.changed(answers, expected, tolerance)
     wrong = changed | ~(differences <= tolerance)
     verdict = "FAIL" if wrong.any() else "pass"
     seen = f"largest difference {differences.max():.3g} (allowed {tolerance:.3g})"
     lines.append(f"{verdict}: {len(expected)} vectors, {changed.sum()} answers changed, {seen}")
     for number in np.flatnonzero(wrong)[:MOST_SHOWN]:
-        here, there = (named(scores[number], about) for scores in (answers, expected))
+        here, there = (decoding.named(scores[number], about) for scores in (answers, expected))
         said = f"answers {here}, not {there}" if changed[number] else f"answers {here} as expected"
         lines.append(f"  vector {number}: {said}; a logit differs by {differences[number]:.3g}")
     if wrong.sum() > MOST_SHOWN:
@@ -682,31 +679,81 @@ def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.abs(found.astype(np.float32) - expected)
 
 
-def named(output: np.ndarray, about: dict[str, Any]) -> str:
-    """What one output (classes,) answers: a class, several labels, or a number."""
-    if about.get("target"):
-        return value(output, about["target"])
-    if about.get("multi_label"):
-        return ", ".join(label for label, score in zip(about["labels"], output) if score > 0) or "none"
-    return str(about["labels"][output.argmax()])
+# What outputs mean ----------------------------------------------------------------------------------------------------
 
 
-def value(output: np.ndarray, target: dict[str, float]) -> str:
-    """The number that a model without classes answers, in the unit of its data."""
+class Decoding(NamedTuple):
+    """What an output of the model says.
+
+    changed: outputs here and expected (N, ...), an allowed difference -> which predictions differ, (N,) bool.
+    named: an output (...) and preprocessing.json -> the prediction alone. said: the same and a count -> the prediction
+    with what is known of it, such as so many classes with their probabilities.
+    """
+
+    changed: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    named: Callable[[np.ndarray, dict[str, Any]], str]
+    said: Callable[[np.ndarray, dict[str, Any], int], str]
+
+
+def decoding_of(about: dict[str, Any]) -> Decoding:
+    """What preprocessing.json says of the outputs."""
+    name = about.get("decoding")
+    if name not in DECODINGS:
+        raise Refused(f"preprocessing.json: decoding {name!r} is none of {', '.join(DECODINGS)}; make the bundle again")
+    return DECODINGS[name]
+
+
+def likeliest(logits: np.ndarray, about: dict[str, Any], top: int) -> str:
+    """Classes with their softmax probabilities."""
+    shares = np.exp(logits - logits.max())
+    return listed(shares / shares.sum(), about["labels"], top)
+
+
+def each_label(logits: np.ndarray, about: dict[str, Any], top: int) -> str:
+    """Labels, each with its own probability."""
+    return listed(1 / (1 + np.exp(-logits)), about["labels"], top)
+
+
+def listed(shares: np.ndarray, labels: list[str], top: int) -> str:
+    best = np.argsort(-shares, kind="stable")[:top]
+    return "  ".join(f"{labels[index]} {100 * shares[index]:.1f} %" for index in best)
+
+
+def labels_of(logits: np.ndarray, about: dict[str, Any]) -> str:
+    return ", ".join(label for label, score in zip(about["labels"], logits) if score > 0) or "none"
+
+
+def number(output: np.ndarray, about: dict[str, Any]) -> str:
+    """The number that is predicted, in the unit of the data."""
+    target = about["target"]
     return f"{target['mean'] + target['std'] * float(output[0]):.4g}"
 
 
-def answer(
-    logits: np.ndarray, labels: list[str], top: int, several: bool = False, target: dict[str, float] | None = None
-) -> str:
-    """The likeliest classes of one sample with their softmax probabilities, of several labels each one's own; or the
-    number that the model answers."""
-    if target:
-        return f"{labels[0]} {value(logits, target)}"
-    shares = np.exp(logits - logits.max())
-    shares = 1 / (1 + np.exp(-logits)) if several else shares / shares.sum()
-    best = np.argsort(-shares, kind="stable")[:top]
-    return "  ".join(f"{labels[index]} {100 * shares[index]:.1f} %" for index in best)
+def written(output: np.ndarray, about: dict[str, Any], top: int = MOST_SHOWN) -> str:
+    """The first values of an output that means nothing here."""
+    values = " ".join(f"{value:.4g}" for value in output.ravel()[:top])
+    return values + (" ..." if output.size > top else "")
+
+
+def beyond(found: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
+    return ~(np.abs(found - expected).reshape(len(expected), -1).max(1) <= allowed)
+
+
+DECODINGS = {
+    "softmax": Decoding(
+        lambda found, expected, _: found.argmax(1) != expected.argmax(1),
+        lambda logits, about: str(about["labels"][logits.argmax()]),
+        likeliest,
+    ),
+    "sigmoid": Decoding(
+        lambda found, expected, _: ((found > 0) != (expected > 0)).any(1),
+        labels_of,
+        each_label,
+    ),
+    "number": Decoding(beyond, number, lambda output, about, _: f"{about['labels'][0]} {number(output, about)}"),
+    "none": Decoding(beyond, written, written),
+}
+"""By the name that preprocessing.json gives; "none" are outputs that only the task's own code understands."""
 
 
 def latency(predict: Predict, inputs: Arrays, threads: int, seconds: float) -> dict[str, Any]:
@@ -824,7 +871,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
                 continue
             for number, logits in enumerate(outputs):
                 place = f"{sample}[{number}]" if len(outputs) > 1 else sample
-                said = answer(logits, about["labels"], given.top, about.get("multi_label", False), about.get("target"))
+                said = decoding_of(about).said(logits, about, given.top)
                 print(f"{place}: {said}")
         if not given.samples or given.time:
             vectors = read_tensors(folder / "vectors.safetensors")

@@ -10,6 +10,7 @@ from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.models.adapted import Adapted, Refit
 from distiq.recipe.training import TeacherPreprocessing
+from distiq.tasks.choose import task_of
 
 
 def adapted(network: nn.Module, data: Data, own: TeacherPreprocessing) -> nn.Module:
@@ -69,8 +70,8 @@ def columns_of(data: Data, labels: Sequence[str]) -> tuple[int, ...]:
     Raises:
         UserError: samples have no classes, or the teacher lacks one; both lists are shown.
     """
-    if data.regression:
-        raise UserError("teacher.preprocessing.labels is for classes, but each sample has a number; leave it out")
+    if (task := task_of(data)).decoding not in ("softmax", "sigmoid"):
+        raise UserError(f"teacher.preprocessing.labels is for classes, but the task is {task.name}; leave it out")
     if missing := [name for name in data.classes if name not in labels]:
         raise UserError(
             f"the teacher does not know {', '.join(map(repr, missing))}. The teacher's classes: {', '.join(labels)}."

@@ -20,6 +20,7 @@ from distiq.errors import UserError
 from distiq.files import save_tensors, sha256_of_tensors
 from distiq.progress import Silent, Watch
 from distiq.recipe.distil import CacheSettings
+from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batch, Batches
 
@@ -61,7 +62,7 @@ class CachedTeacher:
         self.live, self.folder, self.watch, self.paths = live, folder, watch or Silent(), tuple(paths)
         self.settings = settings or CacheSettings()
         self.batches = Batches(data, views, CHUNK, seed=0)
-        self.classes = len(data.classes)
+        self.outputs = task_of(data).outputs
         form = self.settings.model_dump_json(exclude={"limit_mb"})
         self.key = f"{key} {form} {' '.join(self.paths)}"
         self.loaded: tuple[int, Rows] | None = None
@@ -81,7 +82,7 @@ class CachedTeacher:
         indices = batch.indices.cpu()  # distributed wrappers move every tensor of a batch
         rows = {name: tensor[indices] for name, tensor in self.loaded[1].items()}
         features = {path: rows.pop(_feature(path)).to(device).float() for path in self.paths}
-        return Knowledge(decode(rows, self.classes).to(device), features)
+        return Knowledge(decode(rows, self.outputs).to(device), features)
 
     def __deepcopy__(self, _memo: dict) -> "CachedTeacher":
         return self  # copies of an objective (a moving average, a trial of its speed) share their teacher

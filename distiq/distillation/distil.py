@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.samples import UNLABELLED
-from distiq.data.splits import Data, is_known
+from distiq.data.labels import UNLABELLED, filled, is_labelled
+from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.hooks import feature_hooks
 from distiq.distillation.quant_regularization import Friendly, quant_regularization
-from distiq.distillation.teacher import Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
+from distiq.distillation.teacher import Ensemble, Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
 from distiq.models.signature import one_output
@@ -23,10 +22,16 @@ from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import OUTPUT_LOSSES, DistilSettings, KnowledgeLoss
 from distiq.recipe.training import TrainingSettings
+from distiq.records.quality import Metric
 from distiq.records.training import TrainingRecord
+from distiq.tasks.choose import task_of
+from distiq.tasks.task import Task
 from distiq.training.batches import Batch, Batches
 from distiq.training.distributed import gathered
-from distiq.training.fit import Losses, fit, validation_accuracy
+from distiq.training.fit import Losses, fit, validation_metric
+
+WITHOUT_CLASSES = ("kd", "logit_mse")
+"""Losses between outputs that need no classes that exclude one another."""
 
 
 class Distillation(nn.Module):
@@ -43,9 +48,11 @@ class Distillation(nn.Module):
         label_smoothing: float = 0.0,
         terms: Sequence[nn.Module] = (),
         easy: Friendly | None = None,
+        *,
+        task: Task,
     ) -> None:
         super().__init__()
-        self.student, self.easy = student, easy
+        self.student, self.easy, self.task = student, easy, task
         self.terms = nn.ModuleList(terms)
         self.teacher, self.settings, self.label_smoothing = teacher, settings, label_smoothing
         self.wanted = settings.layer_losses if teacher is not None else ()
@@ -63,7 +70,7 @@ class Distillation(nn.Module):
             )
         known = self.teacher(batch) if self.teacher is not None else None
         features, (logits, known, batch) = _gathered(features, batch), common(logits, known, batch)
-        named = output_losses(logits, batch, known, self.settings, self.label_smoothing)
+        named = output_losses(self.task, logits, batch, known, self.settings, self.label_smoothing)
         if known is not None:
             for name, wanted, term in zip(self.names, self.wanted, self.terms, strict=True):
                 named[name] = wanted.weight * term(_layers(wanted, features, known, batch))
@@ -90,44 +97,39 @@ def _layers(wanted: KnowledgeLoss, seen: dict[str, Tensor], known: Knowledge, ba
 
 
 def output_losses(
-    logits: Tensor, batch: Batch, known: Knowledge | None, settings: DistilSettings, label_smoothing: float = 0.0
+    task: Task,
+    logits: Tensor,
+    batch: Batch,
+    known: Knowledge | None,
+    settings: DistilSettings,
+    label_smoothing: float = 0.0,
 ) -> Losses:
-    """The weighted losses that need the student's logits (B, classes) alone; without a teacher, the plain task loss."""
+    """The weighted losses that need the outputs (B, outputs, ...) alone; without a teacher, the plain task loss."""
     if known is None:
-        return Losses(task=task_loss(logits, batch, label_smoothing))
+        return Losses(task=task_loss(task, logits, batch, label_smoothing))
     named = Losses()
     if settings.task_weight:
-        named["task"] = settings.task_weight * task_loss(logits, batch, label_smoothing)
+        named["task"] = settings.task_weight * task_loss(task, logits, batch, label_smoothing)
     wanted_losses = settings.output_losses
     for name, wanted in zip(numbered(wanted_losses), wanted_losses, strict=True):
-        named[name] = wanted.weight * output_loss(wanted, batch.labels)(logits, known.logits)
+        named[name] = wanted.weight * output_loss(task, wanted, batch.labels)(logits, known.logits)
     return named
 
 
-def task_loss(logits: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
-    """Cross entropy with the labels, mean over the labelled samples; of a mixed image, with both by their shares.
+def task_loss(task: Task, outputs: Tensor, batch: Batch, label_smoothing: float) -> Tensor:
+    """The task's loss with the targets, mean over the labelled samples; of a mixed image, with both by their shares."""
 
-    Where a sample has several labels, that of each label's logistic output, mean over the labels; where it has a
-    number, the squared error of the one output.
-    """
+    def each(targets: Tensor, labelled: Tensor) -> Tensor:
+        smoothing = {"label_smoothing": label_smoothing} if task.smooths_labels else {}
+        return task.loss(outputs, filled(targets), **smoothing) * labelled
 
-    def surprise(labels: Tensor) -> Tensor:
-        if labels.is_floating_point():
-            return (logits[:, 0].float() - labels.nan_to_num()).square() * is_known(labels)
-        if labels.ndim == 2:
-            wanted = labels.clamp(min=0) * (1 - label_smoothing) + label_smoothing / 2
-            each = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none").mean(1)
-            return each * is_known(labels)
-        return F.cross_entropy(
-            logits.float(), labels, label_smoothing=label_smoothing, ignore_index=UNLABELLED, reduction="none"
-        )
-
-    known = is_known(batch.labels).float()
-    total = surprise(batch.labels)
+    labelled = is_labelled(batch.labels).float()
+    total = each(batch.labels, labelled)
     if batch.partners is not None and batch.shares is not None:
-        known = batch.shares * known + (1 - batch.shares) * is_known(batch.partners).float()
-        total = batch.shares * total + (1 - batch.shares) * surprise(batch.partners)
-    return total.sum() / known.sum().clamp(min=1e-6)
+        others = is_labelled(batch.partners).float()
+        total = batch.shares * total + (1 - batch.shares) * each(batch.partners, others)
+        labelled = batch.shares * labelled + (1 - batch.shares) * others
+    return total.sum() / labelled.sum().clamp(min=1e-6)
 
 
 def distil(
@@ -141,15 +143,17 @@ def distil(
     seed: int = 0,
     stage: str = "student",
     validate: bool = True,
+    task: Task | None = None,
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> tuple[nn.Module, TrainingRecord]:
     """Trains a copy of the student; neither network that is passed in is changed.
 
     Args:
-        student: (B, C, H, W) -> (B, classes) logits.
+        student: inputs (B, ...) -> outputs (B, outputs, ...), such as logits.
         teacher: a network, a `Teacher`, or None to train on the labels alone.
-        validate: measure the accuracy on the validation split after each epoch.
+        validate: measure the primary metric on the validation split after each epoch.
+        task: that of the data by default.
         checkpoint: a file to resume from; see `fit`.
 
     Returns:
@@ -159,25 +163,27 @@ def distil(
         UserError: a module path is unknown, a term has no layer to speak of, or the loss is not finite.
     """
     settings, training = settings or DistilSettings(), training or TrainingSettings()
-    student = copy.deepcopy(student)
-    check_smoothing(training, data, stage)
+    student, task = copy.deepcopy(student), task or task_of(data)
+    check_smoothing(training, task, stage)
     if teacher is not None:
-        _check_labels(settings, data, views or ViewSettings())
+        _check_output_losses(task, settings, data, views or ViewSettings())
+    if isinstance(teacher, Ensemble) and task.class_dimension is None:
+        raise UserError(f"Ensemble: it averages the probabilities of classes, which {task.name} does not have")
     answering = as_teacher(teacher, settings)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     terms = _terms(student, answering, settings, batches)
     easy = quant_regularization(student, settings.quant_regularization, data.example)
-    objective = Distillation(student, answering, settings, training.label_smoothing, terms, easy)
+    objective = Distillation(student, answering, settings, training.label_smoothing, terms, easy, task=task)
 
-    def accuracy(trained: nn.Module) -> float:
-        return validation_accuracy(trained.student, data)  # type: ignore[arg-type]
+    def metric(trained: nn.Module) -> Metric:
+        return validation_metric(trained.student, data, task)  # type: ignore[arg-type]
 
     record = fit(
         objective,
         batches,
         training,
         stage=stage,
-        validate=accuracy if validate else None,
+        validate=metric if validate else None,
         checkpoint=checkpoint,
         watch=watch,
     )
@@ -194,45 +200,40 @@ def as_teacher(teacher: nn.Module | Teacher | None, settings: DistilSettings) ->
 def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSettings, data: Data) -> None:
     """Raises UserError unless every loss of the settings can be computed on these two networks and this data."""
     check_options(settings)
-    batches = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0)
-    _check_labels(settings, data, ViewSettings())
+    batches, task = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0), task_of(data)
+    _check_output_losses(task, settings, data, ViewSettings())
     example = batches.batch(0, torch.arange(2))
-    logits = torch.zeros(2, len(data.classes))
+    outputs = torch.zeros(2, task.outputs)
     for wanted in settings.output_losses:
         with _explained(wanted.name):
-            _check_finite(output_loss(wanted, example.labels)(logits, logits + torch.arange(len(data.classes))))
+            _check_finite(output_loss(task, wanted, example.labels)(outputs, outputs + torch.arange(task.outputs)))
     answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
     _built(copy.deepcopy(student), answering, settings, batches)
 
 
-def check_smoothing(training: TrainingSettings, data: Data, where: str) -> None:
-    """Raises UserError if numbers are to be smoothed as if they were classes."""
-    if data.regression and training.label_smoothing:
+def check_smoothing(training: TrainingSettings, task: Task, where: str) -> None:
+    """Raises UserError if labels are to be smoothed where the task cannot."""
+    if training.label_smoothing and not task.smooths_labels:
         raise UserError(
-            f"{where}: label_smoothing = {training.label_smoothing:g} moves probability to other classes, but a sample"
-            " has a number here; set it to 0"
+            f"{where}: label_smoothing = {training.label_smoothing:g} moves probability to other classes, which"
+            f" {task.name} does not have; set it to 0"
         )
 
 
-def _check_labels(settings: DistilSettings, data: Data, views: ViewSettings) -> None:
-    if data.multi_label or data.regression:
-        listed = settings.output_losses if data.multi_label else settings.losses
-        fitting = ("kd", "logit_mse") if data.multi_label else ("logit_mse",)
-        if strange := [loss.name for loss in listed if loss.name in OUTPUT_LOSSES and loss.name not in fitting]:
+def _check_output_losses(task: Task, settings: DistilSettings, data: Data, views: ViewSettings) -> None:
+    """Raises UserError unless the task's outputs can be compared as the settings say."""
+    if task.class_dimension is None:
+        listed = [loss.name for loss in settings.losses if loss.name in OUTPUT_LOSSES]
+        if strange := [name for name in listed if name not in WITHOUT_CLASSES]:
             raise UserError(
-                f"distil.losses: {strange[0]} compares one class with the others, but a sample has several labels here;"
-                " use kd, which compares each label, or logit_mse"
-                if data.multi_label
-                else f"distil.losses: {strange[0]} compares classes, but a sample has a number here; use logit_mse, or"
-                " distil.kd_weight, which weighs the squared error against the teacher"
+                f"distil.losses: {strange[0]} compares each class with the others, which {task.name} does not have; use"
+                " kd, which is the task's own comparison with the teacher, or logit_mse"
             )
         if settings.teacher == "cached" and settings.cache.storage != "float16":
             raise UserError(
-                f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which'
-                f' {"several labels" if data.multi_label else "numbers"} do not bear; take "float16"'
+                f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which the outputs of'
+                f' {task.name} do not bear; take "float16"'
             )
-    if data.regression:
-        return
     if not any(loss.name == "dkd" for loss in settings.losses):
         return
     if int(data.train.labels.min()) == UNLABELLED:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.distillation.precision import full_precision, refuse_unless
+from distiq.tasks.precision import full_precision, refuse_unless
 
 PROJECT = "add a projection"
 

@@ -14,6 +14,7 @@ from distiq.recipe.distil import DistilSettings
 from distiq.recipe.part import changed
 from distiq.recipe.training import TrainingSettings
 from distiq.records.training import TrainingRecord
+from distiq.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ def born_again(
     *,
     views: ViewSettings | None = None,
     seed: int = 0,
+    task: Task | None = None,
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> list[Generation]:
@@ -57,6 +59,7 @@ def born_again(
             training,
             views=views,
             seed=seed + number,
+            task=task,
             stage=f"generation {number + 1}",
             checkpoint=checkpoint.with_name(f"{checkpoint.stem}-{number + 1}{checkpoint.suffix}")
             if checkpoint

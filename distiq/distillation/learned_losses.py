@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.distillation.feature_losses import reviewkd_hcl
-from distiq.distillation.precision import widened
+from distiq.tasks.precision import widened
 
 
 class VID(nn.Module):

@@ -1,39 +1,17 @@
-"""Losses between outputs. Shapes: logits of student and teacher (B, C), labels (B,) -> scalar."""
+"""Losses between outputs; `kd` stands with the task whose default it is, in tasks/classification.py.
+
+Shapes: logits of student and teacher (B, C), labels (B,) -> scalar; or (B, C, ...) and (B, ...), where every position
+counts as a sample. The classes are dimension 1.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.distillation.precision import full_precision, refuse_unless
+from distiq.tasks.classification import kd, rows
+from distiq.tasks.precision import full_precision, refuse_unless
 
-SAME_CLASSES = "both must answer the same classes"
-
-
-@full_precision
-def kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Knowledge distillation: KL(teacher || student) of the softened outputs, batch mean, times T^2.
-
-    Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network" (arXiv:1503.02531). The factor T^2
-    keeps the gradient's size independent of T (their section 2).
-    """
-    refuse_unless(student.shape == teacher.shape, "kd", student, teacher, SAME_CLASSES)
-    log_student = F.log_softmax(student / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-@full_precision
-def bernoulli_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Distillation of several labels: KL(teacher || student) of each label's softened logistic output, times T^2.
-
-    Yang et al. 2023, "Multi-label knowledge distillation" (arXiv:2308.06453), the logit part, which has T = 1 and sums
-    over the labels; here it is their mean, as that of the task loss, and T^2 is as in `kd`.
-    """
-    refuse_unless(student.shape == teacher.shape, "bernoulli_kd", student, teacher, "both must answer the same labels")
-    ours, theirs = student / temperature, teacher / temperature
-    present = torch.sigmoid(theirs) * (F.logsigmoid(theirs) - F.logsigmoid(ours))
-    absent = torch.sigmoid(-theirs) * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
-    return (present + absent).mean() * temperature**2
+SAME_CLASSES = "both must predict the same classes"
 
 
 @full_precision
@@ -43,7 +21,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, *, temperature: float =
     As in TextBrewer (Yang et al. 2020, arXiv:2002.12620): its gradient is that of `kd` divided by T^2.
     """
     refuse_unless(student.shape == teacher.shape, "soft_cross_entropy", student, teacher, SAME_CLASSES)
-    return F.cross_entropy(student / temperature, F.softmax(teacher / temperature, dim=-1))
+    return F.cross_entropy(rows(student) / temperature, F.softmax(rows(teacher) / temperature, dim=1))
 
 
 @full_precision
@@ -68,8 +46,8 @@ def dkd(
         raise ValueError(
             "dkd: needs at least three classes, since it compares the classes other than the label; use kd"
         )
-    ours, our_rest = _label_and_rest(student / temperature, labels)
-    theirs, their_rest = _label_and_rest(teacher / temperature, labels)
+    ours, our_rest = _label_and_rest(rows(student) / temperature, labels.flatten())
+    theirs, their_rest = _label_and_rest(rows(teacher) / temperature, labels.flatten())
     target = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
     others = F.kl_div(our_rest.log_softmax(1), their_rest.log_softmax(1), reduction="batchmean", log_target=True)
     return (alpha * target + beta * others) * temperature**2
@@ -93,7 +71,7 @@ def dist(
     T^2 as in the authors' code.
     """
     refuse_unless(student.shape == teacher.shape, "dist", student, teacher, SAME_CLASSES)
-    ours, theirs = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
+    ours, theirs = (rows(student) / temperature).softmax(1), (rows(teacher) / temperature).softmax(1)
     between = 1 - _pearson(ours, theirs).mean()
     within = 1 - _pearson(ours.t(), theirs.t()).mean()
     return (beta * between + gamma * within) * temperature**2
@@ -112,7 +90,7 @@ def logit_standardization_kd(student: Tensor, teacher: Tensor, *, temperature: f
     Sun et al. 2024, "Logit standardization in knowledge distillation" (arXiv:2403.01427), algorithm 1. The paper
     weighs it by 9 beside a cross entropy of 0.1.
     """
-    return kd(_z_score(student), _z_score(teacher), temperature=temperature)
+    return kd(_z_score(rows(student)), _z_score(rows(teacher)), temperature=temperature)
 
 
 def _z_score(logits: Tensor) -> Tensor:
@@ -127,8 +105,10 @@ def multi_level_kd(
 
     Jin, Wang and Lin 2023, "Multi-level logit distillation" (CVPR 2023), equations 3 to 8: squared differences of
     P P^T over B and of P^T P over C, P the softened probabilities. Every level carries T^2 in the first term alone.
+    Samples are compared with one another, so outputs of positions (B, C, ...) have no form of it.
     """
     refuse_unless(student.shape == teacher.shape, "multi_level_kd", student, teacher, SAME_CLASSES)
+    refuse_unless(student.ndim == 2, "multi_level_kd", student, teacher, "it compares samples with one label; use kd")
     batch, classes = student.shape
     terms = []
     for temperature in temperatures:

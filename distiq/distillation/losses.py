@@ -16,10 +16,8 @@ from distiq.distillation.feature_losses import (
 )
 from distiq.distillation.learned_losses import CRD, MGD, VID, ReviewKD, SimilarityQueue
 from distiq.distillation.logit_losses import (
-    bernoulli_kd,
     dist,
     dkd,
-    kd,
     logit_mse,
     logit_standardization_kd,
     multi_level_kd,
@@ -41,6 +39,8 @@ from distiq.distillation.token_losses import (
     minilm_relation,
     pkd_cls,
 )
+from distiq.tasks.classification import kd
+from distiq.tasks.multi_label import bernoulli_kd
 
 __all__ = [
     "CRD",

@@ -17,20 +17,28 @@ from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import KnowledgeLoss
 from distiq.recipe.training import TrainingSettings
+from distiq.records.quality import Metric
 from distiq.records.training import TrainingRecord
+from distiq.tasks.choose import task_of
+from distiq.tasks.task import Task
 from distiq.training.batches import Batch, Batches
 from distiq.training.distributed import gathered
-from distiq.training.fit import Losses, fit, validation_accuracy
+from distiq.training.fit import Losses, fit, validation_metric
 
 
 class Mutual(nn.Module):
     """Each student's task loss and its mean divergence from the others' answers, which carry no gradient."""
 
     def __init__(
-        self, students: Sequence[nn.Module], temperature: float, weight: float, label_smoothing: float = 0.0
+        self,
+        students: Sequence[nn.Module],
+        task: Task,
+        temperature: float,
+        weight: float,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        self.label_smoothing = label_smoothing
+        self.task, self.label_smoothing = task, label_smoothing
         self.students = nn.ModuleList(students)
         self.plain, self.weight = KnowledgeLoss(name="kd", options={"temperature": temperature}), weight
 
@@ -40,9 +48,9 @@ class Mutual(nn.Module):
         named = Losses()
         for number, own in enumerate(answers, start=1):
             others = [answer.detach() for answer in answers if answer is not own]
-            divergence = output_loss(self.plain, batch.labels)
+            divergence = output_loss(self.task, self.plain, batch.labels)
             divergences = [divergence(own, other) for other in others]
-            named[f"task {number}"] = task_loss(own, batch, self.label_smoothing)
+            named[f"task {number}"] = task_loss(self.task, own, batch, self.label_smoothing)
             named[f"kd {number}"] = self.weight * torch.stack(divergences).mean()
         return named
 
@@ -56,6 +64,7 @@ def mutual(
     weight: float = 1.0,
     views: ViewSettings | None = None,
     seed: int = 0,
+    task: Task | None = None,
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> tuple[list[nn.Module], TrainingRecord]:
@@ -64,27 +73,29 @@ def mutual(
     Zhang et al. 2018, "Deep mutual learning" (arXiv:1706.00384), equations 7 and 8; all students step at once.
 
     Returns:
-        The trained students in eval mode, and how the training went; its validation accuracy is the students' mean.
+        The trained students in eval mode, and how the training went; its validation metric is the students' mean.
 
     Raises:
         UserError: fewer than two students, or a loss that is not finite.
     """
     if len(students) < 2:
         raise UserError(f"mutual: {len(students)} student(s) given; it needs two or more")
-    training = training or TrainingSettings()
-    check_smoothing(training, data, "mutual learning")
-    objective = Mutual([copy.deepcopy(student) for student in students], temperature, weight, training.label_smoothing)
+    training, task = training or TrainingSettings(), task or task_of(data)
+    check_smoothing(training, task, "mutual learning")
+    copies = [copy.deepcopy(student) for student in students]
+    objective = Mutual(copies, task, temperature, weight, training.label_smoothing)
 
-    def accuracy(trained: nn.Module) -> float:
-        each = [validation_accuracy(student, data) for student in trained.students]  # type: ignore[union-attr]
-        return sum(each) / len(each)
+    def metric(trained: nn.Module) -> Metric:
+        each = [validation_metric(student, data, task) for student in trained.students]  # type: ignore[union-attr]
+        mean = sum(metric.value for metric in each) / len(each)
+        return Metric.model_validate({**dict(each[0]), "value": mean, "interval": None, "interval_by": ""})
 
     record = fit(
         objective,
         Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed),
         training,
         stage="mutual learning",
-        validate=accuracy,
+        validate=metric,
         checkpoint=checkpoint,
         watch=watch,
     )

@@ -15,11 +15,11 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distiq.distillation.hooks import feature_hooks
-from distiq.distillation.precision import full_precision
 from distiq.errors import UserError
 from distiq.models.signature import one_output
 from distiq.numerics import SMALLEST_SCALE, symmetric_scale
 from distiq.recipe.distil import QuantRegularizationSettings
+from distiq.tasks.precision import full_precision
 from distiq.training.fit import Losses
 
 UNIFORM_KURTOSIS = 1.8

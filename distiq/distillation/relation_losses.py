@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.distillation.precision import full_precision, refuse_unless
+from distiq.tasks.precision import full_precision, refuse_unless
 
 SAME_SAMPLES = "both must be of the same samples"
 

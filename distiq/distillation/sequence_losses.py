@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.distillation.logit_losses import kd
+from distiq.tasks.classification import kd
 
 
 def ctc(logits: Tensor, labels: Tensor, blank: int = 0) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distiq.data.samples import UNLABELLED
+from distiq.data.labels import UNLABELLED
 from distiq.data.splits import Data
 from distiq.distillation.adapt import columns_of, refit
 from distiq.distillation.hooks import feature_hooks
@@ -97,9 +97,6 @@ class Ensemble:
         self.teachers, self.weights = tuple(teachers), weights
 
     def __call__(self, batch: Batch) -> Knowledge:
-        if batch.labels.ndim == 2 or batch.labels.is_floating_point():
-            has = "several labels" if batch.labels.ndim == 2 else "a number"
-            raise UserError(f"Ensemble: it averages the probabilities of classes, but a sample has {has} here")
         logs = torch.stack([teacher(batch).logits.float().log_softmax(1) for teacher in self.teachers])
         count = len(logs)
         if self.weights == "mean":

@@ -16,6 +16,7 @@ from distiq.distillation.feature_losses import embedded
 from distiq.distillation.projections import HintProjection
 from distiq.errors import UserError
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.tasks.task import Task
 
 Loss = Callable[..., Tensor]
 NAMES = {
@@ -23,6 +24,9 @@ NAMES = {
     "similarity_queue": "SimilarityQueue",
 }  # fmt: skip
 """Losses whose name in a recipe is not their name in `losses`."""
+
+
+TEMPERATURE = 4.0  # of `kd`, where its options name none
 
 
 PADDED = ("feature_mse", "similarity_preserving")
@@ -108,13 +112,11 @@ class Review(nn.Module):
         return self.review(layers.student, layers.teacher)
 
 
-def output_loss(wanted: KnowledgeLoss, labels: Tensor) -> Loss:
-    """A loss between outputs, (B, C) of student and teacher -> its value without its weight; `kd` compares several
-    labels one by one, and of numbers it is the squared error against the teacher's."""
-    if wanted.name == "kd" and labels.is_floating_point():
-        return losses.logit_mse
-    if wanted.name == "kd" and labels.ndim == 2:
-        return partial(losses.bernoulli_kd, **wanted.options)
+def output_loss(task: Task, wanted: KnowledgeLoss, labels: Tensor) -> Loss:
+    """A loss between outputs, (B, outputs, ...) of student and teacher -> its value without its weight; `kd` is the
+    task's own distillation."""
+    if wanted.name == "kd":
+        return partial(task.distillation, **{"temperature": TEMPERATURE, **wanted.options})
     loss = getattr(losses, wanted.name)
     return partial(loss, labels=labels, **wanted.options) if wanted.name == "dkd" else partial(loss, **wanted.options)
 

@@ -7,7 +7,7 @@ Conventions are those of TextBrewer (Yang et al. 2020, arXiv:2002.12620) where i
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.distillation.precision import full_precision, refuse_unless
+from distiq.tasks.precision import full_precision, refuse_unless
 
 PROJECT = "add a linear projection of the student"
 SAME_HEADS = "both need as many heads; use minilm_relation, whose relation heads are free"

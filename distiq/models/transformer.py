@@ -131,19 +131,28 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
             _keep_columns(output, kept)
 
 
+PROBLEM_TYPES = {
+    "softmax": "single_label_classification",
+    "sigmoid": "multi_label_classification",
+    "number": "regression",
+}
+"""What the library calls the outputs of its classifiers; it knows no others."""
+
+
 def save_transformers(
     network: TokenLogits,
     folder: Path,
     classes: Sequence[str],
     text: Mapping[str, Any],
-    multi_label: bool = False,
+    decoding: str = "softmax",
     target: Mapping[str, float] | None = None,
 ) -> None:
     """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
 
     Args:
         text: how raw text becomes token numbers, as `Text.to_json` says it; empty where nobody knows.
-        target: of regression: mean and std by which the network's answers become numbers of the data's unit; they stand
+        decoding: what the outputs mean; see `PROBLEM_TYPES`.
+        target: of a number: mean and std by which the network's answers become numbers of the data's unit; they stand
             in config.json under this name.
     """
     import transformers
@@ -151,7 +160,7 @@ def save_transformers(
 
     transformers.logging.disable_progress_bar()
     try:
-        as_transformers(network, classes, multi_label, target).save_pretrained(folder)
+        as_transformers(network, classes, decoding, target).save_pretrained(folder)
     finally:
         transformers.logging.enable_progress_bar()
     if not text:
@@ -172,7 +181,7 @@ def save_transformers(
 def as_transformers(
     network: TokenLogits,
     classes: Sequence[str],
-    multi_label: bool = False,
+    decoding: str = "softmax",
     target: Mapping[str, float] | None = None,
 ) -> Any:
     """A copy in the library's own architecture, whose `save_pretrained` other programs can load.
@@ -192,9 +201,11 @@ def as_transformers(
             for linear in found[:3]:
                 _pad(linear, config.hidden_size - linear.out_features, rows=True)
             _pad(found[3], config.hidden_size - found[3].in_features, rows=False)
-    config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
-    if target is not None:
-        config.problem_type, config.target = "regression", dict(target)
+    config.problem_type = PROBLEM_TYPES.get(decoding)
+    if config.problem_type is None:
+        return model
+    if decoding == "number" and target is not None:
+        config.target = dict(target)
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
     return model

@@ -23,9 +23,12 @@ from distiq.quantization.quantize import QuantizedModel, points
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.part import changed
 from distiq.recipe.training import QATSettings, TrainingSettings
+from distiq.records.quality import Metric
 from distiq.records.training import TrainingRecord
+from distiq.tasks.choose import task_of
+from distiq.tasks.task import Task
 from distiq.training.batches import Batch, Batches
-from distiq.training.fit import Losses, fit, validation_accuracy
+from distiq.training.fit import Losses, fit, validation_metric
 
 EIGHT_BITS = symmetric_bounds(8)[1]
 LossFn = Callable[[Tensor, Batch], Losses]
@@ -49,11 +52,12 @@ def train_quantized(
     views: ViewSettings | None = None,
     learn_ranges: bool = False,
     seed: int = 0,
+    task: Task | None = None,
     stage: str = "quantization-aware training",
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> TrainingRecord:
-    """Trains a calibrated model in place and keeps the epoch whose *quantized* validation accuracy was best.
+    """Trains a calibrated model in place and keeps the epoch whose *quantized* validation metric was best.
 
     Args:
         loss_fn: (logits (B, classes), batch) -> named losses.
@@ -75,8 +79,8 @@ def train_quantized(
         for activation in points(quantized):
             activation.learn()
 
-    def accuracy(objective: nn.Module) -> float:
-        return validation_accuracy(objective.quantized, data)  # type: ignore[arg-type]
+    def metric(objective: nn.Module) -> Metric:
+        return validation_metric(objective.quantized, data, task or task_of(data))  # type: ignore[arg-type]
 
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     objective = _Objective(quantized, loss_fn)
@@ -85,7 +89,7 @@ def train_quantized(
         batches,
         training,
         stage=stage,
-        validate=accuracy,
+        validate=metric,
         keep_best=True,
         checkpoint=checkpoint,
         watch=watch,

@@ -151,7 +151,7 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
     }
-    sources["teacher.predict"] = recipe.teacher.predict
+    sources |= {"teacher.predict": recipe.teacher.predict, "task": recipe.task}
     for key, source in sources.items():
         file = source.partition(":")[0]
         if file.endswith((".py", ".onnx")) and not (folder / file).is_file():
@@ -180,4 +180,4 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         "assistants": tuple(located(assistant) for assistant in recipe.assistants),
         "student": located(recipe.student),
     }
-    return changed(recipe, {"data": data, **networks})
+    return changed(recipe, {"task": absolute(recipe.task, ".py:" in recipe.task), "data": data, **networks})

@@ -38,6 +38,9 @@ class Recipe(Part):
 
     name: str = Field("distiq", pattern=r"^[A-Za-z0-9._-]+$", description="of the run; its folder is runs/<name>")
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and views")
+    task: str = Field(
+        "", description='what is learned: by default what the labels say, or a task of your own, "file.py:function"'
+    )
     data: DataSettings = Field(default_factory=DataSettings)
     views: ViewSettings = Field(default_factory=ViewSettings)
     teacher: TeacherSettings = Field(default_factory=TeacherSettings)

@@ -97,6 +97,11 @@ class Quality(Record):
         """The value of the primary metric."""
         return self.primary.value
 
+    @property
+    def in_words(self) -> str:
+        """All metrics: "91.20 % accuracy, 98.40 % AUC"."""
+        return ", ".join(metric.in_words for metric in (self.primary, *self.metrics))
+
     def metric(self, name: str) -> Metric | None:
         """The metric of that name; None where the samples do not give it."""
         return next((metric for metric in (self.primary, *self.metrics) if metric.name == name), None)

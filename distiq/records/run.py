@@ -6,6 +6,7 @@ from distiq.records.quality import FlipRecord
 from distiq.records.record import Environment, Record
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import BenchRecord, ComparisonRecord
+from distiq.records.task import TaskRecord
 from distiq.records.trials import Breach, FloatModulesRecord, TrialRecord
 
 
@@ -68,6 +69,7 @@ class RunRecord(Record):
     code_version: str
     environment: Environment
     data: DataRecord
+    task: TaskRecord
     budget: dict[str, float]
     teacher: ModelRecord
     student: ModelRecord

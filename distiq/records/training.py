@@ -1,12 +1,13 @@
 """How a network was trained."""
 
+from distiq.records.quality import Metric
 from distiq.records.record import Record
 
 
 class EpochRecord(Record):
     """One pass over the training images. Losses are means over the epoch, already weighted.
 
-    `validation` is the value of the task's primary metric on the validation split.
+    `validation` is the task's primary metric on the validation split.
     """
 
     epoch: int
@@ -14,7 +15,7 @@ class EpochRecord(Record):
     learning_rate: float
     images_per_s: float
     seconds: float
-    validation: float | None = None
+    validation: Metric | None = None
 
 
 class TrainingRecord(Record):

@@ -37,22 +37,20 @@ def quality_against_latency(run: RunRecord) -> str:
     )
 
 
-def training_curves(training: TrainingRecord, name: str, metric: Metric) -> str:
+def training_curves(training: TrainingRecord, name: str) -> str:
     """The parts of the loss by epoch and, below, the metric on the validation split; the kept epoch is marked."""
     epochs = [entry.epoch for entry in training.epochs]
-    validated = [
-        (entry.epoch, metric.scale * entry.validation) for entry in training.epochs if entry.validation is not None
-    ]
+    validated = [(entry.epoch, entry.validation) for entry in training.epochs if entry.validation is not None]
 
     def draw(losses: Axes, validation: Axes | None = None) -> None:
         _draw_losses(losses, training)
         _count_epochs(losses, epochs)
         if validation is not None:
-            _draw_validation(validation, validated, training.kept, metric)
+            _draw_validation(validation, validated, training.kept)
             _count_epochs(validation, epochs)
         (validation or losses).set_xlabel("epoch")
 
-    title = f"Training of the {name}: loss{f' and validation {metric.title}' if validated else ''} by epoch"
+    title = f"Training of the {name}: loss{f' and validation {validated[0][1].title}' if validated else ''} by epoch"
     if not validated:
         return drawn(draw, title, height=172, boxes=[(46, 34, 256, 112)])
     return drawn(draw, title, height=304, boxes=[(46, 166, 256, 112), (46, 34, 256, 84)])
@@ -332,12 +330,13 @@ def _draw_losses(axes: Axes, training: TrainingRecord) -> None:
         write(axes, label, end, (8, free - height), ink, va="center")
 
 
-def _draw_validation(axes: Axes, validated: Sequence[tuple[int, float]], kept: int, metric: Metric) -> None:
-    axes.set_title(_axis("validation", metric))
-    axes.plot(*zip(*validated, strict=True), color=INK["ink"])
+def _draw_validation(axes: Axes, validated: Sequence[tuple[int, Metric]], kept: int) -> None:
+    axes.set_title(_axis("validation", validated[0][1]))
+    values = [(epoch, metric.scale * metric.value) for epoch, metric in validated]
+    axes.plot(*zip(*values, strict=True), color=INK["ink"])
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(axis="y")
-    for epoch, value in validated:
+    for epoch, value in values:
         if epoch == kept:
             axes.plot(epoch, value, "o", color=INK["ink"], markersize=5, clip_on=False)
             write(

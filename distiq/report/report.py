@@ -81,8 +81,7 @@ def render(
         length_headings=length_headings(run),
         machines=tables.machine_rows(run, elsewhere),
         trainings=[
-            (name, training, Markup(plots.training_curves(training, name, teacher.primary)))
-            for name, training in _trainings(run)
+            (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
         ],
         keyword=teacher.keyword,
         keyword_plot=Markup(plots.keyword_errors(run)),

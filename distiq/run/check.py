@@ -16,7 +16,6 @@ from distiq.data.views import check_views
 from distiq.distillation.distil import check_losses, check_smoothing
 from distiq.distillation.quant_regularization import quant_regularization
 from distiq.errors import UserError
-from distiq.evaluation.evaluate import check_metrics
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
 from distiq.progress import Watch
@@ -28,13 +27,14 @@ from distiq.run.measure import example_of
 from distiq.run.networks import Models
 from distiq.run.rungs import rungs_of
 from distiq.runtimes.check import check_runtimes
+from distiq.tasks.choose import task_of
+from distiq.tasks.score import check_task
 
 
 def check_recipe(recipe: Recipe, data: Data) -> None:
     """Raises UserError if the recipe asks for what this machine, this data, or distiq does not have."""
     rungs_of(recipe.quantize)
     check_runtimes(recipe)
-    check_metrics(recipe.budget.metrics, data)
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
@@ -47,17 +47,17 @@ def check_training(recipe: Recipe, data: Data) -> None:
     for role, network in recipe.networks().items():
         if network.weights:
             data.preprocessing.check_weights(Path(network.weights), f"{role}.weights")
-        check_smoothing(network.training, data, f"{role}.training")
+        check_smoothing(network.training, task_of(data), f"{role}.training")
 
 
 def _check_task(recipe: Recipe, data: Data) -> None:
-    unfit = {"evaluation.keyword": bool(recipe.evaluation.keyword),
-             "teacher.predict": bool(recipe.teacher.predict)}  # fmt: skip
-    names = [name for name, is_set in unfit.items() if is_set]
-    if names and data.regression:
-        raise UserError(f"{names[0]} is for classes, but each sample of this data has a number; leave it out")
-    if names and data.multi_label:
-        raise UserError(f"{names[0]} is for one class a sample, but the data gives several labels; leave it out")
+    task = task_of(data)
+    check_task(task, data, recipe.budget.metrics)
+    unfit = {"evaluation.keyword": bool(recipe.evaluation.keyword), "teacher.predict": bool(recipe.teacher.predict)}
+    if task.decoding != "softmax" and (names := [name for name, is_set in unfit.items() if is_set]):
+        raise UserError(f"{names[0]} is for one class a sample, but the task is {task.name}; leave it out")
+    if why := task.refuses(recipe):
+        raise UserError(f"task {task.name}: {why}")
 
 
 def _check_keyword(recipe: Recipe, data: Data) -> None:
@@ -90,7 +90,7 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
         distillations: what the student is trained with.
     """
     for network in models.all:
-        check_output(network.module, len(data.classes), data.example, network.role)
+        check_output(network.module, task_of(data).outputs, data.example, network.role)
         if isinstance(data.preprocessing, Audio):
             check_rate(network.module, data.preprocessing.rate, network.role)
     student = models.student.module

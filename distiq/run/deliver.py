@@ -14,6 +14,7 @@ from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.models import Column, ModelRecord
 from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord
+from distiq.records.task import TaskRecord
 from distiq.records.trials import FLOAT32
 from distiq.report.report import write_report
 from distiq.report.wording import next_step, verdict_sentence
@@ -30,6 +31,7 @@ from distiq.run.train import basis_of
 from distiq.run.trial import QuantizedTeacher
 from distiq.runtimes.export import checksums
 from distiq.runtimes.onnx_runtime import with_mask
+from distiq.tasks.choose import task_of
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
@@ -67,6 +69,7 @@ def write_run(
         code_version=source_hash(".")[:16],
         environment=environment.describe(),
         data=data.record(),
+        task=_task_record(data),
         budget=recipe.budget.limits,
         teacher=teacher_record,
         student=student_record,
@@ -97,6 +100,11 @@ def _verdict(
         sentence=verdict_sentence(recipe.budget.limits, data.modality, chosen.best, delivered),
         next_step=next_step(broken, teacher, student, "" if has_trained else training_rung()),
     )
+
+
+def _task_record(data: Data) -> TaskRecord:
+    task = task_of(data)
+    return TaskRecord(name=task.name, predicts=task.predicts, outputs=task.outputs, tolerance=task.tolerance)
 
 
 def _model_record(network: MeasuredNetwork, timings: ComparisonRecord, quantized: tuple[Column, ...]) -> ModelRecord:
@@ -150,8 +158,7 @@ def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, fil
     partial = ledger.folder / f".{TRANSFORMERS}.partial"
     assert isinstance(data.preprocessing, Text)
     text = data.preprocessing.to_json() if data.preprocessing.tokenizer else {}
-    target = data.target._asdict() if data.regression else None
-    save_transformers(student, partial, data.classes, text, data.multi_label, target)
+    save_transformers(student, partial, data.classes, text, task_of(data).decoding, data.target._asdict())
     if file.path.suffix == ".onnx":
         with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
     replace_folder(partial, ledger.folder / TRANSFORMERS)

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from distiq.data.splits import Data
-from distiq.evaluation.evaluate import agreement
 from distiq.files import save_tensors
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, restore
@@ -33,6 +32,7 @@ from distiq.run.measure import (
 from distiq.run.train import WEIGHTS, TrainedNetwork
 from distiq.runtimes.export import differences, operations, runtime_named, runtime_of, size_bytes
 from distiq.runtimes.uint8_input import MODULE as NORMALIZATION
+from distiq.tasks.choose import task_of
 
 SIMULATED = "simulated.safetensors"
 STEPS = (0.5, 1.0, 2.0, 4.0)
@@ -157,7 +157,7 @@ def deployed(
         size_bytes=size_bytes(path),
         scores=scores(logits, data, conditions.evaluation, against, network),
         sqnr_db=sqnr_db(network.logits["validation"], logits["validation"]),
-        agreement=agreement(simulated["test"], logits["test"], data.multi_label),
+        agreement=task_of(data).agreement(simulated["test"], logits["test"]),
         steps=_steps(simulated["test"], logits["test"]),
         same_integers=not differences(quantized, path),
         float_operations=tuple(name for name in in_float if not name.startswith(meant)),

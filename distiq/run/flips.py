@@ -9,6 +9,7 @@ from torch import Tensor
 from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.records.quality import FlipRecord
+from distiq.tasks.choose import task_of
 
 WORST_FLIPS = 12
 
@@ -19,7 +20,7 @@ def worst_flips(data: Data, before: Tensor, after: Tensor) -> tuple[FlipRecord, 
     Args:
         before, after: logits of the test set (N, classes), float and quantized.
     """
-    if not isinstance(data.preprocessing, Images) or data.multi_label:
+    if not isinstance(data.preprocessing, Images) or task_of(data).decoding != "softmax":
         return ()
     labels = data.test.labels
     probabilities = torch.softmax(before, 1)

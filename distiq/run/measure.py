@@ -13,7 +13,7 @@ from distiq import environment
 from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.evaluation.cost import multiply_adds, parameter_count
-from distiq.evaluation.evaluate import outputs, score
+from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
 from distiq.models.signature import Predict
@@ -28,6 +28,8 @@ from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.train import TrainedNetwork
 from distiq.runtimes.export import export, load, runtime_named, runtime_of, size_bytes
 from distiq.runtimes.uint8_input import Uint8Input
+from distiq.tasks.choose import task_of
+from distiq.tasks.score import score
 from distiq.timing.latency import latencies
 from distiq.timing.memory import peak_memory_bytes
 
@@ -252,13 +254,13 @@ def scores(
         teacher, float_student: whose logits they are compared with.
     """
 
+    task = task_of(data)
+
     def of(split: str, labels: Tensor) -> Quality:
-        beside, own = (network.logits[split] if network else None for network in (teacher, float_student))
-        quality = score(logits[split], labels, len(data.classes), beside, own, data.target.std)
-        if not evaluation.keyword:
-            return quality
-        errors = keyword_errors(logits[split], labels, data.classes, evaluation.keyword, evaluation.false_accepts)
-        return Quality.model_validate({**dict(quality), "keyword": errors})
+        reference, own = (network.logits[split] if network else None for network in (teacher, float_student))
+        word, allowed = evaluation.keyword, evaluation.false_accepts
+        errors = keyword_errors(logits[split], labels, data.classes, word, allowed) if word else None
+        return score(task, logits[split], labels, teacher=reference, float_student=own, keyword=errors)
 
     return Scores(test=of("test", data.test.labels), validation=of("validation", data.validation.labels))
 

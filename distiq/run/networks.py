@@ -28,6 +28,7 @@ from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import ModelSettings, StudentSettings, TeacherSettings
 from distiq.run.keys import PACKAGE
 from distiq.run.reach import Place, code_key, whole
+from distiq.tasks.choose import task_of
 
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
@@ -159,18 +160,18 @@ def _built(
     watch: Watch | None = None,
 ) -> nn.Module:
     """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
-    tokens, names = _tokens(data), data.classes
+    tokens, names, outputs = _tokens(data), data.classes, task_of(data).outputs
     if isinstance(settings, TeacherSettings) and settings.predict:
         tried = data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
         return build_predictor(settings.predict, data, settings.options, tried)
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
-        return cut(source, settings, len(names), data.example, tokens)
+        return cut(source, settings, outputs, data.example, tokens)
     if not isinstance(settings, TeacherSettings):
-        return build(settings, len(names), data.example, role, tokens, names, watch)
+        return build(settings, outputs, data.example, role, tokens, names, watch)
     own = settings.preprocessing
-    outputs, known = (len(own.labels), ()) if own.labels else (len(names), names)
+    outputs, known = (len(own.labels), ()) if own.labels else (outputs, names)
     return adapted(build(settings, outputs, example_of(data, own), role, tokens, known, watch), data, own)
 
 

@@ -1,5 +1,8 @@
 """The beginning of a run: its data is read, its recipe kept in the run folder."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
@@ -7,6 +10,7 @@ from distiq.files import write_atomically
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.run.ledger import Ledger
+from distiq.run.reach import code_key, whole
 from distiq.training import processes
 
 
@@ -19,6 +23,7 @@ def read_data(recipe: Recipe, watch: Watch, given: Data | None = None) -> Data:
     environment.keep_freed_memory()
     watch.stage("reading data")
     data = given or load_data(recipe.data, recipe.seed)
+    data = with_task(data, recipe.task or data.task)
     check_data(data)
     watch.note(
         f"{data.source}: {len(data.train)} training, {len(data.validation)} validation, {len(data.calibration)}"
@@ -27,6 +32,13 @@ def read_data(recipe: Recipe, watch: Watch, given: Data | None = None) -> Data:
     for note in data.notes:
         watch.note(note)
     return data
+
+
+def with_task(data: Data, reference: str) -> Data:
+    """The data for the task that a recipe names; for that of its labels, where it names none."""
+    file = Path(reference.rpartition(":")[0])
+    own = ".py:" in reference and file.is_file()
+    return replace(data, task=reference, task_code=code_key(whole(file), (file.parent,)) if own else "")
 
 
 def keep_recipe(ledger: Ledger, recipe: Recipe) -> None:

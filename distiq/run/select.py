@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from distiq.data.splits import Data
-from distiq.evaluation.evaluate import agreement
 from distiq.evaluation.statistics import paired_speed
 from distiq.progress import Watch
 from distiq.quantization.mixed import FLOAT_BITS
@@ -17,6 +16,7 @@ from distiq.run.deploy import TrialFile
 from distiq.run.measure import FileCost, MeasuredNetwork, column
 from distiq.run.trial import Trial
 from distiq.runtimes.export import size_bytes
+from distiq.tasks.choose import task_of
 
 
 class Selection(NamedTuple):
@@ -154,7 +154,7 @@ def _cost_elsewhere(file: TrialFile, student: MeasuredNetwork) -> FileCost:
 
 def _in_runtimes(trial: Trial, data: Data, timings: ComparisonRecord) -> tuple[RuntimeRecord, ...]:
     """The record of a trial's file in each runtime: timed, and compared with the files of the others."""
-    logits = {file.record.runtime: file.logits["test"] for file in trial.files}
+    logits, agreement = {file.record.runtime: file.logits["test"] for file in trial.files}, task_of(data).agreement
     return tuple(
         RuntimeRecord(
             runtime=file.record.runtime,
@@ -169,7 +169,7 @@ def _in_runtimes(trial: Trial, data: Data, timings: ComparisonRecord) -> tuple[R
             intended_float_operations=file.record.intended_float_operations,
             operations=file.record.operations,
             agreement_with={
-                name: agreement(logits[file.record.runtime], other, data.multi_label)
+                name: agreement(logits[file.record.runtime], other)
                 for name, other in logits.items()
                 if name != file.record.runtime
             },

@@ -26,6 +26,7 @@ from distiq.records.record import Record
 from distiq.records.training import TrainingRecord
 from distiq.run.ledger import CHECKPOINT, Ledger, Place, Step
 from distiq.run.networks import Network
+from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batches
 from distiq.training.precision import faster_precision
@@ -174,16 +175,14 @@ def train(
     )
     if processes.is_main():
         save_tensors(trained.state_dict(), place.folder / WEIGHTS)
-    place.watch.note(_summary(record, data))
+    place.watch.note(_summary(record))
     return Trained(origin=_origin(network, is_taught=source is not None), training=record)
 
 
-def _summary(record: TrainingRecord, data: Data) -> str:
-    accuracy = record.epochs[-1].validation or 0.0
-    return (
-        f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}), validation {data.measure}"
-        f" {100 * accuracy:.2f} %"
-    )
+def _summary(record: TrainingRecord) -> str:
+    metric = record.epochs[-1].validation
+    validated = f", {metric.in_words} on the validation split" if metric else ""
+    return f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}){validated}"
 
 
 def _origin(network: Network, is_taught: bool) -> str:
@@ -236,7 +235,7 @@ def time_precision(
     _place: Place, *, network: Network, data: Data, views: ViewSettings, training: TrainingSettings, machine: list[str]
 ) -> Precision:
     """The step that times a few training steps in both precisions, on the machine that is named."""
-    objective = Distillation(network.fresh(network.seed), None, DistilSettings(teacher="none"))
+    objective = Distillation(network.fresh(network.seed), None, DistilSettings(teacher="none"), task=task_of(data))
     batches = Batches(data, Views(views, network.seed), training.batch_size, 0)
     return Precision(faster=faster_precision(objective, batches, training))
 

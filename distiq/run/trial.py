@@ -40,6 +40,7 @@ from distiq.run.measure import (
     turns_of,
 )
 from distiq.run.train import WEIGHTS, TrainedNetwork, answering
+from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batch
 from distiq.training.fit import Losses
@@ -203,13 +204,13 @@ def make_trial(
 
 def train_on(place: Place, quantized: QuantizedModel, lesson: Lesson, data: Data, seed: int) -> TrainingRecord:
     """Quantization-aware training, in place, with the teacher where the lesson has one."""
-    settings = lesson.distillation
+    settings, task = lesson.distillation, task_of(data)
     teacher = answering(place, lesson.source, data, settings, lesson.views, seed) if lesson.source else None
 
     def loss_fn(logits: Tensor, batch: Batch) -> Losses:
         knowledge = teacher(batch) if teacher is not None else None
         logits, knowledge, batch = common(logits, knowledge, batch)
-        return output_losses(logits, batch, knowledge, settings, lesson.label_smoothing)
+        return output_losses(task, logits, batch, knowledge, settings, lesson.label_smoothing)
 
     return train_quantized(
         quantized,

@@ -17,13 +17,16 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from distiq.data.splits import Data, quality
+from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.models.layout import make_contiguous
 from distiq.models.signature import one_output
 from distiq.progress import Silent, Watch
 from distiq.recipe.training import TrainingSettings
+from distiq.records.quality import Metric
 from distiq.records.training import EpochRecord, TrainingRecord
+from distiq.tasks.score import score
+from distiq.tasks.task import Task
 from distiq.training import processes
 from distiq.training.batches import Batch, Batches
 from distiq.training.checkpoint import _Checkpoint
@@ -42,7 +45,7 @@ def fit(
     settings: TrainingSettings,
     *,
     stage: str,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Callable[[nn.Module], Metric] | None = None,
     keep_best: bool = False,
     checkpoint: Path | None = None,
     watch: Watch | None = None,
@@ -54,8 +57,8 @@ def fit(
     Args:
         objective: `forward(Batch) -> Losses`.
         stage: what is trained, for messages and the record.
-        validate: accuracy of the objective (with averaged weights if `ema_decay` is set) after each epoch.
-        keep_best: keep the weights of the epoch with the best validation accuracy instead of the last.
+        validate: the metric of the objective (with averaged weights if `ema_decay` is set) after each epoch.
+        keep_best: keep the weights of the epoch with the best metric instead of the last.
         checkpoint: a file that is written every `checkpoint_seconds` and read at the start if it is there.
 
     Raises:
@@ -130,7 +133,7 @@ class _Run:
         self.kept = 0
 
     def one_epoch(
-        self, validate: Callable[[nn.Module], float] | None, checkpoint: Path | None, watch: Watch
+        self, validate: Callable[[nn.Module], Metric] | None, checkpoint: Path | None, watch: Watch
     ) -> Iterator[tuple[Batch, float]]:
         """The batches and learning rates from the current step to the end of the epoch, each to be trained on."""
         settings, per_epoch = self.settings, len(self.batches)
@@ -192,13 +195,13 @@ class _Run:
         return self.average.module if self.average is not None else self.plain
 
     def _end_epoch(
-        self, validate: Callable[[nn.Module], float] | None, images_per_s: float, seconds: float, rate: float
+        self, validate: Callable[[nn.Module], Metric] | None, images_per_s: float, seconds: float, rate: float
     ) -> None:
         self._check_weights()
-        accuracy = None
+        metric = None
         if validate is not None:
             self.evaluated.eval()
-            accuracy = processes.on_main(lambda: validate(self.evaluated))
+            metric = processes.on_main(lambda: validate(self.evaluated))
         self.history.append(
             EpochRecord(
                 epoch=self.epoch + 1,
@@ -206,11 +209,11 @@ class _Run:
                 learning_rate=rate,
                 images_per_s=images_per_s,
                 seconds=seconds,
-                validation=accuracy,
+                validation=metric,
             )
         )
-        best = max((entry.validation or 0.0) for entry in self.history)
-        if not self.keep_best or accuracy is None or accuracy >= best:
+        best = max((entry.validation.goodness for entry in self.history if entry.validation), default=-math.inf)
+        if not self.keep_best or metric is None or metric.goodness >= best:
             self.kept = self.epoch + 1
             if self.keep_best:
                 self.best = {key: value.detach().cpu().clone() for key, value in self.evaluated.state_dict().items()}
@@ -293,14 +296,17 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def validation_accuracy(model: nn.Module, data: Data, batch: int = 500) -> float:
-    """Share of the validation split that the model, on whatever device it is, answers right; of numbers the
-    correlation with the labels."""
+def validation_metric(model: nn.Module, data: Data, task: Task, batch: int = 500) -> Metric:
+    """The task's primary metric of the model, on whatever device it is, on the validation split.
+
+    Raises:
+        UserError: an output is not finite.
+    """
     device = next(model.parameters()).device
-    answers = []
+    outputs = []
     for samples in data.validation.chunks(batch):
         inputs = data.normalize(samples.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        answers.append(one_output(model(inputs)).float().cpu())
-    return quality(torch.cat(answers), data.validation.labels)
+        outputs.append(one_output(model(inputs)).float().cpu())
+    return score(task, torch.cat(outputs), data.validation.labels).primary

@@ -28,6 +28,7 @@ from distiq.recipe.distil import (
     TokenLoss,
 )
 from distiq.recipe.training import TrainingSettings
+from distiq.tasks.choose import task_of
 from distiq.training.batches import Batches
 
 NAMES = [*get_args(OutputLoss), *get_args(LayerLoss)]
@@ -83,11 +84,14 @@ def test_a_cached_teacher_serves_as_well_as_a_live_one(name: str, data: Data, tm
     for answering in (live, cached):
         torch.manual_seed(0)
         if name in OUTPUT_LOSSES:
-            values.append(output_losses(student.eval()(batch.inputs), batch, answering(batch), settings)[name])
+            values.append(
+                output_losses(task_of(data), student.eval()(batch.inputs), batch, answering(batch), settings)[name]
+            )
             continue
         terms = _terms(copy.deepcopy(student), answering, settings, Batches(data, views, 16, 0))
         torch.manual_seed(0)  # masks and negatives are drawn
-        values.append(Distillation(student.eval(), answering, settings, 0.0, terms).eval()(batch)[name])
+        objective = Distillation(student.eval(), answering, settings, 0.0, terms, task=task_of(data))
+        values.append(objective.eval()(batch)[name])
     torch.testing.assert_close(values[0], values[1], rtol=5e-3, atol=1e-4)
 
 

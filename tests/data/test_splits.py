@@ -2,13 +2,12 @@ import pytest
 import torch
 
 from distiq.data.images import Images
+from distiq.data.labels import NUMBER, is_labelled
 from distiq.data.samples import channel_statistics, in_memory
 from distiq.data.splits import (
     check,
     collect,
     from_tensors,
-    is_known,
-    quality,
     with_unlabelled,
 )
 from distiq.errors import UserError
@@ -195,7 +194,7 @@ def stars(count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 def test_numbers_are_standardized_by_the_training_rows():
     train, test = stars(), stars(12)
     data = from_tensors(train, test, ["stars"], 5, 5, modality="text")
-    assert data.regression and not data.multi_label and data.record().measure == "correlation"
+    assert data.labels.form is NUMBER and data.labels.classes == ("stars",) and data.labels.target.std > 1
     labels = data.train.labels.double()
     assert float(labels.mean()) == pytest.approx(0, abs=1e-6) and float(labels.std(correction=0)) == pytest.approx(1)
     mean, std = data.target
@@ -216,7 +215,7 @@ def test_unlabelled_texts_beside_numbers():
     tokens, labels = stars()
     labelled = from_tensors((tokens, labels), (tokens, labels), ["stars"], 5, 5, modality="text")
     data = with_unlabelled(labelled, tokens[:3])
-    assert data.train.labels[-3:].isnan().all() and is_known(data.train.labels).sum() == len(data.train) - 3
+    assert data.train.labels[-3:].isnan().all() and is_labelled(data.train.labels).sum() == len(data.train) - 3
 
 
 @pytest.mark.parametrize(
@@ -240,9 +239,3 @@ def test_numbers_for_images_are_refused():
     images = torch.rand(40, 1, 4, 4)
     with pytest.raises(UserError, match="labels are float32; give whole numbers as int64"):
         from_tensors((images, torch.rand(40)), (images, torch.rand(40)), ["stars"], 5, 5)
-
-
-def test_quality_is_a_share_or_a_correlation():
-    assert quality(torch.eye(3), torch.tensor([0, 1, 1])) == pytest.approx(2 / 3)
-    assert quality(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([-1.0, -2.0, -4.0])) == pytest.approx(-1)
-    assert quality(torch.ones(3, 1), torch.tensor([1.0, 2.0, 3.0])) == 0.0

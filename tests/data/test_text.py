@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distiq.data.labels import LABEL_SET, NUMBER
 from distiq.data.load import load
 from distiq.data.tokenizer import TextEncoder
 from distiq.errors import UserError
@@ -93,7 +94,7 @@ def test_a_text_may_have_several_labels(tmp_path):
         (tmp_path / f"{part}.tsv").write_text("\n".join(lines))
     for wanted in ({"labels": ("fun", "long")}, {"label": "about", "separator": ","}):
         data = load(settings(tmp_path, text="text", vocabulary=40, **wanted), seed=0)
-        assert data.classes == ("fun", "long") and data.multi_label and data.record().multi_label
+        assert data.classes == ("fun", "long") and data.labels.form is LABEL_SET
         assert data.test.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
 
 
@@ -120,7 +121,7 @@ def test_a_text_may_have_a_number(tmp_path):
     for part in ("train", "test"):
         (tmp_path / f"{part}.tsv").write_text("\n".join(["text\tstars", *(f"{text}\t{y}" for text, y in rows), ""]))
     data = load(settings(tmp_path, text="text", vocabulary=40, target="stars"), seed=0)
-    assert data.classes == ("stars",) and data.regression and data.record().regression
+    assert data.classes == ("stars",) and data.labels.form is NUMBER
     torch.testing.assert_close(data.test.labels[:3] * data.target.std + data.target.mean, torch.tensor([1.5, 4, -2]))
     with pytest.raises(UserError, match=r'no column "starts"; did you mean "stars"\?'):
         load(settings(tmp_path, text="text", target="starts"), seed=0)

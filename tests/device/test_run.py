@@ -27,7 +27,8 @@ from distiq.runtimes.export import RUNTIMES, checksums, export, load
 from distiq.runtimes.inductor import INDUCTOR
 from distiq.runtimes.runtime import Runtime
 
-IMAGES = {"modality": "image", "shape": [3, 4, 6], "divide_by": 255, "mean": [0.5, 0.25, 0.1], "std": [0.2, 0.1, 0.4],
+IMAGES = {"modality": "image", "decoding": "softmax",
+          "shape": [3, 4, 6], "divide_by": 255, "mean": [0.5, 0.25, 0.1], "std": [0.2, 0.1, 0.4],
           "labels": ["a", "b", "c"]}  # fmt: skip
 SOUND = {"modality": "audio", "shape": [8], "rate": 4000, "divide_by": 32768, "labels": ["a", "b"]}
 ROWS = {"modality": "table", "shape": [5], "labels": ["a", "b"]}
@@ -332,13 +333,34 @@ def test_another_number_of_classes_is_refused():
 
 def test_answers_are_softmax_probabilities():
     logits = np.log(np.array([0.2, 0.5, 0.3], np.float32)) + 100
-    assert runner.answer(logits, ["a", "b", "c"], 2) == "b 50.0 %  c 30.0 %"
+    about = {"decoding": "softmax", "labels": ["a", "b", "c"]}
+    assert runner.decoding_of(about).said(logits, about, 2) == "b 50.0 %  c 30.0 %"
+
+
+def test_labels_have_their_own_probabilities():
+    about = {"modality": "text", "decoding": "sigmoid", "labels": ["a", "b", "c"]}
+    logits = np.log(np.array([0.25, 3.0, 1.0], np.float32))
+    decoding = runner.decoding_of(about)
+    assert decoding.said(logits, about, 2) == "b 75.0 %  c 50.0 %" and decoding.named(logits, about) == "b"
+    assert decoding.changed(np.array([[1.0, -1.0]]), np.array([[2.0, -3.0]]), 0.0).tolist() == [False]
+
+
+def test_outputs_that_only_the_task_understands_are_written_out():
+    about = {"modality": "text", "decoding": "none", "labels": ["a"]}
+    decoding = runner.decoding_of(about)
+    assert decoding.said(np.array([0.5, -1.25, 3.0]), about, 2) == "0.5 -1.25 ..."
+    assert decoding.changed(np.array([[1.0], [2.0]]), np.array([[1.1], [2.5]]), 0.2).tolist() == [False, True]
+
+
+def test_a_decoding_that_is_not_known_is_refused():
+    with pytest.raises(runner.Refused, match="decoding None is none of softmax, sigmoid, number, none"):
+        runner.decoding_of({"labels": ["a"]})
 
 
 def test_a_number_is_answered_and_checked_in_its_unit():
-    about = {"modality": "text", "labels": ["stars"], "target": {"mean": 50.0, "std": 10.0}}
+    about = {"modality": "text", "decoding": "number", "labels": ["stars"], "target": {"mean": 50.0, "std": 10.0}}
     outputs = np.array([[-1.0], [0.0], [1.0]], np.float32)
-    assert runner.answer(outputs[2], about["labels"], 3, target=about["target"]) == "stars 60"
+    assert runner.decoding_of(about).said(outputs[2], about, 3) == "stars 60"
     vectors = {"inputs": np.zeros((3, 4), np.int64), "outputs": outputs}
     assert runner.check(lambda _: outputs + 0.03, vectors, about).passed  # 2 % of the span are 0.04
     found = runner.check(lambda _: outputs + np.array([[0], [0.5], [0]], np.float32), vectors, about)

@@ -6,6 +6,8 @@ import torch
 from distiq.data.splits import Data, from_tensors
 from distiq.models.resnet import ResNet
 from distiq.recipe.training import TrainingSettings
+from distiq.tasks.choose import task_of
+from distiq.tasks.task import Task
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +18,11 @@ def data() -> Data:
     labels = torch.arange(160) % 2
     images[labels == 1] += 100
     return from_tensors((images[:128], labels[:128]), (images[128:], labels[128:]), validation=24, calibration=8)
+
+
+@pytest.fixture(scope="session")
+def task(data: Data) -> Task:
+    return task_of(data)
 
 
 @pytest.fixture

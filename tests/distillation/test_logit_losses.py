@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from distiq.distillation.logit_losses import (
-    bernoulli_kd,
     dist,
     dkd,
-    kd,
     logit_mse,
     logit_standardization_kd,
     multi_level_kd,
     soft_cross_entropy,
 )
+from distiq.tasks.classification import kd
+from distiq.tasks.multi_label import bernoulli_kd
 
 Loss = Callable[..., Tensor]
 LABELS = torch.tensor([0, 3, 1, 4, 2, 2])
@@ -137,7 +137,7 @@ def test_dist_ignores_an_affine_change_of_the_probabilities(logits: tuple[Tensor
 )
 @pytest.mark.parametrize("teacher", [(6, 4), (5, 5)])
 def test_other_shapes_are_refused(loss: Loss, teacher: tuple[int, int]):
-    message = rf"student \(6, 5\) and teacher \({teacher[0]}, {teacher[1]}\) do not fit; both must answer the same"
+    message = rf"student \(6, 5\) and teacher \({teacher[0]}, {teacher[1]}\) do not fit; both must predict the same"
     with pytest.raises(ValueError, match=message):
         loss(torch.randn(6, 5), torch.randn(teacher))
 
@@ -154,3 +154,41 @@ def test_bernoulli_kd_is_kd_of_each_label_against_its_absence(logits, temperatur
     wanted = slow_kd(*pairs, temperature)
     assert bernoulli_kd(student, teacher, temperature=temperature).item() == pytest.approx(wanted)
     assert bernoulli_kd(1e4 * student, 1e4 * student).item() == pytest.approx(0, abs=1e-9)
+
+
+MAPS = [kd, soft_cross_entropy, logit_mse, dist, logit_standardization_kd, bernoulli_kd]
+
+
+@pytest.fixture
+def maps() -> tuple[Tensor, Tensor]:
+    """Student's and teacher's outputs to two images, five classes at each of 3 x 4 positions."""
+    torch.manual_seed(1)
+    return torch.randn(2, 5, 3, 4, dtype=torch.float64), torch.randn(2, 5, 3, 4, dtype=torch.float64)
+
+
+def positions(outputs: Tensor) -> Tensor:
+    """Every position of every image as a sample, picked one by one: (B, C, H, W) -> (B * H * W, C)."""
+    batch, _, height, width = outputs.shape
+    return torch.stack([outputs[b, :, y, x] for b in range(batch) for y in range(height) for x in range(width)])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_kd_of_maps_is_the_formula_over_positions(temperature: float, maps: tuple[Tensor, Tensor]):
+    slow = slow_kd(*(positions(outputs) for outputs in maps), temperature)
+    assert kd(*maps, temperature=temperature).item() == pytest.approx(slow, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", MAPS)
+def test_every_position_of_a_map_counts_as_a_sample(loss: Loss, maps: tuple[Tensor, Tensor]):
+    torch.testing.assert_close(loss(*maps), loss(*(positions(outputs) for outputs in maps)))
+
+
+def test_dkd_of_maps_takes_the_label_of_each_position(maps: tuple[Tensor, Tensor]):
+    labels = torch.arange(24).view(2, 3, 4) % 5
+    expected = dkd(*(positions(outputs) for outputs in maps), torch.arange(24) % 5)
+    torch.testing.assert_close(dkd(*maps, labels), expected)
+
+
+def test_a_comparison_of_samples_refuses_maps(maps: tuple[Tensor, Tensor]):
+    with pytest.raises(ValueError, match="it compares samples with one label; use kd"):
+        multi_level_kd(*maps)

@@ -29,6 +29,7 @@ from distiq.run.check import check_networks
 from distiq.run.ledger import Ledger
 from distiq.run.networks import build_models
 from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
+from distiq.tasks.choose import task_of
 from distiq.training.batches import Batch
 
 ALL = QuantRegularizationSettings(kurtosis=0.5, range=0.25, balance=2.0, noise=0.5, noise_bits=4)
@@ -154,7 +155,7 @@ def test_layers_are_found(depthwise: MobileNetV2, data: Data):
 def test_terms_are_named_weighted_and_means_over_layers(depthwise: MobileNetV2, data: Data, batch: Batch):
     settings = QuantRegularizationSettings(kurtosis=0.5, range=0.25, balance=2.0)
     easy = quant_regularization(depthwise, settings, data.example)
-    found = Distillation(depthwise, None, with_terms(settings), easy=easy)(batch)
+    found = Distillation(depthwise, None, with_terms(settings), easy=easy, task=task_of(data))(batch)
     assert list(found) == ["task", "kurtosis", "range", "balance"]
     layers = [layer for layer in depthwise.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     expected = torch.stack([kurtosis_loss(layer.weight) for layer in layers]).mean()

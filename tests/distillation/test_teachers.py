@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from distiq.data.labels import NUMBER, Labels
 from distiq.data.splits import Data, with_unlabelled
 from distiq.distillation.distil import Distillation, distil
 from distiq.distillation.generations import born_again, ensemble
@@ -18,6 +19,8 @@ from distiq.models.resnet import ResNet
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.training import TrainingSettings
+from distiq.tasks.regression import regression
+from distiq.tasks.task import Task
 from distiq.training.batches import Batch
 
 LIVE = DistilSettings(teacher="live")
@@ -100,9 +103,9 @@ def test_the_teacher_sees_its_own_preprocessing_and_size(batch: Batch, data: Dat
     torch.testing.assert_close(seen[0], torch.full((4, 1, 6, 6), (0.2 - 0.5) / 0.25))
 
 
-def test_mean_teacher_is_the_average_of_the_student(batch: Batch, student):
+def test_mean_teacher_is_the_average_of_the_student(batch: Batch, student, task: Task):
     mean = MeanTeacher(decay=0.6)
-    objective = Distillation(student, mean, LIVE).train()
+    objective = Distillation(student, mean, LIVE, task=task).train()
     weights = []
     for step in range(4):
         with torch.no_grad():
@@ -162,9 +165,9 @@ def test_students_learn_from_one_another(student, data: Data, training: Training
         assert not torch.equal(own.classifier.weight, network.classifier.weight)
 
 
-def test_mutual_gradients_stay_with_each_student(batch: Batch, student):
+def test_mutual_gradients_stay_with_each_student(batch: Batch, student, task: Task):
     other = copy.deepcopy(student)
-    losses = Mutual([student.eval(), other.eval()], 1.0, 1.0)(batch)
+    losses = Mutual([student.eval(), other.eval()], task, 1.0, 1.0)(batch)
     losses["kd 1"].backward()
     assert all(parameter.grad is None for parameter in other.parameters())
 
@@ -186,15 +189,17 @@ def test_confidence_in_mixed_images_is_refused(batch: Batch):
         joined(batch._replace(partners=batch.labels, shares=torch.ones(4)))
 
 
-def test_an_ensemble_of_numbers_is_refused(batch: Batch):
+def test_an_ensemble_of_numbers_is_refused(student, data: Data):
     joined = Ensemble([LiveTeacher(Fixed(0.9, 0.1)), LiveTeacher(Fixed(0.5, 0.5))])
-    with pytest.raises(UserError, match="averages the probabilities of classes, but a sample has a number here"):
-        joined(batch._replace(labels=batch.labels.float()))
+    with pytest.raises(UserError, match="averages the probabilities of classes, which regression does not have"):
+        distil(student, joined, data, LIVE, task=regression(Labels(NUMBER, ("number",))))
 
 
 def test_mutual_learning_of_numbers_is_by_squared_errors(batch: Batch):
     answers = torch.tensor([0.5, 0.25]).log()[:1]
     students = [Fixed(0.5), Fixed(0.25)]
-    found = Mutual(students, 3.0, 2.0)(batch._replace(labels=torch.zeros(len(batch.labels))))
+    found = Mutual(students, regression(Labels(NUMBER, ("number",))), 3.0, 2.0)(
+        batch._replace(labels=torch.zeros(len(batch.labels)))
+    )
     assert found["task 1"].item() == pytest.approx(float(answers[0].square()))
     assert found["kd 1"].item() == found["kd 2"].item() == pytest.approx(2 * math.log(2) ** 2)

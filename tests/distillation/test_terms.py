@@ -15,6 +15,7 @@ from distiq.errors import UserError
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss, TokenLoss
 from distiq.recipe.training import TrainingSettings
+from distiq.tasks.choose import task_of
 from distiq.training.batches import Batch, Batches
 
 LOSSES = get_args(TokenLoss)
@@ -60,7 +61,8 @@ def objective_of(name: str, data: Data, widths: tuple[int, int], **options: int)
     torch.manual_seed(0)
     student, teacher = Reader(widths[0]).eval(), LiveTeacher(Reader(widths[1]), ["layers.0"])
     settings, batches = settings_of(name, **options), Batches(data, Views(ViewSettings(), 0), 8, 0)
-    return Distillation(student, teacher, settings, 0.0, _terms(student, teacher, settings, batches)).eval(), batches
+    terms = _terms(student, teacher, settings, batches)
+    return Distillation(student, teacher, settings, 0.0, terms, task=task_of(data)).eval(), batches
 
 
 @pytest.mark.parametrize("name", [*LOSSES, "rkd", "embedding_cosine", "correlation_congruence"])

@@ -224,7 +224,7 @@ def test_a_student_that_answers_a_number_is_a_regression_in_transformers(tmp_pat
     settings = StudentSettings(model="transformers:bert", options=SMALL_BERT)
     student = build(settings, 1, torch.zeros(1, 10, dtype=torch.int64), "student", TOKENS).eval()
     target = {"mean": 2.5, "std": 1.5}
-    save_transformers(student, tmp_path, ["score"], {}, target=target)
+    save_transformers(student, tmp_path, ["score"], {}, "number", target)
     loaded = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     config, tokens = loaded.config, torch.tensor([[3, 19, 13, 7, PAD]])
     assert (config.problem_type, config.id2label, config.target) == ("regression", {0: "score"}, target)

@@ -17,8 +17,9 @@ from distiq.quantization.quantize import QuantizedModel, points, quantize, resto
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.training import TrainingSettings
+from distiq.tasks.choose import task_of
 from distiq.training.batches import Batch
-from distiq.training.fit import Losses, validation_accuracy
+from distiq.training.fit import Losses, validation_metric
 
 STILL = ViewSettings(flip=False, shift=0)
 
@@ -153,9 +154,9 @@ def test_simulated_stays_the_reference(quantized: QuantizedModel, data: Data):
 def test_the_best_epoch_on_the_grids_is_kept(learning_rate: float, quantized: QuantizedModel, data: Data):
     training = settings(4, learning_rate).model_copy(update={"clip_norm": 1.0})
     record = train_quantized(quantized, task, data, training, views=STILL)
-    accuracies = [epoch.validation for epoch in record.epochs]
+    accuracies = [epoch.validation.value for epoch in record.epochs]
     assert accuracies[record.kept - 1] == max(accuracies)
-    assert validation_accuracy(quantized, data) == max(accuracies)
+    assert validation_metric(quantized, data, task_of(data)).value == max(accuracies)
 
 
 def test_the_loss_is_the_one_handed_in(quantized: QuantizedModel, data: Data):

@@ -15,6 +15,7 @@ from distiq.records.quality import FlipRecord, Metric, Quality
 from distiq.records.record import Environment
 from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord, CostRecord, LatencyRecord, PeakRecord
+from distiq.records.task import TaskRecord
 from distiq.records.training import EpochRecord, TrainingRecord
 from distiq.records.trials import Breach, RuntimeRecord, TrialRecord
 
@@ -86,7 +87,7 @@ def training(stage: str, parts: tuple[str, ...], epochs: int, last: float) -> Tr
                 learning_rate=0.1,
                 images_per_s=5000.0,
                 seconds=11.0,
-                validation=last - 0.12 * math.exp(-epoch / 3),
+                validation=Metric(name="accuracy", title="accuracy", value=last - 0.12 * math.exp(-epoch / 3)),
             )
             for epoch in range(1, epochs + 1)
         ),
@@ -198,6 +199,7 @@ def run_record(
             std=(0.353,),
             digest="5e" * 32,
         ),
+        task=TaskRecord(name="classification", predicts=f"one of {n} classes", outputs=n),
         budget={"drop": 1.0, "size_kb": 100.0 if met else 90.0, "latency_ms": 0.2},
         teacher=ModelRecord(
             role="teacher",

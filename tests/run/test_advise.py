@@ -3,12 +3,16 @@
 import pytest
 import torch
 
-from distiq.evaluation.evaluate import score
+from distiq.data.labels import CLASS, NUMBER, Labels, Target
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import AssistantSettings
 from distiq.records.run import AdviceRecord
 from distiq.run.advise import advice
+from distiq.tasks.classification import classification
+from distiq.tasks.regression import regression
+from distiq.tasks.score import score
+from distiq.tasks.task import Taught
 
 CLASSES = ("ant", "bee", "cat")
 LABELS = torch.arange(300) % 3
@@ -23,7 +27,13 @@ def warnings(logits=None, recipe: Recipe | None = None, parameters=(1000, 100), 
     logits = answers() if logits is None else logits
     recipe = recipe or Recipe()
     train = torch.arange(count) % 3
-    return advice(recipe, score(logits, LABELS, 3), logits, LABELS, train, CLASSES, parameters).warnings
+    return said(recipe, logits, train, parameters).warnings
+
+
+def said(recipe: Recipe, logits: torch.Tensor, train: torch.Tensor, parameters: tuple[int, int]) -> AdviceRecord:
+    task = classification(Labels(CLASS, CLASSES))
+    taught = Taught(score(task, logits, LABELS), logits, LABELS, train, recipe.distil.temperature)
+    return advice(recipe, task, taught, *parameters)
 
 
 def test_a_sound_recipe_has_no_warning():
@@ -66,16 +76,16 @@ def test_few_steps():
 def test_facts_name_teacher_and_overlap():
     undecided = answers()
     undecided[::3, 1] = undecided[::3, 0]
-    facts = advice(
-        Recipe(), score(undecided, LABELS, 3), undecided, LABELS, LABELS.repeat(50), CLASSES, (1000, 100)
-    ).facts
+    facts = said(Recipe(), undecided, LABELS.repeat(50), (1000, 100)).facts
     assert "10.0 times fewer" in facts[1]
     assert "ant and bee (each over 10 % on 33" in facts[3]
 
 
 def of_numbers(logits: torch.Tensor) -> AdviceRecord:
     numbers = torch.linspace(-1, 1, 300)
-    return advice(Recipe(), score(logits, numbers, 1, std=2.0), logits, numbers, numbers.repeat(99), ("stars",), (9, 8))
+    task = regression(Labels(NUMBER, ("stars",), Target(0.0, 2.0)))
+    taught = Taught(score(task, logits, numbers), logits, numbers, numbers.repeat(99), 4.0)
+    return advice(Recipe(), task, taught, 9, 8)
 
 
 def test_a_teacher_of_numbers():

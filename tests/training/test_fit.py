@@ -12,8 +12,10 @@ from distiq.errors import UserError
 from distiq.progress import Silent
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.training import TrainingSettings
+from distiq.records.quality import Metric
+from distiq.tasks.choose import task_of
 from distiq.training.batches import Batch, Batches
-from distiq.training.fit import Losses, fit, validation_accuracy
+from distiq.training.fit import Losses, fit, validation_metric
 from distiq.training.precision import faster_precision
 from distiq.training.schedule import learning_rate, make_optimizer, moving_average
 
@@ -202,13 +204,13 @@ def test_fit_learns(batches, tiny_data):
         batches,
         settings(epochs=6),
         stage="student",
-        validate=lambda trained: validation_accuracy(trained.network, tiny_data),
+        validate=lambda trained: validation_metric(trained.network, tiny_data, task_of(tiny_data)),
         watch=watch,
     )
     first, last = record.epochs[0], record.epochs[-1]
     assert last.losses["task"] < 0.5 * first.losses["task"]
     assert last.losses["more"] == pytest.approx(last.losses["task"] / 3, rel=1e-5)
-    assert last.validation > 0.9  # chance is 0.25
+    assert last.validation.value > 0.9  # chance is 0.25
     assert [entry.epoch for entry in record.epochs] == [1, 2, 3, 4, 5, 6]
     assert (record.stage, record.steps, record.kept, record.precision) == ("student", 24, 6, "float32")
     assert not objective.training
@@ -278,7 +280,7 @@ def run_to_the_end(batches, chosen, dropout, checkpoint, watch=None):
 
     def validate(trained):
         # A value that depends on the weights and on nothing else, so a resumed run sees the same.
-        return float(trained.network[0].weight.detach().abs().sum() * 7 % 1)
+        return accuracy(float(trained.network[0].weight.detach().abs().sum() * 7 % 1))
 
     record = fit(
         objective, batches, chosen, stage="s", validate=validate, keep_best=True, checkpoint=checkpoint, watch=watch
@@ -425,6 +427,19 @@ def test_a_gradient_that_is_not_finite_in_the_last_step_is_refused(batches):
     assert objective.calls == 12
 
 
+def accuracy(value):
+    return Metric(name="accuracy", title="accuracy", value=value)
+
+
+def test_of_an_error_the_lowest_is_the_best(batches):
+    errors = iter([0.5, 0.25, 0.75])
+
+    def validate(_):
+        return Metric(name="mae", title="mean error", value=next(errors), unit="levels", higher_is_better=False)
+
+    assert fit(make_objective(), batches, settings(), stage="s", validate=validate, keep_best=True).kept == 2
+
+
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("accuracies", "kept"), [([0.5, 0.9, 0.7], 2), ([0.9, 0.5, 0.7], 1), ([0.1, 0.2, 0.3], 3), ([0.4, 0.4, 0.2], 2)]
@@ -435,22 +450,22 @@ def test_the_best_epoch_is_kept(batches, accuracies, kept, ema_decay):
     def validate(trained):
         assert not trained.training
         seen.append(copy.deepcopy(trained.state_dict()))
-        return accuracies[len(seen) - 1]
+        return accuracy(accuracies[len(seen) - 1])
 
     objective = make_objective()
     chosen = settings(ema_decay=ema_decay)
     record = fit(objective, batches, chosen, stage="s", validate=validate, keep_best=True)
     assert record.kept == kept
-    assert [entry.validation for entry in record.epochs] == accuracies
+    assert [entry.validation.value for entry in record.epochs] == accuracies
     assert all(torch.equal(value, seen[kept - 1][key]) for key, value in objective.state_dict().items())
 
 
 def test_the_last_epoch_is_kept_unless_asked(batches):
-    record = fit(make_objective(), batches, settings(), stage="s", validate=lambda _: 1 / 3)
+    record = fit(make_objective(), batches, settings(), stage="s", validate=lambda _: accuracy(1 / 3))
     assert record.kept == 3
 
 
-def test_validation_accuracy_counts(tiny_data):
+def test_the_validation_metric_counts(tiny_data):
     class Fixed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -460,8 +475,9 @@ def test_validation_accuracy_counts(tiny_data):
             return F.one_hot(torch.zeros(len(images), dtype=torch.long), 4).float()
 
     expected = float((tiny_data.validation.labels == 0).float().mean())
-    assert validation_accuracy(Fixed(), tiny_data) == pytest.approx(expected)
-    assert validation_accuracy(Fixed(), tiny_data, batch=7) == pytest.approx(expected)
+    found = validation_metric(Fixed(), tiny_data, task_of(tiny_data))
+    assert found.name == "accuracy" and found.value == pytest.approx(expected)
+    assert validation_metric(Fixed(), tiny_data, task_of(tiny_data), batch=7) == found
 
 
 def test_faster_precision_names_one_and_leaves_the_network_alone(batches):

@@ -91,7 +91,7 @@ def test_every_column_is_measured_in_the_unit_of_the_data(run: RunRecord, folder
     answers = load_file(folder / "run" / "steps" / run.steps["student-float32"] / "logits.safetensors")["test"][:, 0]
     error = (target.mean + target.std * answers - wanted).square().mean().sqrt()
     found = run.student.column("float32").test
-    assert found.samples == 48 and run.data.regression
+    assert found.samples == 48 and run.task.name == "regression"
     rmse = found.metric("rmse")
     assert rmse is not None and rmse.value == pytest.approx(float(error), rel=1e-4)
     assert rmse.interval is not None and rmse.interval[0] < rmse.value < rmse.interval[1]
@@ -118,7 +118,9 @@ def test_what_was_learned_is_in_the_record(run: RunRecord):
     assert run.student.training is not None
     last = run.student.training.epochs[-1]
     assert set(last.losses) == {"task", "kd"} and last.losses["kd"] < 0.1
-    assert last.validation == pytest.approx(run.student.column("float32").validation.value, abs=1e-5)
+    assert last.validation is not None and last.validation.value == pytest.approx(
+        run.student.column("float32").validation.value, abs=1e-5
+    )
     assert run.advice is not None and not any("meaning" in warning for warning in run.advice.warnings)
     assert "correlation, " in run.advice.facts[0] and "entropy" not in " ".join(run.advice.facts)
 
@@ -151,7 +153,7 @@ def test_the_bundle_answers_in_the_unit_of_the_data(run: RunRecord, folder: Path
     with pytest.raises(UserError, match="this model answers a number, no classes; ask `numbers`"):
         opened.predict("the film is dull")
     card = (opened.folder / "CARD.md").read_text()
-    assert "Answers a number: stars." in card and "| RMSE, 48 test texts |" in card
+    assert "Predicts a number: stars." in card and "| RMSE, 48 test texts |" in card
     assert runner.main([], opened.folder) == 0
     import numpy as np
 
@@ -183,14 +185,13 @@ def test_a_diagnosis_reads_correlations(run: RunRecord, folder: Path):
     [
         ("budget.metrics.auc=1.0", "budget.metrics: auc is not measured .* are correlation, rank_correlation, rmse"),
         ("budget.metrics.rsme=1.0", 'rsme is not measured .*; did you mean "rmse"\\?'),
-        ('evaluation.keyword="stars"', "evaluation.keyword is for classes, .* leave it out"),
+        ('evaluation.keyword="stars"', "evaluation.keyword is for one class a sample, but the task is regression"),
         ("views.mixup=0.5", "views.mixup and views.cutmix blend images"),
         ("student.training.label_smoothing=0.1", "student.training: label_smoothing = 0.1 moves probability"),
         ("teacher.training.label_smoothing=0.1", "teacher.training: label_smoothing = 0.1 moves probability"),
-        ('distil.losses=[{name="kd"}]', "distil.losses: kd compares classes, but a sample has a number"),
-        ('distil.losses=[{name="dkd"}]', "distil.losses: dkd compares classes, but a sample has a number"),
-        ('distil.losses=[{name="dist"}]', "distil.losses: dist compares classes, but a sample has a number"),
-        ('distil.cache.storage="top_k"', 'storage = "top_k" keeps logits up to a shift, which numbers do not bear'),
+        ('distil.losses=[{name="dkd"}]', "distil.losses: dkd compares each class with the others"),
+        ('distil.losses=[{name="dist"}]', "distil.losses: dist compares each class with the others"),
+        ('distil.cache.storage="top_k"', 'storage = "top_k" keeps logits up to a shift, which .* do not bear'),
     ],
 )
 def test_what_classes_alone_have_is_refused(folder: Path, change: str, said: str, tmp_path: Path):
@@ -199,5 +200,5 @@ def test_what_classes_alone_have_is_refused(folder: Path, change: str, said: str
 
 
 def test_an_ablation_counts_right_answers(folder: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="distiq ablate compares shares of right answers"):
+    with pytest.raises(UserError, match="distiq ablate compares shares of correct predictions"):
         ablate(load_recipe(folder / "stars.toml"), run=tmp_path / "run")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.distillation import losses
-from distiq.distillation.precision import full_precision, refuse_unless, widened
+from distiq.tasks.precision import full_precision, refuse_unless, widened
 
 SHAPES = {
     (5, 4): (

@@ -1,0 +1,142 @@
+"""What the labels of samples are: a class each, any number of labels each, or a number each."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distiq.errors import UserError
+
+UNLABELLED = -1
+
+
+class Target(NamedTuple):
+    """Of labels that are numbers: mean and standard deviation of the training split, in their own unit. Networks learn
+    and predict the distance from the mean in standard deviations."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """How the labels of a split are stored.
+
+    Args:
+        sample: what one sample has, in words.
+        missing: what stands in a training split where nobody knows the label.
+        labelled: labels (N, ...) -> which samples have one, (N,) bool.
+    """
+
+    sample: str
+    missing: float
+    labelled: Callable[[Tensor], Tensor]
+
+
+CLASS = LabelForm("a class", UNLABELLED, lambda labels: labels != UNLABELLED)
+"""(N,) int64: the number of the class."""
+LABEL_SET = LabelForm("several labels", UNLABELLED, lambda labels: labels[:, 0] != UNLABELLED)
+"""(N, classes) int64: 1 at each label that the sample has, 0 elsewhere."""
+NUMBER = LabelForm("a number", math.nan, lambda labels: ~labels.isnan())
+"""(N,) float32: a number, in standard deviations from the mean; see `Target`."""
+
+
+class Labels(NamedTuple):
+    """The labels of a data set: their form, the names of the classes (of a number: its own), the unit of numbers."""
+
+    form: LabelForm
+    classes: tuple[str, ...]
+    target: Target = Target()
+
+
+def form_of(labels: Tensor) -> LabelForm:
+    """The form that labels have."""
+    if labels.is_floating_point():
+        return NUMBER
+    return LABEL_SET if labels.ndim == 2 else CLASS
+
+
+def is_labelled(labels: Tensor) -> Tensor:
+    """Which samples have a label, (N,) bool."""
+    return form_of(labels).labelled(labels)
+
+
+def filled(labels: Tensor) -> Tensor:
+    """The labels with a valid one where there is none: 0."""
+    missing = ~is_labelled(labels)
+    return labels.masked_fill(missing.view(-1, *[1] * (labels.ndim - 1)), 0)
+
+
+def numbered_classes(labels: Tensor) -> tuple[str, ...]:
+    """Names for classes that have none: the numbers that occur in labels (N,), or those of the columns (N, classes)."""
+    if len(labels) == 0 or form_of(labels) is NUMBER:
+        return ()
+    is_set = form_of(labels) is LABEL_SET and labels.shape[1] > 1
+    count = labels.shape[1] if is_set else int(labels.max()) + 1
+    return tuple(str(number) for number in range(count))
+
+
+def check_labels(
+    labels: Tensor,
+    samples: int,
+    classes: Sequence[str],
+    noun: str,
+    where: str,
+    varied: bool,
+    lowest: int,
+    numbers: bool,
+) -> None:
+    """Raises UserError, saying where, if labels cannot be learned from or measured on.
+
+    Args:
+        noun: what the samples are called.
+        varied: at least two different ones must occur.
+        lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
+        numbers: samples of this kind may have a number each.
+    """
+    if len(labels) != samples or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
+        raise UserError(
+            f"{where}: {samples} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
+            f" several labels a 0 or 1 for each of the {len(classes)}"
+        )
+    if numbers and labels.dtype == torch.float32 and len(classes) == 1 and labels.ndim == 1:
+        return _check_numbers(labels, classes[0], where, varied, lowest)
+    if labels.dtype != torch.int64:
+        raise UserError(
+            f"{where}: labels are {str(labels.dtype).removeprefix('torch.')}; give whole numbers as int64"
+            " (labels.long()); of texts also a float32 number each, with one name in place of the classes"
+        )
+    if samples == 0:
+        raise UserError(f"{where}: no {noun}")
+    if len(classes) < 2:
+        raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
+    _check_range(labels, len(classes), where, lowest)
+    if varied and len(labels.unique(dim=0)) < 2:
+        if form_of(labels) is LABEL_SET:
+            raise UserError(f"{where}: every sample has the same labels; there is nothing to tell apart")
+        raise UserError(f"{where}: every sample has the label {int(labels[0])}; at least two classes are needed")
+
+
+def _check_range(labels: Tensor, classes: int, where: str, lowest: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if form_of(labels) is LABEL_SET and (low < lowest or high > 1):
+        raise UserError(f"{where}: labels run from {low} to {high}; of several labels each is 0 or 1")
+    if low < lowest or high >= classes:
+        raise UserError(
+            f"{where}: labels run from {low} to {high}, but there are {classes} classes (0 to {classes - 1}); correct"
+            " the labels or name all classes"
+        )
+
+
+def _check_numbers(labels: Tensor, name: str, where: str, varied: bool, lowest: int) -> None:
+    if len(labels) == 0:
+        raise UserError(f"{where}: no texts")
+    known = labels[is_labelled(labels)] if lowest == UNLABELLED else labels
+    if not torch.isfinite(known).all():
+        first = int((~torch.isfinite(labels)).nonzero()[0])
+        raise UserError(f"{where}: the {name} of text {first} is {float(labels[first])}; give each a finite number")
+    if varied and len(known.unique()) < 2:
+        raise UserError(f"{where}: every {name} is the same; there is nothing to learn")

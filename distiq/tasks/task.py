@@ -1,0 +1,105 @@
+"""What a network is trained for, as one frozen value: its loss, its predictions, how they are scored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from distiq.recipe.recipe import Recipe
+from distiq.records.quality import Metric, Quality
+
+Decoding = Literal["softmax", "sigmoid", "number", "none"]
+"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, or nothing."""
+
+
+class Scores(NamedTuple):
+    """What outputs are worth: the primary metric, others, and fractions of 1 by class; see `Quality`."""
+
+    primary: Metric
+    metrics: tuple[Metric, ...] = ()
+    per_class: tuple[float | None, ...] = ()
+
+
+class Taught(NamedTuple):
+    """What is known before a student is trained: the teacher's outputs for the validation split (N, ...) and their
+    quality, the targets there and in the training split, the temperature."""
+
+    quality: Quality
+    outputs: Tensor
+    targets: Tensor
+    train_targets: Tensor
+    temperature: float
+
+
+class Advice(NamedTuple):
+    """Facts, and warnings with their reasons, in sentences."""
+
+    facts: list[str]
+    warnings: list[str]
+
+
+def refuses_nothing(_recipe: Recipe) -> str:
+    """For tasks that can do whatever a recipe asks."""
+    return ""
+
+
+def advise_by_metrics(taught: Taught) -> Advice:
+    """All that was measured of the teacher."""
+    return Advice([f"teacher: {taught.quality.in_words} on the validation split"], [])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is trained for. Outputs are what the network gives, (N, outputs, ...); targets are the labels.
+
+    Args:
+        name: in recipes, records and bundles.
+        predicts: what is predicted of a sample, in words.
+        outputs: channels of the network's output, dimension 1.
+        loss: outputs and targets, every one of them known -> the loss of each sample, (N,) float32. It is also given
+            `label_smoothing` where it `smooths_labels`.
+        distillation: the default loss between outputs of student and teacher (N, ...) and `temperature`, by which they
+            are softened where that means anything -> a scalar.
+        decode: outputs (N, ...) -> predictions (N, ...), comparable with targets.
+        score: outputs and targets (N, ...) -> `Scores`. The name, title and unit of the primary metric are always the
+            same, and which others there are depends on the targets alone.
+        agreement: outputs of two models -> the share of samples of which both predict the same; see `same_predictions`.
+        correct: predictions and targets -> which samples are right, (N,) bool; None where none is simply right.
+        likeness: outputs of a model and its teacher -> how alike they are; None takes the share of `agreement`.
+        change: outputs of a model and of its float32 form -> how far they are apart; None takes what does not agree.
+        refuses: a recipe -> why this task cannot do what it asks; empty where it can.
+        advise: what can be said of a teacher before a student is trained.
+        decoding: what a bundle's runner makes of the outputs.
+        class_dimension: the dimension of outputs over which a softmax makes them a distribution; None where none does.
+        smooths_labels: `loss` takes label_smoothing.
+        tolerance: how far apart predictions of two models may be that agree, in words; empty where they are equal.
+    """
+
+    name: str
+    predicts: str
+    outputs: int
+    loss: Callable[..., Tensor]
+    distillation: Callable[..., Tensor]
+    decode: Callable[[Tensor], Tensor]
+    score: Callable[[Tensor, Tensor], Scores]
+    agreement: Callable[[Tensor, Tensor], float]
+    correct: Callable[[Tensor, Tensor], Tensor] | None = None
+    likeness: Callable[[Tensor, Tensor], Metric] | None = None
+    change: Callable[[Tensor, Tensor], Metric] | None = None
+    refuses: Callable[[Recipe], str] = refuses_nothing
+    advise: Callable[[Taught], Advice] = advise_by_metrics
+    decoding: Decoding = "none"
+    class_dimension: int | None = None
+    smooths_labels: bool = False
+    tolerance: str = ""
+
+
+def same_predictions(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], float]:
+    """`Task.agreement` of tasks whose predictions are equal or not."""
+
+    def agreement(one: Tensor, other: Tensor) -> float:
+        same = decode(one) == decode(other)
+        return float(same.flatten(1).all(1).double().mean() if same.ndim > 1 else same.double().mean())
+
+    return agreement
