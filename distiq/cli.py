@@ -107,7 +107,7 @@ def diagnose(
     cure: Annotated[bool, typer.Option("--cure", help="run the recipe again with what the diagnosis advises")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
 ) -> None:
-    """Says why a run's int8 file lost accuracy: the checklist, each grid alone, the cause, the cure."""
+    """Says why a run's int8 file lost accuracy: the checklist, each fake-quantizer alone, the cause, the cure."""
     with _explained():
         from distiq.commands.diagnose import diagnose as diagnose_run
         from distiq.recipe.read import load_recipe
@@ -116,14 +116,14 @@ def diagnose(
 
         console = Console(highlight=False)
         with _watching(console, plain) as watch:
-            found = diagnose_run(folder, watch)
-        show_diagnosis(found, console)
+            diagnosis = diagnose_run(folder, watch)
+        show_diagnosis(diagnosis, console)
         write_report(folder / "records", folder / "report.html")
         record = None
-        if cure and found.cure:
+        if cure and diagnosis.cure:
             from distiq.commands.compress import compress
 
-            settings = load_recipe(folder / "recipe.toml", list(found.cure))
+            settings = load_recipe(folder / "recipe.toml", list(diagnosis.cure))
             with _watching(console, plain) as watch:
                 # The recipe of the run folder holds the cure by then.
                 again = shlex.join(["distiq", "run", str(folder / "recipe.toml"), "--run", str(folder)])
@@ -228,13 +228,13 @@ def predict(
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="how many classes to name")] = 3,
-    every: Annotated[float | None, typer.Option(help="sound: answer a window every so many seconds")] = None,
+    every: Annotated[float | None, typer.Option(help="sound: predict a window every so many seconds")] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="sound: chunk after chunk, as a microphone gives it; - reads raw int16")
     ] = False,
     smooth: Annotated[int, typer.Option(min=1, help="stream: probabilities are the mean of so many windows")] = 3,
 ) -> None:
-    """Answers samples with a bundle's model file."""
+    """Predicts samples with a bundle's model file."""
     with _explained():
         from distiq.bundle.open import Bundle, Prediction
         from distiq.bundle.stream import hear
@@ -267,20 +267,20 @@ def predict(
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")
 def check(bundle: BundleFolder) -> None:
-    """Replays a bundle's test vectors on this machine. Exit code 3 if the file answers differently here."""
+    """Replays a bundle's test vectors on this machine. Exit code 3 if the file predicts differently here."""
     with _explained():
         from distiq.bundle.open import Bundle
 
-        found = Bundle(bundle).check()
-        typer.echo("\n".join(found.lines))
-        if not found.passed:
+        replay = Bundle(bundle).check()
+        typer.echo("\n".join(replay.lines))
+        if not replay.passed:
             raise typer.Exit(BUDGET_MISSED)
 
 
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
     " `distiq bench model.onnx --shape 3,224,224 --json times.json`,"
-    " `distiq bench runs/fashion_mnist/bundle --json device.json`, `distiq bench hears.onnx hears.xml --rate 8000`"
+    " `distiq bench runs/fashion_mnist/bundle --json device.json`, `distiq bench sound.onnx sound.xml --rate 8000`"
 )
 def bench(
     files: Annotated[
@@ -299,7 +299,9 @@ def bench(
             ' "image=3,224,224 depth=1,224,224"'
         ),
     ] = "",
-    rate: Annotated[int, typer.Option(min=0, help="of files that hear: samples per second; bundles say their own")] = 0,
+    rate: Annotated[
+        int, typer.Option(min=0, help="of files that take sound: samples per second; bundles say their own")
+    ] = 0,
     tune: Annotated[bool, typer.Option("--tune", help="also time the settings of each file's runtime")] = False,
     json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
@@ -312,7 +314,7 @@ def bench(
 
         console = Console(highlight=False)
         with _watching(console, plain) as watch:
-            found = bench_files(
+            record = bench_files(
                 files,
                 threads=threads,
                 batch=batch,
@@ -323,9 +325,9 @@ def bench(
                 tune=tune,
                 watch=watch,
             )
-        show_bench(found, console)
+        show_bench(record, console)
         if json is not None:
-            found.save(json)
+            record.save(json)
 
 
 @app.command(
@@ -355,7 +357,7 @@ def quantize(
         int, typer.Option(help="weight_only, 4 bits: inputs of a linear layer that share a scale")
     ] = 0,
     reduce_range: Annotated[
-        bool, typer.Option("--reduce-range", help="7-bit weights: the same answers on x86 CPUs without VNNI")
+        bool, typer.Option("--reduce-range", help="7-bit weights: the same predictions on x86 CPUs without VNNI")
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="how many to calibrate on, at most half of them")] = 512,
     size: Annotated[str, typer.Option(help="of the images, such as 224,224, where the file does not say it")] = "",
@@ -385,7 +387,7 @@ def quantize(
 
         console = Console(highlight=False)
         with _watching(console, plain) as watch:
-            found = quantize_file(
+            record = quantize_file(
                 model,
                 data,
                 out or model.with_suffix(".int8.onnx"),
@@ -408,9 +410,9 @@ def quantize(
                 threads=threads,
                 watch=watch,
             )
-        show_own_file(found, console)
+        show_own_file(record, console)
         if json is not None:
-            found.save(json)
+            record.save(json)
 
 
 def _named_shape(text: str) -> tuple[str, list[int]]:

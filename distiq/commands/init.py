@@ -50,17 +50,17 @@ def starter(name: str, data: Path | None, path: Path) -> tuple[str, str]:
         return about, f'name = "{name}"\n\n{body}'
     from distiq.data import survey
 
-    found = survey.survey(data)
-    folder = _relative(found.folder, path)
-    match found:
+    surveyed = survey.survey(data)
+    folder = _relative(surveyed.folder, path)
+    match surveyed:
         case survey.Images():
-            about, body = _images(found, folder)
+            about, body = _images(surveyed, folder)
         case survey.Clips():
-            about, body = _clips(found, folder)
+            about, body = _clips(surveyed, folder)
         case survey.Rows():
-            about, body = _rows(found, folder)
+            about, body = _rows(surveyed, folder)
         case survey.Texts():
-            about, body = _texts(found, folder)
+            about, body = _texts(surveyed, folder)
     return about, f'name = "{name}"\n\n{body}'
 
 
@@ -101,19 +101,19 @@ def _packaged() -> str:
     return _image_recipe('source = "fashion_mnist"\n' + _splits(29500), 29500, 100)
 
 
-def _images(found: "survey.Images", folder: str) -> tuple[str, str]:
-    height, width = found.size
+def _images(images: "survey.Images", folder: str) -> tuple[str, str]:
+    height, width = images.size
     about = (
-        f"{'Colour' if found.channels == 3 else 'Grey'} images of {_classes(found.classes)}: {found.train:,} to train"
-        f" on, {found.test:,} for the test; most have {width} x {height} pixels."
+        f"{'Colour' if images.channels == 3 else 'Grey'} images of {_classes(images.classes)}: {images.train:,} to"
+        f" train on, {images.test:,} for the test; most have {width} x {height} pixels."
     )
-    size = _nearest(IMAGE_SIZES, min(found.size))
+    size = _nearest(IMAGE_SIZES, min(images.size))
     data = (
         f'source = "folder"\nfolder = {written(folder)}\n'
         f"image_size = {size:<12}# every image is resized to this; larger sees more and takes longer\n"
-        f"channels = {found.channels}\n" + _splits(found.train)
+        f"channels = {images.channels}\n" + _splits(images.train)
     )
-    return about, _image_recipe(data, found.train, 300)
+    return about, _image_recipe(data, images.train, 300)
 
 
 def _image_recipe(data: str, train: int, size_kb: int) -> str:
@@ -137,23 +137,23 @@ training = {{{_inline(_training(train, "sgd", 0.1))}}}
 {_budget(2, size_kb)}"""
 
 
-def _clips(found: "survey.Clips", folder: str) -> tuple[str, str]:
+def _clips(clips: "survey.Clips", folder: str) -> tuple[str, str]:
     about = (
-        f"Clips of {_classes(found.classes)}: {found.train:,} to train on, {found.test:,} for the test, at"
-        f" {found.rate:,} Hz; most are no longer than {found.seconds:g} s."
+        f"Clips of {_classes(clips.classes)}: {clips.train:,} to train on, {clips.test:,} for the test, at"
+        f" {clips.rate:,} Hz; most are no longer than {clips.seconds:g} s."
     )
-    manifest = f"manifest = {written(found.manifest)}\n" if found.manifest else ""
-    held_out = f"held_out = {written(found.held_out)}  # speakers of the test set\n" if found.held_out else ""
+    manifest = f"manifest = {written(clips.manifest)}\n" if clips.manifest else ""
+    held_out = f"held_out = {written(clips.held_out)}  # speakers of the test set\n" if clips.held_out else ""
     return (
         about,
         f"""[data]
 source = "audio"
 folder = {written(folder)}
-{_splits(found.train)}
+{_splits(clips.train)}
 
 [data.audio]
-{manifest}{held_out}rate = {found.rate:<18}# samples per second
-seconds = {found.seconds:<15g}# length of the window
+{manifest}{held_out}rate = {clips.rate:<18}# samples per second
+seconds = {clips.seconds:<15g}# length of the window
 
 [views]
 distinct = 4            # the student learns from four views of each clip
@@ -161,35 +161,35 @@ audio = {{shift = 0.1, speed = 0.1, noise = 0.5}}
 
 [teacher]
 model = "audio_resnet"
-options = {{rate = {found.rate}, widths = [16, 48, 96]}}
-training = {{{_inline(_training(found.train, "adamw", 0.006))}}}
+options = {{rate = {clips.rate}, widths = [16, 48, 96]}}
+training = {{{_inline(_training(clips.train, "adamw", 0.006))}}}
 
 [student]               # this network is shipped
 model = "ds_cnn"
-options = {{rate = {found.rate}}}
-training = {{{_inline(_training(found.train, "adamw", 0.006))}}}
+options = {{rate = {clips.rate}}}
+training = {{{_inline(_training(clips.train, "adamw", 0.006))}}}
 
 {_budget(2, 60)}""",
     )
 
 
-def _rows(found: "survey.Rows", folder: str) -> tuple[str, str]:
-    left = f" Left out: {', '.join(found.left_out)}." if found.left_out else ""
+def _rows(rows: "survey.Rows", folder: str) -> tuple[str, str]:
+    left = f" Left out: {', '.join(rows.left_out)}." if rows.left_out else ""
     about = (
-        f'Rows of {_classes(found.classes)} in "{found.label}": {found.train:,} to train on,'
-        f" {len(found.numeric)} columns of numbers, {len(found.categorical)} of categories.{left}"
+        f'Rows of {_classes(rows.classes)} in "{rows.label}": {rows.train:,} to train on,'
+        f" {len(rows.numeric)} columns of numbers, {len(rows.categorical)} of categories.{left}"
     )
     return (
         about,
         f"""[data]
 source = "table"
 folder = {written(folder)}
-{_splits(found.train)}
+{_splits(rows.train)}
 
 [data.table]
-{_files_and_header(found.parts, found.header)}label = {written(found.label)}
-numeric = {written(found.numeric)}
-categorical = {written(found.categorical)}
+{_files_and_header(rows.parts, rows.header)}label = {written(rows.label)}
+numeric = {written(rows.numeric)}
+categorical = {written(rows.categorical)}
 
 [views]
 distinct = 1            # rows are shown as they are
@@ -197,35 +197,35 @@ distinct = 1            # rows are shown as they are
 [teacher]               # or any callable: `predict = "file.py:function"`
 model = "mlp"
 options = {{hidden = [256, 128]}}
-training = {{{_inline(_training(found.train, "adamw", 0.002))}}}
+training = {{{_inline(_training(rows.train, "adamw", 0.002))}}}
 
 [student]               # this network is shipped
 model = "mlp"
 options = {{hidden = [64, 32]}}
-training = {{{_inline(_training(found.train, "adamw", 0.003))}}}
+training = {{{_inline(_training(rows.train, "adamw", 0.003))}}}
 
 {_budget(2, 60)}""",
     )
 
 
-def _texts(found: "survey.Texts", folder: str) -> tuple[str, str]:
-    of = f'of {_classes(found.classes)} in "{found.label}"' if found.classes else f'with a number in "{found.label}"'
-    pairs = f' and "{found.pair}"' if found.pair else ""
+def _texts(texts: "survey.Texts", folder: str) -> tuple[str, str]:
+    of = f'of {_classes(texts.classes)} in "{texts.label}"' if texts.classes else f'with a number in "{texts.label}"'
+    pairs = f' and "{texts.pair}"' if texts.pair else ""
     about = (
-        f'Texts in "{found.text}"{pairs} {of}: {found.train:,} to train on; most have no more than {found.words} words.'
+        f'Texts in "{texts.text}"{pairs} {of}: {texts.train:,} to train on; most have no more than {texts.words} words.'
     )
-    pair = f"pair = {written(found.pair)}\n" if found.pair else ""
-    label = f"{'label' if found.classes else 'target'} = {written(found.label)}"
-    length = next((size for size in TEXT_LENGTHS if size >= 1.3 * found.words + 2), TEXT_LENGTHS[-1])
+    pair = f"pair = {written(texts.pair)}\n" if texts.pair else ""
+    label = f"{'label' if texts.classes else 'target'} = {written(texts.label)}"
+    length = next((size for size in TEXT_LENGTHS if size >= 1.3 * texts.words + 2), TEXT_LENGTHS[-1])
     return (
         about,
         f"""[data]
 source = "text"
 folder = {written(folder)}
-{_splits(found.train)}
+{_splits(texts.train)}
 
 [data.text]             # without `tokenizer` one is trained on these texts
-{_files_and_header(found.parts, found.header)}text = {written(found.text)}
+{_files_and_header(texts.parts, texts.header)}text = {written(texts.text)}
 {pair}{label}
 length = {length:<16}# tokens kept of a text
 
@@ -236,11 +236,11 @@ distinct = 1            # texts are shown as they are
 # `weights` here and as `tokenizer` above, such as "sentence-transformers/all-MiniLM-L6-v2".
 [teacher]
 model = "text_bilstm"
-training = {{{_inline(_training(found.train, "adamw", 0.004))}}}
+training = {{{_inline(_training(texts.train, "adamw", 0.004))}}}
 
 [student]               # this network is shipped
 model = "text_cnn"
-training = {{{_inline(_training(found.train, "adamw", 0.004))}}}
+training = {{{_inline(_training(texts.train, "adamw", 0.004))}}}
 
 {_budget(2, 1000)}""",
     )

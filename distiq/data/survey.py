@@ -94,8 +94,8 @@ def survey(path: Path) -> Survey:
     if (path / "train").is_dir():
         return _class_folders(path)
     if files := sorted(file for file in path.iterdir() if file.suffix.lower() in COLUMN_SUFFIXES):
-        if found := next((clips for file in files if (clips := _manifest(file))), None):
-            return found
+        if listed := next((clips for file in files if (clips := _manifest(file))), None):
+            return listed
         train = next((file for file in files if file.stem.lower().startswith("train")), None)
         if train is None:
             names = ", ".join(file.name for file in files[:5])
@@ -188,8 +188,8 @@ def _manifest(file: Path) -> Clips | None:
 
 def _test_file(train: Path) -> str:
     for name in ("test", "valid", "validation", "dev"):
-        if (found := train.with_name(f"{name}{train.suffix}")).is_file():
-            return found.name
+        if (file := train.with_name(f"{name}{train.suffix}")).is_file():
+            return file.name
     raise UserError(
         f"{train.parent}: no test{train.suffix} beside {train.name}; put a part of the rows there, to measure on"
     )

@@ -42,12 +42,12 @@ def test_the_readme_links_every_page_of_a_modality():
         assert f"(docs/{page}.md" in README
 
 
-def test_the_page_of_recipes_is_current():
-    import write_recipe_page
+def test_generated_pages_are_current():
+    import write_recipe_page as script
 
-    assert write_recipe_page.PAGE.read_text(encoding="utf-8") == write_recipe_page.page(), (
-        "run: python scripts/write_recipe_page.py"
-    )
+    command = "run: python scripts/write_recipe_page.py"
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(), command
+    assert script.RUNGS_PAGE.read_text(encoding="utf-8") == script.page_of_rungs(), command
 
 
 def test_every_command_has_a_line():
