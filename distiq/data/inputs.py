@@ -147,12 +147,12 @@ def _arrays(source: Path) -> dict[str, np.ndarray]:
     if source.suffix not in (".npy", ".npz"):
         raise UserError(f"{source}: {wanted}")
     try:
-        return _arrays(source) if source.suffix == ".npz" else {"": runner.read_npy(source)}
+        return _unpacked(source) if source.suffix == ".npz" else {"": runner.read_npy(source)}
     except Exception as error:  # zip, pickle and numpy raise their own kinds
         raise UserError(f"{source}: cannot be read as an array ({error}); write it with numpy.save") from error
 
 
-def _arrays(source: Path) -> dict[str, np.ndarray]:
+def _unpacked(source: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, whose sizes are looked at before any is unpacked."""
     with zipfile.ZipFile(source) as archive:
         total = sum(entry.file_size for entry in archive.infolist())
