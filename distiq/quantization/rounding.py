@@ -74,6 +74,7 @@ class Rounding:
         self.modules = dict(prepared.named_modules(remove_duplicate=False))
         entries = [node for node in prepared.graph.nodes if node.op == "placeholder"]
         self.chunks = {node: one.split(CHUNK) for node, one in zip(entries, for_graph(samples, prepared), strict=True)}
+        self.count = len(self.chunks[entries[0]])
         last_use = {source: node for node in prepared.graph.nodes for source in node.all_input_nodes}
         self.finished: dict[fx.Node, list[fx.Node]] = {}
         for source, user in last_use.items():
@@ -105,7 +106,7 @@ class Rounding:
         return self.modules.get(str(node.target)) if isinstance(node, fx.Node) else None
 
     def _values(self, node: fx.Node, known: dict[fx.Node, list[Any]], for_qat: bool) -> list[Any]:
-        count = 1 if node in self.constant else len(next(iter(self.chunks.values())))
+        count = 1 if node in self.constant else self.count
         return [self._value(node, known, number, for_qat) for number in range(count)]
 
     def _value(self, node: fx.Node, known: dict[fx.Node, list[Any]], number: int, for_qat: bool) -> Any:
@@ -188,7 +189,7 @@ class Rounding:
         source: Any = node.args[0]
         sums: list[Tensor] | None = None
         count = 0
-        for number in range(len(self.chunks)):
+        for number in range(self.count):
             inputs = self._known(self.quantized, source, number)
             originals = self._known(self.float, source, number)
             samples = max(1, MOST_VALUES // max(1, inputs[0].numel() * weight[0, 0].numel()))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.numerics import sqnr_db
+from distiq.quantization import rounding
 from distiq.quantization.fake_quantize import LARGEST_BIAS
 from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, bias_fake_quantizers, export_graph, parameter_of
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
@@ -259,3 +260,12 @@ def test_a_weight_that_is_used_twice_is_rounded_once(images: Tensor):
         )
         assert sqnr_db(expected, rounded(images)) > sqnr_db(expected, plain(images)) - 1
         assert torch.equal(rounded.reference()(images), rounded(images))
+
+
+def test_every_chunk_of_the_samples_counts(images: Tensor, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)).eval()
+    by_chunks = quantize(network, images[: 3 * rounding.CHUNK], Scheme(weight_bits=4, rounding="gptq"))
+    monkeypatch.setattr(rounding, "CHUNK", 3 * rounding.CHUNK)
+    at_once = quantize(network, images[: rounding.CHUNK], Scheme(weight_bits=4, rounding="gptq"))
+    torch.testing.assert_close(by_chunks(images), at_once(images), rtol=0, atol=1e-4)
