@@ -4,17 +4,19 @@ import datetime
 import shutil
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from distiq import environment
 from distiq.bundle.write import write_bundle
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.evaluation.cost import parameter_count
+from distiq.evaluation.statistics import paired_bootstrap, paired_interval
 from distiq.files import replace_folder
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.models import Column, ModelRecord
-from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
+from distiq.records.run import AdviceRecord, DropRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord
 from distiq.records.task import TaskRecord
 from distiq.records.trials import FLOAT32
@@ -24,6 +26,7 @@ from distiq.run.climb import Climbed
 from distiq.run.compare import Files, ModelFile
 from distiq.run.flips import worst_flips
 from distiq.run.keys import source_hash
+from distiq.run.ladder import drop_title
 from distiq.run.ledger import Ledger
 from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column, example_of, reason_of
 from distiq.run.networks import Models
@@ -61,6 +64,7 @@ def write_run(
     student_record = _model_record(student, timings, (int8.simulated, int8.deployed))
     assert chosen.delivered.deployed.cost is not None
     file = files[chosen.delivered.deployed.cost.file]
+    logits = load_file(file.path.parent / LOGITS)["test"]
     record = RunRecord(
         name=recipe.name,
         command=command,
@@ -83,15 +87,15 @@ def write_run(
         estimates=climbed.estimates,
         sensitivity=climbed.evidence,
         comparison=timings,
-        flips=worst_flips(data, student.logits["test"], load_file(file.path.parent / LOGITS)["test"]),
-        verdict=_verdict(recipe, data, chosen, teacher_record, student_record),
+        flips=worst_flips(data, student.logits["test"], logits),
+        verdict=_verdict(recipe, data, chosen, teacher_record, student_record, _drop(recipe, data, reference, logits)),
         delivered=checksums(file.path),
     )
     return processes.on_main(lambda: _written(ledger, recipe, data, models, record, file, chosen, student))
 
 
 def _verdict(
-    recipe: Recipe, data: Data, chosen: Selection, teacher: ModelRecord, student: ModelRecord
+    recipe: Recipe, data: Data, chosen: Selection, teacher: ModelRecord, student: ModelRecord, drop: DropRecord
 ) -> VerdictRecord:
     """How the run ended, with the cheapest next step where a limit is broken."""
     delivered, has_trained = chosen.delivered, any(trial.training is not None for trial in chosen.trials)
@@ -100,8 +104,29 @@ def _verdict(
         met=not broken,
         chosen=delivered.rung,
         breaches=broken,
-        sentence=verdict_sentence(recipe.budget.limits, data.modality, chosen.best, delivered),
+        sentence=verdict_sentence(recipe.budget.limits, data.modality, chosen.best, delivered, drop),
         next_step=next_step(broken, teacher, student, "" if has_trained else training_rung()),
+        drop=drop,
+    )
+
+
+def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor) -> DropRecord:
+    """What the delivered file's outputs for the test set lose against the teacher's, with its paired interval."""
+    task, metric, targets = task_of(data), teacher.scores.test.primary, data.test.labels
+    reference = teacher.logits["test"]
+    if task.correct is not None:
+        correct = [task.correct(task.decode(one), targets).unsqueeze(0) for one in (reference, outputs)]
+        found = paired_interval(correct[0], correct[1])
+    else:
+
+        def drop(rows: Tensor) -> float:
+            before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
+            return before - after
+
+        found = paired_bootstrap(drop, len(targets))
+    value, low, high = (metric.scale * end for end in found)
+    return DropRecord(
+        title=drop_title(metric), value=value, interval=(low, high), unit=metric.drop_unit, allowed=recipe.budget.drop
     )
 
 
