@@ -289,7 +289,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(figure(entry.quality)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
-            Cell(same),
+            Cell(same, decibels(entry.simulated_sqnr_db)),
             Cell(operation_names(entry.float_operations) or "none", _types(entry)),
         ),
         marked=delivered,

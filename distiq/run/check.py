@@ -19,7 +19,8 @@ from distiq.errors import UserError
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
 from distiq.progress import Watch
-from distiq.quantization.graph import check_paths, export_graph, prepare
+from distiq.quantization.annotate import check_paths
+from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.recipe import Recipe

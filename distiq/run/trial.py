@@ -20,7 +20,7 @@ from distiq.recipe.training import QATSettings
 from distiq.records.record import Record
 from distiq.records.training import TrainingRecord
 from distiq.records.trials import Breach
-from distiq.run.deploy import SIMULATED, DeployedRecord, TrialFile, deploy, deployed
+from distiq.run.deploy import SIMULATED, DeployedRecord, TrialFile, deploy, deployed, warn_of_distance
 from distiq.run.evidence import calibrated, float_modules
 from distiq.run.ledger import CHECKPOINT, Ledger, Place, Step
 from distiq.run.measure import (
@@ -264,10 +264,12 @@ def _measured(
     logits = file_logits(path, data, conditions)
     save_tensors(logits, place.folder / LOGITS)
     cost = file_cost(path, network.module, data, conditions, turns)
+    record = deployed(path, file, quantized, simulated, logits, network, against, data, conditions)
+    warn_of_distance(record, place.watch)
     return QuantizedRecord(
         scheme=str(quantized.scheme) + (", trained quantized" if training else ""),
         simulated=scores(simulated, data, conditions.evaluation, against, network),
-        deployed=deployed(path, file, quantized, simulated, logits, network, against, data, conditions),
+        deployed=record,
         cost=cost,
         training=training,
         reduced_layers=quantized.reduced_layers(),

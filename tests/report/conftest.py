@@ -135,6 +135,7 @@ def in_runtime(name: str, gain: float, same_integers: bool, left: tuple[str, ...
         float_file=f"student-float32-{name}",
         size_bytes=96_400,
         quality=Metric(name="accuracy", title="accuracy", value=0.9103),
+        simulated_sqnr_db=80.0,
         agreement=0.9991,
         steps=(99_000, 900, 90, 9, 1),
         same_integers=same_integers,
