@@ -190,9 +190,14 @@ def check_saved(network: TokenLogits, folder: Path, tokens: Tensor) -> None:
     """
     import transformers
 
-    with quiet(transformers):
-        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-    if missing := sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}):
+    try:
+        with quiet(transformers):
+            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder, output_loading_info=True
+            )
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"transformers does not load it again ({str(error).splitlines()[0]})") from error
+    if missing := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise ValueError(f"{len(missing)} tensors are missing or of another shape, {missing[0]} among them")
     again = TokenLogits(model.eval(), network.pad, network.separator)
     before, after = network.eval()(tokens), again(tokens)
@@ -217,12 +222,17 @@ def as_transformers(
             if isinstance(child, TrimmedEmbedding | FactorizedEmbedding):
                 setattr(module, name, child.whole())
     config = model.config
+    with torch.device("meta"):
+        whole = dict(
+            type(model)(config).named_modules()
+        )  # ConvBERT's heads, for one, are narrower than its hidden size
+    names = {module: name for name, module in model.named_modules()}
     for layer in _layers(model):
-        found = _found(layer, ATTENTION)
-        if found and found[0].out_features < config.hidden_size:
-            for linear in found[:3]:
-                _pad(linear, config.hidden_size - linear.out_features, rows=True)
-            _pad(found[3], config.hidden_size - found[3].in_features, rows=False)
+        attention = _found(layer, ATTENTION)
+        for linear in attention[:3]:
+            _pad(linear, whole[names[linear]].out_features - linear.out_features, rows=True)
+        for linear in attention[3:4]:
+            _pad(linear, whole[names[linear]].in_features - linear.in_features, rows=False)
     config.problem_type = PROBLEM_TYPES.get(decoding)
     if config.problem_type is None:
         return model

@@ -64,7 +64,7 @@ def test_is_near_the_best_of_all_roundings():
 
 def test_the_column_of_most_variance_is_rounded_first():
     """What is rounded first goes to its nearest; the others make up for it. Reversed, the largest error stays last."""
-    weight, covariance = torch.randn(2, 6, 20), covariance_of(20, 2)
+    weight, covariance = torch.randn(2, 64, 20), covariance_of(20, 2)  # in so many rows one goes to another value
     scale = weight.abs().amax(2, keepdim=True) / 7
     rounded, plain = gptq(weight, covariance, scale, 7), nearest(weight, scale, 7)
     variance = covariance.diagonal(dim1=1, dim2=2)

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
+from distiq.data.samples import InMemory
 from distiq.data.splits import from_tensors
 from distiq.data.views import Views
 from distiq.errors import UserError
@@ -383,7 +384,7 @@ def test_a_checkpoint_of_another_network_is_refused(batches, tmp_path):
 def of_other_data(batches, _):
     images = batches.data.train.inputs.clone()
     images[0, 0, 0, 0] += 1
-    data = replace(batches.data, train=replace(batches.data.train, inputs=images))
+    data = replace(batches.data, train=replace(batches.data.train, samples=InMemory(images)))
     return replace(batches, data=data), settings()
 
 
