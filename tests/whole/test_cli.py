@@ -185,7 +185,7 @@ def test_the_given_recipe_is_not_overwritten(run_copy: Path):
     own = run_copy / "recipe.toml"
     own.write_text(own.read_text() + "# mine\n")
     before = own.read_text()
-    assert distiq("run", own, "--run", run_copy, "--set", "budget.accuracy_drop_points=100").exit_code == 0
+    assert distiq("run", own, "--run", run_copy, "--set", "budget.drop=100").exit_code == 0
     assert own.read_text() == before
 
 
