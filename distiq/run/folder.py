@@ -1,6 +1,7 @@
 """Whose a run folder is: distiq writes into folders that it made, and replaces what it made there.
 
-.distiq       the mark: the recipe file that the folder is of, and the hash of the recipe.toml that distiq wrote
+.distiq       the mark: the recipe file that the folder is of, the hash of the recipe.toml that distiq wrote, and what
+              was tried once
 recipe.toml   the recipe as it was understood, for reading
 """
 
@@ -14,6 +15,7 @@ from distiq.errors import UserError
 from distiq.files import PARTIAL, bring_back, sha256_of_file, write_atomically
 
 MARK, LOCK, RECIPE = ".distiq", ".lock", "recipe.toml"
+REMEMBERED = 50
 REPLACED = ("bundle", "transformers")  # folders that are replaced whole
 WRITTEN = (MARK, RECIPE, "report.html")
 ROOMS = ("records/", "records/measurements/", "cache/*/", "steps/", "steps/*/")
@@ -71,6 +73,17 @@ def keep_recipe(folder: Path, text: str, recipe_file: Path | None) -> str:
     write_atomically(file, text.encode())
     _write_mark(folder, mark | {"written": sha256_of_file(file)})
     return ""
+
+
+def is_done(folder: Path, key: str) -> bool:
+    """Whether the mark remembers that something was done."""
+    return key in _mark(folder).get("done", [])
+
+
+def mark_done(folder: Path, key: str) -> None:
+    """Remembers that something was done, of the last few things."""
+    mark = _mark(folder)
+    _write_mark(folder, mark | {"done": [*mark.get("done", []), key][-REMEMBERED:]})
 
 
 def sweep(folder: Path) -> None:

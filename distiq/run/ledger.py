@@ -21,7 +21,7 @@ from distiq.files import make_folder, sync_files, sync_folder, write_atomically
 from distiq.progress import Silent, Watch
 from distiq.records.record import Record
 from distiq.run import salvage
-from distiq.run.folder import LOCK, check_folder, keep_recipe, mark_folder, sweep
+from distiq.run.folder import LOCK, check_folder, is_done, keep_recipe, mark_done, mark_folder, sweep
 from distiq.run.keys import step_key
 from distiq.training import processes
 
@@ -102,6 +102,22 @@ class Ledger:
         """Leaves the recipe as it was understood in the folder; see `folder.keep_recipe`."""
         if processes.is_main() and (said := keep_recipe(self.folder, text, self._recipe_file)):
             self.watch.note(said)
+
+    def once(self, name: str, title: str, work: Callable[[], None]) -> None:
+        """Does what leaves nothing behind, once for the same values and code; the mark of the folder remembers it.
+
+        Args:
+            work: a `functools.partial` that binds by keyword what it is made from, as in `step`.
+        """
+
+        def tried() -> None:
+            key = f"{name}-{step_key(name, work)}"
+            if not is_done(self.folder, key):
+                self.watch.stage(title)
+                work()
+                mark_done(self.folder, key)
+
+        processes.on_main(tried)
 
     def step(
         self, name: str, title: str, kind: type[R], make: Callable[[Place], R | None], *, together: bool = False

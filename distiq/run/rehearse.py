@@ -15,9 +15,8 @@ from distiq.models.signature import Tensors
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.recipe import Recipe
-from distiq.records.record import Record
 from distiq.run.climb import plain_scheme
-from distiq.run.ledger import Ledger, Place
+from distiq.run.ledger import Ledger
 from distiq.run.measure import Conditions, as_fed, conditions_of, export_file, reason_of
 from distiq.run.networks import Models, Network
 from distiq.runtimes.export import load, runtime_named
@@ -41,13 +40,13 @@ def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None
         scheme=replace(plain_scheme(recipe, None), float_modules=recipe.quantize.float_modules or ()),
         conditions=[conditions_of(recipe, runtime) for runtime in recipe.measure.runtimes],
     )
-    ledger.step("rehearsal", "trying the files of the untrained student", Record, make)
+    ledger.once("rehearsal", "trying the files of the untrained student", make)
 
 
 def try_files(
-    _place: Place, *, student: Network, kept: tuple[int, ...], data: Data, scheme: Scheme, conditions: list[Conditions]
-) -> Record:
-    """The step of a rehearsal, which leaves no files.
+    *, student: Network, kept: tuple[int, ...], data: Data, scheme: Scheme, conditions: list[Conditions]
+) -> None:
+    """Makes, writes and runs them in a temporary folder.
 
     Args:
         kept: of a trimmed vocabulary, the tokens that the student knows.
@@ -69,7 +68,6 @@ def try_files(
         _tried(
             "a bundle", partial(write_parts, Path(folder) / "bundle", first, as_fed(data, conditions[0].export), kept)
         )
-    return Record()
 
 
 def _run(path: Path, inputs: Tensors) -> Tensors:

@@ -157,3 +157,21 @@ def test_a_folder_that_cannot_be_made_is_explained(tmp_path):
         Ledger(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_what_leaves_nothing_is_done_once_for_the_same_values(tmp_path):
+    done = []
+
+    def work(*, epochs):
+        if epochs == 0:
+            raise UserError("student: no")
+        done.append(epochs)
+
+    for epochs in (3, 3, 4, 3):
+        with Ledger(tmp_path / "run") as held:
+            held.once("rehearsal", "trying", partial(work, epochs=epochs))
+    assert done == [3, 4]
+    for _ in range(2):
+        with Ledger(tmp_path / "run") as held, pytest.raises(UserError, match="student: no"):
+            held.once("rehearsal", "trying", partial(work, epochs=0))
+    assert not (tmp_path / "run" / "steps").exists()

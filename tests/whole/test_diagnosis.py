@@ -90,7 +90,7 @@ def network(classes):
 """
 
 
-def test_code_of_a_run_s_recipe_waits_for_trust(run_copy: Path, tmp_path: Path, capfd):
+def test_code_of_a_run_s_recipe_waits_for_trust(run_copy: Path, tmp_path: Path):
     (tmp_path / "code.py").write_text(CODE)
     path = run_copy / "records" / "run.json"
     run = RunRecord.load(path)
@@ -99,6 +99,6 @@ def test_code_of_a_run_s_recipe_waits_for_trust(run_copy: Path, tmp_path: Path, 
     result = CliRunner().invoke(app, ["diagnose", str(run_copy), "--plain"])
     assert result.exit_code == 2
     assert "its recipe runs code: " in result.stderr and "code.py:network; look whether you trust it" in result.stderr
-    assert "CODE RUNS" not in capfd.readouterr().out
-    CliRunner().invoke(app, ["diagnose", str(run_copy), "--plain", "--trust"])
-    assert "CODE RUNS" in capfd.readouterr().out
+    assert "CODE RUNS" not in result.output
+    trusted = CliRunner().invoke(app, ["diagnose", str(run_copy), "--plain", "--trust"])
+    assert "CODE RUNS" in trusted.output

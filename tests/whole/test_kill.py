@@ -35,7 +35,7 @@ def while_measuring(step: str) -> Callable[[Path], bool]:
 
 def kill_when(reached: Callable[[Path], bool], run: Path, process: subprocess.Popen[str]) -> None:
     """SIGKILL at the moment that is named by what lies on the disk."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400
     while not reached(run):
         assert process.poll() is None, f"the run ended before it was killed: {process.communicate()}"
         assert time.monotonic() < end, "the moment never came"
