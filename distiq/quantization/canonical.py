@@ -102,9 +102,10 @@ def _replace(graph: fx.GraphModule, node: fx.Node, result: fx.Node) -> None:
 
 
 def _cut_by_slices(graph: fx.GraphModule) -> None:
-    """Slices in place of chunks and splits, whose results stand in a list."""
+    """Slices in place of chunks and splits, whose results stand in a list; in float32 they stay, for short files."""
+    in_float = among_norms(graph)
     for node in list(graph.graph.nodes):
-        if node.target not in CUTTING:
+        if node.target not in CUTTING or in_float.intersection(node.users):
             continue
         axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         ends = list(accumulate(part.shape[axis] for part in node.meta["val"]))
