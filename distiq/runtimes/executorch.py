@@ -47,9 +47,13 @@ TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 6: torch.float32, 11: to
 NAMES_METHOD = "distiq_names"
 """A method of the program without inputs: the names of inputs and outputs, as bytes of JSON."""
 JSON_STEP = 1e-6  # what flatc leaves of a scale
-COMPUTING = {"XNNAdd", "XNNAvgPooling2d", "XNNBatchMatrixMultiply", "XNNConcatenate2", "XNNConv2d",
-             "XNNDepthwiseConv2d", "XNNFullyConnected", "XNNGlobalAvgPooling2d", "XNNMaxPooling2d",
-             "XNNMultiply"}  # fmt: skip
+FREE = {"XNNConvert", "XNNStaticReshape", "XNNStaticTranspose"}
+"""What computes nothing within XNNPACK: conversions, and views of a tensor. All else computes."""
+FREE_OUTSIDE = ("executorch_prim", "quantized_decomposed::", "dim_order_ops::", "aten::sym_size", "aten::view_copy",
+                "aten::permute_copy", "aten::transpose_copy", "aten::squeeze_copy", "aten::unsqueeze_copy",
+                "aten::expand_copy", "aten::alias_copy", "aten::detach_copy", "aten::clone", "aten::full")  # fmt: skip
+"""The same of what runs outside, by the beginnings of names."""
+FLOATS = {5, 6, 7, 15}  # of ExecuTorch's ScalarType: float16, float32, float64, bfloat16
 
 
 def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: FileOptions) -> None:
@@ -169,29 +173,39 @@ def _specs(names: Sequence[str], metas: Sequence[Any]) -> tuple[TensorSpec, ...]
 
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
-    """How many operations of each kind give each type; what runs outside of XNNPACK is float32 and is named once."""
-    found = {name: Counter({"float32": 1}) for name in _outside(_read(path)[0])}
-    for kind, result in _steps(_read(path)[1]):
+    """How many operations of each kind give each type; outside of XNNPACK those that compute floats."""
+    program, parts, _ = _read(path)
+    found = {name: Counter({"float32": count}) for name, count in Counter(_outside(program)).items()}
+    for kind, result in _steps(parts):
         name = "int8" if "int8" in result else result.removeprefix("xnn_datatype_").replace("fp32", "float32")
         found.setdefault(kind.removeprefix("XNN"), Counter())[name] += 1
     return {kind: dict(counts) for kind, counts in sorted(found.items())}
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The operations that run outside of XNNPACK, and those inside that compute in float32, as "name (type)"."""
+    """The operations that compute in floating point, outside of XNNPACK and inside, as "name (type)"."""
     program, parts, _ = _read(path)
     found = [f"{name} (outside XNNPACK)" for name in _outside(program)]
     for part in parts:
         for number, (kind, result) in enumerate(_steps([part])):
-            if kind in COMPUTING and result == "xnn_datatype_fp32":
+            if kind not in FREE and result in ("xnn_datatype_fp32", "xnn_datatype_fp16"):
                 found.append(f"{number} ({kind.removeprefix('XNN').lower()})")
     return tuple(found)
 
 
 def _outside(program: Any) -> list[str]:
-    """The operations that run outside of XNNPACK, but for arithmetic on shapes."""
-    names = {entry.name for entry in program.execution_plan[0].operators}
-    return sorted(name for name in names if not name.startswith(("executorch_prim", "aten::sym_size")))
+    """The calls outside of XNNPACK that compute floats, in order."""
+    plan = program.execution_plan[0]
+    calls = [
+        one.instr_args for chain in plan.chains for one in chain.instructions if hasattr(one.instr_args, "op_index")
+    ]
+    found = []
+    for call in calls:
+        name = plan.operators[call.op_index].name
+        types = {getattr(plan.values[place].val, "scalar_type", None) for place in call.args}
+        if types & FLOATS and not name.startswith(FREE_OUTSIDE):
+            found.append(name)
+    return found
 
 
 def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:

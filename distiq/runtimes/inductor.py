@@ -88,6 +88,8 @@ CONSTANT = re.compile(
 """Name, type, bytes, sizes, layout, name in the graph."""
 FUSED = re.compile(r"^\s*cpp_fused_(\w+)\((.*)\);", re.MULTILINE)
 WRITTEN = re.compile(r"\((\w+)\*\)\(\w+\.data_ptr\(\)\)")
+READ_TYPE = re.compile(r"\(const (\w+)\*\)\(\w+\.data_ptr\(\)\)")
+BYTES, FLOATS = {"uint8_t", "int8_t"}, {"float", "double", "half", "bfloat16"}
 READ = re.compile(r"\(const \w+\*\)\((\w+)\.data_ptr\(\)\)")
 CALL = re.compile(r"aoti_torch_cpu_(\w+)\((.*)\)\);")
 KERNEL_TYPE = re.compile(r"int32_t (var_\d+) = cached_torch_dtype_(\w+);")
@@ -202,14 +204,15 @@ def _steps(path: Path) -> Iterator[tuple[str, bool]]:
     """Each step's name, and whether it computes float32.
 
     A loop that Inductor wrote computes in float32 between the integers that it reads and writes, as every such kernel
-    does; it counts as float32 if all that it writes is.
+    does; it counts as float32 if it writes no integers of 8 bits, but reads or writes floats.
     """
     program, outside = _program(path), _outside(path)
     steps = re.finditer(rf"{FUSED.pattern}|{CALL.pattern}|proxy_executor_call_function\(\w+, (\d+),", program, re.M)
     for step in steps:
         fused, arguments, called, _, place = step.groups()
         if fused:
-            yield fused.rpartition("_")[0], set(WRITTEN.findall(arguments)) == {"float"}
+            written, read = set(WRITTEN.findall(arguments)), set(READ_TYPE.findall(arguments))
+            yield fused.rpartition("_")[0], not written & BYTES and bool((written | read) & FLOATS)
         elif called:
             yield called, not called.startswith("_q") and called not in MOVING
         else:

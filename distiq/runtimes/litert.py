@@ -56,8 +56,9 @@ from distiq.runtimes.runtime import (
 from distiq.runtimes.silence import silence
 from distiq.runtimes.uint8_input import MODULE, Uint8Input
 
-COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DIV",
-             "FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL", "SUB"}  # fmt: skip
+FREE = {"BROADCAST_TO", "CAST", "DEQUANTIZE", "EXPAND_DIMS", "FILL", "QUANTIZE", "RESHAPE", "SHAPE", "SQUEEZE",
+        "TRANSPOSE"}  # fmt: skip
+"""What computes nothing: conversions, constants, shapes, and views of a tensor. All else computes."""
 FILE_IDENTIFIER = b"TFL3"
 CONVOLUTION_AXES = 4
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
@@ -152,27 +153,36 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The computing operations of the file that compute in float32, as "number (type)"; of pixels "pixels/number"."""
+    """The operations of the file that compute in floating point, as "number (type)"; of pixels "pixels/number"."""
     from ai_edge_litert import schema_py_generated as schema
 
     found = []
     for number, (kind, result, computed_in) in enumerate(_steps(_model(path.read_bytes()))):
-        if kind in COMPUTING and computed_in == schema.TensorType.FLOAT32:
+        if kind not in FREE and computed_in in _floats(schema):
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
             found.append(f"{place}{number} ({kind.lower()})")
     return tuple(found)
 
 
 def _steps(model: Any) -> Iterator[tuple[str, Any, int]]:
-    """Each operation's kind, the tensor that it gives and the type that it computes in."""
+    """Each operation's kind, the tensor that it gives and the type that it computes in: that of its result, or, where
+    floats are compared, of what it reads."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     graph = model.subgraphs[0]
     for operation in graph.operators:
         result = graph.tensors[operation.outputs[0]]
-        computed_in = schema.TensorType.INT8 if _reads_pins(graph, operation, schema) else result.type
+        first = graph.tensors[operation.inputs[0]].type if len(operation.inputs) else result.type
+        compares = first in _floats(schema) and result.type not in (schema.TensorType.INT8, schema.TensorType.UINT8)
+        computed_in = first if compares else result.type
+        if _reads_pins(graph, operation, schema):
+            computed_in = schema.TensorType.INT8
         yield names[model.operatorCodes[operation.opcodeIndex].builtinCode], result, computed_in
+
+
+def _floats(schema: Any) -> tuple[int, ...]:
+    return schema.TensorType.FLOAT32, schema.TensorType.FLOAT16, schema.TensorType.FLOAT64
 
 
 def quantization_parameters(path: Path) -> QuantizationParameters:

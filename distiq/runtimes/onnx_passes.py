@@ -10,14 +10,14 @@ from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializ
 from distiq.runtimes.onnx_moves import move_integers
 from distiq.runtimes.uint8_input import Uint8Input, take_uint8
 
-COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
-             "Clip", "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean", "Concat", "Sigmoid",
-             "HardSigmoid", "HardSwish", "Pad", "GRU", "LSTM", "MatMulNBits"}  # fmt: skip
 DEFAULTS: dict[tuple[str, str], object] = {
     ("Conv", "auto_pad"): b"NOTSET", ("Conv", "group"): 1, ("Conv", "dilations"): 1, ("Conv", "strides"): 1,
     ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,
     ("Reshape", "allowzero"): 0,
 }  # fmt: skip
+FREE = {Q, DQ, DYNAMIC_Q, "Cast", "CastLike", "Constant", "ConstantOfShape", "Expand", "Flatten", "Identity", "Reshape",
+        "Shape", "Size", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
+"""Nodes that compute nothing: conversions, constants, shapes, and views of a tensor. All others compute."""
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 NARROW_OPSET = 21  # the first with INT4, and with grids of 16 bits
 CONTRIB = "com.microsoft"
@@ -493,8 +493,8 @@ def _shorten_names(graph: GraphProto) -> None:
                 fresh = f"{'c' if name in constants else 'v'}{len(short)}"
                 short[name] = f"{fresh}_" if fresh in taken else fresh
     for number, node in enumerate(graph.node):
-        module = f"{node.name}/" if node.name and node.op_type in COMPUTING else ""
-        node.name = f"{module}{node.op_type.lower()}_{number}" if node.op_type in COMPUTING else ""
+        module = f"{node.name}/" if node.name else ""
+        node.name = "" if node.op_type in FREE else f"{module}{node.op_type.lower()}_{number}"
         node.input[:] = [short[name] for name in node.input]
         node.output[:] = [short[name] for name in node.output]
     for tensor in graph.initializer:

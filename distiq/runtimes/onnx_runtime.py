@@ -41,13 +41,14 @@ from distiq.models.signature import (
 )
 from distiq.numerics import dynamic_qparams
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
-from distiq.runtimes.onnx_passes import COMPUTING, is_wide, rewrite
+from distiq.runtimes.onnx_passes import FREE, is_wide, rewrite
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
 MULTIPLYING = {"Conv", "Gemm", "MatMul"}
-FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
-                  "DynamicQuantizeMatMul"}  # fmt: skip
+FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "ConvInteger", "MatMulInteger",
+                  "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}  # fmt: skip
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.UNDEFINED}
 GIVING_FLOATS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 QGEMM_OUTPUT = 8  # inputs of a QGemm that has a grid for its output
 RESULTS: dict[str, Any] = {
@@ -312,7 +313,7 @@ def _typed(graph: GraphProto) -> Iterator[tuple[NodeProto, Any]]:
     for node in graph.node:
         kind, read = node.op_type, [types[name] for name in node.input if name in types]
         data = next((one for one in read if one != TensorProto.BOOL), read[0] if read else TensorProto.UNDEFINED)
-        if kind in (Q, DYNAMIC_Q) or kind.startswith("Q") or kind in FUSED_INTEGERS:
+        if kind in (Q, DYNAMIC_Q) or kind.startswith("QLinear") or kind in FUSED_INTEGERS:
             used, result = TensorProto.INT8, TensorProto.INT8
             if kind in GIVING_FLOATS or (kind == "QGemm" and len(node.input) < QGEMM_OUTPUT):
                 result = TensorProto.FLOAT
@@ -330,14 +331,14 @@ def _type_name(number: int) -> str:
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The computing operations that ONNX Runtime leaves in float32 in a quantized file, as "name (type)".
+    """The operations that ONNX Runtime computes in floating point in a quantized file, as "name (type)".
 
-    Read from the graph after ONNX Runtime's own optimization, so it is what runs here.
+    Read from the graph after ONNX Runtime's own optimization, so it is what runs here; a type that is not told counts.
     """
     return tuple(
-        f"{node.name} ({node.op_type})"
+        f"{node.name or node.output[0]} ({node.op_type})"
         for node, used in _typed(_optimized(path).graph)
-        if node.op_type in COMPUTING and used in (TensorProto.FLOAT, TensorProto.UNDEFINED)
+        if node.op_type not in FREE and used in FLOATS
     )
 
 

@@ -30,9 +30,11 @@ from distiq.runtimes.runtime import (
 from distiq.runtimes.silence import silence
 
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
-COMPUTING = {"Concatenation", "Convolution", "Deconvolution", "Eltwise", "FullyConnected", "MatMul", "Pooling",
-             "Reduce"}  # fmt: skip
-CONSTANT, ENDS = {"Const", "Constant"}, {"Input", "Output", "Result"}
+FREE = {"Broadcast", "Convert", "FakeQuantize", "Reorder", "Reshape", "ShapeOf", "Squeeze", "Transpose", "Unsqueeze"}
+"""What computes nothing: conversions, shapes, layouts, and views of a tensor. All else computes."""
+RESCALING = {"Add", "Multiply", "Subtract"}  # a bias, and integers on their way to floats, within a kernel
+CONSTANT, ENDS = {"Const", "Constant"}, {"Input", "Output", "Parameter", "Result"}
+FLOATS = {"f16", "bf16", "f32", "f64"}
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32", "i64": "int64", "u8": "int8",
          "i8": "int8", "boolean": "bool"}  # fmt: skip
 
@@ -128,6 +130,32 @@ def _name(port: Any) -> str:
 def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many operations of each kind work in each type, from the compiled graph; those on constants are left out."""
     found: dict[str, Counter[str]] = {}
+    for _, facts in _working(path):
+        type_name = "int8" if _is_int8(facts) else TYPES.get(facts["runtimePrecision"], facts["runtimePrecision"])
+        found.setdefault(facts["layerType"], Counter())[type_name] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def float_operations(path: Path) -> tuple[str, ...]:
+    """The operations that OpenVINO computes in floating point here, as "name (type)", from the compiled graph.
+
+    With those of the file that it runs at the end of another's kernel, where that gives floats.
+    """
+    import openvino
+
+    kinds = {one.get_friendly_name(): one.get_type_name() for one in openvino.Core().read_model(path).get_ordered_ops()}
+    found = []
+    for name, facts in _working(path):
+        if facts["layerType"] not in FREE and facts["runtimePrecision"] in FLOATS and not _is_int8(facts):
+            found.append(f"{name} ({facts['layerType']})")
+        if facts["outputPrecisions"].partition(",")[0] in FLOATS:
+            fused = [(one, kinds.get(one, "")) for one in facts["originalLayersNames"].split(",") if one != name]
+            found += [f"{one} ({kind})" for one, kind in fused if kind and kind not in FREE | RESCALING]
+    return tuple(found)
+
+
+def _working(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each operation of the compiled graph but those on constants: its name and what OpenVINO says of it."""
     constants: set[str] = set()
     for operation, facts in _compiled(path):
         kind, name = facts.get("layerType", ""), operation.get_friendly_name()
@@ -135,18 +163,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
         if kind in CONSTANT or (sources and sources <= constants):
             constants.add(name)
         elif kind and kind not in ENDS:
-            type_name = "int8" if _is_int8(facts) else TYPES.get(facts["runtimePrecision"], facts["runtimePrecision"])
-            found.setdefault(kind, Counter())[type_name] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
-
-
-def float_operations(path: Path) -> tuple[str, ...]:
-    """The computing operations that OpenVINO runs in float32 here, as "name (type)", from the compiled graph."""
-    return tuple(
-        f"{operation.get_friendly_name()} ({facts['layerType']})"
-        for operation, facts in _compiled(path)
-        if facts.get("layerType") in COMPUTING and not _is_int8(facts)
-    )
+            yield name, facts
 
 
 def _is_int8(facts: dict[str, str]) -> bool:
