@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distiq.bundle.card import _card, _card_text
@@ -43,8 +42,7 @@ def write_bundle(
     partial.mkdir(parents=True, exist_ok=True)
     for part in files_of(model):
         write_atomically(partial / part.name, part.read_bytes())
-    count = min(VECTOR_COUNT, len(data.test))
-    samples = data.test.take(torch.arange(count) * len(data.test) // count)  # a folder's samples are sorted by class
+    samples = data.test.drawn(VECTOR_COUNT)
     inputs = data.normalize(samples.inputs)
     outputs = load(partial / model.name)(inputs)
     vectors = {**_named("inputs", inputs), **_named("outputs", outputs), "labels": samples.labels}

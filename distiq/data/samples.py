@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distiq.errors import UserError
+from distiq.numerics import drawn
 
 
 class Samples(Protocol):
@@ -81,6 +82,10 @@ class Split:
         """The split of the samples at `indices` alone, in that order."""
         indices = torch.arange(len(self))[indices]
         return in_memory(self.fetch(indices), self.labels[indices])
+
+    def drawn(self, most: int) -> "Split":
+        """At most so many of the samples, drawn at random, always the same ones."""
+        return self.take(drawn(len(self), most))
 
 
 def in_memory(inputs: Tensor, labels: Tensor) -> Split:
