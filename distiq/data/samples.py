@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from distiq.errors import UserError
 from distiq.numerics import drawn
+
+if TYPE_CHECKING:
+    from distiq.data.preprocessing import Preprocessing
 
 
 class Samples(Protocol):
@@ -91,6 +94,27 @@ class Split:
 def in_memory(inputs: Tensor, labels: Tensor) -> Split:
     """A split of samples (N, ...) that lie in memory."""
     return Split(InMemory(inputs), labels)
+
+
+class Loaded(NamedTuple):
+    """What a source of samples gives.
+
+    Args:
+        preprocessing: how raw samples become inputs.
+        notes: what was changed, missing, unknown, cut or left out.
+        validation: samples to steer by, where the source has some of its own.
+        groups: of each training sample, which belong together, such as by speaker; empty where nobody says.
+        names: of the training and of the test samples; empty where they have none.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    preprocessing: "Preprocessing"
+    notes: tuple[str, ...] = ()
+    validation: Split | None = None
+    groups: tuple[str, ...] = ()
+    names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 class Encoded(NamedTuple):
