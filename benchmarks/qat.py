@@ -21,12 +21,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from distiq import environment
-from distiq.distillation.logit_losses import kd
 from distiq.files import write_atomically
 from distiq.models.resnet import ResNet
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.quantize import points, quantize
 from distiq.quantization.scheme import Scheme
+from distiq.tasks.classification import kd
 
 AGAINST = "float32, channels_last"
 

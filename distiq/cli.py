@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -9,15 +10,29 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+import typer.core
 from rich.console import Console
 
-from distiq.errors import UserError
+from distiq.errors import UserError, printable
 from distiq.progress import Lines, Live, Silent, Watch
 from distiq.training import processes
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
 for noisy in ("torchao", "torch.utils._pytree"):
     logging.getLogger(noisy).setLevel(logging.ERROR)  # what they warn of at import concerns their authors alone
+
+
+class Samples(typer.core.TyperCommand):
+    """A command whose arguments may be texts: "-5" and "- no, thanks" are no options."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        options = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        for argument in args[: args.index("--")] if "--" in args else args:
+            if re.match(r"-[^\s\d]\S*$", argument) and argument.partition("=")[0] not in {*options, "--help"}:
+                ctx.fail(f"No such option: {argument} (a text that begins so stands behind --)")
+        ctx.ignore_unknown_options = True
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,8 +65,10 @@ def run(
     """
     with _explained():
         from distiq.recipe.read import load_recipe
+        from distiq.recipe.shipped import recipe_file
 
-        settings = load_recipe(recipe, set_)
+        file = recipe_file(recipe)
+        settings = load_recipe(file, set_)
         from distiq.commands.compress import compress
         from distiq.report.show import show
 
@@ -59,7 +76,7 @@ def run(
         place = folder or Path("runs") / settings.name
         with _watching(console, plain) as watch:
             command = shlex.join(["distiq", *sys.argv[1:]])
-            record = compress(settings, run=place, watch=watch, command=command)
+            record = compress(settings, run=folder, watch=watch, command=command, recipe_file=file)
         if not processes.is_main():
             return
         show(place / "records", console)
@@ -82,8 +99,10 @@ def ablate(
     """
     with _explained():
         from distiq.recipe.read import load_recipe
+        from distiq.recipe.shipped import recipe_file
 
-        settings = load_recipe(recipe, set_)
+        file = recipe_file(recipe)
+        settings = load_recipe(file, set_)
         from distiq.commands.ablate import ablate as ablate_recipe
         from distiq.report.report import write_report
         from distiq.report.show import show_ablation
@@ -92,7 +111,7 @@ def ablate(
         place = folder or Path("runs") / settings.name
         with _watching(console, plain) as watch:
             command = shlex.join(["distiq", *sys.argv[1:]])
-            record = ablate_recipe(settings, seeds=seeds, run=place, watch=watch, command=command)
+            record = ablate_recipe(settings, seeds=seeds, run=folder, watch=watch, command=command, recipe_file=file)
         if not processes.is_main():
             return
         show_ablation(record, console)
@@ -105,27 +124,31 @@ def ablate(
 def diagnose(
     folder: RunFolder,
     cure: Annotated[bool, typer.Option("--cure", help="run the recipe again with what the diagnosis advises")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="run the code that the run's recipe names, such as file.py:function")
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
 ) -> None:
     """Says why a run's int8 file lost accuracy: the checklist, each fake-quantizer alone, the cause, the cure."""
     with _explained():
         from distiq.commands.diagnose import diagnose as diagnose_run
-        from distiq.recipe.read import load_recipe
+        from distiq.commands.diagnose import recipe_of
         from distiq.report.report import write_report
         from distiq.report.show import show, show_diagnosis
 
         console = Console(highlight=False)
+        trust = trust or _trusted(folder)
         with _watching(console, plain) as watch:
-            diagnosis = diagnose_run(folder, watch)
+            diagnosis = diagnose_run(folder, watch, trust)
         show_diagnosis(diagnosis, console)
         write_report(folder / "records", folder / "report.html")
         record = None
         if cure and diagnosis.cure:
             from distiq.commands.compress import compress
 
-            settings = load_recipe(folder / "recipe.toml", list(diagnosis.cure))
+            settings = recipe_of(folder, diagnosis.cure)
             with _watching(console, plain) as watch:
-                # The recipe of the run folder holds the cure by then.
+                # The recipe of the run folder holds the cure by then, unless a person edited it.
                 again = shlex.join(["distiq", "run", str(folder / "recipe.toml"), "--run", str(folder)])
                 record = compress(settings, run=folder, watch=watch, command=again)
             (folder / "records" / "diagnosis.json").unlink()  # it was of the run before
@@ -213,9 +236,27 @@ def show(folder: RunFolder) -> None:
         show_records(folder / "records", Console(highlight=False))
 
 
+@app.command(epilog="Example: `distiq clean runs/fashion_mnist --dry-run`, then `distiq clean runs/fashion_mnist`")
+def clean(
+    folder: RunFolder,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be removed, remove nothing")] = False,
+) -> None:
+    """Removes from a finished run what its records do not name: steps of earlier settings, unfinished or damaged ones,
+    stored outputs of earlier teachers."""
+    with _explained():
+        from distiq.commands.clean import clean as clean_run
+
+        unnamed = clean_run(folder, dry_run)
+        for entry in unnamed:
+            typer.echo(f"{entry.size_bytes:>15,} bytes  {entry.path}")
+        total = sum(entry.size_bytes for entry in unnamed)
+        typer.echo(f"{total:>15,} bytes in {len(unnamed)} folders {'would be ' if dry_run else ''}removed")
+
+
 @app.command(
+    cls=Samples,
     epilog="Examples: `distiq predict runs/fashion_mnist/bundle shoe.png`, `distiq predict BUNDLE long.wav --stream`,"
-    " `arecord -t raw -f S16_LE -r 8000 | distiq predict BUNDLE - --stream`"
+    " `arecord -t raw -f S16_LE -r 8000 | distiq predict BUNDLE - --stream`",
 )
 def predict(
     bundle: BundleFolder,
@@ -250,15 +291,17 @@ def predict(
             if stream or every is not None:
                 step = 0.1 if every is None else every
                 for note in opened.conversions(Path(sample)) if sample != "-" else ():
-                    typer.secho(note, err=True, fg="yellow")
+                    typer.secho(printable(note), err=True, fg="yellow")
                 windows = hear(opened, sample, step, smooth, top) if stream else opened.listen(Path(sample), step, top)
                 for heard in windows:
-                    typer.echo(f"{sample}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}")
+                    typer.echo(
+                        f"{printable(sample)}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}"
+                    )
                 continue
             prepared = opened.prepare(sample, second)
-            name = f"{sample} | {second}" if second else sample
+            name = printable(f"{sample} | {second}" if second else sample)
             for note in prepared.notes:
-                typer.secho(note, err=True, fg="yellow")
+                typer.secho(printable(note), err=True, fg="yellow")
             answers = opened.in_words(prepared.inputs, top)
             for number, answer in enumerate(answers, start=1):
                 place = f"{name}, row {number}" if len(answers) > 1 else name
@@ -415,6 +458,16 @@ def quantize(
             record.save(json)
 
 
+def _trusted(run: Path) -> bool:
+    """Asks before a run's code is run, where somebody can answer."""
+    from distiq.commands.diagnose import recipe_of
+
+    if not sys.stdin.isatty() or not (run / "records" / "run.json").is_file():
+        return False
+    code = recipe_of(run).code()
+    return bool(code) and typer.confirm(printable(f"The recipe of {run} runs code: {', '.join(code)}. Run it?"))
+
+
 def _named_shape(text: str) -> tuple[str, list[int]]:
     """The name of an input, empty for the only one, and the sizes of a sample: "depth=1,224,224"."""
     name, _, sizes = text.rpartition("=")
@@ -435,8 +488,8 @@ def _explained() -> Iterator[None]:
     except OSError as error:
         place = error.filename or "the disk"
         typer.secho(
-            f"distiq: {place}: {error.strerror or error}; check that it is there, that it may be read and written, and"
-            " that the disk has room",
+            f"distiq: {printable(str(place))}: {error.strerror or error}; check that it is there, that it may be"
+            " read and written, and that the disk has room",
             err=True,
             fg="red",
         )

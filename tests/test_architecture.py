@@ -17,8 +17,9 @@ PACKAGE = Path(distiq.__file__).parent
 SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
 UPPER = {"training", "run", "commands", "timing", "bundle", "report", "cli", "__main__", "tasks"} | SIDE_BY_SIDE
 HOMES = {
-    "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_passes", "runtimes/onnx_streaming", "runtimes/uint8_input",
-             "models/from_onnx", "models/onnx_inputs", "models/onnx_operations"),
+    "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_graph", "runtimes/onnx_moves", "runtimes/onnx_passes",
+             "runtimes/onnx_streaming", "runtimes/uint8_input", "models/from_onnx", "models/onnx_inputs",
+             "models/onnx_operations"),
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
     "openvino": ("runtimes/openvino",), "ai_edge_litert": ("runtimes/litert",), "litert_torch": ("runtimes/litert",),
     "executorch": ("runtimes/executorch",),
@@ -98,6 +99,7 @@ STAGES = COMMANDS | {"run"}
         *((room, STAGES) for room in ("bundle", "timing", "report")),
         *((room, STAGES | {"bundle", "timing", "report"}) for room in sorted(SIDE_BY_SIDE)),
         ("training", STAGES | {"bundle", "timing", "report"} | SIDE_BY_SIDE),
+        ("tasks", STAGES | {"bundle", "timing", "report", "training"} | SIDE_BY_SIDE),
     ],
 )
 def test_a_room_imports_nothing_above_it(room: str, above: set[str]):
@@ -122,6 +124,17 @@ def test_a_runtime_is_touched_by_its_own_file_alone():
 def test_records_and_settings_are_built_whole():
     # `model_copy(update=...)` does not check what it writes.
     assert [file for file in PACKAGE.rglob("*.py") if "model_copy" in file.read_text(encoding="utf-8")] == []
+
+
+OF_LABELS = re.compile(r"multi_label\b|\.regression\b|labels\.ndim|labels\.is_floating_point")
+
+
+def test_the_form_of_labels_is_asked_by_tasks_alone():
+    asking = {file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py") if OF_LABELS.search(file.read_text("utf-8"))}
+    assert {path for path in asking if path.parts[0] != "tasks"} <= {
+        Path("data/labels.py"),
+        Path("distillation/losses.py"),
+    }
 
 
 NAMED_RUNTIME = re.compile(r"onnxruntime|openvino|litert(?!-torch)|executorch|inductor")

@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import os
 import stat
@@ -5,9 +6,20 @@ import stat
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from distiq.errors import UserError
-from distiq.files import replacing, save_tensors, sha256_of_file, sha256_of_json, write_atomically
+from distiq.files import (
+    is_intact,
+    load_tensors,
+    replace_folder,
+    replacing,
+    save_tensors,
+    sha256_of_file,
+    sha256_of_json,
+    standing,
+    write_atomically,
+)
 
 
 def test_a_written_file_is_whole_and_alone(tmp_path):
@@ -85,3 +97,107 @@ def test_a_full_disk_leaves_no_tensors_behind(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"weights\.safetensors: writing failed \(.*No space left"):
         save_tensors({"weight": torch.ones(2)}, tmp_path / "weights.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+# Tensors and folders --------------------------------------------------------------------------------------------------
+
+
+def test_tensors_come_back_with_their_texts(tmp_path):
+    tensors = {"a": torch.arange(3.0), "b": torch.tensor([[True]])}
+    save_tensors(tensors, tmp_path / "t", {"key": "value"})
+    found, texts = load_tensors(tmp_path / "t")
+    assert texts == {"key": "value"}
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in found)
+    assert is_intact(tmp_path / "t")
+
+
+@pytest.mark.parametrize("place", [-1, 30])
+def test_a_turned_bit_is_found_by_the_file_s_own_checksum(tmp_path, place):
+    save_tensors({"a": torch.arange(3.0)}, tmp_path / "t", {"key": "v" * 40})
+    content = bytearray((tmp_path / "t").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "t").write_bytes(content)
+    assert not is_intact(tmp_path / "t")
+
+
+def test_tensors_without_a_checksum_are_not_taken_for_whole(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "t")
+    with pytest.raises(ValueError, match="SHA-256"):
+        load_tensors(tmp_path / "t")
+
+
+@pytest.fixture(params=["exchanged", "renamed"])
+def system(request, monkeypatch):
+    """Systems that let two folders change places, and those that do not."""
+    if request.param == "renamed":
+        monkeypatch.setattr("distiq.files._exchanged", lambda *_: False)
+
+
+def folder_of(path, **files):
+    path.mkdir()
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+@pytest.mark.usefixtures("system")
+def test_a_folder_is_replaced_whole_and_what_others_put_there_is_kept(tmp_path):
+    target = tmp_path / "target"
+    for number in range(2):
+        replace_folder(
+            folder_of(tmp_path / "new", **{f"model{number}": "m", "card": str(number)}), target, ["model?", "card"]
+        )
+        (target / "notes").write_text("mine")
+    assert {entry.name: entry.read_text() for entry in target.iterdir()} == {
+        "model1": "m",
+        "card": "1",
+        "notes": "mine",
+    }
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.usefixtures("system")
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_replacement_cut_off_anywhere_leaves_the_old_or_the_new(tmp_path, monkeypatch, calls):
+    """A kill between two renames: what follows does not happen."""
+    target, new = folder_of(tmp_path / "target", card="old"), folder_of(tmp_path / "new", card="new")
+    rename, done = os.replace, []
+
+    def killed(*places):
+        if len(done) == calls:
+            raise KeyboardInterrupt
+        done.append(rename(*places))
+
+    monkeypatch.setattr(os, "replace", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        replace_folder(new, target, ["card"])
+    monkeypatch.undo()
+    assert (standing(target) / "card").read_text() in ("old", "new")
+    replace_folder(folder_of(tmp_path / "newer", card="newer"), target, ["card"])
+    assert (target / "card").read_text() == "newer"
+
+
+def test_a_rename_that_fails_puts_the_old_one_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("distiq.files._exchanged", lambda *_: False)
+    target, new = folder_of(tmp_path / "target", card="old"), folder_of(tmp_path / "new", card="new")
+    rename = os.replace
+
+    def full(source, goal):
+        if source == new:
+            raise OSError(28, "No space left on device")
+        rename(source, goal)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        replace_folder(new, target, ["card"])
+    assert (target / "card").read_text() == "old"
+
+
+def test_written_files_and_their_folders_are_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.readlink(f"/proc/self/fd/{handle}")))
+    write_atomically(tmp_path / "a" / "b" / "file", b"")
+    assert [place for place in synced if not place.endswith(".partial")] == [
+        str(place) for place in (tmp_path / "a", tmp_path, tmp_path / "a" / "b")
+    ]
+    assert len(synced) == 4 and synced[2].endswith(".partial"), "the file before its name"

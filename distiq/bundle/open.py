@@ -8,11 +8,10 @@ vectors.safetensors  inputs and the outputs that this file gave where it was mad
 card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +25,7 @@ from distiq.data.sound import read_sound, resampled, windows
 from distiq.device import run as runner
 from distiq.device.run import Check
 from distiq.errors import UserError
-from distiq.files import sha256_of_file
+from distiq.files import sha256_of_file, standing
 from distiq.models.signature import Predict, Tensors, one_output
 from distiq.records.record import NOUNS
 from distiq.runtimes.export import load
@@ -65,35 +64,47 @@ class Bundle:
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder = standing(Path(folder))
         card = self._json(CARD)
-        hashes = card.get("sha256") if isinstance(card, dict) else None
-        model = card.get("model", "model.onnx") if isinstance(card, dict) else ""
-        if not isinstance(hashes, dict) or not {model, PREPROCESSING, VECTORS} <= hashes.keys():
-            raise UserError(f"{self.folder / CARD}: damaged (it lacks the files' checksums); make the bundle again")
+        try:
+            hashes = runner.checksums_of(card, self.folder)
+            own_threads, options = runner.setting_of(card, self.folder)
+        except runner.Refused as error:
+            raise UserError(str(error)) from error
         for name, expected in hashes.items():
             file = self.folder / name
             if not file.is_file():
                 raise UserError(f"{file}: missing; this bundle is not whole, make it again with distiq run")
             if sha256_of_file(file) != expected:
                 raise UserError(f"{file}: damaged or changed (its SHA-256 is not the card's); make the bundle again")
-        self.card, self.about = card, self._json(PREPROCESSING)
-        tokenizer = self.folder / TOKENIZER
-        text = {"tokenizer": tokenizer.read_text(encoding="utf-8")} if self.about.get("tokenizer") else {}
-        self.preprocessing = from_json(self.about | text)
-        self.model = self.folder / model
-        setting = card.get("setting") or {}
-        self.threads: int = threads or setting.get("threads", 1)
-        self.run: Predict = load(self.model, self.threads, setting.get("options"))
+        self.card, self.about = card, self._about()
+        self.preprocessing = from_json(self.about | self._tokenizer())
+        self.model = self.folder / card["model"]
+        self.threads: int = threads or own_threads
+        self.run: Predict = load(self.model, self.threads, options)
+
+    def _about(self) -> dict[str, Any]:
+        try:
+            return runner.read_about(self.folder)
+        except runner.Refused as error:
+            raise UserError(str(error)) from error
+
+    def _tokenizer(self) -> dict[str, str]:
+        """Of texts: the tokenizer itself in the place of its file's name."""
+        path = self.folder / TOKENIZER
+        try:
+            return {"tokenizer": path.read_text(encoding="utf-8")} if self.about.get("tokenizer") else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); make the bundle again") from error
 
     def _json(self, name: str) -> dict:
         path = self.folder / name
         if not path.is_file():
             raise UserError(f"{path}: missing; {self.folder} is no distiq bundle (runs/<name>/bundle is one)")
         try:
-            return json.loads(path.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{path}: damaged ({error}); make the bundle again") from error
+            return runner.read_json(path)
+        except runner.Refused as error:
+            raise UserError(str(error)) from error
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) uint8 pixels or (B, T) int16 samples -> the model's input."""

@@ -2,6 +2,7 @@
 
 import importlib.resources
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from distiq.bundle.open import CARD, PREPROCESSING, RUNNER, TOKENIZER, VECTOR_CO
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.data.tokenizer import bitmap
-from distiq.files import replace_folder, save_tensors, sha256_of_file, write_atomically
+from distiq.files import make_folder, replace_folder, save_tensors, sha256_of_file, write_atomically
 from distiq.models.signature import Signature, Tensors, type_name
 from distiq.records.run import RunRecord
 from distiq.records.trials import FLOAT32, TrialRecord
@@ -29,6 +30,11 @@ OUTPUTS: dict[Decoding, str] = {
     "none": "what the task's own code decodes",
 }
 
+CARD_TEXT = "CARD.md"
+MODELS = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.tflite", "model.pte", "model.pt2")
+OWN = (*MODELS, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
+"""The names of a bundle's files; whatever else lies in the folder is somebody's and stays there."""
+
 
 def write_bundle(
     target: Path, model: Path, run: RunRecord, trial: TrialRecord, data: Data, kept: Sequence[int] = ()
@@ -39,34 +45,47 @@ def write_bundle(
         kept: of a model with a trimmed vocabulary, the tokens that it knows.
     """
     partial = target.with_name(f".{target.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    for part in files_of(model):
-        write_atomically(partial / part.name, part.read_bytes())
-    samples = data.test.drawn(VECTOR_COUNT)
-    inputs = data.normalize(samples.inputs)
-    outputs = load(partial / model.name)(inputs)
-    vectors = {**_named("inputs", inputs), **_named("outputs", outputs), "labels": samples.labels}
-    if name := data.preprocessing.raw_name:
-        vectors[name] = samples.inputs
-    save_tensors(vectors, partial / VECTORS)
+    shutil.rmtree(partial, ignore_errors=True)
     fixed = run.comparison.fixed_lengths.get(trial.deployed.cost.file) if trial.deployed.cost else None
-    about = _preprocessing(data, kept, fixed)
-    if tokenizer := about.get("tokenizer", ""):
-        write_atomically(partial / TOKENIZER, tokenizer.encode())
-        about["tokenizer"] = TOKENIZER
-    _write_json(partial / PREPROCESSING, about)
-    write_atomically(partial / RUNNER, (importlib.resources.files("distiq") / "device" / "run.py").read_bytes())
-    names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
-    if tokenizer:
-        names.append(TOKENIZER)
-    files = {name: sha256_of_file(partial / name) for name in names}
+    files = write_parts(partial, model, data, kept, fixed)
     certificate, signature = "" if trial.rung == FLOAT32 else pair_sums(model), runtime_of(model).signature(model)
     integers = integer_io(signature)
     facts = {"model": model.name, "pair_sums": certificate, "signature": signature.to_json(), "integer_io": integers}
     _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
     card = _card_text(run, trial, files, certificate, integers, data.preprocessing.pair)
-    write_atomically(partial / "CARD.md", card.encode())
-    replace_folder(partial, target)
+    write_atomically(partial / CARD_TEXT, card.encode())
+    replace_folder(partial, target, OWN)
+
+
+def write_parts(
+    folder: Path, model: Path, data: Data, kept: Sequence[int] = (), fixed_length: int | None = None
+) -> dict[str, str]:
+    """Writes all of a bundle but its card; returns the SHA-256 of each file.
+
+    Args:
+        kept: of a model with a trimmed vocabulary, the tokens that it knows.
+        fixed_length: of texts, the one length in tokens that the file takes.
+    """
+    make_folder(folder)
+    for part in files_of(model):
+        write_atomically(folder / part.name, part.read_bytes())
+    samples = data.test.drawn(VECTOR_COUNT)
+    inputs = data.normalize(samples.inputs)
+    outputs = load(folder / model.name)(inputs)
+    vectors = {**_named("inputs", inputs), **_named("outputs", outputs), "labels": samples.labels}
+    if name := data.preprocessing.raw_name:
+        vectors[name] = samples.inputs
+    save_tensors(vectors, folder / VECTORS)
+    about = _preprocessing(data, kept, fixed_length)
+    if tokenizer := about.get("tokenizer", ""):
+        write_atomically(folder / TOKENIZER, tokenizer.encode())
+        about["tokenizer"] = TOKENIZER
+    _write_json(folder / PREPROCESSING, about)
+    write_atomically(folder / RUNNER, (importlib.resources.files("distiq") / "device" / "run.py").read_bytes())
+    names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
+    if tokenizer:
+        names.append(TOKENIZER)
+    return {name: sha256_of_file(folder / name) for name in names}
 
 
 def integer_io(signature: Signature) -> dict[str, dict[str, object]]:

@@ -23,7 +23,7 @@ from distiq.records.record import Record
 from distiq.run.check import check_networks, check_training
 from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.measure import LOGITS
-from distiq.run.networks import build_models
+from distiq.run.networks import Models, build_models
 from distiq.run.prepare import read_data
 from distiq.run.train import TrainedNetwork, basis_of, train_assistants, train_student, train_teacher
 from distiq.tasks.choose import task_of
@@ -54,6 +54,7 @@ def ablate(
     run: Path | None = None,
     watch: Watch | None = None,
     command: str = "distiq.ablate(recipe)",
+    recipe_file: Path | None = None,
 ) -> AblationRecord:
     """Trains the recipe's student without its teacher, with the teacher's outputs, and with all losses of the recipe.
 
@@ -66,13 +67,14 @@ def ablate(
         arms: what is compared, by name, "no teacher" first; by default `arms_of` the recipe. Each is compared with
             "no teacher" and, where there is such an arm, with "outputs alone".
         run: the run folder; by default runs/<name>.
+        recipe_file: as for `compress`.
 
     Raises:
         UserError: the recipe or the data is refused, or the recipe has no teacher.
     """
     if recipe.distil.teacher == "none":
         raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
-    with Ledger(run or Path("runs") / recipe.name, watch) as ledger:
+    with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
         data = read_data(recipe, ledger.watch)
         if (task := task_of(data)).correct is None:
             raise UserError(
@@ -94,7 +96,7 @@ def ablate(
                 student = train_student(ledger, recipe, data, models.student, source, teacher, settings, seed)
                 results[arm].append(predict(ledger, data, student))
                 ledger.watch.note(f"{results[arm][-1].record.test.primary.in_words} on the test set")
-        record = _record(ledger, recipe, data, command, predict(ledger, data, teacher), results)
+        record = _record(ledger, recipe, data, models, command, predict(ledger, data, teacher), results)
         if processes.is_main():
             record.save(ledger.records / "ablation.json")
     return record
@@ -119,6 +121,7 @@ def _record(
     ledger: Ledger,
     recipe: Recipe,
     data: Data,
+    models: Models,
     command: str,
     teacher: Step[Predicted],
     results: Mapping[str, list[Step[Predicted]]],
@@ -131,13 +134,14 @@ def _record(
         command=command,
         recipe_toml=to_toml(recipe),
         environment=environment.describe(),
-        basis=basis_of(recipe),
+        basis=basis_of(recipe, data, models),
         teacher=teacher.record.test,
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
         samples=len(data.test),
         arms=tuple(ArmRecord(name=arm, correct=tuple(rows.double().mean(1).tolist())) for arm, rows in correct.items()),
         pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
         seconds=sum(step.seconds for step in ledger.used.values()),
+        steps=tuple(ledger.used),
     )
 
 

@@ -17,6 +17,7 @@ from distiq.run.ledger import Ledger
 from distiq.run.measure import measure_float
 from distiq.run.networks import build_models
 from distiq.run.prepare import keep_recipe, read_data
+from distiq.run.rehearse import rehearse
 from distiq.run.select import select
 from distiq.run.train import train_assistants, train_student, train_teacher
 from distiq.run.trial import quantize_teacher
@@ -31,6 +32,7 @@ def compress(
     data: Data | None = None,
     watch: Watch | None = None,
     command: str = "distiq.compress(recipe)",
+    recipe_file: Path | None = None,
 ) -> RunRecord:
     """Teacher, student, quantization, export, measurement, budget; leaves a run folder with bundle and report.
 
@@ -40,6 +42,8 @@ def compress(
         student: an untrained network in place of the recipe's.
         data: in place of the recipe's.
         command: how to repeat this, for the report.
+        recipe_file: where the recipe stands, if it was read from a file: a run folder of another one of the same name
+            is refused, unless `run` names it.
 
     Returns:
         The run's record; `verdict.met` says whether the budget holds.
@@ -47,11 +51,12 @@ def compress(
     Raises:
         UserError: something in the recipe or the data is refused, or the folder cannot be used.
     """
-    with Ledger(run or Path("runs") / recipe.name, watch) as ledger:
+    with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
         data = read_data(recipe, ledger.watch, data)
         check_recipe(recipe, data)
         models = build_models(recipe, data, ledger.watch, teacher, student)
         check_models(recipe, data, models, ledger.watch)
+        rehearse(ledger, recipe, data, models)
         keep_recipe(ledger, recipe)
         taught = train_teacher(ledger, recipe, data, models.teacher)
         reference = measure_float(ledger, recipe, data, taught)

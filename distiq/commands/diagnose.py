@@ -5,8 +5,7 @@ After Nagel et al. 2021, "A white paper on neural network quantization" (arXiv:2
 """
 
 import json
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.ranges import activation_range, percentile_range
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
-from distiq.recipe.read import parse_recipe
+from distiq.recipe.read import read_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.records.diagnosis import DiagnosisRecord, FindingRecord
 from distiq.records.run import RunRecord
@@ -56,23 +55,33 @@ BY_RANGES = tuple(rung for rung in RUNGS if rung.ranges is not None)
 """Rungs that differ in how they find ranges."""
 
 
-def diagnose(run: Path, watch: Watch | None = None) -> DiagnosisRecord:
+def diagnose(run: Path, watch: Watch | None = None, trust: bool = False) -> DiagnosisRecord:
     """Looks for the cause of the best int8 file's loss and keeps the diagnosis in the run's records.
 
     Args:
         run: the folder of a finished run; its networks are loaded, nothing is trained.
+        trust: run the code that its recipe names, if it names some; see `Recipe.code`.
 
     Raises:
-        UserError: the run is not finished, or another process writes there.
+        UserError: the run is not finished, names code and is not trusted, or another process writes there.
     """
     if not (run / "records" / "run.json").is_file():
         raise UserError(f"{run}: no finished run; `distiq run RECIPE --run {run}` makes one")
     with Ledger(run, watch) as ledger:
+        if (code := recipe_of(run).code()) and not trust:
+            raise UserError(
+                f"{run}: its recipe runs code: {', '.join(code)}; look whether you trust it, then say so (--trust)"
+            )
         case = read_case(ledger)
         findings = [finding for check in CHECKS for finding in check(case)]
         record = _diagnosis(case, findings)
         record.save(ledger.records / "diagnosis.json")
         return record
+
+
+def recipe_of(run: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of a finished run, as its record holds it."""
+    return read_recipe(read_run(run / "records").recipe_toml.encode(), str(run / "records" / "run.json"), overrides)
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ def read_case(ledger: Ledger) -> Case:
         UserError: the data is no longer that of the run, or something of the run is gone.
     """
     run = read_run(ledger.records)
-    recipe = parse_recipe(tomllib.loads(run.recipe_toml), str(ledger.folder / "records" / "run.json"))
+    recipe = recipe_of(ledger.folder)
     _refuse_others(ledger.folder, run, recipe)
     ledger.watch.stage("reading data and student")
     data = with_task(load_data(recipe.data, recipe.seed), recipe.task)
@@ -191,6 +200,7 @@ def _diagnosis(case: Case, findings: Sequence[Finding]) -> DiagnosisRecord:
     return DiagnosisRecord(
         rung=case.trial.rung,
         basis=case.run.basis,
+        step=case.run.steps.get(f"trial-{case.trial.rung}", ""),
         findings=tuple(
             FindingRecord(check=finding.check, suspect=finding.suspect, text=finding.text) for finding in findings
         ),

@@ -21,7 +21,7 @@ from torch import Tensor
 from distiq.data.columns import NO_LABEL, sorted_classes
 from distiq.data.folders import class_names, find_files, left_out
 from distiq.data.samples import Encoded, Loaded, Samples, in_memory, name_of, refuse_floats, standardized
-from distiq.data.sound import Sound, read_sound, resampled
+from distiq.data.sound import Sound, check_length, read_sound, resampled
 from distiq.device import run as runner
 from distiq.device.run import fitted, nfc
 from distiq.errors import UserError
@@ -84,6 +84,7 @@ class Audio:
         """
         refuse_floats(self.dtype, "clips", where)
         sound = read_sound(Path(sample))
+        check_length(sound, self.seconds, sample)
         clip = fitted(resampled(sound, self.rate), self.shape[0])
         return Encoded(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self))
 
@@ -147,7 +148,8 @@ class _Fitting:
         self.clips = self.stereo = self.short = self.long = self.clipped = 0
         self.rates: Counter[int] = Counter()
 
-    def __call__(self, sound: Sound) -> Tensor:
+    def __call__(self, sound: Sound, where: str) -> Tensor:
+        check_length(sound, self.settings.seconds, where)
         samples = resampled(sound, self.settings.rate)
         self.clips += 1
         self.stereo += sound.channels > 1
@@ -276,7 +278,7 @@ def _read(
         rows_of[part] = rows = [row for row in listed if row.part == part]
         if not rows:
             raise UserError(f"data.audio: no clip is in the {part} part; it is needed")
-        inputs = torch.stack([fit(read_sound(row.path)) for row in rows])
+        inputs = torch.stack([fit(read_sound(row.path), str(row.path)) for row in rows])
         parts[part] = in_memory(inputs, torch.tensor([list(classes).index(row.label) for row in rows]))
     speakers = tuple(row.speaker for row in rows_of["train"])
     train, test = (tuple(os.path.relpath(row.path, folder) for row in rows_of[part]) for part in ("train", "test"))
@@ -318,7 +320,7 @@ def spoken_digits(settings: AudioSettings) -> Loaded:
     for number, samples in enumerate(packaged_recordings()):
         digit, speaker, take = digit_of(number)
         held_out = speaker in settings.held_out if settings.held_out else take < DIGIT_TEST_TAKES
-        inputs[held_out].append(fit(Sound(samples.astype(np.float32) / 32768, DIGIT_RATE, 1)))
+        inputs[held_out].append(fit(Sound(samples.astype(np.float32) / 32768, DIGIT_RATE, 1), f"recording {number}"))
         labels[held_out].append(digit)
         speakers += [] if held_out else [speaker]
     train, test = (in_memory(torch.stack(inputs[part]), torch.tensor(labels[part])) for part in (False, True))

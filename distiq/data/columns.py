@@ -19,6 +19,9 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 NO_LABEL = ("", "NaN", "nan", "None", "null", "NULL", "<NA>")
 """What stands where a row has no label."""
 Columns = dict[str, list[str]]
+SMALL_BYTES, SMALL_ROWS, MOST_UNPACKED = 100_000_000, 2_000_000, 100
+"""What a packed file may hold in any case, and how many times its own size."""
+ROWS_AT_ONCE = 256
 
 
 def read_columns(path: Path, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
@@ -104,6 +107,8 @@ def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Column
     """One object a line, or a JSON file of one object or a list of them; a key may be missing in some."""
     try:
         rows = runner.objects(text, lines)
+    except RecursionError as error:
+        raise UserError(f"{name}: not valid JSON (nested too deep)") from error
     except ValueError as error:
         raise UserError(f"{name}: not valid JSON ({error})") from error
     if not rows:
@@ -123,17 +128,43 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
         raise UserError(f"{name}: reading Parquet needs the package pyarrow: pip install pyarrow") from error
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
-    except pyarrow.ArrowInvalid as error:
+        rows = file.metadata.num_rows
+        unpacked = sum(file.metadata.row_group(at).total_byte_size for at in range(file.metadata.num_row_groups))
+        most = max(SMALL_BYTES, MOST_UNPACKED * len(content))
+        if unpacked > most or rows > max(SMALL_ROWS, len(content)):
+            raise UserError(
+                f"{name}: unpacked it has {unpacked:,} bytes in {rows:,} rows, far more than the file; write it anew"
+            )
+        return _cells(file, wanted, most, name)
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{name}: no Parquet file, or damaged ({error})") from error
+
+
+def _cells(file: Any, wanted: Sequence[str], most: int, name: str) -> Columns:
+    """The cells of a Parquet file as text, read bit by bit: a few bytes may stand for many rows of the same.
+
+    Args:
+        most: characters that they may have together.
+    """
     names = [nfc(column) for column in file.schema_arrow.names]
     check_names(names, wanted, name)
     if twice := [column for column in wanted if names.count(column) > 1]:
         raise UserError(f'{name}: two columns are called "{twice[0]}"; rename one')
-    table = file.read(columns=[file.schema_arrow.names[names.index(column)] for column in wanted])
-    return {
-        column: texts_of(values.to_pylist(), f'{name}: column "{column}"')
-        for column, values in zip(wanted, table.columns, strict=True)
-    }
+    stored = [file.schema_arrow.names[names.index(column)] for column in wanted]
+    found: Columns = {column: [] for column in wanted}
+    total = 0
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=stored):
+        for column, own in zip(wanted, stored, strict=True):
+            cells = texts_of(batch.column(own).to_pylist(), f'{name}: column "{column}"')
+            total += sum(map(len, cells))
+            found[column] += cells
+        if total > most:
+            raise UserError(
+                f"{name}: unpacked it has more than {most:,} characters, far more than the file; write it anew"
+            )
+    return found
 
 
 def texts_of(values: Iterable[Any], where: str) -> list[str]:

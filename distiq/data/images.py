@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import importlib.resources
 import lzma
+import math
 import urllib.error
 import urllib.request
 import zlib
@@ -44,6 +45,7 @@ FASHION_MNIST_MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
+MOST_IDX_BYTES = 200_000_000
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 WITH_FRAMES = (".gif", ".webp", ".png", ".tif", ".tiff")
 
@@ -150,12 +152,21 @@ def fashion_mnist(folder: Path, download: bool) -> tuple[Split, Split]:
             return parse_idx(plain.read_bytes(), str(plain))
         if not packed.is_file():
             raise UserError(f"{packed}: missing; data.folder must hold the four IDX files of Fashion-MNIST")
-        try:
-            return parse_idx(gzip.decompress(packed.read_bytes()), str(packed))
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{packed}: damaged ({error}); fetch it again") from error
+        return parse_idx(_unpacked(packed), str(packed))
 
     return _pair(read, "train"), _pair(read, "t10k")
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a packed IDX file, and not more than a file of these has."""
+    try:
+        with gzip.open(path) as stream:
+            content = stream.read(MOST_IDX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged ({error}); fetch it again") from error
+    if len(content) > MOST_IDX_BYTES:
+        raise UserError(f"{path}: unpacked it has more than {MOST_IDX_BYTES:,} bytes; fetch it again")
+    return content
 
 
 def parse_idx(content: bytes, name: str) -> Tensor:
@@ -167,7 +178,7 @@ def parse_idx(content: bytes, name: str) -> Tensor:
     dimensions = content[3] if len(content) > 3 and content[:3] == b"\x00\x00\x08" else 0
     header = 4 + 4 * dimensions
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4)]
-    if dimensions not in (1, 3) or len(content) != header + int(np.prod(shape)):
+    if dimensions not in (1, 3) or len(content) != header + math.prod(shape):
         raise UserError(f"{name}: not an IDX file of bytes, or cut short; fetch it again")
     array = torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
     return array.unsqueeze(1) if dimensions == 3 else array.long()

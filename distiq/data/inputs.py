@@ -1,5 +1,7 @@
 """Samples without labels for a network of someone's own: an array of ready inputs, or a folder of images."""
 
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -10,7 +12,11 @@ from torch import Tensor
 
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES, read_image
+from distiq.device import run as runner
 from distiq.errors import UserError
+
+SMALL_BYTES = 100_000_000  # an array of so many may be packed as tightly as it can be
+MOST_UNPACKED = 100  # times as large as its file is an array at most: zeros pack a thousand times
 
 
 class Preparation(NamedTuple):
@@ -142,10 +148,23 @@ def _arrays(source: Path) -> dict[str, np.ndarray]:
     if source.suffix not in (".npy", ".npz"):
         raise UserError(f"{source}: {wanted}")
     try:
-        loaded = np.load(source)
-        return dict(loaded) if source.suffix == ".npz" else {"": loaded}
+        return _unpacked(source) if source.suffix == ".npz" else {"": runner.read_npy(source)}
     except Exception as error:  # zip, pickle and numpy raise their own kinds
         raise UserError(f"{source}: cannot be read as an array ({error}); write it with numpy.save") from error
+
+
+def _unpacked(source: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, whose sizes are looked at before any is unpacked."""
+    with zipfile.ZipFile(source) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+        if total > max(SMALL_BYTES, MOST_UNPACKED * source.stat().st_size) or total > _memory() / 2:
+            raise ValueError(f"unpacked it has {total:,} bytes, far more than the file's; store it by numpy.save")
+    with np.load(source) as loaded:
+        return dict(loaded)
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
 
 
 def _shares(count: int, source: Path, what: str, calibration: int, others: int) -> tuple[list[int], list[int]]:

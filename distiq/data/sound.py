@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distiq.device import run as runner
+from distiq.device.run import LONGEST_SECONDS, LONGEST_WINDOWS, RATES
 from distiq.errors import UserError
 
 SCIPY_READS = (1, 3)  # WAV encodings: integers, floats
@@ -40,6 +41,12 @@ def read_sound(path: Path) -> Sound:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: this file is empty; repair or remove it")
     rate, samples = _read_wav(path) if path.suffix.lower() == ".wav" else _read_others(path)
+    lowest, highest = RATES
+    if not lowest <= rate <= highest:
+        raise UserError(
+            f"{path}: its header gives a rate of {rate} Hz; clips of {lowest:,} to {highest:,} Hz are read: repair or"
+            " remove it"
+        )
     if len(samples) == 0:
         raise UserError(f"{path}: this clip holds no samples; repair or remove it")
     samples = samples.reshape(len(samples), -1)
@@ -64,8 +71,6 @@ def _read_wav(path: Path) -> tuple[int, np.ndarray]:
         raise UserError(f"{path}: this WAV file does not decode ({error}); repair or remove it") from error
     if any("EOF" in str(warning.message) for warning in said):
         raise UserError(f"{path}: this WAV file is cut short; fetch it again or remove it")
-    if rate <= 0:
-        raise UserError(f"{path}: its header gives a rate of {rate} Hz; repair or remove it")
     return rate, samples
 
 
@@ -79,7 +84,7 @@ def _read_others(path: Path) -> tuple[int, np.ndarray]:
         ) from error
     try:
         samples, rate = soundfile.read(path, dtype="float32")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+    except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError) as error:
         raise UserError(f"{path}: this {kind} file does not decode ({error}); repair or remove it") from error
     return rate, samples
 
@@ -102,6 +107,15 @@ def resampled(sound: Sound, rate: int) -> np.ndarray:
         divisor = math.gcd(sound.rate, rate)
         samples = resample_poly(samples, rate // divisor, sound.rate // divisor)
     return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def check_length(sound: Sound, seconds: float, where: str) -> None:
+    """Raises UserError if a clip is far longer than the window of which its middle would be heard."""
+    own, most = len(sound.samples) / sound.rate, max(LONGEST_SECONDS, LONGEST_WINDOWS * seconds)
+    if own > most:
+        raise UserError(
+            f"{where}: {own:,.0f} s long, but the model hears {seconds:g} s of it; cut it to at most {most:,.0f} s"
+        )
 
 
 def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, np.ndarray]]:

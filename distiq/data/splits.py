@@ -17,12 +17,31 @@ from distiq.data.preprocessing import Preprocessing, of_tensors
 from distiq.data.samples import InMemory, Loaded, Samples, Split, in_memory, name_of
 from distiq.data.tables import Table
 from distiq.data.text import Text, Words
-from distiq.errors import UserError
+from distiq.errors import UserError, printable
 from distiq.records.data import DataRecord
 from distiq.records.record import NOUNS, Modality
 
 STANDARD = Target()
 DIGESTED = 4096  # samples that are read at a time for the digest
+
+
+def class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Names of classes as records, cards and terminals can show them: without control characters.
+
+    Raises:
+        UserError: a name is not UTF-8, or two are the same so.
+    """
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f'{where}: the class "{printable(name)}" is not written in UTF-8; rename it, folders by `convmv`'
+            ) from error
+    shown = tuple(printable(name).strip() for name in names)
+    if twice := [name for name in shown if shown.count(name) > 1]:
+        raise UserError(f'{where}: two classes are called "{twice[0]}"; give each a name of its own')
+    return shown
 
 
 @dataclass(frozen=True)
@@ -48,6 +67,10 @@ class Data:
     notes: tuple[str, ...] = ()
     task: str = ""
     task_code: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes, self.source))
+        object.__setattr__(self, "notes", tuple(printable(note) for note in self.notes))
 
     @property
     def modality(self) -> Modality:

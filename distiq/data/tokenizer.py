@@ -36,7 +36,7 @@ class TextEncoder:
     """
 
     def __init__(self, tokenizer: Any, length: int, kept: str = "", pair: bool = False) -> None:
-        self.tokenizer = _tokenizers().Tokenizer.from_str(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.tokenizer = _from_json(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.length, self.kept, self.pair = length, kept, pair
         self.vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.pad_token = next((token for token in PADS if self.tokenizer.token_to_id(token) is not None), None)
@@ -140,6 +140,16 @@ class TextEncoder:
         return notes
 
 
+def _from_json(text: str) -> Any:
+    """A `tokenizers.Tokenizer` from its JSON; the library raises bare Exceptions, and panics that are none."""
+    try:
+        return _tokenizers().Tokenizer.from_str(text)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit | UserError):
+            raise
+        raise UserError(f"the tokenizer's JSON is damaged ({error}); copy it again") from error
+
+
 def _check_text(text: str, where: str) -> None:
     if not text.strip():
         raise UserError(f"{where} is empty; take it out or give it words")
@@ -196,9 +206,12 @@ def load_tokenizer(name: str) -> Any:
         return transformers.AutoTokenizer.from_pretrained(name).backend_tokenizer
     except ImportError as error:
         raise UserError(f"data.text.tokenizer: {name}: needs the package transformers") from error
-    except Exception as error:  # tokenizers raises bare Exception
+    except BaseException as error:  # tokenizers raises bare Exception, and panics that are none
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"data.text.tokenizer: {name} cannot be loaded ({str(error).splitlines()[0]}); give a folder"
+            f"data.text.tokenizer: {name} cannot be loaded ({reason}); give a folder"
             " with tokenizer.json, such a file, or a hub name, or leave it empty to train one"
         ) from error
 

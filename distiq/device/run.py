@@ -22,16 +22,19 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import re
 import statistics
+import struct
 import sys
 import time
 import unicodedata
+import warnings
 import wave
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Union
 
@@ -51,6 +54,16 @@ RAW = {"image": "pixels", "audio": "samples"}
 RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp",
                     "i8mm")  # fmt: skip
+SETTINGS = {
+    ".onnx": {"graph_optimization_level": "extended"},
+    ".xml": {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "bf16"},
+}
+"""The options of a runtime that a card may name: those that distiq times."""
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+MOST_PIXELS = 100_000_000
+MOST_VALUES = 100_000_000  # of a sample
+RATES = 1000, 768_000  # samples per second
+LONGEST_WINDOWS, LONGEST_SECONDS = 100, 60.0  # a clip is at most so many windows long, or so many seconds
 NAMES = "distiq_names"  # a method of an ExecuTorch file that says the names of inputs and outputs
 FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
 SHORTEST = 2  # tokens that a model is shown at least
@@ -63,6 +76,7 @@ PIPED = 0x7FFF0000
 EXTENSIBLE = 0xFFFE
 WARM_UPS = 3
 MOST_SHOWN = 5
+MOST_LINES = 20  # of a message
 
 Arrays = Union[np.ndarray, dict[str, np.ndarray]]
 """Inputs or outputs: the only one, or several by name; batch first."""
@@ -74,19 +88,20 @@ class Refused(Exception):
     """What cannot be done: what was found, where, and what to do."""
 
 
+def printable(text: str) -> str:
+    """One line that a terminal shows as it is: without escape sequences and control characters."""
+    text = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-_]?", "", text)
+    text = "".join(" " if letter in "\t\n\r" else letter for letter in text)
+    return "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cs"))
+
+
 # The bundle -----------------------------------------------------------------------------------------------------------
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The card; every file that it lists is there and unchanged."""
     card = read_json(folder / "card.json")
-    hashes = card.get("sha256") if isinstance(card, dict) else None
-    if (
-        not isinstance(hashes, dict)
-        or not {card.get("model"), "preprocessing.json", "vectors.safetensors"} <= hashes.keys()
-    ):
-        raise Refused(f"{folder / 'card.json'}: damaged (it lacks the files' checksums); copy the whole bundle again")
-    for name, expected in hashes.items():
+    for name, expected in checksums_of(card, folder).items():
         file = folder / name
         if not file.is_file():
             raise Refused(f"{file}: missing; copy the whole bundle again")
@@ -95,11 +110,148 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def checksums_of(card: Any, folder: Path) -> dict[str, str]:
+    """The checksums that a card lists, by names of files that lie beside it and nowhere else."""
+    where = folder / "card.json"
+    hashes = card.get("sha256") if isinstance(card, dict) else None
+    model = card.get("model", "") if isinstance(card, dict) else ""
+    needed = {"preprocessing.json", "vectors.safetensors"}
+    if not isinstance(hashes, dict) or not isinstance(model, str) or not {model, *needed} <= hashes.keys():
+        raise Refused(f"{where}: damaged (it lacks the files' checksums); copy the whole bundle again")
+    for name in hashes:
+        if not name or name in (".", "..") or re.search(r"[/\\:\0]", name):
+            raise Refused(f'{where}: names the file "{printable(name)}", which is not in the bundle; do not trust it')
+    return hashes
+
+
+def setting_of(card: dict[str, Any], folder: Path) -> tuple[int, dict[str, str]]:
+    """The threads and options that a card names for its runtime: those that distiq times, no others."""
+    where, setting = folder / "card.json", card.get("setting") or {}
+    setting = setting if isinstance(setting, dict) else {"threads": 0}
+    threads, options = setting.get("threads", 1), setting.get("options") or {}
+    if not isinstance(threads, int) or not 1 <= threads <= 1024 or not isinstance(options, dict):
+        raise Refused(f"{where}: damaged (its setting names no number of threads); copy the whole bundle again")
+    known = SETTINGS.get(Path(card["model"]).suffix, {})
+    for name, value in options.items():
+        if known.get(name) != value:
+            raise Refused(f'{where}: sets "{printable(str(name))}", which distiq never does; do not trust this bundle')
+    return threads, options
+
+
 def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+        return found
+    except RecursionError as error:
+        raise Refused(f"{path}: cannot be read (nested too deep); copy the whole bundle again") from error
     except (OSError, ValueError) as error:
         raise Refused(f"{path}: cannot be read ({error}); copy the whole bundle again") from error
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What preprocessing.json says, its form and sizes looked at before anything is made by it."""
+    path = folder / "preprocessing.json"
+    about = read_json(path)
+    try:
+        why = unfit(about, shapes_of(folder / "vectors.safetensors"))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        why = f"is of another form ({type(error).__name__}: {error})"
+    if why:
+        raise Refused(f"{path}: {why}; copy the whole bundle again, or do not trust it")
+    about["labels"] = [printable(label) for label in about["labels"]]
+    return about
+
+
+def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
+    """Why a model cannot be fed and read so; empty where it can.
+
+    Args:
+        vectors: the shapes of the test vectors, by name.
+    """
+    modality, shape, labels = about["modality"], about["shape"], about["labels"]
+    if modality not in ("image", "audio", "text", "table"):
+        return "names no modality that there is"
+    if len(shape) != (3 if modality == "image" else 1) or not all(is_count(size, MOST_VALUES) for size in shape):
+        return "gives no shape of a sample"
+    if math.prod(shape) > MOST_VALUES:
+        return f"says that a sample has {math.prod(shape):,} numbers; at most {MOST_VALUES:,} are taken"
+    if not labels or not all(isinstance(label, str) for label in labels):
+        return "gives no labels"
+    if about["raw"] not in ("uint8", "int16", "int64", "float32"):
+        return "gives no type of raw samples"
+    inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
+    if inputs and inputs[1:] != tuple(shape):
+        return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
+    if outputs and outputs[1:] != (len(labels),):
+        return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
+    if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
+        return "gives no mean and standard deviation of its numbers"
+    unfit_here = {"image": unfit_image, "audio": unfit_sound, "text": unfit_text, "table": unfit_table}[modality]
+    return unfit_here(about, shape[0])
+
+
+def unfit_image(about: dict[str, Any], channels: int) -> str:
+    mean, std = about["mean"], about["std"]
+    if len(mean) != channels or len(std) != channels or not all(map(is_finite, [*mean, *std])) or min(std) <= 0:
+        return f"gives no mean and standard deviation of {channels} channels"
+    if about["divide_by"] not in (1, 255) or about["type"] not in ("uint8", "float32"):
+        return "does not say what pixels are divided by"
+    return ""
+
+
+def unfit_sound(about: dict[str, Any], _length: int) -> str:
+    lowest, highest = RATES
+    if not is_count(about["rate"], highest) or about["rate"] < lowest:
+        return f"gives no rate from {lowest:,} to {highest:,} samples a second"
+    return "" if about["divide_by"] in (1, 32768) else "does not say what samples are divided by"
+
+
+def unfit_text(about: dict[str, Any], length: int) -> str:
+    vocabulary, kept, fixed = about["vocabulary"], about["kept"], about["fixed_length"]
+    if not is_count(vocabulary, MOST_VALUES) or about["tokenizer"] not in ("", "tokenizer.json"):
+        return "names no vocabulary, or a tokenizer elsewhere"
+    numbers = [about["pad"], *about["special"], *(n for n in (about["unknown"], about["mask"]) if n is not None)]
+    if not all(isinstance(number, int) and 0 <= number < vocabulary for number in numbers):
+        return f"names tokens that are none of its {vocabulary:,}"
+    if not isinstance(fixed, int) or not 0 <= fixed <= length:
+        return f"says that texts have {fixed} tokens, but at most {length}"
+    return "" if not kept or 8 * len(base64.b64decode(kept)) >= vocabulary else "does not say which tokens are kept"
+
+
+def unfit_table(about: dict[str, Any], features: int) -> str:
+    if not all(len(about[name]) in (0, features) and all(map(is_finite, about[name])) for name in ("mean", "std")):
+        return f"gives no mean and standard deviation of {features} columns"
+    if "numeric" not in about:
+        return ""
+    width = sum(len(seen) for seen in about["categorical"].values())
+    for known in about["numeric"].values():
+        edges = known["edges"]
+        if len(edges) < 2 or not all(map(is_finite, [known["median"], *edges])) or np.diff(edges).min() <= 0:
+            return "gives a column edges that do not rise"
+        width += len(edges) - 1
+    return "" if width == features else f"encodes rows in {width} numbers, but the model takes {features}"
+
+
+def is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's arrays, read from its header alone."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, path.stat().st_size))
+    try:
+        return {name: tuple(entry["shape"]) for name, entry in json.loads(header).items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Refused(f"{path}: damaged or no safetensors file ({error}); copy the whole bundle again") from error
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -108,11 +260,20 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     found = {}
-    for name, entry in json.loads(content[8:start]).items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            array = np.frombuffer(content[start + begin : start + end], kinds[entry["dtype"]])
-            found[name] = array.reshape(entry["shape"])
+    try:
+        if start > len(content):
+            raise ValueError("its header is cut short")
+        for name, entry in json.loads(content[8:start]).items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                if not 0 <= begin <= end <= len(content) - start:
+                    raise ValueError(f"{name} lies outside the file")
+                array = np.frombuffer(content[start + begin : start + end], kinds[entry["dtype"]])
+                if any(size < 0 for size in entry["shape"]):  # numpy takes -1 for what is left
+                    raise ValueError(f"{name} has the shape {entry['shape']}")
+                found[name] = array.reshape(entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Refused(f"{path}: damaged or no safetensors file ({error}); copy the whole bundle again") from error
     return found
 
 
@@ -355,10 +516,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
     if not path.is_file():
         raise Refused(f"{path}: no such file")
     if path.suffix == ".npy":
-        try:
-            array = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise Refused(f"{path}: cannot be read ({error}); write it with numpy.save") from error
+        array = read_npy(path)
     elif modality == "image":
         array = read_image(path, shape)
     else:
@@ -381,6 +539,17 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
     if about.get("type") == "uint8":
         raise Refused(f"{path}: holds {array.dtype}; the file of this model takes uint8 pixels")
     return array.astype(np.int64 if modality == "text" else np.float32)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The one array of an .npy file, which is read as far as it is looked at."""
+    try:
+        with path.open("rb") as file:
+            if file.read(6) != b"\x93NUMPY":
+                raise ValueError("it does not begin as an .npy file does")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy evaluates the header, which raises whatever stands in it
+        raise Refused(f"{path}: cannot be read ({error}); write it with numpy.save") from error
 
 
 def normalized(raw: np.ndarray, about: dict[str, Any]) -> np.ndarray:
@@ -410,7 +579,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
             raise Refused(f"{path}: rows are read from .csv, .tsv, .json and .jsonl; or give inputs in an .npy")
     except OSError as error:
         raise Refused(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, csv.Error) as error:
+    except (ValueError, csv.Error, RecursionError) as error:
         raise Refused(f"{path}: cannot be read ({error}); save it as UTF-8, as its ending says") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise Refused(f"{path}: holds no rows; every row has the columns {', '.join(columns)}")
@@ -575,11 +744,12 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         raise Refused("the text is empty; give it words")
     try:
         cutter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
-        found = cutter.encode(*texts).ids
-    except Exception as error:  # tokenizers raises bare Exception
+        found, length = cutter.encode(*texts).ids, about["shape"][0]
+        cutter.enable_truncation(length)
+    except BaseException as error:  # tokenizers raises bare Exception, and panics that are none
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
         raise Refused(f"the text or {tokenizer} cannot be read: {error}") from error
-    length = about["shape"][0]
-    cutter.enable_truncation(length)
     ids = np.array(cutter.encode(*texts).ids, np.int64)
     notes, shown = [], f'"{text[:40]}"'
     if len(found) > length:
@@ -607,7 +777,11 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         raise Refused(f"{path}: image files need Pillow: pip install pillow; or give the pixels in an .npy") from error
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
+        with quiet(), Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise Refused(
+                    f"{path}: {image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are read: make it smaller"
+                )
             upright = ImageOps.exif_transpose(image)
             if upright.mode == "F":
                 raise Refused(f"{path}: this image holds floats; save it with 8 or 16 bits")
@@ -617,10 +791,13 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.BILINEAR)  # type: ignore[attr-defined]
             pixels = np.array(converted, np.uint8)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise Refused(f"{path}: no such file") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Refused(f"{path}: this image does not decode ({error}); repair or remove it") from error
+    except Refused:
+        raise
+    except Exception as error:  # Pillow lets its decoders' own errors through
+        reason = str(error).replace(str(path), "it") or type(error).__name__
+        raise Refused(f"{path}: this image does not decode ({reason}); repair or remove it") from error
     return pixels.reshape(height, width, -1).transpose(2, 0, 1)
 
 
@@ -654,15 +831,23 @@ def wav_encoding(content: bytes) -> int:
     return 1
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, of odd metadata and of many pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def read_wav(path: Path, rate: int) -> np.ndarray:
     """(T,) int16 of a WAV file of integers, 8 to 32 bits; several channels are averaged."""
     try:
         with wave.open(io.BytesIO(whole_wav(path.read_bytes())), "rb") as file:
             channels, width, found, count = file.getparams()[:4]
-            data = np.frombuffer(file.readframes(count), np.uint8)
-    except FileNotFoundError as error:
+            data = np.frombuffer(file.readframes(min(count, path.stat().st_size)), np.uint8)
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise Refused(f"{path}: no such file") from error
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, ValueError, OverflowError, MemoryError, struct.error) as error:
         raise Refused(f"{path}: this WAV file does not decode ({error}); integers of 8 to 32 bits are read") from error
     if found != rate:
         raise Refused(f"{path}: {found} Hz; this model hears {rate} Hz: resample it first (`distiq predict` does)")
@@ -945,11 +1130,12 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         parser.error("--json writes what --time measures; add --time")
     folder = folder or Path(__file__).resolve().parent
     try:
-        card, about = read_card(folder), read_json(folder / "preprocessing.json")
+        card = read_card(folder)
+        about = read_about(folder)
         model = folder / card["model"]
-        setting = card.get("setting") or {}
-        threads = given.threads or setting.get("threads", 1)
-        predict = load(model, threads, setting.get("options"))
+        threads, options = setting_of(card, folder)
+        threads = given.threads or threads
+        predict = load(model, threads, options)
         pair = bool(about.get("pair")) and not any(one.endswith(".npy") for one in given.samples)
         if pair and len(given.samples) % 2:
             raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
@@ -982,7 +1168,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             print(*found.lines, sep="\n")
             return 0 if found.passed else DIVERGES
     except (Refused, OSError) as error:
-        print(error, file=sys.stderr)
+        print(*(printable(line) for line in str(error).splitlines()[:MOST_LINES]), sep="\n", file=sys.stderr)
         return REFUSED
     return 0
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distiq.data.splits import Data
@@ -17,7 +16,7 @@ from distiq.data.views import Views
 from distiq.distillation.storage import decode, encode, half_where_it_fits
 from distiq.distillation.teacher import Knowledge, Teacher
 from distiq.errors import UserError
-from distiq.files import save_tensors, sha256_of_tensors
+from distiq.files import load_tensors, save_tensors
 from distiq.progress import Silent, Watch
 from distiq.recipe.distil import CacheSettings
 from distiq.tasks.choose import task_of
@@ -38,6 +37,7 @@ class CachedTeacher:
         key: says which teacher, data and views the files belong to.
         settings: the form and the largest size of the store.
         paths: the teacher's modules whose activations are stored too.
+        beside: the folders whose files count against the largest size, too, such as those of a run's other teachers.
 
     Raises:
         UserError: activations of texts are to be stored.
@@ -53,6 +53,7 @@ class CachedTeacher:
         watch: Watch | None = None,
         settings: CacheSettings | None = None,
         paths: Sequence[str] = (),
+        beside: Path | None = None,
     ) -> None:
         if paths and data.preprocessing.has_lengths:
             raise UserError(
@@ -61,12 +62,14 @@ class CachedTeacher:
             )
         self.live, self.folder, self.watch, self.paths = live, folder, watch or Silent(), tuple(paths)
         self.settings = settings or CacheSettings()
+        self.beside = beside
         self.batches = Batches(data, views, CHUNK, seed=0)
         self.outputs = task_of(data).outputs
         form = self.settings.model_dump_json(exclude={"limit_mb"})
         self.key = f"{key} {form} {' '.join(self.paths)}"
         self.loaded: tuple[int, Rows] | None = None
         self.too_large = False  # a single view is more than the store may hold
+        self.full = False  # what was said of it is said once
 
     def __call__(self, batch: Batch) -> Knowledge:
         device = batch.inputs.device
@@ -101,26 +104,30 @@ class CachedTeacher:
                 return stored
             stored = self._compute(number, device)
             if stored is not None and self._has_room(stored, path):
-                save_tensors(stored, path, {"key": self.key, "sha256": sha256_of_tensors(stored)})
+                save_tensors(stored, path, {"key": self.key})
             return stored
         finally:
             if processes.is_main():
                 processes.wait()
 
     def _has_room(self, rows: Rows, path: Path) -> bool:
-        others = sum(file.stat().st_size for file in self.folder.glob("view-*.safetensors") if file != path)
-        return others + sum(tensor.nbytes for tensor in rows.values()) <= self.settings.limit_mb * 1e6
+        stored = self.beside.glob("*/view-*.safetensors") if self.beside else self.folder.glob("view-*.safetensors")
+        others = sum(file.stat().st_size for file in stored if file != path)
+        has_room = others + sum(tensor.nbytes for tensor in rows.values()) <= self.settings.limit_mb * 1e6
+        if not has_room and not self.full:
+            self.full = True
+            self.watch.note(
+                f"the store of teachers' answers is full (cache.limit_mb = {self.settings.limit_mb:g}); views beyond it"
+                " are computed anew each time; `distiq clean RUN` frees what no record names"
+            )
+        return has_room
 
     def _read(self, path: Path) -> Rows | None:
         try:
-            with safe_open(path, "pt") as file:
-                meta = file.metadata() or {}
-                if meta.get("key") != self.key:
-                    return None
-                rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError):
+            rows, meta = load_tensors(path)
+        except ValueError:
             return None
-        return rows if meta.get("sha256") == sha256_of_tensors(rows) else None
+        return rows if meta.get("key") == self.key else None
 
     def _compute(self, number: int, device: torch.device) -> Rows | None:
         chunks: list[Rows] = []

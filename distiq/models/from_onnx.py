@@ -121,7 +121,8 @@ def files_of_onnx(path: Path) -> list[Path]:
     except Exception:  # `read_onnx` says what is wrong with it
         return [path]
     outside = [ExternalDataInfo(tensor).location for tensor in graph.initializer if uses_external_data(tensor)]
-    return [path, *(path.parent / name for name in sorted(set(outside)) if (path.parent / name).is_file())]
+    found = [path.parent / name for name in sorted(set(outside)) if (path.parent / name).is_file()]
+    return [path, *(file for file in found if file.resolve().is_relative_to(path.parent.resolve()))]
 
 
 def _proto(path: Path) -> ModelProto:
@@ -131,7 +132,7 @@ def _proto(path: Path) -> ModelProto:
         proto = onnx.load(str(path))
         proto = onnx.inliner.inline_local_functions(proto)
     except Exception as error:  # protobuf's and onnx's kinds share no base
-        raise UserError(f"{path}: damaged, or no ONNX file ({str(error).splitlines()[0]}); copy it again") from error
+        raise UserError(f"{path}: damaged, or no ONNX file ({_first_line(error)}); copy it again") from error
     if not proto.graph.node:
         raise UserError(f"{path}: holds no operations, or is no ONNX file")
     found = sorted({node.op_type for node in proto.graph.node} & QUANTIZED)
@@ -140,6 +141,10 @@ def _proto(path: Path) -> ModelProto:
             f"{path}: is quantized already ({', '.join(found)}); give the float32 file that it was made from"
         )
     return proto
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Reader:
@@ -183,6 +188,8 @@ class _Reader:
         for name, own in self.module.results.items():
             if own in self.known:
                 raise UserError(f'the output "{name}" does not depend on the input')
+            if own not in self.values:
+                raise UserError(f'no operation makes its output "{name}"; {EXPORT_AGAIN}')
         self._forget()
         self.module.eval()
         self._try()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError
 
+MOST_VALUES = 2**28  # of one constant or one expanded value
 EXPORT_AGAIN = (
     "export the network from PyTorch again with torch.onnx.export(model, example, dynamo=True), or give it to a recipe"
     ' as model = "file.py:function"'
@@ -300,7 +301,15 @@ def _is_zero(size: Any) -> bool:
     return isinstance(size, int) and size == 0
 
 
+def _check_size(shape: tuple) -> None:
+    """Refuses what no network of this size computes: a few bytes of a file can ask for terabytes."""
+    sizes = [size for size in shape if isinstance(size, int)]
+    if math.prod(sizes) > MOST_VALUES:
+        raise UserError(f"makes a value of shape {shape}; at most {MOST_VALUES:,} numbers are made at once")
+
+
 def _expand(x: Tensor, shape: tuple) -> Tensor:
+    _check_size(shape)
     new = len(shape) - x.ndim
     ahead = (1,) * -new
     sizes = [-1 if at >= new and isinstance(size, int) and size == 1 else size for at, size in enumerate(shape)]
@@ -329,6 +338,7 @@ def _unsqueeze(x: Any, axes: Any) -> Any:
 
 
 def _constant_of_shape(shape: tuple, *, value: TensorProto | None = None) -> Any:
+    _check_size(shape)
     filling = 0.0 if value is None else numpy_helper.to_array(value).item()
     if len(shape) == 1 and isinstance(filling, int):
         return (filling,) * shape[0]

@@ -29,7 +29,7 @@ def pretrained_classifier(
     import transformers
 
     labels = _labels(transformers.AutoConfig.from_pretrained(weights), names, finished)
-    with _quiet(transformers):
+    with quiet(transformers):
         model, found = auto.from_pretrained(
             weights,
             num_labels=len(labels) or classes,
@@ -81,7 +81,7 @@ def _order(model: Any, rows: Sequence[int]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """A new head is no surprise here."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.files import write_atomically
-from distiq.models.pretrained import keep_rows, pretrained_classifier
+from distiq.models.pretrained import keep_rows, pretrained_classifier, quiet
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 
 CUTS = ("keep_layers", "feed_forward", "heads")
@@ -178,6 +178,28 @@ def save_transformers(
     write_atomically(file, json.dumps(config, indent=2).encode())
 
 
+@torch.no_grad()
+def check_saved(network: TokenLogits, folder: Path, tokens: Tensor) -> None:
+    """Loads a folder of `save_transformers` again.
+
+    Args:
+        tokens: (B, L) on which both have to answer the same.
+
+    Raises:
+        ValueError: it does not load whole, or answers otherwise.
+    """
+    import transformers
+
+    with quiet(transformers):
+        model, found = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    if missing := sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}):
+        raise ValueError(f"{len(missing)} tensors are missing or of another shape, {missing[0]} among them")
+    again = TokenLogits(model.eval(), network.pad, network.separator)
+    before, after = network.eval()(tokens), again(tokens)
+    if before.shape != after.shape or not torch.allclose(before, after, atol=1e-3 * float(before.abs().max() + 1)):
+        raise ValueError("loaded again, it answers otherwise")
+
+
 def as_transformers(
     network: TokenLogits,
     classes: Sequence[str],
@@ -195,7 +217,7 @@ def as_transformers(
             if isinstance(child, TrimmedEmbedding | FactorizedEmbedding):
                 setattr(module, name, child.whole())
     config = model.config
-    for layer in _stack(model)[2]:
+    for layer in _layers(model):
         found = _found(layer, ATTENTION)
         if found and found[0].out_features < config.hidden_size:
             for linear in found[:3]:
@@ -219,6 +241,14 @@ def _stack(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return module, name, child
     raise ValueError(f"{type(model).__name__} has no stack of {count} layers that could be cut")
+
+
+def _layers(model: Any) -> Sequence[nn.Module]:
+    """The encoder's layers; none where they are not stacked, as ALBERT's, which are one."""
+    try:
+        return list(_stack(model)[2])
+    except ValueError:
+        return ()
 
 
 def _head_size(config: Any) -> int:

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
-from distiq.quantization.graph import ACTIVATIONS, GATES, NORMALIZATIONS, WEIGHTED, aten, layer_of
+from distiq.quantization.operations import ACTIVATIONS, NORMALIZATIONS, POINTWISE, SUMS, WEIGHTED, aten
+from distiq.quantization.regions import constant_nodes
+from distiq.quantization.weights import layer_of
 
 MOST_LAYERS = 8  # of a block; a larger one (a U-Net, say) is taken layer by layer
-SUMS = {aten.add.Tensor, aten.add_.Tensor}
 BESIDE = {
-    *ACTIVATIONS, *GATES.values(), *NORMALIZATIONS, aten.mul.Tensor, aten.mul_.Tensor, aten.gelu.default,
+    *ACTIVATIONS, *POINTWISE, *NORMALIZATIONS, aten.mul.Tensor, aten.gelu.default,
     aten.tanh.default, aten.elu.default, aten.leaky_relu.default, aten.sigmoid_.default,
 }  # fmt: skip
 """What belongs to the layer before it: a block is compared behind its activation."""
@@ -37,15 +38,6 @@ class Span(NamedTuple):
     def name(self) -> str:
         """The module path that the layers share: "stages.0.0", or of a single one its own."""
         return _shared([_path(layer) for layer in self.layers])
-
-
-def constant_nodes(prepared: fx.GraphModule) -> list[fx.Node]:
-    """The nodes that no sample changes, in order: weights and what is computed from them alone."""
-    found: dict[fx.Node, None] = {}
-    for node in prepared.graph.nodes:
-        if node.op not in ("placeholder", "output") and all(source in found for source in node.all_input_nodes):
-            found[node] = None
-    return list(found)
 
 
 def layer_spans(prepared: fx.GraphModule) -> list[Span]:

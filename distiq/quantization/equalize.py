@@ -22,16 +22,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from distiq.models.signature import Tensors, for_graph
-from distiq.quantization.fake_quantize import ActivationFakeQuantize, BiasFakeQuantize, PerChannelWeightFakeQuantize
-from distiq.quantization.graph import CONVOLUTIONS, NORMALIZATIONS, WEIGHTED, aten
+from distiq.models.signature import Tensors
+from distiq.quantization.operations import CONVOLUTIONS, NORMALIZATIONS, aten
+from distiq.quantization.streaming import FAKE_QUANTIZERS, FloatRun, chunks_of
 
 ALPHA = 0.5  # SmoothQuant's own: activations and weights are made equally hard
 SWEEPS, SETTLED = 20, 1e-4
 TINY = 1e-30
-POINTS = (ActivationFakeQuantize, BiasFakeQuantize, PerChannelWeightFakeQuantize)
-CHUNK = 256
 RELUS = {aten.relu.default, aten.relu_.default, aten.clamp_min.default}
+LAYERS = {*CONVOLUTIONS, aten.linear.default}
 HARDTANHS = {aten.hardtanh.default, aten.hardtanh_.default}
 CLIPS = {aten.relu6.default, aten.clamp.default, *HARDTANHS}
 
@@ -58,13 +57,13 @@ def pairs(prepared: fx.GraphModule) -> list[Pair]:
     found = []
     for first in prepared.graph.nodes:
         behind = _only_reader(first)
-        if first.target not in WEIGHTED or behind is None or not graph.owns(first):
+        if first.target not in LAYERS or behind is None or not graph.owns(first):
             continue
         activated = behind.target in RELUS | CLIPS
         between, ceiling = (behind, _ceiling(behind)) if activated else (first, math.inf)
         point = _only_reader(between)
         second = _only_reader(point) if point is not None and graph.is_fake_quantize(point) else None
-        if second is None or second.target not in WEIGHTED or second.args[0] is not point or not graph.owns(second):
+        if second is None or second.target not in LAYERS or second.args[0] is not point or not graph.owns(second):
             continue
         weight: Any = second.args[1]
         if not graph.is_fake_quantize(weight):  # it stays in float32
@@ -191,7 +190,7 @@ class _Graph:
                     self.readers[parameter] += 1
 
     def is_fake_quantize(self, node: fx.Node) -> bool:
-        return isinstance(self.modules.get(str(node.target)), POINTS)
+        return isinstance(self.modules.get(str(node.target)), FAKE_QUANTIZERS)
 
     def _parameter(self, argument: object) -> nn.Parameter | None:
         """The parameter that an argument of a layer reads, through its point; fixed weights are none."""
@@ -254,8 +253,8 @@ def _ceiling(activation: fx.Node) -> float:
     return 0.0 if low != 0 else math.inf if high is None else float(high)
 
 
-class _Watching(fx.Interpreter):
-    """Runs a prepared graph without its points, which see nothing of it, and keeps the largest values of some nodes."""
+class _Largest(FloatRun):
+    """Keeps the largest magnitude of every channel behind some nodes, given their channels' axes: node -> (C,)."""
 
     def __init__(self, prepared: fx.GraphModule, axes: dict[fx.Node, int]) -> None:
         super().__init__(prepared)
@@ -265,19 +264,13 @@ class _Watching(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n in self.axes:
-            found = value.abs().movedim(self.axes[n], 0).flatten(1).amax(1)
-            self.largest[n] = torch.maximum(found, self.largest.get(n, found))
+            magnitudes = value.abs().movedim(self.axes[n], 0).flatten(1).amax(1)
+            self.largest[n] = torch.maximum(magnitudes, self.largest.get(n, magnitudes))
         return value
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        is_fake_quantize = isinstance(self.fetch_attr(target), POINTS)
-        return args[0] if is_fake_quantize else super().call_module(target, args, kwargs)
 
 
 def _largest(prepared: fx.GraphModule, samples: Tensors, axes: dict[fx.Node, int]) -> dict[fx.Node, Tensor]:
-    """The largest magnitude of every channel behind some nodes, given their channels' axes: node -> (C,)."""
-    watching = _Watching(prepared, axes)
-    inputs = [one.split(CHUNK) for one in for_graph(samples, prepared)]
-    for chunks in zip(*inputs, strict=True) if axes else ():
-        watching.run(*chunks)
-    return watching.largest
+    run = _Largest(prepared, axes)
+    for chunk in chunks_of(prepared, samples) if axes else ():
+        run.run(*chunk)
+    return run.largest

@@ -33,13 +33,14 @@ class ActivationFakeQuantize(ObserverBase):
         self.enabled = True  # while it is not, values pass unchanged
         self.histogram = Histogram()
         self.through: Function | None = None  # what alone reads the values; see `mse_range`
+        self.keeps_extremes = False  # the range is as wide as all values, whatever the scheme says
         self.scale: Tensor
         self.zero_point: Tensor
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "watch":
+        if self.mode == "watch" and self.enabled:
             self.histogram.update(x)
         if self.mode == "watch" or not self.enabled:
             return x
@@ -51,7 +52,9 @@ class ActivationFakeQuantize(ObserverBase):
 
     def freeze(self) -> None:
         """Sets the grid from what was seen and begins to simulate."""
-        low, high = activation_range(self.histogram, self.scheme, self.through)
+        seen = self.histogram
+        wide = (seen.low, seen.high)
+        low, high = wide if self.keeps_extremes else activation_range(seen, self.scheme, self.through)
         if self.qscheme == torch.per_tensor_symmetric and low < 0:  # else zero stands at its end
             high = max(high, -low * self.quant_max / -self.quant_min)
             low = high * self.quant_min / self.quant_max
@@ -167,7 +170,7 @@ class PerChannelWeightFakeQuantize(ObserverBase):
         if not self.enabled:
             return x
         if isinstance(self.scale, nn.Parameter):
-            return learned_step(x, torch.maximum(self.scale, self.smallest_scale), self.quant_max)
+            return learned_step(x, torch.maximum(self.scale, self.smallest_scale), self.quant_max, self.ch_axis)
         scale, zero_point = self.calculate_qparams()
         return torch.fake_quantize_per_channel_affine(
             x, scale, zero_point, self.ch_axis, self.quant_min, self.quant_max
@@ -177,20 +180,25 @@ class PerChannelWeightFakeQuantize(ObserverBase):
         if self.scale is not None:
             scale = torch.maximum(self.scale.detach(), self.smallest_scale)
             return scale, torch.zeros_like(scale, dtype=torch.int32)
-        magnitude = self.latest.flatten(1).abs().amax(1)
+        magnitude = self.latest.movedim(self.ch_axis, 0).flatten(1).abs().amax(1)
         scale = torch.maximum(symmetric_scale(magnitude, (self.quant_max + 1).bit_length()), self.smallest_scale)
         return scale, torch.zeros_like(magnitude, dtype=torch.int32)
 
 
-def learned_step(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
-    """Weights (O, ...) on symmetric grids of steps (O,), with gradients for both (Esser et al. 2020, equations 1-5).
+def along(scale: Tensor, axis: int, weight: Tensor) -> Tensor:
+    """Scales (channels,) in a shape that broadcasts over the weights, whose channels lie on that axis."""
+    return scale.view([-1 if dimension == axis else 1 for dimension in range(weight.ndim)])
+
+
+def learned_step(weight: Tensor, scale: Tensor, bound: int, axis: int = 0) -> Tensor:
+    """Weights (..., O, ...) quantized with scales (O,), with gradients for both (Esser et al. 2020, equations 1-5).
 
     The gradient passes straight through the rounding, stops where a weight is clipped, and the step's is divided by
     sqrt(weights of the channel * bound), so that steps and weights learn at like speed.
     """
-    factor = 1 / math.sqrt(weight[0].numel() * bound)
+    factor = 1 / math.sqrt(weight.numel() / len(scale) * bound)
     scale = scale.detach() + (scale - scale.detach()) * factor  # its value to the last bit, as in the file
-    scale = scale.view(-1, *[1] * (weight.ndim - 1))
+    scale = along(scale, axis, weight)
     steps = torch.clamp(weight / scale, -bound, bound)
     return (steps + (torch.round(steps) - steps).detach()) * scale
 
@@ -215,6 +223,7 @@ class BiasFakeQuantize(nn.Module):
 
     def on_grid(self, bias: Tensor) -> Tensor:
         scale = self.scale()
+        scale = scale.repeat(len(bias) // len(scale))  # groups of a transposed convolution have the same scales
         return torch.round(bias / scale) * scale
 
     def scale(self) -> Tensor:

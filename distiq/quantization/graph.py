@@ -4,60 +4,39 @@ Where the quantize / dequantize pairs stand decides whether a runtime computes i
 convolution and its activation, or a missing one behind an addition, leaves an island of float32.
 """
 
+import contextlib
 import copy
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import (
-    QuantizationAnnotation,
-    QuantizationSpec,
-    Quantizer,
-    SharedQuantizationSpec,
-)
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
 from distiq.models.attention import write_out_attention
 from distiq.models.layout import dynamic_shapes, free_dimensions, make_contiguous, plain_copy
-from distiq.models.recurrent import bilstm
 from distiq.models.signature import NAMES, Tensors, each, positional
-from distiq.numerics import affine_bounds, symmetric_bounds
+from distiq.quantization.annotate import GROUPED, IntegerQuantizer, check_paths, is_within
+from distiq.quantization.canonical import canonicalize, changes_views
 from distiq.quantization.fake_quantize import (
     ActivationFakeQuantize,
     BiasFakeQuantize,
     DynamicFakeQuantize,
     PerChannelWeightFakeQuantize,
 )
-from distiq.quantization.scheme import REDUCED_BITS, Scheme
+from distiq.quantization.guard import check_unchanged, outputs_of
+from distiq.quantization.operations import ACTIVATIONS, GATE, GATED, MAXIMA, WEIGHTED, aten
+from distiq.quantization.regions import constant_nodes
+from distiq.quantization.scheme import Scheme
+from distiq.quantization.weights import layer_of
 
-aten = torch.ops.aten
-CONVOLUTIONS = {aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding}
-WEIGHTED = {*CONVOLUTIONS, aten.linear.default}
-ACTIVATIONS = {
-    aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
-    aten.clamp.default, aten.clamp_min.default,
-}  # fmt: skip
-ALONE = {
-    aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim,
-    aten.sigmoid.default, aten.sigmoid_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default,
-}  # fmt: skip
-GATES = {
-    aten.silu.default: aten.sigmoid.default, aten.silu_.default: aten.sigmoid.default,
-    aten.hardswish.default: aten.hardsigmoid.default, aten.hardswish_.default: aten.hardsigmoid.default,
-}  # fmt: skip
-GATED = {aten.sigmoid.default: F.silu, aten.hardsigmoid.default: F.hardswish}
-SAME_GRID = {
-    aten.max_pool2d.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default,
-    aten.transpose.int, aten.squeeze.dim, aten.unsqueeze.default, aten.pad.default, aten.constant_pad_nd.default,
-}  # fmt: skip
-NORMALIZATIONS = {aten.layer_norm.default, aten.rms_norm.default}
-GROUPED = "distiq_grouped"
+MOST_NAMED = 5  # operations in a message
+EXAMPLE = "distiq_example"
+"""Key of a graph's `meta`: example rows, and the network's outputs for them."""
 
 
 def export_graph(model: nn.Module, example: Tensors) -> fx.GraphModule:
@@ -80,27 +59,19 @@ def export_graph(model: nn.Module, example: Tensors) -> fx.GraphModule:
             shapes = dynamic_shapes(network, free_dimensions(network))
             program = torch.export.export(network.module, network.inputs, dynamic_shapes=shapes)
             graph = program.module(check_guards=False)
+            if changes_views(graph):
+                program = program.run_decompositions({})
+                graph = program.module(check_guards=False)
             graph.meta[NAMES] = (network.input_names, network.output_names)
     except UserError:
         raise
     except Exception as error:  # torch.export raises many kinds, none of them public
         raise UserError(f"the network cannot be traced by torch.export: {_reason(error)}") from error
-    _open_gates(graph)
+    canonicalize(graph)
+    outputs = outputs_of(network.module, network.inputs)
+    check_unchanged(program.module(check_guards=False), graph, network.inputs, outputs)
+    graph.meta[EXAMPLE] = network.inputs, outputs
     return graph
-
-
-def _open_gates(graph: fx.GraphModule) -> None:
-    """Writes SiLU and hard-swish as x * gate(x), which integer kernels have: one grid for the gate, one behind it."""
-    for node in list(graph.graph.nodes):
-        if node.target in GATES:
-            source = node.args[0]
-            with graph.graph.inserting_before(node):
-                gate = graph.graph.call_function(GATES[node.target], (source,))
-                product = graph.graph.call_function(aten.mul.Tensor, (source, gate))
-            gate.meta, product.meta = dict(node.meta), dict(node.meta)
-            node.replace_all_uses_with(product)
-            graph.graph.erase_node(node)
-    graph.recompile()
 
 
 def _reason(error: Exception) -> str:
@@ -120,12 +91,13 @@ def _reason(error: Exception) -> str:
 
 
 def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
-    """The graph with batch norm folded and a watching point wherever the scheme puts a grid.
+    """The graph with an observer wherever the scheme quantizes.
 
     Raises:
-        UserError: the scheme keeps a module in float32 that the network does not have, or wants grids at both ends of a
-            network that computes in float32 there.
+        UserError: the scheme keeps a module in float32 that the network does not have, or quantizes input and output of
+            a network that computes in float32 there; or the prepared graph gives other outputs than the network.
     """
+    traced = graph
     check_paths(graph, scheme.float_modules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -136,27 +108,53 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
             write_out_attention(graph)
         prepared = prepare_pt2e(graph, IntegerQuantizer(scheme))
     if scheme.integer_io:
-        _check_ends(prepared)
+        _check_integers(prepared)
     _look_through_gates(prepared)
+    _keep_extremes(prepared)
     _insert_bias_fake_quantizers(prepared)
     if scheme.mode == "dynamic":
         _insert_dynamic_fake_quantizers(prepared)
+    with _disabled(prepared):
+        check_unchanged(traced, prepared, *traced.meta[EXAMPLE])
     return prepared
 
 
-def _check_ends(prepared: fx.GraphModule) -> None:
-    """Raises UserError unless all that reads the network's input, and what it gives, is a grid."""
-    modules = dict(prepared.named_modules(remove_duplicate=False))
+@contextlib.contextmanager
+def _disabled(prepared: fx.GraphModule) -> Iterator[None]:
+    """All fake-quantizers let values pass, and no observer sees them."""
+    modules: list[Any] = [module for module in prepared.modules() if hasattr(module, "enabled")]
+    for module in modules:
+        module.enabled = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.enabled = True
+
+
+def _check_integers(prepared: fx.GraphModule) -> None:
+    """Raises UserError unless every operation, from the network's inputs to its outputs, reads and gives integers."""
+    modules, constant = dict(prepared.named_modules(remove_duplicate=False)), set(constant_nodes(prepared))
+
+    def is_quantized(node: fx.Node) -> bool:
+        return isinstance(modules.get(str(node.target)), ActivationFakeQuantize)
+
+    floats = []
     for node in prepared.graph.nodes:
-        if node.op in ("placeholder", "output"):
-            readers = [user for user in node.users if user.target is not aten.sym_size.int]
-            beside = readers if node.op == "placeholder" else node.all_input_nodes
-            if not all(isinstance(modules.get(str(one.target)), ActivationFakeQuantize) for one in beside):
-                end = "reads its input" if node.op == "placeholder" else "computes its output"
-                raise UserError(
-                    f"integer_io: the network {end} in float32, as token numbers, normalization layers and modules"
-                    " that are kept in float32 have it; set it to false"
-                )
+        data = [one for one in node.all_input_nodes if one not in constant and one.target is not aten.sym_size.int]
+        if node.op != "call_function" or node.target is aten.sym_size.int or not data:
+            continue
+        is_fused = node.target in ACTIVATIONS and data[0].op == "call_function"
+        reads = is_fused or all(map(is_quantized, data))
+        gives = all(is_quantized(user) or user.target in ACTIVATIONS for user in node.users)
+        if Q_ANNOTATION_KEY not in node.meta or not reads or not gives:
+            floats.append(f"{node.name} ({str(node.target).removeprefix('aten.')})")
+    if floats:
+        more = f" and {len(floats) - MOST_NAMED} more" if len(floats) > MOST_NAMED else ""
+        raise UserError(
+            f"integer_io: {', '.join(floats[:MOST_NAMED])}{more} compute in float32, for which integer kernels have no"
+            " form, or since their module is kept in float32; replace them, or set integer_io to false"
+        )
 
 
 def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
@@ -189,17 +187,28 @@ def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
 
 
 def _look_through_gates(prepared: fx.GraphModule) -> None:
-    """Tells the points whose values go into x * gate(x) alone what is made of them."""
+    """Tells the fake-quantizers whose values go into x * gate(x) alone what is made of them."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
-    for node in prepared.graph.nodes:
-        point = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(point, ActivationFakeQuantize) or len(node.users) != 2:
+    for product in prepared.graph.nodes:
+        source: Any = product.args[0] if GATED in product.meta else None
+        fake_quantize = modules.get(str(source.target)) if isinstance(source, fx.Node) else None
+        if isinstance(fake_quantize, ActivationFakeQuantize) and all(
+            user is product or GATE in user.meta for user in source.users
+        ):
+            fake_quantize.through = product.meta[GATED]
+
+
+def _keep_extremes(prepared: fx.GraphModule) -> None:
+    """Lets fake-quantizers clip nothing where the largest values alone are read in the end: global max pooling."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    wanted = {source for node in prepared.graph.nodes if node.target in MAXIMA for source in node.all_input_nodes}
+    for node in reversed(prepared.graph.nodes):
+        if node not in wanted or node.target in WEIGHTED:
             continue
-        for gate in node.users:
-            on_grid = next(iter(gate.users), None) if gate.target in GATED else None
-            products = set(on_grid.users) if on_grid is not None and on_grid.op == "call_module" else {on_grid}
-            if on_grid is not None and products | {gate} == set(node.users):
-                point.through = GATED[gate.target]
+        wanted.update(node.all_input_nodes)
+        fake_quantize = modules.get(str(node.target))
+        if isinstance(fake_quantize, ActivationFakeQuantize):
+            fake_quantize.keeps_extremes = True
 
 
 def _insert_dynamic_fake_quantizers(prepared: fx.GraphModule) -> None:
@@ -250,11 +259,6 @@ def parameter_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Parameter:
     return operator.attrgetter(str(source.target))(prepared)
 
 
-def layer_of(weight: fx.Node) -> str:
-    """The module path of the layer whose weight a node reads: "stages.0.conv" for "stages.0.conv.weight"."""
-    return str(weight.target).rpartition(".")[0]
-
-
 def _insert_bias_fake_quantizers(prepared: fx.GraphModule) -> None:
     modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
     for number, node in enumerate(list(prepared.graph.nodes)):
@@ -289,139 +293,3 @@ def _fold_bias_fake_quantizers(prepared: fx.GraphModule) -> None:
         node.replace_all_uses_with(value)
         prepared.graph.erase_node(node)
     prepared.recompile()
-
-
-def _is_on_grid(argument: object) -> bool:
-    return isinstance(argument, fx.Node) and Q_ANNOTATION_KEY in argument.meta
-
-
-def _is_constant(node: fx.Node) -> bool:
-    """Whether a value is a stored tensor, or that as another type, on another device or in another shape."""
-    while len(node.all_input_nodes) == 1:
-        (node,) = node.all_input_nodes
-    return node.op == "get_attr"
-
-
-def _is_float_tensor(argument: object) -> bool:
-    value = argument.meta.get("val") if isinstance(argument, fx.Node) else None
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-PAIRED = {
-    aten.add.Tensor: _is_float_tensor, aten.add_.Tensor: _is_float_tensor,
-    aten.mul.Tensor: _is_on_grid, aten.mul_.Tensor: _is_on_grid,
-}  # fmt: skip
-"""Operations on two tensors, and what both have to be: a product with a mask or a constant needs no grid."""
-
-
-class IntegerQuantizer(Quantizer):
-    """Annotates a graph so that every weighted layer runs from integers to integers.
-
-    A weighted layer reads grids and its result gets one behind its activation; additions, products, gates,
-    concatenations and pooling read and write grids; reshaping and padding keep their input's. The last layer's output
-    stays float32: an integer kernel rescales its accumulator straight to float, and a grid there would only add noise
-    to the logits. A scheme of `integer_io` has one there all the same.
-
-    Where layers are normalized (transformers), what lies between weighted layers is computed in float anyway: there
-    only the inputs and weights of weighted layers get grids, and the results of convolutions, which have no integer
-    kernel with a float32 result; a scheme of `attention` puts the factors of products of two activations there, too.
-    An embedding's table has a grid for each row, everywhere.
-    Schemes that are not static have grids of weights alone here.
-    """
-
-    def __init__(self, scheme: Scheme) -> None:
-        super().__init__()
-        self.scheme = scheme
-        low, high = affine_bounds(scheme.activation_bits)
-        kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
-        point = ActivationFakeQuantize.with_args(scheme=scheme)
-        self.activation = QuantizationSpec(kind, point, low, high, torch.per_tensor_affine)
-        self.factor = QuantizationSpec(kind, point, low, high, torch.per_tensor_symmetric)
-
-    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        self.float_between = any(node.target in NORMALIZATIONS for node in model.graph.nodes)
-        for node in model.graph.nodes:
-            if node.op == "call_function" and not is_within(node, self.scheme.float_modules):
-                self._annotate(node)
-        return model
-
-    def validate(self, model: fx.GraphModule) -> None:
-        pass
-
-    def _annotate(self, node: fx.Node) -> None:
-        arguments: Any = node.args
-        if node.target is aten.embedding.default and arguments[0].op == "get_attr":
-            _note(node, {arguments[0]: _weight_grid(self.scheme.bits_of_table(layer_of(arguments[0])))}, None)
-        elif node.target is bilstm._opoverload:  # computed in float32 from integer weights, in every scheme
-            matrices = [weight for weight in arguments[2] if weight.meta["val"].ndim == 2]
-            _note(node, {weight: _weight_grid(self.scheme.bits_of(layer_of(weight))) for weight in matrices}, None)
-        elif node.meta.get(GROUPED):
-            _note(node, {arguments[0]: _weight_grid(self._bits(arguments[0]))}, None)
-        elif self.scheme.mode != "static":
-            if node.target in WEIGHTED and arguments[1].op == "get_attr":
-                _note(node, {arguments[1]: _weight_grid(self._bits(arguments[1]))}, None)
-        elif node.target in WEIGHTED and arguments[1].op == "get_attr":
-            inputs = {arguments[0]: self.activation, arguments[1]: _weight_grid(self._bits(arguments[1]))}
-            if self.float_between and node.target not in CONVOLUTIONS:
-                _note(node, inputs, None)
-            else:
-                self._mark(node, inputs, fused=True)
-        elif self.scheme.attention and node.target is aten.matmul.default:
-            if not any(map(_is_constant, arguments)):
-                _note(node, dict.fromkeys(arguments, self.factor), None)
-        elif self.float_between:
-            return
-        elif node.target in PAIRED and all(PAIRED[node.target](argument) for argument in arguments[:2]):
-            self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
-        elif node.target in ALONE:
-            self._mark(node, {arguments[0]: self.activation}, fused=False)
-        elif node.target is aten.cat.default:
-            first, *others = arguments[0]
-            shared = SharedQuantizationSpec((first, node))
-            # The first may stand twice: its grid must not be defined by itself.
-            rest = dict.fromkeys((other for other in others if other is not first), shared)
-            _note(node, {first: self.activation, **rest}, shared)
-        elif node.target in SAME_GRID and _is_float_tensor(arguments[0]) and self._keeps_grid(arguments[0]):
-            _note(node, {arguments[0]: self.activation}, SharedQuantizationSpec((arguments[0], node)))
-
-    def _keeps_grid(self, source: fx.Node) -> bool:
-        return _is_on_grid(source) or (self.scheme.integer_io and source.op == "placeholder")
-
-    def _bits(self, weight: fx.Node) -> int:
-        bits = self.scheme.bits_of(layer_of(weight))
-        adds_products = weight.meta["val"][0].numel() > 1
-        return min(bits, REDUCED_BITS) if self.scheme.reduce_range and adds_products else bits
-
-    def _mark(self, node: fx.Node, inputs: dict, fused: bool) -> None:
-        """Grids on the inputs, and one on the output, behind the activation if there is one alone."""
-        users = list(node.users)
-        behind = users[0] if fused and len(users) == 1 and users[0].target in ACTIVATIONS else node
-        is_last = all(user.op == "output" for user in behind.users)
-        output = None if is_last and not self.scheme.integer_io else self.activation
-        _note(node, inputs, output if behind is node else None)
-        if behind is not node:
-            _note(behind, {}, output)
-
-
-def _weight_grid(bits: int) -> QuantizationSpec:
-    low, high = symmetric_bounds(bits)
-    return QuantizationSpec(torch.int8, PerChannelWeightFakeQuantize, low, high, torch.per_channel_symmetric, ch_axis=0)
-
-
-def is_within(node: fx.Node, paths: Sequence[str]) -> bool:
-    """Whether a node of an exported graph belongs to one of the modules at these paths, or to a part of one."""
-    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return any(path and path == found for path in paths for found in stack)
-
-
-def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
-    """Raises UserError if one of the module paths names nothing that computes in an exported graph."""
-    for path in paths:
-        if not any(is_within(node, (path,)) for node in graph.graph.nodes):
-            stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.graph.nodes)
-            known = sorted({found for stack in stacks for found, _ in stack if found and "." not in found})
-            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(known)}')
-
-
-def _note(node: fx.Node, inputs: dict, output: object) -> None:
-    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output, _annotated=True)  # type: ignore[arg-type]

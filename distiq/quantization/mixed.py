@@ -14,7 +14,8 @@ from distiq.quantization.fake_quantize import (
     DynamicFakeQuantize,
     PerChannelWeightFakeQuantize,
 )
-from distiq.quantization.graph import SAME_GRID, layer_of
+from distiq.quantization.operations import MOVING
+from distiq.quantization.weights import layer_of
 
 FLOAT_BITS = 32
 ByBits = Mapping[str, Mapping[int, float]]
@@ -107,7 +108,7 @@ class _Counting(fx.Interpreter):
 
     def _bits(self, factor: fx.Node) -> int:
         """The bits of what a node reads; what changes no value is looked through."""
-        while factor.target in SAME_GRID:
+        while factor.target in MOVING:
             factor = factor.all_input_nodes[0]
         match self.modules.get(str(factor.target)):
             case PerChannelWeightFakeQuantize() as point:

@@ -7,15 +7,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
-from distiq.models.signature import NAMES, Tensors, batch_size, by_name, call, each, in_order, split, tensors_of
+from distiq.models.signature import NAMES, Tensors, batch_size, by_name, each, in_order, tensors_of
 from distiq.numerics import drawn, symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
-from distiq.quantization.graph import bias_fake_quantizers, convert, export_graph, layer_of, parameter_of, prepare
+from distiq.quantization.graph import bias_fake_quantizers, convert, export_graph, parameter_of, prepare
 from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
+from distiq.quantization.streaming import chunks_of
+from distiq.quantization.weights import layer_of
 
 CHUNK = 256
 ROUNDING_SAMPLES = 256
@@ -125,8 +127,8 @@ def has_products_on_grids(prepared: fx.GraphModule) -> bool:
 @torch.no_grad()
 def calibrate(quantized: QuantizedModel, calibration: Tensors) -> None:
     """Shows the samples to the watching points, then fixes their grids."""
-    for chunk in split(calibration, CHUNK):
-        call(quantized, chunk)
+    for chunk in chunks_of(quantized.prepared, calibration):
+        quantized.prepared(*chunk)
     for point in points(quantized):
         point.freeze()
     for node, bias_point in bias_fake_quantizers(quantized.prepared):

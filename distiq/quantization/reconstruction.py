@@ -18,13 +18,16 @@ from distiq.errors import UserError
 from distiq.models.signature import Tensors, for_graph
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Silent, Watch
-from distiq.quantization.blocks import Span, block_spans, constant_nodes, layer_spans
-from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
+from distiq.quantization.blocks import Span, block_spans, layer_spans
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize, along
 from distiq.quantization.graph import parameter_of
-from distiq.quantization.rounding import CHUNK, choose_scale, compute, correct_biases, round_weights
+from distiq.quantization.regions import constant_nodes
+from distiq.quantization.rounding import choose_scale, correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.soft_rounding import SoftRounding
+from distiq.quantization.streaming import compute
 
+CHUNK = 32  # samples of a step
 WEIGHT = 0.01  # of the regularizer, as in BRECQ and QDrop
 BETA = (20.0, 2.0)
 WARM_UP = 0.2  # share of the steps without the regularizer
@@ -72,12 +75,13 @@ def fix_scales(prepared: fx.GraphModule, spans: list[Span]) -> None:
     modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
     for layer in (layer for span in spans for layer in span.layers):
         node: Any = layer.args[1]
-        point, weight = modules[str(node.target)], parameter_of(prepared, node).flatten(1).unsqueeze(0)
-        assert isinstance(point, PerChannelWeightFakeQuantize)
-        if point.scale is None:
-            is_narrow = point.quant_max < symmetric_bounds(8)[1]
-            scale = choose_scale(weight, torch.ones(1, weight.shape[2]), point.quant_max, search=is_narrow)
-            point.fix(torch.maximum(scale[..., 0].flatten(), point.smallest_scale))
+        fake_quantize, weight = modules[str(node.target)], parameter_of(prepared, node)
+        assert isinstance(fake_quantize, PerChannelWeightFakeQuantize)
+        if fake_quantize.scale is None:
+            rows = weight.movedim(fake_quantize.ch_axis, 0).flatten(1).unsqueeze(0)
+            is_narrow = fake_quantize.quant_max < symmetric_bounds(8)[1]
+            scale = choose_scale(rows, torch.ones(1, rows.shape[2]), fake_quantize.quant_max, search=is_narrow)
+            fake_quantize.fix(torch.maximum(scale[..., 0].flatten(), fake_quantize.smallest_scale))
 
 
 class Reconstruction:
@@ -177,18 +181,19 @@ class Reconstruction:
             parameter_of(self.prepared, weight).copy_(value)
 
     def _begin(self, node: fx.Node, parameter: nn.Parameter) -> SoftRounding:
-        point = self.modules[str(node.target)]
-        assert isinstance(point, PerChannelWeightFakeQuantize)
-        scale, bound = point.calculate_qparams()[0], point.quant_max
-        integers = torch.round(point(parameter.detach()) / scale.view(-1, *[1] * (parameter.ndim - 1)))
+        fake_quantize = self.modules[str(node.target)]
+        assert isinstance(fake_quantize, PerChannelWeightFakeQuantize)
+        scale = along(fake_quantize.calculate_qparams()[0], fake_quantize.ch_axis, parameter)
+        integers = torch.round(fake_quantize(parameter.detach()) / scale)
         source: Any = node.args[0]
-        return SoftRounding(self.originals[str(source.target)], integers, scale, bound, self.held)
+        original = self.originals[str(source.target)]
+        return SoftRounding(original, integers, scale, fake_quantize.quant_max, self.held)
 
     def _learn(self, nodes: Nodes, roundings: dict[fx.Node, SoftRounding], steps: "_Steps") -> None:
         constants, wanted = self._constants(nodes, for_qat=True), self.float[nodes[-1]]
         squares = sum(float(value.double().square().sum()) for value in wanted)
         power = max(squares / sum(value.numel() for value in wanted), 1e-12)
-        channels = len(next(reversed(roundings.values())).scale)
+        channels = next(reversed(roundings.values())).scale.numel()
         parameters = [parameter for found in roundings.values() for parameter in found.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=min(FASTEST, WAY / self.iterations))
         for step in range(self.iterations):

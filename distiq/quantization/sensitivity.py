@@ -12,8 +12,8 @@ from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import changed_fake_quantizers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, DynamicFakeQuantize, PerChannelWeightFakeQuantize
-from distiq.quantization.graph import layer_of
 from distiq.quantization.quantize import QuantizedModel
+from distiq.quantization.weights import layer_of
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 
 SAMPLES = 128

@@ -14,15 +14,15 @@ class SoftRounding(nn.Module):
     """The weights of a layer, each between two neighbours of its grid: scale * (lower + h(v)), h in 0..1.
 
     Args:
-        weight: (O, ...) of the float network.
-        start: (O, ...) integers to begin from.
-        scale: (O,).
+        weight: of the float network.
+        start: integers to begin from.
+        scale: of each output channel, in a shape that broadcasts over the weights.
         held: share of the start's side in where h begins; 0 begins at the float weights.
     """
 
     def __init__(self, weight: Tensor, start: Tensor, scale: Tensor, bound: int, held: float) -> None:
         super().__init__()
-        self.scale, self.start = scale.view(-1, *[1] * (weight.ndim - 1)), start
+        self.scale, self.start = scale, start
         steps = weight / self.scale
         lower = torch.minimum(torch.maximum(torch.floor(steps), start - 1), start)  # so that the start is one of both
         self.lower = lower.clamp(-bound, bound - 1)

@@ -60,7 +60,7 @@ class CacheSettings(Part):
     top_k: int = Field(16, ge=1, description="classes kept by top_k; the rest share what is left of the probability")
     features: bool = Field(False, description="also store the layers that the losses compare (float16)")
     limit_mb: float = Field(
-        4000, gt=0, description="largest store; the outputs of views beyond it are computed anew each time"
+        4000, gt=0, description="largest store of a run; the outputs of views beyond it are computed anew each time"
     )
 
 

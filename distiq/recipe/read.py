@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from distiq.errors import UserError
+from distiq.recipe.local import is_local, nearest
 from distiq.recipe.part import changed
 from distiq.recipe.recipe import RELATIVE, Recipe
 from distiq.recipe.shipped import FOLDER, recipe_file
-from distiq.recipe.training import FROM_TEACHER, ModelSettings, TeacherSettings
+from distiq.recipe.training import FROM_TEACHER, WEIGHT_FILES, ModelSettings, TeacherSettings
 
+LARGEST = 1_000_000  # bytes of a recipe
 M = TypeVar("M", bound=ModelSettings)
 
 
@@ -33,18 +35,38 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """
     path = recipe_file(path)
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes are no recipe; name the TOML file")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot read the recipe ({error.strerror}); `distiq init` writes one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from error
-    for override in overrides:
-        _override(tree, override)
+    tree = _tree(content, str(path), overrides)
     if path.resolve().parent == FOLDER.resolve():
         _locate_here(tree)
     recipe = parse_recipe(tree, str(path))
     _check_files(recipe, path)
     return _with_absolute_paths(recipe, path.parent.resolve())
+
+
+def read_recipe(content: bytes, name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe of a TOML file's content, its paths as they stand there; `name` stands in the error messages.
+
+    Raises:
+        UserError: it is not TOML, or says something that distiq does not understand.
+    """
+    return parse_recipe(_tree(content, name, overrides), name)
+
+
+def _tree(content: bytes, name: str, overrides: Iterable[str]) -> dict[str, Any]:
+    try:
+        tree = tomllib.loads(content.decode("utf-8-sig"))  # editors of Windows write a mark before the first byte
+    except RecursionError as error:
+        raise UserError(f"{name}: not valid TOML: its brackets are nested too deep") from error
+    except ValueError as error:  # numbers of thousands of digits raise no TOMLDecodeError
+        raise UserError(f"{name}: not valid TOML: {error}") from error
+    for override in overrides:
+        _override(tree, override)
+    return tree
 
 
 def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
@@ -54,8 +76,12 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
         UserError: one line for each thing that is wrong.
     """
     try:
+        written = json.dumps(tree, default=str)
+    except RecursionError as error:
+        raise UserError(f"{name}: its values are nested too deep") from error
+    try:
         # JSON mode of the strict parser takes a list for a tuple; nothing else is converted.
-        return Recipe.model_validate_json(json.dumps(tree, default=str))
+        return Recipe.model_validate_json(written)
     except ValidationError as error:
         problems = error.errors()
         # What a wrong entry makes of the list around it is no problem of its own.
@@ -65,13 +91,22 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
 
 
 def _locate_here(tree: dict[str, Any]) -> None:
-    data, text = tree.get("data", {}), tree.get("data", {}).get("text", {})
-    if data.get("folder"):
-        data["folder"] = str(Path.cwd() / data["folder"])
-    networks = [tree.get("teacher", {}), tree.get("student", {})]
-    for table, key in ((text, "tokenizer"), (text, "hub"), *((network, "weights") for network in networks)):
-        if table.get(key) and (Path.cwd() / table[key]).exists():  # else the name of a hub
-            table[key] = str(Path.cwd() / table[key])
+    """Takes the paths of a shipped recipe relative to the current folder."""
+    here, data = Path.cwd(), _table(tree, "data")
+    if isinstance(data.get("folder"), str) and data["folder"]:
+        data["folder"] = str(here / data["folder"])
+    networks = [(_table(tree, role), "weights") for role in ("teacher", "student")]
+    text = _table(data, "text")
+    for table, key in ((text, "tokenizer"), (text, "hub"), *networks):
+        name = table.get(key)
+        if isinstance(name, str) and name != FROM_TEACHER and is_local(name, here):
+            table[key] = str(here / name)
+
+
+def _table(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table of the tree; an empty one where something else stands, which the recipe's parts refuse."""
+    table = tree.get(key, {})
+    return table if isinstance(table, dict) else {}
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -85,7 +120,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {'.'.join(parents[: number + 1])} is a value, not a table")
     try:
         tree[last] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         tree[last] = text
 
 
@@ -133,20 +168,16 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f'{path}: data.folder: source = "{kind}" needs the folder of data.{kind}.train and .test{hub}')
     if recipe.data.folder and not recipe.data.download and not (folder / recipe.data.folder).is_dir():
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}; {RELATIVE}")
+    named = {f"{role}.weights": settings.weights for role, settings in recipe.networks().items()}
+    named |= {f"data.text.{key}": getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}
+    for key, name in named.items():
+        if name != FROM_TEACHER and is_local(name, folder) and not (folder / name).exists():
+            near = nearest(folder / name)
+            kind = "file" if name.lower().endswith(WEIGHT_FILES) else "file or folder"
+            hint = f'did you mean "{near}"? ' if near else ""
+            raise UserError(f"{path}: {key}: no such {kind}: {folder / name}; {hint}{RELATIVE}")
     for role, settings in recipe.networks().items():
-        weights = settings.weights
-        if weights.endswith((".safetensors", ".pt", ".pth")) and not (folder / weights).is_file():
-            raise UserError(f"{path}: {role}.weights: no such file: {folder / weights}; {RELATIVE}")
-        name = settings.model.removeprefix("transformers:")
-        config = folder / name / "config.json"
-        if not name or not config.is_file():
-            continue
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type", "NAME")
-        if settings.model != f"transformers:{kind}":  # a folder may be called as the architecture is
-            raise UserError(
-                f"{path}: {role}.model: {folder / name} is a folder of transformers; write model ="
-                f' "transformers:{kind}" and weights = "{name}"'
-            )
+        _check_folder_as_model(settings.model, folder, f"{path}: {role}.model")
     sources = {
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
@@ -158,13 +189,29 @@ def _check_files(recipe: Recipe, path: Path) -> None:
             raise UserError(f"{path}: {key}: no such file: {folder / file}; {RELATIVE}")
 
 
+def _check_folder_as_model(model: str, folder: Path, where: str) -> None:
+    """Refuses a folder of transformers in the place of an architecture's name, with the spelling."""
+    name = model.removeprefix("transformers:")
+    config = folder / name / "config.json"
+    if not name or not config.is_file():
+        return
+    try:
+        kind = json.loads(config.read_bytes()).get("model_type", "NAME")
+    except (ValueError, AttributeError, RecursionError, OSError) as error:
+        raise UserError(f"{config}: damaged or no config of transformers ({error}); repair or remove it") from error
+    if model != f"transformers:{kind}":  # a folder may be called as the architecture is
+        raise UserError(
+            f'{where}: {folder / name} is a folder of transformers; write model = "transformers:{kind}" and'
+            f' weights = "{name}"'
+        )
+
+
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     def absolute(text: str, is_path: bool) -> str:
         return str(folder / text) if text and is_path else text
 
     def located(settings: M) -> M:
-        is_file = settings.weights.endswith((".safetensors", ".pt", ".pth")) or (folder / settings.weights).is_dir()
-        is_file = is_file and settings.weights != FROM_TEACHER
+        is_file = settings.weights != FROM_TEACHER and is_local(settings.weights, folder)
         is_code = ".py:" in settings.model or settings.model.endswith(".onnx")
         named = {"weights": absolute(settings.weights, is_file), "model": absolute(settings.model, is_code)}
         if isinstance(settings, TeacherSettings):
@@ -172,7 +219,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         return changed(settings, named)
 
     named = {key: getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}  # in a hub, or here
-    text = changed(recipe.data.text, {key: absolute(name, (folder / name).exists()) for key, name in named.items()})
+    text = changed(recipe.data.text, {key: absolute(name, is_local(name, folder)) for key, name in named.items()})
     source = absolute(recipe.data.source, ".py:" in recipe.data.source)
     data = changed(recipe.data, {"text": text, "folder": absolute(recipe.data.folder, True), "source": source})
     networks = {

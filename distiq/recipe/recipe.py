@@ -9,7 +9,7 @@ import json
 import re
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distiq.recipe.budget import Budget
 from distiq.recipe.data import (
@@ -55,6 +55,21 @@ class Recipe(Part):
     budget: Budget = Field(default_factory=Budget)
     measure: MeasureSettings = Field(default_factory=MeasureSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_that_of_a_folder(cls, name: str) -> str:
+        if not name.strip("."):
+            raise ValueError(f'"{name}" is no folder below runs/; give the run a name')
+        return name
+
+    def code(self) -> tuple[str, ...]:
+        """What this recipe runs of code that is not distiq's: functions of files, and pickles that it trusts."""
+        sources = (self.data.source, self.teacher.predict, *(network.model for network in self.networks().values()))
+        functions = [source for source in sources if ".py:" in source]
+        trusted = [network.weights for network in self.networks().values() if network.trust and network.weights]
+        pickles = [weights for weights in trusted if not weights.endswith(".safetensors")]
+        return tuple(dict.fromkeys([*functions, *pickles]))
 
     def networks(self) -> dict[str, ModelSettings]:
         """The recipe's networks by role: teacher, assistants.0 and so on, student."""

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from distiq.recipe.part import Part
 
 FROM_TEACHER = "teacher"
+PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
+WEIGHT_FILES = (".safetensors", *PICKLES)
 
 
 class TrainingSettings(Part):
@@ -56,7 +58,7 @@ class ModelSettings(Part):
     weights: str = Field(
         "", description="a file, shards or a folder of weights, plain or of a training, or a hub name; empty trains it"
     )
-    trust: bool = Field(False, description="allow .pt/.pth files that run code when they are loaded")
+    trust: bool = Field(False, description="allow .pt, .pth and .bin files that run code when they are loaded")
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 
 

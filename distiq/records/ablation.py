@@ -32,7 +32,7 @@ class PairRecord(Record):
 class AblationRecord(Record):
     """Whether the teacher helped: the same student and steps, trained in several ways over the same seeds.
 
-    `basis` is that of the run with the same teacher and student.
+    `basis` is that of the run with the same teacher, student and data. `steps` names the folders of its steps.
     """
 
     name: str
@@ -46,3 +46,4 @@ class AblationRecord(Record):
     arms: tuple[ArmRecord, ...]
     pairs: tuple[PairRecord, ...]
     seconds: float
+    steps: tuple[str, ...] = ()

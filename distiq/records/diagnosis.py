@@ -16,11 +16,13 @@ class DiagnosisRecord(Record):
     """Why a quantized student lost accuracy: the checks in their order, the cause in a sentence, the cure.
 
     `rung` names the trial that was looked at, `sensitivity.rung` the one whose tensors were quantized alone. `cure`
-    holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured.
+    holds the overrides of the recipe (`--set`) that apply it; empty where nothing is to be cured. `basis` is that of
+    the run, `step` the folder of the trial that was looked at.
     """
 
     rung: str
     basis: str
+    step: str = ""
     findings: tuple[FindingRecord, ...]
     cause: str
     cure: tuple[str, ...]

@@ -31,8 +31,28 @@ class OwnFileRecord(Record):
     pair_sums: str = ""
 
 
+class DropRecord(Record):
+    """What the delivered file loses of the primary metric against the teacher on the test set, in `unit`.
+
+    `interval` is the paired bootstrap interval of 95 % over the samples; `allowed` is the budget's `drop`.
+    """
+
+    title: str
+    value: float
+    interval: tuple[float, float]
+    unit: str
+    allowed: float | None = None
+
+    @property
+    def within_chance(self) -> bool:
+        """Other test samples could have it on the other side of the limit."""
+        low, high = self.interval
+        return self.allowed is not None and low <= self.allowed < high
+
+
 class VerdictRecord(Record):
-    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true.
+    """How the run ended. `chosen` names the delivered rung; without a budget `met` is true. `drop` is None of a task
+    whose loss has no paired interval.
 
     The rung `FLOAT32` is the unquantized student: every int8 file that kept the limits measured slower.
     """
@@ -42,6 +62,7 @@ class VerdictRecord(Record):
     breaches: tuple[Breach, ...]
     sentence: str
     next_step: str | None
+    drop: DropRecord | None = None
 
 
 class AdviceRecord(Record):

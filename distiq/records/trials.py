@@ -31,10 +31,11 @@ class RuntimeRecord(Record):
 
     `quality` is the primary metric on the test set. `agreement` is the share of test samples for which the file
     predicts what the simulated graph does, `agreement_with` what the file of each other runtime does, by its name.
-    `steps` counts the logits by their distance from the simulated ones, in steps of 1/255
-    of the logits' span: up to half a step, one, two, four, more. `same_integers` says whether integers and scales read
-    back from the file are the graph's. `operations` counts what the runtime runs by kind, in its own words, and type:
-    {"QLinearConv": {"int8": 12}}; `float_operations` names those that compute in float32 though they were to be int8.
+    `simulated_sqnr_db` is that of the file's logits against the simulated ones. `steps` counts the logits by their
+    distance from these, in steps of 1/255 of the logits' span: up to half a step, one, two, four, more.
+    `same_integers` says whether integers and scales read back from the file are the graph's. `operations` counts what
+    the runtime runs by kind, in its own words, and type: {"QLinearConv": {"int8": 12}}; `float_operations` names those
+    that compute in float32 though they were to be int8.
     Latencies are measured side by side at the end of the run; `speed` compares the file with its float32 file then.
     """
 
@@ -44,6 +45,7 @@ class RuntimeRecord(Record):
     size_bytes: int
     quality: Metric
     agreement: float
+    simulated_sqnr_db: float
     steps: tuple[int, int, int, int, int]
     same_integers: bool
     float_operations: tuple[str, ...]

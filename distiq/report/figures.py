@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from distiq.records.quality import Metric
+from distiq.records.run import DropRecord
 
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -143,6 +144,12 @@ def operation_names(names: Sequence[str]) -> str:
     if len(names) <= NAMED:
         return tally(names)
     return tally(name.rpartition("(")[2].removesuffix(")") for name in names)
+
+
+def change_interval(drop: DropRecord) -> str:
+    """The interval of a drop as one of a change: "−0.60 to +0.02 points"."""
+    low, high = drop.interval
+    return f"{_signed(-high)} to {_signed(-low)} {drop.unit}".rstrip()
 
 
 def _signed(number: float) -> str:

@@ -36,7 +36,7 @@ def read_run(records: Path) -> RunRecord:
 
 
 def read_ablation(records: Path, run: RunRecord) -> AblationRecord | None:
-    """Reads `records`/ablation.json; None where none was made, or of another teacher or student than the run's.
+    """Reads `records`/ablation.json; None where none was made, or of another teacher, student or data than the run's.
 
     Raises:
         UserError: the record is damaged.
@@ -45,16 +45,18 @@ def read_ablation(records: Path, run: RunRecord) -> AblationRecord | None:
 
 
 def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:
-    """Reads `records`/diagnosis.json; None where none was made, or of another teacher or student than the run's.
+    """Reads `records`/diagnosis.json; None where none was made, or of another trial than the run has now.
 
     Raises:
         UserError: the record is damaged.
     """
-    return _beside(Path(records) / "diagnosis.json", DiagnosisRecord, "`distiq diagnose RUN` again writes it", run)
+    path = Path(records) / "diagnosis.json"
+    found = _beside(path, DiagnosisRecord, "`distiq diagnose RUN` again writes it", run)
+    return found if found is not None and found.step == run.steps.get(f"trial-{found.rung}", "") else None
 
 
 def _beside(path: Path, kind: type[B], remedy: str, run: RunRecord) -> B | None:
-    """A record that was made after the run, of the same teacher and student."""
+    """A record that was made after the run, of the same teacher, student and data."""
     found = read_record(path, kind, remedy) if path.exists() else None
     return found if found is not None and found.basis == run.basis else None
 

@@ -25,6 +25,7 @@ from distiq.report.figures import (
     NOTHING,
     amount,
     change,
+    change_interval,
     count,
     decibels,
     duration,
@@ -91,6 +92,7 @@ def headlines(run: RunRecord) -> tuple[Headline, ...]:
             f"{heading(after.title)}, teacher → {form}",
             f"{figure(before).removesuffix(' %')} → {figure(after)}",
             f"{change(after, before)} on {count(delivered.test.samples)} test samples"
+            + (f" (paired 95 % interval {change_interval(run.verdict.drop)})" if run.verdict.drop else "")
             + (f"; 95 % interval {figure_interval(after)}" if after.interval else ""),
         ),
         _size_headline(teacher.cost, delivered.cost),
@@ -287,7 +289,7 @@ def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
             Cell(figure(entry.quality)),
             Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
             Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
-            Cell(same),
+            Cell(same, decibels(entry.simulated_sqnr_db)),
             Cell(operation_names(entry.float_operations) or "none", _types(entry)),
         ),
         marked=delivered,
@@ -398,7 +400,10 @@ def verdict_heading(run: RunRecord) -> str:
     """The verdict in two or three words."""
     if not budget_lines(run):
         return "No budget set"
-    return "Budget met" if run.verdict.met else "Budget not met"
+    heading = "Budget met" if run.verdict.met else "Budget not met"
+    drop = run.verdict.drop
+    decides = drop is not None and drop.within_chance and run.verdict.met == (drop.value <= (drop.allowed or 0.0))
+    return f"{heading}, but not beyond chance" if decides else heading
 
 
 SETTING_HEADINGS = (Cell("p50"), Cell("Against the first"), Cell("95 % interval"), Cell("Answers"))

@@ -4,11 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from distiq.records.models import ModelRecord
 from distiq.records.record import ONE, Modality
+from distiq.records.run import DropRecord
 from distiq.records.trials import FLOAT32, Breach, TrialRecord
 
 
 def verdict_sentence(
-    limits: Mapping[str, object], modality: Modality, best: TrialRecord, delivered: TrialRecord
+    limits: Mapping[str, object],
+    modality: Modality,
+    best: TrialRecord,
+    delivered: TrialRecord,
+    drop: DropRecord | None = None,
 ) -> str:
     """How the run ended.
 
@@ -17,6 +22,7 @@ def verdict_sentence(
     Args:
         limits: of the budget, those that are set.
         best: of the int8 files in the first runtime. delivered: it, or what was delivered instead.
+        drop: what the delivered file loses against the teacher, with its interval.
     """
     broken, cost = delivered.test_breaches, delivered.deployed.cost
     assert cost is not None
@@ -33,7 +39,17 @@ def verdict_sentence(
         sentence = f"The budget is missed: {over}. The best file found ({delivered.rung}) gives {facts}."
         if not delivered.breaches:
             sentence += " On the validation split, which steers the ladder, every limit held."
-    return sentence + _about_speed(best, delivered)
+    return sentence + _about_chance(drop) + _about_speed(best, delivered)
+
+
+def _about_chance(drop: DropRecord | None) -> str:
+    """Whether other test samples could have decided otherwise about the loss against the teacher."""
+    if drop is None or drop.allowed is None or not drop.within_chance:
+        return ""
+    low, high = drop.interval
+    said = f"the {drop.title} is {drop.value:.2f} {drop.unit}, its 95 % interval {low:.2f} to {high:.2f}"
+    is_met = drop.value <= drop.allowed
+    return f" {'Met' if is_met else 'Missed'}, but not beyond chance: {said}, and {drop.allowed:g} is allowed."
 
 
 def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:

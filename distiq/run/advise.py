@@ -5,13 +5,14 @@ from distiq.evaluation.cost import parameter_count
 from distiq.recipe.recipe import Recipe
 from distiq.records.run import AdviceRecord
 from distiq.run.ledger import Ledger
-from distiq.run.measure import MeasuredNetwork
+from distiq.run.measure import MeasuredNetwork, Scores
 from distiq.run.networks import Network
 from distiq.tasks.choose import task_of
 from distiq.tasks.task import Task, Taught
 
 FAR_APART = 50  # times fewer parameters
 FEW_STEPS = 300
+LEARNED = 2.0  # points by which a teacher is better where it knows the samples
 
 
 def advise(
@@ -24,9 +25,29 @@ def advise(
     taught = Taught(reference.scores.validation, outputs, targets, train_targets, recipe.distil.temperature)
     size = reference.cost.parameters if reference.cost else None
     said = advice(recipe, task_of(data), taught, size, parameter_count(student.module))
+    network = reference.trained.network
+    if (network.is_given or network.source or network.is_predictor) and (warning := learned_samples(reference.scores)):
+        said = AdviceRecord(facts=said.facts, warnings=(*said.warnings, warning))
     for warning in said.warnings:
         ledger.watch.note(f"warning: {warning}")
     return said
+
+
+def learned_samples(scores: Scores) -> str:
+    """Warns of a loaded teacher that is far better on the validation than on the test split; empty of others.
+
+    Far is beyond both intervals, and by `LEARNED` points or more.
+    """
+    validation, test = scores.validation.primary, scores.test.primary
+    if validation.interval is None or test.interval is None or not validation.higher_is_better:
+        return ""
+    if validation.interval[0] <= test.interval[1] or test.drop(validation) < LEARNED:
+        return ""
+    return (
+        f"the teacher has {validation.in_words} on the validation split, but {test.figure} on the test set: it seems"
+        " to have learned the validation samples, which are split from data.train here, so that every student seems to"
+        " lose more than it does; leave them out of its training, or bring other training data"
+    )
 
 
 def advice(recipe: Recipe, task: Task, taught: Taught, teacher_size: int | None, student_size: int) -> AdviceRecord:

@@ -19,12 +19,13 @@ from distiq.errors import UserError
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
 from distiq.progress import Watch
-from distiq.quantization.graph import check_paths, export_graph, prepare
+from distiq.quantization.annotate import check_paths
+from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.recipe import Recipe
 from distiq.run.measure import example_of
-from distiq.run.networks import Models
+from distiq.run.networks import Models, Network
 from distiq.run.rungs import rungs_of
 from distiq.runtimes.check import check_runtimes
 from distiq.tasks.choose import task_of
@@ -78,9 +79,9 @@ def _check_uint8(recipe: Recipe, data: Data) -> None:
 
 
 def check_models(recipe: Recipe, data: Data, models: Models, watch: Watch) -> None:
-    """Raises UserError unless every network can be trained on this data, exported, and quantized as the recipe says."""
+    """Raises UserError unless every network can be trained on this data, the student quantized as the recipe says."""
     check_networks(data, models, (recipe.distil,), watch)
-    check_exports(recipe, data, models)
+    check_export(recipe, data, models.student)
 
 
 def check_networks(data: Data, models: Models, distillations: Sequence[DistilSettings], watch: Watch) -> None:
@@ -115,17 +116,13 @@ def _trimmed(data: Data) -> str:
     )
 
 
-def check_exports(recipe: Recipe, data: Data, models: Models) -> None:
-    """Raises UserError unless every network can be exported, and the student quantized as the recipe says."""
-    for network in models.all:
-        if network.is_predictor:
-            continue
-        model = copy.deepcopy(network.module)
-        graph = export_graph(model, example_of(data))
-        if network.role == "student":
-            check_paths(graph, recipe.quantize.float_modules or ())
-            if recipe.export.integer_io:
-                prepare(graph, Scheme(float_modules=_kept_in_float(recipe, model), integer_io=True))
+def check_export(recipe: Recipe, data: Data, student: Network) -> None:
+    """Raises UserError unless the student can be exported, and quantized as the recipe says."""
+    model = copy.deepcopy(student.module)
+    graph = export_graph(model, example_of(data))
+    check_paths(graph, recipe.quantize.float_modules or ())
+    if recipe.export.integer_io:
+        prepare(graph, Scheme(float_modules=_kept_in_float(recipe, model), integer_io=True))
 
 
 def _kept_in_float(recipe: Recipe, student: nn.Module) -> tuple[str, ...]:

@@ -1,18 +1,22 @@
 """The end of a run: its record, the bundle and the report."""
 
 import datetime
+import shutil
 
 from safetensors.torch import load_file
+from torch import Tensor
 
 from distiq import environment
 from distiq.bundle.write import write_bundle
 from distiq.data.splits import Data
 from distiq.data.text import Text
+from distiq.evaluation.cost import parameter_count
+from distiq.evaluation.statistics import paired_bootstrap, paired_interval
 from distiq.files import replace_folder
-from distiq.models.transformer import TokenLogits, save_transformers
+from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.models import Column, ModelRecord
-from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
+from distiq.records.run import AdviceRecord, DropRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord
 from distiq.records.task import TaskRecord
 from distiq.records.trials import FLOAT32
@@ -22,8 +26,9 @@ from distiq.run.climb import Climbed
 from distiq.run.compare import Files, ModelFile
 from distiq.run.flips import worst_flips
 from distiq.run.keys import source_hash
+from distiq.run.ladder import drop_title
 from distiq.run.ledger import Ledger
-from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column
+from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column, example_of, reason_of
 from distiq.run.networks import Models
 from distiq.run.rungs import training_rung
 from distiq.run.select import Selection
@@ -35,6 +40,7 @@ from distiq.tasks.choose import task_of
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
+OWN = ("model*", "config.json", "tokenizer*.json", "special_tokens_map.json", ".*.partial")  # names in that folder
 
 
 def write_run(
@@ -58,6 +64,7 @@ def write_run(
     student_record = _model_record(student, timings, (int8.simulated, int8.deployed))
     assert chosen.delivered.deployed.cost is not None
     file = files[chosen.delivered.deployed.cost.file]
+    logits = load_file(file.path.parent / LOGITS)["test"]
     record = RunRecord(
         name=recipe.name,
         command=command,
@@ -65,7 +72,7 @@ def write_run(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         seconds=sum(step.seconds for step in ledger.used.values()),
         steps={name.rpartition("-")[0]: name for name in ledger.used},
-        basis=basis_of(recipe),
+        basis=basis_of(recipe, data, models),
         code_version=source_hash(".")[:16],
         environment=environment.describe(),
         data=data.record(),
@@ -80,15 +87,15 @@ def write_run(
         estimates=climbed.estimates,
         sensitivity=climbed.evidence,
         comparison=timings,
-        flips=worst_flips(data, student.logits["test"], load_file(file.path.parent / LOGITS)["test"]),
-        verdict=_verdict(recipe, data, chosen, teacher_record, student_record),
+        flips=worst_flips(data, student.logits["test"], logits),
+        verdict=_verdict(recipe, data, chosen, teacher_record, student_record, _drop(recipe, data, reference, logits)),
         delivered=checksums(file.path),
     )
     return processes.on_main(lambda: _written(ledger, recipe, data, models, record, file, chosen, student))
 
 
 def _verdict(
-    recipe: Recipe, data: Data, chosen: Selection, teacher: ModelRecord, student: ModelRecord
+    recipe: Recipe, data: Data, chosen: Selection, teacher: ModelRecord, student: ModelRecord, drop: DropRecord
 ) -> VerdictRecord:
     """How the run ended, with the cheapest next step where a limit is broken."""
     delivered, has_trained = chosen.delivered, any(trial.training is not None for trial in chosen.trials)
@@ -97,8 +104,29 @@ def _verdict(
         met=not broken,
         chosen=delivered.rung,
         breaches=broken,
-        sentence=verdict_sentence(recipe.budget.limits, data.modality, chosen.best, delivered),
+        sentence=verdict_sentence(recipe.budget.limits, data.modality, chosen.best, delivered, drop),
         next_step=next_step(broken, teacher, student, "" if has_trained else training_rung()),
+        drop=drop,
+    )
+
+
+def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor) -> DropRecord:
+    """What the delivered file's outputs for the test set lose against the teacher's, with its paired interval."""
+    task, metric, targets = task_of(data), teacher.scores.test.primary, data.test.labels
+    reference = teacher.logits["test"]
+    if task.correct is not None:
+        correct = [task.correct(task.decode(one), targets).unsqueeze(0) for one in (reference, outputs)]
+        found = paired_interval(correct[0], correct[1])
+    else:
+
+        def drop(rows: Tensor) -> float:
+            before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
+            return before - after
+
+        found = paired_bootstrap(drop, len(targets))
+    value, low, high = (metric.scale * end for end in found)
+    return DropRecord(
+        title=drop_title(metric), value=value, interval=(low, high), unit=metric.drop_unit, allowed=recipe.budget.drop
     )
 
 
@@ -116,7 +144,7 @@ def _model_record(network: MeasuredNetwork, timings: ComparisonRecord, quantized
         role="teacher" if own.role == "teacher" else "student",
         model=own.name,
         origin=training.origin,
-        parameters=cost.parameters if cost else None,
+        parameters=cost.parameters if cost else None if own.is_predictor else parameter_count(network.module),
         macs=cost.macs if cost else None,
         columns=(plain, *quantized),
         training=training.training,
@@ -158,7 +186,15 @@ def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, fil
     partial = ledger.folder / f".{TRANSFORMERS}.partial"
     assert isinstance(data.preprocessing, Text)
     text = data.preprocessing.to_json() if data.preprocessing.tokenizer else {}
-    save_transformers(student, partial, data.classes, text, task_of(data).decoding, data.target._asdict())
-    if file.path.suffix == ".onnx":
-        with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
-    replace_folder(partial, ledger.folder / TRANSFORMERS)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        save_transformers(student, partial, data.classes, text, task_of(data).decoding, data.target._asdict())
+        check_saved(student, partial, example_of(data))
+        if file.path.suffix == ".onnx":
+            with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
+    except Exception as error:  # the library raises its own kinds
+        shutil.rmtree(partial, ignore_errors=True)
+        kind = type(student.model).__name__
+        ledger.watch.note(f"no folder {TRANSFORMERS}: {kind} is not saved whole ({reason_of(error)})")
+        return
+    replace_folder(partial, ledger.folder / TRANSFORMERS, OWN)

@@ -12,6 +12,7 @@ from torch import Tensor
 from distiq.data.splits import Data
 from distiq.files import save_tensors
 from distiq.numerics import sqnr_db
+from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel, restore
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.recipe import Recipe
@@ -36,6 +37,7 @@ from distiq.tasks.choose import task_of
 
 SIMULATED = "simulated.safetensors"
 STEPS = (0.5, 1.0, 2.0, 4.0)
+LEAST_DB = 60.0  # of a file's logits against the simulated ones: rounding differently once in a while stays above
 
 
 class DeployedRecord(Record):
@@ -47,6 +49,7 @@ class DeployedRecord(Record):
     size_bytes: int
     scores: Scores
     sqnr_db: float
+    simulated_sqnr_db: float
     agreement: float
     steps: tuple[int, int, int, int, int]
     same_integers: bool
@@ -125,7 +128,9 @@ def export_trial(
     path = export_file(quantized, place.folder / conditions.model_file, data, conditions.export)
     logits = file_logits(path, data, conditions)
     save_tensors(logits, place.folder / LOGITS)
-    return deployed(path, file, quantized, simulated, logits, student, against, data, conditions)
+    record = deployed(path, file, quantized, simulated, logits, student, against, data, conditions)
+    warn_of_distance(record, place.watch)
+    return record
 
 
 def deployed(
@@ -157,6 +162,7 @@ def deployed(
         size_bytes=size_bytes(path),
         scores=scores(logits, data, conditions.evaluation, against, network),
         sqnr_db=sqnr_db(network.logits["validation"], logits["validation"]),
+        simulated_sqnr_db=sqnr_db(simulated["test"], logits["test"]),
         agreement=task_of(data).agreement(simulated["test"], logits["test"]),
         steps=_steps(simulated["test"], logits["test"]),
         same_integers=not differences(quantized, path),
@@ -164,6 +170,15 @@ def deployed(
         intended_float_operations=tuple(name for name in in_float if name.startswith(meant)),
         operations=operations(path),
     )
+
+
+def warn_of_distance(record: DeployedRecord, watch: Watch) -> None:
+    """Says where a file's logits are not those of the graph that it was lowered from."""
+    if record.simulated_sqnr_db < LEAST_DB:
+        watch.note(
+            f"{record.runtime}: the file's logits differ from the simulated ones ({record.simulated_sqnr_db:.0f} dB,"
+            f" not {LEAST_DB:.0f}): it computes some layers otherwise than the graph; measured is what the file does"
+        )
 
 
 def _steps(simulated: Tensor, deployed: Tensor) -> tuple[int, int, int, int, int]:

@@ -2,13 +2,12 @@
 
 steps/<name>-<key>/            a finished step: record.json, its files, and step.json: their checksums, its seconds
 steps/<name>-<key>.partial/    a step under way; its training checkpoint survives a kill
+steps/<name>-<key>.damaged/    a step that was set aside; what of it is intact serves to make it again
 records/                       what the report reads
-.lock                          held while a run is writing
+.distiq, .lock                 see `folder`; held while a run is writing
 """
 
 import contextlib
-import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,17 +15,17 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from distiq.errors import UserError
-from distiq.files import PARTIAL, sha256_of_file, write_atomically
+from distiq.files import make_folder, sync_files, sync_folder, write_atomically
 from distiq.progress import Silent, Watch
 from distiq.records.record import Record
+from distiq.run import salvage
+from distiq.run.folder import LOCK, check_folder, keep_recipe, mark_folder, sweep
 from distiq.run.keys import step_key
 from distiq.training import processes
 
 CHECKPOINT = "checkpoint.safetensors"
-FINISHED = "step.json"
 R = TypeVar("R", bound=Record)
 
 
@@ -55,17 +54,23 @@ class Ledger:
     `used` are the steps that were asked for since it was entered, by folder name.
 
     Args:
-        watch: told what is being made.
+        watch: told what is being made, what was damaged and what was saved of it.
+        recipe_file: where the run's recipe stands, if it was read from a file; it is never written to.
+        chosen: the folder was named by the user and may serve several recipes.
 
     Raises:
-        UserError: on entering, when another run holds the folder or it cannot be written.
+        UserError: on entering, when another run holds the folder, it is not distiq's, is that of another recipe, or
+            cannot be written.
     """
 
-    def __init__(self, folder: Path, watch: Watch | None = None) -> None:
+    def __init__(
+        self, folder: Path, watch: Watch | None = None, recipe_file: Path | None = None, chosen: bool = True
+    ) -> None:
         self.folder, self.watch = Path(folder), watch or Silent()
         self.records = self.folder / "records"
         self.used: dict[str, Step[Any]] = {}
-        self._lock = FileLock(self.folder / ".lock")
+        self._recipe_file, self._chosen = recipe_file, chosen
+        self._lock = FileLock(self.folder / LOCK)
 
     def __enter__(self) -> "Ledger":
         processes.on_main(self._take)
@@ -73,9 +78,11 @@ class Ledger:
 
     def _take(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            check_folder(self.folder, self._recipe_file, self._chosen)
+            make_folder(self.folder)
             self._lock.acquire(timeout=0)
-            self._sweep()
+            mark_folder(self.folder, self._recipe_file)
+            sweep(self.folder)
         except Timeout:
             raise UserError(
                 f"{self.folder}: another distiq run is writing here; wait for it, or give this one its own folder"
@@ -86,16 +93,15 @@ class Ledger:
                 f"{self.folder}: cannot write here ({error.strerror}); choose another with --run"
             ) from error
 
-    def _sweep(self) -> None:
-        """Removes what was being written when its run was killed, in the places where this run writes alone."""
-        for place in ("", "records/", "cache/*/", "steps/", "steps/*/"):
-            for left in list(self.folder.glob(place + PARTIAL)):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    def keep_recipe(self, text: str) -> None:
+        """Leaves the recipe as it was understood in the folder; see `folder.keep_recipe`."""
+        if processes.is_main() and (said := keep_recipe(self.folder, text, self._recipe_file)):
+            self.watch.note(said)
 
     def step(
         self, name: str, title: str, kind: type[R], make: Callable[[Place], R | None], *, together: bool = False
@@ -104,7 +110,8 @@ class Ledger:
 
         Args:
             title: what is said while it is made.
-            make: fills the folder and returns the record; it finds what a killed attempt left there. A function, or a
+            make: fills the folder and returns the record; it finds what a killed attempt left there, and what is
+                intact of a damaged step. A function, or a
                 `functools.partial` of one that binds by keyword all that the result is made from: see `step_key`.
             together: every process of the run makes it. The main one's record counts, and it alone writes; the others
                 may leave with None.
@@ -113,7 +120,7 @@ class Ledger:
         final = self.folder / "steps" / f"{name}-{key}"
         step: Step[R] | None = processes.on_main(lambda: self._kept(final, key, kind))
         if step is None:
-            partial, record, began = final.with_name(final.name + ".partial"), None, time.monotonic()
+            partial, record, began = _partial(final), None, time.monotonic()
             with _writing(partial):
                 if together or processes.is_main():
                     self.watch.stage(title)
@@ -123,60 +130,56 @@ class Ledger:
         return step
 
     def _kept(self, final: Path, key: str, kind: type[R]) -> Step[R] | None:
-        """The step as it was finished; what is damaged is removed."""
+        """The step as it was finished, its record mended if that alone was damaged; what is damaged is set aside."""
         if not final.is_dir():
             return None
-        step = _finished(final, key, kind)
-        if isinstance(step, Step):
-            return step
-        shutil.rmtree(final)
-        write_atomically(self.folder / "steps" / "repaired.txt", f"{final.name}: {step}; made again\n".encode())
-        return None
+        state = salvage.examine(final, kind, CHECKPOINT)
+        if state.problem:
+            self._say(final, state.problem)
+        if state.record is None:
+            salvage.set_aside(final, _partial(final), state.intact)
+            return None
+        if state.problem:
+            salvage.write_facts(final, state.record, state.seconds, CHECKPOINT)
+        (final / CHECKPOINT).unlink(missing_ok=True)
+        return Step(state.record, final, key, state.seconds)
+
+    def _say(self, final: Path, problem: str) -> None:
+        self.watch.note(f"{final.name}: {problem}")
+        file = self.folder / "steps" / "repaired.txt"
+        before = file.read_bytes() if file.is_file() else b""
+        write_atomically(file, before + f"{final.name}: {problem}\n".encode())
+
+
+def _partial(final: Path) -> Path:
+    return final.with_name(final.name + ".partial")
 
 
 @contextlib.contextmanager
 def _writing(partial: Path) -> Iterator[None]:
-    """Makes a step's folder, and says what to do where the disk refuses."""
+    """Makes a step's folder, and says what to do where the disk refuses; what was refused leaves no empty one."""
     try:
         if processes.is_main():
-            partial.mkdir(parents=True, exist_ok=True)
+            make_folder(partial)
         yield
     except OSError as error:
         raise UserError(
             f"{partial}: writing failed ({error.strerror or error}); free the disk or choose another folder with"
             " --run, then run again: finished steps are kept"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.rmdir()
 
 
 def _kept_from_now(record: R | None, partial: Path, final: Path, key: str, seconds: float) -> Step[R]:
     """Finishes a step: its record and checksums are written, then its folder gets its final name."""
     assert record is not None
-    record.save(partial / "record.json")
     training = getattr(record, "training", None)  # knows the seconds of killed attempts, too
     seconds = max(seconds, training.seconds if training else 0.0)
-    beside = {CHECKPOINT, FINISHED}
-    files = [file for file in sorted(partial.iterdir()) if file.is_file() and file.name not in beside]
-    facts = {"seconds": seconds, "sha256": {file.name: sha256_of_file(file) for file in files}}
-    write_atomically(partial / FINISHED, json.dumps(facts, indent=1).encode())
+    salvage.write_facts(partial, record, seconds, CHECKPOINT)
+    sync_files(partial)
     partial.rename(final)
+    sync_folder(final.parent)
     (final / CHECKPOINT).unlink(missing_ok=True)  # last, so that a kill before it costs no training
     return Step(record, final, key, seconds)
-
-
-def _finished(folder: Path, key: str, kind: type[R]) -> Step[R] | str:
-    """A finished step as it was written, or what is wrong with it."""
-    try:
-        facts = json.loads((folder / FINISHED).read_bytes())
-        checksums, seconds = facts["sha256"].items(), float(facts["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "its checksums cannot be read"
-    for name, expected in checksums:
-        file = folder / name
-        if not file.is_file() or sha256_of_file(file) != expected:
-            return f"{name} is missing or damaged"
-    try:
-        record = kind.load(folder / "record.json")
-    except (OSError, ValidationError):
-        return "its record is of another form"
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return Step(record, folder, key, seconds)

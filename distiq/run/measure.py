@@ -1,5 +1,6 @@
 """Measuring a network or a file: its logits, their quality, what it costs."""
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from distiq import environment
 from distiq.data.images import Images
 from distiq.data.splits import Data
+from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.keyword import keyword_errors
@@ -116,10 +118,14 @@ class FileCost(Record):
 
 
 class FloatRecord(Record):
-    """What a float32 network measured, as a file in the first runtime; a callable is no file and costs nothing."""
+    """What a float32 network measured, as a file in the first runtime; a callable is no file and costs nothing.
+
+    `no_file` says why a network has no file: its logits are PyTorch's then.
+    """
 
     scores: Scores
     cost: FileCost | None
+    no_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,10 @@ def measure_float(
     )
     step = ledger.step(f"{role}-float32", f"measuring the {role}'s float32 file", FloatRecord, make)
     _say(ledger, role, step.record, data)
-    return MeasuredNetwork(trained, step, load_file(step.folder / LOGITS), step.folder / conditions.model_file)
+    if why := step.record.no_file:
+        ledger.watch.note(f"the {role} has no file, its logits are PyTorch's: {why}")
+    file = None if step.record.no_file else step.folder / conditions.model_file
+    return MeasuredNetwork(trained, step, load_file(step.folder / LOGITS), file)
 
 
 def _say(ledger: Ledger, role: str, record: FloatRecord, data: Data) -> None:
@@ -201,12 +210,32 @@ def measure_network(
     conditions: Conditions,
     turns: Turns,
 ) -> FloatRecord:
-    """The step of a network: its float32 file, that file's logits, quality and cost."""
-    path = export_file(trained.module, place.folder / conditions.model_file, data, conditions.export)
-    logits = file_logits(path, data, conditions)
+    """The step of a network: its float32 file, that file's logits, quality and cost.
+
+    A teacher is a reference alone: where no file can hold it, its logits are asked of PyTorch.
+    """
+    path = place.folder / conditions.model_file
+    try:
+        export_file(trained.module, path, data, conditions.export)
+        logits = file_logits(path, data, conditions)
+    except Exception as error:  # exporters and runtimes raise their own kinds
+        if trained.network.role != "teacher":
+            raise
+        path.unlink(missing_ok=True)
+        asked = measure_predictor(place, trained=trained, data=data, conditions=conditions)
+        return FloatRecord(scores=asked.scores, cost=None, no_file=reason_of(error))
     save_tensors(logits, place.folder / LOGITS)
     cost = file_cost(path, trained.module, data, conditions, turns)
     return FloatRecord(scores=scores(logits, data, conditions.evaluation, against), cost=cost)
+
+
+def reason_of(error: Exception) -> str:
+    """Why something that a run can do without could not be made; a full disk is raised again."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    if is_full or (isinstance(error, UserError) and isinstance(error.__cause__, OSError)):  # see `files`
+        raise error
+    first = (str(error).strip().splitlines() or [""])[0]
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
 
 
 # Its parts ------------------------------------------------------------------------------------------------------------

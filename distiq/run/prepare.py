@@ -6,12 +6,10 @@ from pathlib import Path
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
-from distiq.files import write_atomically
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.run.ledger import Ledger
 from distiq.run.reach import code_key, whole
-from distiq.training import processes
 
 
 def read_data(recipe: Recipe, watch: Watch, given: Data | None = None) -> Data:
@@ -43,5 +41,4 @@ def with_task(data: Data, reference: str) -> Data:
 
 def keep_recipe(ledger: Ledger, recipe: Recipe) -> None:
     """Writes the resolved recipe into the run folder."""
-    if processes.is_main():
-        write_atomically(ledger.folder / "recipe.toml", to_toml(recipe).encode())
+    ledger.keep_recipe(to_toml(recipe))

@@ -11,7 +11,7 @@ from typing import Literal
 
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.quantization.rounding import CHUNK
+from distiq.quantization.reconstruction import CHUNK
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.recipe.quantize import Mode, QuantizeSettings
 from distiq.recipe.recipe import Recipe

@@ -162,6 +162,7 @@ def _in_runtimes(trial: Trial, data: Data, timings: ComparisonRecord) -> tuple[R
             float_file=file.record.float_file,
             size_bytes=file.record.size_bytes,
             quality=file.record.scores.test.primary,
+            simulated_sqnr_db=file.record.simulated_sqnr_db,
             agreement=file.record.agreement,
             steps=file.record.steps,
             same_integers=file.record.same_integers,

@@ -25,7 +25,7 @@ from distiq.recipe.training import TrainingSettings
 from distiq.records.record import Record
 from distiq.records.training import TrainingRecord
 from distiq.run.ledger import CHECKPOINT, Ledger, Place, Step
-from distiq.run.networks import Network
+from distiq.run.networks import Models, Network
 from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batches
@@ -160,6 +160,8 @@ def train(
     Args:
         source: who teaches. start: the trained teacher that the network is cut from.
     """
+    if (place.folder / WEIGHTS).is_file() and not (place.folder / CHECKPOINT).exists():  # see `salvage`
+        return Trained(origin="weights of a step whose record was damaged, whole by their own checksum", training=None)
     teacher = answering(place, source, data, distillation, views, seed) if source else None
     trained, record = distil(
         network.fresh(seed, start.module if start else None),
@@ -204,9 +206,8 @@ def answering(
     key = f"{source.key} {data.digest()} {views.model_dump_json()} {seed}"
     form = sha256_of_json([distillation.cache.storage, distillation.cache.top_k, distillation.teacher_paths])[:6]
     folder = place.cache / f"teacher-{source.key}-{form}-seed{seed}"
-    return CachedTeacher(
-        live, data, Views(views, seed), folder, key, place.watch, distillation.cache, distillation.teacher_paths
-    )
+    settings, paths = distillation.cache, distillation.teacher_paths
+    return CachedTeacher(live, data, Views(views, seed), folder, key, place.watch, settings, paths, place.cache)
 
 
 # Precision ------------------------------------------------------------------------------------------------------------
@@ -240,7 +241,9 @@ def time_precision(
     return Precision(faster=faster_precision(objective, batches, training))
 
 
-def basis_of(recipe: Recipe) -> str:
-    """Says which teacher and student a record is of: a hash of the recipe without what comes after their training."""
+def basis_of(recipe: Recipe, data: Data, models: Models) -> str:
+    """Says which teacher, student and data a record is of: a hash of the recipe without what comes after their
+    training, of the data, and of the networks."""
     later = {"name", "quantize", "export", "budget", "measure", "evaluation"}
-    return sha256_of_json(recipe.model_dump(mode="json", exclude=later))[:16]
+    own = [recipe.model_dump(mode="json", exclude=later), data.digest(), [network.key for network in models.all]]
+    return sha256_of_json(own)[:16]

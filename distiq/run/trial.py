@@ -20,7 +20,7 @@ from distiq.recipe.training import QATSettings
 from distiq.records.record import Record
 from distiq.records.training import TrainingRecord
 from distiq.records.trials import Breach
-from distiq.run.deploy import SIMULATED, DeployedRecord, TrialFile, deploy, deployed
+from distiq.run.deploy import SIMULATED, DeployedRecord, TrialFile, deploy, deployed, warn_of_distance
 from distiq.run.evidence import calibrated, float_modules
 from distiq.run.ledger import CHECKPOINT, Ledger, Place, Step
 from distiq.run.measure import (
@@ -36,6 +36,7 @@ from distiq.run.measure import (
     file_cost,
     file_logits,
     logits_of,
+    reason_of,
     scores,
     turns_of,
 )
@@ -44,6 +45,8 @@ from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batch
 from distiq.training.fit import Losses
+
+NO_REFERENCE = "no quantized teacher as a reference, the run goes on without it: "
 
 
 class QuantizedRecord(Record):
@@ -96,6 +99,13 @@ class Lesson:
 # The reference: the teacher's own int8 file ---------------------------------------------------------------------------
 
 
+class ReferenceRecord(Record):
+    """What quantizing the teacher made, or why it could not be quantized: a run does not need it."""
+
+    made: QuantizedRecord | None = None
+    why: str = ""
+
+
 @dataclass(frozen=True)
 class QuantizedTeacher:
     """What quantizing the teacher itself gives."""
@@ -105,11 +115,15 @@ class QuantizedTeacher:
 
 
 def quantize_teacher(ledger: Ledger, recipe: Recipe, data: Data, reference: MeasuredNetwork) -> QuantizedTeacher | None:
-    """What a student has to beat: the teacher's own int8 file; None of a callable, which has none."""
-    if reference.trained.network.is_predictor:
+    """What a student has to beat: the teacher's own int8 file; None of what has no file, or cannot be quantized."""
+    if reference.file is None:
         return None
     mode, conditions = recipe.quantize.mode, conditions_of(recipe)
-    decided = float_modules(ledger, data, reference, None, Scheme(mode=mode))
+    try:
+        decided = float_modules(ledger, data, reference, None, Scheme(mode=mode))
+    except Exception as error:  # exporters raise their own kinds
+        ledger.watch.note(NO_REFERENCE + reason_of(error))
+        return None
     kept = decided.paths if decided and decided.kept else ()
     make = partial(
         quantize_reference,
@@ -120,8 +134,11 @@ def quantize_teacher(ledger: Ledger, recipe: Recipe, data: Data, reference: Meas
         turns=turns_of(recipe),
         seed=recipe.seed,
     )
-    step = ledger.step("teacher-int8", "quantizing the teacher, as a reference", QuantizedRecord, make)
-    return QuantizedTeacher(step.record, step.folder / conditions.model_file)
+    step = ledger.step("teacher-int8", "quantizing the teacher, as a reference", ReferenceRecord, make)
+    if step.record.made is None:
+        ledger.watch.note(NO_REFERENCE + step.record.why)
+        return None
+    return QuantizedTeacher(step.record.made, step.folder / conditions.model_file)
 
 
 def quantize_reference(
@@ -133,10 +150,14 @@ def quantize_reference(
     conditions: Conditions,
     turns: Turns,
     seed: int,
-) -> QuantizedRecord:
+) -> ReferenceRecord:
     """The step that calibrates and measures the teacher's int8 file."""
-    quantized = calibrated(network.module, data, scheme, seed, place.watch)
-    return _measured(place, "teacher-int8", quantized, network, network, data, conditions, turns, None)
+    try:
+        quantized = calibrated(network.module, data, scheme, seed, place.watch)
+        made = _measured(place, "teacher-int8", quantized, network, network, data, conditions, turns, None)
+    except Exception as error:  # exporters and runtimes raise their own kinds
+        return ReferenceRecord(why=reason_of(error))
+    return ReferenceRecord(made=made)
 
 
 # A trial of the student -----------------------------------------------------------------------------------------------
@@ -243,10 +264,12 @@ def _measured(
     logits = file_logits(path, data, conditions)
     save_tensors(logits, place.folder / LOGITS)
     cost = file_cost(path, network.module, data, conditions, turns)
+    record = deployed(path, file, quantized, simulated, logits, network, against, data, conditions)
+    warn_of_distance(record, place.watch)
     return QuantizedRecord(
         scheme=str(quantized.scheme) + (", trained quantized" if training else ""),
         simulated=scores(simulated, data, conditions.evaluation, against, network),
-        deployed=deployed(path, file, quantized, simulated, logits, network, against, data, conditions),
+        deployed=record,
         cost=cost,
         training=training,
         reduced_layers=quantized.reduced_layers(),

@@ -59,6 +59,7 @@ from distiq.runtimes.uint8_input import MODULE, Uint8Input
 COMPUTING = {"ADD", "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "DIV",
              "FULLY_CONNECTED", "MAX_POOL_2D", "MEAN", "MUL", "SUB"}  # fmt: skip
 FILE_IDENTIFIER = b"TFL3"
+CONVOLUTION_AXES = 4
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
 
 
@@ -200,7 +201,8 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
             array = _channels_first(array, quantization.quantizedDimension)
             weights.append(Weight(array, quantization.scale, is_multiplied=number not in tables))
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
-            floats.append(np.frombuffer(bytes(data), np.float32).reshape(tensor.shape))
+            array = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
+            floats += [array, *(_channels_first(array, axis) for axis in (0, 3) if array.ndim == CONVOLUTION_AXES)]
     return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations))
 
 

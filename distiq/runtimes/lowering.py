@@ -216,7 +216,7 @@ def qparams_of(reference: fx.GraphModule) -> QuantizationParameters:
         arguments: Any = node.args
         if _is(node, WEIGHT_DEQUANTIZE):
             integers, scales = (_attribute(reference, argument).numpy() for argument in arguments[:2])
-            weights.append(Weight(integers, scales))
+            weights.append(Weight(np.moveaxis(integers, arguments[3], 0), scales))
         elif _is(node, QUANTIZE):
             activations.add((float(np.float32(arguments[1])), arguments[2]))
     return QuantizationParameters(tuple(weights), (), frozenset(activations))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
+from distiq.runtimes.onnx_moves import move_integers
 from distiq.runtimes.uint8_input import Uint8Input, take_uint8
 
 COMPUTING = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Sub", "Div", "Log",
@@ -16,7 +18,6 @@ DEFAULTS: dict[tuple[str, str], object] = {
     ("Conv", "pads"): 0, ("Gemm", "alpha"): 1.0, ("Gemm", "beta"): 1.0, ("Gemm", "transA"): 0,
     ("Reshape", "allowzero"): 0,
 }  # fmt: skip
-Q, DQ, DYNAMIC_Q = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 NARROW_OPSET = 21  # the first with INT4, and with grids of 16 bits
 CONTRIB = "com.microsoft"
@@ -42,6 +43,8 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
         _store_activations_unsigned(graph)
         if for_openvino:
             _drop_zero_points_of_weights(graph)
+        else:
+            move_integers(graph)
         if is_wide(graph):
             _dequantize_when_loaded(graph, WIDE_PRODUCTS)
             _raise_opset(proto)
@@ -86,22 +89,6 @@ def _drop_annotations(proto: ModelProto) -> None:
     del proto.metadata_props[:]
     graph.doc_string = proto.doc_string = ""
     proto.producer_name, proto.producer_version = "distiq", ""
-
-
-def initializers(graph: GraphProto) -> dict[str, TensorProto]:
-    return {tensor.name: tensor for tensor in graph.initializer}
-
-
-def value_of(constants: dict[str, TensorProto], name: str) -> np.ndarray | None:
-    return numpy_helper.to_array(constants[name]) if name in constants else None
-
-
-def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    found: dict[str, list[NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
 
 
 def _replace_input(graph: GraphProto, old: str, new: str) -> None:

@@ -40,17 +40,8 @@ from distiq.models.signature import (
     positional,
 )
 from distiq.numerics import dynamic_qparams
-from distiq.runtimes.onnx_passes import (
-    COMPUTING,
-    DQ,
-    DYNAMIC_Q,
-    Q,
-    consumers_of,
-    initializers,
-    is_wide,
-    rewrite,
-    value_of,
-)
+from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
+from distiq.runtimes.onnx_passes import COMPUTING, is_wide, rewrite
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
 
 LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give

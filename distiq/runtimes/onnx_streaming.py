@@ -22,7 +22,7 @@ from torch import Tensor
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.signature import INPUT, OUTPUT
-from distiq.runtimes.onnx_passes import DQ, initializers
+from distiq.runtimes.onnx_graph import DQ, initializers
 from distiq.runtimes.onnx_runtime import open_session
 
 CHUNK, STATES = "chunk", ("samples", "frames", "hidden", "heard")

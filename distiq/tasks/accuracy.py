@@ -3,9 +3,9 @@
 from typing import Literal
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 from torchmetrics.functional.classification import (
-    binary_auroc,
     binary_calibration_error,
     multiclass_calibration_error,
     multilabel_f1_score,
@@ -46,11 +46,16 @@ def label_calibration_error(logits: Tensor, targets: Tensor, bins: int = BINS) -
 
 
 def area_under_curve(logits: Tensor, targets: Tensor) -> float | None:
-    """Area under the ROC curve of the second of two classes (N, 2); None of more classes, or where one is absent."""
+    """Area under the ROC curve of the second of two classes (N, 2); None of more classes, or where one is absent.
+
+    By the ranks of the margins, ties at their mean (Mann and Whitney 1947): probabilities of large margins would tie.
+    """
     if logits.shape[1] != 2 or len(targets.unique()) < 2:
         return None
-    scores = torch.sigmoid(logits[:, 1].double() - logits[:, 0].double())
-    return float(binary_auroc(scores, targets))
+    ranks = rankdata((logits[:, 1].double() - logits[:, 0].double()).numpy())
+    positive = (targets == 1).numpy()
+    count, others = int(positive.sum()), int((~positive).sum())
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
 
 
 def f1(predictions: Tensor, targets: Tensor, average: Literal["micro", "macro"]) -> float:

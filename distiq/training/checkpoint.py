@@ -2,32 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from distiq.errors import UserError
-from distiq.files import save_tensors, sha256_of_tensors
+from distiq.files import load_tensors, save_tensors
 
 
-class _Checkpoint(NamedTuple):
+class Checkpoint(NamedTuple):
+    """Tensors of a training, and as JSON values where it stands and which training it is of."""
+
     tensors: dict[str, Tensor]
-    meta: dict[str, object]
+    meta: dict[str, Any]
 
     @staticmethod
-    def read(path: Path) -> "_Checkpoint":
+    def read(path: Path) -> "Checkpoint":
+        """Reads a checkpoint.
+
+        Raises:
+            UserError: the file is damaged or no checkpoint.
+        """
         try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-                stored = file.metadata()
-                found = _Checkpoint(tensors, json.loads(stored["meta"]))
-                if stored["sha256"] != sha256_of_tensors(tensors, stored["meta"]):
-                    raise ValueError("its SHA-256 is not the one that was written")
-                return found
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            tensors, texts = load_tensors(path)
+            meta = json.loads(texts["meta"])
+        except (KeyError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: damaged checkpoint ({error}); delete it to train from the start") from error
+        return Checkpoint(tensors, meta)
 
     def write(self, path: Path) -> None:
-        meta = json.dumps(self.meta)
-        save_tensors(self.tensors, path, {"meta": meta, "sha256": sha256_of_tensors(self.tensors, meta)})
+        save_tensors(self.tensors, path, {"meta": json.dumps(self.meta)})

@@ -29,8 +29,9 @@ from distiq.tasks.score import score
 from distiq.tasks.task import Task
 from distiq.training import processes
 from distiq.training.batches import Batch, Batches
-from distiq.training.checkpoint import _Checkpoint
+from distiq.training.checkpoint import Checkpoint
 from distiq.training.distributed import shared_statistics
+from distiq.training.identity import first_difference, identity
 from distiq.training.precision import faster_precision
 from distiq.training.schedule import learning_rate, make_optimizer, moving_average
 
@@ -73,7 +74,13 @@ def fit(
         )
     processes.start()
     precision: str = settings.precision
-    state = _Checkpoint.read(checkpoint) if checkpoint is not None and checkpoint.exists() else None
+    own = identity(objective, batches, settings, stage) if checkpoint is not None else {}
+    state = Checkpoint.read(checkpoint) if checkpoint is not None and checkpoint.exists() else None
+    if state and (difference := first_difference(state.meta.get("training", {}), own)):
+        raise UserError(
+            f"{checkpoint}: this checkpoint is of another training ({difference}); delete it to train from the start,"
+            " or name another file"
+        )
     if precision == "auto":
         precision = str(state.meta["precision"]) if state else faster_precision(objective, batches, settings)
     set_seed(batches.seed)
@@ -92,7 +99,7 @@ def fit(
             if settings.ema_decay
             else None
         )
-        run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best)
+        run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best, own)
         if state:
             try:
                 run.restore(state)
@@ -121,10 +128,12 @@ class _Run:
         stage: str,
         precision: str,
         keep_best: bool,
+        own: dict[str, str],
     ) -> None:
         self.accelerator, self.model, self.plain = accelerator, model, plain
         self.optimizer, self.average, self.settings = optimizer, average, settings
         self.batches, self.stage, self.precision, self.keep_best = batches, stage, precision, keep_best
+        self.own = own  # which training this is
         self.epoch = self.step = 0
         self.sums: dict[str, float] = {}
         self.seconds = 0.0
@@ -268,12 +277,16 @@ class _Run:
             "precision": self.precision,
             "kept": self.kept,
             "history": [entry.model_dump() for entry in self.history],
+            "scaler": scaler.state_dict() if (scaler := self.accelerator.scaler) is not None else None,
+            "training": self.own,
         }
-        _Checkpoint(tensors, meta).write(path)
+        Checkpoint(tensors, meta).write(path)
 
-    def restore(self, state: _Checkpoint) -> None:
+    def restore(self, state: Checkpoint) -> None:
         """Goes back to where a checkpoint was written."""
-        meta: dict = state.meta
+        meta = state.meta
+        if self.accelerator.scaler is not None and meta["scaler"]:  # of float16: the scale that its losses had reached
+            self.accelerator.scaler.load_state_dict(meta["scaler"])
         self.epoch, self.step, self.sums = meta["epoch"], meta["step"], dict(meta["sums"])
         self.seconds, self.kept = meta["seconds"], meta["kept"]
         self.history = [EpochRecord.model_validate(entry) for entry in meta["history"]]

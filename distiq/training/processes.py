@@ -14,11 +14,19 @@ from typing import Any, TypeVar
 
 LONGEST_WAIT = datetime.timedelta(days=30)  # of the others, while the main process measures
 FAILED = "distiq failed"
+SIZES = ("WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 T = TypeVar("T")
 
 
 def count() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many processes a launcher started for this run: 1 unless it also said which of them this is, and where they
+    meet. A WORLD_SIZE alone is left over from somewhere else."""
+    if not all(os.environ.get(name) for name in ("RANK", "MASTER_ADDR", "MASTER_PORT")):
+        return 1
+    try:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError:
+        return 1
 
 
 def is_main() -> bool:
@@ -29,6 +37,9 @@ def start() -> None:
     """Joins the processes, on the CPU where there is no other device. All must call it; again it does nothing."""
     if count() > 1:
         _waiting()
+    else:
+        for name in SIZES:  # Accelerate would wait for others where one of these is left over
+            os.environ.pop(name, None)
 
 
 @functools.cache

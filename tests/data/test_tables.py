@@ -152,7 +152,9 @@ def test_rows_of_a_group_stay_together(tmp_path):
     write_table(tmp_path, "train", rows_of("abcdefgh"))
     write_table(tmp_path, "test", rows_of("xyz"))
     data = load(settings(tmp_path, group="patient"), seed=0)
-    assert [len(part) for part in (data.train, data.validation, data.calibration)] == [45, 7, 8], "whole patients of 7 or 8 rows"
+    assert [len(part) for part in (data.train, data.validation, data.calibration)] == [45, 7, 8], (
+        "whole patients of 7 or 8 rows"
+    )
 
 
 def test_a_group_in_training_and_test_is_refused(tmp_path):

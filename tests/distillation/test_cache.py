@@ -13,6 +13,7 @@ from distiq.data.splits import Data, from_tensors
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.teacher import LiveTeacher
+from distiq.progress import Silent
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import CacheSettings
 from distiq.training.batches import Batch, Batches
@@ -191,3 +192,27 @@ def test_mixed_images_are_answered_as_they_are_shown(teacher, data: Data, tmp_pa
     batch = next(Batches(data, views, 32, 0).epoch(0))
     stored = CachedTeacher(LiveTeacher(teacher), data, views, tmp_path, "key")(batch)
     torch.testing.assert_close(stored.logits, LiveTeacher(teacher)(batch).logits, rtol=2**-11 + 1e-5, atol=1e-5)
+
+
+def test_the_largest_size_is_that_of_all_stores_of_a_run(
+    teacher: nn.Module, data: Data, batches: Batches, tmp_path: Path
+):
+    """Two stores of one view each fill it; the third view is answered anew, which is said once."""
+    view_mb = len(data.train) * len(data.classes) * 2 / 1e6
+    settings, watch = CacheSettings(limit_mb=2.5 * view_mb + 0.004), Notes()
+    for name in "abc":
+        stored = CachedTeacher(
+            LiveTeacher(teacher), data, VIEWS, tmp_path / name, "key", watch, settings, beside=tmp_path
+        )
+        for epoch in (0, 0):
+            stored(next(batches.epoch(epoch)))
+    assert sorted(file.parent.name for file in tmp_path.glob("*/*.safetensors")) == ["a", "b"]
+    assert [note for note in watch.notes if "is full" in note] == watch.notes[-1:]
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, norm, t, ttest_1samp
 
-from distiq.evaluation.statistics import mcnemar, paired_interval, paired_speed, quantile
+from distiq.evaluation.statistics import mcnemar, paired_bootstrap, paired_interval, paired_speed, quantile
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (5, 5), (1, 9), (30, 12), (400, 300), (0, 1)])
@@ -63,6 +63,14 @@ def test_covers_the_truth_about_as_often_as_it_says():
         _, low, high = paired_interval(first, second)
         hits += low <= 0.02 <= high
     assert hits >= 34  # 95 % of 40 is 38; fewer than 34 has a chance of one in a hundred
+
+
+def test_a_bootstrapped_mean_has_the_interval_of_its_standard_error():
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    value, low, high = paired_bootstrap(lambda rows: float(values[rows].mean()), 1000)
+    half = norm.ppf(0.975) * float(values.std()) / math.sqrt(1000)
+    assert value == pytest.approx(float(values.mean()))
+    assert (low, high) == (pytest.approx(value - half, abs=0.1 * half), pytest.approx(value + half, abs=0.1 * half))
 
 
 @pytest.mark.parametrize("turns", [2, 5, 16])

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, train_tokenizer
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
-from distiq.models.transformer import save_transformers
+from distiq.models.transformer import check_saved, save_transformers
 from distiq.recipe.training import StudentSettings, TeacherSettings
 
 PAD, UNKNOWN = 1, 2
@@ -242,3 +243,34 @@ def test_a_student_in_the_format_of_transformers_answers_the_same(tmp_path):
     answers = loaded(input_ids=tokens, attention_mask=(tokens != PAD).long()).logits
     torch.testing.assert_close(answers, student(tokens))
     assert loaded.config.id2label == {0: "bad", 1: "good"}
+
+
+OTHERS = {
+    "bert": SMALL_BERT,
+    "albert": SMALL_BERT | {"embedding_size": 8},
+    "mobilebert": SMALL_BERT | {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    "convbert": SMALL_BERT | {"embedding_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_student_of_any_architecture_loads_again(name, tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    student, tokens = made(f"transformers:{name}", **OTHERS[name]), torch.tensor([[3, 19, 13, 7, PAD, PAD, PAD, PAD]])
+    save_transformers(student, tmp_path, ["bad", "good"], {})
+    check_saved(student, tmp_path, tokens)
+
+
+def test_a_saved_student_that_lost_weights_is_found(tmp_path):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    student, tokens = made("transformers:bert", **SMALL_BERT), torch.tensor([[3, 19, 13, 7]])
+    save_transformers(student, tmp_path, ["bad", "good"], {})
+    weights = load_file(tmp_path / "model.safetensors")
+    other = {**weights, "classifier.bias": weights["classifier.bias"] + 1}
+    save_file(other, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="loaded again, it answers otherwise"):
+        check_saved(student, tmp_path, tokens)
+    del weights["classifier.bias"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 tensors are missing or of another shape, classifier.bias among them"):
+        check_saved(student, tmp_path, tokens)

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
-from distiq.quantization.blocks import Span, block_spans, constant_nodes, layer_spans
+from distiq.quantization.blocks import Span, block_spans, layer_spans
 from distiq.quantization.graph import export_graph, prepare
+from distiq.quantization.regions import constant_nodes
 from distiq.quantization.scheme import Scheme
 from tests.quantization.test_token_graphs import Block
 

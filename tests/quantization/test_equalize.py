@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from distiq.numerics import sqnr_db
+from distiq.quantization.canonical import MOST_COPIES
 from distiq.quantization.equalize import (
     _Graph,
-    _Watching,
+    _Largest,
     balancing_scales,
     changed_fake_quantizers,
     equalize_layers,
@@ -22,6 +23,7 @@ from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import grids, sensitivity
+from distiq.quantization.streaming import FloatRun
 from tests.quantization.conftest import make
 
 EQUALIZED = Scheme(equalize=True)
@@ -57,7 +59,7 @@ def prepared(model: nn.Module, samples: Tensor) -> fx.GraphModule:
 
 @torch.no_grad()
 def in_float(graph: fx.GraphModule, samples: Tensor) -> Tensor:
-    return _Watching(graph, {}).run(samples)
+    return FloatRun(graph).run(samples)
 
 
 def ranges(graph: fx.GraphModule) -> list[tuple[Tensor, Tensor]]:
@@ -127,7 +129,7 @@ def test_a_channel_at_the_clip_stays_and_no_other_gets_there(images: Tensor):
     (between,) = (pair.between for pair in pairs(graph) if pair.ceiling == 6)
 
     def highest() -> Tensor:
-        watching = _Watching(graph, {between: 1})
+        watching = _Largest(graph, {between: 1})
         with torch.no_grad():
             watching.run(images)
         return watching.largest[between]
@@ -212,8 +214,9 @@ class Other(nn.Module):
                 x = self.second(F.hardtanh(x))
             case "two readers":
                 x = self.second(x) + x
-            case "weights that are used twice":
-                x = self.second(F.relu(self.second(F.relu(x))))
+            case "weights that are used too often to be copied":
+                for _ in range(MOST_COPIES + 1):
+                    x = self.second(F.relu(x))
             case "weights that are fixed":
                 x = F.conv2d(F.relu(x), self.fixed, self.second.bias)
             case "another activation":
@@ -226,7 +229,7 @@ class Other(nn.Module):
     [
         "a clip that begins below zero",
         "two readers",
-        "weights that are used twice",
+        "weights that are used too often to be copied",
         "weights that are fixed",
         "another activation",
     ],
@@ -277,7 +280,7 @@ def test_outliers_are_shared_between_normalization_and_layers(encoder: Encoder, 
     assert [len(group.layers) for group in groups] == [3, 1]
     migrate_outliers(graph, tokens)
     torch.testing.assert_close(in_float(graph, tokens), expected, rtol=1e-5, atol=1e-5)
-    watching = _Watching(graph, {group.norm: -1 for group in groups})
+    watching = _Largest(graph, {group.norm: -1 for group in groups})
     with torch.no_grad():
         watching.run(tokens)
     weights = torch.cat([graph.q.weight, graph.k.weight, graph.v.weight]).abs().amax(0)

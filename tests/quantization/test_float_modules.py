@@ -10,7 +10,7 @@ from distiq.errors import UserError
 from distiq.models.audio import DSCNN
 from distiq.models.frontend import front_end
 from distiq.numerics import sqnr_db
-from distiq.quantization.graph import is_within
+from distiq.quantization.annotate import is_within
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme

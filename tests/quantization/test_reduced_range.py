@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.numerics import quantize as on_grid
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
-from distiq.quantization.graph import layer_of, parameter_of
+from distiq.quantization.graph import parameter_of
 from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
+from distiq.quantization.weights import layer_of
 from distiq.recipe.training import TrainingSettings
 from distiq.training.batches import Batch
 from distiq.training.fit import Losses

@@ -9,18 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.numerics import sqnr_db
+from distiq.quantization import streaming
 from distiq.quantization.fake_quantize import LARGEST_BIAS
-from distiq.quantization.graph import CONVOLUTIONS, WEIGHTED, bias_fake_quantizers, export_graph, parameter_of
+from distiq.quantization.graph import bias_fake_quantizers, parameter_of
+from distiq.quantization.moments import Moments
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
-from distiq.quantization.rounding import (
-    Moments,
-    _columns,
-    _correction,
-    _groups,
-    choose_scale,
-    column_blocks,
-    gptq,
-)
+from distiq.quantization.rounding import _correction, choose_scale, column_blocks, gptq
 from distiq.quantization.scheme import Scheme
 from tests.quantization.conftest import make
 
@@ -54,6 +48,7 @@ def test_loses_less_than_the_nearest(bits: int):
 
 
 def test_is_near_the_best_of_all_roundings():
+    torch.manual_seed(0)
     weight, covariance = torch.randn(1, 8, 6), covariance_of(6)
     scale = weight.abs().amax(2, keepdim=True) / 7
     found = loss(weight, gptq(weight, covariance, scale, 7), covariance)[0]
@@ -106,35 +101,6 @@ def test_a_covariance_that_float32_has_made_negative_does_no_harm():
     steps = gptq(weight, covariance, scale, 7) / scale
     torch.testing.assert_close(steps, steps.round())
     assert steps.abs().max() <= 7 + 1e-4
-
-
-LAYERS = {
-    "plain": (nn.Conv2d(4, 6, 3, padding=1), (5, 4, 9, 7)),
-    "strided": (nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(1, 2)), (5, 4, 9, 7)),
-    "dilated": (nn.Conv2d(4, 6, 3, dilation=2, padding=2), (5, 4, 9, 7)),
-    "grouped": (nn.Conv2d(4, 6, 3, groups=2), (5, 4, 9, 7)),
-    "depthwise": (nn.Conv2d(4, 8, 3, groups=4, padding=1), (5, 4, 9, 7)),
-    "same": (nn.Conv2d(4, 6, (3, 2), padding="same"), (5, 4, 9, 7)),
-    "one": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (5, 4, 11)),
-    "one same": (nn.Conv1d(4, 6, 4, padding="same"), (5, 4, 11)),
-    "linear": (nn.Linear(4, 6), (5, 4)),
-    "linear of tokens": (nn.Linear(4, 6), (5, 3, 4)),
-}
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize("kind", LAYERS)
-def test_columns_times_weights_are_the_layer(kind: str):
-    layer, shape = LAYERS[kind]
-    x = torch.randn(shape)
-    graph = export_graph(layer, x)
-    (node,) = (node for node in graph.graph.nodes if node.target in WEIGHTED)
-    groups = _groups(node)
-    columns = _columns(node, x, layer.weight, groups)
-    products = layer.weight.reshape(groups, -1, columns.shape[1]) @ columns
-    expected = layer(x) - layer.bias.view((-1, *[1] * (x.ndim - 2)) if node.target in CONVOLUTIONS else (-1,))
-    axis = 1 if node.target in CONVOLUTIONS else expected.ndim - 1
-    torch.testing.assert_close(products.flatten(0, 1), expected.movedim(axis, 0).flatten(1), rtol=1e-4, atol=1e-5)
 
 
 def weighted(quantized: QuantizedModel) -> int:
@@ -259,3 +225,12 @@ def test_a_weight_that_is_used_twice_is_rounded_once(images: Tensor):
         )
         assert sqnr_db(expected, rounded(images)) > sqnr_db(expected, plain(images)) - 1
         assert torch.equal(rounded.reference()(images), rounded(images))
+
+
+def test_every_chunk_of_the_samples_counts(images: Tensor, monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)).eval()
+    at_once = quantize(network, images[:96], Scheme(weight_bits=4, rounding="gptq"))
+    monkeypatch.setattr(streaming, "MOST_SAMPLES", 32)
+    by_chunks = quantize(network, images[:96], Scheme(weight_bits=4, rounding="gptq"))
+    torch.testing.assert_close(by_chunks(images), at_once(images), rtol=0, atol=1e-4)

@@ -14,8 +14,8 @@ BOUND = 7
 def soft(shift: float = 0.0, held: float = 0.0) -> tuple[Tensor, SoftRounding]:
     """Weights in steps of their grid, and their rounding; it starts so far from the nearest."""
     weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
-    scale = weight.abs().amax(1) / BOUND
-    steps = weight / scale[:, None]
+    scale = weight.abs().amax(1, keepdim=True) / BOUND
+    steps = weight / scale
     start = (torch.round(steps) + shift).clamp(-BOUND, BOUND)
     return steps, SoftRounding(weight, start, scale, BOUND, held)
 

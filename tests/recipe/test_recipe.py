@@ -424,3 +424,87 @@ def test_a_folder_of_transformers_as_a_model_is_refused_with_the_spelling(prefix
     (tmp_path / "minilm").rename(tmp_path / "bert")
     path.write_text('[teacher]\nmodel = "transformers:bert"\nweights = "bert"\n')
     assert load_recipe(path).teacher.weights == str(tmp_path / "bert")
+
+
+# Local paths and hub names ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "models" / "bert-tiny").mkdir(parents=True)
+    (tmp_path / "minilm-int8").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pytorch_model.bin", "no such file: "),
+        ("models/bert-tni", 'did you mean "bert-tiny"?'),
+        ("models/a/b", "no such file or folder: "),
+        ("./bert", "no such file or folder: "),
+        ("../bert", "no such file or folder: "),
+        ("~/bert", "no such file or folder: "),
+        ("bert/", "no such file or folder: "),
+        ("my bert", "no such file or folder: "),
+        ("minilm-int", 'did you mean "minilm-int8"?'),
+    ],
+)
+@pytest.mark.parametrize("key", ["teacher.weights", "student.weights", "data.text.tokenizer", "data.text.hub"])
+def test_a_mistyped_path_is_a_path_and_no_hub_s(place, key, name, said):
+    text = f'data.source = "text"\n{key} = "{name}"\n' + ("" if key == "data.text.hub" else 'data.folder = "."\n')
+    message = refusal(place, text)
+    assert f"{key}: no such file" in message and said in message
+    assert str(place) in message and "relative to the recipe's folder" in message
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "prajjwal1/bert-tiny", "Qwen/Qwen2.5-0.5B", "IMAGENET1K_V1"])
+def test_a_hub_s_name_stays_one(place, name):
+    assert load_recipe(write(place, f'teacher.weights = "{name}"')).teacher.weights == name
+
+
+def test_paths_that_exist_are_taken_from_the_recipe_s_folder(place, monkeypatch):
+    (place / "pytorch_model.bin").write_bytes(b"")
+    monkeypatch.chdir(place.parent)
+    recipe = load_recipe(write(place, 'teacher.weights = "pytorch_model.bin"\nstudent.weights = "models/bert-tiny"'))
+    assert recipe.teacher.weights == str(place / "pytorch_model.bin")
+    assert recipe.student.weights == str(place / "models" / "bert-tiny")
+
+
+# What is hardly a recipe --------------------------------------------------------------------------------------------
+
+
+def test_the_mark_before_the_first_byte_is_no_part_of_it(tmp_path):
+    (tmp_path / "my.toml").write_bytes('\ufeffname = "é"'.encode().replace("é".encode(), b"e"))
+    assert load_recipe(tmp_path / "my.toml").name == "e"
+
+
+@pytest.mark.parametrize("name", [".", "..", "..."])
+def test_a_name_of_dots_is_no_folder_of_its_own(tmp_path, name):
+    assert "is no folder below runs/; give the run a name" in refusal(tmp_path, f'name = "{name}"')
+
+
+def test_many_mistakes_are_told_in_twenty_lines(tmp_path):
+    message = refusal(tmp_path, "\n".join(f"key{number} = 1" for number in range(50)))
+    assert len(message.splitlines()) == 20
+    assert message.endswith("... and 31 more lines")
+
+
+def test_a_long_value_is_cut(tmp_path):
+    assert len(refusal(tmp_path, f'seed = "{"x" * 100_000}"')) < 3000
+
+
+def test_control_characters_of_a_file_reach_no_terminal(tmp_path):
+    message = refusal(tmp_path, r'''quantize.mode = "a\u001b[2J\u0007\u202eb"''')
+    assert '"ab"' in message
+
+
+def test_the_code_that_a_recipe_runs_is_named():
+    recipe = Recipe(
+        data={"source": "d.py:data"},
+        teacher={"model": "n.py:net", "weights": "w.pt", "trust": True},
+        student={"model": "n.py:net", "weights": "v.pt"},
+    )
+    assert recipe.code() == ("d.py:data", "n.py:net", "w.pt")
+    assert Recipe(teacher={"predict": "p.py:f"}).code() == ("p.py:f",)
+    assert Recipe().code() == ()

@@ -13,7 +13,7 @@ from distiq.records.data import DataRecord
 from distiq.records.models import Column, ColumnName, ModelRecord
 from distiq.records.quality import FlipRecord, Metric, Quality
 from distiq.records.record import Environment
-from distiq.records.run import AdviceRecord, RunRecord, VerdictRecord
+from distiq.records.run import AdviceRecord, DropRecord, RunRecord, VerdictRecord
 from distiq.records.speed import ComparisonRecord, CostRecord, LatencyRecord, PeakRecord
 from distiq.records.task import TaskRecord
 from distiq.records.training import EpochRecord, TrainingRecord
@@ -135,6 +135,7 @@ def in_runtime(name: str, gain: float, same_integers: bool, left: tuple[str, ...
         float_file=f"student-float32-{name}",
         size_bytes=96_400,
         quality=Metric(name="accuracy", title="accuracy", value=0.9103),
+        simulated_sqnr_db=80.0,
         agreement=0.9991,
         steps=(99_000, 900, 90, 9, 1),
         same_integers=same_integers,
@@ -162,7 +163,11 @@ def flip(index: int, classes: int) -> FlipRecord:
 
 
 def run_record(
-    classes: tuple[str, ...] = GARMENTS, rungs: tuple[str, ...] = RUNGS, trained: bool = True, met: bool = True
+    classes: tuple[str, ...] = GARMENTS,
+    rungs: tuple[str, ...] = RUNGS,
+    trained: bool = True,
+    met: bool = True,
+    drop: DropRecord | None = None,
 ) -> RunRecord:
     """A run over `rungs`, the last of which is delivered. Without `trained` all weights were loaded."""
     n = len(classes)
@@ -232,6 +237,7 @@ def run_record(
             chosen=rungs[-1],
             breaches=() if met else (breach,),
             sentence=f'The rung "{rungs[-1]}" keeps every limit.' if met else "The file is 6.4 kB too large.",
+            drop=drop,
             next_step=None if met else "Raise budget.size_kb to 97, or set student.options.width to 0.75.",
         ),
         delivered={"model.onnx": "d0" * 32},

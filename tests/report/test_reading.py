@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.run import RunRecord
-from distiq.report.reading import class_changes, columns_of, latency_of, quality_limit
+from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
+from distiq.report.reading import class_changes, columns_of, latency_of, quality_limit, read_diagnosis
 
 MakeRun = Callable[..., RunRecord]
 Shares = tuple[float | None, ...]
@@ -62,3 +64,18 @@ def test_reading_and_showing_load_no_drawing_library():
     code = "import sys, distiq.report.report, distiq.report.show; print(*{'matplotlib', 'jinja2'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []
+
+
+def test_an_ablation_or_diagnosis_of_another_run_is_not_shown(make_run: MakeRun, tmp_path):
+    """Of other data, or of a trial that is no longer the run's."""
+    run = RunRecord.model_validate({**make_run().model_dump(), "basis": "data", "steps": {"trial-static": "trial-1"}})
+    weights, activations = (
+        NoiseRecord(place="", part=part, sqnr_db=30.0, divergence_nat=0.0) for part in ("weights", "activations")
+    )
+    noise = SensitivityRecord(rung="static", samples=1, weights=weights, activations=activations, grids=())
+    for basis, step, shown in [("data", "trial-1", True), ("other data", "trial-1", False), ("data", "trial-2", False)]:
+        found = DiagnosisRecord(
+            rung="static", basis=basis, step=step, findings=(), cause="", cure=(), sensitivity=noise
+        )
+        found.save(tmp_path / "diagnosis.json")
+        assert (read_diagnosis(tmp_path, run) is not None) == shown

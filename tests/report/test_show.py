@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from distiq.errors import UserError
-from distiq.records.run import RunRecord
+from distiq.records.run import DropRecord, RunRecord
 from distiq.report.show import show
 
 SaveRun = Callable[..., Path]
@@ -28,6 +28,14 @@ def test_prints_what_broke_and_what_to_do_next(save_run: SaveRun):
     text = shown(save_run(met=False))
     assert "Budget not met" in text and "96.4 kB measured, 90 kB allowed, 6.40 kB beyond" in text
     assert "Next step: Raise budget.size_kb to 97" in text
+
+
+@pytest.mark.parametrize(("high", "said"), [(1.4, "Budget met, but not beyond chance"), (0.9, "Budget met  garments")])
+def test_a_drop_within_chance_is_in_the_heading_and_its_interval_at_the_top(save_run: SaveRun, high: float, said: str):
+    drop = DropRecord(title="accuracy drop", value=0.75, interval=(0.1, high), unit="points", allowed=1.0)
+    text = shown(save_run(drop=drop), width=200)
+    assert text.startswith(said)
+    assert f"(paired 95 % interval −{high:.2f} to −0.10 points)" in text
 
 
 def test_tables_fit_in_80_columns(save_run: SaveRun):

@@ -3,6 +3,7 @@
 import pytest
 
 from distiq.records.models import ModelRecord
+from distiq.records.run import DropRecord
 from distiq.records.trials import Breach, TrialRecord
 from distiq.report.wording import next_step, verdict_sentence
 from tests.run.test_ladder import FLOAT, SLOW, breach, in_runtime, model, timed_trial, trial
@@ -74,3 +75,25 @@ def test_a_verdict_says_what_int8_costs_in_time():
     )
     assert "within the noise): it is small, not fast." in sentence(None, in_runtime(0.9, told=False))
     assert "float32" not in sentence(None, in_runtime(2.0))
+
+
+@pytest.mark.parametrize(
+    ("drop", "low", "high", "said"),
+    [
+        (
+            0.8,
+            0.1,
+            1.5,
+            " Met, but not beyond chance: the accuracy drop is 0.80 points, its 95 % interval 0.10 to 1.50",
+        ),
+        (1.2, 0.6, 1.8, " Missed, but not beyond chance: the accuracy drop is 1.20 points"),
+        (0.4, 0.1, 0.7, ""),
+        (2.4, 1.9, 2.9, ""),
+    ],
+)
+def test_a_verdict_within_chance_says_so(drop: float, low: float, high: float, said: str):
+    tried = trial("static", *([breach(measured=drop)] if drop > 1 else []))
+    lost = DropRecord(title="accuracy drop", value=drop, interval=(low, high), unit="points", allowed=1.0)
+    words = verdict_sentence(LIMITS, "image", tried, tried, lost)
+    assert said in words
+    assert ("chance" in words) == bool(said)

@@ -7,9 +7,12 @@ from distiq.data.labels import CLASS, NUMBER, Labels, Target
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import AssistantSettings
+from distiq.records.quality import Metric, Quality
 from distiq.records.run import AdviceRecord
-from distiq.run.advise import advice
+from distiq.run.advise import advice, learned_samples
+from distiq.run.measure import Scores
 from distiq.tasks.classification import classification
+from distiq.tasks.intervals import wilson_interval
 from distiq.tasks.regression import regression
 from distiq.tasks.score import score
 from distiq.tasks.task import Taught
@@ -101,3 +104,25 @@ def test_a_teacher_of_numbers():
     assert "not shown to be better than always guessing the mean" in warning
     (warning,) = of_numbers(5 * numbers + 3).warnings
     assert "are in another unit" in warning and "teacher.finetune = true" in warning
+
+
+def shares(validation: float, test: float, samples: int = 1000) -> Scores:
+    def of(share: float) -> Quality:
+        interval = wilson_interval(round(share * samples), samples)
+        metric = Metric(name="accuracy", title="accuracy", value=share, interval=interval, interval_by="Wilson")
+        return Quality(samples=samples, primary=metric)
+
+    return Scores(test=of(test), validation=of(validation))
+
+
+def test_a_teacher_that_knows_the_validation_samples_is_seen():
+    said = learned_samples(shares(0.99, 0.90))
+    assert said.startswith("the teacher has 99.00 % accuracy on the validation split, but 90.00 % on the test set")
+
+
+@pytest.mark.parametrize(
+    "scores", [shares(0.90, 0.99), shares(0.92, 0.91), shares(0.95, 0.90, 50), shares(0.915, 0.9, 100_000)]
+)
+def test_a_teacher_of_like_accuracy_is_not_suspected(scores: Scores):
+    """Better on the test set, a little better, within chance, and beyond chance by less than two points."""
+    assert learned_samples(scores) == ""

@@ -318,6 +318,7 @@ def in_runtime(ratio: float, told: bool = True, latency_ms: float = 0.1, name: s
         float_file=f"student-float32-{name}",
         size_bytes=1,
         quality=accuracy(0.9).primary,
+        simulated_sqnr_db=80.0,
         agreement=1.0,
         steps=(1, 0, 0, 0, 0),
         same_integers=True,

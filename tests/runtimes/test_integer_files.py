@@ -145,13 +145,27 @@ class Normalized(nn.Module):
         return self.last(self.norm(self.first(x)))
 
 
-def test_networks_that_compute_in_float_at_an_end_are_refused():
-    with pytest.raises(UserError, match="in float32, as token numbers, normalization layers and"):
-        quantize(Normalized().eval(), torch.randn(8, 12), Scheme(integer_io=True))
-    with pytest.raises(UserError, match="reads its input in float32"):
-        quantize(EmbeddingBag(3, 20, 0, 8, 8).eval(), torch.randint(1, 20, (8, 5)), Scheme(integer_io=True))
+class Gelu(nn.Module):
+    """Integers at both ends, and between them an operation that has no integer kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(nn.functional.gelu(self.first(x)))
+
+
+def test_networks_that_compute_in_float_anywhere_are_refused_with_the_operations():
+    integers = Scheme(integer_io=True)
+    with pytest.raises(UserError, match=r"integer_io: layer_norm \(layer_norm.default\).* compute in float32"):
+        quantize(Normalized().eval(), torch.randn(8, 12), integers)
+    with pytest.raises(UserError, match=r"integer_io: .*embedding \(embedding.default\)"):
+        quantize(EmbeddingBag(3, 20, 0, 8, 8).eval(), torch.randint(1, 20, (8, 5)), integers)
+    with pytest.raises(UserError, match=r"integer_io: gelu \(gelu.default\) compute in float32"):
+        quantize(Gelu().eval(), torch.randn(8, 3, 9, 9), integers)
     kept = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval()
-    with pytest.raises(UserError, match="computes its output in float32"):
+    with pytest.raises(UserError, match=r"integer_io: linear_1 \(linear.default\) compute in float32"):
         quantize(kept, torch.randn(8, 4), Scheme(integer_io=True, float_modules=("2",)))
 
 

@@ -1,8 +1,10 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,7 +17,8 @@ from distiq.recipe.training import TrainingSettings
 from distiq.records.quality import Metric
 from distiq.tasks.choose import task_of
 from distiq.training.batches import Batch, Batches
-from distiq.training.fit import Losses, fit, validation_metric
+from distiq.training.checkpoint import Checkpoint
+from distiq.training.fit import Losses, _Run, fit, validation_metric
 from distiq.training.precision import faster_precision
 from distiq.training.schedule import learning_rate, make_optimizer, moving_average
 
@@ -375,6 +378,69 @@ def test_a_checkpoint_of_another_network_is_refused(batches, tmp_path):
     other.network[5] = nn.Linear(64, 5)
     with pytest.raises(UserError, match=r"checkpoint.safetensors: this checkpoint is of another training "):
         fit(other, batches, settings(epochs=2), stage="s", checkpoint=checkpoint)
+
+
+def of_other_data(batches, _):
+    images = batches.data.train.inputs.clone()
+    images[0, 0, 0, 0] += 1
+    data = replace(batches.data, train=replace(batches.data.train, inputs=images))
+    return replace(batches, data=data), settings()
+
+
+OTHERS = {
+    "its learning_rate is 0.05, here 0.06": lambda batches, _: (batches, settings(learning_rate=0.06)),
+    "its epochs is 3, here 4": lambda batches, _: (batches, settings(epochs=4)),
+    "its seed is 5, here 6": lambda batches, _: (replace(batches, seed=6), settings()),
+    "its views differ": lambda batches, _: (replace(batches, views=Views(ViewSettings(shift=2), SEED)), settings()),
+    "its data differs": of_other_data,
+}
+
+
+@pytest.mark.parametrize("difference", OTHERS)
+def test_a_checkpoint_names_what_its_training_differs_in(batches, tmp_path, difference):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    run_to_the_end(batches, settings(), 0.0, checkpoint)
+    before = checkpoint.read_bytes()
+    other, chosen = OTHERS[difference](batches, None)
+    with pytest.raises(UserError, match=rf"of another training \({difference}\); delete it .* or name another file"):
+        run_to_the_end(other, chosen, 0.0, checkpoint)
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_objective_is_refused(batches, tmp_path):
+    """The same network and settings, another factor in the loss."""
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    run_to_the_end(batches, settings(), 0.0, checkpoint)
+    objective = make_objective()
+    objective.temperature = 2.0
+    with pytest.raises(UserError, match=r"another training \(its objective differs\)"):
+        fit(objective, batches, settings(), stage="s", checkpoint=checkpoint)
+    with pytest.raises(UserError, match=r"another training \(its stage is s, here teacher\)"):
+        fit(make_objective(), batches, settings(), stage="teacher", checkpoint=checkpoint)
+
+
+def test_how_often_a_checkpoint_is_written_makes_no_other_training(batches, tmp_path):
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    first, _ = run_to_the_end(batches, settings(), 0.0, checkpoint)
+    again, _ = run_to_the_end(batches, settings(checkpoint_seconds=9.0), 0.0, checkpoint)
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+
+
+def test_the_scale_of_float16_losses_is_in_the_checkpoint(batches, tmp_path):
+    """What Accelerate holds on a GPU; the scaler itself runs on a CPU, too."""
+
+    def run(scale: float) -> _Run:
+        objective = make_objective()
+        accelerator = Accelerator()
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings()))
+        return _Run(accelerator, model, objective, optimizer, None, settings(), batches, "s", "float16", False, {})
+
+    first, second = run(1024.0), run(8.0)
+    first._save(tmp_path / "checkpoint.safetensors", 0.0)
+    second.restore(Checkpoint.read(tmp_path / "checkpoint.safetensors"))
+    assert second.accelerator.scaler.state_dict() == first.accelerator.scaler.state_dict()
+    assert second.accelerator.scaler.get_scale() == 1024.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

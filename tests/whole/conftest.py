@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -121,6 +122,7 @@ class Finished(NamedTuple):
     returncode: int
     stdout: str
     stderr: str
+    seconds: float
 
 
 @pytest.fixture(scope="session")
@@ -129,9 +131,10 @@ def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished
     folder = tmp_path_factory.mktemp("finished")
     recipe = folder / "tiny.toml"
     recipe.write_text(RECIPE.replace('"photos"', f'"{photos}"'))
+    began = time.monotonic()
     process = start(recipe, folder / "run")
-    stdout, stderr = process.communicate(timeout=300)
-    return Finished(recipe, folder / "run", process.returncode, stdout, stderr)
+    stdout, stderr = process.communicate(timeout=600)
+    return Finished(recipe, folder / "run", process.returncode, stdout, stderr, time.monotonic() - began)
 
 
 @pytest.fixture

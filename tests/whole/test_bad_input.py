@@ -1,5 +1,6 @@
 """What is wrong is refused before anything is trained, with a message that says where and what to do."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from distiq.commands.compress import compress
 from distiq.errors import UserError
 from distiq.progress import Silent
 from distiq.recipe.read import load_recipe
+from distiq.records.run import RunRecord
 
 FACTORIES = """
 import dataclasses
@@ -61,6 +63,13 @@ class Branching(nn.Module):
 
 def branching(classes):
     return Branching(classes)
+
+class Odd(Branching):
+    def forward(self, images):
+        return self.linear(torch.special.bessel_j0(images.flatten(1)))
+
+def refused_by_onnx(classes):
+    return Odd(classes)
 
 def fails(classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(99, classes))
@@ -144,7 +153,7 @@ def cut_image(folder: Path) -> None:
     ("spoil", "said"),
     [
         (no_test_part, ["test: no such folder; data.folder must hold train/<class>/ and test/<class>/"]),
-        (empty_class, ["grey: no PNG or JPEG images in this class; fill or remove the folder"]),
+        (empty_class, ["grey: no images in this class"]),
         (single_class, ["1 class folder(s) found; at least two are needed"]),
         (other_classes, ["train/ has the classes", "night", "make them the same"]),
         (broken_image, ["005.png: this image does not decode", "repair or remove it"]),
@@ -175,19 +184,28 @@ def test_data_of_a_function(function: str, said: list[str], recipe_file, refused
     refused(recipe_file(('source = "folder"', f'source = "{factories}:{function}"')), *said)
 
 
-@pytest.mark.parametrize("role", ["teacher", "student"])
+UNFIT = [
+    (
+        "five_classes",
+        ["answers (1, 5) for one input, but the data has 2 classes", "must both have the data's classes"],
+    ),
+    ("fails", ["the network fails on an input of shape (1, 12, 12)"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("role", "function", "said"),
     [
+        *((role, *case) for case in UNFIT for role in ("teacher", "student")),
         (
-            "five_classes",
-            ["answers (1, 5) for one input, but the data has 2 classes", "must both have the data's classes"],
+            "student",
+            "branching",
+            ["cannot be traced by torch.export", "if flat.mean() > 0:", "mine.py", "rewrite that operation"],
         ),
-        ("branching", ["cannot be traced by torch.export", "if flat.mean() > 0:", "mine.py", "rewrite that operation"]),
-        ("fails", ["the network fails on an input of shape (1, 12, 12)"]),
+        ("student", "refused_by_onnx", ["student: cannot be made a float32 file of ONNX Runtime", "student"]),
     ],
 )
-def test_network(function: str, said: list[str], role: str, recipe_file, refused, factories: Path):
+def test_network(role: str, function: str, said: list[str], recipe_file, refused, factories: Path):
     old = {"teacher": "widths = [6, 12], blocks = 1", "student": "widths = [4, 8], blocks = 1"}[role]
     model = f'model = "resnet"\noptions = {{{old}}}'
     refused(recipe_file((model, f'model = "{factories}:{function}"')), *said)
@@ -225,4 +243,28 @@ def test_damaged_weights_of_a_finished_step_are_made_again(finished, run_copy: P
     weights.write_bytes(expected[:-50])
     compress(load_recipe(finished.recipe), run=run_copy)
     assert weights.read_bytes() == expected
-    assert "weights.safetensors is missing or damaged; made again" in (run_copy / "steps/repaired.txt").read_text()
+    assert (
+        "weights.safetensors is missing or damaged; set aside and made again"
+        in (run_copy / "steps/repaired.txt").read_text()
+    )
+
+
+def test_classes_that_are_not_written_in_utf8(recipe_file, refused, photos: Path, tmp_path: Path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for part in ("train", "test"):
+        (tmp_path / "photos" / part / "dark").rename(tmp_path / "photos" / part / os.fsdecode(b"caf\xe9"))
+    refused(recipe_file((str(photos), str(tmp_path / "photos"))), 'the class "caf\\udce9" is not written in UTF-8')
+
+
+@pytest.mark.slow
+def test_a_teacher_that_no_file_can_hold_teaches_all_the_same(recipe_file, factories: Path, tmp_path: Path):
+    """Its float32 file and its int8 form are references: without them the run goes on, and says so."""
+    old = 'model = "resnet"\noptions = {widths = [6, 12], blocks = 1}'
+    recipe = recipe_file((old, f'model = "{factories}:branching"'))
+    result = CliRunner().invoke(app, ["run", str(recipe), "--run", str(tmp_path / "run"), "--plain"])
+    assert result.exit_code == 3, result.output
+    assert "the teacher has no file, its answers are PyTorch's: " in result.output
+    record = RunRecord.load(tmp_path / "run" / "records" / "run.json")
+    assert [column.name for column in record.teacher.columns] == ["float32"]
+    assert record.teacher.column("float32").cost is None
+    assert (tmp_path / "run" / "report.html").is_file()

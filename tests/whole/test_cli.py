@@ -155,3 +155,92 @@ def test_help_names_every_command():
     assert result.exit_code == 0
     for command in ("run", "init", "recipes", "schema", "report", "show", "predict", "check"):
         assert command in result.stdout
+
+
+# Whose folder it is ---------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_somebody_s_own_is_no_run_folder(finished, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.toml").write_text(finished.recipe.read_text() + "# mine\n")
+    (tmp_path / "bundle").mkdir()
+    for arguments in (["--run", "."], ["--set", 'name=".."'], ["--run", "bundle/.."]):
+        result = distiq("run", "recipe.toml", *arguments)
+        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.output
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bundle", "recipe.toml"]
+    assert (tmp_path / "recipe.toml").read_text().endswith("# mine\n")
+
+
+def test_a_second_recipe_of_the_same_name_is_refused(finished, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.toml", "b.toml"):
+        (tmp_path / name).write_text(finished.recipe.read_text())
+    with Ledger(tmp_path / "runs" / "tiny", None, tmp_path / "a.toml", chosen=False):
+        pass
+    result = distiq("run", "b.toml")
+    assert result.exit_code == 2 and "a recipe of the same name" in result.stderr
+
+
+def test_the_given_recipe_is_not_overwritten(run_copy: Path):
+    own = run_copy / "recipe.toml"
+    own.write_text(own.read_text() + "# mine\n")
+    before = own.read_text()
+    assert distiq("run", own, "--run", run_copy, "--set", "budget.accuracy_drop_points=100").exit_code == 0
+    assert own.read_text() == before
+
+
+# clean ----------------------------------------------------------------------------------------------------------------
+
+
+def test_clean_removes_what_no_record_names(finished, run_copy: Path):
+    size = len("x" * 1000)
+    left = ["steps/student-0123456789abcdef", "steps/teacher-0123456789abcdef.partial",
+            "steps/teacher-0123456789abcdef.damaged-2", "cache/teacher-0123456789abcdef-012345-seed0"]  # fmt: skip
+    mine = ["steps/notes", "cache/mine", "mine"]
+    for name in (*left, *mine):
+        (run_copy / name).mkdir(parents=True)
+        (run_copy / name / "file").write_text("x" * size)
+    before = {path for path in run_copy.rglob("*") if path.is_file()}
+    dry = distiq("clean", run_copy, "--dry-run")
+    assert dry.exit_code == 0 and f"{4 * size:,} bytes in 4 folders would be removed" in dry.stdout
+    assert {path for path in run_copy.rglob("*") if path.is_file()} == before
+    done = distiq("clean", run_copy)
+    assert done.exit_code == 0 and f"{4 * size:,} bytes in 4 folders removed" in done.stdout
+    assert all(f"{size:,} bytes  {run_copy / name}" in done.stdout for name in left)
+    removed = {run_copy / name / "file" for name in left}
+    assert {path for path in run_copy.rglob("*") if path.is_file()} == before - removed
+    again = distiq("run", finished.recipe, "--run", run_copy)
+    assert "s] training" not in again.stdout, "nothing of the run was lost"
+    assert "0 bytes in 0 folders removed" in distiq("clean", run_copy).stdout
+
+
+def test_clean_keeps_its_hands_off_where_records_are_missing(run_copy: Path):
+    before = sorted(path for path in run_copy.rglob("*"))
+    (run_copy / "records" / "run.json").rename(run_copy / "records" / "run.txt")
+    assert distiq("clean", run_copy).exit_code == 2
+    (run_copy / "records" / "run.txt").write_text("{")
+    (run_copy / "records" / "run.txt").rename(run_copy / "records" / "run.json")
+    assert distiq("clean", run_copy).exit_code == 2
+    assert sorted(path for path in run_copy.rglob("*")) == before
+
+
+# predict, help --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["-5", "-5 degrees", "- no, thanks", "-", "--no way"])
+def test_texts_may_begin_with_a_dash(text: str, tmp_path: Path):
+    assert "is no distiq bundle" in distiq("predict", tmp_path, text, "--top", "2").stderr
+
+
+@pytest.mark.parametrize("option", ["--tpo", "-great", "--tpo=3"])
+def test_what_looks_like_an_option_is_none_of_the_texts(option: str, tmp_path: Path):
+    result = distiq("predict", tmp_path, "a text", option)
+    assert result.exit_code == 2 and "No such option" in result.stderr
+    assert "is no distiq bundle" in distiq("predict", tmp_path, "a text", "--", option).stderr
+
+
+@pytest.mark.parametrize("command", [command.name or command.callback.__name__ for command in app.registered_commands])
+def test_every_command_s_help_has_an_example(command: str):
+    result = distiq(command, "--help")
+    assert result.exit_code == 0
+    assert re.search(r"Examples?: distiq", " ".join(result.stdout.split()))

@@ -87,6 +87,11 @@ def test_a_budget_that_holds(data: Data, tmp_path: Path):
 
     assert record.verdict.met
     assert (record.verdict.chosen, record.verdict.breaches, record.verdict.next_step) == ("static", (), None)
+    drop = record.verdict.drop
+    assert drop.value == pytest.approx(
+        record.trials[0].deployed.test.primary.drop(record.teacher.column("float32").test.primary)
+    )
+    assert drop.interval[0] <= drop.value <= drop.interval[1]
     assert [trial.rung for trial in record.trials] == ["static"]
     assert record.teacher.origin == "given"
     assert record.teacher.training is None

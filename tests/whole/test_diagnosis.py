@@ -80,3 +80,25 @@ def test_a_cure_names_rungs_that_were_not_tried(run_copy: Path):
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="no finished run"):
         diagnose(tmp_path)
+
+
+CODE = """
+from torch import nn
+print("CODE RUNS")
+def network(classes):
+    return nn.Linear(1, classes)
+"""
+
+
+def test_code_of_a_run_s_recipe_waits_for_trust(run_copy: Path, tmp_path: Path, capfd):
+    (tmp_path / "code.py").write_text(CODE)
+    path = run_copy / "records" / "run.json"
+    run = RunRecord.load(path)
+    recipe = run.recipe_toml.replace('model = "resnet"', f'model = "{tmp_path / "code.py"}:network"', 1)
+    RunRecord.model_validate({**run.model_dump(), "recipe_toml": recipe}).save(path)
+    result = CliRunner().invoke(app, ["diagnose", str(run_copy), "--plain"])
+    assert result.exit_code == 2
+    assert "its recipe runs code: " in result.stderr and "code.py:network; look whether you trust it" in result.stderr
+    assert "CODE RUNS" not in capfd.readouterr().out
+    CliRunner().invoke(app, ["diagnose", str(run_copy), "--plain", "--trust"])
+    assert "CODE RUNS" in capfd.readouterr().out

@@ -1,0 +1,73 @@
+"""clean(run): removes from a run folder what no record names."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from distiq.errors import UserError
+from distiq.records.ablation import AblationRecord
+from distiq.report.reading import read_record, read_run
+from distiq.run.ledger import Ledger
+
+STEP = re.compile(r".+-[0-9a-f]{16}(\.partial|\.damaged(-\d+)?)?")
+STORE = re.compile(r"teacher-[0-9a-f]{16}-[0-9a-f]{6}-seed\d+")
+
+
+class Unnamed(NamedTuple):
+    """A folder that no record of the run names, and its size."""
+
+    path: Path
+    size_bytes: int
+
+
+def clean(run: Path, dry_run: bool = False) -> tuple[Unnamed, ...]:
+    """Removes the steps and stored teachers' outputs that neither the run's record nor its ablation's names.
+
+    These are of earlier settings, unfinished, or were set aside as damaged. What has no name of distiq's stays.
+
+    Args:
+        run: the folder of a finished run.
+        dry_run: remove nothing.
+
+    Returns:
+        What was removed, or would be.
+
+    Raises:
+        UserError: the run is not finished, a record cannot be read, or another process writes there.
+    """
+    if not (run / "records" / "run.json").is_file():
+        raise UserError(
+            f"{run}: no finished run, so no record names what is to be kept; `distiq run RECIPE --run {run}` ends it"
+        )
+    with Ledger(run) as ledger:
+        named = _named(ledger.records)
+        unnamed = tuple(Unnamed(path, _size(path)) for path in _unnamed(ledger.folder, named))
+        for entry in () if dry_run else unnamed:
+            shutil.rmtree(entry.path)
+        return unnamed
+
+
+def _named(records: Path) -> set[str]:
+    """The folders of the steps that records name."""
+    named = set(read_run(records).steps.values())
+    ablation = records / "ablation.json"
+    if ablation.is_file():
+        named |= set(read_record(ablation, AblationRecord, "`distiq ablate RECIPE` again writes it").steps)
+    return named
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _unnamed(folder: Path, named: set[str]) -> Iterator[Path]:
+    """Steps by their names; a teacher's stored outputs by the name of its step, with which theirs begins."""
+    steps, stores = (
+        [entry for entry in sorted((folder / room).glob("*")) if pattern.fullmatch(entry.name)]
+        for room, pattern in (("steps", STEP), ("cache", STORE))
+    )
+    yield from (step for step in steps if step.name not in named)
+    teachers = tuple(f"teacher-{step.rpartition('-')[2]}-" for step in named)
+    yield from (store for store in stores if not store.name.startswith(teachers))

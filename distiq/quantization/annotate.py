@@ -1,0 +1,201 @@
+"""Where values are quantized: the annotation of a graph by which torchao places fake-quantizers.
+
+A quantize / dequantize pair between a convolution and its activation, or a missing one behind an addition, leaves an
+island of float32: pairs stand where integer kernels begin and end.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+from distiq.errors import UserError
+from distiq.models.recurrent import bilstm
+from distiq.numerics import affine_bounds, symmetric_bounds
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
+from distiq.quantization.operations import (
+    ACTIVATIONS,
+    FLOAT,
+    LARGER,
+    MOVING,
+    POINTWISE,
+    POOLING,
+    SUMS,
+    WEIGHTED,
+    aten,
+    channel_axis,
+)
+from distiq.quantization.regions import among_norms, constant_nodes, is_float_tensor, only_multiplied, tail
+from distiq.quantization.scheme import REDUCED_BITS, Scheme
+from distiq.quantization.weights import layer_of
+
+GROUPED = "distiq_grouped"
+
+
+class IntegerQuantizer(Quantizer):
+    """Annotates a graph so that every weighted layer runs from integers to integers.
+
+    A weighted layer reads quantized values and its result is quantized behind its activation; additions, products,
+    gates, concatenations and pooling read and write quantized values; what moves values keeps their quantization
+    parameters. The network's outputs stay float32, through all that moves or pools them behind the last layer: a
+    kernel rescales its accumulator straight to float, and quantization would only add noise there. A scheme of
+    `integer_io` quantizes them all the same.
+
+    Among normalizations of rows (transformers) values are computed in float32 anyway: there only the inputs and weights
+    of weighted layers are quantized; a scheme of `attention` quantizes the factors of products of two activations, too.
+    An embedding's table has a scale for each row, everywhere. Schemes that are not static quantize weights alone here.
+    """
+
+    def __init__(self, scheme: Scheme) -> None:
+        super().__init__()
+        self.scheme = scheme
+        low, high = affine_bounds(scheme.activation_bits)
+        kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
+        made = ActivationFakeQuantize.with_args(scheme=scheme)
+        self.activation = QuantizationSpec(kind, made, low, high, torch.per_tensor_affine)
+        self.factor = QuantizationSpec(kind, made, low, high, torch.per_tensor_symmetric)
+        self.quantized: set[fx.Node] = set()  # nodes whose results are
+        self.tail: set[fx.Node] = set()
+        self.in_float: set[fx.Node] = set()
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        self.tail = set() if self.scheme.integer_io else tail(model)
+        self.in_float = among_norms(model)
+        self.useless, self.constant = only_multiplied(model), set(constant_nodes(model))
+        if self.scheme.integer_io:
+            self.quantized |= {node for node in model.graph.nodes if node.op == "placeholder"}
+        for node in model.graph.nodes:
+            kept = node.meta.get(FLOAT) or is_within(node, self.scheme.float_modules)
+            if node.op == "call_function" and not kept and not self._annotate_weights(node):
+                self._annotate(node)
+        return model
+
+    def validate(self, model: fx.GraphModule) -> None:
+        pass
+
+    def _annotate_weights(self, node: fx.Node) -> bool:
+        """Whether stored weights are all that is quantized of what a node reads."""
+        arguments: Any = node.args
+        if node.target is aten.embedding.default and arguments[0].op == "get_attr":
+            _note(node, {arguments[0]: _per_channel(self.scheme.bits_of_table(layer_of(arguments[0])))}, None)
+        elif node.target is bilstm._opoverload:  # computed in float32 from integer weights, in every scheme
+            matrices = [weight for weight in arguments[2] if weight.meta["val"].ndim == 2]
+            _note(node, {weight: _per_channel(self.scheme.bits_of(layer_of(weight))) for weight in matrices}, None)
+        elif node.meta.get(GROUPED):
+            _note(node, {arguments[0]: _per_channel(self._bits(arguments[0]))}, None)
+        elif self.scheme.mode != "static" and _has_weight(node):
+            _note(node, {arguments[1]: self._weights(node)}, None)
+        else:
+            return self.scheme.mode != "static"
+        return True
+
+    def _annotate(self, node: fx.Node) -> None:
+        """Of static schemes."""
+        arguments: Any = node.args
+        if _has_weight(node):
+            inputs = {arguments[0]: self.activation, arguments[1]: self._weights(node)}
+            self._mark(node, inputs, fused=True, in_float=node in self.in_float)
+        elif node.target is aten.matmul.default:
+            if self.scheme.attention and self.constant.isdisjoint(arguments):
+                _note(node, dict.fromkeys(arguments, self.factor), None)
+        elif node in self.in_float or node in self.tail:
+            return
+        elif self._are_pair(node) and node not in self.useless:
+            self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
+        elif node.target in POOLING | POINTWISE:
+            self._mark(node, {arguments[0]: self.activation}, fused=False)
+        elif node.target is aten.cat.default and all(map(is_float_tensor, arguments[0])):
+            self._share(node, arguments[0])
+        elif node.target in LARGER and self._are_quantized(arguments[:2]):
+            self._share(node, arguments[:2])
+        elif node.target in MOVING | ACTIVATIONS and self._are_quantized(arguments[:1]) and not self._is_fused(node):
+            self._share(node, arguments[:1])
+
+    def _are_quantized(self, arguments: Sequence[object]) -> bool:
+        return all(argument in self.quantized for argument in arguments)
+
+    def _are_pair(self, node: fx.Node) -> bool:
+        """Whether a node adds or multiplies two tensors of floats; a product with a mask needs no quantization."""
+        arguments: Any = node.args[:2]
+        if node.target is aten.mul.Tensor:
+            return self._are_quantized(arguments)
+        return node.target in SUMS and all(map(is_float_tensor, arguments))
+
+    def _is_fused(self, node: fx.Node) -> bool:
+        return Q_ANNOTATION_KEY in node.meta
+
+    def _share(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
+        """One set of quantization parameters for what a node reads and gives."""
+        first, *others = sources
+        shared = SharedQuantizationSpec((first, node))
+        # The first may stand twice: its parameters must not be defined by themselves.
+        rest = dict.fromkeys((other for other in others if other is not first), shared)
+        _note(node, {first: self.activation, **rest}, None if self._gives(node) else shared)
+        self.quantized.add(node)
+
+    def _gives(self, node: fx.Node) -> bool:
+        """Whether a node's value is an output of the network, or becomes one by moves alone."""
+        return not self.scheme.integer_io and any(user.op == "output" or user in self.tail for user in node.users)
+
+    def _weights(self, layer: fx.Node) -> QuantizationSpec:
+        weight: Any = layer.args[1]
+        axis = channel_axis(layer)
+        return _per_channel(self._bits(weight, axis), axis)
+
+    def _bits(self, weight: fx.Node, axis: int = 0) -> int:
+        bits = self.scheme.bits_of(layer_of(weight))
+        adds_products = weight.meta["val"].select(axis, 0).numel() > 1
+        return min(bits, REDUCED_BITS) if self.scheme.reduce_range and adds_products else bits
+
+    def _mark(self, node: fx.Node, inputs: dict, fused: bool, in_float: bool = False) -> None:
+        """Quantizes what a node reads and what it gives, the latter behind its activation if there is one alone.
+
+        Args:
+            in_float: the result stays float32.
+        """
+        users = list(node.users)
+        behind = users[0] if fused and len(users) == 1 and users[0].target in ACTIVATIONS else node
+        output = None if in_float or self._gives(behind) else self.activation
+        _note(node, inputs, output if behind is node else None)
+        if behind is not node:
+            _note(behind, {}, output)
+        if not in_float:
+            self.quantized |= {node, behind}
+
+
+def _has_weight(node: fx.Node) -> bool:
+    weight = node.args[1] if node.target in WEIGHTED else None
+    return isinstance(weight, fx.Node) and weight.op == "get_attr"
+
+
+def _per_channel(bits: int, axis: int = 0) -> QuantizationSpec:
+    low, high = symmetric_bounds(bits)
+    kind = torch.per_channel_symmetric
+    return QuantizationSpec(torch.int8, PerChannelWeightFakeQuantize, low, high, kind, ch_axis=axis)
+
+
+def is_within(node: fx.Node, paths: Sequence[str]) -> bool:
+    """Whether a node of an exported graph belongs to one of the modules at these paths, or to a part of one."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return any(path and path == found for path in paths for found in stack)
+
+
+def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
+    """Raises UserError if one of the module paths names nothing that computes in an exported graph."""
+    for path in paths:
+        if not any(is_within(node, (path,)) for node in graph.graph.nodes):
+            stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.graph.nodes)
+            known = sorted({found for stack in stacks for found, _ in stack if found and "." not in found})
+            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(known)}')
+
+
+def _note(node: fx.Node, inputs: dict, output: object) -> None:
+    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(inputs, output, _annotated=True)  # type: ignore[arg-type]

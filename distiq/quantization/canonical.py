@@ -1,0 +1,242 @@
+"""An exported graph in one form, whatever the network's code looks like: the same function, in fewer kinds of nodes.
+
+Nothing is changed in place, a weight that depends on no input is stored, every layer has its own weights, and no batch
+norm is left.
+"""
+
+import math
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from distiq.quantization.affine import FOLDABLE, NORMS, fold_constants, fold_norms, scaled_by
+from distiq.quantization.guard import STANDS_FOR
+from distiq.quantization.operations import GATE, GATED, GATES, aten
+from distiq.quantization.regions import among_norms, feature_maps, is_float_tensor
+from distiq.quantization.weights import constant_of, drop_unread, new_weight
+
+CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+MOST_COPIES = 4  # of a shared weight: as int8 they take what it took as float32
+PASSING = {aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default,
+           aten.detach.default, aten.detach_.default, aten.alias.default, aten.clone.default}  # fmt: skip
+
+
+def canonicalize(graph: fx.GraphModule) -> None:
+    """Brings an exported graph of a network in eval mode into that form, in place."""
+    _without_effects(graph)
+    _drop_passing(graph)
+    _cut_by_slices(graph)
+    _keep_pooled_axes(graph)
+    _open_gates(graph)
+    _open_functions(graph)
+    _store_weights(graph)
+    _separate_weights(graph)
+    fold_norms(graph)
+    fold_constants(graph)
+    drop_unread(graph)
+    graph.graph.lint()
+    graph.recompile()
+
+
+def changes_views(graph: fx.GraphModule) -> bool:
+    """Whether something is changed in place through a view of it, which `canonicalize` does not take apart."""
+    for node in graph.graph.nodes:
+        if _is_mutating(node):
+            source: Any = node.args[0]
+            if _functional(node) is None or not isinstance(source, fx.Node) or _is_view(source):
+                return True
+    return False
+
+
+def _is_mutating(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node's value shares memory with a value that something else reads, too."""
+    schema = node.target._schema if isinstance(node.target, torch._ops.OpOverload) else None
+    shares = schema is not None and not schema.is_mutable and any(one.alias_info for one in schema.arguments)
+    return shares and any(len(source.users) > 1 or _is_view(source) for source in node.all_input_nodes)
+
+
+def _functional(node: fx.Node) -> Any:
+    """The operation that gives what this one writes in place: relu of relu_; None where there is none."""
+    target: Any = node.target
+    name, overload = target._schema.name.partition("::")[2], target._overloadname
+    if not name.endswith("_") or target.namespace != "aten":
+        return None
+    return getattr(getattr(aten, name.rstrip("_"), None), overload, None)
+
+
+def _without_effects(graph: fx.GraphModule) -> None:
+    """Puts new values in place of changed ones; the trace has readers behind a change read its result already."""
+    for node in graph.graph.nodes:
+        if _is_mutating(node) and (operation := _functional(node)) is not None:
+            node.target = operation
+
+
+def _drop_passing(graph: fx.GraphModule) -> None:
+    """Removes what gives its input as it is, such as dropout in eval mode."""
+    for node in list(graph.graph.nodes):
+        is_random = "dropout" in str(node.target) and node.args[2:3] != (False,)
+        if node.target in PASSING and not is_random:
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+
+
+def _call(graph: fx.GraphModule, instead_of: fx.Node, operation: Any, *arguments: Any) -> fx.Node:
+    """A node in front of another, of the same module; its shape is found by the operation itself."""
+    with graph.graph.inserting_before(instead_of):
+        made = graph.graph.call_function(operation, arguments)
+    value = operation(*fx.map_arg(arguments, lambda node: node.meta["val"]))  # type: ignore[misc]
+    made.meta = {**{name: about for name, about in instead_of.meta.items() if name != STANDS_FOR}, "val": value}
+    return made
+
+
+def _replace(graph: fx.GraphModule, node: fx.Node, result: fx.Node) -> None:
+    result.meta[STANDS_FOR] = node.name
+    node.replace_all_uses_with(result)
+    graph.graph.erase_node(node)
+
+
+def _cut_by_slices(graph: fx.GraphModule) -> None:
+    """Slices in place of chunks and splits, whose results stand in a list."""
+    for node in list(graph.graph.nodes):
+        if node.target not in CUTTING:
+            continue
+        axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+        ends = list(accumulate(part.shape[axis] for part in node.meta["val"]))
+        if not all(isinstance(end, int) for end in ends):  # the batch itself is cut
+            continue
+        for part in list(node.users):
+            end = ends[part.args[1]]  # type: ignore[index]
+            size = part.meta["val"].shape[axis]
+            _replace(graph, part, _call(graph, part, aten.slice.Tensor, node.args[0], axis, end - size, end))
+
+
+def _keep_pooled_axes(graph: fx.GraphModule) -> None:
+    """A mean over height and width is pooling, whether or not it keeps these axes."""
+    maps = feature_maps(graph)
+    for node in list(graph.graph.nodes):
+        source: Any = node.args[0] if node.target is aten.mean.dim else None
+        if source not in maps or node.kwargs or (len(node.args) > 2 and node.args[2]):
+            continue
+        axes = sorted(axis % source.meta["val"].ndim for axis in node.args[1])  # type: ignore[union-attr]
+        if axes == list(range(2, source.meta["val"].ndim)):
+            pooled = _call(graph, node, aten.mean.dim, source, axes, True)
+            _replace(graph, node, _call(graph, node, aten.flatten.using_ints, pooled, 1))
+
+
+def _open_gates(graph: fx.GraphModule) -> None:
+    """Writes SiLU and hard-swish as x * gate(x), which integer kernels have: a quantized gate, and the product."""
+    for node in list(graph.graph.nodes):
+        if node.target in GATES:
+            operation, whole = GATES[node.target]
+            gate = _call(graph, node, operation, node.args[0])
+            product = _call(graph, node, aten.mul.Tensor, node.args[0], gate)
+            gate.meta[GATE], product.meta[GATED] = True, whole
+            _replace(graph, node, product)
+
+
+def _open_functions(graph: fx.GraphModule) -> None:
+    """Writes hard-sigmoid as clamp(x / 6 + 1 / 2, 0, 1) and PReLU as w x + (1 - w) relu(x), which have integer kernels.
+
+    Those are layers of one position; rows and maps have them, other values keep the functions.
+    """
+    maps, has_norms = feature_maps(graph), bool(among_norms(graph))
+    for node in list(graph.graph.nodes):
+        source: Any = node.args[0] if node.args else None
+        is_row = isinstance(source, fx.Node) and is_float_tensor(source) and source.meta["val"].ndim == 2
+        able = source in maps or (is_row and not has_norms)
+        if node.target is aten.hardsigmoid.default and able:
+            scaled = _call(graph, node, aten.mul.Tensor, source, 1 / 6)
+            moved = _call(graph, node, aten.add.Tensor, scaled, 0.5)
+            _replace(graph, node, _call(graph, node, aten.clamp.default, moved, 0.0, 1.0))
+        elif node.target is aten.prelu.default and (slope := constant_of(graph, node.args[1])) is not None:
+            if slope.numel() == 1:
+                _replace(graph, node, _call(graph, node, aten.leaky_relu.default, source, float(slope)))
+            elif source in maps:
+                positive = _call(graph, node, aten.relu.default, source)
+                parts = ((source, slope), (positive, 1 - slope))
+                own, rest = (scaled_by(graph, node, *part) for part in parts)
+                _replace(graph, node, _call(graph, node, aten.add.Tensor, own, rest))
+
+
+def _store_weights(graph: fx.GraphModule) -> None:
+    """Computes the weights of layers that depend on no input once, and stores them: weight norm, a blur's kernel.
+
+    A formula of a few numbers, as an audio front-end's Fourier basis is, stays one: written out it would be larger than
+    the network behind it.
+    """
+    for node in list(graph.graph.nodes):
+        for argument in _weights_of(node):
+            sources = _sources_of(argument)
+            if argument.op != "call_function" or not all(map(_is_fixed, sources)):
+                continue
+            value, read = _computed(graph, argument), sum(_size(graph, source) for source in sources)
+            is_repeated = torch.equal(value, value[:1].expand_as(value))
+            if value.numel() <= read or is_repeated:
+                stack: Any = node.meta.get("nn_module_stack") or {}
+                path = next((path for path, _ in reversed(stack.values()) if path), "")
+                stored = new_weight(graph, f"{path}.weight" if path else "weight", value, before=node)
+                node.replace_input_with(argument, stored)
+    graph.graph.eliminate_dead_code()
+
+
+def _weights_of(node: fx.Node) -> list[fx.Node]:
+    """What a layer or a norm reads beside its input."""
+    read = node.args[1:3] if node.target in FOLDABLE else node.args[1:5] if node.target in NORMS else ()
+    return [argument for argument in read if isinstance(argument, fx.Node)]
+
+
+def _sources_of(node: fx.Node) -> set[fx.Node]:
+    """A node, and all that it is computed of."""
+    found, waiting = {node}, [node]
+    while waiting:
+        new = set(waiting.pop().all_input_nodes) - found
+        found |= new
+        waiting += new
+    return found
+
+
+def _is_fixed(node: fx.Node) -> bool:
+    """Whether a node reads no input itself and draws nothing at random."""
+    target = node.target
+    is_random = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+    return node.op in ("get_attr", "call_function") and not is_random
+
+
+def _size(graph: fx.GraphModule, node: fx.Node) -> int:
+    value = constant_of(graph, node)
+    return 0 if value is None else math.prod(int(size) for size in value.shape)
+
+
+@torch.no_grad()
+def _computed(graph: fx.GraphModule, node: fx.Node) -> Any:
+    if node.op == "get_attr":
+        return constant_of(graph, node)
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda source: _computed(graph, source))  # type: ignore[misc]
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _separate_weights(graph: fx.GraphModule) -> None:
+    """Gives every layer its own copy of the weights that others read, too, unless that would be too many copies."""
+    readers: dict[int, list[fx.Node]] = {}
+    for node in graph.graph.nodes:
+        for source in node.all_input_nodes:
+            if (value := constant_of(graph, source)) is not None:
+                readers.setdefault(_identity(value), []).append(node)
+    for node in list(graph.graph.nodes):
+        for source in _weights_of(node) if node.target in FOLDABLE else ():
+            value = constant_of(graph, source)
+            if value is None:
+                continue
+            together = readers[_identity(value)]
+            if 1 < len(together) <= MOST_COPIES and together[0] is not node:
+                node.replace_input_with(source, new_weight(graph, str(source.target), value, before=node))
+
+
+def _identity(value: Tensor) -> int:
+    return value.data_ptr()

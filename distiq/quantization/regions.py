@@ -1,0 +1,119 @@
+"""Parts of a graph that are told apart before quantization: feature maps, the outputs' tail, what lies among norms."""
+
+from typing import Any
+
+from torch import Tensor, fx
+
+from distiq.quantization.operations import (
+    ACTIVATIONS,
+    FEATURE_LAYERS,
+    LAYOUT,
+    MOVING,
+    NORMALIZATIONS,
+    POINTWISE,
+    POOLING,
+    PRODUCTS_OF_TWO,
+    SCALING,
+    aten,
+)
+
+IN_TAIL = {
+    *MOVING, *POOLING, *ACTIVATIONS, *POINTWISE, aten.cat.default, aten.softmax.int, aten.log_softmax.int,
+    aten.tanh.default, aten.exp.default,
+}  # fmt: skip
+
+
+def is_float_tensor(value: object) -> bool:
+    found = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return isinstance(found, Tensor) and found.is_floating_point()
+
+
+def constant_nodes(graph: fx.GraphModule) -> list[fx.Node]:
+    """The nodes that no sample changes, in order: weights and what is computed from them alone."""
+    constant: dict[fx.Node, None] = {}
+    for node in graph.graph.nodes:
+        if node.op not in ("placeholder", "output") and all(source in constant for source in node.all_input_nodes):
+            constant[node] = None
+    return list(constant)
+
+
+def data_read(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
+    """What each node reads that samples change and that is of floats."""
+    constant = set(constant_nodes(graph))
+    return {
+        node: [source for source in node.all_input_nodes if is_float_tensor(source) and source not in constant]
+        for node in graph.graph.nodes
+    }
+
+
+def feature_maps(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that give feature maps, whose channels lie on axis 1: images, convolutions and what is made of them."""
+    maps: set[fx.Node] = set()
+    for node, data in data_read(graph).items():
+        value: Any = node.meta.get("val")
+        if not is_float_tensor(node) or value.ndim < 3 or node.op == "get_attr":
+            continue
+        is_image = node.op == "placeholder" and value.ndim >= 4
+        is_made = bool(data) and all(source in maps and source.meta["val"].ndim == value.ndim for source in data)
+        if is_image or node.target in FEATURE_LAYERS or (is_made and node.target not in LAYOUT):
+            maps.add(node)
+    return maps
+
+
+def tail(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes behind the last layers: what moves, pools or scales values on their way to the network's outputs."""
+    found: set[fx.Node] = set()
+    for node, data in reversed(data_read(graph).items()):
+        scales = node.target in SCALING and len(data) == 1
+        is_behind = bool(node.users) and all(user.op == "output" or user in found for user in node.users)
+        if node.op == "call_function" and is_behind and (node.target in IN_TAIL or scales):
+            found.add(node)
+    return found
+
+
+def among_norms(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that compute in float32 since normalizations of rows do, as in transformers: integers would not help.
+
+    These are the normalizations; all that reads them up to the next convolution, with the linear layers, whose results
+    cost nothing in float32; what is added to such values; and in a network that has any, all that no convolution made.
+    """
+    data = data_read(graph)
+    nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
+    able = {node for node in nodes if node.target not in FEATURE_LAYERS}
+    found = {node for node in nodes if node.target in NORMALIZATIONS}
+    if not found:
+        return found
+    made = _made_by_convolutions(graph)
+    found |= able - made
+    before = -1
+    while len(found) != before:
+        before = len(found)
+        found |= {node for node in nodes if node in able and not found.isdisjoint(data[node])}
+        for node in reversed(nodes):
+            if node in found and len(data[node]) > 1:
+                found |= able.intersection(data[node])
+    return found
+
+
+def _made_by_convolutions(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes all of whose data comes out of convolutions, or is the input of floats itself."""
+    made: set[fx.Node] = set()
+    for node, data in data_read(graph).items():
+        is_input = node.op == "placeholder" and is_float_tensor(node)
+        if is_input or node.target in FEATURE_LAYERS or (data and all(source in made for source in data)):
+            made.add(node)
+    return made
+
+
+def only_multiplied(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes whose values go into softmax and products of two activations alone, which have no use for integers."""
+    found: set[fx.Node] = set()
+    constant = set(constant_nodes(graph))
+
+    def has_no_use(user: fx.Node) -> bool:
+        return user in found or (user.target in PRODUCTS_OF_TWO and constant.isdisjoint(user.all_input_nodes))
+
+    for node in reversed(graph.graph.nodes):
+        if node.users and all(map(has_no_use, node.users)):
+            found.add(node)
+    return found

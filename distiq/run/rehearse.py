@@ -1,0 +1,87 @@
+"""What a run does behind its training, done before it with the untrained student: what fails there fails early."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from distiq.bundle.write import write_parts
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.models.signature import Tensors
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
+from distiq.recipe.recipe import Recipe
+from distiq.records.record import Record
+from distiq.run.climb import plain_scheme
+from distiq.run.ledger import Ledger, Place
+from distiq.run.measure import Conditions, as_fed, conditions_of, export_file, reason_of
+from distiq.run.networks import Models, Network
+from distiq.runtimes.export import load, runtime_named
+
+SAMPLES = 16  # that the rehearsal calibrates on
+T = TypeVar("T")
+
+
+def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None:
+    """Writes and runs the files of the untrained student, float32 and quantized, in every runtime of the recipe, and
+    the parts of its bundle; nothing is kept. Once for the same student, data and settings.
+
+    Raises:
+        UserError: one of them fails; the message says which and why.
+    """
+    make = partial(
+        try_files,
+        student=models.student,
+        kept=models.kept,
+        data=data,
+        scheme=replace(plain_scheme(recipe, None), float_modules=recipe.quantize.float_modules or ()),
+        conditions=[conditions_of(recipe, runtime) for runtime in recipe.measure.runtimes],
+    )
+    ledger.step("rehearsal", "trying the files of the untrained student", Record, make)
+
+
+def try_files(
+    _place: Place, *, student: Network, kept: tuple[int, ...], data: Data, scheme: Scheme, conditions: list[Conditions]
+) -> Record:
+    """The step of a rehearsal, which leaves no files.
+
+    Args:
+        kept: of a trimmed vocabulary, the tokens that the student knows.
+        conditions: of each runtime.
+    """
+    model = copy.deepcopy(student.module).eval()
+    samples = data.normalize(data.calibration.inputs[:SAMPLES])
+    quantized = _tried("integers", partial(quantize, model, samples, scheme))
+    with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
+        for own in conditions:
+            fed = as_fed(data, own.export)
+            for form, network in (("float32", model), ("quantized", quantized)):
+                path = Path(folder) / own.runtime / form / own.model_file
+                path.parent.mkdir(parents=True)
+                what = f"a {form} file of {runtime_named(own.runtime).title}"
+                _tried(what, partial(export_file, network, path, data, own.export))
+                _tried(what, partial(_run, path, fed.normalize(data.calibration.inputs[:2])))
+        first = Path(folder) / conditions[0].runtime / "float32" / conditions[0].model_file
+        _tried(
+            "a bundle", partial(write_parts, Path(folder) / "bundle", first, as_fed(data, conditions[0].export), kept)
+        )
+    return Record()
+
+
+def _run(path: Path, inputs: Tensors) -> Tensors:
+    return load(path)(inputs)
+
+
+def _tried(what: str, work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except UserError:
+        raise
+    except Exception as error:  # exporters and runtimes raise their own kinds
+        raise UserError(
+            f"student: cannot be made {what} ({reason_of(error)}); take another network, scheme or runtime"
+        ) from error

@@ -1,0 +1,113 @@
+"""The one form of a graph: nothing in place, weights stored and every layer's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from distiq.numerics import sqnr_db
+from distiq.quantization.canonical import MOST_COPIES
+from distiq.quantization.graph import export_graph
+from distiq.quantization.operations import CONVOLUTIONS, aten
+from distiq.quantization.weights import layer_of
+
+
+@pytest.fixture
+def rows() -> Tensor:
+    return torch.randn(4, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+
+
+class Blur(nn.Module):
+    """The binomial kernel of anti-aliased pooling (Zhang 2019), one for all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        one = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("kernel", one.outer(one).view(1, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.kernel.expand(x.shape[1], 1, 3, 3), stride=2, groups=x.shape[1])
+
+
+class Standardized(nn.Conv2d):
+    """Weight standardization (Qiao et al. 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+COMPUTED = {
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 8, 3)),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 8, 3)),
+    "standardized": lambda: Standardized(4, 8, 3),
+    "blur": Blur,
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_weight_that_no_input_changes_is_stored(name: str, rows: Tensor):
+    torch.manual_seed(0)
+    model = nn.Sequential(COMPUTED[name](), nn.ReLU()).eval()
+    graph = export_graph(model, rows)
+    (layer,) = convolutions(graph)
+    assert layer.args[1].op == "get_attr"
+    assert layer_of(layer.args[1]) == "0", "the module that computes the layer"
+    with torch.no_grad():
+        assert sqnr_db(model(rows), graph(rows)) > 100
+
+
+def convolutions(graph: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in graph.graph.nodes if node.target in CONVOLUTIONS]
+
+
+def test_a_formula_of_few_numbers_stays_one(rows: Tensor):
+    class Cosines(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            steps = torch.arange(81.0)
+            return F.linear(x.flatten(2), torch.cos(steps * steps.unsqueeze(1)))
+
+    graph = export_graph(Cosines(), rows)
+    assert not [node for node in graph.graph.nodes if node.op == "get_attr" and node.meta["val"].numel() > 81]
+
+
+@pytest.mark.parametrize(("uses", "stored"), [(MOST_COPIES, MOST_COPIES), (MOST_COPIES + 1, 1)])
+def test_a_shared_weight_becomes_its_layers_own_while_copies_are_few(uses: int, stored: int, rows: Tensor):
+    class Recursive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(uses):
+                x = F.relu(self.conv(x))
+            return x
+
+    layers = convolutions(export_graph(Recursive(), rows))
+    assert len(layers) == uses
+    assert len({layer.args[1].target for layer in layers}) == stored
+    assert {layer_of(layer.args[1]) for layer in layers} == {"conv"}
+
+
+def test_a_head_tied_to_its_embeddings_gets_its_own():
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(11, 4), nn.Linear(4, 11, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.table(tokens).mean(1))
+
+    graph = export_graph(Tied().eval(), torch.ones(2, 5, dtype=torch.int64))
+    (table,) = [node.args[0] for node in graph.graph.nodes if node.target is aten.embedding.default]
+    (head,) = [node.args[1] for node in graph.graph.nodes if node.target is aten.linear.default]
+    assert table.target != head.target
+
+
+def test_dropout_and_copies_are_gone_and_nothing_is_in_place(rows: Tensor):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Dropout(), nn.ReLU(inplace=True), nn.Hardswish(inplace=True)).eval()
+    graph = export_graph(model, rows)
+    kinds = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+    gate = [aten.conv2d.default, aten.clamp.default]  # of one position: x / 6 + 1 / 2
+    assert kinds == [aten.conv2d.default, aten.relu.default, *gate, aten.mul.Tensor]

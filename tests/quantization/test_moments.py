@@ -1,0 +1,85 @@
+"""The columns of a layer's input, and the moments of many of them or of those that are drawn."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from distiq.quantization.graph import export_graph
+from distiq.quantization.moments import ENOUGH, Sums, columns
+from distiq.quantization.operations import WEIGHTED, aten
+from distiq.quantization.weights import as_rows, from_rows
+
+LAYERS = {
+    "plain": (nn.Conv2d(4, 6, 3, padding=1), (5, 4, 9, 7)),
+    "strided": (nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(1, 2)), (5, 4, 9, 7)),
+    "dilated": (nn.Conv2d(4, 6, 3, dilation=2, padding=2), (5, 4, 9, 7)),
+    "grouped": (nn.Conv2d(4, 6, 3, groups=2), (5, 4, 9, 7)),
+    "depthwise": (nn.Conv2d(4, 8, 3, groups=4, padding=1), (5, 4, 9, 7)),
+    "same": (nn.Conv2d(4, 6, (3, 2), padding="same"), (5, 4, 9, 7)),
+    "one": (nn.Conv1d(4, 6, 3, stride=2, padding=1), (5, 4, 11)),
+    "one same": (nn.Conv1d(4, 6, 4, padding="same"), (5, 4, 11)),
+    "transposed": (nn.ConvTranspose2d(4, 6, (3, 2), stride=(2, 3), padding=1, output_padding=(1, 2)), (5, 4, 5, 7)),
+    "transposed grouped": (nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2, dilation=2), (5, 4, 5, 7)),
+    "transposed one": (nn.ConvTranspose1d(4, 6, 4, stride=2, padding=3), (5, 4, 7)),
+    "transposed, cut": (nn.ConvTranspose2d(4, 6, 2, padding=2), (5, 4, 9, 7)),
+    "linear": (nn.Linear(4, 6), (5, 4)),
+    "linear of tokens": (nn.Linear(4, 6), (5, 3, 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_columns_times_weights_are_the_layer(kind: str):
+    layer, shape = LAYERS[kind]
+    x = torch.randn(shape)
+    graph = export_graph(layer, x)
+    (node,) = (node for node in graph.graph.nodes if node.target in WEIGHTED)
+    products = as_rows(node, layer.weight) @ columns(node, x, layer.weight.shape)
+    expected = layer(x) - layer.bias.view(
+        (-1, *[1] * (x.ndim - 2)) if node.target is not aten.linear.default else (-1,)
+    )
+    axis = 1 if node.target is not aten.linear.default else expected.ndim - 1
+    torch.testing.assert_close(products.flatten(0, 1), expected.movedim(axis, 0).flatten(1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(from_rows(node, as_rows(node, layer.weight), layer.weight.shape), layer.weight)
+
+
+@pytest.fixture
+def layer() -> fx.Node:
+    graph = export_graph(nn.Conv2d(2, 3, 3), torch.randn(2, 2, 8, 8))
+    (node,) = (node for node in graph.graph.nodes if node.target in WEIGHTED)
+    return node
+
+
+def moments(layer: fx.Node, weight: Tensor, inputs: Tensor, ideal: Tensor, chunk: int):
+    sums = Sums(layer, weight, len(inputs))
+    for given, original in zip(inputs.split(chunk), ideal.split(chunk), strict=True):
+        sums.add(given, original)
+    return sums.moments(centred=True)
+
+
+def test_moments_are_those_of_all_columns_whatever_the_chunks(layer: fx.Node):
+    torch.manual_seed(0)
+    weight, ideal = torch.randn(3, 2, 3, 3), torch.randn(12, 2, 8, 8)
+    inputs = ideal + 0.1 * torch.randn_like(ideal)
+    given, original = (columns(layer, value, weight.shape)[0].double() for value in (inputs, ideal))
+    error = weight.flatten(1).double() @ (original - given)
+    for chunk in (3, 12):
+        found = moments(layer, weight, inputs, ideal, chunk)
+        torch.testing.assert_close(found.covariance[0], given.cov(correction=0).float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.error_mean[0], error.mean(1).float(), rtol=1e-4, atol=1e-5)
+        centred = (error - error.mean(1, keepdim=True)) @ (given - given.mean(1, keepdim=True)).T / given.shape[1]
+        torch.testing.assert_close(found.cross[0], centred.float(), rtol=1e-3, atol=1e-5)
+
+
+def test_of_large_maps_positions_are_drawn(layer: fx.Node):
+    torch.manual_seed(0)
+    side = 4 * int(ENOUGH**0.5) // 8
+    inputs = torch.randn(8, 2, side, side)
+    assert 8 * side**2 > 1.9 * ENOUGH
+    sums = Sums(layer, torch.randn(3, 2, 3, 3), 8)
+    for chunk in inputs.split(4):
+        sums.add(chunk, chunk)
+    assert 0.99 * ENOUGH <= sums.count <= ENOUGH
+    torch.testing.assert_close(
+        sums.moments(centred=True).covariance[0], torch.eye(18), rtol=0, atol=0.03
+    )  # independent
