@@ -73,7 +73,7 @@ def compare(role: str, model: torch.nn.Module, data: Data) -> dict:
 
 def timed(paths: dict[str, Path], data: Data, threads: int, batch: int) -> dict:
     """Median times of the files over all sets, and every set's ratio of distiq to quantize_static."""
-    images = data.normalize(data.test.inputs[:batch])
+    images = data.normalize(data.test.drawn(batch).inputs)
     sets = []
     for _ in range(REPETITIONS):
         models = {name: load(path, threads) for name, path in paths.items()}

@@ -135,7 +135,7 @@ def measure(
                 "lost_points": 100 * (top1(real, labels) - top1(emulated, labels)),
                 "flips": 1 - agreement(real, emulated),
                 "certified": pair_sums(path).startswith("certified"),
-                "avx2_differs": beside_avx2(path, data.normalize(data.test.inputs[:IN_VALGRIND]), emulated),
+                "avx2_differs": beside_avx2(path, data.normalize(data.test.drawn(IN_VALGRIND).inputs), emulated),
             }
             keep(name, figures)
 

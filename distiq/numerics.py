@@ -12,6 +12,15 @@ from torch import Tensor
 SMALLEST_SCALE = float(torch.finfo(torch.float32).eps)
 
 
+def drawn(count: int, most: int) -> Tensor:
+    """At most `most` of the numbers 0 to `count` - 1, drawn at random, always the same ones, ascending, int64.
+
+    What people bring is sorted by class, or its classes take turns: neither the first of it nor every second shows all.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[:most].sort().values
+
+
 def affine_bounds(bits: int) -> tuple[int, int]:
     """Smallest and largest integer of a signed grid: (-128, 127) for 8 bits."""
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1

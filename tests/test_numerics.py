@@ -8,6 +8,7 @@ from distiq.numerics import (
     affine_bounds,
     affine_qparams,
     dequantize,
+    drawn,
     quantize,
     sqnr_db,
     symmetric_bounds,
@@ -104,3 +105,12 @@ def test_sqnr_of_a_sine_grows_by_six_db_a_bit(bits):
     scale, zero_point = affine_qparams(torch.tensor(-1.0), torch.tensor(1.0), bits)
     back = dequantize(quantize(sine, scale.double(), zero_point, affine_bounds(bits)), scale.double(), zero_point)
     assert sqnr_db(sine, back) == pytest.approx(6.0206 * bits + 1.7609, abs=0.2)
+
+
+def test_a_drawn_part_is_of_all_classes_sorted_or_in_turn():
+    for labels in (torch.arange(512) // 52, torch.arange(512) % 2):
+        chosen = drawn(512, 128)
+        assert torch.equal(chosen, drawn(512, 128)) and torch.equal(chosen, chosen.unique()) and len(chosen) == 128
+        counts = labels[chosen].bincount().double() / labels.bincount()
+        assert ((counts > 0.1) & (counts < 0.45)).all(), "about a quarter of each"
+    assert drawn(3, 10).tolist() == [0, 1, 2]

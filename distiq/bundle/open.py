@@ -18,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distiq.data.audio import Audio, conversions, read_sound, resampled, windows
+from distiq.data.audio import Audio, conversions
 from distiq.data.preprocessing import from_json
 from distiq.data.samples import Encoded
+from distiq.data.sound import read_sound, resampled, windows
 from distiq.device import run as runner
 from distiq.device.run import Check
 from distiq.errors import UserError

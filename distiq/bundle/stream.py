@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distiq.bundle.open import Bundle, StreamPrediction
-from distiq.data.audio import read_sound, resampled
+from distiq.data.sound import read_sound, resampled
 from distiq.errors import UserError
 from distiq.models.signature import Predict, one_output
 from distiq.runtimes.onnx_runtime import FrontEnd, split_front_end

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distiq.bundle.card import _card, _card_text
@@ -70,8 +69,7 @@ def write_parts(
     make_folder(folder)
     for part in files_of(model):
         write_atomically(folder / part.name, part.read_bytes())
-    count = min(VECTOR_COUNT, len(data.test))
-    samples = data.test.take(torch.arange(count) * len(data.test) // count)  # a folder's samples are sorted by class
+    samples = data.test.drawn(VECTOR_COUNT)
     inputs = data.normalize(samples.inputs)
     outputs = load(folder / model.name)(inputs)
     vectors = {**_named("inputs", inputs), **_named("outputs", outputs), "labels": samples.labels}

@@ -19,7 +19,7 @@ from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import outputs
 from distiq.models.signature import one_output
-from distiq.numerics import sqnr_db
+from distiq.numerics import drawn, sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import ActivationFakeQuantize
 from distiq.quantization.graph import export_graph, prepare
@@ -150,12 +150,12 @@ def read_case(ledger: Ledger) -> Case:
         data,
         student,
         calibration,
-        data.normalize(data.validation.take(slice(len(calibration))).inputs),
+        data.normalize(data.validation.drawn(len(calibration)).inputs),
         trial,
         rung,
         scheme,
         quantized,
-        sensitivity(quantized, calibration[:SAMPLES], rung.name, ledger.watch),
+        sensitivity(quantized, calibration[drawn(len(calibration), SAMPLES)], rung.name, ledger.watch),
     )
 
 
@@ -273,8 +273,9 @@ def _deployment(case: Case) -> Iterator[Finding]:
 
 def _calibration(case: Case) -> Iterator[Finding]:
     """Would other samples have given better ranges? Judged on samples that neither has seen."""
-    half = len(case.validation) // 2
-    seen, unseen = case.validation[:half], case.validation[half:]
+    is_seen = torch.zeros(len(case.validation), dtype=torch.bool)
+    is_seen[drawn(len(is_seen), len(is_seen) // 2)] = True
+    seen, unseen = case.validation[is_seen], case.validation[~is_seen]
     other = quantize(case.student, seen, case.scheme)
     reference = _logits(case.student, unseen)
     now, then = (sqnr_db(reference, _logits(model, unseen)) for model in (case.quantized, other))

@@ -26,7 +26,7 @@ from distiq.models.signature import (
     split,
     tensors_of,
 )
-from distiq.numerics import sqnr_db
+from distiq.numerics import drawn, sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
@@ -189,7 +189,8 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     network.fixed_length = inputs[0].shape[-1] > 0
     if not all(torch.isfinite(one).all() for one in tensors_of(reference)):
         raise UserError(f"{source}: the float32 file gives NaN or infinite values for these samples")
-    few = [each(lambda one: one[:CHUNK], part) for part in (reference, held_out)]
+    chosen = drawn(batch_size(held_out), CHUNK)
+    few = [each(lambda one: one[chosen], part) for part in (reference, held_out)]
     with torch.no_grad():
         read = min(_sqnr(few[0], call(network, few[1])).values())
     if read < SAME_DB:

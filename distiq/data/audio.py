@@ -7,10 +7,9 @@ silence, a longer one is cut at both ends. What was changed is counted and said.
 import csv
 import importlib.resources
 import lzma
-import math
-import warnings
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -19,26 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.images import class_names
-from distiq.data.samples import Encoded, Samples, Split, in_memory, name_of, refuse_floats, standardized
+from distiq.data.columns import NO_LABEL, sorted_classes
+from distiq.data.folders import class_names, find_files, left_out
+from distiq.data.samples import Encoded, Loaded, Samples, in_memory, name_of, refuse_floats, standardized
+from distiq.data.sound import Sound, check_length, read_sound, resampled
 from distiq.device import run as runner
-from distiq.device.run import LONGEST_SECONDS, LONGEST_WINDOWS, RATES, fitted
+from distiq.device.run import fitted, nfc
 from distiq.errors import UserError
 from distiq.recipe.data import AudioSettings
 from distiq.records.record import Modality
 
-CLIP_SUFFIXES = (".wav", ".flac")
+CLIP_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aiff", ".aif", ".aifc", ".au", ".w64", ".caf")
 DIGITS = tuple(str(digit) for digit in range(10))
 DIGIT_SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 DIGIT_RATE, DIGIT_TAKES, DIGIT_TEST_TAKES = 8000, 50, 5
-
-
-class Sound(NamedTuple):
-    """A file as it was found: samples (T,) float32 in -1..1, mean of its channels, at its own rate."""
-
-    samples: np.ndarray
-    rate: int
-    channels: int
 
 
 @dataclass(frozen=True)
@@ -118,115 +111,13 @@ class Audio:
         return cls(tuple(value["shape"]), value["rate"], getattr(torch, value["raw"]))
 
 
-class Clips(NamedTuple):
-    """What a source of audio gives: classes, both parts, and what was done to fit the clips."""
-
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-    notes: tuple[str, ...]
-
-
 class Labelled(NamedTuple):
-    """A clip's file and class; the speaker where known; the part "train" or "test" where given."""
+    """A clip's file and class; the speaker where known; the part "train", "test" or that of validation, where given."""
 
     path: Path
     label: str
     speaker: str = ""
     part: str = ""
-
-
-# One file -------------------------------------------------------------------------------------------------------------
-
-
-def read_sound(path: Path) -> Sound:
-    """A WAV or FLAC file.
-
-    Raises:
-        UserError: the file is missing, empty, cut short, does not decode, or FLAC's package is not installed.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: this file is empty; repair or remove it")
-    rate, samples = _read_flac(path) if path.suffix.lower() == ".flac" else _read_wav(path)
-    lowest, highest = RATES
-    if not lowest <= rate <= highest:
-        raise UserError(
-            f"{path}: its header gives a rate of {rate} Hz; clips of {lowest:,} to {highest:,} Hz are read: repair or"
-            " remove it"
-        )
-    if len(samples) == 0:
-        raise UserError(f"{path}: this clip holds no samples; repair or remove it")
-    samples = samples.reshape(len(samples), -1)
-    channels = samples.shape[1]
-    mono = _as_float(samples).mean(1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise UserError(f"{path}: this clip holds NaN or infinite samples; repair or remove it")
-    return Sound(mono, rate, channels)
-
-
-def _read_wav(path: Path) -> tuple[int, np.ndarray]:
-    from scipy.io import wavfile
-
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            rate, samples = wavfile.read(path)
-    except Exception as error:  # scipy lets struct's, numpy's and its own errors through
-        raise UserError(f"{path}: this WAV file does not decode ({error}); repair or remove it") from error
-    if any("EOF" in str(warning.message) for warning in said):
-        raise UserError(f"{path}: this WAV file is cut short; fetch it again or remove it")
-    return rate, samples
-
-
-def _read_flac(path: Path) -> tuple[int, np.ndarray]:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise UserError(f"{path}: reading FLAC needs a package; install it with: pip install soundfile") from error
-    try:
-        samples, rate = soundfile.read(path, dtype="float32")
-    except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError) as error:
-        raise UserError(f"{path}: this FLAC file does not decode ({error}); repair or remove it") from error
-    return rate, samples
-
-
-def _as_float(samples: np.ndarray) -> np.ndarray:
-    """Samples of any WAV type in -1..1; 24 bits come as the upper part of 32."""
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
-    return samples.astype(np.float32)
-
-
-def resampled(sound: Sound, rate: int) -> np.ndarray:
-    """(T,) int16 at `rate`: polyphase filtering, as `scipy.signal.resample_poly` does it."""
-    samples = sound.samples
-    if sound.rate != rate:
-        from scipy.signal import resample_poly
-
-        divisor = math.gcd(sound.rate, rate)
-        samples = resample_poly(samples, rate // divisor, sound.rate // divisor)
-    return np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-
-
-def check_length(sound: Sound, seconds: float, where: str) -> None:
-    """Raises UserError if a clip is far longer than the window of which its middle would be heard."""
-    own, most = len(sound.samples) / sound.rate, max(LONGEST_SECONDS, LONGEST_WINDOWS * seconds)
-    if own > most:
-        raise UserError(
-            f"{where}: {own:,.0f} s long, but the model hears {seconds:g} s of it; cut it to at most {most:,.0f} s"
-        )
-
-
-def windows(samples: np.ndarray, length: int, step: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Windows of a long clip and where they begin, `step` apart; silence follows in the last where the clip ends."""
-    for start in range(0, max(1, len(samples) - length + step), step):
-        part = samples[start : start + length]
-        yield start, np.pad(part, (0, length - len(part)))
 
 
 def conversions(sound: Sound, audio: Audio) -> tuple[str, ...]:
@@ -244,6 +135,7 @@ def remarks(sound: Sound, audio: Audio) -> tuple[str, ...]:
     said = [
         (seconds < audio.seconds, f"{seconds:.2f} s long: silence around it fills the window"),
         (seconds > audio.seconds, f"{seconds:.2f} s long: only the middle {audio.seconds:g} s are heard"),
+        (sound.is_clipped, "louder than full scale: cut off there"),
     ]
     return (*conversions(sound, audio), *(text for applies, text in said if applies))
 
@@ -253,7 +145,7 @@ class _Fitting:
 
     def __init__(self, settings: AudioSettings) -> None:
         self.settings, self.length = settings, Audio.of(settings).shape[0]
-        self.clips = self.stereo = self.short = self.long = 0
+        self.clips = self.stereo = self.short = self.long = self.clipped = 0
         self.rates: Counter[int] = Counter()
 
     def __call__(self, sound: Sound, where: str) -> Tensor:
@@ -261,6 +153,7 @@ class _Fitting:
         samples = resampled(sound, self.settings.rate)
         self.clips += 1
         self.stereo += sound.channels > 1
+        self.clipped += sound.is_clipped
         self.rates[sound.rate] += 1
         self.short += len(samples) < self.length
         self.long += len(samples) > self.length
@@ -274,6 +167,7 @@ class _Fitting:
             (self.stereo, "of several channels averaged to one"),
             (self.short, f"shorter than the window of {window}: silence around them"),
             (self.long, f"longer than the window of {window}: their middle is kept"),
+            (self.clipped, "louder than full scale: cut off there; scale them to -1..1"),
         ]
         return tuple(f"{count:,} of {self.clips:,} clips {text}" for count, text in said if count)
 
@@ -281,8 +175,11 @@ class _Fitting:
 # Many files -----------------------------------------------------------------------------------------------------------
 
 
-def audio_folder(folder: Path, settings: AudioSettings) -> Clips:
-    """Clips of a folder that holds train/<class>/*.wav and test/<class>/*.wav (or .flac).
+def audio_folder(folder: Path, settings: AudioSettings, validation: str = "") -> Loaded:
+    """Clips of a folder that holds train/<class>/ and test/<class>/, sub-folders and all.
+
+    Args:
+        validation: the name of a third part, where there is one.
 
     Raises:
         UserError: a part is missing, a class is empty, classes differ between the parts, a file does not decode, or
@@ -294,31 +191,31 @@ def audio_folder(folder: Path, settings: AudioSettings) -> Clips:
             " label, speaker and name it in data.audio.manifest"
         )
     classes = class_names(folder / "train")
-    if class_names(folder / "test") != classes:
-        raise UserError(
-            f"{folder}: train/ has the classes {list(classes)}, test/ has {list(class_names(folder / 'test'))}; make"
-            " them the same"
-        )
-    listed = []
-    for part in ("train", "test"):
-        for name in classes:
-            files = sorted(path for path in (folder / part / name).iterdir() if path.suffix.lower() in CLIP_SUFFIXES)
-            if not files:
-                raise UserError(f"{folder / part / name}: no WAV or FLAC files in this class; fill or remove it")
-            listed += [Labelled(path, name, part=part) for path in files]
-    return _read(listed, classes, settings)
+    listed: list[Labelled] = []
+    notes: list[str] = []
+    for part in ("train", "test", *([validation] if validation else [])):
+        found = find_files(folder / part, classes, CLIP_SUFFIXES, "clips")
+        notes += left_out(folder / part, found, "clips")
+        listed += [Labelled(*one, part=part) for one in found.named(classes)]
+    return _read(listed, classes, settings, folder, validation, notes)
 
 
-def audio_manifest(folder: Path, settings: AudioSettings) -> Clips:
+def audio_manifest(folder: Path, settings: AudioSettings, validation: str = "") -> Loaded:
     """Clips listed in a CSV file: columns path (relative to it), label, and speaker, split, or both.
 
-    The speakers in `settings.held_out` are the test set; without them the column split says "train" or "test".
+    The speakers in `settings.held_out` are the test set; without them the column split says "train" or "test", or
+    `validation`. What one speaker says is never split between training, validation and calibration.
 
     Raises:
         UserError: the manifest is missing, lacks a column, is empty, names a file that does not decode, a speaker
             that is not there or a class that no training clip has.
     """
     manifest = folder / settings.manifest
+    if validation and settings.held_out:
+        raise UserError(
+            f'data.validation = "{validation}" is a value of the column split, but data.audio.held_out names who is the'
+            " test set; give a number, or leave held_out out"
+        )
     try:
         with manifest.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -329,23 +226,29 @@ def audio_manifest(folder: Path, settings: AudioSettings) -> Clips:
     if missing := [name for name in needed if name not in columns]:
         hint = "" if settings.held_out else "; instead of split, data.audio.held_out can name speakers"
         raise UserError(f"{manifest}: no column {', '.join(missing)}; it has {', '.join(columns) or 'none'}{hint}")
+    if twice := [name for name in (*needed, "speaker") if columns.count(name) > 1]:
+        raise UserError(f'{manifest}: two columns are called "{twice[0]}"; rename one')
     for line, row in enumerate(rows, start=2):
-        if not all(row[name] for name in needed):
-            raise UserError(f"{manifest}: line {line} leaves {', '.join(n for n in needed if not row[n])} empty")
+        lacks = [name for name in needed if not row[name] or (name == "label" and row[name] in NO_LABEL)]
+        if lacks:
+            raise UserError(f"{manifest}: line {line} leaves {', '.join(lacks)} empty")
     listed = [
-        Labelled(manifest.parent / row["path"], row["label"], row.get("speaker") or "", row.get("split") or "")
+        Labelled(manifest.parent / row["path"], nfc(row["label"]), row.get("speaker") or "", row.get("split") or "")
         for row in rows
     ]
-    return _read(_parted(listed, settings.held_out, manifest), sorted({row.label for row in listed}), settings)
+    listed = _parted(listed, settings.held_out, manifest, validation)
+    return _read(listed, sorted_classes(row.label for row in listed), settings, manifest.parent, validation)
 
 
-def _parted(listed: Sequence[Labelled], held_out: Sequence[str], manifest: Path) -> list[Labelled]:
+def _parted(listed: Sequence[Labelled], held_out: Sequence[str], manifest: Path, validation: str) -> list[Labelled]:
     if held_out:
         _check_speakers(held_out, {row.speaker for row in listed})
         return [row._replace(part="test" if row.speaker in held_out else "train") for row in listed]
+    parts = ("train", "test", *([validation] if validation else []))
     for row in listed:
-        if row.part not in ("train", "test"):
-            raise UserError(f'{manifest}: split "{row.part}" of {row.path.name} is neither "train" nor "test"')
+        if row.part not in parts:
+            names = " nor ".join(f'"{part}"' for part in parts)
+            raise UserError(f'{manifest}: split "{row.part}" of {row.path.name} is neither {names}')
     return list(listed)
 
 
@@ -357,26 +260,50 @@ def _check_speakers(held_out: Sequence[str], known: Iterable[str]) -> None:
         raise UserError("data.audio.held_out names every speaker; leave some to train on")
 
 
-def _read(listed: Sequence[Labelled], classes: Sequence[str], settings: AudioSettings) -> Clips:
+def _read(
+    listed: Sequence[Labelled],
+    classes: Sequence[str],
+    settings: AudioSettings,
+    folder: Path,
+    validation: str,
+    notes: Sequence[str] = (),
+) -> Loaded:
     if untaught := sorted({row.label for row in listed} - {row.label for row in listed if row.part == "train"}):
         raise UserError(
             f"data.audio: no training clip is of the class {', '.join(untaught)}; move some there, or leave it out"
         )
     fit = _Fitting(settings)
-    parts = {}
-    for part in ("train", "test"):
-        rows = [row for row in listed if row.part == part]
+    parts, rows_of = {}, {}
+    for part in ("train", "test", *([validation] if validation else [])):
+        rows_of[part] = rows = [row for row in listed if row.part == part]
         if not rows:
-            raise UserError(f"data.audio: no clip is in the {part} part; both are needed")
+            raise UserError(f"data.audio: no clip is in the {part} part; it is needed")
         inputs = torch.stack([fit(read_sound(row.path), str(row.path)) for row in rows])
         parts[part] = in_memory(inputs, torch.tensor([list(classes).index(row.label) for row in rows]))
-    return Clips(tuple(classes), parts["train"], parts["test"], fit.notes())
+    speakers = tuple(row.speaker for row in rows_of["train"])
+    train, test = (tuple(os.path.relpath(row.path, folder) for row in rows_of[part]) for part in ("train", "test"))
+    notes = (*notes, *fit.notes(), *_heard_in_both(rows_of["train"], rows_of["test"]))
+    return Loaded(
+        tuple(classes), parts["train"], parts["test"], Audio.of(settings), tuple(notes), parts.get(validation),
+        speakers if any(speakers) else (), (train, test),
+    )  # fmt: skip
+
+
+def _heard_in_both(train: Sequence[Labelled], test: Sequence[Labelled]) -> list[str]:
+    """A sentence about speakers who are heard in the training and the test clips, where the column split says so."""
+    both = sorted(({row.speaker for row in train} & {row.speaker for row in test}) - {""})
+    if not both:
+        return []
+    return [
+        f"{len(both)} speakers are heard in the training and the test clips ({', '.join(both[:3])}"
+        f"{', ...' if len(both) > 3 else ''}): the test says nothing of new ones; data.audio.held_out keeps them apart"
+    ]
 
 
 # Spoken digits --------------------------------------------------------------------------------------------------------
 
 
-def spoken_digits(settings: AudioSettings) -> Clips:
+def spoken_digits(settings: AudioSettings) -> Loaded:
     """The packaged Free Spoken Digit Dataset: 3,000 clips of 10 digits by 6 speakers, 8 kHz, CC BY-SA 4.0.
 
     The official split (takes 0 to 4 are the test set, 300 clips), or all clips of `settings.held_out` as the test set.
@@ -389,13 +316,17 @@ def spoken_digits(settings: AudioSettings) -> Clips:
     fit = _Fitting(settings)
     inputs: dict[bool, list[Tensor]] = {True: [], False: []}
     labels: dict[bool, list[int]] = {True: [], False: []}
+    speakers: list[str] = []
     for number, samples in enumerate(packaged_recordings()):
         digit, speaker, take = digit_of(number)
         held_out = speaker in settings.held_out if settings.held_out else take < DIGIT_TEST_TAKES
         inputs[held_out].append(fit(Sound(samples.astype(np.float32) / 32768, DIGIT_RATE, 1), f"recording {number}"))
         labels[held_out].append(digit)
+        speakers += [] if held_out else [speaker]
     train, test = (in_memory(torch.stack(inputs[part]), torch.tensor(labels[part])) for part in (False, True))
-    return Clips(DIGITS, train, test, fit.notes())
+    # The official split has the same speakers in both parts.
+    groups = tuple(speakers) if settings.held_out else ()
+    return Loaded(DIGITS, train, test, Audio.of(settings), fit.notes(), groups=groups)
 
 
 def digit_of(number: int) -> tuple[int, str, int]:

@@ -2,19 +2,22 @@
 
 import csv
 import difflib
-import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from distiq.device import run as runner
+from distiq.device.run import nfc
 from distiq.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+NO_LABEL = ("", "NaN", "nan", "None", "null", "NULL", "<NA>")
+"""What stands where a row has no label."""
 Columns = dict[str, list[str]]
 SMALL_BYTES, SMALL_ROWS, MOST_UNPACKED = 100_000_000, 2_000_000, 100
 """What a packed file may hold in any case, and how many times its own size."""
@@ -41,7 +44,7 @@ def read_columns(path: Path, wanted: Sequence[str], header: Sequence[str] = ()) 
 def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
     """The wanted columns of a file's content; see `read_columns`."""
     if suffix.lower() == ".parquet":
-        found = _parquet(content, name, wanted)
+        found = _parquet(content, name, [nfc(column) for column in wanted])
     else:
         text = _text(content, name)
         if not text.strip():
@@ -55,8 +58,9 @@ def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str],
                 raise UserError(f'{name}: "{suffix}" is no known kind of file; take {", ".join(SUFFIXES)}')
     no_header = suffix.lower() in (".csv", ".tsv") and not header
     hint = "; where its first line is no header, name all columns in `header`" if no_header else ""
-    check_names(found, wanted, name, hint)
-    return {column: found[column] for column in wanted}
+    names = [nfc(column) for column in wanted]
+    check_names(found, names, name, hint)
+    return {column: found[own] for column, own in zip(wanted, names, strict=True)}
 
 
 def check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str, more: str = "") -> None:
@@ -78,56 +82,42 @@ def _text(content: bytes, name: str) -> str:
 
 
 def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Columns:
-    # Quotes mean nothing in a TSV file: in texts they stand unpaired.
-    reader = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter="\t" if tabs else ",",
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-        skipinitialspace=not tabs,
-    )
-    names = [column.strip() for column in (header or next(reader, []))]
+    try:
+        lines = runner.table_lines(text, tabs)
+    except csv.Error as error:
+        raise UserError(f"{name}: cannot be read ({error})") from error
+    names = [nfc(column.strip()) for column in (header or (lines.pop(0)[1] if lines else []))]
     if len(set(names)) < len(names):
         raise UserError(f"{name}: its header names a column twice: {', '.join(names)}")
     columns: Columns = {column: [] for column in names}
-    first = True
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(names):
-                raise UserError(
-                    f"{name}: line {reader.line_num} has {len(row)} values, but there are {len(names)} columns"
-                )
-            for column, value in zip(names, row, strict=True):
-                if header and first and value.strip() == column:
-                    raise UserError(
-                        f'{name}: line 1 is a header itself ("{column}" in the column "{column}"); leave `header` out'
-                        " of the recipe"
-                    )
-                columns[column].append(value.strip())
-            first = False
-    except csv.Error as error:
-        raise UserError(f"{name}: line {reader.line_num} cannot be read ({error})") from error
+    for number, row in lines:
+        if len(row) != len(names):
+            raise UserError(f"{name}: line {number} has {len(row)} values, but there are {len(names)} columns")
+        for column, value in zip(names, row, strict=True):
+            columns[column].append(value.strip())
+    own = [column for column in names if header and columns[column][:1] == [column]]
+    if own:
+        raise UserError(
+            f'{name}: line 1 is a header itself ("{own[0]}" in the column "{own[0]}"); leave `header` out of the recipe'
+        )
     return columns
 
 
 def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Columns:
     """One object a line, or a JSON file of one object or a list of them; a key may be missing in some."""
     try:
-        # Not splitlines: strings of JSON may hold what it takes for the end of a line, such as U+2028.
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if lines else json.loads(text)
+        rows = runner.objects(text, lines)
     except RecursionError as error:
         raise UserError(f"{name}: not valid JSON (nested too deep)") from error
     except ValueError as error:
         raise UserError(f"{name}: not valid JSON ({error})") from error
-    rows = rows if isinstance(rows, list) else [rows]
     if not rows:
         raise UserError(f"{name}: holds no row")
     if not all(isinstance(row, dict) for row in rows):
         example = json.dumps(dict.fromkeys(wanted, "..."))
         raise UserError(f"{name}: every row must be an object such as {example}")
     present = list(dict.fromkeys(key for row in rows for key in row))
-    return {key: [as_text(row.get(key)) for row in rows] for key in present}
+    return {key: texts_of((row.get(key) for row in rows), f'{name}: column "{key}"') for key in present}
 
 
 def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
@@ -138,7 +128,6 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
         raise UserError(f"{name}: reading Parquet needs the package pyarrow: pip install pyarrow") from error
     try:
         file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content))
-        check_names(file.schema_arrow.names, wanted, name)
         rows = file.metadata.num_rows
         unpacked = sum(file.metadata.row_group(at).total_byte_size for at in range(file.metadata.num_row_groups))
         most = max(SMALL_BYTES, MOST_UNPACKED * len(content))
@@ -159,11 +148,16 @@ def _cells(file: Any, wanted: Sequence[str], most: int, name: str) -> Columns:
     Args:
         most: characters that they may have together.
     """
+    names = [nfc(column) for column in file.schema_arrow.names]
+    check_names(names, wanted, name)
+    if twice := [column for column in wanted if names.count(column) > 1]:
+        raise UserError(f'{name}: two columns are called "{twice[0]}"; rename one')
+    stored = [file.schema_arrow.names[names.index(column)] for column in wanted]
     found: Columns = {column: [] for column in wanted}
     total = 0
-    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=list(wanted)):
-        for column in wanted:
-            cells = [as_text(value) for value in batch.column(column).to_pylist()]
+    for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=stored):
+        for column, own in zip(wanted, stored, strict=True):
+            cells = texts_of(batch.column(own).to_pylist(), f'{name}: column "{column}"')
             total += sum(map(len, cells))
             found[column] += cells
         if total > most:
@@ -173,9 +167,32 @@ def _cells(file: Any, wanted: Sequence[str], most: int, name: str) -> Columns:
     return found
 
 
-def as_text(value: Any) -> str:
-    """A value as files of text write it; a missing one is empty."""
-    return "" if value is None else str(value).strip()
+def texts_of(values: Iterable[Any], where: str) -> list[str]:
+    """Values as files of text write them; a missing one is empty.
+
+    Raises:
+        UserError: there are lists or structs among them, or bytes that are no UTF-8.
+    """
+    try:
+        return [runner.cell(value, where) for value in values]
+    except runner.Refused as error:
+        raise UserError(str(error)) from error
+
+
+def groups_of(parts: Sequence[Columns], column: str, files: Sequence[str]) -> tuple[str, ...]:
+    """The group of each row of the first part, the training rows.
+
+    Raises:
+        UserError: a group of theirs is in another part, too.
+    """
+    train = parts[0][column]
+    for file, rows in zip(files[1:], parts[1:], strict=True):
+        if both := sorted((set(rows[column]) & set(train)) - {""}):
+            raise UserError(
+                f'{file}: the {column} "{both[0]}" is among the training rows, too ({len(both)} are); a group belongs'
+                " into one of them, so that nothing is measured on whom was learned from"
+            )
+    return tuple(train)
 
 
 def label_flags(columns: Sequence[Sequence[str]], names: Sequence[str], where: str) -> Tensor:
@@ -211,6 +228,15 @@ def target_numbers(cells: Sequence[str], column: str, where: str) -> Tensor:
     return torch.tensor(found, dtype=torch.float32)
 
 
+def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Classes in their order: numbers by size, others by their letters. A missing label is no class."""
+    kept = {name for name in names if name not in NO_LABEL}
+    try:
+        return tuple(sorted(kept, key=lambda name: (float(name), name)))
+    except ValueError:
+        return tuple(sorted(kept))
+
+
 def label_sets(cells: Sequence[str], separator: str) -> list[list[str]]:
     """The labels in each cell, which may be empty."""
     return [[name for part in cell.split(separator) if (name := part.strip())] for cell in cells]
@@ -233,12 +259,13 @@ def label_numbers(labels: Sequence[str], classes: Sequence[str], where: str) -> 
     """(N,) int64: the classes' numbers.
 
     Raises:
-        UserError: a label is empty or is no known class.
+        UserError: a label is missing or is no known class.
     """
     numbers = {name: number for number, name in enumerate(classes)}
+    if missing := [row for row, label in enumerate(labels) if label in NO_LABEL and label not in numbers]:
+        others = f" ({len(missing)} rows lack one)" if len(missing) > 1 else ""
+        raise UserError(f"{where}: row {missing[0] + 1} has no label{others}; give it one or take the row out")
     for row, label in enumerate(labels):
-        if not label:
-            raise UserError(f"{where}: row {row + 1} has no label; give it one or take the row out")
         if label not in numbers:
             raise UserError(
                 f'{where}: row {row + 1} has the label "{label}", which no training row has: {", ".join(classes)}'

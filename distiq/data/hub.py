@@ -2,15 +2,23 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from distiq.data.columns import Columns, as_text, check_names
+from distiq.data.columns import Columns, check_names, texts_of
+from distiq.device.run import nfc
 from distiq.errors import UserError
 
 UNLABELLED = -1  # what hubs write where the labels of a test set are kept back
 
 
-def hub_columns(name: str, subset: str, split: str, wanted: Sequence[str]) -> Columns:
+class HubColumns(NamedTuple):
+    """Columns as text; and the names of the classes, in the hub's order, of a column that has some."""
+
+    columns: Columns
+    classes: dict[str, tuple[str, ...]]
+
+
+def hub_columns(name: str, subset: str, split: str, wanted: Sequence[str]) -> HubColumns:
     """The wanted columns of a split, as text, in the order of its rows; classes by their names where it knows them.
 
     Args:
@@ -34,7 +42,9 @@ def hub_columns(name: str, subset: str, split: str, wanted: Sequence[str]) -> Co
         raise UserError(f'data.text.hub: "{name}" cannot be read ({told}){hint}') from error
     where = f'{name}, split "{split}"'
     check_names(rows.column_names, wanted, where)
-    return {column: _cells(rows, column, where) for column in wanted}
+    of_classes = {column: getattr(rows.features[column], "names", None) for column in wanted}
+    classes = {column: tuple(map(nfc, names)) for column, names in of_classes.items() if names is not None}
+    return HubColumns({column: _cells(rows, column, where) for column in wanted}, classes)
 
 
 def _hint(datasets: Any, name: str, subset: str, split: str) -> str:
@@ -51,7 +61,7 @@ def _cells(rows: Any, column: str, where: str) -> list[str]:
     names = getattr(rows.features[column], "names", None)  # of a column of class numbers
     values = rows[column][:]
     if names is None:
-        return [as_text(value) for value in values]
+        return texts_of(values, f'{where}: column "{column}"')
     if UNLABELLED in values:
         raise UserError(f"{where}: the labels of this split are kept back ({column} is -1); name another split")
-    return ["" if value is None else names[value] for value in values]
+    return ["" if value is None else nfc(names[value]) for value in values]

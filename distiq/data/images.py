@@ -1,5 +1,6 @@
 """Images: how their pixels become inputs, and where they come from: Fashion-MNIST, a folder per class."""
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -17,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distiq.data.folders import class_names, find_files, left_out
 from distiq.data.samples import (
     Encoded,
+    Loaded,
     Samples,
     Split,
     channel_statistics,
@@ -43,7 +46,8 @@ FASHION_MNIST_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 MOST_IDX_BYTES = 200_000_000
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+WITH_FRAMES = (".gif", ".webp", ".png", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def _download(target: Path) -> None:
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """One PNG or JPEG, turned as its EXIF says, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
+    """One image file, turned as its EXIF says, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
 
     Of 16-bit grey the upper 8 bits are kept.
 
@@ -214,41 +218,41 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise UserError(str(error)) from error
 
 
-def image_folder(folder: Path, shape: tuple[int, int, int]) -> tuple[tuple[str, ...], Split, Split]:
-    """Class names, training and test samples of a folder that holds train/<class>/ and test/<class>/.
+def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = "") -> Loaded:
+    """The images of a folder that holds train/<class>/ and test/<class>/, sub-folders and all.
+
+    Args:
+        validation: the name of a third part, where there is one.
 
     Raises:
         UserError: a part is missing, a class is empty, classes differ between the parts, an image does not decode.
     """
     classes = class_names(folder / "train")
-    test_classes = class_names(folder / "test")
-    if test_classes != classes:
-        raise UserError(
-            f"{folder}: train/ has the classes {list(classes)}, test/ has {list(test_classes)}; make them the same"
-        )
-    return classes, _read_part(folder / "train", classes, shape), _read_part(folder / "test", classes, shape)
+    parts = ["train", "test", *([validation] if validation else [])]
+    found = {part: find_files(folder / part, classes, IMAGE_SUFFIXES, "images") for part in parts}
+    notes = [note for part in parts for note in left_out(folder / part, found[part], "images")]
+    files = [file for part in found.values() for file in part.files]
+    if several := sum(_frames(file) > 1 for file in files if file.suffix.lower() in WITH_FRAMES):
+        notes.append(f"{several:,} of {len(files):,} images have several frames: the first is read")
+    splits = {
+        part: in_memory(torch.stack([read_image(file, shape) for file in one.files]), torch.tensor(one.labels))
+        for part, one in found.items()
+    }
+    train, test = (tuple(str(file.relative_to(folder)) for file in found[part].files) for part in ("train", "test"))
+    return Loaded(
+        classes,
+        splits["train"],
+        splits["test"],
+        Images(shape),
+        tuple(notes),
+        splits.get(validation),
+        names=(train, test),
+    )
 
 
-def class_names(part: Path) -> tuple[str, ...]:
-    """The classes of a part: its folders, at least two.
+def _frames(file: Path) -> int:
+    from PIL import Image
 
-    Raises:
-        UserError: there are fewer.
-    """
-    if not part.is_dir():
-        raise UserError(f"{part}: no such folder; data.folder must hold train/<class>/ and test/<class>/")
-    names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir() and entry.name[0] != "."))
-    if len(names) < 2:
-        raise UserError(f"{part}: {len(names)} class folder(s) found; at least two are needed")
-    return names
-
-
-def _read_part(part: Path, classes: tuple[str, ...], shape: tuple[int, int, int]) -> Split:
-    images, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(file for file in (part / name).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise UserError(f"{part / name}: no PNG or JPEG images in this class; fill or remove the folder")
-        images += [read_image(file, shape) for file in files]
-        labels += [label] * len(files)
-    return in_memory(torch.stack(images), torch.tensor(labels))
+    with contextlib.suppress(OSError), Image.open(file) as image:
+        return getattr(image, "n_frames", 1)
+    return 1  # what does not decode is refused when it is read

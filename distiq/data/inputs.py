@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES, read_image
 from distiq.device import run as runner
 from distiq.errors import UserError
@@ -74,7 +75,7 @@ def read_inputs(
         UserError: there is nothing to read, fewer than two samples, values are not finite or do not fit the network.
     """
     if source.is_dir():
-        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(file for file in walk(source) if file.suffix.lower() in IMAGE_SUFFIXES)
         first, rest = _shares(len(files), source, "PNG or JPEG images", calibration, others)
         sizes = _image_shape(shape, preparation, source)
         return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
@@ -127,7 +128,7 @@ def _check_array(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, 
             f"{where}: holds {array.dtype}, the network takes {str(dtype).removeprefix('torch.')}; store inputs that"
             " are ready for it, such as array.astype('float32') / 255"
         )
-    finite = np.isfinite(array).reshape(len(array), -1).all(1)
+    finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not finite.all():
         first_bad, count = int(np.argmin(finite)), int((~finite).sum())
         raise UserError(f"{where}: sample {first_bad} holds NaN or infinite values ({count} samples do); remove them")

@@ -1,14 +1,11 @@
 """load(): the data that a recipe names, split and checked."""
 
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from distiq.data.audio import Audio, audio_folder, audio_manifest, spoken_digits
+from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
+from distiq.data.holdout import spread_over_labels
 from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, image_folder, packaged_fashion_mnist
-from distiq.data.preprocessing import Preprocessing
-from distiq.data.samples import Split
+from distiq.data.samples import Loaded
 from distiq.data.splits import Data, split
 from distiq.data.tables import table
 from distiq.data.text import texts
@@ -29,57 +26,45 @@ def load(settings: DataSettings, seed: int) -> Data:
         if not isinstance(data, Data):
             raise UserError(f"data.source: {settings.source} returned {type(data).__name__}; return a distiq.Data")
         return data
+    loaded = _read(settings)
+    if settings.train:
+        loaded = _spread(loaded, settings.train)
+    return split(settings.source, loaded, settings.validation, settings.calibration, seed)
+
+
+def _read(settings: DataSettings) -> Loaded:
+    folder, validation = Path(settings.folder), settings.validation_part
     match settings.source:
         case "fashion_mnist":
-            classes: tuple[str, ...] = FASHION_MNIST_CLASSES
-            folder = Path(settings.folder) if settings.folder else None
-            train, test = fashion_mnist(folder, settings.download) if folder else packaged_fashion_mnist()
+            train, test = fashion_mnist(folder, settings.download) if settings.folder else packaged_fashion_mnist()
+            shape, dtype = train.samples.shape, train.samples.dtype
+            return Loaded(FASHION_MNIST_CLASSES, train, test, Images(shape, dtype))
         case "folder":
-            shape = (settings.channels, settings.image_size, settings.image_size)
-            classes, train, test = image_folder(Path(settings.folder), shape)
-        case "spoken_digits" | "audio":
-            return _load_audio(settings, seed)
+            return image_folder(folder, (settings.channels, settings.image_size, settings.image_size), validation)
+        case "spoken_digits":
+            return spoken_digits(settings.audio)
+        case "audio" if settings.audio.manifest:
+            return audio_manifest(folder, settings.audio, validation)
+        case "audio":
+            return audio_folder(folder, settings.audio, validation)
         case "adult" | "table":
-            classes, train, test, of_rows, notes = table(settings)
-            return _split(settings, classes, train, test, seed, of_rows, notes)
+            return table(settings)
         case "text":
-            classes, train, test, of_texts, notes = texts(settings)
-            return _split(settings, classes, train, test, seed, of_texts, notes)
+            return texts(settings)
         case unknown:
             raise UserError(
                 f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio",'
                 ' "adult", "table", "text" or "file.py:function"'
             )
-    return _split(settings, classes, train, test, seed, Images(train.samples.shape, train.samples.dtype))
 
 
-def _load_audio(settings: DataSettings, seed: int) -> Data:
-    folder = Path(settings.folder)
-    if settings.source == "spoken_digits":
-        clips = spoken_digits(settings.audio)
-    elif settings.audio.manifest:
-        clips = audio_manifest(folder, settings.audio)
-    else:
-        clips = audio_folder(folder, settings.audio)
-    return _split(settings, clips.classes, clips.train, clips.test, seed, Audio.of(settings.audio), clips.notes)
-
-
-def _split(
-    settings: DataSettings,
-    classes: tuple[str, ...],
-    train: Split,
-    test: Split,
-    seed: int,
-    preprocessing: Preprocessing,
-    notes: tuple[str, ...] = (),
-) -> Data:
-    train = _spread(train, settings.train, NOUNS[preprocessing.modality])
-    held_out = settings.validation, settings.calibration
-    return replace(split(settings.source, classes, train, test, *held_out, seed, preprocessing), notes=notes)
-
-
-def _spread(samples: Split, count: int, noun: str) -> Split:
-    if count > len(samples):
-        raise UserError(f"data.train = {count}, but there are only {len(samples)} training {noun}; lower it or use 0")
-    # Evenly spread: the samples of a folder are sorted by class, and the first would miss the last classes.
-    return samples.take(torch.arange(count) * len(samples) // count) if count else samples
+def _spread(loaded: Loaded, count: int) -> Loaded:
+    """Fewer training samples, of every class the same share."""
+    total = len(loaded.train)
+    if count > total:
+        noun = NOUNS[loaded.preprocessing.modality]
+        raise UserError(f"data.train = {count}, but there are only {total} training {noun}; lower it or use 0")
+    kept = spread_over_labels(loaded.train.labels, count)
+    groups, names = (tuple(part[number] for number in kept.tolist()) if part else part for part in
+                     (loaded.groups, loaded.names[0]))  # fmt: skip
+    return loaded._replace(train=loaded.train.take(kept), groups=groups, names=(names, loaded.names[1]))

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from distiq.errors import UserError
+from distiq.numerics import drawn
+
+if TYPE_CHECKING:
+    from distiq.data.preprocessing import Preprocessing
 
 
 class Samples(Protocol):
@@ -82,10 +86,35 @@ class Split:
         indices = torch.arange(len(self))[indices]
         return in_memory(self.fetch(indices), self.labels[indices])
 
+    def drawn(self, most: int) -> "Split":
+        """At most so many of the samples, drawn at random, always the same ones."""
+        return self.take(drawn(len(self), most))
+
 
 def in_memory(inputs: Tensor, labels: Tensor) -> Split:
     """A split of samples (N, ...) that lie in memory."""
     return Split(InMemory(inputs), labels)
+
+
+class Loaded(NamedTuple):
+    """What a source of samples gives.
+
+    Args:
+        preprocessing: how raw samples become inputs.
+        notes: what was changed, missing, unknown, cut or left out.
+        validation: samples to steer by, where the source has some of its own.
+        groups: of each training sample, which belong together, such as by speaker; empty where nobody says.
+        names: of the training and of the test samples; empty where they have none.
+    """
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    preprocessing: "Preprocessing"
+    notes: tuple[str, ...] = ()
+    validation: Split | None = None
+    groups: tuple[str, ...] = ()
+    names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
 
 class Encoded(NamedTuple):

@@ -5,14 +5,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from distiq.data.audio import Audio
+from distiq.data.holdout import hold_out, hold_out_groups, lost_classes, repeated
 from distiq.data.labels import NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
 from distiq.data.preprocessing import Preprocessing, of_tensors
-from distiq.data.samples import InMemory, Samples, Split, in_memory, name_of
+from distiq.data.samples import InMemory, Loaded, Samples, Split, in_memory, name_of
+from distiq.data.tables import Table
 from distiq.data.text import Text, Words
 from distiq.errors import UserError, printable
 from distiq.records.data import DataRecord
@@ -137,45 +140,86 @@ class Data:
         return sha.hexdigest()
 
 
-def split(
-    source: str,
-    classes: Sequence[str],
-    train: Split,
-    test: Split,
-    validation: int,
-    calibration: int,
-    seed: int,
-    preprocessing: Preprocessing,
-) -> Data:
-    """Checks the samples, then holds out `validation` and `calibration` of the training samples at random.
+def split(source: str, loaded: Loaded, validation: int | str, calibration: int, seed: int) -> Data:
+    """Checks the samples, then holds out `validation` and `calibration` of the training samples: drawn at random, of
+    every class the same share; or in whole groups, where samples belong together.
 
-    What the preprocessing has to learn, such as a mean, is that of the samples that are left to train on.
+    What the preprocessing has to learn, such as a mean, is that of the samples that are left to train on. Labels that
+    are numbers are brought to zero mean and unit variance of those; see `Target`.
 
-    Labels that are numbers are brought to zero mean and unit variance of those that are trained on; see `Target`.
+    Args:
+        validation: how many; not read where the source has validation samples of its own.
 
     Raises:
-        UserError: too few samples, a single class, labels out of range, values that are not finite.
+        UserError: too few samples, a single class, labels out of range, values that are not finite, a class of which
+            none is left to train on.
     """
-    check(train, preprocessing, classes, f"{source}: training set")
-    check(test, preprocessing, classes, f"{source}: test set")
-    noun = NOUNS[preprocessing.modality]
-    if not _alike(train.samples, test.samples):
-        raise UserError(
-            f"{source}: training {noun} are {_describe(train.samples)}, test {noun} are {_describe(test.samples)};"
-            " make them alike"
-        )
-    left = len(train) - validation - calibration
+    classes, train, test, preprocessing = loaded[:4]
+    _check_parts(source, loaded)
+    held = 0 if loaded.validation else int(validation)
+    left, noun = len(train) - held - calibration, NOUNS[preprocessing.modality]
     if left < 2:
         raise UserError(
-            f"{source}: {len(train)} training {noun} cannot give {validation} for validation and {calibration} for"
+            f"{source}: {len(train)} training {noun} cannot give {held} for validation and {calibration} for"
             " calibration and leave any to train on; lower data.validation and data.calibration"
         )
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    parts = order.split([left, validation, calibration])
-    train_part, validation_part, calibration_part = (train.take(part.sort().values) for part in parts)
-    preprocessing = preprocessing.fitted(train_part.inputs)
-    data = Data(source, tuple(classes), train_part, validation_part, calibration_part, test, preprocessing)
+    if loaded.groups:
+        held_out = hold_out_groups(train.labels, loaded.groups, held, calibration, seed, source)
+    else:
+        held_out = hold_out(train.labels, held, calibration, seed)
+    parts = Parts(*(train.take(part) for part in held_out))
+    _refuse_lost_classes(source, classes, train, parts.train, noun)
+    own = loaded.validation or parts.validation
+    data = Data(
+        source, tuple(classes), parts.train, own, parts.calibration, test, preprocessing.fitted(parts.train.inputs),
+        notes=(*loaded.notes, *_repetitions(loaded)),
+    )  # fmt: skip
     return _standardized(data) if data.labels.form is NUMBER else data
+
+
+class Parts(NamedTuple):
+    """The training samples in parts."""
+
+    train: Split
+    validation: Split
+    calibration: Split
+
+
+def _check_parts(source: str, loaded: Loaded) -> None:
+    noun = NOUNS[loaded.preprocessing.modality]
+    parts = {"training": loaded.train, "test": loaded.test, "validation": loaded.validation}
+    for name, part in parts.items():
+        if part is None:
+            continue
+        varied = name != "validation"
+        check(part, loaded.preprocessing, loaded.classes, f"{source}: {name} set", varied)
+        if not _alike(loaded.train.samples, part.samples):
+            raise UserError(
+                f"{source}: training {noun} are {_describe(loaded.train.samples)}, {name} {noun} are"
+                f" {_describe(part.samples)}; make them alike"
+            )
+
+
+def _refuse_lost_classes(source: str, classes: Sequence[str], train: Split, left: Split, noun: str) -> None:
+    lost = lost_classes(train.labels, left.labels)
+    if not lost:
+        return
+    has = train.labels[:, lost[0]] == 1 if train.labels.ndim == 2 else train.labels == lost[0]
+    raise UserError(
+        f'{source}: of the class "{classes[lost[0]]}" all training {noun} ({int(has.sum())}) would be held out and none'
+        " learned from; give it more, take the class out, or lower data.validation and data.calibration"
+    )
+
+
+def _repetitions(loaded: Loaded) -> tuple[str, ...]:
+    """Samples that are measured on or steered by, but learned from, too. Rows of a table may well be alike."""
+    if isinstance(loaded.preprocessing, Table):
+        return ()
+    noun = NOUNS[loaded.preprocessing.modality]
+    said = [repeated(loaded.test, loaded.train, "test", noun, loaded.names[::-1])]
+    if loaded.validation:
+        said.append(repeated(loaded.validation, loaded.train, "validation", noun, ((), loaded.names[0])))
+    return tuple(sentence for sentence in said if sentence)
 
 
 def _standardized(data: Data) -> Data:
@@ -281,7 +325,8 @@ def from_tensors(
     """
     names = tuple(classes) if classes is not None else numbered_classes(train[1])
     preprocessing = of_tensors(modality, train[0], normalized, rate)
-    return split("tensors", names, in_memory(*train), in_memory(*test), validation, calibration, seed, preprocessing)
+    loaded = Loaded(names, in_memory(*train), in_memory(*test), preprocessing)
+    return split("tensors", loaded, validation, calibration, seed)
 
 
 def collect(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

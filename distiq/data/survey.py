@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from distiq.data.audio import CLIP_SUFFIXES, read_sound
+from distiq.data.audio import CLIP_SUFFIXES
 from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
-from distiq.data.columns import read_columns
-from distiq.data.images import IMAGE_SUFFIXES, class_names
+from distiq.data.columns import read_columns, sorted_classes
+from distiq.data.folders import class_names, walk
+from distiq.data.images import IMAGE_SUFFIXES
+from distiq.data.sound import read_sound
 from distiq.device.run import MISSING
 from distiq.errors import UserError
 
@@ -137,7 +139,7 @@ def _class_folders(folder: Path) -> Images | Clips:
 
 
 def _files(part: Path) -> list[Path]:
-    return sorted(part.glob("*/*")) if part.is_dir() else []
+    return sorted(walk(part)) if part.is_dir() else []
 
 
 def _spread(files: Sequence[Path]) -> list[Path]:
@@ -179,7 +181,7 @@ def _manifest(file: Path) -> Clips | None:
     held_out = () if which == "split" else (max(columns["speaker"]),)
     test = sum(value in ("test", *held_out) for value in columns[which])
     rate, seconds = _clip_form([file.parent / path for path in columns["path"]])
-    classes, train = tuple(sorted(set(columns["label"]))), len(columns["path"]) - test
+    classes, train = sorted_classes(columns["label"]), len(columns["path"]) - test
     return Clips(file.parent, classes, train, test, rate, seconds, file.name, held_out)
 
 
@@ -223,7 +225,7 @@ def _columns(folder: Path, train: str, test: str) -> Rows | Texts:
     few = {name: values[:: max(1, len(values) // SAMPLED)] for name, values in columns.items()}
     texts = [name for name, values in few.items() if _is_text(values)]
     label = _label({name: values for name, values in columns.items() if name not in texts}, bool(texts))
-    classes = tuple(sorted(set(columns[label]))) if _is_class(columns[label]) else ()
+    classes = sorted_classes(columns[label]) if _is_class(columns[label]) else ()
     count, parts = len(columns[label]), (train, test)
     if texts:
         first, second = _text_columns({name: few[name] for name in texts}, header)

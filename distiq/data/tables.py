@@ -10,17 +10,17 @@ import lzma
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.columns import Columns, label_numbers, parse_columns, read_columns
+from distiq.data.columns import Columns, groups_of, label_numbers, parse_columns, read_columns, sorted_classes
 from distiq.data.samples import (
     Encoded,
+    Loaded,
     Samples,
-    Split,
     channel_statistics,
     in_memory,
     name_of,
@@ -196,39 +196,56 @@ class Table:
         return cls(tuple(value["shape"]), encoding, tuple(value["mean"]), tuple(value["std"]))
 
 
-class Rows(NamedTuple):
-    """The encoded rows of a recipe's table, how they were encoded, and what was missing or unknown in them."""
-
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-    preprocessing: Table
-    notes: tuple[str, ...]
-
-
-def table(settings: DataSettings) -> Rows:
+def table(settings: DataSettings) -> Loaded:
     """The table of a recipe: `data.source` is "adult" or "table".
 
     Raises:
         UserError: no columns are named, a file or a column is missing, a value does not fit; the message says where.
     """
     of_table, source = settings.table, settings.source
+    groups: tuple[str, ...] = ()
     if source == "adult":
         of_table, train, test = adult(of_table)
+        parts = {"training": train, "test": test}
     else:
-        wanted = (*of_table.numeric, *of_table.categorical, of_table.label)
-        if len(wanted) < 2:
+        features, group = (*of_table.numeric, *of_table.categorical), of_table.group
+        if not features:
             raise UserError("data.table: name the columns to learn from in numeric and categorical")
+        wanted = tuple(dict.fromkeys((*features, of_table.label, *([group] if group else []))))
+        files = {"training": of_table.train, "test": of_table.test, "validation": settings.validation_part}
+        files = {part: file for part, file in files.items() if file}
         folder = Path(settings.folder)
-        train, test = (read_columns(folder / file, wanted, of_table.header) for file in (of_table.train, of_table.test))
-    parts = {"training": train, "test": test}
+        parts = {part: read_columns(folder / file, wanted, of_table.header) for part, file in files.items()}
+        groups = groups_of(list(parts.values()), group, list(files.values())) if group else ()
+    train = parts["training"]
     encoding = fit_encoding(train, of_table, f"{source}: training rows")
-    classes = tuple(sorted(set(train[of_table.label])))
-    known = {part: encoding.encode(rows, f"{source}: {part} rows") for part, rows in parts.items()}
+    classes = sorted_classes(train[of_table.label])
+    encoded = {part: encoding.encode(rows, f"{source}: {part} rows") for part, rows in parts.items()}
     splits = {
-        part: in_memory(known[part].inputs, label_numbers(rows[of_table.label], classes, f"{source}: {part} rows"))
+        part: in_memory(encoded[part].inputs, label_numbers(rows[of_table.label], classes, f"{source}: {part} rows"))
         for part, rows in parts.items()
     }
-    notes = (*known["training"].notes, *known["test"].notes)
+    notes = (*_numbers_as_text(encoding), *(note for part in encoded.values() for note in part.notes))
     preprocessing = Table(splits["training"].samples.shape, encoding)
-    return Rows(classes, splits["training"], splits["test"], preprocessing, notes)
+    return Loaded(classes, splits["training"], splits["test"], preprocessing, notes, splits.get("validation"), groups)
+
+
+def _numbers_as_text(encoding: Encoding) -> list[str]:
+    """Sentences about columns of numbers that are taken as categories, since they are written as text."""
+    notes = []
+    for name, categories in encoding.categorical.items():
+        known = [category for category in categories if category != runner.UNKNOWN]
+        if any(not _is_plain(category) for category in known) and all(map(runner.SEPARATED.fullmatch, known)):
+            notes.append(
+                f'column "{name}": its {len(known)} categories are numbers written as text ("{known[-1]}"); to learn'
+                " from them as numbers write 1234.5 and name the column numeric"
+            )
+    return notes
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

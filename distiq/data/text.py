@@ -9,10 +9,21 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from distiq.data.columns import Columns, label_flags, label_numbers, label_sets, read_columns, set_flags, target_numbers
-from distiq.data.hub import hub_columns
-from distiq.data.samples import Encoded, Samples, Split, in_memory, name_of
+from distiq.data.columns import (
+    Columns,
+    groups_of,
+    label_flags,
+    label_numbers,
+    label_sets,
+    read_columns,
+    set_flags,
+    sorted_classes,
+    target_numbers,
+)  # fmt: skip
+from distiq.data.hub import HubColumns, hub_columns
+from distiq.data.samples import Encoded, Loaded, Samples, Split, in_memory, name_of
 from distiq.data.tokenizer import TextEncoder, check_same_tokens, load_tokenizer, train_tokenizer
+from distiq.device.run import nfc
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TextSettings
 from distiq.records.record import Modality
@@ -151,65 +162,63 @@ class Text:
         return cls(**own | {"shape": tuple(value["shape"]), "special": tuple(value["special"])})
 
 
-class Texts(NamedTuple):
-    """A recipe's texts as token numbers, and how raw text becomes them."""
-
-    classes: tuple[str, ...]
-    train: Split
-    test: Split
-    preprocessing: Text
-    notes: tuple[str, ...]
-
-
-def texts(settings: DataSettings) -> Texts:
+def texts(settings: DataSettings) -> Loaded:
     """The texts of a recipe: `data.source` is "text".
 
     Raises:
         UserError: a file or a column is missing, a text is empty, a label is unknown; the message says where.
     """
     of_text = settings.text
-    answers = of_text.labels or (of_text.target or of_text.label,)
-    read = (of_text.text, *([of_text.pair] if of_text.pair else []))
-    files, parts = of_text.parts, [_read(settings, part, (*read, *answers)) for part in of_text.parts]
-    train = parts[0]
-    learned_from = [text for column in read for text in train[column]]
+    targets = of_text.labels or (of_text.target or of_text.label,)
+    columns = (of_text.text, *([of_text.pair] if of_text.pair else []))
+    wanted = tuple(dict.fromkeys((*columns, *targets, *([of_text.group] if of_text.group else []))))
+    files = (*of_text.parts, *([settings.validation_part] if settings.validation_part else []))
+    parts = [_read(settings, file, wanted) for file in files]
+    train = parts[0].columns
+    learned_from = [text for column in columns for text in train[column]]
     tokenizer = (
         load_tokenizer(of_text.tokenizer) if of_text.tokenizer else train_tokenizer(learned_from, of_text.vocabulary)
     )
     encoder = TextEncoder(tokenizer, of_text.length, pair=bool(of_text.pair))
-    labels = _label_names(of_text, train)
+    labels = _label_names(of_text, parts[0])
     if of_text.names and len(of_text.names) != len(labels):
         raise UserError(
             f"data.text.names: {len(of_text.names)} names, but the labels are {', '.join(labels)}; give each one"
         )
     splits: list[Split] = []
     notes: list[str] = []
-    for file, rows in zip(files, parts, strict=True):
-        found = encoder.encode(rows[of_text.text], file, seconds=rows[of_text.pair] if of_text.pair else ())
-        splits.append(in_memory(found.inputs, _labels(of_text, rows, labels, file)))
-        notes += found.notes
-    return Texts(of_text.names or labels, splits[0], splits[1], Text.of(encoder), tuple(notes))
+    for file, part in zip(files, parts, strict=True):
+        rows = part.columns
+        encoded = encoder.encode(rows[of_text.text], file, seconds=rows[of_text.pair] if of_text.pair else ())
+        splits.append(in_memory(encoded.inputs, _labels(of_text, rows, labels, file)))
+        notes += encoded.notes
+    groups = groups_of([part.columns for part in parts], of_text.group, files) if of_text.group else ()
+    names = tuple(map(nfc, of_text.names)) or labels
+    validation = splits[2] if settings.validation_part else None
+    return Loaded(names, splits[0], splits[1], Text.of(encoder), tuple(notes), validation, groups)
 
 
-def _read(settings: DataSettings, part: str, wanted: Sequence[str]) -> Columns:
+def _read(settings: DataSettings, part: str, wanted: Sequence[str]) -> HubColumns:
     """The columns of a file, or of a hub's split."""
     of_text, path = settings.text, Path(settings.folder) / part
     if of_text.hub:
         rows = hub_columns(of_text.hub, of_text.subset, part, wanted)
     else:
-        rows = read_columns(path, wanted, of_text.header)
-    if not rows[of_text.text]:
+        rows = HubColumns(read_columns(path, wanted, of_text.header), {})
+    if not rows.columns[of_text.text]:
         raise UserError(f"{of_text.hub or path}{f', split {part}' if of_text.hub else ''}: holds no text")
     return rows
 
 
-def _label_names(settings: TextSettings, rows: Columns) -> tuple[str, ...]:
-    """The labels of the training rows, as the files write them; of numbers their column alone."""
+def _label_names(settings: TextSettings, rows: HubColumns) -> tuple[str, ...]:
+    """The labels of the training rows, as the files write them, or in the hub's order; of numbers their column."""
     if settings.labels or settings.target:
         return settings.labels or (settings.target,)
-    cells = rows[settings.label]
+    if known := rows.classes.get(settings.label):
+        return known
+    cells = rows.columns[settings.label]
     sets = label_sets(cells, settings.separator) if settings.separator else [[cell] for cell in cells]
-    return tuple(sorted({name for names in sets for name in names if name}))  # one without is refused with its row
+    return sorted_classes(name for names in sets for name in names)
 
 
 def _labels(settings: TextSettings, rows: Columns, names: tuple[str, ...], where: str) -> Tensor:

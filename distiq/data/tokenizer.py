@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.samples import Encoded
+from distiq.device.run import nfc
 from distiq.errors import UserError
 from distiq.recipe.data import SHORTEST_TEXT
 
@@ -103,6 +104,7 @@ class TextEncoder:
         Raises:
             UserError: a text is empty, or is no Unicode text.
         """
+        texts, seconds = ([nfc(text) for text in part] for part in (texts, seconds))
         for part, which in ((texts, ""), (seconds, "second ")):
             for row, text in enumerate(part):
                 _check_text(text, f"{where}: {which}text {row + 1}")

@@ -69,6 +69,11 @@ FACTS = ".wrapper_metadata.json"  # what an Inductor file says about itself
 SHORTEST = 2  # tokens that a model is shown at least
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "None")
 UNKNOWN = "?"  # one category for every way to say "missing"
+SEPARATED = re.compile(r"[-+]?\d+([.,' ]\d+)*")
+"""A number as people write it: "1,000", "1.000,5", "12 %"."""
+PIPED = 0x7FFF0000
+"""Sizes from here on stand in the headers of WAV files that were written into a pipe."""
+EXTENSIBLE = 0xFFFE
 WARM_UPS = 3
 MOST_SHOWN = 5
 MOST_LINES = 20  # of a message
@@ -567,10 +572,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         if ending in (".json", ".jsonl"):
-            parts = text.split("\n") if ending == ".jsonl" else [text]
-            found = [json.loads(part) for part in parts if part.strip()]
-            found = found[0] if ending == ".json" and found else found
-            rows = found if isinstance(found, list) else [found]
+            rows = objects(text, ending == ".jsonl")
         elif ending in (".csv", ".tsv"):
             rows = delimited(text, ending == ".tsv", path)
         else:
@@ -585,28 +587,84 @@ def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     if lacking:
         there = dict.fromkeys(name for row in rows for name in row)
         raise Refused(f'{path}: no column "{lacking[0]}"; its columns: {", ".join(there)}')
-    return {name: ["" if row.get(name) is None else str(row[name]).strip() for row in rows] for name in columns}
+    return {name: [cell(row.get(name), f'{path}: column "{name}"') for row in rows] for name in columns}
+
+
+def objects(text: str, lines: bool) -> list[Any]:
+    """The values of JSON lines, or of a JSON file of one object or a list of them; keys in NFC, none twice.
+
+    Raises:
+        ValueError: it is no JSON, or an object has a key twice.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = {nfc(key): value for key, value in pairs}
+        if len(found) < len(pairs):
+            raise ValueError("an object has a key twice: " + ", ".join(key for key, _ in pairs))
+        return found
+
+    # Not splitlines: strings of JSON may hold what it takes for the end of a line, such as U+2028.
+    parts = [part for part in text.split("\n") if part.strip()] if lines else [text] if text.strip() else []
+    found = [json.loads(part, object_pairs_hook=unique) for part in parts]
+    return found[0] if not lines and found and isinstance(found[0], list) else found
+
+
+def cell(value: Any, where: str) -> str:
+    """A value as files of text write it, in NFC; a missing one is empty."""
+    if value is None or value != value:  # NaN is not itself
+        return ""
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise Refused(f"{where} holds bytes that are no UTF-8; decode them first") from error
+    if isinstance(value, (list, tuple, dict, set, np.ndarray)):
+        shown = str(value)[:40]
+        raise Refused(f"{where} holds lists or structs ({shown}); give one value a row, each part in its own column")
+    return nfc(str(value)).strip()
+
+
+def nfc(text: str) -> str:
+    """Letters with marks as one character each: files of different systems write them differently."""
+    return unicodedata.normalize("NFC", text)
 
 
 def delimited(text: str, tabs: bool, path: Path) -> list[dict[str, str]]:
     """Rows of a CSV or TSV text by the names in its first line."""
-    # Quotes mean nothing in a TSV file: in texts they stand unpaired.
-    lines = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter="\t" if tabs else ",",
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-        skipinitialspace=not tabs,
-    )
-    names = [name.strip() for name in next(lines, [])]
+    lines = table_lines(text, tabs)
+    names = [name.strip() for name in lines[0][1]] if lines else []
     if len(set(names)) < len(names):
         raise Refused(f"{path}: its header names a column twice: {', '.join(names)}")
-    rows = []
-    for row in lines:
-        if row and len(row) != len(names):
-            raise Refused(f"{path}: line {lines.line_num} has {len(row)} values, but there are {len(names)} columns")
-        if row:
-            rows.append(dict(zip(names, row)))
-    return rows
+    for number, row in lines[1:]:
+        if len(row) != len(names):
+            raise Refused(f"{path}: line {number} has {len(row)} values, but there are {len(names)} columns")
+    return [dict(zip(names, row)) for _, row in lines[1:]]
+
+
+def table_lines(text: str, tabs: bool) -> list[tuple[int, list[str]]]:
+    """The values of every line of a CSV or TSV text that is not empty, in NFC, and where it ends.
+
+    Quotes are read as the module csv does. In a TSV of texts they may stand unpaired, and then mean nothing: where they
+    do not close, or would swallow the ends of lines that have all their columns.
+
+    Raises:
+        csv.Error: it cannot be read.
+    """
+    text = nfc(text)
+    if not tabs:
+        return read_lines(text, delimiter=",", skipinitialspace=True)
+    plain = read_lines(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    try:
+        quoted = read_lines(text, delimiter="\t", strict=True)
+    except csv.Error:
+        return plain
+    is_whole = len({len(row) for _, row in plain}) == 1
+    return plain if is_whole and len(quoted) < len(plain) else quoted
+
+
+def read_lines(text: str, **how: Any) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), **how)
+    return [(reader.line_num, row) for row in reader if row]
 
 
 def encoded(rows: dict[str, list[str]], table: dict[str, Any], where: str) -> tuple[np.ndarray, list[str]]:
@@ -654,8 +712,10 @@ def numbers(values: Sequence[str], where: str) -> np.ndarray:
         try:
             found[row] = float(value)
         except ValueError:
+            is_number = SEPARATED.fullmatch(value.strip("%$ "))
+            why = "is a number written as text" if is_number else "is no number"
             raise Refused(
-                f'{where}, row {row + 1}: "{value}" is no number; correct it, or name the column categorical'
+                f'{where}, row {row + 1}: "{value}" {why}; write it as 1234.5, or name the column categorical'
             ) from None
         if not np.isfinite(found[row]):
             raise Refused(f'{where}, row {row + 1}: "{value}" is not finite; correct it or leave it empty')
@@ -679,7 +739,7 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         raise Refused(
             "texts need the package tokenizers: pip install tokenizers; or give token numbers in an .npy"
         ) from error
-    texts: list[Any] = [text, second] if about.get("pair") else [text]
+    texts: list[Any] = [nfc(text), nfc(second)] if about.get("pair") else [nfc(text)]
     if not all(one.strip() for one in texts):
         raise Refused("the text is empty; give it words")
     try:
@@ -723,6 +783,8 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
                     f"{path}: {image.width} x {image.height} pixels; at most {MOST_PIXELS:,} are read: make it smaller"
                 )
             upright = ImageOps.exif_transpose(image)
+            if upright.mode == "F":
+                raise Refused(f"{path}: this image holds floats; save it with 8 or 16 bits")
             if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
                 upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
             converted = upright.convert("L" if channels == 1 else "RGB")
@@ -739,6 +801,36 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return pixels.reshape(height, width, -1).transpose(2, 0, 1)
 
 
+def whole_wav(content: bytes) -> bytes:
+    """A WAV file whose header says how long it is: what was written into a pipe says 0, or the largest there is."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return content
+    place = 12
+    while place + 8 <= len(content):
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        rest = len(content) - place - 8
+        if content[place : place + 4] == b"data":
+            if rest and (size == 0 or (size >= PIPED and size > rest)):
+                head = content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8 : place + 4]
+                return head + rest.to_bytes(4, "little") + content[place + 8 :]
+            return content
+        place += 8 + size + size % 2
+    return content
+
+
+def wav_encoding(content: bytes) -> int:
+    """What the samples of a WAV file are: 1 integers, 3 floats, 6 A-law, 7 mu-law; 1 where it does not say."""
+    place = 12
+    while place + 24 <= len(content):
+        size = int.from_bytes(content[place + 4 : place + 8], "little")
+        if content[place : place + 4] == b"fmt ":
+            tag = int.from_bytes(content[place + 8 : place + 10], "little")
+            extended = tag == EXTENSIBLE and size >= 26
+            return int.from_bytes(content[place + 32 : place + 34], "little") if extended else tag
+        place += 8 + size + size % 2
+    return 1
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without Pillow's warnings, of odd metadata and of many pixels."""
@@ -750,7 +842,7 @@ def quiet() -> Iterator[None]:
 def read_wav(path: Path, rate: int) -> np.ndarray:
     """(T,) int16 of a WAV file of integers, 8 to 32 bits; several channels are averaged."""
     try:
-        with wave.open(str(path), "rb") as file:
+        with wave.open(io.BytesIO(whole_wav(path.read_bytes())), "rb") as file:
             channels, width, found, count = file.getparams()[:4]
             data = np.frombuffer(file.readframes(min(count, path.stat().st_size)), np.uint8)
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.models.signature import NAMES, Tensors, batch_size, by_name, each, in_order, tensors_of
-from distiq.numerics import symmetric_bounds
+from distiq.numerics import drawn, symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
@@ -102,7 +102,7 @@ def quantize(
     scheme = scheme or Scheme(rounding="gptq")
     example = each(lambda one: one[:2] if count > 1 else one.repeat(2, *[1] * (one.ndim - 1)), calibration)
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
-    few = each(lambda one: one[:ROUNDING_SAMPLES], calibration)
+    few = each(lambda one: one[drawn(count, ROUNDING_SAMPLES)], calibration)
     if scheme.equalize:
         migrate_outliers(quantized.prepared, calibration)
         equalize_layers(quantized.prepared, calibration)

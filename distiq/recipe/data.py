@@ -35,7 +35,19 @@ class TableSettings(Part):
     label: str = Field("label", description="the column of the class")
     numeric: tuple[str, ...] = Field((), description="columns of numbers; adult: empty takes all")
     categorical: tuple[str, ...] = Field((), description="columns of categories; adult: empty takes all")
+    group: str = Field(
+        "", description="a column that says which rows belong together, such as of one patient: none is split up"
+    )
     bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
+
+    @model_validator(mode="after")
+    def _label_is_no_feature(self) -> Self:
+        for name, columns in (("numeric", self.numeric), ("categorical", self.categorical)):
+            if self.label in columns:
+                raise ValueError(f'{name} names "{self.label}", which is the label; a network would learn nothing else')
+            if len(set(columns)) < len(columns):
+                raise ValueError(f"{name} names a column twice: {', '.join(columns)}")
+        return self
 
 
 class TextSettings(Part):
@@ -68,7 +80,12 @@ class TextSettings(Part):
     target: str = Field(
         "", description="in place of `label`, for regression: the column of a number, which the model learns to predict"
     )
-    names: tuple[str, ...] = Field((), description="names of the classes, in the order of their sorted labels")
+    names: tuple[str, ...] = Field(
+        (), description="names of the classes, in the order of their labels: numbers by size, others by their letters"
+    )
+    group: str = Field(
+        "", description="a column that says which texts belong together, such as of one writer: none is split up"
+    )
     tokenizer: str = Field(
         "", description="a folder, a tokenizer.json or a hub name; empty trains a WordPiece on the training texts"
     )
@@ -87,6 +104,16 @@ class TextSettings(Part):
             raise ValueError(f'header names the columns of files, but hub = "{self.hub}" has names; leave one out')
         if self.subset and not self.hub:
             raise ValueError(f'subset = "{self.subset}" is of a hub\'s data set; name that in hub')
+        return self
+
+    @model_validator(mode="after")
+    def _label_is_no_text(self) -> Self:
+        columns = {"text": self.text, **({"pair": self.pair} if self.pair else {})}
+        targets = self.labels or (self.target or self.label,)
+        if same := [key for key, column in columns.items() if column in targets]:
+            raise ValueError(f'{same[0]} = "{columns[same[0]]}" is the label, too; a network would read the answer')
+        if self.pair == self.text:
+            raise ValueError(f'pair = "{self.pair}" is the first text, too; name another column')
         return self
 
     @model_validator(mode="after")
@@ -117,13 +144,36 @@ class DataSettings(Part):
     )
     download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
     train: int = Field(0, ge=0, description="use at most so many training samples; 0 takes all")
-    validation: int = Field(2000, ge=1, description="training samples held out to steer by")
+    validation: int | str = Field(
+        2000,
+        description="training samples held out to steer by; or those of your own: a folder beside train/ and test/, a"
+        " file, a split of a hub, or of a manifest",
+    )
     calibration: int = Field(512, ge=1, description="training samples held out to calibrate quantization")
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
     audio: AudioSettings = Field(default_factory=AudioSettings)
     table: TableSettings = Field(default_factory=TableSettings)
     text: TextSettings = Field(default_factory=TextSettings)
+
+    @property
+    def validation_part(self) -> str:
+        """The folder, file or split that holds validation samples; empty where they are held out."""
+        return self.validation if isinstance(self.validation, str) else ""
+
+    @model_validator(mode="after")
+    def _validation_is_a_number_or_a_place(self) -> Self:
+        if isinstance(self.validation, int) and self.validation < 1:
+            raise ValueError(f"validation = {self.validation}: hold out at least 1 training sample, or name a place")
+        has_one_set = self.source in ("fashion_mnist", "spoken_digits", "adult") or ".py:" in self.source
+        if self.validation_part and has_one_set:
+            raise ValueError(
+                f'validation = "{self.validation}" is a folder, a file or a split, but source = "{self.source}" has'
+                " none; give a number"
+            )
+        if self.validation == "":
+            raise ValueError('validation = "": give a number, or name a folder, a file or a split')
+        return self
 
     @model_validator(mode="after")
     def _texts_come_from_one_place(self) -> Self:

@@ -89,7 +89,7 @@ def compare(
     fed, paths = as_fed(data, export), {name: file.path for name, file in files.items()}
     tuning: dict[str, TuningRecord] = {}
     if settings.tune:
-        inputs = fed.normalize(data.test.take(slice(TUNED_ON)).inputs)
+        inputs = fed.normalize(data.test.drawn(TUNED_ON).inputs)
         tuning = {
             name: tune(path, settings.threads, inputs, settings.rounds, settings.seconds)
             for name, path in paths.items()

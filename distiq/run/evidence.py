@@ -86,7 +86,7 @@ def noise_of(ledger: Ledger, data: Data, network: MeasuredNetwork, scheme: Schem
 
 def look(place: Place, *, network: TrainedNetwork, data: Data, scheme: Scheme, seed: int) -> SensitivityRecord:
     """The step that quantizes every tensor alone."""
-    samples = data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
+    samples = data.normalize(data.calibration.drawn(SAMPLES).inputs)
     quantized = calibrated(network.module, data, scheme, seed, place.watch)
     return sensitivity(quantized, samples, scheme.mode, place.watch)
 

@@ -19,6 +19,7 @@ from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
 from distiq.models.signature import Predict
+from distiq.numerics import drawn
 from distiq.quantization.quantize import QuantizedModel
 from distiq.recipe.measure import EvaluationSettings, ExportSettings
 from distiq.recipe.recipe import Recipe
@@ -242,7 +243,7 @@ def reason_of(error: Exception) -> str:
 
 def example_of(data: Data) -> Tensor:
     """Two inputs of the networks."""
-    return data.normalize(data.calibration.take(slice(2)).inputs)
+    return data.normalize(data.calibration.drawn(2).inputs)
 
 
 def export_file(model: nn.Module, path: Path, data: Data, settings: ExportSettings) -> Path:
@@ -307,7 +308,7 @@ def file_cost(path: Path, model: nn.Module, data: Data, conditions: Conditions, 
         size_bytes=size_bytes(path),
         parameters=parameter_count(model),
         macs=multiply_adds(model, example_of(data)),
-        peak_memory_bytes=peak_memory_bytes(path, fed.normalize(data.test.take(slice(1)).inputs)),
+        peak_memory_bytes=peak_memory_bytes(path, fed.normalize(data.test.drawn(1).inputs)),
         alone=side_by_side(loaded, conditions.threads, fed, turns)[""],
     )
 
@@ -321,9 +322,15 @@ def side_by_side(
         threads: what the models were loaded with. data: as the files take it.
     """
     sizes = sorted({1, turns.batch})
-    batches = [data.normalize(data.test.fetch(torch.arange(size) % len(data.test))) for size in sizes]
+    batches = [data.normalize(data.test.fetch(_timed_on(len(data.test), size))) for size in sizes]
     timed = [latencies(models, batch, threads, turns.rounds, turns.seconds) for batch in batches]
     return {name: tuple(of_size[name] for of_size in timed) for name in models}
+
+
+def _timed_on(count: int, size: int) -> Tensor:
+    """Which of `count` samples a batch of `size` is timed with: drawn ones, again and again where there are fewer."""
+    chosen = drawn(count, size)
+    return chosen[torch.arange(size) % len(chosen)]
 
 
 def column(

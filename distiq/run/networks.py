@@ -146,7 +146,7 @@ def build_network(
         set_seed(recipe.seed)
     module = _taken(recipe, data, role, given) if given is not None else rebuild(None, watch)
     key = network_key(
-        module, None if given is not None else settings, data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
+        module, None if given is not None else settings, data.normalize(data.calibration.drawn(SAMPLES).inputs)
     )
     return Network(role, settings, module, given is not None, recipe.seed, rebuild, key)
 
@@ -162,7 +162,7 @@ def _built(
     """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
     tokens, names, outputs = _tokens(data), data.classes, task_of(data).outputs
     if isinstance(settings, TeacherSettings) and settings.predict:
-        tried = data.normalize(data.calibration.take(slice(SAMPLES)).inputs)
+        tried = data.normalize(data.calibration.drawn(SAMPLES).inputs)
         return build_predictor(settings.predict, data, settings.options, tried)
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained

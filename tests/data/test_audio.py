@@ -13,17 +13,16 @@ from scipy.io import wavfile
 from distiq.data.audio import (
     DIGIT_SPEAKERS,
     Audio,
-    Sound,
     audio_folder,
     audio_manifest,
     digit_of,
     packaged_recordings,
-    read_sound,
-    resampled,
     spoken_digits,
 )
 from distiq.data.load import load
+from distiq.data.sound import Sound, read_sound, resampled
 from distiq.data.splits import check_data, from_tensors
+from distiq.device import run as runner
 from distiq.device.run import fitted
 from distiq.errors import UserError
 from distiq.recipe.data import AudioSettings, DataSettings
@@ -111,12 +110,13 @@ def test_a_folder_is_loaded_and_what_was_done_is_said(folder: Path):
     assert data.classes == ("high", "low")
     assert data.train.inputs.dtype == torch.int16
     assert [len(part) for part in (data.train, data.validation, data.calibration, data.test)] == [8, 2, 2, 4]
-    assert data.notes == (
+    assert data.notes[:4] == (
         "1 of 16 clips resampled from 16000 to 8000 Hz",
         "1 of 16 clips of several channels averaged to one",
         "1 of 16 clips shorter than the window of 0.25 s: silence around them",
         "1 of 16 clips longer than the window of 0.25 s: their middle is kept",
     )
+    assert data.notes[4].startswith("3 of 4 test clips are training clips, too (test/high/0.wav is train/high/0.wav,")
     assert data.record().notes == data.notes
 
 
@@ -179,7 +179,7 @@ def test_a_bad_file_is_named(spoil, said: str, tmp_path: Path):
 def test_an_empty_class_is_named(folder: Path):
     for path in (folder / "test" / "low").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="low: no WAV or FLAC files"):
+    with pytest.raises(UserError, match="low: no clips in this class"):
         audio_folder(folder, SETTINGS)
 
 
@@ -309,3 +309,68 @@ def test_clips_without_a_rate_are_refused():
     with pytest.raises(UserError, match="clips without a rate"):
         check_data(data)
     check_data(from_tensors(clips, clips, validation=4, calibration=4, modality="audio", rate=8000))
+
+
+@pytest.mark.parametrize(
+    ("ending", "subtype"), [("mp3", None), ("ogg", None), ("wav", "ALAW"), ("wav", "ULAW"), ("aiff", None)]
+)
+def test_sound_of_every_kind_is_read(ending: str, subtype: str | None, tmp_path: Path):
+    soundfile = pytest.importorskip("soundfile", reason="soundfile is not installed")
+    wanted = tone(300, 1.0)
+    soundfile.write(tmp_path / f"a.{ending}", wanted, RATE, subtype=subtype)
+    found = resampled(read_sound(tmp_path / f"a.{ending}"), RATE)
+    middle = slice(2000, 6000)
+    assert len(found) == pytest.approx(len(wanted), abs=1200)  # MP3 pads to whole frames
+    error = min(np.abs(found[at:][middle] - wanted[middle].astype(float)).mean() for at in range(0, 27))
+    assert error < 0.05 * 16384
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_sound_from_a_pipe_is_read_to_its_end(size: int, tmp_path: Path):
+    content = bytearray(write(tmp_path / "a.wav", tone(300)).read_bytes())
+    for place in (4, 40):  # of the file, of its samples
+        content[place : place + 4] = size.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert np.array_equal(resampled(read_sound(tmp_path / "a.wav"), RATE), tone(300))
+    assert np.array_equal(runner.read_wav(tmp_path / "a.wav", RATE), tone(300))
+
+
+def test_sound_beyond_full_scale_is_said(folder: Path):
+    write(folder / "train" / "low" / "0.wav", 3 * np.sin(np.arange(2000) / 9).astype(np.float32))
+    loaded = audio_folder(folder, SETTINGS)
+    assert "1 of 16 clips louder than full scale: cut off there; scale them to -1..1" in loaded.notes
+    encoded = Audio((2000,), RATE).encode(str(folder / "train" / "low" / "0.wav"), "here")
+    assert encoded.notes == ("louder than full scale: cut off there",)
+
+
+def test_speakers_are_never_split(manifest):
+    folder = manifest()
+    rows = [f"clips/{n % 8}.wav,{('low', 'high')[n % 2]},{'abcdef'[n // 8]},train" for n in range(48)]
+    tests = [f"clips/{n}.wav,{('low', 'high')[n % 2]},{'ag'[n // 4]},test" for n in range(8)]
+    (folder / "list.csv").write_text("\n".join(["path,label,speaker,split", *rows, *tests]))
+    loaded = audio_manifest(folder, listed())
+    assert loaded.groups == tuple("abcdef"[n // 8] for n in range(48))
+    (note,) = [note for note in loaded.notes if "speakers" in note]
+    assert note.startswith("1 speakers are heard in the training and the test clips (a)")
+    settings = DataSettings(source="audio", folder=str(folder), validation=5, calibration=5, audio=listed())
+    data = load(settings, 0)
+    assert [len(part) for part in (data.train, data.validation, data.calibration)] == [32, 8, 8]
+
+
+def test_a_manifest_may_name_validation_clips(manifest):
+    folder = manifest()
+    text = (folder / "list.csv").read_text().splitlines()
+    moved = [line.replace("train", "dev") if number in (3, 6) else line for number, line in enumerate(text)]
+    (folder / "list.csv").write_text("\n".join(moved))
+    loaded = audio_manifest(folder, listed(), "dev")
+    assert (len(loaded.train), len(loaded.test), len(loaded.validation)) == (4, 2, 2)
+    with pytest.raises(UserError, match=r'split "dev" of .* is neither "train" nor "test"'):
+        audio_manifest(folder, listed())
+
+
+def test_a_column_of_a_manifest_that_is_there_twice_is_refused(manifest):
+    folder = manifest()
+    lines = (folder / "list.csv").read_text().splitlines()
+    (folder / "list.csv").write_text("\n".join(f"{line},{line.split(',')[1]}" for line in lines))
+    with pytest.raises(UserError, match='two columns are called "label"'):
+        audio_manifest(folder, listed())

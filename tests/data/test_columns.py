@@ -1,8 +1,21 @@
 """Named columns from files of every kind; what is broken is refused with its place."""
 
+import csv
+import io
+import json
+import unicodedata
+
 import pytest
 
-from distiq.data.columns import label_flags, label_sets, read_columns, set_flags, target_numbers
+from distiq.data.columns import (
+    label_flags,
+    label_numbers,
+    label_sets,
+    read_columns,
+    set_flags,
+    sorted_classes,
+    target_numbers,
+)
 from distiq.errors import UserError
 
 FILES = {
@@ -113,3 +126,86 @@ def test_numbers_of_a_column():
 def test_what_is_no_number_is_refused(cell: str, said: str):
     with pytest.raises(UserError, match=said):
         target_numbers(["1", cell], "stars", "rows")
+
+
+def test_quotes_of_a_tsv_are_those_of_the_module_csv(tmp_path):
+    content = 'name\tage\n"a ""fine"" film"\t1\n"two\nlines"\t2\nthe "odd" one\t3\n'
+    rows = list(csv.reader(io.StringIO(content), delimiter="\t"))
+    found = read_columns(write(tmp_path, "rows.tsv", content), ("name", "age"))
+    assert [list(pair) for pair in zip(found["name"], found["age"], strict=True)] == rows[1:]
+
+
+def test_unpaired_quotes_of_a_tsv_mean_nothing(tmp_path):
+    content = 'name\tage\n"why\t1\nhe said "no"\t2\nno"\t3\n'
+    found = read_columns(write(tmp_path, "rows.tsv", content), ("name", "age"))
+    assert found == {"name": ['"why', 'he said "no"', 'no"'], "age": ["1", "2", "3"]}
+
+
+def test_text_is_composed_everywhere(tmp_path):
+    decomposed, composed = (unicodedata.normalize(form, "é") for form in ("NFD", "NFC"))
+    for name, content in (
+        ("rows.csv", f"{decomposed}\n{decomposed}\n"),
+        ("rows.json", json.dumps([{decomposed: decomposed}])),
+    ):
+        assert read_columns(write(tmp_path, name, content), (decomposed,)) == {decomposed: [composed]}
+
+
+def parquet(tmp_path, columns):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet as files
+
+    table = pyarrow.Table.from_arrays([pyarrow.array(values) for _, values in columns], [name for name, _ in columns])
+    files.write_table(table, tmp_path / "rows.parquet")
+    return tmp_path / "rows.parquet"
+
+
+def test_bytes_are_decoded_and_nan_is_missing(tmp_path):
+    path = parquet(tmp_path, [("name", ["ä".encode(), None]), ("size", [1.5, float("nan")])])
+    assert read_columns(path, ("name", "size")) == {"name": ["ä", ""], "size": ["1.5", ""]}
+    assert read_columns(write(tmp_path, "a.json", '[{"x": NaN}, {"x": 2}]'), ("x",)) == {"x": ["", "2"]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([("x", [b"\xff\xfe"])], r'column "x" holds bytes that are no UTF-8'),
+        ([("x", [[1, 2]])], r'column "x" holds lists or structs \(\[1, 2\]\); give one value a row'),
+        ([("x", [{"a": 1}])], r'column "x" holds lists or structs'),
+        ([("x", [1]), ("x", [2])], r'two columns are called "x"'),
+    ],
+)
+def test_parquet_that_holds_no_cells_is_refused(columns, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read_columns(parquet(tmp_path, columns), ("x",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"x": 1, "x": 2}]', "an object has a key twice: x, x"),
+        ('{"x": [1]}', "holds lists or structs"),
+        ('[{"x": {"y": 1}}]', "holds lists or structs"),
+    ],
+)
+def test_json_that_holds_no_cells_is_refused(content, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        read_columns(write(tmp_path, "rows.json", content), ("x",))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["10", "9", "-1", "2"], ("-1", "2", "9", "10")),
+        (["2.0", "10.0", "1"], ("1", "2.0", "10.0")),
+        (["b", "10", "9"], ("10", "9", "b")),
+        (["good", "nan", "", "NaN", "None", "bad"], ("bad", "good")),
+    ],
+)
+def test_classes_in_their_order_without_what_is_missing(names, expected):
+    assert sorted_classes(names) == expected
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN", "None"])
+def test_a_missing_label_is_no_class(missing):
+    with pytest.raises(UserError, match=r"here: row 2 has no label \(2 rows lack one\)"):
+        label_numbers(["a", missing, missing], sorted_classes(["a", "b", missing]), "here")

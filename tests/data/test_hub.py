@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_columns_of_a_split(folder: Path):
     found = hub_columns(str(folder), "", "train[:3]", ["label", "sentence"])
-    assert found == {"label": ["good", "bad", "good"], "sentence": SENTENCES[:3]}
+    assert found.columns == {"label": ["good", "bad", "good"], "sentence": SENTENCES[:3]}
 
 
 def test_a_recipe_s_texts(folder: Path):
@@ -58,3 +58,18 @@ def test_what_is_nowhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r'data\.text\.hub: "nobody/films" cannot be read .*; without a network name a'):
         hub_columns("nobody/films", "", "train", ["label"])
+
+
+def test_the_hub_s_order_of_classes_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names = ["world", "sports", "business", "never"]
+    kinds = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    (tmp_path / "news").mkdir()
+    for split in ("train", "test"):
+        rows = {"text": [f"text {number}" for number in range(12)], "label": [number % 3 for number in range(12)]}
+        datasets.Dataset.from_dict(rows, features=kinds).to_parquet(tmp_path / "news" / f"{split}.parquet")
+    text = TextSettings(hub=str(tmp_path / "news"), vocabulary=40, length=8)
+    data = load(DataSettings(source="text", text=text, validation="test", calibration=3), seed=0)
+    assert data.classes == tuple(names), "as a teacher of these classes numbers them"
+    assert data.test.labels.tolist() == [0, 1, 2] * 4
+    assert (len(data.train), len(data.validation)) == (9, 12)

@@ -212,7 +212,7 @@ def folder(tmp_path):
 def test_a_folder_per_class(folder):
     write_image(folder / "test" / "dog" / "9.JPG", (200, 200, 200))
     (folder / "train" / "cat" / "notes.txt").write_text("not an image")
-    classes, train, test = image_folder(folder, (3, 4, 4))
+    classes, train, test = image_folder(folder, (3, 4, 4))[:3]
     assert classes == ("cat", "dog")
     assert train.inputs.shape == (6, 3, 4, 4)
     assert train.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 100, 101, 102]
@@ -227,7 +227,7 @@ def remove(folder: Path) -> None:
 
 def test_an_empty_class_is_named(folder):
     remove(folder / "train" / "dog")
-    with pytest.raises(UserError, match=r"train/dog: no PNG or JPEG images in this class; fill or remove the folder"):
+    with pytest.raises(UserError, match=r"train/dog: no images in this class .*; fill or remove the folder"):
         image_folder(folder, (3, 4, 4))
 
 

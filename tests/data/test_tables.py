@@ -138,3 +138,64 @@ def test_a_test_label_that_no_training_row_has_is_refused(folder, label, message
     path.write_text(path.read_text().removesuffix("yes\n") + f"{label}\n")
     with pytest.raises(UserError, match=message):
         load(settings(folder), seed=0)
+
+
+def write_table(folder, part, rows, header="size,kind,patient,bought"):
+    (folder / f"{part}.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def rows_of(patients, count=60, kinds="ab", labels=("1", "2")):
+    return [f"{n},{kinds[n % 2]},{patients[n % len(patients)]},{labels[n * 7 % 3 > 1]}" for n in range(count)]
+
+
+def test_rows_of_a_group_stay_together(tmp_path):
+    write_table(tmp_path, "train", rows_of("abcdefgh"))
+    write_table(tmp_path, "test", rows_of("xyz"))
+    data = load(settings(tmp_path, group="patient"), seed=0)
+    assert [len(part) for part in (data.train, data.validation, data.calibration)] == [45, 7, 8], (
+        "whole patients of 7 or 8 rows"
+    )
+
+
+def test_a_group_in_training_and_test_is_refused(tmp_path):
+    write_table(tmp_path, "train", rows_of("abcdefgh"))
+    write_table(tmp_path, "test", rows_of("hxy"))
+    with pytest.raises(UserError, match=r'test\.csv: the patient "h" is among the training rows, too \(1 are\)'):
+        load(settings(tmp_path, group="patient"), seed=0)
+
+
+def test_validation_rows_may_have_a_file_of_their_own(tmp_path):
+    for part, count in (("train", 60), ("test", 20), ("dev", 30)):
+        write_table(tmp_path, part, rows_of("x", count))
+    chosen = settings(tmp_path)
+    data = load(DataSettings(**(dict(chosen) | {"validation": "dev.csv"})), seed=0)
+    assert [len(part) for part in (data.train, data.validation, data.calibration, data.test)] == [56, 30, 4, 20]
+
+
+def test_labels_that_are_numbers_sort_as_numbers(tmp_path):
+    for part in ("train", "test"):
+        write_table(tmp_path, part, rows_of("x", labels=("9", "10")))
+    assert load(settings(tmp_path), seed=0).classes == ("9", "10")
+
+
+def test_numbers_written_as_text_are_said(tmp_path):
+    rows = [f'{n},"{1 + n % 3},000",x,{n % 2}' for n in range(40)]
+    for part in ("train", "test"):
+        write_table(tmp_path, part, rows)
+    with pytest.raises(UserError, match=r'column "kind", row 1: "1,000" is a number written as text; write it as'):
+        load(settings(tmp_path, numeric=("kind",), categorical=()), seed=0)
+    (note,) = load(settings(tmp_path), seed=0).notes
+    assert note.startswith('column "kind": its 3 categories are numbers written as text ("3,000")')
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"numeric": ("size", "bought")}, 'numeric names "bought", which is the label'),
+        ({"categorical": ("bought",)}, 'categorical names "bought", which is the label'),
+        ({"numeric": ("size", "size")}, "numeric names a column twice"),
+    ],
+)
+def test_features_that_give_the_answer_away_are_refused(folder, table, message):
+    with pytest.raises(ValueError, match=message):
+        settings(folder, **table)

@@ -125,8 +125,10 @@ def test_a_text_may_have_a_number(tmp_path):
     torch.testing.assert_close(data.test.labels[:3] * data.target.std + data.target.mean, torch.tensor([1.5, 4, -2]))
     with pytest.raises(UserError, match=r'no column "starts"; did you mean "stars"\?'):
         load(settings(tmp_path, text="text", target="starts"), seed=0)
-    with pytest.raises(UserError, match=r'row 1 has "a film" in the column "text"; regression needs a number'):
-        load(settings(tmp_path, text="text", target="text"), seed=0)
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.tsv").write_text("text\tstars\na film\tmany\n")
+    with pytest.raises(UserError, match=r'row 1 has "many" in the column "stars"; regression needs a number'):
+        load(settings(tmp_path, text="text", target="stars"), seed=0)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
@@ -136,3 +138,42 @@ def test_sst2_sentences_are_read_as_they_are():
     assert (len(data.train) + 2512, len(data.test)) == (6920, 1821)
     assert int(data.test.labels.sum()) == 909
     assert any("are longer than 32 tokens" in note for note in data.notes)
+
+
+def write_texts(folder, part, rows):
+    (folder / f"{part}.tsv").write_text("\n".join(["sentence\tlabel\twriter", *("\t".join(row) for row in rows), ""]))
+
+
+def test_texts_of_a_writer_stay_together_and_labels_sort_as_numbers(tmp_path):
+    rows = [(f"film {n}", ("9", "10")[n % 2], f"w{n // 10}") for n in range(80)]
+    write_texts(tmp_path, "train", rows)
+    write_texts(tmp_path, "test", [("a film", "9", "x"), ("no film", "10", "y")])
+    data = load(settings(tmp_path, vocabulary=60, group="writer"), seed=0)
+    assert data.classes == ("9", "10")
+    assert [len(part) for part in (data.train, data.validation, data.calibration)] == [60, 10, 10]
+    write_texts(tmp_path, "test", [("a film", "9", "w3"), ("no film", "10", "y")])
+    with pytest.raises(UserError, match=r'test\.tsv: the writer "w3" is among the training rows'):
+        load(settings(tmp_path, vocabulary=60, group="writer"), seed=0)
+
+
+def test_validation_texts_may_have_a_file_of_their_own(folder):
+    (folder / "dev.tsv").write_text("sentence\tlabel\na film\t0\na fine film\t1\n")
+    chosen = settings(folder, tokenizer=str(folder))
+    data = load(DataSettings(**(dict(chosen) | {"validation": "dev.tsv"})), seed=0)
+    assert data.validation.labels.tolist() == [0, 1] and len(data.train) == 26
+    assert "2 of 2 validation texts are training texts, too" in " ".join(data.notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"text": "label"}, 'text = "label" is the label, too'),
+        ({"pair": "label"}, 'pair = "label" is the label, too'),
+        ({"text": "stars", "target": "stars"}, 'text = "stars" is the label, too'),
+        ({"labels": ("fun", "sentence")}, 'text = "sentence" is the label, too'),
+        ({"pair": "sentence"}, 'pair = "sentence" is the first text, too'),
+    ],
+)
+def test_a_label_among_the_texts_is_refused(folder, text, message):
+    with pytest.raises(ValueError, match=message):
+        settings(folder, **text)

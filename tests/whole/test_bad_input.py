@@ -153,7 +153,7 @@ def cut_image(folder: Path) -> None:
     ("spoil", "said"),
     [
         (no_test_part, ["test: no such folder; data.folder must hold train/<class>/ and test/<class>/"]),
-        (empty_class, ["grey: no PNG or JPEG images in this class; fill or remove the folder"]),
+        (empty_class, ["grey: no images in this class"]),
         (single_class, ["1 class folder(s) found; at least two are needed"]),
         (other_classes, ["train/ has the classes", "night", "make them the same"]),
         (broken_image, ["005.png: this image does not decode", "repair or remove it"]),

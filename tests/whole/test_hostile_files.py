@@ -23,10 +23,10 @@ from torch import nn
 
 from distiq.bundle.open import Bundle
 from distiq.bundle.write import write_parts
-from distiq.data.audio import check_length, read_sound
 from distiq.data.columns import read_columns
 from distiq.data.images import fashion_mnist, parse_idx, read_image
 from distiq.data.inputs import Preparation, read_inputs
+from distiq.data.sound import check_length, read_sound
 from distiq.data.splits import Data
 from distiq.data.tokenizer import TextEncoder
 from distiq.device import run as runner

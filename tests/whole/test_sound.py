@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from distiq.bundle.open import Bundle
 from distiq.cli import app
-from distiq.data.audio import read_sound
+from distiq.data.sound import read_sound
 from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.records.run import RunRecord

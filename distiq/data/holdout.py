@@ -1,0 +1,134 @@
+"""Which training samples are held out: drawn in every class alike, or in whole groups; and samples that repeat."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distiq.data.labels import LABEL_SET, form_of
+from distiq.data.samples import Split
+from distiq.errors import UserError
+
+DRAWS = 100  # of groups, until every class is left among those that are trained on
+SHOWN = 3  # samples named in a note
+CHUNK = 4096
+
+
+class Parts(NamedTuple):
+    """Positions in the training set, ascending: what is trained on, what steers, what ranges are read from."""
+
+    train: Tensor
+    validation: Tensor
+    calibration: Tensor
+
+
+def hold_out(labels: Tensor, validation: int, calibration: int, seed: int) -> Parts:
+    """Holds out so many samples, of every class (of numbers: of every size) the same share, drawn at random."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[_strata(labels)[order].argsort(stable=True)]  # sorted by class, at random within
+    is_held = _evenly(len(order), validation + calibration)
+    held = order[is_held]
+    is_calibration = _evenly(len(held), calibration)
+    parts = order[~is_held], held[~is_calibration], held[is_calibration]
+    return Parts(*(part.sort().values for part in parts))
+
+
+def hold_out_groups(
+    labels: Tensor, groups: Sequence[str], validation: int, calibration: int, seed: int, where: str
+) -> Parts:
+    """Holds out whole groups, such as all that one speaker says, at least so many samples; no group is split.
+
+    Args:
+        groups: of each sample; one without a name is a group of its own.
+
+    Raises:
+        UserError: there are too few groups, or none can go without taking a class along.
+    """
+    named = [name or f"\0{number}" for number, name in enumerate(groups)]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(named))}
+    group = torch.tensor([numbers[name] for name in named])
+    sizes, wanted = group.bincount(), [count for count in (validation, calibration) if count]
+    if len(sizes) <= len(wanted):
+        raise UserError(
+            f"{where}: {len(sizes)} groups cannot give validation and calibration some of their own and leave any to"
+            " train on; give it more, or name no group"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(DRAWS):
+        drawn = _drawn_groups(sizes, (validation, calibration), generator)
+        parts = [torch.isin(group, torch.tensor(part)).nonzero().flatten() for part in drawn]
+        if len(parts[0]) and not lost_classes(labels, labels[parts[0]]):
+            return Parts(*parts)
+    raise UserError(
+        f"{where}: no {validation} samples for validation and {calibration} for calibration can be held out in whole"
+        " groups without taking a class from training; lower data.validation and data.calibration, or name no group"
+    )
+
+
+def _drawn_groups(sizes: Tensor, wanted: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
+    """Groups to train on, and those that are held out for each of the two."""
+    left = torch.randperm(len(sizes), generator=generator).tolist()
+    held: list[list[int]] = []
+    for count in wanted:
+        part: list[int] = []
+        while left and int(sizes[part].sum()) < count:
+            part.append(left.pop())
+        held.append(part)
+    return [left, *held]
+
+
+def spread_over_labels(labels: Tensor, count: int) -> Tensor:
+    """So many positions, ascending, of every class (of numbers: of every size) the same share."""
+    order = _strata(labels).argsort(stable=True)
+    return order[_evenly(len(order), count)].sort().values
+
+
+def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
+    """The classes of `labels` of which no sample is `left`; empty of numbers."""
+    if labels.is_floating_point():
+        return ()
+    if form_of(labels) is LABEL_SET:
+        return tuple(((labels == 1).any(0) & ~(left == 1).any(0)).nonzero().flatten().tolist())
+    return tuple(sorted(set(labels.unique().tolist()) - set(left.unique().tolist())))
+
+
+def _strata(labels: Tensor) -> Tensor:
+    """A number for each sample: samples of one class, or of one set of labels, have the same."""
+    return labels.unique(dim=0, return_inverse=True)[1] if labels.ndim == 2 else labels
+
+
+def _evenly(count: int, most: int) -> Tensor:
+    """(count,) bool: `most` of them, as far apart as can be."""
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[(2 * torch.arange(most) + 1) * count // max(1, 2 * most)] = True
+    return chosen
+
+
+# Samples that repeat --------------------------------------------------------------------------------------------------
+
+
+def repeated(split: Split, train: Split, part: str, noun: str, names: Sequence[Sequence[str]] = ((), ())) -> str:
+    """A sentence about samples of a split that are training samples, too, to the last bit; empty where there is none.
+
+    Args:
+        part: what the split is called. names: of its samples and of the training samples; empty where they have none.
+    """
+    seen: dict[bytes, int] = {}
+    for number, sample in enumerate(_contents(train)):
+        seen.setdefault(sample, number)
+    pairs = [(number, seen[sample]) for number, sample in enumerate(_contents(split)) if sample in seen]
+    if not pairs:
+        return ""
+    own, other = (names[0] or range(len(split)), names[1] or range(len(train)))
+    shown = ", ".join(f"{own[one]} is {other[two]}" for one, two in pairs[:SHOWN])
+    more = ", ..." if len(pairs) > SHOWN else ""
+    return (
+        f"{len(pairs):,} of {len(split):,} {part} {noun} are training {noun}, too ({shown}{more}): what is measured on"
+        " them says nothing of new ones"
+    )
+
+
+def _contents(split: Split) -> Iterator[bytes]:
+    for chunk in split.chunks(CHUNK):
+        yield from (row.tobytes() for row in chunk.contiguous().numpy())
