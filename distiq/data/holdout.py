@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distiq.data.labels import LABEL_SET, form_of
+from distiq.data.labels import LABEL_SET, NUMBER, form_of
 from distiq.data.samples import Split
 from distiq.errors import UserError
 
@@ -86,7 +86,7 @@ def spread_over_labels(labels: Tensor, count: int) -> Tensor:
 
 def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
     """The classes of `labels` of which no sample is `left`; empty of numbers."""
-    if labels.is_floating_point():
+    if form_of(labels) is NUMBER:
         return ()
     if form_of(labels) is LABEL_SET:
         return tuple(((labels == 1).any(0) & ~(left == 1).any(0)).nonzero().flatten().tolist())
@@ -95,7 +95,7 @@ def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
 
 def _strata(labels: Tensor) -> Tensor:
     """A number for each sample: samples of one class, or of one set of labels, have the same."""
-    return labels.unique(dim=0, return_inverse=True)[1] if labels.ndim == 2 else labels
+    return labels.unique(dim=0, return_inverse=True)[1] if form_of(labels) is LABEL_SET else labels
 
 
 def _evenly(count: int, most: int) -> Tensor:

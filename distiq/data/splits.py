@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distiq.data.audio import Audio
 from distiq.data.holdout import hold_out, hold_out_groups, lost_classes, repeated
-from distiq.data.labels import NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
+from distiq.data.labels import LABEL_SET, NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
 from distiq.data.preprocessing import Preprocessing, of_tensors
 from distiq.data.samples import InMemory, Loaded, Samples, Split, in_memory, name_of
 from distiq.data.tables import Table
@@ -204,7 +204,8 @@ def _refuse_lost_classes(source: str, classes: Sequence[str], train: Split, left
     lost = lost_classes(train.labels, left.labels)
     if not lost:
         return
-    has = train.labels[:, lost[0]] == 1 if train.labels.ndim == 2 else train.labels == lost[0]
+    labels = train.labels
+    has = labels[:, lost[0]] == 1 if form_of(labels) is LABEL_SET else labels == lost[0]
     raise UserError(
         f'{source}: of the class "{classes[lost[0]]}" all training {noun} ({int(has.sum())}) would be held out and none'
         " learned from; give it more, take the class out, or lower data.validation and data.calibration"

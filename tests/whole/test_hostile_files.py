@@ -211,7 +211,9 @@ def test_idx(content: bytes, capfd):
     check_refused(lambda: parse_idx(content, "images"), capfd)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"\0" * 10**9, mtime=0), gzip.compress(idx(5), mtime=0)[:10], b"no gzip"])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"\0" * 10**9, mtime=0), gzip.compress(idx(5), mtime=0)[:10], b"no gzip"]
+)
 def test_packed_idx(content: bytes, tmp_path: Path, capfd):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
     check_refused(lambda: fashion_mnist(tmp_path, False), capfd)
