@@ -82,7 +82,7 @@ def read_inputs(
     array = _array(source)
     _check_array(array, shape, dtype, str(source))
     first, rest = _shares(len(array), source, "samples", calibration, others)
-    inputs = torch.from_numpy(np.ascontiguousarray(array))
+    inputs = torch.from_numpy(np.array(array))
     return inputs[torch.tensor(first)].to(dtype), inputs[torch.tensor(rest)].to(dtype)
 
 
@@ -111,7 +111,7 @@ def read_named_inputs(
         _check_array(arrays[name], shape, dtype, f'{source}: "{name}"')
     first, rest = _shares(next(iter(counts.values())), source, "samples", calibration, others)
     parts = [
-        {name: torch.from_numpy(np.ascontiguousarray(arrays[name][rows])).to(inputs[name][1]) for name in inputs}
+        {name: torch.from_numpy(np.array(arrays[name][rows])).to(inputs[name][1]) for name in inputs}
         for rows in (first, rest)
     ]
     return parts[0], parts[1]

@@ -243,8 +243,11 @@ def _store_activations_unsigned(graph: GraphProto) -> None:
     """int8 activations become uint8: zero point + 128, the same grid. Weights, which are initializers, stay int8."""
     constants = initializers(graph)
     moved: dict[str, str] = {}
+    stored = set(constants)  # weights, and what is made of them alone
     for node in list(graph.node):
-        if node.op_type not in (Q, DQ) or node.input[0] in constants:
+        if all(name in stored for name in node.input):
+            stored.update(node.output)
+        if node.op_type not in (Q, DQ) or node.input[0] in stored:
             continue
         zero_point = value_of(constants, node.input[2])
         if zero_point is None or zero_point.dtype != np.int8:
