@@ -67,7 +67,7 @@ def test_what_is_of_images_is_refused_for_others_and_labels_for_numbers():
     data = from_tensors((tokens, stars), (tokens, stars), ["stars"], 5, 5, modality="text")
     with pytest.raises(UserError, match="are of images, the data are texts"):
         adapted(torch.nn.Identity(), data, TeacherPreprocessing(size=(4, 4)))
-    with pytest.raises(UserError, match="is for classes, but each sample has a number"):
+    with pytest.raises(UserError, match="is for classes, but the task is regression"):
         columns_of(data, ("stars",))
 
 

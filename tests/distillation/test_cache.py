@@ -198,15 +198,18 @@ def test_the_largest_size_is_that_of_all_stores_of_a_run(
     teacher: nn.Module, data: Data, batches: Batches, tmp_path: Path
 ):
     """Two stores of one view each fill it; the third view is answered anew, which is said once."""
-    view_mb = len(data.train) * len(data.classes) * 2 / 1e6
-    settings, watch = CacheSettings(limit_mb=2.5 * view_mb + 0.004), Notes()
+    one = CachedTeacher(LiveTeacher(teacher), data, VIEWS, tmp_path / "one", "key", Notes(), CacheSettings())
+    one(next(batches.epoch(0)))
+    view_mb = sum(file.stat().st_size for file in (tmp_path / "one").glob("*.safetensors")) / 1e6
+    (tmp_path / "run").mkdir()
+    settings, watch = CacheSettings(limit_mb=2.5 * view_mb), Notes()
     for name in "abc":
         stored = CachedTeacher(
-            LiveTeacher(teacher), data, VIEWS, tmp_path / name, "key", watch, settings, beside=tmp_path
+            LiveTeacher(teacher), data, VIEWS, tmp_path / "run" / name, "key", watch, settings, beside=tmp_path / "run"
         )
         for epoch in (0, 0):
             stored(next(batches.epoch(epoch)))
-    assert sorted(file.parent.name for file in tmp_path.glob("*/*.safetensors")) == ["a", "b"]
+    assert sorted(file.parent.name for file in (tmp_path / "run").glob("*/*.safetensors")) == ["a", "b"]
     assert [note for note in watch.notes if "is full" in note] == watch.notes[-1:]
 
 
