@@ -39,7 +39,7 @@ def reached(step: str) -> set[tuple[str, str]]:
 
 def test_training_reaches_its_losses_and_its_loop_and_no_runtime():
     places = reached("training")
-    losses = {("distillation/logit_losses.py", "kd"), ("training/fit.py", "fit"), ("numerics.py", "")}
+    losses = {("tasks/classification.py", "kd"), ("training/fit.py", "fit"), ("numerics.py", "")}
     assert losses <= places
     assert ("device/run.py", "as_taken") not in places
     assert not any(file.startswith(("runtimes/", "report/", "bundle/", "quantization/")) for file, _ in places)

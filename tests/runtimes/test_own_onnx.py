@@ -27,4 +27,4 @@ def test_quantized_it_is_the_integer_file_of_the_original(exported, read, images
     assert runtime_of(file).float_operations(file) == ()
     again, first = load(file)(images), load(exported.int8_file)(images)
     assert float((again.argmax(1) == first.argmax(1)).double().mean()) >= 0.998
-    torch.testing.assert_close(again, first, rtol=0, atol=0.02 * float(first.abs().max()))
+    torch.testing.assert_close(again, first, rtol=0, atol=0.03 * float(first.abs().max()))
