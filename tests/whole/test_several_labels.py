@@ -90,9 +90,10 @@ def test_exact_match_and_f1_stand_in_the_record_and_the_report(run: RunRecord, f
 
 def test_the_bundle_gives_each_label_its_own_probability(run: RunRecord, folder: Path):
     opened = Bundle(folder / "run" / "bundle")
-    both, none = (opened.predict(text) for text in ("the endless movie is funny", "the brief film is sad"))
-    assert {answer.label for answer in both if answer.probability > 0.5} == {"fun", "long"}
-    assert not any(answer.probability > 0.5 for answer in none)
+    texts = ("the endless movie is funny", "the brief film is sad")
+    both, none = ({answer.label: answer.probability for answer in opened.predict(text)} for text in texts)
+    assert both.keys() == none.keys() == {"fun", "long"}
+    assert all(both[label] > 0.5 and both[label] > none[label] for label in both)
     logits = opened.run(opened.prepare("the film").inputs)
     torch.testing.assert_close(opened.probabilities(logits), 1 / (1 + (-logits).exp()))
     assert opened.check().passed
