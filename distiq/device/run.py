@@ -185,7 +185,7 @@ def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
     inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
     if inputs and inputs[1:] != tuple(shape):
         return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
-    if outputs and outputs[1:] != (len(labels),):
+    if outputs and about.get("decoding") != "none" and outputs[1:] != (len(labels),):
         return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
     if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
         return "gives no mean and standard deviation of its numbers"

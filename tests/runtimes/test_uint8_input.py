@@ -106,5 +106,5 @@ def litert_operations(path: Path) -> tuple[str, ...]:
 
 
 def test_runtimes_without_a_form_for_it_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"ExecuTorch take normalized float32, not pixels; those that can: \.onnx"):
+    with pytest.raises(UserError, match=r"ExecuTorch take normalized float32, not uint8; those that can: \.onnx"):
         export(network(GREY, False), tmp_path / "model.pte", normalized(images_of(GREY, 2), GREY), GREY)
