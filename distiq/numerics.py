@@ -62,9 +62,9 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (q - zero_point) * scale
 
 
-@torch.library.custom_op("distiq::dynamic_qparams", mutates_args=())
-def dynamic_qparams(x: Tensor) -> Tensor:
-    """The values on the 8-bit affine grid that spans them, as ONNX's DynamicQuantizeLinear defines it, in float32.
+@torch.library.custom_op("distiq::dynamic_fake_quantize", mutates_args=())
+def dynamic_fake_quantize(x: Tensor) -> Tensor:
+    """x in float32, rounded to the 8-bit affine grid that spans it, as ONNX's DynamicQuantizeLinear defines that grid.
 
     One operation in an exported graph, so that a runtime's own can take its place. The gradient passes straight
     through it.
@@ -75,12 +75,12 @@ def dynamic_qparams(x: Tensor) -> Tensor:
     return (torch.clamp(torch.round(x / scale) + zero_point, 0, 255) - zero_point) * scale
 
 
-@dynamic_qparams.register_fake
+@dynamic_fake_quantize.register_fake
 def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-dynamic_qparams.register_autograd(lambda _, gradient: gradient)
+dynamic_fake_quantize.register_autograd(lambda _, gradient: gradient)
 
 
 def sqnr_db(reference: Tensor, approximation: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchao.quantization.pt2e.observer import ObserverBase
 
-from distiq.numerics import SMALLEST_SCALE, affine_qparams, dynamic_qparams, symmetric_scale
+from distiq.numerics import SMALLEST_SCALE, affine_qparams, dynamic_fake_quantize, symmetric_scale
 from distiq.quantization.ranges import Function, Histogram, activation_range
 from distiq.quantization.scheme import Scheme
 
@@ -128,7 +128,7 @@ class DynamicFakeQuantize(nn.Module):
         self.enabled = True  # while it is not, values pass unchanged
 
     def forward(self, x: Tensor) -> Tensor:
-        return dynamic_qparams(x) if self.enabled else x
+        return dynamic_fake_quantize(x) if self.enabled else x
 
 
 class PerChannelWeightFakeQuantize(ObserverBase):

@@ -39,7 +39,7 @@ from distiq.models.signature import (
     in_order,
     positional,
 )
-from distiq.numerics import dynamic_qparams
+from distiq.numerics import dynamic_fake_quantize
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
 from distiq.runtimes.onnx_passes import FREE, is_wide, rewrite
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
@@ -513,7 +513,10 @@ def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
                 dynamic_shapes=dynamic_shapes(network, free_dimensions(network)),
                 verbose=False,
                 optimize=False,
-                custom_translation_table={dynamic_qparams._opoverload: _dynamic_grid, bilstm._opoverload: _bilstm},
+                custom_translation_table={
+                    dynamic_fake_quantize._opoverload: _dynamic_fake_quantize,
+                    bilstm._opoverload: _bilstm,
+                },
             )
             assert program is not None
             optimize_ir(program.model, should_fold=_folds)
@@ -523,8 +526,8 @@ def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
         raise UserError(f"the network cannot be exported to ONNX: {str(cause).splitlines()[0]}") from error
 
 
-def _dynamic_grid(x: Any) -> Any:
-    """`distiq.numerics.dynamic_qparams` in ONNX."""
+def _dynamic_fake_quantize(x: Any) -> Any:
+    """`distiq.numerics.dynamic_fake_quantize` in ONNX."""
     integers, scale, zero_point = opset20.DynamicQuantizeLinear(x)
     return opset20.DequantizeLinear(integers, scale, zero_point)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
-from distiq.numerics import dynamic_qparams
+from distiq.numerics import dynamic_fake_quantize
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
 from distiq.quantization.sensitivity import sensitivity
@@ -54,12 +54,12 @@ def test_a_dynamic_grid_is_that_of_the_onnx_specification(values: list[float]):
     scale = np.float32((high - low) / np.float32(255)) if high > low else np.float32(1)
     zero_point = np.clip(np.rint(-low / scale), 0, 255)
     expected = (np.clip(np.rint(x / scale) + zero_point, 0, 255) - zero_point) * scale
-    torch.testing.assert_close(dynamic_qparams(torch.tensor(x)), torch.tensor(expected), rtol=0, atol=0)
+    torch.testing.assert_close(dynamic_fake_quantize(torch.tensor(x)), torch.tensor(expected), rtol=0, atol=0)
 
 
 def test_the_gradient_passes_straight_through_a_dynamic_grid():
     x = torch.tensor([-1.0, 0.3, 2.0], requires_grad=True)
-    (dynamic_qparams(x) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    (dynamic_fake_quantize(x) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert torch.equal(x.grad, torch.tensor([1.0, 2.0, 3.0]))
 
 
