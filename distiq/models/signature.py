@@ -256,6 +256,7 @@ def positional(model: nn.Module, example: Tensors) -> Positional:
     else:
         inputs = _as_declared(model, example)
         returned = model(**inputs)
+    _check_rows(read_by_name(returned), batch_size(example))
     if isinstance(example, Tensor) and isinstance(returned, Tensor):
         return Positional(model, (example,), (INPUT,), (OUTPUT,))
     forward, names = model.forward, () if isinstance(example, Tensor) else tuple(inputs)
@@ -267,6 +268,16 @@ def positional(model: nn.Module, example: Tensors) -> Positional:
 
     model.forward = by_position
     return Positional(model, tuple(inputs.values()), tuple(inputs), output_names)
+
+
+def _check_rows(outputs: dict[str, Tensor], batch: int) -> None:
+    """Raises UserError unless every output has a row for each sample."""
+    for name, output in outputs.items():
+        if output.ndim == 0 or len(output) != batch:
+            raise UserError(
+                f'the network gives "{name}" of shape {tuple(output.shape)} for {batch} samples; every output needs a'
+                " row for each sample, which depends on that sample alone"
+            )
 
 
 def _as_declared(model: nn.Module, example: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from distiq.errors import UserError
 from distiq.models.attention import write_out_attention
-from distiq.models.layout import dynamic_shapes, free_dimensions, make_contiguous, plain_copy
-from distiq.models.signature import NAMES, Tensors, each, positional
+from distiq.models.layout import free_dimensions
+from distiq.models.signature import NAMES, Tensors
+from distiq.models.trace import copied, trace
 from distiq.quantization.annotate import GROUPED, IntegerQuantizer, check_paths, is_within
 from distiq.quantization.canonical import canonicalize, changes_views
 from distiq.quantization.fake_quantize import (
@@ -51,43 +52,17 @@ def export_graph(model: nn.Module, example: Tensors) -> fx.GraphModule:
     Raises:
         UserError: the model cannot be traced; the message names the operation.
     """
-    model = make_contiguous(copy.deepcopy(model).cpu().eval())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            network = positional(model, each(plain_copy, example))
-            shapes = dynamic_shapes(network, free_dimensions(network))
-            program = torch.export.export(network.module, network.inputs, dynamic_shapes=shapes)
-            graph = program.module(check_guards=False)
-            if changes_views(graph):
-                program = program.run_decompositions({})
-                graph = program.module(check_guards=False)
-            graph.meta[NAMES] = (network.input_names, network.output_names)
-    except UserError:
-        raise
-    except Exception as error:  # torch.export raises many kinds, none of them public
-        raise UserError(f"the network cannot be traced by torch.export: {_reason(error)}") from error
+    network = copied(model, example)
+    program = trace(network, free_dimensions(network))
+    if changes_views(program.module(check_guards=False)):
+        program = program.run_decompositions({})
+    graph = program.module(check_guards=False)
+    graph.meta[NAMES] = (network.input_names, network.output_names)
     canonicalize(graph)
     outputs = outputs_of(network.module, network.inputs)
     check_unchanged(program.module(check_guards=False), graph, network.inputs, outputs)
     graph.meta[EXAMPLE] = network.inputs, outputs
     return graph
-
-
-def _reason(error: Exception) -> str:
-    """The operation and the line of the model that broke the trace, from torch's long message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    first = lines[0] if lines else type(error).__name__
-    place = next((line for line in reversed(lines) if line.startswith("File ") and "/torch/" not in line), "")
-    code = lines[lines.index(place) + 1] if place and lines.index(place) + 1 < len(lines) else ""
-    frame = error.__traceback__
-    while frame is not None:
-        name = frame.tb_frame.f_code.co_filename
-        if not place and "/torch/" not in name and "/distiq/" not in name and not name.startswith("<"):
-            place = f"{name}, line {frame.tb_lineno}"
-        frame = frame.tb_next
-    where = f" ({' '.join((place, code)).strip()})" if place else ""
-    return f"{first}{where}; rewrite that operation with tensor operations that do not depend on the data's values"
 
 
 def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:

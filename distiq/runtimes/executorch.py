@@ -9,6 +9,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,6 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.models.layout import dynamic_shapes
 from distiq.models.signature import (
     INPUT,
     OUTPUT,
@@ -34,6 +34,7 @@ from distiq.models.signature import (
     in_order,
     positional,
 )
+from distiq.models.trace import trace
 from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight
 from distiq.runtimes.silence import silence
@@ -269,8 +270,7 @@ def _lowered(network: Positional) -> bytes:
     # The trace takes branches by the example's batch, and memory is planned for what the branch allows.
     largest = tuple(_repeated(one, LARGEST_BATCH) for one in network.inputs)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    shapes = dynamic_shapes(network, [{0: batch} for _ in largest])
-    exported = torch.export.export(network.module, largest, dynamic_shapes=shapes)
+    exported = trace(replace(network, inputs=largest), [{0: batch} for _ in largest])
     _cut_by_slices(exported.graph)
     exported = constant_prop_pass(exported, {aten.embedding.default, aten.full.default, *_QUANT_PRIMITIVES})
     named = {} if network.has_usual_names else {NAMES_METHOD: _as_bytes([network.input_names, network.output_names])}

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distiq import environment
 from distiq.errors import UserError
 from distiq.files import write_atomically
-from distiq.models.layout import dynamic_shapes, free_dimensions
+from distiq.models.layout import free_dimensions
 from distiq.models.recurrent import bilstm
 from distiq.models.signature import (
     INPUT,
@@ -48,6 +48,7 @@ from distiq.models.signature import (
     tensors_of,
     type_name,
 )
+from distiq.models.trace import trace
 from distiq.runtimes.lowering import SHIFT, float_copy, is_quantized, with_float_weights, with_unsigned_activations
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
 from distiq.runtimes.silence import silence
@@ -257,7 +258,7 @@ def _compiled(network: Positional, folder: Path) -> bytes:
     import torch._inductor.config
 
     free = free_dimensions(network)
-    exported = torch.export.export(network.module, network.inputs, dynamic_shapes=dynamic_shapes(network, free))
+    exported = trace(network, free)
     known = {
         SIGNATURE: _signature(network, free).to_json(),
         SETS: environment.describe().instruction_sets,

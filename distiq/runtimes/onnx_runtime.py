@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.from_onnx import files_of_onnx
-from distiq.models.layout import dynamic_shapes, free_dimensions, make_contiguous, plain_copy
+from distiq.models.layout import dynamic_shapes, free_dimensions, plain_copy
 from distiq.models.recurrent import bilstm
 from distiq.models.signature import (
     INPUT,
@@ -39,6 +39,7 @@ from distiq.models.signature import (
     in_order,
     positional,
 )
+from distiq.models.trace import FROZEN, copied, why_untraced
 from distiq.numerics import dynamic_fake_quantize
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
 from distiq.runtimes.onnx_passes import FREE, is_wide, rewrite
@@ -498,19 +499,19 @@ def open_session(  # type: ignore[no-untyped-def]
 
 
 def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
-    if not isinstance(model, torch.fx.GraphModule):
-        model = make_contiguous(copy.deepcopy(model).cpu().eval())
+    is_graph = isinstance(model, torch.fx.GraphModule)
+    network = positional(model, each(plain_copy, example)) if is_graph else copied(model, example)
+    shapes = dynamic_shapes(network, free_dimensions(network))
     try:
         with _quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = positional(model, each(plain_copy, example))
             program = torch.onnx.export(
                 network.module,
                 network.inputs,
                 input_names=network.input_names,
                 output_names=network.output_names,
                 dynamo=True,
-                dynamic_shapes=dynamic_shapes(network, free_dimensions(network)),
+                dynamic_shapes=shapes,
                 verbose=False,
                 optimize=False,
                 custom_translation_table={
@@ -523,6 +524,8 @@ def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
             return program.model_proto
     except Exception as error:  # torch.onnx raises many kinds
         cause = error.__cause__ or error
+        if FROZEN in str(cause):
+            raise UserError(why_untraced(cause, network, shapes)) from error
         raise UserError(f"the network cannot be exported to ONNX: {str(cause).splitlines()[0]}") from error
 
 
