@@ -61,7 +61,7 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
     """Writes a .pte file for batches of one to `LARGEST_BATCH`. example: inputs (B, ...).
 
     Raises:
-        UserError: an operation has no form in ExecuTorch.
+        UserError: an operation has no form in ExecuTorch, or the program does not run.
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
@@ -73,6 +73,12 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
             content = _lowered(positional(graph, example))
     except Exception as error:  # the lowering raises many kinds
         raise UserError(f"{path}: ExecuTorch cannot convert this network: {str(error).splitlines()[0]}") from error
+    try:
+        _Loaded(path, content, 1)(example)
+    except (UserError, RuntimeError) as error:  # it lowers what it has no kernel for, such as 3-D convolutions
+        names = ", ".join(_outside(_read(content)[0])) or "none"
+        said = str(error).splitlines()[0]
+        raise UserError(f"{said}; operations outside XNNPACK: {names}; take another runtime") from error
     write_atomically(path, content)
 
 
@@ -94,8 +100,8 @@ class _Pool:
 class _Loaded:
     """A program's method; it is loaded again when the pool of threads is another."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self.path, self.content, self.threads = path, path.read_bytes(), threads
+    def __init__(self, path: Path, content: bytes, threads: int) -> None:
+        self.path, self.content, self.threads = path, content, threads
         self.load()
 
     def load(self) -> None:
@@ -139,7 +145,7 @@ def load_executorch(path: Path, threads: int = 1, _options: Mapping[str, str] = 
     with silence():
         import executorch.runtime  # noqa: F401  it prints about the CPU
     try:
-        return _Loaded(path, threads)
+        return _Loaded(path, path.read_bytes(), threads)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: ExecuTorch cannot load this file: {str(error).splitlines()[0]}") from error
 
@@ -175,7 +181,7 @@ def _specs(names: Sequence[str], metas: Sequence[Any]) -> tuple[TensorSpec, ...]
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many operations of each kind give each type; outside of XNNPACK those that compute floats."""
-    program, parts, _ = _read(path)
+    program, parts, _ = _read(path.read_bytes())
     found = {name: Counter({"float32": count}) for name, count in Counter(_outside(program)).items()}
     for kind, result in _steps(parts):
         name = "int8" if "int8" in result else result.removeprefix("xnn_datatype_").replace("fp32", "float32")
@@ -185,7 +191,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
 def float_operations(path: Path) -> tuple[str, ...]:
     """The operations that compute in floating point, outside of XNNPACK and inside, as "name (type)"."""
-    program, parts, _ = _read(path)
+    program, parts, _ = _read(path.read_bytes())
     found = [f"{name} (outside XNNPACK)" for name in _outside(program)]
     for part in parts:
         for number, (kind, result) in enumerate(_steps([part])):
@@ -222,7 +228,7 @@ def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
 
 def quantization_parameters(path: Path) -> QuantizationParameters:
     """The integer weights, scales and zero points that the file holds."""
-    program, parts, named = _read(path)
+    program, parts, named = _read(path.read_bytes())
     weights, floats, activations = _tables(program), [], set()
     for part in parts:
         pinned = _reading_pins(part)
@@ -305,12 +311,12 @@ def _cut_by_slices(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _read(path: Path) -> tuple[Any, list[dict[str, Any]], dict[str, bytes]]:
+def _read(content: bytes) -> tuple[Any, list[dict[str, Any]], dict[str, bytes]]:
     """The program, the graphs that it hands to XNNPACK, and its named data."""
     with silence():
         from executorch.exir._serialize._program import deserialize_pte_binary
 
-        file = deserialize_pte_binary(path.read_bytes())
+        file = deserialize_pte_binary(content)
     parts = [_xnnpack_graph(bytes(entry.data)) for entry in file.program.backend_delegate_data]
     store = file.named_data
     named = {key: bytes(store.buffers[entry.buffer_index]) for key, entry in store.pte_data.items()} if store else {}

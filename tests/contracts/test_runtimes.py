@@ -292,6 +292,29 @@ def test_outputs_of_another_range_have_quantization_parameters_of_their_own(two_
     assert all(sqnr_db(expected[name], outputs[name]) > 30 for name in expected)
 
 
+def convolutions(dimensions: int) -> nn.Module:
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[dimensions - 1]
+    layers = convolution(2, 4, 3, padding=1), nn.ReLU(), convolution(4, 4, 3, 2, 1), nn.ReLU()
+    return nn.Sequential(*layers, pool(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(2, 20), (2, 6, 8, 12)], ids=["1-D", "3-D"])
+@pytest.mark.parametrize("name", [case(name, compiles=True) for name in NAMES])
+def test_convolutions_in_one_and_three_dimensions_run_or_are_refused(name: str, shape: tuple, tmp_path: Path):
+    torch.manual_seed(0)
+    inputs, path = torch.randn(16, *shape), tmp_path / f"model{runtime_named(name).suffix}"
+    quantized = quantize(convolutions(len(shape) - 1), inputs, Scheme())
+    if (name, len(shape)) == ("executorch", 4):
+        with pytest.raises(UserError, match=r"cannot run this file .* outside XNNPACK: aten::convolution.*other run"):
+            export(quantized, path, inputs)
+        assert list(tmp_path.iterdir()) == []
+        return
+    assert sqnr_db(quantized(inputs), load(export(quantized, path, inputs))(inputs)) > 60
+    assert differences(quantized, path) == ""
+
+
 class Branching(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images if images.sum() > 0 else -images
