@@ -263,7 +263,7 @@ def predict(
     samples: Annotated[
         list[str],
         typer.Argument(
-            help="PNG, JPEG, WAV, FLAC files, files of rows (CSV, JSON), or texts; of a model that compares two texts,"
+            help="image or sound files, files of rows (CSV, JSON), or texts; of a model that compares two texts,"
             " both, one behind the other",
             show_default=False,
         ),

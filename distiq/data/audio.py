@@ -233,11 +233,17 @@ def audio_manifest(folder: Path, settings: AudioSettings, validation: str = "") 
         if lacks:
             raise UserError(f"{manifest}: line {line} leaves {', '.join(lacks)} empty")
     listed = [
-        Labelled(manifest.parent / row["path"], nfc(row["label"]), row.get("speaker") or "", row.get("split") or "")
+        Labelled(manifest.parent / row["path"], nfc(row["label"]), _speaker(row), row.get("split") or "")
         for row in rows
     ]
     listed = _parted(listed, settings.held_out, manifest, validation)
     return _read(listed, sorted_classes(row.label for row in listed), settings, manifest.parent, validation)
+
+
+def _speaker(row: dict[str, str | None]) -> str:
+    """Who is heard in a clip of a manifest; empty where nobody says."""
+    name = nfc(row.get("speaker") or "").strip()
+    return "" if name in NO_LABEL else name
 
 
 def _parted(listed: Sequence[Labelled], held_out: Sequence[str], manifest: Path, validation: str) -> list[Labelled]:
@@ -282,22 +288,28 @@ def _read(
         parts[part] = in_memory(inputs, torch.tensor([list(classes).index(row.label) for row in rows]))
     speakers = tuple(row.speaker for row in rows_of["train"])
     train, test = (tuple(os.path.relpath(row.path, folder) for row in rows_of[part]) for part in ("train", "test"))
-    notes = (*notes, *fit.notes(), *_heard_in_both(rows_of["train"], rows_of["test"]))
+    shared = [
+        note for part in rows_of if part != "train" for note in _heard_in_both(rows_of["train"], rows_of[part], part)
+    ]
+    notes = (*notes, *fit.notes(), *shared)
     return Loaded(
         tuple(classes), parts["train"], parts["test"], Audio.of(settings), tuple(notes), parts.get(validation),
         speakers if any(speakers) else (), (train, test),
     )  # fmt: skip
 
 
-def _heard_in_both(train: Sequence[Labelled], test: Sequence[Labelled]) -> list[str]:
-    """A sentence about speakers who are heard in the training and the test clips, where the column split says so."""
-    both = sorted(({row.speaker for row in train} & {row.speaker for row in test}) - {""})
-    if not both:
-        return []
-    return [
-        f"{len(both)} speakers are heard in the training and the test clips ({', '.join(both[:3])}"
-        f"{', ...' if len(both) > 3 else ''}): the test says nothing of new ones; data.audio.held_out keeps them apart"
-    ]
+def _heard_in_both(train: Sequence[Labelled], others: Sequence[Labelled], part: str) -> list[str]:
+    """A sentence about speakers who are heard in the training clips and in those of another part, too."""
+    both = sorted(({row.speaker for row in train} & {row.speaker for row in others}) - {""})
+    return [_shared_speakers(both, part)] if both else []
+
+
+def _shared_speakers(names: Sequence[str], part: str) -> str:
+    remedy = "; data.audio.held_out keeps them apart" if part == "test" else "; give each speaker one part"
+    return (
+        f"{len(names)} speakers are heard in the training and the {part} clips ({', '.join(names[:3])}"
+        f"{', ...' if len(names) > 3 else ''}): what is measured says nothing of new ones{remedy}"
+    )
 
 
 # Spoken digits --------------------------------------------------------------------------------------------------------
@@ -324,9 +336,10 @@ def spoken_digits(settings: AudioSettings) -> Loaded:
         labels[held_out].append(digit)
         speakers += [] if held_out else [speaker]
     train, test = (in_memory(torch.stack(inputs[part]), torch.tensor(labels[part])) for part in (False, True))
-    # The official split has the same speakers in both parts.
-    groups = tuple(speakers) if settings.held_out else ()
-    return Loaded(DIGITS, train, test, Audio.of(settings), fit.notes(), groups=groups)
+    if settings.held_out:
+        return Loaded(DIGITS, train, test, Audio.of(settings), fit.notes(), groups=tuple(speakers))
+    notes = (*fit.notes(), _shared_speakers(DIGIT_SPEAKERS, "test"))
+    return Loaded(DIGITS, train, test, Audio.of(settings), notes)
 
 
 def digit_of(number: int) -> tuple[int, str, int]:

@@ -180,19 +180,19 @@ def texts_of(values: Iterable[Any], where: str) -> list[str]:
 
 
 def groups_of(parts: Sequence[Columns], column: str, files: Sequence[str]) -> tuple[str, ...]:
-    """The group of each row of the first part, the training rows.
+    """The group of each row of the first part, the training rows; empty where a row names none.
 
     Raises:
         UserError: a group of theirs is in another part, too.
     """
     train = parts[0][column]
     for file, rows in zip(files[1:], parts[1:], strict=True):
-        if both := sorted((set(rows[column]) & set(train)) - {""}):
+        if both := sorted((set(rows[column]) & set(train)) - set(NO_LABEL)):
             raise UserError(
                 f'{file}: the {column} "{both[0]}" is among the training rows, too ({len(both)} are); a group belongs'
                 " into one of them, so that nothing is measured on whom was learned from"
             )
-    return tuple(train)
+    return tuple("" if name in NO_LABEL else name for name in train)
 
 
 def label_flags(columns: Sequence[Sequence[str]], names: Sequence[str], where: str) -> Tensor:
@@ -229,17 +229,22 @@ def target_numbers(cells: Sequence[str], column: str, where: str) -> Tensor:
 
 
 def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
-    """Classes in their order: numbers by size, others by their letters. A missing label is no class."""
-    kept = {name for name in names if name not in NO_LABEL}
+    """The classes that labels name, in their order. A missing label is no class."""
+    return in_order({name for name in names if name not in NO_LABEL})
+
+
+def in_order(classes: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes: numbers by size, others by their letters."""
     try:
-        return tuple(sorted(kept, key=lambda name: (float(name), name)))
+        return tuple(sorted(classes, key=lambda name: (float(name), name)))
     except ValueError:
-        return tuple(sorted(kept))
+        return tuple(sorted(classes))
 
 
 def label_sets(cells: Sequence[str], separator: str) -> list[list[str]]:
-    """The labels in each cell, which may be empty."""
-    return [[name for part in cell.split(separator) if (name := part.strip())] for cell in cells]
+    """The labels in each cell, which may be empty; a cell that says that there is none is."""
+    parts = [[] if cell in NO_LABEL else cell.split(separator) for cell in cells]
+    return [[name for part in row if (name := part.strip())] for row in parts]
 
 
 def set_flags(sets: Sequence[Sequence[str]], classes: Sequence[str], where: str) -> Tensor:

@@ -1,11 +1,12 @@
 """A folder of files for each class: which there are, which are read, and what is left out."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from distiq.data.columns import sorted_classes
+from distiq.data.columns import in_order
 from distiq.device.run import nfc
 from distiq.errors import UserError
 
@@ -32,7 +33,7 @@ def class_names(part: Path) -> tuple[str, ...]:
     """
     if not part.is_dir():
         raise UserError(f"{part}: no such folder; data.folder must hold train/<class>/ and test/<class>/")
-    names = sorted_classes({nfc(folder.name) for folder in _folders(part)})
+    names = in_order({nfc(folder.name) for folder in _folders(part)})
     if len(names) < 2:
         raise UserError(f"{part}: {len(names)} class folder(s) found; at least two are needed")
     return names
@@ -82,6 +83,13 @@ def _folders(part: Path) -> list[Path]:
 
 
 def walk(folder: Path) -> list[Path]:
-    """All files in it and in folders within, but for hidden ones."""
-    inside = [file for file in folder.rglob("*") if file.is_file()]
-    return [file for file in inside if not any(name[0] == "." for name in file.relative_to(folder).parts)]
+    """All files in it and in folders within, those behind links included, but for hidden ones."""
+    found: list[Path] = []
+    seen: set[Path] = set()  # a link may lead back into a folder that holds it
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place)
+        is_new = here.resolve() not in seen
+        seen.add(here.resolve())
+        folders[:] = [name for name in folders if name[0] != "."] if is_new else []
+        found += [here / name for name in files if name[0] != "." and is_new and (here / name).is_file()]
+    return found

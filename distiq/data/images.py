@@ -81,6 +81,12 @@ class Images:
         """Whether samples have the form of images."""
         return len(inputs.shape) == 3 and inputs.dtype in (torch.uint8, torch.float32)
 
+    @staticmethod
+    def has_channels_last(shape: tuple[int, ...]) -> bool:
+        """Whether a sample's shape is that of an image whose channels stand behind its height and width."""
+        first, second, last = shape
+        return min(first, second) > 4 and (last in (3, 4) or (last == 1 and first == second))
+
     def fitted(self, inputs: Tensor) -> Self:
         """With mean and std of these training images (N, C, H, W), unless they are set."""
         mean, std = (self.mean, self.std) if self.mean else channel_statistics(inputs)

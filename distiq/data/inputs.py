@@ -76,7 +76,7 @@ def read_inputs(
     """
     if source.is_dir():
         files = sorted(file for file in walk(source) if file.suffix.lower() in IMAGE_SUFFIXES)
-        first, rest = _shares(len(files), source, "PNG or JPEG images", calibration, others)
+        first, rest = _shares(len(files), source, "images", calibration, others)
         sizes = _image_shape(shape, preparation, source)
         return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
     array = _array(source)
@@ -122,7 +122,9 @@ def _check_array(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, 
     own = array.shape[1:]
     if len(own) != len(shape) or any(size not in (-1, had) for size, had in zip(shape, own, strict=True)):
         stated = ", ".join("any" if size < 1 else str(size) for size in shape)
-        raise UserError(f"{where}: holds an array of shape {array.shape}; the network takes (samples, {stated})")
+        last = len(own) == len(shape) == 3 and own[-1] == shape[0]
+        hint = ": its channels stand last, store array.transpose(0, 3, 1, 2)" if last else ""
+        raise UserError(f"{where}: holds an array of shape {array.shape}; the network takes (samples, {stated}){hint}")
     if (array.dtype.kind == "f") != dtype.is_floating_point or array.dtype.kind not in "fiub":
         raise UserError(
             f"{where}: holds {array.dtype}, the network takes {str(dtype).removeprefix('torch.')}; store inputs that"
@@ -142,7 +144,7 @@ def _array(source: Path) -> np.ndarray:
 
 
 def _arrays(source: Path) -> dict[str, np.ndarray]:
-    wanted = "give a folder of PNG or JPEG images, or inputs as a .npy or .npz file"
+    wanted = "give a folder of images, or inputs as a .npy or .npz file"
     if not source.is_file():
         raise UserError(f"{source}: no such folder or file; {wanted}")
     if source.suffix not in (".npy", ".npz"):

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from distiq.data.audio import Audio
 from distiq.data.holdout import hold_out, hold_out_groups, lost_classes, repeated
+from distiq.data.images import Images
 from distiq.data.labels import LABEL_SET, NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
 from distiq.data.preprocessing import Preprocessing, of_tensors
 from distiq.data.samples import InMemory, Loaded, Samples, Split, in_memory, name_of
 from distiq.data.tables import Table
 from distiq.data.text import Text, Words
+from distiq.device.run import nfc
 from distiq.errors import UserError, printable
 from distiq.records.data import DataRecord
 from distiq.records.record import NOUNS, Modality
@@ -38,7 +40,7 @@ def class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
             raise UserError(
                 f'{where}: the class "{printable(name)}" is not written in UTF-8; rename it, folders by `convmv`'
             ) from error
-    shown = tuple(printable(name).strip() for name in names)
+    shown = tuple(nfc(printable(name)).strip() for name in names)
     if twice := [name for name in shown if shown.count(name) > 1]:
         raise UserError(f'{where}: two classes are called "{twice[0]}"; give each a name of its own')
     return shown
@@ -290,6 +292,11 @@ def check(
     samples, labels, noun = split.samples, split.labels, NOUNS[preprocessing.modality]
     if not preprocessing.fits(samples):
         raise UserError(f"{where}: {noun} are {_describe(samples)}; give {preprocessing.form}")
+    if isinstance(preprocessing, Images) and preprocessing.has_channels_last(samples.shape):
+        raise UserError(
+            f"{where}: images of {_describe(samples)} have their channels last; give (N, C, H, W):"
+            " images.permute(0, 3, 1, 2)"
+        )
     numbers = isinstance(preprocessing, Text)
     check_labels(labels, len(samples), classes, noun, where, varied, lowest, numbers=numbers)
     if samples.dtype.is_floating_point:

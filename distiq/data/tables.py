@@ -117,6 +117,11 @@ def adult(settings: TableSettings) -> tuple[TableSettings, Columns, Columns]:
     """The packaged Adult rows: settings with all its columns where none are named, training and test rows."""
     chosen = settings if settings.numeric or settings.categorical else ADULT
     columns = {"numeric": chosen.numeric, "categorical": chosen.categorical, "label": ADULT.label}
+    if ADULT.label in (*chosen.numeric, *chosen.categorical):
+        raise UserError(
+            f'data.table: "{ADULT.label}" is the label of adult; a network would learn nothing else: take it out of'
+            " numeric and categorical"
+        )
     settings = changed(settings, columns)
     root = importlib.resources.files("distiq.data") / "adult"
     wanted = (*settings.numeric, *settings.categorical, settings.label)

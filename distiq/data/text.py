@@ -23,7 +23,6 @@ from distiq.data.columns import (
 from distiq.data.hub import HubColumns, hub_columns
 from distiq.data.samples import Encoded, Loaded, Samples, Split, in_memory, name_of
 from distiq.data.tokenizer import TextEncoder, check_same_tokens, load_tokenizer, train_tokenizer
-from distiq.device.run import nfc
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TextSettings
 from distiq.records.record import Modality
@@ -193,7 +192,7 @@ def texts(settings: DataSettings) -> Loaded:
         splits.append(in_memory(encoded.inputs, _labels(of_text, rows, labels, file)))
         notes += encoded.notes
     groups = groups_of([part.columns for part in parts], of_text.group, files) if of_text.group else ()
-    names = tuple(map(nfc, of_text.names)) or labels
+    names = of_text.names or labels
     validation = splits[2] if settings.validation_part else None
     return Loaded(names, splits[0], splits[1], Text.of(encoder), tuple(notes), validation, groups)
 

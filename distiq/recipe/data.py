@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from distiq.recipe.part import Part
+from distiq.recipe.part import Name, Part
 
 SHORTEST_TEXT = 2  # tokens that a network is shown at least: the length of an exported file begins there
 
@@ -21,7 +21,7 @@ class AudioSettings(Part):
         description="audio: a CSV file in `folder` with the columns path, label, and speaker or split;"
         " empty takes train/<class>/*.wav and test/<class>/*.wav",
     )
-    held_out: tuple[str, ...] = Field(
+    held_out: tuple[Name, ...] = Field(
         (), description='speakers whose clips are the test set, such as ["theo"]; empty takes the given split'
     )
 
@@ -31,11 +31,11 @@ class TableSettings(Part):
 
     train: str = Field("train.csv", description="table: the file of training rows: CSV, TSV, JSON lines, Parquet")
     test: str = Field("test.csv", description="table: the file of test rows")
-    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
-    label: str = Field("label", description="the column of the class")
-    numeric: tuple[str, ...] = Field((), description="columns of numbers; adult: empty takes all")
-    categorical: tuple[str, ...] = Field((), description="columns of categories; adult: empty takes all")
-    group: str = Field(
+    header: tuple[Name, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    label: Name = Field("label", description="the column of the class")
+    numeric: tuple[Name, ...] = Field((), description="columns of numbers; adult: empty takes all")
+    categorical: tuple[Name, ...] = Field((), description="columns of categories; adult: empty takes all")
+    group: Name = Field(
         "", description="a column that says which rows belong together, such as of one patient: none is split up"
     )
     bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
@@ -67,23 +67,23 @@ class TextSettings(Part):
     test: str = Field(
         "", description='the file of test texts; empty takes test.tsv; of a hub the split; empty takes "test"'
     )
-    header: tuple[str, ...] = Field((), description="names of all columns, where the files' first line is no header")
-    text: str = Field("text", description="the column of the text")
-    pair: str = Field("", description="the column of a second text, where two are judged together")
-    label: str = Field("label", description="the column of the class")
-    labels: tuple[str, ...] = Field(
+    header: tuple[Name, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    text: Name = Field("text", description="the column of the text")
+    pair: Name = Field("", description="the column of a second text, where two are judged together")
+    label: Name = Field("label", description="the column of the class")
+    labels: tuple[Name, ...] = Field(
         (), description="in place of `label`, where a text has several: columns of 0 and 1, one for each label"
     )
     separator: str = Field(
         "", description='what stands between the labels in the column `label`, such as ","; a text may have none then'
     )
-    target: str = Field(
+    target: Name = Field(
         "", description="in place of `label`, for regression: the column of a number, which the model learns to predict"
     )
-    names: tuple[str, ...] = Field(
+    names: tuple[Name, ...] = Field(
         (), description="names of the classes, in the order of their labels: numbers by size, others by their letters"
     )
-    group: str = Field(
+    group: Name = Field(
         "", description="a column that says which texts belong together, such as of one writer: none is split up"
     )
     tokenizer: str = Field(

@@ -8,7 +8,7 @@ from distiq.recipe.training import WEIGHT_FILES
 
 SUFFIXES = (*WEIGHT_FILES, ".json", ".onnx", ".txt", ".zip", ".gz", ".py", ".h5", ".msgpack")
 ON_A_HUB = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-ALIKE = 0.85
+ALIKE = 0.8
 
 
 def is_local(name: str, folder: Path) -> bool:
@@ -24,11 +24,16 @@ def is_local(name: str, folder: Path) -> bool:
         return True
     if not ON_A_HUB.fullmatch(name) or (place.parent != folder and place.parent.is_dir()):
         return True
-    return "/" not in name and (folder / nearest(place, ALIKE)).is_dir() and bool(nearest(place, ALIKE))
+    first = folder / name.split("/")[0]  # of "wieghts/bert" the folder that is meant may be here
+    meant = nearest(first, ALIKE)
+    return bool(meant) and not first.exists() and (folder / meant).is_dir()
 
 
 def nearest(place: Path, alike: float = 0.6) -> str:
-    """The name beside a missing file or folder that is most like its own; empty where none is."""
+    """The name beside a missing file or folder that is most like its own; empty where none is. Where its folder is
+    missing, too, the name beside that."""
+    while not place.parent.is_dir() and place.parent != place:
+        place = place.parent
     names = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
     found = difflib.get_close_matches(place.name, names, n=1, cutoff=alike)
     return found[0] if found else ""

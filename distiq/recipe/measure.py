@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from distiq.recipe.data import SHORTEST_TEXT
-from distiq.recipe.part import Part
+from distiq.recipe.part import Name, Part
 
 
 class MeasureSettings(Part):
@@ -46,7 +46,7 @@ class MeasureSettings(Part):
 class EvaluationSettings(Part):
     """What is measured beside accuracy."""
 
-    keyword: str = Field(
+    keyword: Name = Field(
         "",
         description="a class, such as the word that wakes a device: how often it is missed, how often falsely accepted",
     )

@@ -1,9 +1,14 @@
 """What all parts of a recipe are: closed values."""
 
+import unicodedata
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from functools import partial
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+Name = Annotated[str, AfterValidator(partial(unicodedata.normalize, "NFC"))]
+"""Of a column, a class or a speaker: letters with marks as one character each, as data is read."""
 
 
 class Part(BaseModel):

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from distiq.recipe.part import Part
+from distiq.recipe.part import Name, Part
 
 FROM_TEACHER = "teacher"
 PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
@@ -74,7 +74,7 @@ class TeacherPreprocessing(Part):
         (), description="height and width that images are resized to for it, such as [224, 224]; empty: as the data"
     )
     channels: Literal["rgb", "bgr"] = Field("rgb", description="the order in which it reads the channels of a colour")
-    labels: tuple[str, ...] = Field(
+    labels: tuple[Name, ...] = Field(
         (),
         description="the names of its classes in the order of its outputs; those that the data lacks are left out;"
         " empty: the data's classes in the data's order",

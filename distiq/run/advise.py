@@ -45,8 +45,8 @@ def learned_samples(scores: Scores) -> str:
         return ""
     return (
         f"the teacher has {validation.in_words} on the validation split, but {test.figure} on the test set: it seems"
-        " to have learned the validation samples, which are split from data.train here, so that every student seems to"
-        " lose more than it does; leave them out of its training, or bring other training data"
+        " to have learned the validation samples, so that every student seems to lose more than it does; name samples"
+        " that it never saw in data.validation"
     )
 
 

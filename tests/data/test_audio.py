@@ -1,6 +1,7 @@
 """Clips from files: brought to one rate, one channel, one length, and what was done is said."""
 
 import io
+import unicodedata
 import wave
 import zipfile
 from pathlib import Path
@@ -293,6 +294,8 @@ def test_the_official_split_of_the_digits():
     assert clips.test.labels.bincount().tolist() == [30] * 10
     # Of the 3,000 clips 20 are longer than a second (counted in the published archive).
     assert "20 of 3,000 clips longer than the window of 1 s: their middle is kept" in clips.notes
+    (note,) = [note for note in clips.notes if "speakers" in note]
+    assert note.startswith("6 speakers are heard in the training and the test clips (george, jackson, lucas, ...)")
 
 
 def test_a_speaker_of_the_digits_is_held_out():
@@ -364,6 +367,9 @@ def test_a_manifest_may_name_validation_clips(manifest):
     (folder / "list.csv").write_text("\n".join(moved))
     loaded = audio_manifest(folder, listed(), "dev")
     assert (len(loaded.train), len(loaded.test), len(loaded.validation)) == (4, 2, 2)
+    speakers = [{line.split(",")[2] for line in moved[1:] if part in line} for part in ("train", "dev")]
+    said = [note for note in loaded.notes if "speakers are heard in the training and the dev clips" in note]
+    assert len(said) == bool(speakers[0] & speakers[1]) == 1
     with pytest.raises(UserError, match=r'split "dev" of .* is neither "train" nor "test"'):
         audio_manifest(folder, listed())
 
@@ -374,3 +380,12 @@ def test_a_column_of_a_manifest_that_is_there_twice_is_refused(manifest):
     (folder / "list.csv").write_text("\n".join(f"{line},{line.split(',')[1]}" for line in lines))
     with pytest.raises(UserError, match='two columns are called "label"'):
         audio_manifest(folder, listed())
+
+
+def test_a_speaker_is_the_same_however_the_name_is_written(manifest):
+    decomposed, composed = (unicodedata.normalize(form, "Ren\u00e9") for form in ("NFD", "NFC"))
+    folder = manifest()
+    rows = [f"clips/{n}.wav,{('low', 'high')[n % 2]},{(decomposed, 'b')[n // 4]}" for n in range(8)]
+    (folder / "list.csv").write_text("\n".join(["path,label,speaker", *rows]))
+    loaded = audio_manifest(folder, listed(composed))
+    assert (len(loaded.train), len(loaded.test)) == (4, 4)

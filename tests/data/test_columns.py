@@ -96,10 +96,11 @@ def test_a_header_in_the_file_beside_one_in_the_recipe_is_refused(tmp_path):
         read_columns(path, ("label", "text"), ("text", "label"))
 
 
-def test_several_labels_from_columns_or_from_one():
+@pytest.mark.parametrize("missing", ["", "nan", "None"])
+def test_several_labels_from_columns_or_from_one(missing):
     wanted = [[1, 0], [1, 1], [0, 0]]
     assert label_flags([["1", "1", "0"], ["0", "1", "0"]], ("a", "b"), "rows").tolist() == wanted
-    assert set_flags(label_sets(["a", "b; a ", ""], ";"), ("a", "b"), "rows").tolist() == wanted
+    assert set_flags(label_sets(["a", "b; a ", missing], ";"), ("a", "b"), "rows").tolist() == wanted
 
 
 def test_flags_that_are_none_and_unknown_labels_are_refused():

@@ -129,3 +129,20 @@ def test_a_validation_folder_of_other_classes_is_refused(tmp_path: Path):
     (folder / "val" / "b").rename(folder / "val" / "c")
     with pytest.raises(UserError, match=r"train/ has the classes \['a', 'b'\], val/ has \['a', 'c'\]"):
         image_folder(folder, (1, 4, 4), "val")
+
+
+def test_a_folder_is_a_class_whatever_its_name_says(tmp_path: Path):
+    for name in ("None", "nan", "yes"):
+        touch(tmp_path / name / "1.png")
+    assert class_names(tmp_path) == ("None", "nan", "yes")
+
+
+def test_files_behind_links_are_read_once(tmp_path: Path):
+    for name in ("train/a/1.png", "train/b/1.png", "elsewhere/2.png"):
+        touch(tmp_path / name)
+    (tmp_path / "train/a/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train/a/round").symlink_to(tmp_path / "train/a")
+    found = find_files(tmp_path / "train", ("a", "b"), (".png",), "images")
+    assert [file.relative_to(tmp_path / "train").as_posix() for file in found.files] == [
+        "a/1.png", "a/more/2.png", "b/1.png",
+    ]  # fmt: skip

@@ -59,3 +59,9 @@ def test_one_array_alone_is_read(tmp_path: Path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 1)), labels=np.zeros(2))
     with pytest.raises(UserError, match=r"holds 2 arrays \(images, labels\); store one alone"):
         read_inputs(tmp_path / "x.npz", (1,), torch.float32, PLAIN, 8, 8)
+
+
+def test_channels_that_stand_last_are_said(tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 5, 3), np.float32))
+    with pytest.raises(UserError, match=r"its channels stand last, store array.transpose\(0, 3, 1, 2\)"):
+        read_inputs(tmp_path / "x.npy", (3, 6, 5), torch.float32, PLAIN, 2, 2)

@@ -239,3 +239,11 @@ def test_numbers_for_images_are_refused():
     images = torch.rand(40, 1, 4, 4)
     with pytest.raises(UserError, match="labels are float32; give whole numbers as int64"):
         from_tensors((images, torch.rand(40)), (images, torch.rand(40)), ["stars"], 5, 5)
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(8, 6, 3), (8, 8, 1), (9, 8, 4)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_channels_behind_height_and_width_are_refused(dtype, height: int, width: int, channels: int):
+    images = torch.zeros(20, height, width, channels, dtype=dtype)
+    with pytest.raises(UserError, match=r"have their channels last; give \(N, C, H, W\): images.permute\(0, 3, 1, 2\)"):
+        make((images, torch.arange(20) % 2), (images, torch.arange(20) % 2))

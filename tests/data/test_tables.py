@@ -1,6 +1,7 @@
 """Rows become vectors: numbers piecewise linear, categories one-hot; what is missing or unseen is counted."""
 
 import json
+import unicodedata
 
 import pytest
 import torch
@@ -199,3 +200,16 @@ def test_numbers_written_as_text_are_said(tmp_path):
 def test_features_that_give_the_answer_away_are_refused(folder, table, message):
     with pytest.raises(ValueError, match=message):
         settings(folder, **table)
+
+
+def test_the_label_of_adult_is_no_feature():
+    chosen = TableSettings(numeric=("age",), categorical=("income",))
+    with pytest.raises(UserError, match='"income" is the label of adult; a network would learn nothing else'):
+        load(DataSettings(source="adult", table=chosen), seed=0)
+
+
+def test_names_of_columns_are_composed():
+    decomposed, composed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFD", "NFC"))
+    assert TableSettings(label=decomposed, numeric=(decomposed + "s",)).numeric == (composed + "s",)
+    with pytest.raises(ValueError, match="which is the label"):
+        TableSettings(label=decomposed, numeric=(composed,))

@@ -441,6 +441,7 @@ def place(tmp_path):
     [
         ("pytorch_model.bin", "no such file: "),
         ("models/bert-tni", 'did you mean "bert-tiny"?'),
+        ("modles/bert-tiny", 'did you mean "models"?'),
         ("models/a/b", "no such file or folder: "),
         ("./bert", "no such file or folder: "),
         ("../bert", "no such file or folder: "),
