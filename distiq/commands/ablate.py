@@ -75,7 +75,7 @@ def ablate(
     if recipe.distil.teacher == "none":
         raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
     with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
-        data = read_data(recipe, ledger.watch)
+        data = read_data(recipe, ledger)
         if (task := task_of(data)).correct is None:
             raise UserError(
                 f"distiq ablate compares shares of correct predictions, which {task.name} does not have; run the recipe"

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from distiq.report.reading import read_record, read_run
 from distiq.run.ledger import Ledger
 
 STEP = re.compile(r".+-[0-9a-f]{16}(\.partial|\.damaged(-\d+)?)?")
+PACK = re.compile(r"pack-[0-9a-f]{16}")
 STORE = re.compile(r"teacher-[0-9a-f]{16}-[0-9a-f]{6}-seed\d+")
 
 
@@ -23,7 +24,7 @@ class Unnamed(NamedTuple):
 
 
 def clean(run: Path, dry_run: bool = False) -> tuple[Unnamed, ...]:
-    """Removes the steps and stored teachers' outputs that neither the run's record nor its ablation's names.
+    """Removes the steps, packs and stored teachers' outputs that neither the run's record nor its ablation's names.
 
     These are of earlier settings, unfinished, or were set aside as damaged. What has no name of distiq's stays.
 
@@ -43,7 +44,8 @@ def clean(run: Path, dry_run: bool = False) -> tuple[Unnamed, ...]:
         )
     with Ledger(run) as ledger:
         named = _named(ledger.records)
-        unnamed = tuple(Unnamed(path, _size(path)) for path in _unnamed(ledger.folder, named))
+        packs = read_run(ledger.records).data.packs
+        unnamed = tuple(Unnamed(path, _size(path)) for path in _unnamed(ledger.folder, named, packs))
         for entry in () if dry_run else unnamed:
             shutil.rmtree(entry.path)
         return unnamed
@@ -62,12 +64,13 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def _unnamed(folder: Path, named: set[str]) -> Iterator[Path]:
-    """Steps by their names; a teacher's stored outputs by the name of its step, with which theirs begins."""
-    steps, stores = (
+def _unnamed(folder: Path, named: set[str], packs: Sequence[str]) -> Iterator[Path]:
+    """Steps and packs by their names; a teacher's stored outputs by the name of its step, with which theirs begins."""
+    steps, stores, packed = (
         [entry for entry in sorted((folder / room).glob("*")) if pattern.fullmatch(entry.name)]
-        for room, pattern in (("steps", STEP), ("cache", STORE))
+        for room, pattern in (("steps", STEP), ("cache", STORE), ("cache", PACK))
     )
     yield from (step for step in steps if step.name not in named)
     teachers = tuple(f"teacher-{step.rpartition('-')[2]}-" for step in named)
     yield from (store for store in stores if not store.name.startswith(teachers))
+    yield from (pack for pack in packed if pack.name not in packs)

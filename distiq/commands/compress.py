@@ -52,7 +52,7 @@ def compress(
         UserError: something in the recipe or the data is refused, or the folder cannot be used.
     """
     with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
-        data = read_data(recipe, ledger.watch, data)
+        data = read_data(recipe, ledger, data)
         check_recipe(recipe, data)
         models = build_models(recipe, data, ledger.watch, teacher, student)
         check_models(recipe, data, models, ledger.watch)

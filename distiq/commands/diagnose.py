@@ -129,7 +129,7 @@ def read_case(ledger: Ledger) -> Case:
     recipe = recipe_of(ledger.folder)
     _refuse_others(ledger.folder, run, recipe)
     ledger.watch.stage("reading data and student")
-    data = with_task(load_data(recipe.data, recipe.seed), recipe.task)
+    data = with_task(load_data(recipe.data, recipe.seed, ledger.cache, ledger.watch), recipe.task)
     if data.record().digest != run.data.digest:
         raise UserError(f"{recipe.data.source}: the data is no longer that of the run; restore it")
     student = _load_student(ledger.folder, run, recipe, data)

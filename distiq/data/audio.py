@@ -68,7 +68,7 @@ class Audio:
         """Whether samples have the form of waveforms."""
         return len(inputs.shape) == 1 and inputs.dtype in (torch.int16, torch.float32)
 
-    def fitted(self, inputs: Tensor) -> Self:
+    def fitted(self, samples: Samples) -> Self:
         """Nothing is learned from the training clips."""
         return self
 

@@ -12,7 +12,6 @@ from distiq.errors import UserError
 
 DRAWS = 100  # of groups, until every class is left among those that are trained on
 SHOWN = 3  # samples named in a note
-CHUNK = 4096
 
 
 class Parts(NamedTuple):
@@ -115,9 +114,9 @@ def repeated(split: Split, train: Split, part: str, noun: str, names: Sequence[S
         part: what the split is called. names: of its samples and of the training samples; empty where they have none.
     """
     seen: dict[bytes, int] = {}
-    for number, sample in enumerate(_contents(train)):
+    for number, sample in enumerate(_hashes(train)):
         seen.setdefault(sample, number)
-    pairs = [(number, seen[sample]) for number, sample in enumerate(_contents(split)) if sample in seen]
+    pairs = [(number, seen[sample]) for number, sample in enumerate(_hashes(split)) if sample in seen]
     if not pairs:
         return ""
     own, other = (names[0] or range(len(split)), names[1] or range(len(train)))
@@ -129,6 +128,5 @@ def repeated(split: Split, train: Split, part: str, noun: str, names: Sequence[S
     )
 
 
-def _contents(split: Split) -> Iterator[bytes]:
-    for chunk in split.chunks(CHUNK):
-        yield from (row.tobytes() for row in chunk.contiguous().numpy())
+def _hashes(split: Split) -> Iterator[bytes]:
+    return (row.tobytes() for row in split.samples.hashes().numpy())

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor
 
 from distiq.data.folders import class_names, find_files, left_out
+from distiq.data.pack import Store, decoded, packed
 from distiq.data.samples import (
     Encoded,
+    InMemory,
     Loaded,
     Samples,
     Split,
@@ -87,9 +90,9 @@ class Images:
         first, second, last = shape
         return min(first, second) > 4 and (last in (3, 4) or (last == 1 and first == second))
 
-    def fitted(self, inputs: Tensor) -> Self:
-        """With mean and std of these training images (N, C, H, W), unless they are set."""
-        mean, std = (self.mean, self.std) if self.mean else channel_statistics(inputs)
+    def fitted(self, samples: Samples) -> Self:
+        """With mean and std of these training images, unless they are set."""
+        mean, std = (self.mean, self.std) if self.mean else channel_statistics(samples)
         return replace(self, mean=mean, std=std)
 
     def normalize(self, inputs: Tensor) -> Tensor:
@@ -224,11 +227,12 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
         raise UserError(str(error)) from error
 
 
-def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = "") -> Loaded:
+def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = "", store: Store | None = None) -> Loaded:
     """The images of a folder that holds train/<class>/ and test/<class>/, sub-folders and all.
 
     Args:
         validation: the name of a third part, where there is one.
+        store: where images are packed that memory has no room for; by default all lie in memory.
 
     Raises:
         UserError: a part is missing, a class is empty, classes differ between the parts, an image does not decode.
@@ -240,10 +244,15 @@ def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = ""
     files = [file for part in found.values() for file in part.files]
     if several := sum(_frames(file) > 1 for file in files if file.suffix.lower() in WITH_FRAMES):
         notes.append(f"{several:,} of {len(files):,} images have several frames: the first is read")
-    splits = {
-        part: in_memory(torch.stack([read_image(file, shape) for file in one.files]), torch.tensor(one.labels))
-        for part, one in found.items()
-    }
+    read = partial(read_image, shape=shape)
+    is_large = store is not None and len(files) * math.prod(shape) > store.memory_bytes
+    splits: dict[str, Split] = {}
+    for part, one in found.items():
+        if store is not None and is_large:
+            samples: Samples = packed(one.files, read, shape, store.folder, store.watch)
+        else:
+            samples = InMemory(torch.stack(list(decoded(one.files, read))))
+        splits[part] = Split(samples, torch.tensor(one.labels))
     train, test = (tuple(str(file.relative_to(folder)) for file in found[part].files) for part in ("train", "test"))
     return Loaded(
         classes,

@@ -5,18 +5,23 @@ from pathlib import Path
 from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
 from distiq.data.holdout import spread_over_labels
 from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, image_folder, packaged_fashion_mnist
+from distiq.data.pack import Store
 from distiq.data.samples import Loaded
 from distiq.data.splits import Data, split
 from distiq.data.tables import table
 from distiq.data.text import texts
 from distiq.errors import UserError
 from distiq.factory import call_factory
+from distiq.progress import Silent, Watch
 from distiq.recipe.data import DataSettings
 from distiq.records.record import NOUNS
 
 
-def load(settings: DataSettings, seed: int) -> Data:
+def load(settings: DataSettings, seed: int, folder: Path | None = None, watch: Watch | None = None) -> Data:
     """Reads and splits the data.
+
+    Args:
+        folder: where images are packed that `data.memory_mb` has no room for; by default all lie in memory.
 
     Raises:
         UserError: a source is unknown or a file is missing or wrong; the message names it.
@@ -26,13 +31,14 @@ def load(settings: DataSettings, seed: int) -> Data:
         if not isinstance(data, Data):
             raise UserError(f"data.source: {settings.source} returned {type(data).__name__}; return a distiq.Data")
         return data
-    loaded = _read(settings)
+    store = Store(folder, settings.memory_mb * 10**6, watch or Silent()) if folder else None
+    loaded = _read(settings, store)
     if settings.train:
         loaded = _spread(loaded, settings.train)
     return split(settings.source, loaded, settings.validation, settings.calibration, seed)
 
 
-def _read(settings: DataSettings) -> Loaded:
+def _read(settings: DataSettings, store: Store | None) -> Loaded:
     folder, validation = Path(settings.folder), settings.validation_part
     match settings.source:
         case "fashion_mnist":
@@ -40,7 +46,9 @@ def _read(settings: DataSettings) -> Loaded:
             shape, dtype = train.samples.shape, train.samples.dtype
             return Loaded(FASHION_MNIST_CLASSES, train, test, Images(shape, dtype))
         case "folder":
-            return image_folder(folder, (settings.channels, settings.image_size, settings.image_size), validation)
+            return image_folder(
+                folder, (settings.channels, settings.image_size, settings.image_size), validation, store
+            )
         case "spoken_digits":
             return spoken_digits(settings.audio)
         case "audio" if settings.audio.manifest:

@@ -1,5 +1,7 @@
 """Samples: what can be counted and fetched by index; a split is samples with labels."""
 
+import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -12,6 +14,9 @@ from distiq.numerics import drawn
 
 if TYPE_CHECKING:
     from distiq.data.preprocessing import Preprocessing
+
+HASH_BYTES = 16
+CHUNK, CHUNK_BYTES = 4096, 2**24  # samples that are read at a time, at most, and what they may take
 
 
 class Samples(Protocol):
@@ -27,6 +32,18 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
     def fetch(self, indices: Tensor) -> Tensor:
         """Samples (B, ...) at `indices` (B,) int64, in that order."""
+        ...
+
+    def take(self, indices: Tensor) -> "Samples":
+        """The samples at `indices` alone, in that order; they lie where they lay."""
+        ...
+
+    def hashes(self) -> Tensor:
+        """Of each sample its hash, (N, 16) uint8; see `hashes_of`."""
+        ...
+
+    def channel_sums(self) -> tuple[Tensor, Tensor]:
+        """Of each channel (dimension 1) the sum of its values and of their squares, (C,) each."""
         ...
 
 
@@ -49,6 +66,52 @@ class InMemory:
 
     def fetch(self, indices: Tensor) -> Tensor:
         return self.values[indices]
+
+    def take(self, indices: Tensor) -> "InMemory":
+        return InMemory(self.values[indices])
+
+    def hashes(self) -> Tensor:
+        return torch.cat([hashes_of(chunk) for chunk in in_chunks(self)])
+
+    def channel_sums(self) -> tuple[Tensor, Tensor]:
+        sums, squares = zip(*(channel_sums(chunk) for chunk in in_chunks(self)), strict=True)
+        return sum(sums, torch.tensor(0)), sum(squares, torch.tensor(0))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Samples of one form, those of `first` before those of `second`."""
+
+    first: Samples
+    second: Samples
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.first.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.first.dtype
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        is_second = indices >= len(self.first)
+        samples = torch.empty(len(indices), *self.shape, dtype=self.dtype)
+        samples[~is_second] = self.first.fetch(indices[~is_second])
+        samples[is_second] = self.second.fetch(indices[is_second] - len(self.first))
+        return samples
+
+    def take(self, indices: Tensor) -> Samples:
+        return InMemory(self.fetch(indices))
+
+    def hashes(self) -> Tensor:
+        return torch.cat([self.first.hashes(), self.second.hashes()])
+
+    def channel_sums(self) -> tuple[Tensor, Tensor]:
+        (sums, squares), (more, more_squares) = self.first.channel_sums(), self.second.channel_sums()
+        return sums + more, squares + more_squares
 
 
 @dataclass(frozen=True)
@@ -78,17 +141,31 @@ class Split:
         return self.samples.fetch(indices)
 
     def chunks(self, size: int) -> Iterator[Tensor]:
-        """All samples in order, at most `size` at a time."""
-        return (self.fetch(indices) for indices in torch.arange(len(self)).split(size))
+        """All samples in order, at most `size` at a time, and fewer of large ones."""
+        return in_chunks(self.samples, size)
 
     def take(self, indices: Tensor | slice) -> "Split":
         """The split of the samples at `indices` alone, in that order."""
         indices = torch.arange(len(self))[indices]
-        return in_memory(self.fetch(indices), self.labels[indices])
+        return Split(self.samples.take(indices), self.labels[indices])
 
     def drawn(self, most: int) -> "Split":
         """At most so many of the samples, drawn at random, always the same ones."""
         return self.take(drawn(len(self), most))
+
+
+def in_chunks(samples: Samples, most: int = CHUNK) -> Iterator[Tensor]:
+    """All samples in order, at most so many at a time and of at most 16 MiB, unless a single one has more."""
+    a_sample = samples.dtype.itemsize * max(1, math.prod(samples.shape))
+    size = max(1, min(most, CHUNK_BYTES // a_sample))
+    return (samples.fetch(indices) for indices in torch.arange(len(samples)).split(size))
+
+
+def hashes_of(samples: Tensor) -> Tensor:
+    """BLAKE2b of the bytes of each sample (B, ...): (B, 16) uint8."""
+    rows = samples.contiguous().numpy()
+    digests = b"".join(hashlib.blake2b(row, digest_size=HASH_BYTES).digest() for row in rows)
+    return torch.frombuffer(bytearray(digests), dtype=torch.uint8).view(len(samples), HASH_BYTES)
 
 
 def in_memory(inputs: Tensor, labels: Tensor) -> Split:
@@ -142,20 +219,24 @@ def standardized(inputs: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
     return (inputs - means) / deviations
 
 
-def channel_statistics(inputs: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_sums(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel of samples (B, C, ...) the sum and the sum of squares, (C,): exact of uint8, else float64."""
+    others = [dimension for dimension in range(samples.ndim) if dimension != 1]
+    if samples.dtype != torch.uint8:
+        values = samples.double()
+        return values.sum(others), values.square().sum(others)
+    values = samples.int()
+    return values.sum(others, dtype=torch.int64), values.square_().sum(others, dtype=torch.int64)
+
+
+def channel_statistics(samples: Samples) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel (dimension 1), of images scaled to 0..1 where they are uint8."""
-    scale = 255.0 if inputs.dtype == torch.uint8 else 1.0
-    total = torch.zeros(inputs.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    others = [dimension for dimension in range(inputs.ndim) if dimension != 1]
-    for chunk in inputs.split(4096):
-        values = chunk.double() / scale
-        total += values.sum(others)
-        squares += values.square().sum(others)
-    count = inputs.numel() / inputs.shape[1]
-    mean = total / count
-    std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())
+    scale = 255.0 if samples.dtype == torch.uint8 else 1.0
+    count = len(samples) * math.prod(samples.shape[1:])
+    sums, squares = (total.double() for total in samples.channel_sums())
+    mean = sums / count
+    std = (squares / count - mean.square()).clamp(min=1e-12 * scale**2).sqrt()
+    return tuple((mean / scale).tolist()), tuple((std / scale).tolist())
 
 
 def refuse_floats(dtype: torch.dtype, noun: str, where: str) -> None:

@@ -14,8 +14,9 @@ from distiq.data.audio import Audio
 from distiq.data.holdout import hold_out, hold_out_groups, lost_classes, repeated
 from distiq.data.images import Images
 from distiq.data.labels import LABEL_SET, NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
+from distiq.data.pack import Packed
 from distiq.data.preprocessing import Preprocessing, of_tensors
-from distiq.data.samples import InMemory, Loaded, Samples, Split, in_memory, name_of
+from distiq.data.samples import InMemory, Joined, Loaded, Samples, Split, in_chunks, in_memory, name_of
 from distiq.data.tables import Table
 from distiq.data.text import Text, Words
 from distiq.device.run import nfc
@@ -24,7 +25,6 @@ from distiq.records.data import DataRecord
 from distiq.records.record import NOUNS, Modality
 
 STANDARD = Target()
-DIGESTED = 4096  # samples that are read at a time for the digest
 
 
 def class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
@@ -123,11 +123,18 @@ class Data:
             sample_shape=self.sample_shape,
             **self.preprocessing.facts(),
             notes=self.notes,
+            packs=self.packs,
             digest=self.digest(),
         )
 
+    @property
+    def packs(self) -> tuple[str, ...]:
+        """Names of the folders that hold samples which memory has no room for."""
+        samples = [part.samples for part in (self.train, self.validation, self.calibration, self.test)]
+        return tuple(dict.fromkeys(one.file.parent.name for one in samples if isinstance(one, Packed)))
+
     def digest(self) -> str:
-        """SHA-256 over classes, preprocessing, unit, task, and form, inputs and labels of every split, in order."""
+        """SHA-256 over classes, preprocessing, unit, task, and form, samples and labels of every split, in order."""
         return self._digest
 
     @cached_property
@@ -136,7 +143,8 @@ class Data:
         facts |= {"task": [self.task, self.task_code]} if self.task else {}
         sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for split in (self.train, self.validation, self.calibration, self.test):
-            for tensor in (*split.chunks(DIGESTED), split.labels):
+            sha.update(f"{split.samples.dtype} {split.samples.shape}".encode())
+            for tensor in (split.samples.hashes(), split.labels):
                 sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
                 sha.update(tensor.contiguous().numpy().tobytes())
         return sha.hexdigest()
@@ -173,7 +181,7 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
     _refuse_lost_classes(source, classes, train, parts.train, noun)
     own = loaded.validation or parts.validation
     data = Data(
-        source, tuple(classes), parts.train, own, parts.calibration, test, preprocessing.fitted(parts.train.inputs),
+        source, tuple(classes), parts.train, own, parts.calibration, test, preprocessing.fitted(parts.train.samples),
         notes=(*loaded.notes, *_repetitions(loaded)),
     )  # fmt: skip
     return _standardized(data) if data.labels.form is NUMBER else data
@@ -257,8 +265,8 @@ def with_unlabelled(data: Data, inputs: Tensor) -> Data:
         )
     shape = (len(inputs), *data.train.labels.shape[1:])
     labels = torch.full(shape, data.labels.form.missing, dtype=data.train.labels.dtype)
-    train = in_memory(torch.cat([data.train.inputs, inputs]), torch.cat([data.train.labels, labels]))
-    joined = replace(data, train=train, preprocessing=data.preprocessing.fitted(train.inputs))
+    train = Split(Joined(own, more), torch.cat([data.train.labels, labels]))
+    joined = replace(data, train=train, preprocessing=data.preprocessing.fitted(train.samples))
     check_data(joined)
     return joined
 
@@ -300,7 +308,7 @@ def check(
     numbers = isinstance(preprocessing, Text)
     check_labels(labels, len(samples), classes, noun, where, varied, lowest, numbers=numbers)
     if samples.dtype.is_floating_point:
-        finite = torch.cat([torch.isfinite(chunk).flatten(1).all(1) for chunk in split.chunks(DIGESTED)])
+        finite = torch.cat([torch.isfinite(chunk).flatten(1).all(1) for chunk in in_chunks(samples)])
         if not finite.all():
             first, count = int((~finite).nonzero()[0]), int((~finite).sum())
             raise UserError(

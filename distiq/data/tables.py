@@ -159,11 +159,11 @@ class Table:
         """Whether samples have the form of vectors."""
         return len(inputs.shape) == 1 and inputs.dtype == torch.float32
 
-    def fitted(self, inputs: Tensor) -> Self:
+    def fitted(self, samples: Samples) -> Self:
         """With mean and std of these training vectors (N, F), unless they are set or the rows are encoded."""
         if self.encoding or self.mean:
             return self
-        mean, std = channel_statistics(inputs)
+        mean, std = channel_statistics(samples)
         return replace(self, mean=mean, std=std)
 
     def normalize(self, inputs: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from distiq.data.columns import (
     target_numbers,
 )  # fmt: skip
 from distiq.data.hub import HubColumns, hub_columns
-from distiq.data.samples import Encoded, Loaded, Samples, Split, in_memory, name_of
+from distiq.data.samples import Encoded, Loaded, Samples, Split, in_chunks, in_memory, name_of
 from distiq.data.tokenizer import TextEncoder, check_same_tokens, load_tokenizer, train_tokenizer
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TextSettings
@@ -90,9 +90,9 @@ class Text:
         """Whether samples have the form of token numbers."""
         return len(inputs.shape) == 1 and inputs.dtype == torch.int64
 
-    def fitted(self, inputs: Tensor) -> Self:
+    def fitted(self, samples: Samples) -> Self:
         """With numbers for every token that occurs, where no tokenizer says how many there are."""
-        most = int(inputs.max()) + 1 if len(inputs) and not self.tokenizer else 0
+        most = 0 if self.tokenizer else max((int(chunk.max()) + 1 for chunk in in_chunks(samples)), default=0)
         return replace(self, vocabulary=max(self.vocabulary, most))
 
     def normalize(self, inputs: Tensor) -> Tensor:

@@ -152,6 +152,12 @@ class DataSettings(Part):
     calibration: int = Field(512, ge=1, description="training samples held out to calibrate quantization")
     image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
+    memory_mb: int = Field(
+        4000,
+        ge=0,
+        description="folder: images that take more than this, decoded, are packed into a file in the run's cache once"
+        " and read from there",
+    )
     audio: AudioSettings = Field(default_factory=AudioSettings)
     table: TableSettings = Field(default_factory=TableSettings)
     text: TextSettings = Field(default_factory=TextSettings)

@@ -67,7 +67,7 @@ class Ledger:
         self, folder: Path, watch: Watch | None = None, recipe_file: Path | None = None, chosen: bool = True
     ) -> None:
         self.folder, self.watch = Path(folder), watch or Silent()
-        self.records = self.folder / "records"
+        self.records, self.cache = self.folder / "records", self.folder / "cache"
         self.used: dict[str, Step[Any]] = {}
         self._recipe_file, self._chosen = recipe_file, chosen
         self._lock = FileLock(self.folder / LOCK)
@@ -140,7 +140,7 @@ class Ledger:
             with _writing(partial):
                 if together or processes.is_main():
                     self.watch.stage(title)
-                    record = make(Place(partial, self.folder / "cache", self.watch))
+                    record = make(Place(partial, self.cache, self.watch))
                 step = processes.on_main(lambda: _kept_from_now(record, partial, final, key, time.monotonic() - began))
         self.used[step.folder.name] = step
         return step

@@ -1,26 +1,30 @@
 """The beginning of a run: its data is read, its recipe kept in the run folder."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
-from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.run.ledger import Ledger
 from distiq.run.reach import code_key, whole
+from distiq.training import processes
 
 
-def read_data(recipe: Recipe, watch: Watch, given: Data | None = None) -> Data:
+def read_data(recipe: Recipe, ledger: Ledger, given: Data | None = None) -> Data:
     """The recipe's data, or what is given in its place, checked.
+
+    Of several processes the main one packs what memory has no room for, the others read it.
 
     Raises:
         UserError: the data cannot be read, or a run cannot use it.
     """
     environment.keep_freed_memory()
+    watch = ledger.watch
     watch.stage("reading data")
-    data = given or load_data(recipe.data, recipe.seed)
+    data = given or processes.main_first(partial(load_data, recipe.data, recipe.seed, ledger.cache, watch))
     data = with_task(data, recipe.task or data.task)
     check_data(data)
     watch.note(

@@ -66,6 +66,16 @@ def on_main(work: Callable[[], T]) -> T:
     return found[0]  # type: ignore[return-value]
 
 
+def main_first(work: Callable[[], T]) -> T:
+    """What every process makes of `work`; the others begin when the main one has finished, and may read its files."""
+    if not is_main():
+        wait()
+    result = work()
+    if is_main():
+        wait()
+    return result
+
+
 def wait() -> None:
     """Until every process is here."""
     if count() > 1:

@@ -1,7 +1,19 @@
+import hashlib
+
 import pytest
 import torch
 
-from distiq.data.samples import InMemory, Split, in_memory, standardized
+from distiq.data.samples import (
+    CHUNK_BYTES,
+    InMemory,
+    Joined,
+    Split,
+    channel_sums,
+    hashes_of,
+    in_chunks,
+    in_memory,
+    standardized,
+)
 
 
 class Counting:
@@ -14,6 +26,9 @@ class Counting:
 
     def fetch(self, indices: torch.Tensor) -> torch.Tensor:
         return indices.unsqueeze(1).repeat(1, 3)
+
+    def take(self, indices: torch.Tensor) -> InMemory:
+        return InMemory(self.fetch(indices))
 
 
 def test_a_split_reads_samples_wherever_they_lie():
@@ -44,3 +59,35 @@ def test_a_part_of_a_split_keeps_samples_and_labels_together(indices):
 def test_numbers_are_taken_over_their_span_and_standardized(values, expected):
     found = standardized(values, (0.5,), (0.25,))
     assert found.dtype == torch.float32 and found.flatten().tolist() == expected
+
+
+def test_large_samples_are_read_a_few_at_a_time():
+    samples = InMemory(torch.zeros(5, CHUNK_BYTES // 2, dtype=torch.uint8))
+    assert [len(chunk) for chunk in in_chunks(samples)] == [2, 2, 1]
+    assert [len(chunk) for chunk in in_chunks(samples, 1)] == [1] * 5
+    assert [len(chunk) for chunk in in_chunks(InMemory(torch.zeros(2, CHUNK_BYTES)))] == [1, 1], "never none"
+
+
+def test_hashes_are_of_each_sample_s_bytes():
+    samples = torch.arange(12, dtype=torch.int16).view(3, 2, 2)
+    expected = [list(hashlib.blake2b(one.numpy().tobytes(), digest_size=16).digest()) for one in samples]
+    assert hashes_of(samples).tolist() == expected == InMemory(samples).hashes().tolist()
+    assert hashes_of(samples.transpose(1, 2)).tolist() != expected
+
+
+def test_sums_of_bytes_are_exact():
+    samples = torch.tensor([[[255, 254], [1, 0]]], dtype=torch.uint8)  # two channels of two
+    sums, squares = channel_sums(samples)
+    assert (sums.tolist(), squares.tolist()) == ([509, 1], [255**2 + 254**2, 1])
+    assert sums.dtype == torch.int64
+
+
+def test_joined_samples_are_one_after_the_other():
+    values = torch.arange(12, dtype=torch.uint8).view(4, 1, 3)
+    whole, joined = InMemory(values), Joined(InMemory(values[:1]), InMemory(values[1:]))
+    order = torch.tensor([3, 0, 1, 0])
+    assert torch.equal(joined.fetch(order), values[order]) and torch.equal(
+        joined.take(order).fetch(order), values[order][order]
+    )
+    assert torch.equal(joined.hashes(), whole.hashes())
+    assert [total.tolist() for total in joined.channel_sums()] == [total.tolist() for total in whole.channel_sums()]

@@ -3,7 +3,7 @@ import torch
 
 from distiq.data.images import Images
 from distiq.data.labels import NUMBER, is_labelled
-from distiq.data.samples import channel_statistics, in_memory
+from distiq.data.samples import InMemory, channel_statistics, in_memory
 from distiq.data.splits import (
     check,
     collect,
@@ -55,7 +55,7 @@ def test_digest_sees_every_label_and_pixel():
 def test_statistics_are_those_of_torch(dtype):
     images = torch.randint(0, 256, (5000, 3, 2, 3), generator=torch.Generator().manual_seed(0)).to(dtype)
     values = images.double() / (255 if dtype == torch.uint8 else 1)
-    mean, std = channel_statistics(images)
+    mean, std = channel_statistics(InMemory(images))
     torch.testing.assert_close(torch.tensor(mean), values.mean((0, 2, 3)).float())
     torch.testing.assert_close(torch.tensor(std), values.std((0, 2, 3), unbiased=False).float())
 
@@ -76,7 +76,7 @@ def test_a_constant_channel_does_not_divide_by_zero():
 
 def test_statistics_are_of_the_training_split_alone():
     data = make()
-    assert data.preprocessing.mean == channel_statistics(data.train.inputs)[0]
+    assert data.preprocessing.mean == channel_statistics(data.train.samples)[0]
 
 
 def test_ready_images_are_left_alone():
