@@ -9,19 +9,48 @@ from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.models.adapted import Adapted, Refit
+from distiq.models.predictor import are_probabilities
+from distiq.models.signature import one_output
+from distiq.progress import Watch
 from distiq.recipe.training import TeacherPreprocessing
 from distiq.tasks.choose import task_of
 
+SAMPLES = 8  # on which a network's outputs are looked at
 
-def adapted(network: nn.Module, data: Data, own: TeacherPreprocessing) -> nn.Module:
-    """The network, fed as it was trained and answering the data's classes; itself where nothing differs.
+
+def adapted(network: nn.Module, data: Data, own: TeacherPreprocessing, watch: Watch | None = None) -> nn.Module:
+    """The network, fed as it was trained and answering the data's classes by logits; itself where nothing differs.
+
+    Of a network that ends in a softmax the logarithm is taken, and that is said.
 
     Raises:
         UserError: the data are no images and `own` is of images, does not fit their channels, or lacks a class.
     """
     view = refit(data, own.mean, own.std, own.size, own.channels == "bgr")
     columns = columns_of(data, own.labels) if own.labels else None
-    return Adapted(network, view, columns) if view is not None or columns is not None else network
+    ends_in_softmax = task_of(data).decoding == "softmax" and gives_probabilities(network, data, view)
+    if ends_in_softmax and watch:
+        watch.note(
+            "teacher: its outputs are probabilities (it ends in a softmax); their logarithms are taken as logits, and"
+            ' its layers are named behind "network."'
+        )
+    if view is None and columns is None and not ends_in_softmax:
+        return network
+    return Adapted(network, view, columns, ends_in_softmax)
+
+
+@torch.no_grad()
+def gives_probabilities(network: nn.Module, data: Data, view: Refit | None = None) -> bool:
+    """Whether a network answers samples of the data, seen through its view, by probabilities of classes."""
+    was_training = network.training
+    inputs = data.normalize(data.calibration.drawn(SAMPLES).inputs)
+    try:
+        outputs = one_output(network.eval()(inputs if view is None else view(inputs)))
+    except (UserError, RuntimeError, ValueError, TypeError):
+        return False  # the check of networks says why
+    finally:
+        network.train(was_training)
+    return outputs.ndim == 2 and outputs.is_floating_point() and are_probabilities(outputs.float())
 
 
 def example_of(data: Data, own: TeacherPreprocessing) -> Tensor:

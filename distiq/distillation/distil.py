@@ -18,6 +18,7 @@ from distiq.distillation.teacher import Ensemble, Knowledge, LiveTeacher, MeanTe
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
 from distiq.models.signature import one_output
+from distiq.models.weights import usable
 from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import OUTPUT_LOSSES, DistilSettings, KnowledgeLoss
@@ -163,7 +164,8 @@ def distil(
         UserError: a module path is unknown, a term has no layer to speak of, or the loss is not finite.
     """
     settings, training = settings or DistilSettings(), training or TrainingSettings()
-    student, task = copy.deepcopy(student), task or task_of(data)
+    student = usable(copy.deepcopy(student), f"student: {type(student).__name__}", watch)
+    task = task or task_of(data)
     check_smoothing(training, task, stage)
     if teacher is not None:
         _check_output_losses(task, settings, data, views or ViewSettings())

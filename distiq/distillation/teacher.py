@@ -1,6 +1,7 @@
 """A teacher is a value with one method: whatever stands behind it, it turns a batch into knowledge."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -14,7 +15,9 @@ from distiq.data.splits import Data
 from distiq.distillation.adapt import columns_of, refit
 from distiq.distillation.hooks import feature_hooks
 from distiq.errors import UserError
+from distiq.models.predictor import are_probabilities, logarithms
 from distiq.models.signature import Tensors, one_output
+from distiq.models.weights import usable
 from distiq.training.batches import Batch
 
 
@@ -32,16 +35,38 @@ class Teacher(Protocol):
     def __call__(self, batch: Batch) -> Knowledge: ...
 
 
+class _Logits:
+    """A teacher's outputs (B, classes) as logits: of probabilities, which its first batch shows, the logarithms."""
+
+    def __init__(self) -> None:
+        self.are_probabilities: bool | None = None
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        outputs = outputs.float()
+        if self.are_probabilities is None:
+            self.are_probabilities = outputs.ndim == 2 and are_probabilities(outputs)
+            if self.are_probabilities:
+                warnings.warn("teacher: its outputs are probabilities; their logarithms are taken", stacklevel=3)
+        return logarithms(outputs) if self.are_probabilities else outputs
+
+
 class LiveTeacher:
     """A network that runs at every step: frozen, in eval mode, without gradients, in full precision.
 
+    Where it gives probabilities, their logarithms are its answer, and a warning says so.
+
     Args:
-        model: is moved to the batch's device when it is first used; the caller's object is not changed otherwise.
+        model: is moved to the batch's device when it is first used, and brought to float32; the caller's object is not
+            changed otherwise.
         paths: modules whose activations are wanted.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
     """
 
     def __init__(self, model: nn.Module, paths: Sequence[str] = ()) -> None:
-        self.model, self.paths = freeze(model), tuple(paths)
+        self.model, self.paths = freeze(usable(model, f"teacher: {type(model).__name__}")), tuple(paths)
+        self.logits = _Logits()
 
     def __call__(self, batch: Batch) -> Knowledge:
         self.model.to(batch.inputs.device)
@@ -51,7 +76,7 @@ class LiveTeacher:
             feature_hooks(self.model, self.paths) as features,
         ):
             logits = one_output(self.model(batch.inputs))
-        return Knowledge(logits.float(), features)
+        return Knowledge(self.logits(logits), features)
 
     def __deepcopy__(self, _memo: dict) -> "LiveTeacher":
         return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
@@ -66,17 +91,18 @@ class PredictTeacher:
     """A teacher without a PyTorch model: any callable from images to logits, such as `distiq.load("teacher.onnx")`.
 
     Args:
-        predict: normalized inputs (B, ...) float32 -> logits (B, classes), an array, or as networks return them.
+        predict: normalized inputs (B, ...) float32 -> logits or probabilities (B, classes), an array, or as networks
+            return them.
     """
 
     def __init__(self, predict: Callable[[Tensor], Tensors | np.ndarray]) -> None:
-        self.predict = predict
+        self.predict, self.logits = predict, _Logits()
 
     def __call__(self, batch: Batch) -> Knowledge:
         with torch.no_grad():
             outputs = self.predict(batch.inputs.cpu().contiguous())
             logits = torch.as_tensor(outputs) if isinstance(outputs, np.ndarray) else one_output(outputs)
-        return Knowledge(logits.to(batch.inputs.device).float())
+        return Knowledge(self.logits(logits).to(batch.inputs.device))
 
     def __deepcopy__(self, _memo: dict) -> "PredictTeacher":
         return self

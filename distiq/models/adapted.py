@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distiq.models.predictor import logarithms
+from distiq.models.signature import one_output
+
 
 class Refit(nn.Module):
     """Images that are normalized in one way -> in another, resized, their channels in another order.
@@ -61,15 +64,20 @@ class Adapted(nn.Module):
 
     Args:
         columns: of its logits, in the data's order of classes; None takes all as they are.
+        logarithm: it gives probabilities, of which the logarithms are taken.
 
     Shapes: as the data's (B, ...) -> (B, classes) logits.
     """
 
-    def __init__(self, network: nn.Module, view: Refit | None, columns: Sequence[int] | None) -> None:
+    def __init__(
+        self, network: nn.Module, view: Refit | None, columns: Sequence[int] | None, logarithm: bool = False
+    ) -> None:
         super().__init__()
-        self.view, self.network = view, network
+        self.view, self.network, self.logarithm = view, network, logarithm
         self.columns = None if columns is None else nn.Buffer(torch.tensor(columns), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits = self.network(inputs if self.view is None else self.view(inputs))
+        if self.logarithm:
+            logits = logarithms(one_output(logits).float())
         return logits if self.columns is None else logits.index_select(1, self.columns)

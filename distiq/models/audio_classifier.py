@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distiq.models.predictor import Predictor
 from distiq.models.pretrained import pretrained_classifier
+from distiq.progress import Watch
 
 WAVEFORM_MODELS = (
     "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
@@ -46,6 +47,7 @@ def audio_classifier(
     options: dict[str, Any],
     names: Sequence[str] = (),
     finished: bool = False,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """A classifier of the architecture `name`, such as "wav2vec2", by config, or from a folder or hub name.
 
@@ -53,9 +55,7 @@ def audio_classifier(
         weights: the folder or hub name; empty draws the weights.
         samples: of a clip.
         options: of the config.
-        names: of the classes. If the weights name their labels, those of the data are picked out by name; labels
-            called LABEL_0, LABEL_1 ... are taken in the order of the classes.
-        finished: it answers as it is. Otherwise it is trained on, and gets a new head where its own does not fit.
+        names, finished, watch: as for `pretrained_classifier`.
 
     Raises:
         ValueError: the options do not fit, a class is missing from its labels, it has no head and shall not be trained,
@@ -72,7 +72,7 @@ def audio_classifier(
     if not weights:
         return Waves(auto.from_config(transformers.AutoConfig.for_model(name, num_labels=classes, **options)))
     extractor = transformers.AutoFeatureExtractor.from_pretrained(weights)
-    model = pretrained_classifier(auto, weights, classes, names, finished, options)
+    model = pretrained_classifier(auto, weights, classes, names, finished, options, watch)
     if name in WAVEFORM_MODELS:
         return Waves(model, getattr(extractor, "do_normalize", True), extractor.sampling_rate)
     model.eval().requires_grad_(False)

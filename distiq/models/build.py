@@ -29,10 +29,12 @@ from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.frontend import front_end
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
+from distiq.models.pretrained import pretrained_classifier
 from distiq.models.resnet import ResNet
 from distiq.models.signature import one_output
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
+from distiq.models.weights import usable
 from distiq.progress import Watch
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
@@ -121,7 +123,7 @@ def build(
         tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
             rows for the tokens in use alone, and `embedding_width` makes it a narrow table and a layer that widens it.
         watch: is told what was unwrapped of a file of weights.
-        names: of the classes; where the weights of a network that hears name their labels, they are matched by name.
+        names: of the classes; where weights of transformers name their labels, they are matched by name.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
@@ -135,13 +137,14 @@ def build(
             )
         model: nn.Module = read_onnx(Path(choice.model), example, logits=True)
     elif choice.model.partition(":")[2] in (*WAVEFORM_MODELS, *SPECTROGRAM_MODELS) and example.ndim == 2:
-        model = _hearing(choice, classes, example.shape[1], role, names)
+        model = _hearing(choice, classes, example.shape[1], role, names, watch)
     else:
         made = _Choice(choice.model, options, choice.weights)
-        model = _create(made, classes, example.shape[1], role, tokens, names, _is_finished(choice, role))
+        model = _create(made, classes, example.shape[1], role, tokens, names, _is_finished(choice, role), watch)
     _shrink_table(model, choice, role, tokens)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust, watch, new_head=not _is_finished(choice, role))
+    usable(model, f"{role}: {choice.weights or choice.model}", watch)
     check_output(model, classes, example, role)
     return model
 
@@ -221,6 +224,7 @@ def _create(
     tokens: Tokens | None,
     names: Sequence[str],
     finished: bool,
+    watch: Watch | None,
 ) -> nn.Module:
     where = f"{role}.model"
     if ".py:" in choice.model:
@@ -247,10 +251,11 @@ def _create(
                     choice.options,
                     names if classes > 1 else (),
                     finished,
+                    watch,
                 )
                 return TokenLogits(model, tokens.pad, tokens.separator)
         case "transformers":
-            return _transformers(name, choice, classes, channels, where)
+            return _transformers(name, choice, classes, channels, where, names, finished, watch)
         case "timm":
             timm, fetched = _require("timm", where), bool(choice.weights) and _comes_from_hub(choice)
             with _explained(f'{where}: timm cannot build "{name}" with {choice.options}'):
@@ -294,23 +299,35 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
         return kind(classes, *own, **choice.options)
 
 
-def _hearing(choice: ModelChoice, classes: int, samples: int, role: str, names: Sequence[str]) -> nn.Module:
+def _hearing(
+    choice: ModelChoice, classes: int, samples: int, role: str, names: Sequence[str], watch: Watch | None
+) -> nn.Module:
     _require("transformers", f"{role}.model")
     name = choice.model.partition(":")[2]
     source = choice.weights if _comes_from_hub(choice) else ""
     what = source or f'"{name}" with {choice.options}'
     with _explained(f"{role}.model: transformers cannot build {what}"):
-        return audio_classifier(name, source, classes, samples, choice.options, names, _is_finished(choice, role))
+        finished = _is_finished(choice, role)
+        return audio_classifier(name, source, classes, samples, choice.options, names, finished, watch)
 
 
-def _transformers(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
+def _transformers(
+    name: str,
+    choice: ModelChoice,
+    classes: int,
+    channels: int,
+    where: str,
+    names: Sequence[str],
+    finished: bool,
+    watch: Watch | None,
+) -> nn.Module:
+    """A classifier of images by config, or from a folder or hub name."""
     transformers = _require("transformers", where)
     auto = transformers.AutoModelForImageClassification
     if choice.weights and _comes_from_hub(choice):
-        try:
-            return Logits(auto.from_pretrained(choice.weights, num_labels=classes, **choice.options))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"{where}: {choice.weights} cannot be loaded: {error}") from error
+        with _explained(f"{where}: {choice.weights} cannot be loaded"):
+            own, options = names if classes > 1 else (), choice.options
+            return Logits(pretrained_classifier(auto, choice.weights, classes, own, finished, options, watch))
     try:
         config = transformers.AutoConfig.for_model(name, num_labels=classes, num_channels=channels, **choice.options)
         return Logits(auto.from_config(config))

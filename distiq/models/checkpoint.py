@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.models.signature import type_name
 from distiq.progress import Silent, Watch
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".json")
@@ -254,10 +255,12 @@ def _check(fit: Fit, own: Mapping[str, Tensor], head: Sequence[str], path: Path)
 
 def _unwrapped(fit: Fit) -> str:
     """What was taken, in words; nothing of a plain state dict."""
+    types = sorted({type_name(value.dtype) for value in fit.tensors.values() if value.is_floating_point()})
     said = [
         (fit.place, f'took "{fit.place}"'),
         (fit.is_averaged, "the moving average of the weights"),
         (fit.prefix or fit.wrapper, f'took "{fit.prefix}{fit.wrapper}" off the names'),
         (fit.outside, f"left out {fit.outside} tensors that are not of this network"),
+        (types not in ([], ["float32"]), f"brought {' and '.join(types)} to float32"),
     ]
     return ", ".join(words for applies, words in said if applies)

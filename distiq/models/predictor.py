@@ -13,6 +13,17 @@ from distiq.factory import call_factory
 SMALLEST = 1e-7  # of a probability whose logarithm is taken
 
 
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether rows (N, classes) are what a softmax gives: not negative, and of the sum 1."""
+    sums = outputs.sum(1)
+    return bool((outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+
+
+def logarithms(probabilities: Tensor) -> Tensor:
+    """Logits that give these probabilities (N, classes)."""
+    return probabilities.clamp(min=SMALLEST).log()
+
+
 class Predictor(nn.Module):
     """A callable as a network without weights. It has no layers to read, and no file.
 
@@ -32,14 +43,12 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         self.predict, self.rate, self.name = predict, rate, name
-        answer = self._answer(trial)
-        sums = answer.sum(1)
-        self.probabilities = bool((answer >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+        self.probabilities = are_probabilities(self._answer(trial))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, ...) -> (B, classes) float32 logits on the inputs' device, without gradient."""
         answer = self._answer(inputs)
-        logits = answer.clamp(min=SMALLEST).log() if self.probabilities else answer
+        logits = logarithms(answer) if self.probabilities else answer
         return logits.float().to(inputs.device)
 
     def _answer(self, inputs: Tensor) -> Tensor:

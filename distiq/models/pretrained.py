@@ -8,76 +8,146 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NAMELESS = re.compile(r"LABEL_\d+")
+from distiq.device.run import nfc
+from distiq.models.weights import usable
+from distiq.progress import Watch
+
+NAMELESS = re.compile(r"LABEL_(\d+)")
+DRAWN_ANEW = ("masked_spec_embed", "position_ids", "mask_token")
+"""Last parts of names of weights that a classifier does not read."""
+SHOWN = 8  # labels named in a message
 
 
 def pretrained_classifier(
-    auto: Any, weights: str, classes: int, names: Sequence[str], finished: bool, options: dict[str, Any]
+    auto: Any,
+    weights: str,
+    classes: int,
+    names: Sequence[str],
+    finished: bool,
+    options: dict[str, Any],
+    watch: Watch | None = None,
 ) -> Any:
-    """The classifier that transformers' class `auto` loads.
+    """The classifier that transformers' class `auto` loads, in float32.
 
     Args:
         weights: the folder or hub name.
         names: of the classes. If the weights name their labels, those of the data are picked out by name; labels
-            called LABEL_0, LABEL_1 ... are taken in the order of the classes.
+            called LABEL_0, LABEL_1 ... go by their numbers: see `rows_of`.
         finished: it answers as it is. Otherwise it is trained on, and gets a new head where its own does not fit.
         options: of the config.
+        watch: is told if the weights were of another type.
 
     Raises:
-        ValueError: it is finished, but lacks a class among its labels or holds no trained head.
+        ValueError: it is finished, but lacks a class among its labels, or weights that it answers by; or a weight is
+            not finite.
     """
     import transformers
 
-    labels = _labels(transformers.AutoConfig.from_pretrained(weights), names, finished)
+    config = transformers.AutoConfig.from_pretrained(weights)
+    labels = tuple(nfc(str(config.id2label[number])) for number in sorted(config.id2label))
+    rows = rows_of(labels, names, finished) if names else ()
     with quiet(transformers):
         model, found = auto.from_pretrained(
             weights,
-            num_labels=len(labels) or classes,
+            num_labels=len(labels) if rows else classes,
             ignore_mismatched_sizes=not finished,
             output_loading_info=True,
             **options,
         )
-    drawn = [key for key in found["missing_keys"] if not key.startswith(model.base_model_prefix)]
-    if finished and drawn:
-        raise ValueError(f"it holds no trained classifier ({drawn[0]} is missing): set teacher.finetune = true")
-    if labels:
-        _order(model, [labels.index(label) for label in names])
+    _refuse_drawn_weights(model, sorted(found["missing_keys"]), finished)
+    usable(model, weights, watch)
+    if rows:
+        _order(model, rows, names)
     return model
+
+
+def rows_of(labels: Sequence[str], names: Sequence[str], finished: bool) -> tuple[int, ...]:
+    """Which output of the weights each class of the data is; none where a new head serves.
+
+    Args:
+        labels: of the weights, in the order of their outputs. Where they are called LABEL_0, LABEL_1 ... and the data's
+            classes are not, these are the classes in their order, or, of classes that are numbers themselves, those of
+            the same numbers.
+
+    Raises:
+        ValueError: it is finished, but a class is not among the labels.
+    """
+    found = {label: row for row, label in enumerate(labels)}
+    numbers = [NAMELESS.fullmatch(label) for label in labels]
+    if all(numbers) and not set(names) <= set(labels):
+        rows = {int(match[1]): row for row, match in enumerate(numbers) if match}
+        if len(labels) == len(names):
+            found = dict(zip(names, (rows[number] for number in sorted(rows)), strict=True))
+        else:
+            found = {str(number): row for number, row in rows.items()}
+    missing = [name for name in names if name not in found]
+    if missing and finished:
+        raise ValueError(
+            f"it does not know {_few([repr(name) for name in missing])}. Its labels: {_few(labels)}. The data's"
+            f" classes: {_few(names)}. Name its labels as the data does, in their order, in"
+            " teacher.preprocessing.labels, call the classes by its labels, or set teacher.finetune = true: that trains"
+            " a new head"
+        )
+    return () if missing else tuple(found[name] for name in names)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f", ... ({len(names):,} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _refuse_drawn_weights(model: Any, missing: Sequence[str], finished: bool) -> None:
+    """Raises ValueError where transformers drew what decides the answer: in a finished classifier anything, in one that
+    is trained on most of what stands before the head."""
+    missing = [key for key in missing if key.rpartition(".")[2] not in DRAWN_ANEW]
+    heads = [key for key in missing if not key.startswith(model.base_model_prefix)]
+    if finished and missing:
+        lacking = (heads or missing)[0]
+        raise ValueError(f"it holds no trained classifier ({lacking} is missing): set teacher.finetune = true")
+    encoder = [key for key, _ in model.named_parameters() if key.startswith(model.base_model_prefix)]
+    drawn = [key for key in missing if key in set(encoder)]
+    if 2 * len(drawn) > len(encoder):
+        raise ValueError(
+            f"{len(drawn)} of {len(encoder)} weights of its encoder are missing, {drawn[0]} among them: these are"
+            f" weights of another network than {type(model).__name__}"
+        )
 
 
 def keep_rows(linear: nn.Linear, kept: Tensor) -> None:
     """Leaves those rows of the weight and the bias, in place."""
     linear.weight = nn.Parameter(linear.weight.detach()[kept].clone())
-    linear.bias = nn.Parameter(linear.bias.detach()[kept].clone())
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(linear.bias.detach()[kept].clone())
     linear.out_features = len(kept)
 
 
-def _labels(config: Any, names: Sequence[str], finished: bool) -> tuple[str, ...]:
-    """The labels of the weights where each class is among them by name; none where a new or nameless head serves."""
-    labels = tuple(config.id2label[number] for number in sorted(config.id2label))
-    if not names or all(NAMELESS.fullmatch(label) for label in labels):
-        return ()
-    missing = [name for name in names if name not in labels]
-    if missing and finished:
-        raise ValueError(
-            f"it does not know {', '.join(map(repr, missing))}. Its labels: {', '.join(labels)}. The data's classes:"
-            f" {', '.join(names)}. Call the classes by its labels, or set teacher.finetune = true, which trains a new"
-            " head"
-        )
-    return () if missing else labels
-
-
-def _order(model: Any, rows: Sequence[int]) -> None:
+def _order(model: Any, rows: tuple[int, ...], names: Sequence[str]) -> None:
     """Leaves those rows of the last layer, in this order."""
-    head = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and module.out_features == model.config.num_labels
-    ][-1]
-    keep_rows(head, torch.tensor(rows))
-    labels = [model.config.id2label[row] for row in rows]
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {label: number for number, label in enumerate(labels)}
+    if rows != tuple(range(model.config.num_labels)):
+        for head in _heads(model):
+            keep_rows(head, torch.tensor(rows))
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {label: number for number, label in enumerate(names)}
+
+
+def _heads(model: Any) -> list[nn.Linear]:
+    """The layers that give the logits: the last one with as many outputs as there are labels, and those of its form
+    beside it, outside the encoder: distilled vision transformers average two."""
+    count = model.config.num_labels
+    linears = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == count
+    ]
+    if not linears:
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer of {count} outputs whose rows could be put in order"
+        )
+    _, last = linears[-1]
+    outside = [module for name, module in linears if not name.startswith(f"{model.base_model_prefix}.")]
+    if last.in_features == count:  # a hidden layer would look the same
+        return [last]
+    return [module for module in outside if module.in_features == last.in_features] or [last]
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distiq.files import write_atomically
 from distiq.models.pretrained import keep_rows, pretrained_classifier, quiet
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
+from distiq.progress import Watch
 
 CUTS = ("keep_layers", "feed_forward", "heads")
 """Options that cut an encoder; others are the config's."""
@@ -55,13 +56,14 @@ def sequence_classifier(
     options: dict[str, Any],
     names: Sequence[str] = (),
     finished: bool = False,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """A classifier of the architecture `name`, such as "bert", by config, or from a folder or hub name.
 
     Args:
         weights: the folder or hub name; empty draws the weights.
         options: of the config; those of `CUTS` are for `cut_encoder`.
-        names, finished: as for `pretrained_classifier`.
+        names, finished, watch: as for `pretrained_classifier`.
 
     Raises:
         ValueError: the options do not fit, a class is missing from its labels, it has no head and shall not be trained,
@@ -78,14 +80,14 @@ def sequence_classifier(
         )
         model = auto.from_config(config)
     else:
-        model = pretrained_classifier(auto, weights, classes, names, finished, options)
+        model = pretrained_classifier(auto, weights, classes, names, finished, options, watch)
         if model.config.vocab_size < vocabulary:
             raise ValueError(
                 f"{weights} knows {model.config.vocab_size} tokens, but the tokenizer has {vocabulary}: they do not"
                 " belong together; set data.text.tokenizer to the same folder or hub name"
             )
     cut_encoder(model, cuts)
-    return model.float()
+    return model
 
 
 def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:

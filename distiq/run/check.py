@@ -13,6 +13,7 @@ from distiq.data.samples import name_of
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.data.views import check_views
+from distiq.distillation.adapt import gives_probabilities
 from distiq.distillation.distil import check_losses, check_smoothing
 from distiq.distillation.quant_regularization import quant_regularization
 from distiq.errors import UserError
@@ -94,6 +95,8 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
         check_output(network.module, task_of(data).outputs, data.example, network.role)
         if isinstance(data.preprocessing, Audio):
             check_rate(network.module, data.preprocessing.rate, network.role)
+        if network.role != "teacher":
+            _say_softmax(network, data, watch)
     student = models.student.module
     for settings in distillations:
         quant_regularization(copy.deepcopy(student), settings.quant_regularization, data.example)
@@ -101,6 +104,14 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
             check_losses(student, models.teacher.module, settings, data)
     if models.kept:
         watch.note(_trimmed(data))
+
+
+def _say_softmax(network: Network, data: Data, watch: Watch) -> None:
+    if task_of(data).decoding == "softmax" and gives_probabilities(network.module, data):
+        watch.note(
+            f"warning: {network.role}: its outputs are probabilities (it ends in a softmax), but losses and temperature"
+            " are for logits: return what goes into the softmax; bundles answer by probabilities all the same"
+        )
 
 
 def _trimmed(data: Data) -> str:

@@ -23,6 +23,7 @@ from distiq.models.build import Tokens, build, cut
 from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.predictor import Predictor, build_predictor
 from distiq.models.signature import one_output
+from distiq.models.weights import usable
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import ModelSettings, StudentSettings, TeacherSettings
@@ -144,7 +145,7 @@ def build_network(
     rebuild = partial(_built, role, settings, data, teacher)
     if given is None:
         set_seed(recipe.seed)
-    module = _taken(recipe, data, role, given) if given is not None else rebuild(None, watch)
+    module = _taken(recipe, data, role, given, watch) if given is not None else rebuild(None, watch)
     key = network_key(
         module, None if given is not None else settings, data.normalize(data.calibration.drawn(SAMPLES).inputs)
     )
@@ -172,13 +173,13 @@ def _built(
         return build(settings, outputs, data.example, role, tokens, names, watch)
     own = settings.preprocessing
     outputs, known = (len(own.labels), ()) if own.labels else (outputs, names)
-    return adapted(build(settings, outputs, example_of(data, own), role, tokens, known, watch), data, own)
+    return adapted(build(settings, outputs, example_of(data, own), role, tokens, known, watch), data, own, watch)
 
 
-def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module) -> nn.Module:
-    """A copy of what was handed in; a teacher is fed and read as it was trained."""
-    module = copy.deepcopy(given)
-    return adapted(module, data, recipe.teacher.preprocessing) if role == "teacher" else module
+def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module, watch: Watch | None) -> nn.Module:
+    """A copy of what was handed in, in float32; a teacher is fed and read as it was trained."""
+    module = usable(copy.deepcopy(given), f"{role}: {type(given).__name__}", watch)
+    return adapted(module, data, recipe.teacher.preprocessing, watch) if role == "teacher" else module
 
 
 def _tokens(data: Data) -> Tokens | None:

@@ -5,6 +5,7 @@ from distiq.data.splits import Data, from_tensors
 from distiq.distillation.adapt import adapted, columns_of, example_of
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
+from distiq.progress import Silent
 from distiq.recipe.training import TeacherPreprocessing
 
 
@@ -82,3 +83,26 @@ def test_what_is_of_images_is_refused_for_others_and_labels_for_numbers():
 def test_what_cannot_be_is_refused_in_the_recipe(own: dict, message: str):
     with pytest.raises(ValueError, match=message):
         TeacherPreprocessing(**own)
+
+
+class Shares(torch.nn.Module):
+    """A network that ends in a softmax, four classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = ResNet(4, 3, (4, 6), 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images).softmax(1)
+
+
+def test_of_a_teacher_that_ends_in_a_softmax_the_logarithm_is_taken_and_said(colours: Data):
+    said: list[str] = []
+    watch = Silent()
+    watch.note = said.append  # type: ignore[method-assign]
+    network, own = Shares().eval(), TeacherPreprocessing(labels=("owl", "cat", "fox", "dog"))
+    images = colours.normalize(colours.test.inputs)
+    found = adapted(network, colours, own, watch).eval()(images)
+    torch.testing.assert_close(found, network.inner(images).log_softmax(1)[:, [1, 3, 0]], atol=1e-5, rtol=1e-4)
+    assert len(said) == 1 and said[0].startswith("teacher: its outputs are probabilities (it ends in a softmax)")
+    assert adapted(network.inner, colours, TeacherPreprocessing(labels=own.labels), watch) and len(said) == 1

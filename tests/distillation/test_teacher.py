@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from distiq.distillation.distil import as_teacher
-from distiq.distillation.teacher import LiveTeacher, freeze
+from distiq.distillation.teacher import LiveTeacher, PredictTeacher, freeze
+from distiq.errors import UserError
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
 from distiq.training.batches import Batch
 
@@ -55,3 +56,25 @@ def test_no_teacher_and_a_ready_one_pass_unchanged(value: LiveTeacher | None):
 
 def test_freeze_is_in_place(teacher: nn.Module):
     assert freeze(teacher) is teacher
+
+
+class Shares(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1)[:, :3].softmax(1)
+
+
+@pytest.mark.parametrize("make", [LiveTeacher, PredictTeacher])
+def test_probabilities_become_their_logarithms_and_that_is_said_once(make, batch: Batch):
+    answering = make(Shares())
+    with pytest.warns(UserWarning, match="its outputs are probabilities; their logarithms are taken"):
+        found = answering(batch).logits
+    torch.testing.assert_close(found, batch.inputs.flatten(1)[:, :3].log_softmax(1), atol=1e-5, rtol=1e-4)
+    assert torch.equal(answering(batch).logits, found)
+
+
+def test_a_double_teacher_is_brought_to_float32(teacher: nn.Module, batch: Batch):
+    expected = LiveTeacher(teacher)(batch).logits
+    assert torch.equal(LiveTeacher(teacher.double())(batch).logits, expected)
+    next(parameter for name, parameter in teacher.named_parameters() if name.startswith("stem")).data[0] = torch.nan
+    with pytest.raises(UserError, match="NaN or infinite values in stem"):
+        LiveTeacher(teacher)

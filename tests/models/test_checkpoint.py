@@ -221,3 +221,15 @@ def test_a_folder_of_several_files_is_refused(tmp_path: Path):
         torch.save(STATE, tmp_path / name)
     with pytest.raises(UserError, match=r"holds 2 files of weights \(a.pth, b.pth\); name the one to load"):
         load_weights(make(3), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_type_are_brought_to_float32_and_said(dtype: torch.dtype, tmp_path: Path):
+    torch.manual_seed(0)
+    saved_model, model, said = nn.Linear(3, 2).to(dtype), nn.Linear(3, 2), list[str]()
+    torch.save(saved_model.state_dict(), tmp_path / "w.pt")
+    watch = Silent()
+    watch.note = said.append  # type: ignore[method-assign]
+    load_weights(model, tmp_path / "w.pt", watch=watch)
+    assert torch.equal(model.weight, saved_model.weight.float())
+    assert said == [f"w.pt: brought {str(dtype).removeprefix('torch.')} to float32"]
