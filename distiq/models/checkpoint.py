@@ -255,12 +255,14 @@ def _check(fit: Fit, own: Mapping[str, Tensor], head: Sequence[str], path: Path)
 
 def _unwrapped(fit: Fit) -> str:
     """What was taken, in words; nothing of a plain state dict."""
-    types = sorted({type_name(value.dtype) for value in fit.tensors.values() if value.is_floating_point()})
+    types = sorted(
+        {type_name(value.dtype) for value in fit.tensors.values() if value.is_floating_point()} - {"float32"}
+    )
     said = [
         (fit.place, f'took "{fit.place}"'),
         (fit.is_averaged, "the moving average of the weights"),
         (fit.prefix or fit.wrapper, f'took "{fit.prefix}{fit.wrapper}" off the names'),
         (fit.outside, f"left out {fit.outside} tensors that are not of this network"),
-        (types not in ([], ["float32"]), f"brought {' and '.join(types)} to float32"),
+        (types, f"brought {' and '.join(types)} to float32"),
     ]
     return ", ".join(words for applies, words in said if applies)

@@ -58,7 +58,15 @@ def pretrained_classifier(
     usable(model, weights, watch)
     if rows:
         _order(model, rows, names)
+        model.loaded_labels = labels, rows
     return model
+
+
+def loaded_labels(network: nn.Module) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """The labels of the weights in the order of their outputs, and where each class of the data stands among them; None
+    of what `pretrained_classifier` did not match."""
+    found = (getattr(module, "loaded_labels", None) for module in network.modules())
+    return next((labels for labels in found if labels), None)
 
 
 def rows_of(labels: Sequence[str], names: Sequence[str], finished: bool) -> tuple[int, ...]:

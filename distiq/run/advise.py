@@ -1,36 +1,67 @@
 """What can be said before the student is trained: facts about teacher, task and student, and warnings with reasons."""
 
+import json
+import textwrap
+from collections.abc import Sequence
+
 from distiq.data.splits import Data
+from distiq.errors import MOST_CHARACTERS, UserError
 from distiq.evaluation.cost import parameter_count
+from distiq.models.pretrained import loaded_labels
 from distiq.recipe.recipe import Recipe
 from distiq.records.run import AdviceRecord
 from distiq.run.ledger import Ledger
 from distiq.run.measure import MeasuredNetwork, Scores
 from distiq.run.networks import Network
 from distiq.tasks.choose import task_of
+from distiq.tasks.order import relabelled
 from distiq.tasks.task import Task, Taught
 
 FAR_APART = 50  # times fewer parameters
 FEW_STEPS = 300
+SHOWN = 5  # classes named in a message
 LEARNED = 2.0  # points by which a teacher is better where it knows the samples
 
 
 def advise(
     ledger: Ledger, recipe: Recipe, data: Data, reference: MeasuredNetwork, student: Network
 ) -> AdviceRecord | None:
-    """Says what is known of the teacher before hours are spent on its student; None where it does not teach."""
+    """Says what is known of the teacher before hours are spent on its student; None where it does not teach.
+
+    Raises:
+        UserError: a loaded teacher predicts the classes in another order; it and the key that mends it are given.
+    """
     if recipe.distil.teacher == "none":
         return None
     outputs, targets, train_targets = reference.logits["validation"], data.validation.labels, data.train.labels
     taught = Taught(reference.scores.validation, outputs, targets, train_targets, recipe.distil.temperature)
     size = reference.cost.parameters if reference.cost else None
-    said = advice(recipe, task_of(data), taught, size, parameter_count(student.module))
-    network = reference.trained.network
-    if (network.is_given or network.source or network.is_predictor) and (warning := learned_samples(reference.scores)):
+    network, task = reference.trained.network, task_of(data)
+    is_loaded = network.is_given or bool(network.source) or network.is_predictor
+    if is_loaded and task.order and (order := task.order(outputs, targets)):
+        raise UserError(permuted(network, recipe, data.classes, order))
+    said = advice(recipe, task, taught, size, parameter_count(student.module))
+    if is_loaded and (warning := learned_samples(reference.scores)):
         said = AdviceRecord(facts=said.facts, warnings=(*said.warnings, warning))
     for warning in said.warnings:
         ledger.watch.note(f"warning: {warning}")
     return said
+
+
+def permuted(network: Network, recipe: Recipe, classes: Sequence[str], order: Sequence[int]) -> str:
+    """What a teacher's outputs mean in place of the data's classes, and how to say so."""
+    moved = [f"its {classes[i]} is {classes[j]}" for i, j in enumerate(order) if i != j]
+    shown = ", ".join(moved[:SHOWN]) + (f", ... ({len(moved)} in all)" if len(moved) > SHOWN else "")
+    said = f"teacher: on the validation samples its predictions fit the classes in another order: {shown}"
+    if network.is_predictor and not recipe.teacher.weights:
+        return f"{said}; give its outputs in the order of the classes: {', '.join(classes)}"
+    own = recipe.teacher.preprocessing.labels
+    labels, places = (own, [own.index(name) for name in classes]) if own else (
+        loaded_labels(network.module) or (tuple(classes), range(len(classes)))
+    )  # fmt: skip
+    written = json.dumps(relabelled(labels, places, classes, order), ensure_ascii=False)
+    lines = textwrap.wrap(f"labels = {written}", MOST_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([f"{said}. Name them in the order of its outputs:", "[teacher.preprocessing]", *lines])
 
 
 def learned_samples(scores: Scores) -> str:

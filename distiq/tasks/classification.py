@@ -11,6 +11,7 @@ from distiq.data.labels import Labels, is_labelled
 from distiq.records.quality import Metric
 from distiq.tasks.accuracy import area_under_curve, calibration_error, recall_by_class
 from distiq.tasks.intervals import wilson_interval
+from distiq.tasks.order import other_order
 from distiq.tasks.precision import full_precision, refuse_unless
 from distiq.tasks.task import Advice, Scores, Task, Taught, same_predictions
 
@@ -32,6 +33,7 @@ def classification(labels: Labels) -> Task:
         agreement=agreement,
         correct=torch.eq,
         advise=partial(advise, classes=labels.classes),
+        order=lambda outputs, targets: other_order(decode(outputs), targets, count),
         decoding="softmax",
         class_dimension=1,
         smooths_labels=True,

@@ -70,6 +70,7 @@ class Task:
         change: outputs of a model and of its float32 form -> how far they are apart; None takes what does not agree.
         refuses: a recipe -> why this task cannot do what it asks; empty where it can.
         advise: what can be said of a teacher before a student is trained.
+        order: outputs and targets -> which class each output seems to mean, where that is another order; else empty.
         decoding: what a bundle's runner makes of the outputs.
         class_dimension: the dimension of outputs over which a softmax makes them a distribution; None where none does.
         smooths_labels: `loss` takes label_smoothing.
@@ -89,6 +90,7 @@ class Task:
     change: Callable[[Tensor, Tensor], Metric] | None = None
     refuses: Callable[[Recipe], str] = refuses_nothing
     advise: Callable[[Taught], Advice] = advise_by_metrics
+    order: Callable[[Tensor, Tensor], tuple[int, ...]] | None = None
     decoding: Decoding = "none"
     class_dimension: int | None = None
     smooths_labels: bool = False

@@ -119,7 +119,7 @@ FORMS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "shards of pickles": (lambda folder: sharded(STATE, folder, "bin"), ""),
     "pytorch_model.bin": (saved(STATE, "pytorch_model.bin"), ""),
     "before counters": (saved({name: value for name, value in STATE.items() if "tracked" not in name}), ""),
-    "half": (saved({name: value.bfloat16() for name, value in STATE.items()}), ""),
+    "half": (saved({name: value.bfloat16() for name, value in STATE.items()}), "brought bfloat16 to float32"),
 }
 
 

@@ -1,15 +1,25 @@
 """Advice: each warning appears for its reason, and only then."""
 
+import tomllib
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch import nn
 
 from distiq.data.labels import CLASS, NUMBER, Labels, Target
+from distiq.data.samples import in_memory
+from distiq.data.splits import from_tensors
+from distiq.errors import UserError
+from distiq.progress import Silent
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.training import AssistantSettings
 from distiq.records.quality import Metric, Quality
 from distiq.records.run import AdviceRecord
-from distiq.run.advise import advice, learned_samples
+from distiq.run.advise import advice, advise, learned_samples, permuted
 from distiq.run.measure import Scores
 from distiq.tasks.classification import classification
 from distiq.tasks.intervals import wilson_interval
@@ -126,3 +136,60 @@ def test_a_teacher_that_knows_the_validation_samples_is_seen():
 def test_a_teacher_of_like_accuracy_is_not_suspected(scores: Scores):
     """Better on the test set, a little better, within chance, and beyond chance by less than two points."""
     assert learned_samples(scores) == ""
+
+
+# A loaded teacher whose labels stand in another order --------------------------------------------------------------
+
+
+class Loaded(NamedTuple):
+    """What advice reads of a network."""
+
+    module: nn.Module = nn.Identity()
+    is_given: bool = True
+    source: str = ""
+    is_predictor: bool = False
+
+
+def refusal(recipe: Recipe, network: Loaded, classes: tuple[str, ...] = CLASSES) -> str:
+    """Of a teacher whose outputs mean bee, cat, ant."""
+    outputs = answers((LABELS - 1) % 3)
+    quality = score(classification(Labels(CLASS, classes)), outputs, LABELS)
+    data = from_tensors(
+        (torch.zeros(300, 1, 4, 4), LABELS), (torch.zeros(6, 1, 4, 4), LABELS[:6]), classes, 30, 30, normalized=True
+    )
+    data = replace(data, validation=in_memory(torch.zeros(300, 1, 4, 4), LABELS))
+    reference = SimpleNamespace(
+        logits={"validation": outputs},
+        scores=Scores(test=quality, validation=quality),
+        cost=None,
+        trained=SimpleNamespace(network=network),
+    )
+    student = SimpleNamespace(module=nn.Linear(1, 1))
+    with pytest.raises(UserError) as caught:
+        advise(SimpleNamespace(watch=Silent()), recipe, data, reference, student)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_a_loaded_teacher_of_another_order_is_refused_with_the_key_that_mends_it():
+    said = refusal(Recipe(), Loaded())
+    assert "its ant is bee, its bee is cat, its cat is ant" in said
+    assert said.endswith('[teacher.preprocessing]\nlabels = ["bee", "cat", "ant"]')
+    own = parse_recipe({"teacher": {"preprocessing": {"labels": ["dog", "cat", "ant", "bee"]}}})
+    assert refusal(own, Loaded()).endswith('labels = ["dog", "ant", "bee", "cat"]')
+    module = nn.Identity()
+    module.loaded_labels = ("cat", "owl", "ant", "bee"), (2, 3, 0)  # as weights of transformers name their outputs
+    assert refusal(Recipe(), Loaded(module)).endswith('labels = ["ant", "owl", "bee", "cat"]')
+
+
+def test_a_callable_of_another_order_is_refused_in_its_own_words():
+    assert refusal(Recipe(), Loaded(is_predictor=True)).endswith(
+        "give its outputs in the order of the classes: ant, bee, cat"
+    )
+
+
+def test_a_teacher_of_many_classes_shows_some_and_names_all():
+    names = tuple(f"{n:04}" for n in range(1000))
+    said = permuted(Loaded(), Recipe(), names, (*range(1, 1000), 0))  # type: ignore[arg-type]
+    assert "its 0000 is 0001" in said and "... (1000 in all)" in said
+    written = str(UserError(said)).partition("[teacher.preprocessing]\n")[2]
+    assert tomllib.loads(written.replace("\n", " "))["labels"] == [*names[1:], names[0]]
