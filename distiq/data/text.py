@@ -1,5 +1,6 @@
 """Texts: how they become token numbers, and where they come from: named columns of files or of a hub."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -113,6 +114,12 @@ class Text:
         if os.path.isfile(sample):
             notes = (f"{sample}: a file is called so, but its name is what was read; give texts themselves", *notes)
         return Encoded(inputs, notes)
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether the tokenizer pads in front, as its networks read texts. Here padding is behind all the same."""
+        padding = (json.loads(self.tokenizer).get("padding") if self.tokenizer else None) or {}
+        return padding.get("direction") == "Left"
 
     def lengths(self, inputs: Tensor) -> Tensor:
         """How many tokens (B, L) there are without the padding behind, (B,)."""

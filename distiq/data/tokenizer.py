@@ -4,7 +4,8 @@ A tokenizer is a `tokenizers.Tokenizer`; its JSON goes into the bundle, so that 
 """
 
 import base64
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from distiq.recipe.data import SHORTEST_TEXT
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 PADS = (PAD, "<pad>", "<PAD>")
 SHOWN = 5  # tokens named in a message
+PROBES = (
+    "a", "The End", "caf\u00e9 na\u00efve", "it's 3.14, isn't it?", "two  spaces", "\u6771\u4eac", "\ufb01\u00bd",
+    "@home #1 x_y-z", "\U0001f600",
+)  # fmt: skip
+"""Texts that tokenizers of the same tokens may read otherwise: by case, accents, signs, spaces, widths of letters."""
 
 
 class TextEncoder:
@@ -38,6 +44,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, length: int, kept: str = "", pair: bool = False) -> None:
         self.tokenizer = _from_json(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.length, self.kept, self.pair = length, kept, pair
+        self.cuts_left, self.pads_left = sides_of(self.tokenizer)
         self.vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.pad_token = next((token for token in PADS if self.tokenizer.token_to_id(token) is not None), None)
         if self.pad_token is None:
@@ -53,10 +60,21 @@ class TextEncoder:
             )
 
     def as_text(self) -> str:
-        """The tokenizer's own JSON, without padding and truncation."""
+        """The tokenizer's own JSON, without padding and truncation; where it does either in front, it says so."""
+        self._rest()
+        return self.tokenizer.to_str()
+
+    def _rest(self) -> None:
+        """Leaves the tokenizer without padding and truncation, but for the sides of those that are done in front."""
+        self._bare()
+        if self.cuts_left:
+            self.tokenizer.enable_truncation(self.length, direction="left")
+        if self.pads_left:
+            self.tokenizer.enable_padding(direction="left", pad_id=self.pad, pad_token=self.pad_token)
+
+    def _bare(self) -> None:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
-        return self.tokenizer.to_str()
 
     @property
     def mask(self) -> int | None:
@@ -66,10 +84,11 @@ class TextEncoder:
     @property
     def special_tokens(self) -> tuple[int, ...]:
         """What stands for no piece of text, ascending."""
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self._bare()
         added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
-        return tuple(sorted({*added, *self.tokenizer.encode("").ids}))
+        found = tuple(sorted({*added, *self.tokenizer.encode("").ids}))
+        self._rest()
+        return found
 
     @property
     def separator(self) -> int | None:
@@ -80,9 +99,9 @@ class TextEncoder:
         """
         if not self.pair:
             return None
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self._bare()
         found = self.tokenizer.encode("a", "a")
+        self._rest()
         if 1 not in found.type_ids:
             return None
         first = found.type_ids.index(1)
@@ -96,7 +115,7 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], where: str, to_longest: bool = False, seconds: Sequence[str] = ()
     ) -> Encoded:
-        """Token numbers of the texts, cut at `length` and padded to it, or to the longest of them.
+        """Token numbers of the texts, cut at `length` on the tokenizer's side, padded behind to it, or to the longest.
 
         Args:
             seconds: of pairs, the second text of each. The longer of the two is cut first.
@@ -109,13 +128,13 @@ class TextEncoder:
             for row, text in enumerate(part):
                 _check_text(text, f"{where}: {which}text {row + 1}")
         inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self._bare()
         lengths = [len(found.ids) for found in self.tokenizer.encode_batch(inputs)]
-        self.tokenizer.enable_truncation(self.length)
+        self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
         width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
         self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
         numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(inputs)], dtype=torch.int64)
+        self._rest()
         return Encoded(numbers, tuple(self._notes(lengths, numbers, where)))
 
     def _notes(self, lengths: list[int], numbers: Tensor, where: str) -> list[str]:
@@ -131,7 +150,7 @@ class TextEncoder:
         if long := [length for length in lengths if length > self.length]:
             notes.append(
                 f"{where}: {len(long)} of {len(lengths)} are longer than {self.length} tokens (the longest has"
-                f" {max(long)}); cut there"
+                f" {max(long)}); cut there{', their beginnings' if self.cuts_left else ''}"
             )
         if self.unknown is not None:
             known = (numbers != self.unknown) & (numbers != self.pad)
@@ -148,6 +167,12 @@ def _from_json(text: str) -> Any:
         if isinstance(error, KeyboardInterrupt | SystemExit | UserError):
             raise
         raise UserError(f"the tokenizer's JSON is damaged ({error}); copy it again") from error
+
+
+def sides_of(tokenizer: Any) -> tuple[bool, bool]:
+    """Whether a tokenizer cuts texts in front, and whether it pads them there."""
+    cut, pad = ((section or {}).get("direction") for section in (tokenizer.truncation, tokenizer.padding))
+    return cut == "left", pad == "left"
 
 
 def _check_text(text: str, where: str) -> None:
@@ -167,16 +192,17 @@ def bitmap(tokens: Sequence[int], vocabulary: int) -> str:
 
 
 def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
-    """Raises UserError, with the first tokens that differ, if a network's folder has another tokenizer.
+    """Raises UserError, with the first tokens that differ, if a network's folder has another tokenizer, or with a text
+    that becomes other tokens, if one of the same tokens that reads otherwise: in lower case, without accents.
 
     Args:
         tokenizer: the JSON of the data's.
     """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return
+    here, there = _from_json(tokenizer), load_tokenizer(str(folder))
     ours, theirs = (
-        {number: token for token, number in found.get_vocab(with_added_tokens=True).items()}
-        for found in (TextEncoder(tokenizer, 8).tokenizer, load_tokenizer(str(folder)))
+        {number: token for token, number in found.get_vocab(with_added_tokens=True).items()} for found in (here, there)
     )
     differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
     if differing:
@@ -188,6 +214,17 @@ def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
             f"{where}: {folder} was trained with another tokenizer than data.text.tokenizer: {len(differing)} tokens"
             f" differ: {named}; set data.text.tokenizer to the same folder"
         )
+    for found in (here, there):
+        found.no_padding()
+        found.no_truncation()
+    for text in PROBES:
+        own, other = (found.encode(nfc(text)).tokens for found in (here, there))
+        if own != other:
+            raise UserError(
+                f"{where}: {folder} was trained with a tokenizer that reads texts otherwise than data.text.tokenizer:"
+                f' "{text}" is {" ".join(other)} there and {" ".join(own)} here; set data.text.tokenizer to the same'
+                " folder"
+            )
 
 
 def load_tokenizer(name: str) -> Any:
@@ -200,10 +237,11 @@ def load_tokenizer(name: str) -> Any:
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.is_file() and file.suffix == ".json":
-            return _tokenizers().Tokenizer.from_file(str(file))
+            return _sided(_tokenizers().Tokenizer.from_file(str(file)), _config_beside(file))
         import transformers
 
-        return transformers.AutoTokenizer.from_pretrained(name).backend_tokenizer
+        loaded = transformers.AutoTokenizer.from_pretrained(name)
+        return _sided(loaded.backend_tokenizer, vars(loaded))
     except ImportError as error:
         raise UserError(f"data.text.tokenizer: {name}: needs the package transformers") from error
     except BaseException as error:  # tokenizers raises bare Exception, and panics that are none
@@ -214,6 +252,21 @@ def load_tokenizer(name: str) -> Any:
             f"data.text.tokenizer: {name} cannot be loaded ({reason}); give a folder"
             " with tokenizer.json, such a file, or a hub name, or leave it empty to train one"
         ) from error
+
+
+def _config_beside(file: Path) -> dict[str, Any]:
+    """What transformers says of a tokenizer in the file beside it; nothing where there is none."""
+    config = file.with_name("tokenizer_config.json")
+    return json.loads(config.read_bytes()) if config.is_file() else {}
+
+
+def _sided(tokenizer: Any, config: Mapping[str, Any]) -> Any:
+    """The tokenizer, which cuts and pads in front where its config says so."""
+    if config.get("truncation_side") == "left":
+        tokenizer.enable_truncation(SHORTEST_TEXT, direction="left")
+    if config.get("padding_side") == "left":
+        tokenizer.enable_padding(direction="left")
+    return tokenizer
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:

@@ -744,8 +744,11 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         raise Refused("the text is empty; give it words")
     try:
         cutter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
+        side = (cutter.truncation or {}).get("direction", "right")
+        cutter.no_padding()
+        cutter.no_truncation()
         found, length = cutter.encode(*texts).ids, about["shape"][0]
-        cutter.enable_truncation(length)
+        cutter.enable_truncation(length, direction=side)
     except BaseException as error:  # tokenizers raises bare Exception, and panics that are none
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise

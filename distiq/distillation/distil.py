@@ -209,6 +209,11 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     for wanted in settings.output_losses:
         with _explained(wanted.name):
             _check_finite(output_loss(task, wanted, example.labels)(outputs, outputs + torch.arange(task.outputs)))
+    if settings.layer_losses and any(getattr(module, "pads_left", False) for module in teacher.modules()):
+        raise UserError(
+            f"distil.losses: {settings.layer_losses[0].name} compares tokens by their places, but the teacher's"
+            " tokenizer pads in front; use losses between outputs alone"
+        )
     answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
     _built(copy.deepcopy(student), answering, settings, batches)
 

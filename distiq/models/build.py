@@ -64,13 +64,15 @@ GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, 
 
 class Tokens(NamedTuple):
     """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use; of
-    pairs, the token that ends the first text, where what follows counts as a second segment."""
+    pairs, the token that ends the first text, where what follows counts as a second segment; whether the tokenizer pads
+    in front."""
 
     vocabulary: int
     pad: int
     unknown: int
     used: tuple[int, ...]
     separator: int | None = None
+    pads_left: bool = False
 
 
 class ModelChoice(Protocol):
@@ -253,7 +255,7 @@ def _create(
                     finished,
                     watch,
                 )
-                return TokenLogits(model, tokens.pad, tokens.separator)
+                return TokenLogits(model, tokens.pad, tokens.separator, tokens.pads_left)
         case "transformers":
             return _transformers(name, choice, classes, channels, where, names, finished, watch)
         case "timm":

@@ -29,17 +29,22 @@ class TokenLogits(nn.Module):
 
     Args:
         separator: of pairs, the token that ends the first text; a model that has two segments is told which is which.
+        pads_left: the model reads padding in front; what is behind is moved there.
 
     Shapes: (B, L) int64 -> (B, classes) logits.
     """
 
-    def __init__(self, model: Any, pad: int, separator: int | None = None) -> None:
+    def __init__(self, model: Any, pad: int, separator: int | None = None, pads_left: bool = False) -> None:
         super().__init__()
-        self.model, self.pad = model, pad
+        self.model, self.pad, self.pads_left = model, pad, pads_left
         self.separator = separator if getattr(model.config, "type_vocab_size", 0) > 1 else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         mask = (tokens != self.pad).long()
+        if self.pads_left:
+            places = torch.arange(tokens.shape[1], device=tokens.device) + mask.sum(1, keepdim=True)
+            places = places % tokens.shape[1]
+            tokens, mask = tokens.gather(1, places), mask.gather(1, places)
         if self.separator is None:
             return self.model(input_ids=tokens, attention_mask=mask).logits
         ends = (tokens == self.separator).long()
@@ -201,7 +206,7 @@ def check_saved(network: TokenLogits, folder: Path, tokens: Tensor) -> None:
         raise ValueError(f"transformers does not load it again ({str(error).splitlines()[0]})") from error
     if missing := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise ValueError(f"{len(missing)} tensors are missing or of another shape, {missing[0]} among them")
-    again = TokenLogits(model.eval(), network.pad, network.separator)
+    again = TokenLogits(model.eval(), network.pad, network.separator, network.pads_left)
     before, after = network.eval()(tokens), again(tokens)
     if before.shape != after.shape or not torch.allclose(before, after, atol=1e-3 * float(before.abs().max() + 1)):
         raise ValueError("loaded again, it answers otherwise")

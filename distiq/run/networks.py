@@ -184,7 +184,9 @@ def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module, watch: Watch
 
 def _tokens(data: Data) -> Tokens | None:
     text = data.preprocessing
-    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator) if isinstance(text, Text) else None
+    if not isinstance(text, Text):
+        return None
+    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator, text.pads_left)
 
 
 # What decides a network before it is trained --------------------------------------------------------------------------

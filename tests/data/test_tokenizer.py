@@ -1,10 +1,13 @@
 """Texts become token numbers once; what is cut or unknown is counted, what is empty is refused."""
 
+import json
+
 import pytest
 import torch
 
 from distiq.data.text import Text
-from distiq.data.tokenizer import TextEncoder, bitmap, check_same_tokens, train_tokenizer
+from distiq.data.tokenizer import TextEncoder, bitmap, check_same_tokens, load_tokenizer, train_tokenizer
+from distiq.device import run as runner
 from distiq.errors import UserError
 
 tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
@@ -122,3 +125,41 @@ def test_the_same_texts_train_the_same_tokenizer():
     texts = [f"word{number % 7} film{number % 3}" for number in range(50)]
     assert train_tokenizer(texts, 60).to_str() == train_tokenizer(texts, 60).to_str()
     assert train_tokenizer(texts, 60).encode("film1").tokens[0] == "[CLS]"
+
+
+@pytest.mark.parametrize("said_in", ["tokenizer.json", "tokenizer_config.json"])
+def test_texts_are_cut_and_padded_on_the_tokenizer_s_side(said_in: str, tokenizer, tmp_path):
+    if said_in == "tokenizer.json":
+        tokenizer.enable_truncation(9, direction="left")
+        tokenizer.enable_padding(direction="left", pad_id=0, pad_token="[PAD]")
+    else:
+        sides = {"truncation_side": "left", "padding_side": "left"}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(sides))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = TextEncoder(load_tokenizer(str(tmp_path)), 4)
+    for found in (encoder, TextEncoder(encoder.as_text(), 4)):
+        encoded = found.encode(["a fine film", "a"], "rows")
+        assert encoded.inputs.tolist() == [[2, 5, 6, 3], [2, 4, 3, 0]], "[CLS] fine film [SEP], and [CLS] a [SEP]"
+        assert "cut there, their beginnings" in encoded.notes[0]
+    text = Text.of(encoder)
+    assert text.pads_left
+    (tmp_path / "own.json").write_text(text.tokenizer)
+    found, notes = runner.tokens("a fine film", text.to_json(), tmp_path / "own.json")
+    assert found.tolist() == [[2, 5, 6, 3]] and "it has 5" in notes[0]
+
+
+def test_padding_behind_is_the_rule(tokenizer):
+    assert not Text.of(TextEncoder(tokenizer, 5)).pads_left
+
+
+def test_a_tokenizer_of_the_same_tokens_that_reads_otherwise_is_refused(tokenizer, tmp_path):
+    own = tokenizer.to_str()
+    tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    check_same_tokens(tokenizer.to_str(), tmp_path, "teacher.weights")
+    vocabulary = json.loads(own)["model"]["vocab"] | {"the": 8, "end": 9}
+    one, other = (json.loads(text) for text in (own, tokenizer.to_str()))
+    one["model"]["vocab"] = other["model"]["vocab"] = vocabulary
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r'"The End" is \[CLS\] the end \[SEP\] there and'):
+        check_same_tokens(json.dumps(one), tmp_path, "teacher.weights")

@@ -1,15 +1,21 @@
 """Networks over token numbers: padding changes nothing, transformers come by config or from a folder."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from distiq.data.splits import from_tensors
 from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, train_tokenizer
+from distiq.distillation.distil import check_losses
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
 from distiq.models.text import EmbeddingBag, TextCNN
-from distiq.models.transformer import check_saved, save_transformers
+from distiq.models.transformer import TokenLogits, check_saved, save_transformers
+from distiq.recipe.distil import DistilSettings, KnowledgeLoss
 from distiq.recipe.training import StudentSettings, TeacherSettings
 
 PAD, UNKNOWN = 1, 2
@@ -274,3 +280,28 @@ def test_a_saved_student_that_lost_weights_is_found(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"1 tensors are missing or of another shape, classifier.bias among them"):
         check_saved(student, tmp_path, tokens)
+
+
+def test_padding_is_moved_in_front_of_what_reads_it_there():
+    class Seen(nn.Module):
+        config = SimpleNamespace(type_vocab_size=2)
+
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            return SimpleNamespace(logits=torch.stack([input_ids, attention_mask, token_type_ids], 1))
+
+    tokens = torch.tensor([[5, 6, 3, 8, 3, 0, 0], [5, 6, 7, 3, 8, 9, 3], [5, 3, 7, 3, 0, 0, 0]])
+    found = TokenLogits(Seen(), pad=0, separator=3, pads_left=True)(tokens)
+    assert found[:, 0].tolist() == [[0, 0, 5, 6, 3, 8, 3], [5, 6, 7, 3, 8, 9, 3], [0, 0, 0, 5, 3, 7, 3]]
+    assert torch.equal(found[:, 1], (found[:, 0] != 0).long())
+    assert found[:, 2].tolist() == [[0, 0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]
+
+
+def test_a_teacher_that_pads_in_front_has_no_layers_to_compare_by_place():
+    rows = (torch.randint(2, 9, (40, 6)), torch.arange(40) % 2)
+    data = from_tensors(rows, rows, validation=8, calibration=8, modality="text")
+    network = made("transformers:bert", **SMALL_BERT)
+    network.pads_left = True
+    path = "model.bert.encoder.layer.0"
+    loss = KnowledgeLoss(name="hidden_mse", student=(path,), teacher=(path,))
+    with pytest.raises(UserError, match="the teacher's tokenizer pads in front"):
+        check_losses(network, network, DistilSettings(teacher="live", losses=(loss,)), data)
