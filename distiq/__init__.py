@@ -33,7 +33,7 @@ _HOMES = {
     "ViewSettings": "distiq.recipe.data",
     "ablate": "distiq.commands.ablate",
     "born_again": "distiq.distillation.generations",
-    "collect": "distiq.data.splits",
+    "collect": "distiq.data.loaders",
     "compress": "distiq.commands.compress",
     "distil": "distiq.distillation.distil",
     "evaluate": "distiq.evaluation.evaluate",

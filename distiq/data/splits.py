@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -343,12 +343,6 @@ def from_tensors(
     preprocessing = of_tensors(modality, train[0], normalized, rate)
     loaded = Loaded(names, in_memory(*train), in_memory(*test), preprocessing)
     return split("tensors", loaded, validation, calibration, seed)
-
-
-def collect(loader: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """All batches of a DataLoader as two tensors in memory; what a loader draws at random is frozen by this."""
-    inputs, labels = zip(*loader, strict=True)
-    return torch.cat(inputs), torch.cat(labels).long()
 
 
 def _alike(one: Samples, other: Samples) -> bool:

@@ -6,7 +6,6 @@ from distiq.data.labels import NUMBER, is_labelled
 from distiq.data.samples import InMemory, channel_statistics, in_memory
 from distiq.data.splits import (
     check,
-    collect,
     from_tensors,
     with_unlabelled,
 )
@@ -94,14 +93,6 @@ def test_the_record_counts():
     assert (record.train, record.validation, record.calibration, record.test) == (45, 10, 5, 20)
     assert record.sample_shape == (2, 4, 5)
     assert record.digest == make().digest()
-
-
-def test_collect_joins_batches():
-    images, labels = numbered(10)
-    loader = [(images[:4], labels[:4].int()), (images[4:], labels[4:].int())]
-    found = collect(loader)
-    assert torch.equal(found[0], images)
-    assert torch.equal(found[1], labels)
 
 
 def spoiled(value: float):
