@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distiq.data.labels import LABEL_SET, NUMBER, form_of
+from distiq.data.labels import LABEL_SET, NUMBER, form_of, likeliest
 from distiq.data.samples import Split
 from distiq.errors import UserError
 
@@ -87,6 +87,7 @@ def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
     """The classes of `labels` of which no sample is `left`; empty of numbers."""
     if form_of(labels) is NUMBER:
         return ()
+    labels, left = likeliest(labels), likeliest(left)
     if form_of(labels) is LABEL_SET:
         return tuple(((labels == 1).any(0) & ~(left == 1).any(0)).nonzero().flatten().tolist())
     return tuple(sorted(set(labels.unique().tolist()) - set(left.unique().tolist())))
@@ -94,7 +95,7 @@ def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
 
 def _strata(labels: Tensor) -> Tensor:
     """A number for each sample: samples of one class, or of one set of labels, have the same."""
-    return labels.unique(dim=0, return_inverse=True)[1] if form_of(labels) is LABEL_SET else labels
+    return labels.unique(dim=0, return_inverse=True)[1] if form_of(labels) is LABEL_SET else likeliest(labels)
 
 
 def _evenly(count: int, most: int) -> Tensor:

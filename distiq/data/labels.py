@@ -42,6 +42,9 @@ LABEL_SET = LabelForm("several labels", UNLABELLED, lambda labels: labels[:, 0] 
 """(N, classes) int64: 1 at each label that the sample has, 0 elsewhere."""
 NUMBER = LabelForm("a number", math.nan, lambda labels: ~labels.isnan())
 """(N,) float32: a number, in standard deviations from the mean; see `Target`."""
+SHARES = LabelForm("a share for each class", math.nan, lambda labels: ~labels[:, 0].isnan())
+"""(N, classes) float32: probabilities of the classes, of training samples; others are measured by the likeliest one."""
+SUM_TOLERANCE = 1e-3
 
 
 class Labels(NamedTuple):
@@ -55,13 +58,20 @@ class Labels(NamedTuple):
 def form_of(labels: Tensor) -> LabelForm:
     """The form that labels have."""
     if labels.is_floating_point():
-        return NUMBER
+        return SHARES if labels.ndim == 2 else NUMBER
     return LABEL_SET if labels.ndim == 2 else CLASS
 
 
 def is_labelled(labels: Tensor) -> Tensor:
     """Which samples have a label, (N,) bool."""
     return form_of(labels).labelled(labels)
+
+
+def likeliest(labels: Tensor) -> Tensor:
+    """Of shares (N, classes) the class of the largest, `UNLABELLED` where there are none; others as they are."""
+    if form_of(labels) is not SHARES:
+        return labels
+    return labels.argmax(1).masked_fill(~is_labelled(labels), UNLABELLED)
 
 
 def filled(labels: Tensor) -> Tensor:
@@ -71,10 +81,10 @@ def filled(labels: Tensor) -> Tensor:
 
 
 def numbered_classes(labels: Tensor) -> tuple[str, ...]:
-    """Names for classes that have none: the numbers that occur in labels (N,), or those of the columns (N, classes)."""
+    """Names for classes that have none: the numbers in labels (N,), or those of the columns (N, classes)."""
     if len(labels) == 0 or form_of(labels) is NUMBER:
         return ()
-    is_set = form_of(labels) is LABEL_SET and labels.shape[1] > 1
+    is_set = labels.ndim == 2 and labels.shape[1] > 1
     count = labels.shape[1] if is_set else int(labels.max()) + 1
     return tuple(str(number) for number in range(count))
 
@@ -104,15 +114,20 @@ def check_labels(
         )
     if numbers and labels.dtype == torch.float32 and len(classes) == 1 and labels.ndim == 1:
         return _check_numbers(labels, classes[0], where, varied, lowest)
-    if labels.dtype != torch.int64:
+    shares = labels.dtype == torch.float32 and labels.ndim == 2
+    if labels.dtype != torch.int64 and not shares:
         raise UserError(
             f"{where}: labels are {str(labels.dtype).removeprefix('torch.')}; give whole numbers as int64"
-            " (labels.long()); of texts also a float32 number each, with one name in place of the classes"
+            " (labels.long()), or float32 shares of the classes in rows (N, classes) that sum to 1; of texts also a"
+            " float32 number each, with one name in place of the classes"
         )
     if samples == 0:
         raise UserError(f"{where}: no {noun}")
     if len(classes) < 2:
         raise UserError(f"{where}: only one class ({', '.join(classes)}); there is nothing to tell apart")
+    if shares:
+        _check_shares(labels, noun, where, lowest)
+        labels = likeliest(labels)
     _check_range(labels, len(classes), where, lowest)
     if varied and len(labels.unique(dim=0)) < 2:
         if form_of(labels) is LABEL_SET:
@@ -128,6 +143,19 @@ def _check_range(labels: Tensor, classes: int, where: str, lowest: int) -> None:
         raise UserError(
             f"{where}: labels run from {low} to {high}, but there are {classes} classes (0 to {classes - 1}); correct"
             " the labels or name all classes"
+        )
+
+
+def _check_shares(labels: Tensor, noun: str, where: str, lowest: int) -> None:
+    has_sum = (labels.sum(1) - 1).abs() <= SUM_TOLERANCE
+    is_missing = labels.isnan().all(1) & (lowest == UNLABELLED)
+    sound = ((labels >= 0).all(1) & has_sum) | is_missing
+    if not sound.all():
+        first, count = int((~sound).nonzero()[0]), int((~sound).sum())
+        shown = ", ".join(f"{value:g}" for value in labels[first, :4].tolist())
+        raise UserError(
+            f"{where}: the labels of {noun[:-1]} {first} ({shown}{', ...' if labels.shape[1] > 4 else ''}) are no"
+            f" shares of the classes ({count} {noun}); each is 0 or more, a row sums to 1; several labels are int64"
         )
 
 

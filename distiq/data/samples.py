@@ -121,8 +121,9 @@ class Split:
     Args:
         samples: N of them, of the form that their preprocessing asks for.
         labels: (N,) int64, the class of each; or (N, classes) int64, where a sample has several labels: 1 at each
-            that it has, 0 elsewhere; or (N,) float32, a number each, as networks answer it (see `Target`).
-            `UNLABELLED`, of numbers NaN, in a training split: such a sample is learned from through a teacher alone.
+            that it has, 0 elsewhere; or (N,) float32, a number each, as networks answer it (see `Target`); or, of
+            training samples, (N, classes) float32, the share of each class. `UNLABELLED`, of numbers and shares NaN, in
+            a training split: such a sample is learned from through a teacher alone.
     """
 
     samples: Samples

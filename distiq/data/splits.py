@@ -13,7 +13,18 @@ from torch import Tensor
 from distiq.data.audio import Audio
 from distiq.data.holdout import hold_out, hold_out_groups, lost_classes, repeated
 from distiq.data.images import Images
-from distiq.data.labels import LABEL_SET, NUMBER, UNLABELLED, Labels, Target, check_labels, form_of, numbered_classes
+from distiq.data.labels import (
+    LABEL_SET,
+    NUMBER,
+    SHARES,
+    UNLABELLED,
+    Labels,
+    Target,
+    check_labels,
+    form_of,
+    likeliest,
+    numbered_classes,
+)
 from distiq.data.pack import Packed
 from distiq.data.preprocessing import Preprocessing, of_tensors
 from distiq.data.samples import InMemory, Joined, Loaded, Samples, Split, in_chunks, in_memory, name_of
@@ -179,12 +190,23 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
         held_out = hold_out(train.labels, held, calibration, seed)
     parts = Parts(*(train.take(part) for part in held_out))
     _refuse_lost_classes(source, classes, train, parts.train, noun)
-    own = loaded.validation or parts.validation
+    own, calibrated, tested = (
+        replace(part, labels=likeliest(part.labels))
+        for part in (loaded.validation or parts.validation, parts.calibration, test)
+    )
     data = Data(
-        source, tuple(classes), parts.train, own, parts.calibration, test, preprocessing.fitted(parts.train.samples),
-        notes=(*loaded.notes, *_repetitions(loaded)),
+        source, tuple(classes), parts.train, own, calibrated, tested, preprocessing.fitted(parts.train.samples),
+        notes=(*loaded.notes, *_repetitions(loaded), *_said_of_shares(loaded)),
     )  # fmt: skip
     return _standardized(data) if data.labels.form is NUMBER else data
+
+
+def _said_of_shares(loaded: Loaded) -> tuple[str, ...]:
+    """What becomes of labels that are shares of the classes."""
+    if not any(form_of(part.labels) is SHARES for part in (loaded.train, loaded.test, loaded.validation) if part):
+        return ()
+    learned = "learned from as they are, and " if form_of(loaded.train.labels) is SHARES else ""
+    return (f"labels that are shares of the classes are {learned}measured as the likeliest class",)
 
 
 class Parts(NamedTuple):
@@ -214,7 +236,7 @@ def _refuse_lost_classes(source: str, classes: Sequence[str], train: Split, left
     lost = lost_classes(train.labels, left.labels)
     if not lost:
         return
-    labels = train.labels
+    labels = likeliest(train.labels)
     has = labels[:, lost[0]] == 1 if form_of(labels) is LABEL_SET else labels == lost[0]
     raise UserError(
         f'{source}: of the class "{classes[lost[0]]}" all training {noun} ({int(has.sum())}) would be held out and none'
@@ -281,6 +303,11 @@ def check_data(data: Data) -> None:
             raise UserError(f"{data.source}: the {part} split is empty; a run needs all four, give it some {data.noun}")
         varied, lowest = part in ("train", "test"), UNLABELLED if part == "train" else 0
         check(samples, data.preprocessing, data.classes, f"{data.source}: {part} split", varied, lowest)
+        if part != "train" and form_of(samples.labels) is SHARES:
+            raise UserError(
+                f"{data.source}: the labels of the {part} split are shares of the classes, which training {data.noun}"
+                " alone can have; give the classes: labels.argmax(1)"
+            )
 
 
 def check(
@@ -330,8 +357,9 @@ def from_tensors(
     """Data from tensors: (inputs, labels) for training and for test.
 
     Args:
-        classes: their names; by default the numbers that occur in the training labels, which are (N,) classes or
-            (N, classes) of 0 and 1. Of texts the labels may be (N,) float32 numbers, with one name here.
+        classes: their names; by default the numbers that occur in the training labels, which are (N,) classes,
+            (N, classes) of 0 and 1, or (N, classes) floats, the share of each class. Of texts the labels may be (N,)
+            float32 numbers, with one name here.
         normalized: the inputs are ready for the network; no mean is taken away.
         modality: "image" (N, C, H, W), "audio" (N, T) waveforms, "text" (N, L) token numbers, "table" (N, F).
         rate: of audio, samples per second.
@@ -341,7 +369,10 @@ def from_tensors(
     """
     names = tuple(classes) if classes is not None else numbered_classes(train[1])
     preprocessing = of_tensors(modality, train[0], normalized, rate)
-    loaded = Loaded(names, in_memory(*train), in_memory(*test), preprocessing)
+    learned, measured = (
+        in_memory(inputs, labels.float() if form_of(labels) is SHARES else labels) for inputs, labels in (train, test)
+    )
+    loaded = Loaded(names, learned, measured, preprocessing)
     return split("tensors", loaded, validation, calibration, seed)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distiq.data.labels import UNLABELLED, filled, is_labelled
+from distiq.data.labels import SHARES, UNLABELLED, filled, form_of, is_labelled
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
@@ -243,6 +243,8 @@ def _check_output_losses(task: Task, settings: DistilSettings, data: Data, views
             )
     if not any(loss.name == "dkd" for loss in settings.losses):
         return
+    if form_of(data.train.labels) is SHARES:
+        raise UserError("distil.losses: dkd needs one label per sample, but labels are shares of the classes; use kd")
     if int(data.train.labels.min()) == UNLABELLED:
         raise UserError("distil.losses: dkd needs the label of every sample, and some have none; use kd")
     if views.mixup or views.cutmix:

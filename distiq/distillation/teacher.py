@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distiq.data.labels import UNLABELLED
+from distiq.data.labels import SHARES, UNLABELLED, form_of
 from distiq.data.splits import Data
 from distiq.distillation.adapt import columns_of, refit
 from distiq.distillation.hooks import feature_hooks
@@ -130,6 +130,8 @@ class Ensemble:
         else:
             if batch.partners is not None:
                 raise UserError('Ensemble: "confidence" needs one label per image, but views blend two; take "mean"')
+            if form_of(batch.labels) is SHARES:
+                raise UserError('Ensemble: "confidence" needs one label per sample, but labels are shares; take "mean"')
             known = batch.labels != UNLABELLED
             surprise = -logs.gather(2, batch.labels.clamp(min=0).expand(count, -1).unsqueeze(2)).squeeze(2)
             shares = (1 - (surprise * known).softmax(0)) / (count - 1)  # without a label all count alike

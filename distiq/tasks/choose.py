@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from distiq.data.labels import CLASS, LABEL_SET, NUMBER, LabelForm, Labels
+from distiq.data.labels import CLASS, LABEL_SET, NUMBER, SHARES, LabelForm, Labels
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.factory import call_factory
@@ -17,6 +17,7 @@ from distiq.tasks.task import Task
 
 TASKS: tuple[tuple[LabelForm, Callable[[Labels], Task]], ...] = (
     (CLASS, classification),
+    (SHARES, classification),
     (LABEL_SET, multi_label),
     (NUMBER, regression),
 )
@@ -31,20 +32,19 @@ def task_of(data: Data) -> Task:
     """
     if ".py:" in data.task:
         return _from_file(data.task, _state(data), data.labels)
-    names = [make.__name__ for _, make in TASKS]
+    names = list(dict.fromkeys(make.__name__ for _, make in TASKS))
     if data.task and data.task not in names:
         nearest = difflib.get_close_matches(data.task, names, n=1)
         advice = f'did you mean "{nearest[0]}"? ' if nearest else ""
         raise UserError(f'task = "{data.task}": {advice}take one of {", ".join(names)}, or "file.py:function"')
     for form, make in TASKS:
-        if data.task == make.__name__ and form is not data.labels.form:
-            raise UserError(
-                f'task = "{data.task}" is for samples with {form.sample} each, but those of this data have'
-                f" {data.labels.form.sample}; leave task out"
-            )
         if form is data.labels.form and data.task in ("", make.__name__):
             return make(data.labels)
-    raise AssertionError(data.labels.form)
+    forms = " or ".join(form.sample for form, make in TASKS if make.__name__ == data.task)
+    raise UserError(
+        f'task = "{data.task}" is for samples with {forms} each, but those of this data have {data.labels.form.sample};'
+        " leave task out"
+    )
 
 
 def _state(data: Data) -> str:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distiq.data.labels import Labels, is_labelled
+from distiq.data.labels import Labels, is_labelled, likeliest
 from distiq.records.quality import Metric
 from distiq.tasks.accuracy import area_under_curve, calibration_error, recall_by_class
 from distiq.tasks.intervals import wilson_interval
@@ -20,7 +20,7 @@ OTHER_ORDER = 0.3  # how much better predictions must fit another order of the c
 
 
 def classification(labels: Labels) -> Task:
-    """Logits (N, classes) and targets (N,) int64."""
+    """Logits (N, classes) and targets (N,) int64; to learn from also (N, classes) float32, the share of each class."""
     count = len(labels.classes)
     return Task(
         name="classification",
@@ -41,7 +41,7 @@ def classification(labels: Labels) -> Task:
 
 
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross entropy of each sample, (N,)."""
+    """Cross entropy of each sample, (N,), with its class or with the share of each class."""
     return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing, reduction="none")
 
 
@@ -95,7 +95,7 @@ def score(outputs: Tensor, targets: Tensor) -> Scores:
 
 def advise(taught: Taught, classes: tuple[str, ...]) -> Advice:
     """What the teacher knows beyond the labels, and what speaks against learning from it."""
-    train = taught.train_targets[is_labelled(taught.train_targets)]
+    train = likeliest(taught.train_targets[is_labelled(taught.train_targets)])
     softness = _softness(taught.outputs, taught.temperature)
     facts = [
         against_guessing(taught, train, "one class"),

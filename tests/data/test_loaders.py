@@ -74,9 +74,7 @@ def test_a_data_loader_of_unequal_samples(as_dict: bool):
     images = [torch.full((3, height, 4), height, dtype=torch.uint8) for height in (2, 3, 4)]
     rows = [{"image": one, "label": 1} if as_dict else (one, 1, "a.png") for one in images]
     loader = DataLoader(rows, batch_size=2)  # type: ignore[arg-type]
-    with pytest.raises(
-        UserError, match=r"cannot stack samples of unequal sizes; name .* with a size"
-    ):
+    with pytest.raises(UserError, match=r"cannot stack samples of unequal sizes; name .* with a size"):
         collect(loader)
     inputs, labels = collect(loader, transform="crop")
     assert inputs.shape == (3, 3, 2, 4) and inputs[:, 0, 0, 0].tolist() == [2, 3, 4] and labels.tolist() == [1, 1, 1]
