@@ -1,5 +1,7 @@
 """What every network is before it is used: its weights are finite, and float32."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +20,8 @@ def usable(model: nn.Module, where: str, watch: Watch | None = None) -> nn.Modul
         where: the model came from, for messages.
 
     Raises:
-        UserError: a weight is NaN or infinite; its name is given. Other buffers than statistics of a batch norm may
-            be infinite: masks are.
+        UserError: a weight is NaN or infinite; its name is given. Masks may be infinite: other buffers than statistics
+            of a batch norm, and matrices of zeros and infinities.
     """
     parameters = dict(model.named_parameters())
     floats = {name: value for name, value in (parameters | dict(model.named_buffers())).items()
@@ -38,9 +40,23 @@ def usable(model: nn.Module, where: str, watch: Watch | None = None) -> nn.Modul
     return model
 
 
+def in_float32(model: nn.Module, where: str, watch: Watch | None = None) -> nn.Module:
+    """The model where its weights are float32, else a copy of it in float32; see `usable`."""
+    floats = (value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point())
+    others = any(value.dtype != torch.float32 for value in floats)
+    return usable(copy.deepcopy(model) if others else model, where, watch)
+
+
 def _is_sound(name: str, value: Tensor, is_parameter: bool) -> bool:
     if value.element_size() < 2:  # float8 has few functions
         value = value.float()
     if is_parameter or name.rpartition(".")[2] in STATISTICS:
-        return bool(torch.isfinite(value).all())
+        finite = torch.isfinite(value)
+        return bool(finite.all()) or _is_mask(value, finite)
     return not torch.isnan(value).any()
+
+
+def _is_mask(value: Tensor, finite: Tensor) -> bool:
+    """Whether a matrix holds zeros and infinities alone: ONNX files keep masks among their weights."""
+    is_zero = bool(finite.any()) and not value[finite].any()
+    return is_zero and value.ndim > 1 and not torch.isnan(value).any()

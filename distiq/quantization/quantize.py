@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.models.signature import NAMES, Tensors, batch_size, by_name, each, in_order, tensors_of
+from distiq.models.weights import in_float32
 from distiq.numerics import drawn, symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
@@ -83,7 +84,7 @@ def quantize(
     """Post-training quantization of a copy of the model.
 
     Args:
-        model: of float32; any number of inputs and outputs, batch first.
+        model: any number of inputs and outputs, batch first.
         calibration: normalized unlabelled inputs (N, ...), as the network sees them, a dict by name of several; a few
             hundred are enough. Schemes that are not static read nothing from them but their shape, unless weights are
             rounded by them.
@@ -91,7 +92,7 @@ def quantize(
         seed: of learned rounding; all else draws nothing. The `watch` sees its steps.
 
     Raises:
-        UserError: the calibration set is empty or not finite, or the model cannot be traced.
+        UserError: the calibration set is empty or not finite, a weight is not, or the model cannot be traced.
     """
     count = batch_size(calibration)
     if count == 0:
@@ -99,7 +100,7 @@ def quantize(
     for part in tensors_of(calibration):
         if not all(torch.isfinite(chunk).all() for chunk in part.split(CHUNK)):  # as a whole it would be copied
             raise UserError("the calibration set holds NaN or infinite values; remove those samples")
-    scheme = scheme or Scheme(rounding="gptq")
+    scheme, model = scheme or Scheme(rounding="gptq"), in_float32(model, type(model).__name__, watch)
     example = each(lambda one: one[:2] if count > 1 else one.repeat(2, *[1] * (one.ndim - 1)), calibration)
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
     few = each(lambda one: one[drawn(count, ROUNDING_SAMPLES)], calibration)

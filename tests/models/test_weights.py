@@ -1,5 +1,6 @@
 """Weights are finite and float32 before a network is used."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from distiq.errors import UserError
 from distiq.models.build import build
 from distiq.models.weights import usable
+from distiq.quantization.quantize import quantize
 from distiq.recipe.training import TeacherSettings
 
 
@@ -51,7 +53,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(name: str, value: float
 def test_a_mask_may_be_infinite():
     model = network()
     model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    model.register_parameter("constant", nn.Parameter(torch.full((3, 3), -torch.inf).triu(1)))
     assert usable(model, "student") is model
+    model.get_parameter("constant").data[0, 0] = 1.0
+    with pytest.raises(UserError, match="values in constant"):
+        usable(model, "student")
 
 
 def test_a_file_of_broken_weights_is_refused(tmp_path: Path):
@@ -64,3 +70,17 @@ def test_a_file_of_broken_weights_is_refused(tmp_path: Path):
     loaded = TeacherSettings(model="resnet", options=options, weights=str(tmp_path / "w.pt"))
     with pytest.raises(UserError, match=rf"teacher: .*w\.pt: NaN or infinite values in {name}"):
         build(loaded, 2, torch.zeros(1, 1, 8, 8), "teacher")
+
+
+def test_a_double_model_is_quantized_as_its_float32_copy():
+    torch.manual_seed(0)
+    samples, model = torch.rand(8, 1, 8, 8), network().double().eval()
+    watch = Notes()
+    found = quantize(model, samples, watch=watch)(samples)
+    assert torch.equal(found, quantize(copy.deepcopy(model).float(), samples)(samples))
+    assert model[0].weight.dtype == torch.float64 and watch.notes == [
+        "Sequential: its weights are float64; brought to float32"
+    ]
+    model[3].weight.data[0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"NaN or infinite values in 3\.weight"):
+        quantize(model, samples)
