@@ -39,6 +39,7 @@ _HOMES = {
     "evaluate": "distiq.evaluation.evaluate",
     "export": "distiq.runtimes.export",
     "export_streaming": "distiq.runtimes.onnx_streaming",
+    "from_loader": "distiq.data.loaders",
     "from_tensors": "distiq.data.splits",
     "latencies": "distiq.timing.latency",
     "load": "distiq.runtimes.export",

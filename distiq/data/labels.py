@@ -74,6 +74,13 @@ def likeliest(labels: Tensor) -> Tensor:
     return labels.argmax(1).masked_fill(~is_labelled(labels), UNLABELLED)
 
 
+def untruncated(labels: Tensor) -> Tensor:
+    """Labels of any type as int64 where nothing is lost by it; else as float32."""
+    if labels.is_floating_point() and not torch.equal(labels, labels.round()):
+        return labels.float()
+    return labels.long()
+
+
 def filled(labels: Tensor) -> Tensor:
     """The labels with a valid one where there is none: 0."""
     missing = ~is_labelled(labels)

@@ -1,6 +1,7 @@
-"""DataLoaders: inputs and labels of all their batches, whatever form a batch has, in memory."""
+"""DataLoaders: inputs and labels of all their batches, whatever form a batch has: in memory, or in a pack."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
+from distiq.data.labels import untruncated
+from distiq.data.pack import pack_batches
+from distiq.data.samples import Split
 from distiq.errors import UserError
 
 Transform = Literal["resize", "crop", "pad"]
@@ -51,19 +55,69 @@ def collect(
     """
     samples: list[Tensor] = []
     found: list[Tensor] = []
-    for number, batch in enumerate(_batches(loader, transform)):
-        own, theirs = _parts(batch, inputs, labels, f"batch {number}")
-        samples += _tensors(own, f"batch {number}")
-        found.append(_label_tensor(theirs, f"batch {number}"))
+    for own, theirs in _pairs(loader, inputs, labels, transform):
+        samples += own
+        found.append(theirs)
     if not samples:
         raise UserError("collect: the loader gives no batch")
     shapes = {tuple(part.shape[1:]) for part in samples}
     if len(shapes) > 1 or transform:
         samples = list(_fitted(samples, sorted(shapes), transform, size))
-    joined = torch.cat(samples), _whole(torch.cat(found))
+    joined = torch.cat(samples), untruncated(torch.cat(found))
     if len(joined[0]) != len(joined[1]):
         raise UserError(f"collect: {len(joined[0])} inputs, but {len(joined[1])} labels; name which part is which")
     return joined
+
+
+def from_loader(
+    loader: Iterable[Any],
+    folder: str | Path,
+    *,
+    inputs: Key | None = None,
+    labels: Key | None = None,
+    transform: Transform | None = None,
+    size: Sequence[int] = (),
+) -> Split:
+    """The images of a DataLoader as samples that lie in a file and are read by index: for data larger than memory.
+
+    They are written once, batch by batch, as its workers decode them; what it draws at random is frozen by this.
+
+    Args:
+        folder: of the file, `samples.bin`; what a pack held there is written anew.
+        inputs, labels, transform, size: as for `collect`; a transform needs its size.
+
+    Returns:
+        A split for `from_tensors`.
+
+    Raises:
+        UserError: as `collect`; the samples are no images of one form, or the disk is full.
+    """
+    found: list[Tensor] = []
+
+    def batches() -> Iterator[Tensor]:
+        for own, theirs in _pairs(loader, inputs, labels, transform):
+            shapes = sorted({tuple(part.shape[1:]) for part in own})
+            if transform and not size:
+                raise UserError(f'from_loader: transform="{transform}" needs a size; give size=(height, width)')
+            if len(shapes) > 1 or transform:
+                own = list(_fitted(own, shapes, transform, size))
+            found.append(theirs)
+            yield torch.cat(own)
+
+    samples = pack_batches(batches(), Path(folder))
+    joined = untruncated(torch.cat(found))
+    if len(samples) != len(joined):
+        raise UserError(f"from_loader: {len(samples)} inputs, but {len(joined)} labels; name which part is which")
+    return Split(samples, joined)
+
+
+def _pairs(
+    loader: Iterable[Any], inputs: Key | None, labels: Key | None, transform: Transform | None
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Of each batch its samples, as tensors (B, ...) of one shape each, and its labels."""
+    for number, batch in enumerate(_batches(loader, transform)):
+        own, theirs = _parts(batch, inputs, labels, f"batch {number}")
+        yield _tensors(own, f"batch {number}"), _label_tensor(theirs, f"batch {number}")
 
 
 def _batches(loader: Iterable[Any], transform: Transform | None) -> Iterator[Any]:
@@ -143,13 +197,6 @@ def _label_tensor(values: Any, where: str) -> Tensor:
             " label, or probabilities of classes"
         ) from error
     return found.squeeze(1) if found.ndim == 2 and found.shape[1] == 1 else found
-
-
-def _whole(labels: Tensor) -> Tensor:
-    """Labels as int64 where nothing is lost by it; else float32."""
-    if labels.is_floating_point() and not torch.equal(labels, labels.round()):
-        return labels.float()
-    return labels.long()
 
 
 # Unequal sizes --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ pack-<key>/facts.safetensors    of each its hash, and the sums of its channels; 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,18 +144,59 @@ def _write(
 ) -> dict[str, Tensor]:
     gigabytes = len(files) * int(np.prod(shape)) / 1e9
     watch.stage(f"packing {len(files):,} images, {gigabytes:.1f} GB, into {place}")
+    images = decoded(files, read)
+
+    def chunks() -> Iterator[Tensor]:
+        for start in range(0, len(files), AT_ONCE):
+            yield torch.stack([next(images) for _ in files[start : start + AT_ONCE]])
+            watch.step(min(start + AT_ONCE, len(files)), len(files), {})
+
+    return _store(chunks(), place)
+
+
+def pack_batches(batches: Iterable[Tensor], place: Path) -> Packed:
+    """Images (B, C, H, W) of one shape and type as a pack in the folder `place`, written as they come.
+
+    Raises:
+        UserError: there are none, they are not of one form, or the disk is full.
+    """
+    form: list[Tensor] = []
+
+    def alike() -> Iterator[Tensor]:
+        for batch in batches:
+            form.append(batch[:1] if not form else form[0])
+            if batch.shape[1:] != form[0].shape[1:] or batch.dtype != form[0].dtype or batch.ndim != 4:
+                raise UserError(
+                    f"{place}: packs hold images (C, H, W) of one form, but {name_of(batch.dtype)}"
+                    f" {tuple(batch.shape[1:])} comes behind {name_of(form[0].dtype)} {tuple(form[0].shape[1:])}"
+                )
+            yield batch
+
+    try:
+        facts = _store(alike(), place)
+    except OSError as error:
+        raise UserError(
+            f"{place}: writing failed ({error.strerror or error}); free the disk, or take another"
+        ) from error
+    total = len(facts["hashes"])
+    shape, dtype = tuple(form[0].shape[1:]), form[0].dtype
+    return Packed(place / SAMPLES, total, shape, dtype, facts["hashes"], facts["sums"], torch.arange(total))
+
+
+def _store(chunks: Iterable[Tensor], place: Path) -> dict[str, Tensor]:
+    """Writes samples (B, C, ...) as they come, then their facts."""
     make_folder(place)
+    (place / FACTS).unlink(missing_ok=True)  # what it vouched for is overwritten
     hashes, sums = [], []
     with (place / SAMPLES).open("wb") as file:
-        images = decoded(files, read)
-        for start in range(0, len(files), AT_ONCE):
-            chunk = torch.stack([next(images) for _ in files[start : start + AT_ONCE]])
+        for chunk in chunks:
             file.write(chunk.contiguous().numpy().tobytes())
             hashes.append(hashes_of(chunk))
             sums.append(torch.stack([torch.stack(channel_sums(image.unsqueeze(0)), 1) for image in chunk]))
-            watch.step(min(start + AT_ONCE, len(files)), len(files), {})
         file.flush()
         os.fsync(file.fileno())
+    if not hashes:
+        raise UserError(f"{place}: there are no samples to pack")
     facts = {"hashes": torch.cat(hashes), "sums": torch.cat(sums)}
     save_tensors(facts, place / FACTS)
     return facts

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from distiq.data.audio import Audio
 from distiq.data.images import Images
+from distiq.data.samples import Samples
 from distiq.data.tables import Table
 from distiq.data.text import Text
 from distiq.errors import UserError
@@ -28,20 +27,21 @@ def from_json(value: dict[str, Any]) -> Preprocessing:
     raise UserError(f'modality "{value.get("modality")}" is none; it is one of {names}')
 
 
-def of_tensors(modality: Modality, inputs: Tensor, normalized: bool, rate: int) -> Preprocessing:
-    """The preprocessing of training samples (N, ...) that came as a tensor.
+def of_tensors(modality: Modality, samples: Samples, normalized: bool, rate: int) -> Preprocessing:
+    """The preprocessing of training samples that came as a tensor.
 
     Args:
         normalized: images or vectors are ready for the network.
         rate: of sound, samples per second.
     """
-    shape, channels = tuple(inputs.shape[1:]), inputs.shape[1] if inputs.ndim > 1 else 0
+    shape, dtype = samples.shape, samples.dtype
+    channels = shape[0] if shape else 0
     mean, std = ((0.0,) * channels, (1.0,) * channels) if normalized else ((), ())
     match modality:
         case "image":
-            return Images(shape, inputs.dtype, mean, std)
+            return Images(shape, dtype, mean, std)
         case "audio":
-            return Audio(shape, rate, inputs.dtype)
+            return Audio(shape, rate, dtype)
         case "text":
             return Text(shape, vocabulary=1)
         case "table":

@@ -344,8 +344,8 @@ def check(
 
 
 def from_tensors(
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
+    train: tuple[Tensor, Tensor] | Split,
+    test: tuple[Tensor, Tensor] | Split,
     classes: Sequence[str] | None = None,
     validation: int = 500,
     calibration: int = 256,
@@ -354,7 +354,7 @@ def from_tensors(
     modality: Modality = "image",
     rate: int = 0,
 ) -> Data:
-    """Data from tensors: (inputs, labels) for training and for test.
+    """Data from tensors: (inputs, labels) for training and for test; or from splits, as `from_loader` gives them.
 
     Args:
         classes: their names; by default the numbers that occur in the training labels, which are (N,) classes,
@@ -367,13 +367,18 @@ def from_tensors(
     Raises:
         UserError: as `split`.
     """
-    names = tuple(classes) if classes is not None else numbered_classes(train[1])
-    preprocessing = of_tensors(modality, train[0], normalized, rate)
-    learned, measured = (
-        in_memory(inputs, labels.float() if form_of(labels) is SHARES else labels) for inputs, labels in (train, test)
-    )
+    learned, measured = (_as_split(part) for part in (train, test))
+    names = tuple(classes) if classes is not None else numbered_classes(learned.labels)
+    preprocessing = of_tensors(modality, learned.samples, normalized, rate)
     loaded = Loaded(names, learned, measured, preprocessing)
     return split("tensors", loaded, validation, calibration, seed)
+
+
+def _as_split(part: tuple[Tensor, Tensor] | Split) -> Split:
+    if isinstance(part, Split):
+        return part
+    inputs, labels = part
+    return in_memory(inputs, labels.float() if form_of(labels) is SHARES else labels)
 
 
 def _alike(one: Samples, other: Samples) -> bool:

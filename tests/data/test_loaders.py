@@ -1,11 +1,14 @@
-"""collect(): batches of any form become two tensors; nothing is truncated."""
+"""collect() and from_loader(): batches of any form become samples and labels; nothing is truncated."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from distiq.data.loaders import collect
+from distiq.data.loaders import collect, from_loader
+from distiq.data.splits import from_tensors
 from distiq.errors import UserError
 
 IMAGES = torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).view(2, 3, 4, 5)
@@ -108,3 +111,30 @@ def test_a_transform_holds_for_all_and_keeps_the_type():
 def test_what_cannot_be_joined_is_refused(batches, how, message):
     with pytest.raises(UserError, match=message):
         collect(batches, **how)
+
+
+def test_images_of_a_loader_may_lie_in_a_file(tmp_path: Path):
+    images = torch.randint(256, (60, 3, 5, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    rows = [{"image": image, "label": number % 3} for number, image in enumerate(images)]
+    packed, whole = from_loader(DataLoader(rows, batch_size=7), tmp_path / "p"), (images, torch.arange(60) % 3)
+    assert (tmp_path / "p" / "samples.bin").read_bytes() == images.numpy().tobytes()
+    how = {"validation": 9, "calibration": 9}
+    one, other = from_tensors(packed, packed, **how), from_tensors(whole, whole, **how)
+    assert one.digest() == other.digest() and one.preprocessing == other.preprocessing
+    resized = from_loader(DataLoader(rows, batch_size=7), tmp_path / "p", transform="resize", size=(2, 2))
+    assert resized.inputs.shape == (60, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("batches", "how", "message"),
+    [
+        ([], {}, "no samples to pack"),
+        ([(IMAGES, NUMBERS), (IMAGES[..., :2], NUMBERS)], {}, r"float32 \(3, 4, 2\) comes behind float32 \(3, 4, 5\)"),
+        ([(NUMBERS.unsqueeze(1), NUMBERS)], {}, r"packs hold images \(C, H, W\) of one form"),
+        (unequal(), {"transform": "pad"}, "needs a size"),
+        ([(IMAGES, NUMBERS[:1])], {}, "2 inputs, but 1 labels"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(batches, how, message, tmp_path: Path):
+    with pytest.raises(UserError, match=message):
+        from_loader(batches, tmp_path / "p", **how)

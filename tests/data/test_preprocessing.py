@@ -68,18 +68,21 @@ def test_an_unknown_modality_is_refused():
 
 def test_statistics_are_learned_once_and_only_where_there_are_some():
     images = torch.tensor([0.0, 1.0, 2.0, 3.0]).view(2, 1, 1, 2)
-    learned = of_tensors("image", images, False, 0).fitted(InMemory(images))
+    learned = of_tensors("image", InMemory(images), False, 0).fitted(InMemory(images))
     assert (learned.mean, learned.std) == ((1.5,), (1.25**0.5,))
     assert learned.fitted(InMemory(images + 1)) == learned
-    assert of_tensors("image", images, True, 0).fitted(InMemory(images)).mean == (0.0,)
+    assert of_tensors("image", InMemory(images), True, 0).fitted(InMemory(images)).mean == (0.0,)
     assert VALUES["rows"].fitted(InMemory(torch.rand(3, 4))) == VALUES["rows"]
-    assert of_tensors("table", torch.tensor([[1.0], [3.0]]), False, 0).fitted(
+    assert of_tensors("table", InMemory(torch.tensor([[1.0], [3.0]])), False, 0).fitted(
         InMemory(torch.tensor([[1.0], [3.0]]))
     ).std == (1,)
 
 
 def test_token_numbers_from_elsewhere_have_room_for_each():
-    assert of_tensors("text", torch.zeros(1, 5), False, 0).fitted(InMemory(torch.tensor([[3, 7]]))).vocabulary == 8
+    assert (
+        of_tensors("text", InMemory(torch.zeros(1, 5)), False, 0).fitted(InMemory(torch.tensor([[3, 7]]))).vocabulary
+        == 8
+    )
     assert VALUES["texts"].fitted(InMemory(torch.tensor([[3, 70]]))).vocabulary == 9, (
         "a tokenizer knows how many there are"
     )
