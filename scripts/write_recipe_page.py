@@ -6,7 +6,7 @@ python scripts/write_recipe_page.py
 
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -87,6 +87,8 @@ def _row(name: str, field: FieldInfo) -> str:
 
 def _type(annotation: Any) -> str:
     origin, inner = get_origin(annotation), [each for each in get_args(annotation) if each not in (NoneType, ...)]
+    if origin is Annotated:
+        return _type(inner[0])
     if origin is Literal:
         return ", ".join(f"`{written(value)}`" for value in inner)
     if origin is tuple:
