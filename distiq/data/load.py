@@ -1,9 +1,12 @@
 """load(): the data that a recipe names, split and checked."""
 
+import tempfile
 from pathlib import Path
+from typing import Literal
 
 from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
 from distiq.data.holdout import spread_over_labels
+from distiq.data.hub import hub_folder
 from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, image_folder, packaged_fashion_mnist
 from distiq.data.pack import Store
 from distiq.data.samples import Loaded
@@ -21,7 +24,8 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None, watch: W
     """Reads and splits the data.
 
     Args:
-        folder: where images are packed that `data.memory_mb` has no room for; by default all lie in memory.
+        folder: where a hub's files are written, and images packed that `data.memory_mb` has no room for; by default
+            these stand in the system's folder for what is temporary, and all images lie in memory.
 
     Raises:
         UserError: a source is unknown or a file is missing or wrong; the message names it.
@@ -32,14 +36,26 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None, watch: W
             raise UserError(f"data.source: {settings.source} returned {type(data).__name__}; return a distiq.Data")
         return data
     store = Store(folder, settings.memory_mb * 10**6, watch or Silent()) if folder else None
-    loaded = _read(settings, store)
+    if settings.hub.name:
+        loaded = _of_hub(settings, store)
+    else:
+        loaded = _read(settings, Path(settings.folder), settings.validation_part, store)
     if settings.train:
         loaded = _spread(loaded, settings.train)
     return split(settings.source, loaded, settings.validation, settings.calibration, seed)
 
 
-def _read(settings: DataSettings, store: Store | None) -> Loaded:
-    folder, validation = Path(settings.folder), settings.validation_part
+def _of_hub(settings: DataSettings, store: Store | None) -> Loaded:
+    """Images or clips of a hub, by way of a folder of files; classes are in the hub's order."""
+    kind: Literal["Image", "Audio"] = "Image" if settings.source == "folder" else "Audio"
+    own = {"validation": settings.validation_part} if settings.validation_part else {}
+    parts = {"train": settings.hub.train, "test": settings.hub.test, **own}
+    written = hub_folder(settings.hub, parts, kind, store.folder if store else Path(tempfile.gettempdir()) / "distiq")
+    loaded = _read(settings, written.folder, "validation" if own else "", store)
+    return loaded._replace(classes=written.classes, notes=(*loaded.notes, *written.notes))
+
+
+def _read(settings: DataSettings, folder: Path, validation: str, store: Store | None) -> Loaded:
     match settings.source:
         case "fashion_mnist":
             train, test = fashion_mnist(folder, settings.download) if settings.folder else packaged_fashion_mnist()

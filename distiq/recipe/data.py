@@ -26,6 +26,19 @@ class AudioSettings(Part):
     )
 
 
+class HubSettings(Part):
+    """Images or clips of the Hugging Face hub, in place of data.folder; texts have data.text.hub."""
+
+    name: str = Field(
+        "", description='a data set such as "uoft-cs/cifar10", or a folder that the package datasets reads; empty: none'
+    )
+    subset: str = Field("", description="of a data set that has several")
+    train: str = Field("train", description='the split to train on, such as "train" or "train[:6000]"')
+    test: str = Field("test", description="the split to measure on")
+    sample: str = Field("", description="the column of the image or clip; empty takes the only one of its kind")
+    label: str = Field("label", description="the column of the class")
+
+
 class TableSettings(Part):
     """Rows of named columns; source = "table" reads them from two files in data.folder, "adult" has its own."""
 
@@ -158,6 +171,7 @@ class DataSettings(Part):
         description="folder: images that take more than this, decoded, are packed into a file in the run's cache once"
         " and read from there",
     )
+    hub: HubSettings = Field(default_factory=HubSettings)
     audio: AudioSettings = Field(default_factory=AudioSettings)
     table: TableSettings = Field(default_factory=TableSettings)
     text: TextSettings = Field(default_factory=TextSettings)
@@ -179,6 +193,21 @@ class DataSettings(Part):
             )
         if self.validation == "":
             raise ValueError('validation = "": give a number, or name a folder, a file or a split')
+        return self
+
+    @model_validator(mode="after")
+    def _files_come_from_one_place(self) -> Self:
+        if not self.hub.name:
+            return self
+        if self.source not in ("folder", "audio"):
+            raise ValueError(
+                f'hub.name = "{self.hub.name}" is for source = "folder" (images) and "audio"; texts have text.hub'
+            )
+        for key, value in (("folder", self.folder), ("audio.manifest", self.audio.manifest)):
+            if value:
+                raise ValueError(
+                    f'hub.name = "{self.hub.name}" and {key} = "{value}" are two places; leave one of the two out'
+                )
         return self
 
     @model_validator(mode="after")

@@ -96,8 +96,8 @@ def _locate_here(tree: dict[str, Any]) -> None:
     if isinstance(data.get("folder"), str) and data["folder"]:
         data["folder"] = str(here / data["folder"])
     networks = [(_table(tree, role), "weights") for role in ("teacher", "student")]
-    text = _table(data, "text")
-    for table, key in ((text, "tokenizer"), (text, "hub"), *networks):
+    text, hub = _table(data, "text"), _table(data, "hub")
+    for table, key in ((text, "tokenizer"), (text, "hub"), (hub, "name"), *networks):
         name = table.get(key)
         if isinstance(name, str) and name != FROM_TEACHER and is_local(name, here):
             table[key] = str(here / name)
@@ -158,9 +158,9 @@ def _check_files(recipe: Recipe, path: Path) -> None:
     folder = path.parent.resolve()
     if recipe.data.source == "fashion_mnist" and recipe.data.download and not recipe.data.folder:
         raise UserError(f"{path}: data.download = true fetches into data.folder; name one, such as data/fashion_mnist")
-    if recipe.data.source == "folder" and not recipe.data.folder:
+    if recipe.data.source == "folder" and not (recipe.data.folder or recipe.data.hub.name):
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
-    if recipe.data.source == "audio" and not recipe.data.folder:
+    if recipe.data.source == "audio" and not (recipe.data.folder or recipe.data.hub.name):
         raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
     if recipe.data.source in ("table", "text") and not (recipe.data.folder or recipe.data.text.hub):
         kind = recipe.data.source
@@ -170,6 +170,7 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f"{path}: data.folder: no such folder: {folder / recipe.data.folder}; {RELATIVE}")
     named = {f"{role}.weights": settings.weights for role, settings in recipe.networks().items()}
     named |= {f"data.text.{key}": getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}
+    named |= {"data.hub.name": recipe.data.hub.name}
     for key, name in named.items():
         if name != FROM_TEACHER and is_local(name, folder) and not (folder / name).exists():
             near = nearest(folder / name)

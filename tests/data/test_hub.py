@@ -1,14 +1,20 @@
-"""Texts by the package datasets: the columns of splits, classes by their names; a folder stands in for the hub."""
+"""Data sets by the package datasets: columns, images, clips, classes by their names; a folder stands in for the hub."""
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from scipy.io import wavfile
 
 from distiq.data.hub import hub_columns
 from distiq.data.load import load
 from distiq.errors import UserError
-from distiq.recipe.data import DataSettings, TextSettings
+from distiq.recipe.data import AudioSettings, DataSettings, HubSettings, TextSettings
 
+pyarrow = pytest.importorskip("pyarrow", reason="datasets is not installed")
+parquet = pytest.importorskip("pyarrow.parquet", reason="datasets is not installed")
 datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 SENTENCES = ["a fine film", "a dull film", "fine", "dull", "a film", "no film"]
 
@@ -73,3 +79,61 @@ def test_the_hub_s_order_of_classes_is_kept(tmp_path: Path, monkeypatch: pytest.
     assert data.classes == tuple(names), "as a teacher of these classes numbers them"
     assert data.test.labels.tolist() == [0, 1, 2] * 4
     assert (len(data.train), len(data.validation)) == (9, 12)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images and clips as hubs keep them: bytes in Parquet files. Class 0 is bright and loud, class 1 is not."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names = datasets.ClassLabel(names=["strong", "faint"])  # not in the order of their letters
+    for split, count in (("train", 8), ("test", 4)):
+        labels, images, clips = [number % 2 for number in range(count)], [], []
+        for number in range(count):
+            level = 200 - 150 * labels[number] + number
+            image, clip = io.BytesIO(), io.BytesIO()
+            Image.fromarray(np.full((5, 4, 3), level, np.uint8)).save(image, "PNG")
+            wavfile.write(clip, 8000, np.full(4000, 100 * level, np.int16))
+            images.append({"bytes": image.getvalue(), "path": None})
+            clips.append({"bytes": clip.getvalue(), "path": None})
+        for kind, column in (("Image", images), ("Audio", clips)):
+            kinds = datasets.Features({"sample": getattr(datasets, kind)(), "label": names})
+            rows = pyarrow.table({"sample": column, "label": labels}, schema=kinds.arrow_schema)
+            (tmp_path / kind).mkdir(exist_ok=True)
+            parquet.write_table(rows, tmp_path / kind / f"{split}.parquet")
+    return tmp_path
+
+
+def test_images_of_a_hub(made: Path, tmp_path: Path):
+    settings = DataSettings(
+        source="folder", hub=HubSettings(name=str(made / "Image")), image_size=4, validation=2, calibration=2
+    )
+    data = load(settings, 0, tmp_path / "run")
+    assert data.classes == ("strong", "faint")
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert data.test.inputs[:, 0, 0, 0].tolist() == [200, 202, 51, 53]
+    again = load(settings, 0, tmp_path / "run")
+    assert again.digest() == data.digest() and len(list((tmp_path / "run").glob("hub-*"))) == 1
+    own = settings.model_copy(update={"validation": "test"})
+    assert load(own, 0, tmp_path / "run").validation.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_clips_of_a_hub(made: Path, tmp_path: Path):
+    audio = AudioSettings(rate=8000, seconds=0.5)
+    hub = HubSettings(name=str(made / "Audio"), sample="sample", test="test[:2]")
+    data = load(DataSettings(source="audio", hub=hub, audio=audio, validation=2, calibration=2), 0, tmp_path / "run")
+    assert data.classes == ("strong", "faint") and data.test.labels.tolist() == [0, 1]
+    assert data.test.inputs[:, 0].tolist() == [20000, 5100]
+
+
+def test_a_column_of_another_kind_is_no_image(made: Path, tmp_path: Path):
+    settings = DataSettings(source="folder", hub=HubSettings(name=str(made / "Audio")), validation=2, calibration=2)
+    with pytest.raises(
+        UserError, match=r"the columns that hold images are none, of sample, label; name one in data\.hub\.s"
+    ):
+        load(settings, 0, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("key", "value"), [("folder", "photos"), ("source", "text")])
+def test_a_hub_stands_alone(key: str, value: str):
+    with pytest.raises(ValueError, match=r'hub\.name = "x"'):
+        DataSettings.model_validate({"source": "folder", "hub": {"name": "x"}, key: value})

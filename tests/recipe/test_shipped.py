@@ -8,7 +8,7 @@ from distiq.errors import UserError
 from distiq.recipe.read import load_recipe
 from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
 
-OF_USERS = {"ag_news": "texts", "sst2": "texts"}  # recipes whose data do not come with distiq
+OF_USERS = {"ag_news": "texts", "sst2": "texts", "own_photos": "mine"}  # recipes whose data do not come with distiq
 
 
 def test_every_recipe_has_its_name_and_says_what_it_is():
@@ -22,18 +22,27 @@ def test_every_recipe_has_its_name_and_says_what_it_is():
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_recipe_is_read_by_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "texts").mkdir()
+    for folder in ("texts", "mine"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "efficientnet_lite0.pth").touch()
     monkeypatch.chdir(tmp_path)
     given = [f"data.folder={OF_USERS[name]}"] if name in OF_USERS else []
     recipe = load_recipe(name, given)
     assert recipe.name == name
     if name in OF_USERS:
-        assert recipe.data.folder == str(tmp_path / "texts"), "the user's own, not the package's"
+        assert recipe.data.folder == str(tmp_path / OF_USERS[name]), "the user's own, not the package's"
 
 
 def test_without_data_a_recipe_says_what_it_needs():
     with pytest.raises(UserError, match=r'source = "text" needs the folder of data\.text\.train'):
         load_recipe("sst2")
+
+
+def test_without_weights_a_recipe_names_the_file_that_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"teacher\.weights: no such file: .*efficientnet_lite0\.pth"):
+        load_recipe("own_photos")
 
 
 def test_code_of_a_recipe_is_the_packages():
