@@ -31,7 +31,7 @@ from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.pretrained import pretrained_classifier
 from distiq.models.resnet import ResNet
-from distiq.models.signature import one_output
+from distiq.models.signature import check_kept, one_output
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
 from distiq.models.weights import usable
@@ -189,7 +189,9 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
     was_training = model.training
     try:
         with torch.no_grad():
+            before = [example.clone()]
             logits = one_output(model.eval()(example))
+            check_kept(before, example)
     except UserError as error:
         raise UserError(f"{role}: {error}") from error
     except (RuntimeError, ValueError, TypeError) as error:

@@ -250,12 +250,14 @@ def positional(model: nn.Module, example: Tensors) -> Positional:
     if isinstance(model, fx.GraphModule) and NAMES in model.meta:
         input_names, output_names = model.meta[NAMES]
         return Positional(model, tuple(in_order(example, input_names, "the network")), input_names, output_names)
+    before = [one.clone() for one in tensors_of(example)]
     if isinstance(example, Tensor):
         inputs: dict[str, Tensor] = {INPUT: example}
         returned = model(example)
     else:
         inputs = _as_declared(model, example)
         returned = model(**inputs)
+    check_kept(before, example)
     _check_rows(read_by_name(returned), batch_size(example))
     if isinstance(example, Tensor) and isinstance(returned, Tensor):
         return Positional(model, (example,), (INPUT,), (OUTPUT,))
@@ -268,6 +270,17 @@ def positional(model: nn.Module, example: Tensors) -> Positional:
 
     model.forward = by_position
     return Positional(model, tuple(inputs.values()), tuple(inputs), output_names)
+
+
+def check_kept(before: Sequence[Tensor], inputs: Tensors) -> None:
+    """Raises UserError where a network has changed its inputs: who reads them next would see other ones.
+
+    Args:
+        before: the inputs' values as they were.
+    """
+    for was, now in zip(before, tensors_of(inputs), strict=True):
+        if not torch.equal(was.nan_to_num(), now.nan_to_num()):
+            raise UserError("the network changes its input in place; write x = x - 1 in place of x -= 1 or x.sub_(1)")
 
 
 def _check_rows(outputs: dict[str, Tensor], batch: int) -> None:

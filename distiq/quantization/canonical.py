@@ -18,6 +18,7 @@ from distiq.quantization.regions import among_norms, feature_maps, is_float_tens
 from distiq.quantization.weights import constant_of, drop_unread, new_weight
 
 CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+WRITING = {aten.slice_scatter.default, aten.select_scatter.default}
 MOST_COPIES = 4  # of a shared weight: as int8 they take what it took as float32
 PASSING = {aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default,
            aten.detach.default, aten.detach_.default, aten.alias.default, aten.clone.default}  # fmt: skip
@@ -28,6 +29,7 @@ def canonicalize(graph: fx.GraphModule) -> None:
     _without_effects(graph)
     _drop_passing(graph)
     _cut_by_slices(graph)
+    _join_slices(graph)
     _keep_pooled_axes(graph)
     _open_gates(graph)
     _open_functions(graph)
@@ -115,6 +117,37 @@ def _cut_by_slices(graph: fx.GraphModule) -> None:
             end = ends[part.args[1]]  # type: ignore[index]
             size = part.meta["val"].shape[axis]
             _replace(graph, part, _call(graph, part, aten.slice.Tensor, node.args[0], axis, end - size, end))
+
+
+def _join_slices(graph: fx.GraphModule) -> None:
+    """Concatenation in place of what writes a part of a tensor, as `x[:, :2] = y` does: it has integer kernels."""
+    for node in list(graph.graph.nodes):
+        if node.target not in WRITING:
+            continue
+        whole: Any = node.args[0]
+        axis = (node.args[2] if len(node.args) > 2 else 0) % whole.meta["val"].ndim  # type: ignore[operator]
+        size = whole.meta["val"].shape[axis]
+        if (written := _written_range(node, size)) is None:
+            continue
+        part = node.args[1]
+        if node.target is aten.select_scatter.default:
+            part = _call(graph, node, aten.unsqueeze.default, part, axis)
+        before, after = (
+            [_call(graph, node, aten.slice.Tensor, whole, axis, *ends)] if ends[0] < ends[1] else []
+            for ends in ((0, written.start), (written.stop, size))
+        )
+        _replace(graph, node, _call(graph, node, aten.cat.default, [*before, part, *after], axis))
+
+
+def _written_range(node: fx.Node, size: Any) -> range | None:
+    """The places of an axis that are written; None where they are not together, or of the batch."""
+    if not isinstance(size, int):
+        return None
+    where: Any = node.args[3:]
+    if node.target is aten.select_scatter.default:
+        return range(where[0] % size, where[0] % size + 1)
+    found = range(size)[slice(*(*where, None, None)[:2])]
+    return found if found and where[2:] in ((), (1,)) else None
 
 
 def _keep_pooled_axes(graph: fx.GraphModule) -> None:

@@ -53,9 +53,11 @@ def export_graph(model: nn.Module, example: Tensors) -> fx.GraphModule:
     """
     network = copied(model, example)
     program = trace(network, free_dimensions(network))
-    if changes_views(program.module(check_guards=False)):
-        program = program.run_decompositions({})
-    graph = program.module(check_guards=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own classes
+        if changes_views(program.module(check_guards=False)):
+            program = program.run_decompositions({})
+        graph = program.module(check_guards=False)
     graph.meta[NAMES] = (network.input_names, network.output_names)
     canonicalize(graph)
     outputs = outputs_of(network.module, network.inputs)

@@ -47,6 +47,7 @@ CHAR = 1  # of ExecuTorch's ScalarType: int8
 TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 6: torch.float32, 11: torch.bool}  # of its ScalarType
 NAMES_METHOD = "distiq_names"
 """A method of the program without inputs: the names of inputs and outputs, as bytes of JSON."""
+CONVOLUTION_AXES = 4
 JSON_STEP = 1e-6  # what flatc leaves of a scale
 FREE = {"XNNConvert", "XNNStaticReshape", "XNNStaticTranspose"}
 """What computes nothing within XNNPACK: conversions, and views of a tensor. All else computes."""
@@ -76,8 +77,9 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
     try:
         _Loaded(path, content, 1)(example)
     except (UserError, RuntimeError) as error:  # it lowers what it has no kernel for, such as 3-D convolutions
-        names = ", ".join(_outside(_read(content)[0])) or "none"
+        names = ", ".join(dict.fromkeys(_outside(_read(content)[0]))) or "none"
         said = str(error).splitlines()[0]
+        said = said if isinstance(error, UserError) else f"{path}: ExecuTorch cannot run this file: {said}"
         raise UserError(f"{said}; operations outside XNNPACK: {names}; take another runtime") from error
     write_atomically(path, content)
 
@@ -243,7 +245,8 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
                 scales = np.frombuffer(stored[quantization["scale_buffer_idx"]], np.float32)
                 weights.append(Weight(_channels_first(array, quantization["channel_dim"]), scales))
             elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
-                floats.append(np.frombuffer(data, np.float32).reshape(value["dims"]))
+                array = np.frombuffer(data, np.float32).reshape(value["dims"])
+                floats += [array, *(_channels_first(array, axis) for axis in (0, 3) if array.ndim == CONVOLUTION_AXES)]
     return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
 
 
@@ -346,7 +349,7 @@ def _values(part: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, An
 
 def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
     """(O, H, W, I), or (1, H, W, O) of a depthwise layer, as (O, I, H, W)."""
-    if array.ndim != 4:
+    if array.ndim != CONVOLUTION_AXES:
         return array
     return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
 

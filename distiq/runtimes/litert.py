@@ -74,6 +74,10 @@ def export_litert(model: nn.Module, example: Tensors, path: Path, options: FileO
         UserError: an operation has no form in LiteRT.
     """
     content = _converted(model, example, path, options)
+    try:
+        _interpreter(content, 1, path)
+    except UserError as error:  # it converts operations that it has no kernel for, such as a sort
+        raise UserError(f"{error}; take another operation or runtime") from error
     dynamic = _with_dynamic_batch(content)
     if options.uint8_input is not None:
         example = each(lambda one: torch.arange(one.numel()).remainder(256).to(torch.uint8).view_as(one), example)
@@ -281,8 +285,11 @@ def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
     model = _model(content)
     for signature_def in model.signatureDefs:
         for mapped, names in ((signature_def.inputs, inputs), (signature_def.outputs, outputs)):
-            for one in mapped:
-                one.name = names[int(one.name.rpartition(b"_")[2])].encode()
+            numbers = [int(one.name.rpartition(b"_")[2]) for one in mapped]
+            if twice := [name for number, name in enumerate(names) if number not in numbers]:
+                raise UserError(f"LiteRT files give a tensor once, but {twice[0]} is another output, too; leave it out")
+            for one, number in zip(mapped, numbers, strict=True):
+                one.name = names[number].encode()
     return _content(model)
 
 
@@ -477,6 +484,8 @@ def _takes_any_batch(content: bytes, example: Tensors) -> bool:
 
 
 def _alike(together: Tensor, alone: Tensor) -> bool:
+    if not alone.is_floating_point():
+        return torch.equal(together, alone)
     largest = max(1.0, float(alone.abs().max()))
     return together.shape == alone.shape and torch.allclose(together, alone, rtol=1e-4, atol=1e-5 * largest)
 

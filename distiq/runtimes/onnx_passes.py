@@ -116,10 +116,10 @@ def _restore_global_pooling(graph: GraphProto) -> None:
 
 def _drop_needless_clips(graph: GraphProto) -> None:
     """Removes a Relu or Clip whose result is put on a grid that saturates at the same ends: the grid is the clip."""
-    constants = initializers(graph)
+    constants, given = initializers(graph), {output.name for output in graph.output}
     consumers = consumers_of(graph)
     for node in list(graph.node):
-        if node.op_type not in ("Relu", "Clip"):
+        if node.op_type not in ("Relu", "Clip") or node.output[0] in given:
             continue
         behind = consumers.get(node.output[0], [])
         if behind and all(user.op_type == Q and _saturates(node, user, constants) for user in behind):

@@ -521,7 +521,7 @@ def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
             )
             assert program is not None
             optimize_ir(program.model, should_fold=_folds)
-            return program.model_proto
+            return _with_names(program.model_proto, network.output_names)
     except Exception as error:  # torch.onnx raises many kinds
         cause = error.__cause__ or error
         if FROZEN in str(cause):
@@ -555,6 +555,23 @@ def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
         hidden_size=weights[1].shape[1],
     )
     return op.Reshape(op.Transpose(found, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
+
+
+def _with_names(proto: ModelProto, names: Sequence[str]) -> ModelProto:
+    """Gives every output its name: of a value that is given twice the exporter knows one name alone."""
+    graph = proto.graph
+    if [output.name for output in graph.output] == list(names):
+        return proto
+    given = {one.name for one in graph.input}
+    values = {one.name: one.name if one.name in given else f"{one.name}_value" for one in graph.output}
+    for node in graph.node:
+        node.input[:] = [values.get(name, name) for name in node.input]
+        node.output[:] = [values.get(name, name) for name in node.output]
+    for output, name in zip(graph.output, names, strict=True):
+        if output.name != name or name not in given:
+            graph.node.append(helper.make_node("Identity", [values[output.name]], [name]))
+        output.name = name
+    return proto
 
 
 def _folds(node: ir.Node) -> bool | None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.models.build import check_output
 from distiq.models.signature import (
     AffineParameters,
     Signature,
@@ -97,6 +98,19 @@ def test_a_network_by_position_takes_its_inputs_in_their_order():
     assert torch.equal(call(Difference(), {"right": right, "left": left})["difference"], left - right)
     with pytest.raises(UserError, match="takes left, right, scale; it has no input called middle"):
         positional(Difference(), {"left": left, "middle": right})
+
+
+def test_a_network_that_changes_its_input_is_refused():
+    """The teacher, which reads the same rows, would see other ones."""
+
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sub_(1).relu()
+
+    with pytest.raises(UserError, match=r"changes its input in place; write x = x - 1"):
+        positional(Centred(), A.clone())
+    with pytest.raises(UserError, match="student: the network changes its input in place"):
+        check_output(Centred(), A.shape[1], A[:1].clone(), "student")
 
 
 def test_a_network_of_one_tensor_stays_as_it_is():

@@ -111,3 +111,21 @@ def test_dropout_and_copies_are_gone_and_nothing_is_in_place(rows: Tensor):
     kinds = [node.target for node in graph.graph.nodes if node.op == "call_function"]
     gate = [aten.conv2d.default, aten.clamp.default]  # of one position: x / 6 + 1 / 2
     assert kinds == [aten.conv2d.default, aten.relu.default, *gate, aten.mul.Tensor]
+
+
+def test_what_writes_a_part_of_a_tensor_is_a_concatenation(rows: Tensor):
+    class Writing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(x)
+            y[:, :2] = 0
+            y[:, -1] = x[:, 0]
+            z = torch.zeros_like(y)
+            z[:, :, 1:] = y[:, :, :-1]
+            return z
+
+    graph, expected = export_graph(Writing(), rows), torch.zeros_like(rows)
+    expected[:, 2, 1:], expected[:, 3, 1:] = rows[:, 2, :-1].relu(), rows[:, 0, :-1]
+    assert torch.equal(graph(rows), expected)
+    kinds = [node.target for node in graph.graph.nodes]
+    assert kinds.count(aten.cat.default) == 3
+    assert not any("scatter" in str(kind) for kind in kinds)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.models.resnet import ResNet
+from distiq.models.signature import call
+from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import points, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
@@ -252,6 +254,30 @@ def test_an_operation_without_onnx_form_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="cannot be exported to ONNX"):
         export(Branching(), tmp_path / "model.onnx", torch.randn(2, 3))
     assert list(tmp_path.iterdir()) == []
+
+
+class GivenTwice(nn.Module):
+    """A layer's values before and behind what is made of them, one of them under two names, and the input itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.relu(self.first(x))
+        scores = self.second(hidden).mean((2, 3))
+        return {"scores": scores, "hidden": hidden, "again": scores, "input": x, "sure": scores.amax(1) > 0}
+
+
+@torch.no_grad()
+def test_outputs_keep_their_names_and_values_where_they_are_given_twice(images: Tensor, tmp_path: Path):
+    torch.manual_seed(0)
+    model = GivenTwice().eval()
+    for form in (model, quantize(model, images[:32])):
+        found, expected = load(export(form, tmp_path / "model.onnx", images[:2]))(images), call(form, images)
+        assert list(found) == ["scores", "hidden", "again", "input", "sure"]
+        assert all(sqnr_db(expected[name], found[name]) > 60 for name in list(found)[:4])
+        assert torch.equal(found["sure"], expected["sure"])
 
 
 def test_a_padding_of_the_input_goes_into_its_convolution(images, tmp_path):
