@@ -378,9 +378,12 @@ def bench(
     " --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --ranges minmax --out small.xml`"
 )
 def quantize(
-    model: Annotated[Path, typer.Argument(help="a float32 .onnx file of one input, or of texts", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a float32 .onnx file", show_default=False)],
     data: Annotated[
-        Path, typer.Option(help="samples without labels: inputs (N, ...) in .npy or .npz, or a folder of images")
+        Path,
+        typer.Option(
+            help="samples without labels: a folder of images, or .npy; .npz: an array for each input by its name"
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -403,6 +406,9 @@ def quantize(
         bool, typer.Option("--reduce-range", help="7-bit weights: the same predictions on x86 CPUs without VNNI")
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="how many to calibrate on, at most half of them")] = 512,
+    min_sqnr: Annotated[
+        float, typer.Option(help="in dB, of every output beside float32; below, the noisiest layers stay in float32")
+    ] = 20.0,
     size: Annotated[str, typer.Option(help="of the images, such as 224,224, where the file does not say it")] = "",
     mean: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel: images become (x - mean) / std")] = "0",
     std: Annotated[str, typer.Option(help="of pixels from 0 to 1, by channel")] = "1",
@@ -448,6 +454,7 @@ def quantize(
                 ),
                 Preparation.written(size, mean, std),
                 samples=samples,
+                min_sqnr=min_sqnr,
                 uint8_input=uint8_input,
                 pad=pad,
                 threads=threads,

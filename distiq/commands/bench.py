@@ -25,6 +25,7 @@ from distiq.timing.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.timing.tune import tune as tune_file
 
 Shape = Sequence[int] | Mapping[str, Sequence[int]]
+THROUGHPUT_BATCH = 32
 NO_PADDING = -1  # a number that no token has: nothing is masked
 
 
@@ -47,12 +48,13 @@ def bench(
     files: Sequence[Path],
     *,
     threads: int | None = None,
-    batch: int = 32,
+    batch: int = THROUGHPUT_BATCH,
     rounds: int = 10,
     seconds: float = 0.2,
     shape: Shape = (),
     rate: int = 0,
     tune: bool = False,
+    sample: Tensors | None = None,
     watch: Watch | None = None,
 ) -> BenchRecord:
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
@@ -66,6 +68,7 @@ def bench(
         shape: of one sample, for files that do not say it; of a file of several inputs a shape by name.
         rate: of files that hear, samples per second; a bundle says its own.
         tune: also time each file under the settings of its runtime.
+        sample: what one call gives to every file, in place of noise of a shape.
 
     Raises:
         UserError: a file is missing or damaged, a bundle is not whole, its runtime is not installed, or its shape is
@@ -74,7 +77,10 @@ def bench(
     watch = watch or Silent()
     watch.stage("loading the files")
     with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
-        opened = {str(file): _opened(Path(file), threads, shape, rate, Path(folder)) for file in files}
+        if sample is not None:
+            opened = {str(file): _opened_on(Path(file), threads or 1, sample) for file in files}
+        else:
+            opened = {str(file): _opened(Path(file), threads, shape, rate, Path(folder)) for file in files}
         return _timed(opened, batch, rounds, seconds, tune, watch)
 
 
@@ -124,6 +130,14 @@ def _opened(path: Path, threads: int | None, shape: Shape, rate: int, folder: Pa
     sound_s = shapes[0][0] / rate if rate and len(shapes[0]) == 1 else 0.0
     work, threads = count(run, shapes) if count else None, threads or 1
     return _Opened(path, run, threads, load(run, threads), sample, work, sound_s)
+
+
+def _opened_on(path: Path, threads: int, sample: Tensors) -> _Opened:
+    require(runtime_of(path))
+    count, tensors = runtime_of(path).work, tensors_of(sample)
+    is_one = all(one.ndim and len(one) == 1 for one in tensors)  # states and the like have no batch in front
+    work = count(path, [tuple(one.shape[1:]) for one in tensors]) if count and is_one else None
+    return _Opened(path, path, threads, load(path, threads), sample, work, 0.0)
 
 
 def _sample(path: Path, shape: Shape) -> Tensors:

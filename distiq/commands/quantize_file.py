@@ -8,11 +8,13 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from distiq.commands.bench import Shape, bench
+from distiq.commands.bench import THROUGHPUT_BATCH, Shape, bench
+from distiq.commands.quantize_graph import GraphFiles, Timing, quantize_graph, slower
+from distiq.data.calls import names_in
 from distiq.data.inputs import Preparation, read_inputs, read_named_inputs
 from distiq.errors import UserError
 from distiq.models.from_onnx import OnnxNetwork, read_onnx
-from distiq.models.onnx_inputs import one_input
+from distiq.models.onnx_inputs import MASK, one_input
 from distiq.models.onnx_operations import EXPORT_AGAIN
 from distiq.models.signature import (
     Predict,
@@ -32,13 +34,14 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import export, load, operations, pair_sums, refusal, require, runtime_of
+from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
+from distiq.runtimes.runtime import Runtime
 from distiq.runtimes.uint8_input import Uint8Input
 from distiq.tasks.classification import agreement as same_predictions
 
 COMPARED = 2048
 CHUNK = 32
 SAME_DB = 60.0  # what the network read from a file must reach against the file: float32 in another order has > 100
-THROUGHPUT_BATCH = 32
 
 
 def scheme_of(
@@ -86,6 +89,7 @@ def quantize_file(
     preparation: Preparation,
     *,
     samples: int = 512,
+    min_sqnr: float = 20.0,
     uint8_input: bool = False,
     pad: int = 0,
     threads: int = 1,
@@ -95,11 +99,16 @@ def quantize_file(
 ) -> OwnFileRecord:
     """Quantizes a float32 ONNX file, writes the int8 file, and measures both on samples that calibration did not see.
 
+    A file that distiq reads becomes a torch graph first, which every rounding and every runtime can have. Any other is
+    quantized as the ONNX graph that it is, if `out` is .onnx, too, and so is one that a torch graph made slower or
+    less accurate than `min_sqnr`; see `quantize_graph`.
+
     Args:
         data: an array of ready inputs (N, ...) as .npy or .npz; of several inputs an .npz with one array for
             each by its name, or a folder of images; see `read_inputs`.
         out: its ending names the runtime; see `export`.
         samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
+        min_sqnr: in dB, that every output of an ONNX graph has to reach; see `deliver`.
         uint8_input: the int8 file takes uint8 images, whose size is right already, and prepares them itself.
         pad: of texts, the padding token's number: a file that takes a mask, too, becomes one that works it out.
         rounds, seconds: of the timing; see `bench`.
@@ -123,7 +132,53 @@ def quantize_file(
         raise UserError(f"{data}: --uint8-input is for a folder of images: their preparation goes into the file")
     watch.stage("reading the network and the samples")
     with tempfile.TemporaryDirectory(prefix="distiq-") as folder:
-        read = _read(source, one_input(source, Path(folder), pad), data, preparation, samples, threads)
+        taken = source if MASK in names_in(data) else one_input(source, Path(folder), pad)
+        files, timing = GraphFiles(source, taken, data, out, Path(folder)), Timing(threads, rounds, seconds)
+        if not _takes_any_graph(runtime, scheme) or uint8_input:
+            return _through_torch(files, scheme, preparation, samples, uint8_input, timing, watch)
+        try:
+            record = _through_torch(files, scheme, preparation, samples, uint8_input, timing, watch)
+        except UserError as refused:
+            why = str(refused).removeprefix(f"{source}: ")
+            try:
+                return quantize_graph(files, scheme, preparation, why, samples, min_sqnr, timing, watch)
+            except UserError as error:
+                raise refused if str(data) in str(refused) else error from None
+        why = _shortcoming(record, min_sqnr)
+        if not why:
+            return record
+        try:
+            return quantize_graph(files, scheme, preparation, why, samples, min_sqnr, timing, watch)
+        except UserError as error:
+            return record.model_validate(record.model_dump() | {"notes": (*record.notes, f"{why}; {error}")})
+
+
+def _shortcoming(record: OwnFileRecord, least_db: float) -> str:
+    """What a file quantized through a torch graph lacks; empty where nothing."""
+    before, after = (file.latency[0].p50_ms for file in record.bench.files)
+    if record.sqnr_db < least_db:
+        return f"through a torch graph it has {record.sqnr_db:.1f} dB"
+    return (
+        f"through a torch graph a call takes {after:.3g} ms, {before:.3g} in float32" if slower(after, before) else ""
+    )
+
+
+def _through_torch(
+    files: GraphFiles,
+    scheme: Scheme,
+    preparation: Preparation,
+    samples: int,
+    uint8_input: bool,
+    timing: Timing,
+    watch: Watch,
+) -> OwnFileRecord:
+    """Reads the network, quantizes and writes it.
+
+    Raises:
+        UserError: as `quantize_file` does, or distiq does not read the network.
+    """
+    source, out, runtime, threads = files.source, files.out, runtime_of(files.out), timing.threads
+    read = _read(source, files.taken, files.data, preparation, samples, threads)
     calibration, held_out, reference = read.calibration, read.held_out, read.reference
     watch.stage(f"quantizing on {batch_size(calibration)} samples: {scheme}")
     inside = Uint8Input(*preparation.of_channels(tensors_of(calibration)[0].shape[1])) if uint8_input else None
@@ -135,8 +190,8 @@ def quantize_file(
         [source, out],
         threads=threads,
         batch=THROUGHPUT_BATCH,
-        rounds=rounds,
-        seconds=seconds,
+        rounds=timing.rounds,
+        seconds=timing.seconds,
         shape=_shape(calibration),
         watch=watch,
     )
@@ -153,7 +208,14 @@ def quantize_file(
         float_operations=runtime.float_operations(out),
         operations=operations(out),
         pair_sums=pair_sums(out),
+        notes=("quantized through a torch graph",),
     )
+
+
+def _takes_any_graph(runtime: Runtime, scheme: Scheme) -> bool:
+    """Whether a scheme can be had without a torch graph."""
+    plain = Scheme(ranges=scheme.ranges, rounding=scheme.rounding, iterations=scheme.iterations)
+    return runtime is ONNX_RUNTIME and scheme.rounding in ("nearest", "gptq") and scheme == plain
 
 
 class _Read(NamedTuple):

@@ -75,13 +75,13 @@ def read_inputs(
         UserError: there is nothing to read, fewer than two samples, values are not finite or do not fit the network.
     """
     if source.is_dir():
-        files = sorted(file for file in walk(source) if file.suffix.lower() in IMAGE_SUFFIXES)
-        first, rest = _shares(len(files), source, "images", calibration, others)
+        files = _image_files(source)
+        first, rest = shares(len(files), source, "images", calibration, others)
         sizes = _image_shape(shape, preparation, source)
         return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
     array = _array(source)
     _check_array(array, shape, dtype, str(source))
-    first, rest = _shares(len(array), source, "samples", calibration, others)
+    first, rest = shares(len(array), source, "samples", calibration, others)
     inputs = torch.from_numpy(np.array(array))
     return inputs[torch.tensor(first)].to(dtype), inputs[torch.tensor(rest)].to(dtype)
 
@@ -97,7 +97,7 @@ def read_named_inputs(
     Raises:
         UserError: an array is missing or fits no input, or they hold different numbers of samples.
     """
-    arrays = _arrays(source) if source.suffix == ".npz" else {}
+    arrays = arrays_of(source) if source.suffix == ".npz" else {}
     if arrays.keys() != inputs.keys():
         there = f"holds {', '.join(arrays)}" if arrays else "is no .npz"
         raise UserError(
@@ -109,12 +109,33 @@ def read_named_inputs(
         raise UserError(f"{source}: {counted}; every input needs as many samples")
     for name, (shape, dtype) in inputs.items():
         _check_array(arrays[name], shape, dtype, f'{source}: "{name}"')
-    first, rest = _shares(next(iter(counts.values())), source, "samples", calibration, others)
+    first, rest = shares(next(iter(counts.values())), source, "samples", calibration, others)
     parts = [
         {name: torch.from_numpy(np.array(arrays[name][rows])).to(inputs[name][1]) for name in inputs}
         for rows in (first, rest)
     ]
     return parts[0], parts[1]
+
+
+def image_inputs(folder: Path, shape: tuple[int, ...], preparation: Preparation, most: int) -> np.ndarray:
+    """At most so many images of a folder as inputs (N, C, H, W) of a network that states the shape of a sample.
+
+    Raises:
+        UserError: there is none, or the network takes no images.
+    """
+    files = _image_files(folder)
+    shares(len(files), folder, "images", 1, 1)
+    chosen = [files[at] for at in _spread(list(range(len(files))), most)]
+    return _images(chosen, _image_shape(shape, preparation, folder), preparation).numpy()
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(file for file in walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether it holds no NaN and nothing infinite."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def _check_array(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, where: str) -> None:
@@ -137,13 +158,18 @@ def _check_array(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, 
 
 
 def _array(source: Path) -> np.ndarray:
-    arrays = _arrays(source)
+    arrays = arrays_of(source)
     if len(arrays) != 1:
         raise UserError(f"{source}: holds {len(arrays)} arrays ({', '.join(arrays)}); store one alone")
     return next(iter(arrays.values()))
 
 
-def _arrays(source: Path) -> dict[str, np.ndarray]:
+def arrays_of(source: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npy or .npz file, by name; the only one of an .npy is called "".
+
+    Raises:
+        UserError: there is no such file, or it holds no arrays.
+    """
     wanted = "give a folder of images, or inputs as a .npy or .npz file"
     if not source.is_file():
         raise UserError(f"{source}: no such folder or file; {wanted}")
@@ -169,7 +195,12 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
 
 
-def _shares(count: int, source: Path, what: str, calibration: int, others: int) -> tuple[list[int], list[int]]:
+def shares(count: int, source: Path, what: str, calibration: int, others: int) -> tuple[list[int], list[int]]:
+    """Numbers to calibrate on, at most half of `count`, and others, both spread evenly.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
     if count < 2:
         raise UserError(
             f"{source}: {count} {what} found; at least 2 are needed, one to calibrate on and one to compare"

@@ -107,6 +107,8 @@ def read_onnx(path: Path, example: Tensors | None = None, logits: bool = False) 
         return _Reader(proto, example).network(logits)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except FAILURES as error:
+        raise UserError(f"{path}: distiq reads no network from this graph: {_first_line(error)}") from error
 
 
 def is_onnx(model: str) -> bool:
@@ -471,7 +473,7 @@ def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor,
     if tensor.elem_type not in types:
         found = TensorProto.DataType.Name(tensor.elem_type)
         raise UserError(f'the input "{entry.name}" is {found}; distiq reads networks of FLOAT (or INT64 tokens)')
-    sizes = [size.dim_value for size in tensor.shape.dim]  # 0 where it is open
+    sizes = [max(size.dim_value, 0) for size in tensor.shape.dim]  # 0 where it is open, which some write as -1
     batch, *stated = sizes or [0]
     if example is None:
         if not stated or min(stated) < 1:

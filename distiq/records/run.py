@@ -1,5 +1,7 @@
 """A whole run, its advice and its verdict; a file quantized by itself."""
 
+from typing import Literal
+
 from distiq.records.data import DataRecord
 from distiq.records.models import ModelRecord
 from distiq.records.quality import FlipRecord
@@ -14,7 +16,9 @@ class OwnFileRecord(Record):
     """A float32 file of someone's own and the int8 file made from it: `bench.files` are these two.
 
     `sqnr_db` is that of the worst output; `sqnr_by_output` is empty where there is one. `agreement` is the share of
-    equal answers, None where the output has no classes. `float_operations` are those that
+    equal answers, None where the output has no classes; `agreement_by_output` is empty where there is one.
+    `delivered` says what the file holds, `notes` how it was made and what was kept in float32, a sentence each.
+    `float_operations` are those that
     the int8 file leaves in float32, `operations` all by kind and type, as in `RuntimeRecord`. `pair_sums` says whether
     sums of two products can saturate on x86 CPUs without VNNI; empty where no such kernels are.
     """
@@ -26,6 +30,9 @@ class OwnFileRecord(Record):
     sqnr_db: float
     sqnr_by_output: dict[str, float] = {}
     agreement: float | None
+    agreement_by_output: dict[str, float] = {}
+    delivered: Literal["int8", "float16 weights"] = "int8"
+    notes: tuple[str, ...] = ()
     float_operations: tuple[str, ...]
     operations: dict[str, dict[str, int]] = {}
     pair_sums: str = ""

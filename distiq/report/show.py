@@ -199,6 +199,7 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
     rows = [] if record.agreement is None else [("Equal answers", percent(record.agreement), held_out)]
     rows += [("SQNR of the outputs", decibels(record.sqnr_db), held_out if record.agreement is None else "")]
     rows += [(f"SQNR of {name}", decibels(value), "") for name, value in record.sqnr_by_output.items()]
+    rows += [(f"Equal answers of {name}", percent(value), "") for name, value in record.agreement_by_output.items()]
     rows += [("Size", f"{times(before.size_bytes / after.size_bytes)} smaller", record.scheme)]
     slower = []
     for was, now in zip(before.latency, after.latency, strict=False):
@@ -214,7 +215,9 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
     for what, value, note in rows:
         grid.add_row(Text(what), Text(value, "bold"), Text(note, "dim"))
     console.print(grid)
-    if slower:
+    for sentence in record.notes:
+        console.print(Text(f"- {sentence}"))
+    if slower and record.delivered == "int8":
         where = " and ".join(slower)
         console.print(
             Text(f"The int8 file measured slower than the float32 file at {where}: it saves size alone.", "red")

@@ -62,7 +62,8 @@ FACTORS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "Gemm":
            "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}  # fmt: skip
 """Which inputs of a node are multiplied."""
 TYPES = {"tensor(float)": torch.float32, "tensor(int64)": torch.int64, "tensor(int32)": torch.int32,
-         "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8, "tensor(bool)": torch.bool}  # fmt: skip
+         "tensor(uint8)": torch.uint8, "tensor(int8)": torch.int8, "tensor(bool)": torch.bool,
+         "tensor(float16)": torch.float16, "tensor(double)": torch.float64, "tensor(int16)": torch.int16}  # fmt: skip
 CHUNK = 32  # samples whose values between the nodes are held at a time
 
 
@@ -346,18 +347,21 @@ def float_operations(path: Path) -> tuple[str, ...]:
 def _optimized(path: Path) -> ModelProto:
     """The graph after ONNX Runtime's own optimization, without the last level: that changes layouts alone and takes
     the nodes' names."""
+    return optimized(path, path.with_suffix(".optimized.onnx.partial"), "extended")
+
+
+def optimized(path: Path, target: Path, level: str) -> ModelProto:
+    """A file's graph after ONNX Runtime's own optimization of that level; it writes the graph to `target` for it."""
     import onnxruntime
 
-    options = _options(1)
-    optimized = path.with_suffix(".optimized.onnx.partial")
-    options.optimized_model_filepath = str(optimized)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options = _options(1, {"graph_optimization_level": level})
+    options.optimized_model_filepath = str(target)
     try:
         with _quiet():
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return onnx.load(str(optimized))
+        return onnx.load(str(target))
     finally:
-        optimized.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
 
 
 def work(path: Path, sample_shapes: Sequence[Sequence[int]]) -> Work | None:

@@ -1,0 +1,329 @@
+"""Int8 files from a float32 ONNX graph that somebody else wrote: opened, given outputs to observe, and written.
+
+`onnx_plan` says where quantize-dequantize pairs stand; the numbers in them come from whoever calibrates.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from distiq.errors import UserError
+from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
+from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, initializers
+from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan, subgraphs_of
+from distiq.runtimes.onnx_runtime import open_session, optimized
+
+QUANTIZED = {Q, DQ, DYNAMIC_Q, "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits"}
+OLDEST_OPSET = 13  # the first whose pairs have scales for each channel
+OLDEST_FORMAT = 8  # of ONNX files: before 4 every constant had to be an input
+CONTRIBUTED = "com.microsoft"  # where ONNX Runtime has such pairs for older opsets
+LARGEST_INTEGER = 2**30  # of a bias: half of what 32 bits hold
+HALVED_FROM = 1024  # values of a constant that is stored in 16 bits
+
+
+class Parameters(NamedTuple):
+    """Scale and zero point of an activation of type uint8."""
+
+    scale: float
+    zero_point: int
+
+
+class Weight(NamedTuple):
+    """Integers of a layer's weight in its own shape, the scale of each channel, and the bias (channels,) or None."""
+
+    integers: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray | None
+
+
+def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
+    """A float32 file whose constants are computed and whose batch norms are folded, with a name for every node.
+
+    Args:
+        given: names of the inputs that the data has; any other input with a default value becomes a constant.
+        folder: for files of the moment.
+
+    Raises:
+        UserError: the file is missing, damaged or quantized already, or ONNX Runtime does not load it.
+    """
+    model = _read(path)
+    constants = initializers(model.graph)
+    kept = [entry for entry in model.graph.input if entry.name in given or entry.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, OLDEST_FORMAT)
+    whole = folder / "whole.onnx"
+    onnx.save(model, str(whole))
+    try:
+        model = optimized(whole, folder / "basic.onnx", "basic")
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"{path}: ONNX Runtime cannot load this file: {str(error).splitlines()[0]}") from error
+    _take_constants(model.graph)
+    _name_nodes(model.graph)
+    with_hard_swish(model.graph)
+    return model
+
+
+def _read(path: Path) -> ModelProto:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        model = onnx.load(str(path))
+        model = onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # protobuf's and onnx's kinds share no base
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged, or no ONNX file ({reason}); copy it again") from error
+    found = sorted({node.op_type for node in every_node(model.graph)} & QUANTIZED)
+    if found:
+        raise UserError(
+            f"{path}: is quantized already ({', '.join(found)}); give the float32 file that it was made from"
+        )
+    return model
+
+
+def every_node(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of a graph and of the graphs within them."""
+    for node in graph.node:
+        yield node
+        for inner in subgraphs_of(node):
+            yield from every_node(inner)
+
+
+def _take_constants(graph: GraphProto) -> None:
+    """Makes `Constant` nodes initializers."""
+    kept = []
+    for node in graph.node:
+        value = next((entry.t for entry in node.attribute if entry.name == "value"), None)
+        if node.op_type == "Constant" and value is not None:
+            tensor = copy.deepcopy(value)
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _name_nodes(graph: GraphProto) -> None:
+    seen: Counter[str] = Counter()
+    for node in graph.node:
+        name = node.name or next(filter(None, node.output), node.op_type)
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+
+
+def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
+    """A copy that gives the named tensors alone, and computes no more than these need."""
+    part = copy.deepcopy(model)
+    del part.graph.output[:]
+    part.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    drop_unread(part.graph)
+    return part
+
+
+def values_of(
+    model: ModelProto, names: Sequence[str], feeds: Iterator[dict[str, np.ndarray]], threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The named tensors for each of the feeds, one after the other."""
+    inputs = {entry.name for entry in model.graph.input}
+    made = [name for name in names if name not in inputs]
+    session = open_session(with_outputs(model, made).SerializeToString(), threads, name="the network") if made else None
+    taken = {entry.name for entry in session.get_inputs()} if session is not None else set()
+    for feed in feeds:
+        found = {name: feed[name] for name in names if name in inputs}
+        if session is not None:
+            results = results_of(session, made, {name: one for name, one in feed.items() if name in taken})
+            found |= zip(made, results, strict=True)
+        yield found
+
+
+def results_of(session: Any, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[Any]:
+    """The named outputs of a session.
+
+    Raises:
+        UserError: it does not run on these inputs.
+    """
+    try:
+        return list(session.run(list(names), dict(feed)))
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"the network does not run on these samples: {str(error).splitlines()[0]}") from error
+
+
+def with_float16_weights(model: ModelProto) -> ModelProto:
+    """A copy that stores large constants in float16 and computes in float32: ONNX Runtime casts them when it loads."""
+    half = copy.deepcopy(model)
+    casts = []
+    for tensor in half.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < HALVED_FROM:
+            continue
+        value, name = numpy_helper.to_array(tensor), tensor.name
+        if np.abs(value).max() > np.finfo(np.float16).max:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}/float16"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}/cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *half.graph.node]
+    del half.graph.node[:]
+    half.graph.node.extend(nodes)
+    return half
+
+
+def quantized_graph(
+    model: ModelProto, planned: Plan, activations: Mapping[str, Parameters], weights: Mapping[str, Weight]
+) -> ModelProto:
+    """A copy of the model with the planned pairs.
+
+    Args:
+        activations: by the tensors that `Plan.groups` names. weights: by the layers' names; a layer that is not there
+            keeps its float32 weights behind quantized activations.
+    """
+    return _Writer(copy.deepcopy(model), planned, activations, weights).written()
+
+
+class _Writer:
+    def __init__(
+        self, model: ModelProto, planned: Plan, activations: Mapping[str, Parameters], weights: Mapping[str, Weight]
+    ) -> None:
+        self.model, self.graph, self.plan = model, model.graph, planned
+        self.activations, self.weights = activations, weights
+        self.nodes = {node.name: node for node in self.graph.node}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in self.graph.node:
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(node)
+        version = next(entry.version for entry in model.opset_import if entry.domain in STANDARD)
+        self.domain = "" if version >= OLDEST_OPSET else CONTRIBUTED
+        self.behind: dict[str, list[NodeProto]] = {}  # by the tensor's first name, whose maker they follow
+        self.front: list[NodeProto] = []
+        self.stored: dict[str, np.ndarray] = {}
+
+    def written(self) -> ModelProto:
+        self._factors(initializers(self.graph))
+        makers = {name: node for node in self.graph.node for name in node.output}
+        fused = {layer.output for layer in self.plan.layers}
+        for name, root in self.plan.shared.items():
+            maker = makers.get(name)
+            by_integers = name in fused or (maker is not None and maker.name in self.plan.integer)
+            self._pair(name, self.activations[root], maker, by_integers)
+        for layer in self.plan.layers:
+            if layer.name in self.weights:
+                self._weight(layer, self.weights[layer.name])
+        nodes = [*self.front]
+        for node in self.graph.node:
+            nodes.append(node)
+            for name in node.output:
+                nodes += self.behind.get(name, [])
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+        del self.graph.value_info[:]
+        drop_unread(self.graph)
+        if self.domain and all(entry.domain != self.domain for entry in self.model.opset_import):
+            self.model.opset_import.append(helper.make_opsetid(self.domain, 1))
+        return self.model
+
+    def _store(self, name: str, value: np.ndarray) -> str:
+        """Stores a constant once; another of that name has another number."""
+        own, number = name, 1
+        while own in self.stored and not np.array_equal(self.stored[own], value):
+            number += 1
+            own = f"{name}_{number}"
+        if own not in self.stored:
+            self.stored[own] = value
+            self.graph.initializer.append(
+                numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), own)
+            )
+        return own
+
+    def _parameters(self, name: str, parameters: Parameters) -> list[str]:
+        scale = self._store(f"{name}/scale", np.array(parameters.scale, np.float32))
+        return [scale, self._store(f"{name}/zero_point", np.array(parameters.zero_point, np.uint8))]
+
+    def _node(self, kind: str, inputs: list[str], result: str, axis: int | None = None) -> NodeProto:
+        axes: dict[str, Any] = {} if axis is None else {"axis": axis}
+        return helper.make_node(kind, inputs, [result], f"{result}/{kind}", domain=self.domain, **axes)
+
+    def _pair(self, name: str, parameters: Parameters, maker: NodeProto | None, by_integers: bool) -> None:
+        """A pair behind a tensor. Of what integers make all read the result; of others integer operations alone."""
+        stored = self._parameters(name, parameters)
+        source, result = (f"{name}/float", name) if by_integers else (name, f"{name}/dequantized")
+        pair = [
+            self._node(Q, [source, *stored], f"{name}/quantized"),
+            self._node(DQ, [f"{name}/quantized", *stored], result),
+        ]
+        if by_integers:
+            assert maker is not None
+            place = list(maker.output).index(name)
+            maker.output[place] = source
+        else:
+            for reader in self.readers.get(name, []):
+                if reader.name in self.plan.integer:
+                    _read_instead(reader, name, result)
+        if maker is None:
+            self.front += pair
+        else:
+            self.behind[source] = pair
+
+    def _factors(self, constants: Mapping[str, TensorProto]) -> None:
+        """Constants that integers are added to or multiplied by, as integers of one scale."""
+        for node in self.graph.node:
+            if node.name not in self.plan.integer or node.op_type not in PAIRED:
+                continue
+            for name in node.input:
+                if name in constants:
+                    _read_instead(node, name, self._factor(name, numpy_helper.to_array(constants[name])))
+
+    def _factor(self, name: str, value: np.ndarray) -> str:
+        low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
+        parameters = parameters_of(low, high)
+        integers = np.clip(np.rint(value / np.float32(parameters.scale)) + parameters.zero_point, 0, 255)
+        own, result = f"{name}/uint8", f"{name}/uint8/dequantized"
+        if own not in self.stored:
+            stored = [self._store(own, integers.astype(np.uint8)), *self._parameters(own, parameters)]
+            self.front.append(self._node(DQ, stored, result))
+        return result
+
+    def _weight(self, layer: Layer, weight: Weight) -> None:
+        node, zeros = self.nodes[layer.name], np.zeros(weight.scale.shape, np.int8)
+        integers = weight.integers.astype(np.int8)
+        node.input[1] = self._constant(
+            f"{layer.name}/weight", layer.weight, integers, weight.scale, zeros, layer.channels
+        )
+        if weight.bias is None:
+            return
+        scale = weight.scale.astype(np.float64) * self.activations[self.plan.shared[layer.source]].scale
+        integers = np.clip(np.rint(weight.bias / scale), -LARGEST_INTEGER, LARGEST_INTEGER).astype(np.int32)
+        own = f"{layer.name}/bias"
+        del node.input[2:]
+        node.input.append(self._constant(own, own, integers, scale, zeros.astype(np.int32), 0))
+
+    def _constant(
+        self, result: str, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, axis: int
+    ) -> str:
+        """A pair's second half for one layer alone: ONNX Runtime fuses no other.
+
+        The integers are stored once, the scale for each layer: of equal pairs ONNX Runtime would make one.
+        """
+        own = self._store(f"{name}/integers", integers)
+        scale_name = self._store(f"{result}/scale", scale.astype(np.float32))
+        stored = [own, scale_name, self._store(f"{own}/zero_point", zero_point)]
+        self.front.append(self._node(DQ, stored, f"{result}/dequantized", axis))
+        return f"{result}/dequantized"
+
+
+def _read_instead(node: NodeProto, name: str, other: str) -> None:
+    for place, source in enumerate(node.input):
+        if source == name:
+            node.input[place] = other
+
+
+def parameters_of(low: float, high: float) -> Parameters:
+    """Of a range that is widened to hold zero exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max((high - low) / 255, float(np.finfo(np.float32).eps))
+    return Parameters(scale, int(np.clip(np.rint(-low / scale), 0, 255)))

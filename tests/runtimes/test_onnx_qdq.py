@@ -1,0 +1,94 @@
+"""Pairs in a graph of somebody else's: integer kernels, values by hand, old opsets, float16 weights."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from distiq.errors import UserError
+from distiq.runtimes.onnx_plan import plan
+from distiq.runtimes.onnx_qdq import (
+    Parameters,
+    Weight,
+    open_graph,
+    parameters_of,
+    quantized_graph,
+    with_float16_weights,
+    with_outputs,
+)
+from distiq.runtimes.onnx_runtime import operations
+
+
+def gemm(opset: int = 13, ir_version: int = 8) -> ModelProto:
+    weight = np.array([[1.0, -0.5], [0.25, 2.0]], np.float32)
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 2])] for name in "xy"]
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["a"]), helper.make_node("Relu", ["a"], ["y"])]
+    held = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array([1.0, -1.0], np.float32), "b")]
+    graph = helper.make_graph(nodes, "graph", *ends, held)
+    if ir_version < 4:
+        graph.input.extend(helper.make_tensor_value_info(one.name, TensorProto.FLOAT, one.dims) for one in held)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+def run(model: ModelProto, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(7, 3), (9, 4), (11, 6), (13, 8), (17, 8), (20, 9), (23, 11)])
+def test_integers_compute_what_they_stand_for_at_every_opset(opset: int, ir_version: int, tmp_path: Path):
+    onnx.save(gemm(opset, ir_version), tmp_path / "net.onnx")
+    model = open_graph(tmp_path / "net.onnx", ["x"], tmp_path)
+    planned = plan(model.graph)
+    weight = Weight(np.array([[4, -2], [1, 8]], np.int8), np.array([0.25, 0.25]), np.array([1.0, -1.0]))
+    written = quantized_graph(
+        model, planned, dict.fromkeys(planned.groups(), Parameters(0.5, 4)), {planned.layers[0].name: weight}
+    )
+    x = np.array([[1.0, 0.5], [-1.5, 100.0]], np.float32)  # 100 is beyond the range: (255 - 4) / 2 = 125.5 is not
+    exact = np.maximum(x @ np.array([[1.0, -0.5], [0.25, 2.0]]) + [1.0, -1.0], 0)
+    np.testing.assert_array_equal(run(written, x), exact)
+    (tmp_path / "int8.onnx").write_bytes(written.SerializeToString())
+    assert operations(tmp_path / "int8.onnx")["QGemm"] == {"int8": 1}
+
+
+def test_parameters_hold_zero_exactly():
+    assert parameters_of(-1.0, 254.0) == Parameters(1.0, 1)
+    assert parameters_of(2.0, 255.0) == Parameters(1.0, 0)
+
+
+def test_float16_weights_are_half_as_large_and_computed_in_float32():
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 64])] for name in "xy"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "graph", *ends)
+    graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    half, x = with_float16_weights(model), np.eye(64, dtype=np.float32)
+    np.testing.assert_array_equal(run(half, x), weight.astype(np.float16).astype(np.float32))
+    assert len(half.SerializeToString()) < 0.55 * len(model.SerializeToString())
+
+
+def test_a_part_computes_no_more_than_it_gives():
+    part = with_outputs(gemm(), ["a"])
+    assert Counter(node.op_type for node in part.graph.node) == {"Gemm": 1}
+    assert run(part, np.zeros((1, 2), np.float32)).tolist() == [[1.0, -1.0]]
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.onnx", "no such file"), ("bad.onnx", "damaged, or no ONNX file")])
+def test_files_that_are_none_are_refused(name: str, message: str, tmp_path: Path):
+    (tmp_path / "bad.onnx").write_bytes(b"not a model")
+    with pytest.raises(UserError, match=message):
+        open_graph(tmp_path / name, ["x"], tmp_path)
+
+
+def test_what_is_quantized_already_is_refused(tmp_path: Path):
+    onnx.save(gemm(), tmp_path / "float.onnx")
+    model = open_graph(tmp_path / "float.onnx", ["x"], tmp_path)
+    planned = plan(model.graph)
+    quantized = quantized_graph(model, planned, dict.fromkeys(planned.groups(), Parameters(1.0, 0)), {})
+    onnx.save(quantized, tmp_path / "net.onnx")
+    with pytest.raises(UserError, match="is quantized already"):
+        open_graph(tmp_path / "net.onnx", ["x"], tmp_path)
