@@ -139,7 +139,7 @@ def quantize_file(
         try:
             record = _through_torch(files, scheme, preparation, samples, uint8_input, timing, watch)
         except UserError as refused:
-            why = str(refused).removeprefix(f"{source}: ")
+            why = str(refused).removeprefix(f"{source}: ").partition("; ")[0]
             try:
                 return quantize_graph(files, scheme, preparation, why, samples, min_sqnr, timing, watch)
             except UserError as error:

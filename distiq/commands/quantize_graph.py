@@ -6,6 +6,7 @@ noisiest layers go back to float32 one by one, and where that does not help the 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -83,7 +84,7 @@ def quantize_graph(
     name, threads = str(files.source), timing.threads
     model = open_graph(files.taken, names_in(files.data), files.folder)
     calibration, held_out = read_calls(files.data, inputs_of(model, name), preparation, samples, COMPARED)
-    watch.stage(f"quantizing the ONNX graph on {calibration.samples} samples: {scheme}")
+    watch.stage(f"quantizing the ONNX graph on {calibration.samples} samples")
     found = calibrate(model, calibration, scheme, name)
     watch.stage(f"comparing on {held_out.samples} other samples")
     delivered = deliver(found, open_session(files.taken, threads), held_out, threads, min_sqnr, watch)
@@ -103,7 +104,7 @@ def quantize_graph(
     sqnr, agreement = delivered.comparison
     return OwnFileRecord(
         bench=timed,
-        scheme=str(scheme) if delivered.kind == "int8" else delivered.kind,
+        scheme=str(replace(scheme, rounding="nearest")) if delivered.kind == "int8" else delivered.kind,
         calibration_samples=calibration.samples,
         compared_samples=held_out.samples,
         sqnr_db=delivered.comparison.worst_db,
