@@ -44,8 +44,8 @@ class Layer(NamedTuple):
 
     @property
     def gives_integers(self) -> bool:
-        """Whether ONNX Runtime has no integer kernel with a float32 result: of convolutions and fused activations."""
-        return self.node.op_type == "Conv" or self.output != self.node.output[0]
+        """Whether ONNX Runtime has no integer kernel with a float32 result: of convolutions and a MatMul with Relu."""
+        return self.node.op_type == "Conv" or (self.node.op_type == "MatMul" and self.output != self.node.output[0])
 
 
 class Plan(NamedTuple):
