@@ -9,7 +9,7 @@ from distiq.data.images import Images
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.models.adapted import Adapted, Refit
-from distiq.models.predictor import are_probabilities
+from distiq.models.predictor import are_independent_probabilities, are_probabilities, log_odds, logarithms
 from distiq.models.signature import one_output
 from distiq.progress import Watch
 from distiq.recipe.training import TeacherPreprocessing
@@ -18,30 +18,40 @@ from distiq.tasks.choose import task_of
 SAMPLES = 8  # on which a network's outputs are looked at
 
 
-def adapted(network: nn.Module, data: Data, own: TeacherPreprocessing, watch: Watch | None = None) -> nn.Module:
+def adapted(
+    network: nn.Module, data: Data, own: TeacherPreprocessing, watch: Watch | None = None, trained: bool = True
+) -> nn.Module:
     """The network, fed as it was trained and answering the data's classes by logits; itself where nothing differs.
 
-    Of a network that ends in a softmax the logarithm is taken, and that is said.
+    Of a network that ends in a softmax, or of several labels in a sigmoid, logits are worked out, and that is said.
+
+    Args:
+        trained: its weights say something; outputs of drawn ones lie between 0 and 1 by chance, too.
 
     Raises:
         UserError: the data are no images and `own` is of images, does not fit their channels, or lacks a class.
     """
     view = refit(data, own.mean, own.std, own.size, own.channels == "bgr")
     columns = columns_of(data, own.labels) if own.labels else None
-    ends_in_softmax = task_of(data).decoding == "softmax" and gives_probabilities(network, data, view)
-    if ends_in_softmax and watch:
-        watch.note(
-            "teacher: its outputs are probabilities (it ends in a softmax); their logarithms are taken as logits, and"
-            ' its layers are named behind "network."'
-        )
-    if view is None and columns is None and not ends_in_softmax:
+    decoding, logits = task_of(data).decoding, None
+    if gives_probabilities(network, data, view) and (trained or decoding == "softmax"):
+        logits = logarithms if decoding == "softmax" else log_odds
+        if watch:
+            taken = "their logarithms are" if decoding == "softmax" else "their log odds are"
+            watch.note(
+                f"teacher: its outputs are probabilities (it ends in a {decoding}); {taken} taken as logits, and its"
+                ' layers are named behind "network."'
+            )
+    if view is None and columns is None and logits is None:
         return network
-    return Adapted(network, view, columns, ends_in_softmax)
+    return Adapted(network, view, columns, logits)
 
 
 @torch.no_grad()
 def gives_probabilities(network: nn.Module, data: Data, view: Refit | None = None) -> bool:
-    """Whether a network answers samples of the data, seen through its view, by probabilities of classes."""
+    """Whether a network answers samples of the data, seen through its view, by probabilities of classes or labels."""
+    if (decoding := task_of(data).decoding) not in ("softmax", "sigmoid"):
+        return False
     was_training = network.training
     inputs = data.normalize(data.calibration.drawn(SAMPLES).inputs)
     try:
@@ -50,7 +60,8 @@ def gives_probabilities(network: nn.Module, data: Data, view: Refit | None = Non
         return False  # the check of networks says why
     finally:
         network.train(was_training)
-    return outputs.ndim == 2 and outputs.is_floating_point() and are_probabilities(outputs.float())
+    looks_so = are_probabilities if decoding == "softmax" else are_independent_probabilities
+    return outputs.ndim == 2 and outputs.is_floating_point() and looks_so(outputs.float())
 
 
 def example_of(data: Data, own: TeacherPreprocessing) -> Tensor:

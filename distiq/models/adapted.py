@@ -1,13 +1,15 @@
 """A network that was trained elsewhere, fed and read as it was trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.models.predictor import logarithms
 from distiq.models.signature import one_output
+
+Logits = Callable[[Tensor], Tensor]
+"""Probabilities (N, classes) -> logits that give them."""
 
 
 class Refit(nn.Module):
@@ -64,20 +66,20 @@ class Adapted(nn.Module):
 
     Args:
         columns: of its logits, in the data's order of classes; None takes all as they are.
-        logarithm: it gives probabilities, of which the logarithms are taken.
+        logits: of probabilities, where it gives them in place of logits.
 
     Shapes: as the data's (B, ...) -> (B, classes) logits.
     """
 
     def __init__(
-        self, network: nn.Module, view: Refit | None, columns: Sequence[int] | None, logarithm: bool = False
+        self, network: nn.Module, view: Refit | None, columns: Sequence[int] | None, logits: Logits | None = None
     ) -> None:
         super().__init__()
-        self.view, self.network, self.logarithm = view, network, logarithm
+        self.view, self.network, self.logits = view, network, logits
         self.columns = None if columns is None else nn.Buffer(torch.tensor(columns), persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
         logits = self.network(inputs if self.view is None else self.view(inputs))
-        if self.logarithm:
-            logits = logarithms(one_output(logits).float())
+        if self.logits:
+            logits = self.logits(one_output(logits).float())
         return logits if self.columns is None else logits.index_select(1, self.columns)

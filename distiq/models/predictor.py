@@ -19,6 +19,16 @@ def are_probabilities(outputs: Tensor) -> bool:
     return bool((outputs >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
 
 
+def are_independent_probabilities(outputs: Tensor) -> bool:
+    """Whether outputs (N, labels) are what a sigmoid gives: none is below 0 or above 1."""
+    return bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
+def log_odds(probabilities: Tensor) -> Tensor:
+    """Logits that give these probabilities (N, labels), each of a label for itself."""
+    return probabilities.clamp(SMALLEST, 1 - SMALLEST).logit()
+
+
 def logarithms(probabilities: Tensor) -> Tensor:
     """Logits that give these probabilities (N, classes)."""
     return probabilities.clamp(min=SMALLEST).log()

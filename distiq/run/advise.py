@@ -4,6 +4,9 @@ import json
 import textwrap
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from distiq.data.splits import Data
 from distiq.errors import MOST_CHARACTERS, UserError
 from distiq.evaluation.cost import parameter_count
@@ -39,7 +42,7 @@ def advise(
     network, task = reference.trained.network, task_of(data)
     is_loaded = network.is_given or bool(network.source) or network.is_predictor
     if is_loaded and task.order and (order := task.order(outputs, targets)):
-        raise UserError(permuted(network, recipe, data.classes, order))
+        raise UserError(permuted(network, recipe, data.classes, order, *_right(task, outputs, targets, order)))
     said = advice(recipe, task, taught, size, parameter_count(student.module))
     if is_loaded and (warning := learned_samples(reference.scores)):
         said = AdviceRecord(facts=said.facts, warnings=(*said.warnings, warning))
@@ -48,11 +51,27 @@ def advise(
     return said
 
 
-def permuted(network: Network, recipe: Recipe, classes: Sequence[str], order: Sequence[int]) -> str:
-    """What a teacher's outputs mean in place of the data's classes, and how to say so."""
+def _right(task: Task, outputs: Tensor, targets: Tensor, order: Sequence[int]) -> tuple[float, float]:
+    """Shares of right predictions, as they stand and in the other order."""
+    predictions = task.decode(outputs)
+    moved = torch.tensor(order)[predictions]
+    return float((predictions == targets).double().mean()), float((moved == targets).double().mean())
+
+
+def permuted(
+    network: Network, recipe: Recipe, classes: Sequence[str], order: Sequence[int], before: float, after: float
+) -> str:
+    """What a teacher's outputs mean in place of the data's classes, and how to say so.
+
+    Args:
+        before, after: shares of right predictions, as they stand and in the other order.
+    """
     moved = [f"its {classes[i]} is {classes[j]}" for i, j in enumerate(order) if i != j]
     shown = ", ".join(moved[:SHOWN]) + (f", ... ({len(moved)} in all)" if len(moved) > SHOWN else "")
-    said = f"teacher: on the validation samples its predictions fit the classes in another order: {shown}"
+    said = (
+        f"teacher: its predictions fit the classes in another order: {shown} ({100 * after:.1f} % of the validation"
+        f" samples are right so, {100 * before:.1f} % as they stand)"
+    )
     if network.is_predictor and not recipe.teacher.weights:
         return f"{said}; give its outputs in the order of the classes: {', '.join(classes)}"
     own = recipe.teacher.preprocessing.labels

@@ -96,7 +96,7 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
         if isinstance(data.preprocessing, Audio):
             check_rate(network.module, data.preprocessing.rate, network.role)
         if network.role != "teacher":
-            _say_softmax(network, data, watch)
+            _say_probabilities(network, data, watch)
     student = models.student.module
     for settings in distillations:
         quant_regularization(copy.deepcopy(student), settings.quant_regularization, data.example)
@@ -106,11 +106,11 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
         watch.note(_trimmed(data))
 
 
-def _say_softmax(network: Network, data: Data, watch: Watch) -> None:
+def _say_probabilities(network: Network, data: Data, watch: Watch) -> None:
     if task_of(data).decoding == "softmax" and gives_probabilities(network.module, data):
         watch.note(
             f"warning: {network.role}: its outputs are probabilities (it ends in a softmax), but losses and temperature"
-            " are for logits: return what goes into the softmax; bundles answer by probabilities all the same"
+            " are for logits: return what goes into it; bundles answer by probabilities all the same"
         )
 
 

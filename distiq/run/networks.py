@@ -173,7 +173,9 @@ def _built(
         return build(settings, outputs, data.example, role, tokens, names, watch)
     own = settings.preprocessing
     outputs, known = (len(own.labels), ()) if own.labels else (outputs, names)
-    return adapted(build(settings, outputs, example_of(data, own), role, tokens, known, watch), data, own, watch)
+    network = build(settings, outputs, example_of(data, own), role, tokens, known, watch)
+    is_trained = bool(settings.weights or is_onnx(settings.model)) and not settings.finetune
+    return adapted(network, data, own, watch, is_trained)
 
 
 def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module, watch: Watch | None) -> nn.Module:

@@ -106,3 +106,16 @@ def test_of_a_teacher_that_ends_in_a_softmax_the_logarithm_is_taken_and_said(col
     torch.testing.assert_close(found, network.inner(images).log_softmax(1)[:, [1, 3, 0]], atol=1e-5, rtol=1e-4)
     assert len(said) == 1 and said[0].startswith("teacher: its outputs are probabilities (it ends in a softmax)")
     assert adapted(network.inner, colours, TeacherPreprocessing(labels=own.labels), watch) and len(said) == 1
+
+
+def test_of_a_teacher_of_several_labels_that_ends_in_a_sigmoid_the_log_odds_are_taken(colours: Data):
+    labels = torch.stack([torch.arange(40) % 2, torch.arange(40) % 3 // 2], 1)
+    images = (colours.test.inputs, labels)
+    data = from_tensors(images, images, ("big", "red"), validation=8, calibration=8)
+    inner = ResNet(2, 3, (4, 6), 1).eval()
+    network = torch.nn.Sequential(inner, torch.nn.Sigmoid()).eval()
+    inputs = data.normalize(data.test.inputs)
+    torch.testing.assert_close(
+        adapted(network, data, TeacherPreprocessing())(inputs), inner(inputs), atol=1e-3, rtol=1e-3
+    )
+    assert adapted(inner, data, TeacherPreprocessing()) is inner

@@ -172,7 +172,7 @@ def refusal(recipe: Recipe, network: Loaded, classes: tuple[str, ...] = CLASSES)
 
 def test_a_loaded_teacher_of_another_order_is_refused_with_the_key_that_mends_it():
     said = refusal(Recipe(), Loaded())
-    assert "its ant is bee, its bee is cat, its cat is ant" in said
+    assert "its ant is bee, its bee is cat, its cat is ant (100.0 % of the validation samples are right so" in said
     assert said.endswith('[teacher.preprocessing]\nlabels = ["bee", "cat", "ant"]')
     own = parse_recipe({"teacher": {"preprocessing": {"labels": ["dog", "cat", "ant", "bee"]}}})
     assert refusal(own, Loaded()).endswith('labels = ["dog", "ant", "bee", "cat"]')
@@ -189,7 +189,7 @@ def test_a_callable_of_another_order_is_refused_in_its_own_words():
 
 def test_a_teacher_of_many_classes_shows_some_and_names_all():
     names = tuple(f"{n:04}" for n in range(1000))
-    said = permuted(Loaded(), Recipe(), names, (*range(1, 1000), 0))  # type: ignore[arg-type]
+    said = permuted(Loaded(), Recipe(), names, (*range(1, 1000), 0), 0.1, 0.9)  # type: ignore[arg-type]
     assert "its 0000 is 0001" in said and "... (1000 in all)" in said
     written = str(UserError(said)).partition("[teacher.preprocessing]\n")[2]
     assert tomllib.loads(written.replace("\n", " "))["labels"] == [*names[1:], names[0]]
