@@ -53,9 +53,10 @@ def advise(
 
 def _right(task: Task, outputs: Tensor, targets: Tensor, order: Sequence[int]) -> tuple[float, float]:
     """Shares of right predictions, as they stand and in the other order."""
-    predictions = task.decode(outputs)
-    moved = torch.tensor(order)[predictions]
-    return float((predictions == targets).double().mean()), float((moved == targets).double().mean())
+    corrected = torch.empty_like(outputs)
+    corrected[:, list(order)] = outputs
+    before, after = (float((task.decode(one) == targets).double().mean()) for one in (outputs, corrected))
+    return before, after
 
 
 def permuted(
@@ -69,8 +70,8 @@ def permuted(
     moved = [f"its {classes[i]} is {classes[j]}" for i, j in enumerate(order) if i != j]
     shown = ", ".join(moved[:SHOWN]) + (f", ... ({len(moved)} in all)" if len(moved) > SHOWN else "")
     said = (
-        f"teacher: its predictions fit the classes in another order: {shown} ({100 * after:.1f} % of the validation"
-        f" samples are right so, {100 * before:.1f} % as they stand)"
+        f"teacher: its predictions fit the classes in another order: {shown} ({100 * after:.1f} % of those for the"
+        f" validation samples are right so, {100 * before:.1f} % as they stand)"
     )
     if network.is_predictor and not recipe.teacher.weights:
         return f"{said}; give its outputs in the order of the classes: {', '.join(classes)}"

@@ -11,6 +11,7 @@ from distiq.records.quality import Metric
 from distiq.tasks.accuracy import f1, label_calibration_error, recall_by_label
 from distiq.tasks.classification import against_guessing, guessing_warnings, softness_in_words, softness_warnings
 from distiq.tasks.intervals import wilson_interval
+from distiq.tasks.order import other_label_order
 from distiq.tasks.precision import full_precision, refuse_unless
 from distiq.tasks.task import Advice, Scores, Task, Taught, same_predictions
 
@@ -29,6 +30,7 @@ def multi_label(labels: Labels) -> Task:
         agreement=same_predictions(decode),
         correct=correct,
         advise=advise,
+        order=lambda outputs, targets: other_label_order(decode(outputs), targets),
         decoding="sigmoid",
         smooths_labels=True,
     )

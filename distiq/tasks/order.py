@@ -1,4 +1,4 @@
-"""Whether predictions fit the classes in another order than their own: a network that was trained with another one."""
+"""Whether predictions fit the classes, or labels, in another order than their own, which a network was trained with."""
 
 from collections.abc import Sequence
 
@@ -19,12 +19,31 @@ def other_order(predictions: Tensor, targets: Tensor, classes: int) -> tuple[int
         predictions, targets: (N,) int64.
     """
     by_class = targets.argsort(stable=True)
-    first, second = (_counts(predictions[half], targets[half], classes) for half in (by_class[::2], by_class[1::2]))
+    return _judged(*(_counts(predictions[half], targets[half], classes) for half in (by_class[::2], by_class[1::2])))
+
+
+def other_label_order(predictions: Tensor, targets: Tensor) -> tuple[int, ...]:
+    """As `other_order`, of several labels: at most half as many of the predictions that it changes must be wrong.
+
+    Args:
+        predictions, targets: (N, labels) of 0 and 1.
+    """
+    alike = targets.unique(dim=0, return_inverse=True)[1].argsort(stable=True)
+    return _judged(*(-_disagreements(predictions[half], targets[half]) for half in (alike[::2], alike[1::2])))
+
+
+def _judged(first: Tensor, second: Tensor) -> tuple[int, ...]:
+    """The order that fits best, if the one of the first half is far better than none on the second.
+
+    Args:
+        first, second: (classes, classes), how well an output fits each class: counts of right predictions, or of wrong
+            ones below zero.
+    """
     order = _best_order(first)
-    changed = (order != torch.arange(classes)).nonzero().flatten()
+    changed = (order != torch.arange(len(order))).nonzero().flatten()
     before, after = second[changed, changed], second[changed, order[changed]]
-    right, wrong = float(after.sum()), float(before.sum())
-    is_sure = right - wrong > SURE * (right + wrong) ** 0.5 and right >= 2 * wrong
+    gain, total = float((after - before).sum()), float(after.abs().sum() + before.abs().sum())
+    is_sure = gain > SURE * total**0.5 and 3 * gain >= total  # twice as many on one side as on the other
     if not is_sure or 2 * int((after > before).sum()) <= len(changed):
         return ()
     return tuple(_best_order(first + second).tolist())
@@ -47,6 +66,12 @@ def _counts(predictions: Tensor, targets: Tensor, classes: int) -> Tensor:
     """(classes, classes): how often the one was predicted where the other is right."""
     flat = predictions * classes + targets
     return flat.bincount(minlength=classes**2).view(classes, classes)
+
+
+def _disagreements(predictions: Tensor, targets: Tensor) -> Tensor:
+    """(labels, labels): for how many samples the prediction of the one is not the other."""
+    own, other = predictions.double(), targets.double()
+    return (own.T @ (1 - other) + (1 - own).T @ other).long()
 
 
 def _best_order(counts: Tensor) -> Tensor:

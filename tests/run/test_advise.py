@@ -172,7 +172,10 @@ def refusal(recipe: Recipe, network: Loaded, classes: tuple[str, ...] = CLASSES)
 
 def test_a_loaded_teacher_of_another_order_is_refused_with_the_key_that_mends_it():
     said = refusal(Recipe(), Loaded())
-    assert "its ant is bee, its bee is cat, its cat is ant (100.0 % of the validation samples are right so" in said
+    assert (
+        "its ant is bee, its bee is cat, its cat is ant (100.0 % of those for the validation samples are right so"
+        in said
+    )
     assert said.endswith('[teacher.preprocessing]\nlabels = ["bee", "cat", "ant"]')
     own = parse_recipe({"teacher": {"preprocessing": {"labels": ["dog", "cat", "ant", "bee"]}}})
     assert refusal(own, Loaded()).endswith('labels = ["dog", "ant", "bee", "cat"]')

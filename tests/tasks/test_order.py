@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.tasks.order import other_order, relabelled
+from distiq.tasks.order import other_label_order, other_order, relabelled
 
 
 def predicted(targets: Tensor, classes: int, accuracy: float, seed: int = 0) -> Tensor:
@@ -45,3 +45,26 @@ def test_labels_are_corrected_where_they_stand():
     # Outputs are thought to be owl, cat, fox, dog; of the data's cat, dog and owl, "cat" means dog and "dog" cat.
     found = relabelled(("owl", "cat", "fox", "dog"), (1, 3, 0), ("cat", "dog", "owl"), (1, 0, 2))
     assert found == ["owl", "dog", "fox", "cat"]
+
+
+def flags(labels: int, share: float) -> Tensor:
+    return (torch.rand(400, labels, generator=torch.Generator().manual_seed(0)) < share).long()
+
+
+def noisy(targets: Tensor, errors: float, seed: int = 1) -> Tensor:
+    """A share of the flags is wrong."""
+    return targets ^ (torch.rand(targets.shape, generator=torch.Generator().manual_seed(seed)) < errors).long()
+
+
+@pytest.mark.parametrize(("labels", "share", "errors"), [(2, 0.5, 0.1), (6, 0.2, 0.05), (40, 0.1, 0.02)])
+def test_a_permutation_of_several_labels_is_found(labels: int, share: float, errors: float):
+    targets, means = flags(labels, share), torch.arange(labels).roll(1)
+    assert other_label_order(noisy(targets, errors)[:, means], targets) == tuple(means.tolist())
+
+
+@pytest.mark.parametrize("errors", [0.05, 0.3, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_weak_networks_of_several_labels_are_not_suspected(errors: float, seed: int):
+    targets = flags(6, 0.3)
+    assert other_label_order(noisy(targets, errors, seed + 2), targets) == ()
+    assert other_label_order(torch.zeros_like(targets), targets) == ()
