@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(letter for letter in spaced if unicodedata.category(letter) != "Cc" and letter not in TURNS)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error says, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class UserError(ValueError):
     """Raised for input that distiq refuses; the command line prints its message alone and ends with code 2.
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.models.layout import dynamic_shapes, make_contiguous, plain_copy
 from distiq.models.signature import Positional, Tensors, each, positional, tensors_of
 
-NOT_THE_USER_S = ("/torch/", "/sympy/", "/distiq/")
+NOT_THE_USER_S = ("/torch/", "/sympy/", f"{Path(__file__).parents[1]}/")
 FROZEN = "Constraints violated"
 
 
@@ -55,7 +56,7 @@ def copied(model: nn.Module, example: Tensors) -> Positional:
     except Exception as error:  # whatever the network raises
         shapes = ", ".join(str(tuple(one.shape)) for one in tensors_of(example))
         raise UserError(
-            f"the network fails on an input of shape {shapes}: {_first_line(error)}{_where(error)}"
+            f"the network fails on an input of shape {shapes}: {first_line(error)}{_where(error)}"
         ) from error
 
 
@@ -67,15 +68,11 @@ def why_untraced(error: BaseException, network: Positional, shapes: tuple[Any, .
             f"the network takes one size of batch (or length) alone{f': {place} fixes it' if place else ''}; files take"
             " any: write x.shape[0], or -1 in a reshape, in place of len(x), int(...), a loop over samples or a number"
         )
-    reason = f"{_first_line(error)}{_where(error)}"
+    reason = f"{first_line(error)}{_where(error)}"
     return (
         f"the network cannot be traced by torch.export: {reason}; rewrite that operation with tensor operations that do"
         " not depend on the data's values"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _where(error: BaseException) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.signature import (
     INPUT,
@@ -73,12 +73,12 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
         with silence(), torch.no_grad():
             content = _lowered(positional(graph, example))
     except Exception as error:  # the lowering raises many kinds
-        raise UserError(f"{path}: ExecuTorch cannot convert this network: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: ExecuTorch cannot convert this network: {first_line(error)}") from error
     try:
         _Loaded(path, content, 1)(example)
     except (UserError, RuntimeError) as error:  # it lowers what it has no kernel for, such as 3-D convolutions
         names = ", ".join(dict.fromkeys(_outside(_read(content)[0]))) or "none"
-        said = str(error).splitlines()[0]
+        said = first_line(error)
         said = said if isinstance(error, UserError) else f"{path}: ExecuTorch cannot run this file: {said}"
         raise UserError(f"{said}; operations outside XNNPACK: {names}; take another runtime") from error
     write_atomically(path, content)
@@ -131,7 +131,7 @@ class _Loaded:
             # The next call writes over a result.
             results = [one.clone() for one in self.method.execute(list(inputs))]
         except RuntimeError as error:
-            shapes, first = ", ".join(str(tuple(one.shape)) for one in inputs), str(error).splitlines()[0]
+            shapes, first = ", ".join(str(tuple(one.shape)) for one in inputs), first_line(error)
             raise UserError(f"{self.path}: ExecuTorch cannot run this file on an input of {shapes}: {first}") from error
         return by_name(results, [one.name for one in self.signature.outputs])
 
@@ -149,7 +149,7 @@ def load_executorch(path: Path, threads: int = 1, _options: Mapping[str, str] = 
     try:
         return _Loaded(path, path.read_bytes(), threads)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: ExecuTorch cannot load this file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: ExecuTorch cannot load this file: {first_line(error)}") from error
 
 
 def signature(path: Path) -> Signature:

@@ -7,10 +7,13 @@ from pathlib import Path
 import torch
 from torch import fx, nn
 
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.files import sha256_of_file
 from distiq.models.audio import front_ends
-from distiq.models.signature import Predict, Tensors, each, tensors_of
+from distiq.models.layout import plain_copy
+from distiq.models.signature import NAMES, Predict, Tensors, each, positional, tensors_of
+from distiq.models.trace import copied
+from distiq.numerics import sqnr_db
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.executorch import EXECUTORCH
 from distiq.runtimes.inductor import INDUCTOR
@@ -22,6 +25,7 @@ from distiq.runtimes.runtime import FileOptions, Runtime
 from distiq.runtimes.saturation import saturation
 from distiq.runtimes.uint8_input import Uint8Input
 
+LEAST_DB = 10.0  # of a file's outputs on two samples; integers that are rounded otherwise stay above 30
 RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR)
 
 
@@ -62,8 +66,35 @@ def export(
     if uint8_input is not None and len(tensors_of(example)) > 1:
         raise UserError(f"{path}: uint8_input is for networks of one input; normalize images before a call")
     named = getattr(scheme, "float_modules", front_ends(model))
-    runtime.export(lowered(model), pair, path, FileOptions(named, uint8_input, integer_io))
+    graph = lowered(model)
+    runtime.export(graph, pair, path, FileOptions(named, uint8_input, integer_io))
+    if uint8_input is None and not integer_io:
+        _check_outputs(graph, pair, path)
     return path
+
+
+@torch.no_grad()
+def _check_outputs(graph: nn.Module, pair: Tensors, path: Path) -> None:
+    """Raises UserError, and leaves no file, where a runtime computes something else than the network.
+
+    The bound is for such mistakes, not for rounding: OpenVINO, for one, takes another axis than `torch.fft` does.
+    """
+    is_graph = isinstance(graph, fx.GraphModule) and NAMES in graph.meta
+    network = positional(graph, each(plain_copy, pair)) if is_graph else copied(graph, pair)
+    expected = tensors_of(network.named(network.module(*network.inputs)))
+    title, said = runtime_of(path).title, ""
+    try:
+        given = tensors_of(load(path)(pair))
+        both = [one for one in zip(expected, given, strict=True) if one[0].is_floating_point() and one[0].any()]
+        worst = min((sqnr_db(*one) for one in both if one[0].isfinite().all()), default=LEAST_DB)
+        if not worst >= LEAST_DB:  # or no number
+            said = f"gives other outputs than the network ({worst:.1f} dB SQNR)"
+    except (RuntimeError, ValueError) as error:  # shapes that differ, and what runtimes raise
+        said = f"fails on the network's own input: {first_line(error)}"
+    if said:
+        for part in files_of(path):
+            part.unlink(missing_ok=True)
+        raise UserError(f"{path}: {title} {said}; take another runtime, or write what it computes otherwise")
 
 
 def refusal(runtime: Runtime, mode: Mode, activation_bits: int, group_size: int) -> str:

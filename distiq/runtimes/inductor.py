@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distiq import environment
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.layout import free_dimensions
 from distiq.models.recurrent import bilstm
@@ -149,7 +149,7 @@ def load_inductor(path: Path, threads: int = 1, _options: Mapping[str, str] = Ma
         with silence():
             loader = torch._inductor.aoti_load_package(str(path)).loader
     except Exception as error:  # torch raises many kinds
-        raise UserError(f"{path}: Inductor cannot load this file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: Inductor cannot load this file: {first_line(error)}") from error
 
     def predict(inputs: Tensors) -> Tensors:
         tensors = in_order(inputs, names[0], str(path))

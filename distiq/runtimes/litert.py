@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from distiq.device.run import as_floats, as_taken, named_tensors
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.signature import (
     AffineParameters,
@@ -59,6 +59,9 @@ from distiq.runtimes.uint8_input import MODULE, Uint8Input
 FREE = {"BROADCAST_TO", "CAST", "DEQUANTIZE", "EXPAND_DIMS", "FILL", "QUANTIZE", "RESHAPE", "SHAPE", "SQUEEZE",
         "TRANSPOSE"}  # fmt: skip
 """What computes nothing: conversions, constants, shapes, and views of a tensor. All else computes."""
+BESIDE_VALUES = ("CONCATENATION", "EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "MAXIMUM", "MINIMUM",
+                 "NOT_EQUAL", "PADV2", "SELECT_V2")  # fmt: skip
+"""What reads constants that are no weights: padding, bounds, and values that others are compared with."""
 FILE_IDENTIFIER = b"TFL3"
 CONVOLUTION_AXES = 4
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
@@ -100,7 +103,7 @@ def _converted(model: nn.Module, example: Tensors, path: Path, options: FileOpti
     except UserError:
         raise
     except Exception as error:  # the converter raises many kinds
-        raise UserError(f"{path}: LiteRT cannot convert this network: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: LiteRT cannot convert this network: {first_line(error)}") from error
     _, uint8_input, integer_io = options
     if integer_io and not _io_is_int8(content):
         raise UserError(f"{path}: LiteRT leaves the input or output in float32; export it without integer_io")
@@ -202,7 +205,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
     for kind, operation in zip(kinds, graph.operators, strict=True):
         if kind == schema.BuiltinOperator.EMBEDDING_LOOKUP:
             tables.add(operation.inputs[1])
-        elif kind == schema.BuiltinOperator.CONCATENATION:
+        elif kind in {getattr(schema.BuiltinOperator, name) for name in BESIDE_VALUES}:
             ends |= set(operation.inputs)
     for number, tensor in enumerate(graph.tensors):
         data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
@@ -498,7 +501,7 @@ def _interpreter(content: bytes, threads: int, path: Path) -> Any:
             interpreter = Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: LiteRT cannot load this file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}: LiteRT cannot load this file: {first_line(error)}") from error
     return interpreter
 
 

@@ -22,7 +22,7 @@ from onnxscript import ir, opset20
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.from_onnx import files_of_onnx
 from distiq.models.layout import dynamic_shapes, free_dimensions, plain_copy
@@ -530,7 +530,7 @@ def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
         cause = error.__cause__ or error
         if FROZEN in str(cause):
             raise UserError(why_untraced(cause, network, shapes)) from error
-        raise UserError(f"the network cannot be exported to ONNX: {str(cause).splitlines()[0]}") from error
+        raise UserError(f"the network cannot be exported to ONNX: {first_line(cause)}") from error
 
 
 def _dynamic_fake_quantize(x: Any) -> Any:

@@ -58,3 +58,8 @@ def test_maps_of_another_size_are_refused(student, example: torch.Tensor):
 
     with pytest.raises(UserError, match="change the student's strides"):
         reuse_classifier(student, ResNet(2, 1, (4, 6, 8), 1), example)
+
+
+def test_no_hook_is_left_behind(student, teacher, example: torch.Tensor):
+    made = reuse_classifier(student, teacher, example)
+    assert not any(module._forward_pre_hooks for model in (student, teacher, made) for module in model.modules())

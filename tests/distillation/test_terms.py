@@ -11,6 +11,7 @@ from distiq.data.views import Views
 from distiq.distillation.distil import Distillation, _terms, check_losses, distil
 from distiq.distillation.feature_losses import embedded
 from distiq.distillation.teacher import LiveTeacher
+from distiq.distillation.terms import output_loss
 from distiq.errors import UserError
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss, TokenLoss
@@ -106,3 +107,11 @@ def test_a_projection_trains_and_is_dropped(name: str, data: Data):
 def test_what_does_not_fit_is_refused(name: str, layer: str, message: str, data: Data):
     with pytest.raises(UserError, match=message):
         check_losses(Reader(4), Reader(4), settings_of(name, (layer,)), data)
+
+
+def test_kd_without_options_is_at_temperature_four(data: Data):
+    ours, theirs = torch.randn(8, 2), torch.randn(8, 2)
+    loss = output_loss(task_of(data), KnowledgeLoss(name="kd"), torch.zeros(8, dtype=torch.int64))
+    softened = (theirs / 4).log_softmax(1)
+    expected = 16 * (softened.exp() * (softened - (ours / 4).log_softmax(1))).sum(1).mean()  # T^2 KL(teacher, student)
+    torch.testing.assert_close(loss(ours, theirs), expected)

@@ -1,5 +1,6 @@
 """A graph that gives other outputs than the network is refused, with the first node that differs."""
 
+import contextlib
 import copy
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.quantization import graph as graph_file
 from distiq.quantization.graph import export_graph, prepare
-from distiq.quantization.guard import agreement_db
+from distiq.quantization.guard import agreement_db, check_unchanged
 from distiq.quantization.scheme import Scheme
 
 
@@ -63,3 +64,10 @@ def test_chance_in_a_network_falls_alike(rows: Tensor):
             return self.conv(x) + torch.rand(1)
 
     export_graph(Noisy().eval(), rows)
+
+
+@pytest.mark.parametrize(("noise", "is_refused"), [(10**-3.75, True), (10**-4.25, False)])  # 75 and 85 dB
+def test_eighty_db_is_the_least(noise: float, is_refused: bool, rows: Tensor):
+    graph = export_graph(Two().eval(), rows)
+    with pytest.raises(UserError, match=r"75\.0 dB agreement") if is_refused else contextlib.nullcontext():
+        check_unchanged(graph, graph, (rows,), [graph(rows) / (1 + noise)])

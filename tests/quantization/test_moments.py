@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.quantization import moments as moments_file
 from distiq.quantization.graph import export_graph
 from distiq.quantization.moments import ENOUGH, Sums, columns
 from distiq.quantization.operations import WEIGHTED, aten
@@ -83,3 +84,11 @@ def test_of_large_maps_positions_are_drawn(layer: fx.Node):
     torch.testing.assert_close(
         sums.moments(centred=True).covariance[0], torch.eye(18), rtol=0, atol=0.03
     )  # independent
+
+
+def test_a_layer_of_many_weights_gets_more_positions(layer: fx.Node, monkeypatch: pytest.MonkeyPatch):
+    """32 for each of the 18 weights of an output channel, where that is more than is enough for others."""
+    monkeypatch.setattr(moments_file, "ENOUGH", 64)
+    sums = Sums(layer, torch.randn(3, 2, 3, 3), 8)
+    sums.add(torch.randn(8, 2, 30, 30), torch.randn(8, 2, 30, 30))
+    assert 0.9 * 32 * 18 <= sums.count <= 32 * 18

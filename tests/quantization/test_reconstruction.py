@@ -13,6 +13,7 @@ from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.reconstruction import Reconstruction
 from distiq.quantization.scheme import Scheme
+from distiq.quantization.soft_rounding import SoftRounding
 
 
 class Small(nn.Module):
@@ -148,3 +149,15 @@ def test_says_what_it_did():
     assert str(Scheme(rounding="brecq")) == "static W8A8, mse, closed-form rounding, BRECQ with QDrop in 300 steps"
     paper = Scheme(weight_bits=4, rounding="adaround", rounding_start="nearest", iterations=10000, correct_biases=True)
     assert str(paper) == "static W4A8, mse, biases corrected, AdaRound in 10000 steps"
+
+
+def test_the_regularizer_sets_in_behind_a_fifth_and_grows_steeper(
+    small: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    """BRECQ, section 4.1: beta falls from 20 to 2 over the last 80 % of the steps."""
+    seen: list[float] = []
+    whole = SoftRounding.undecided
+    monkeypatch.setattr(SoftRounding, "undecided", lambda self, beta: (seen.append(beta), whole(self, beta))[1])
+    quantize(small, images[:16], Scheme(rounding="adaround", iterations=10))
+    each = [20 - 18 * step / 8 for step in range(8)]  # of ten steps the first two are without
+    assert seen == pytest.approx(each * (len(seen) // 8))

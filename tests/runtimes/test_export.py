@@ -110,3 +110,25 @@ def test_a_network_in_training_mode_is_exported_for_inference(tmp_path: Path):
     assert model.training
     with torch.no_grad():
         torch.testing.assert_close(load(path)(torch.ones(1, 4)), model.eval()(torch.ones(1, 4)))
+
+
+class Mixing(torch.nn.Module):
+    """As FNet mixes tokens (Lee-Thorp et al. 2021); OpenVINO's transform gives other values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.fft.fftn(self.layer(x), dim=(1, 2)).real
+
+
+def test_a_file_that_answers_otherwise_than_the_network_is_refused(tmp_path: Path):
+    try:
+        require(OPENVINO, to_write=True)
+    except UserError as error:
+        pytest.skip(str(error))
+    with pytest.raises(UserError, match=r"OpenVINO (gives other outputs than the network|fails on).*another runtime"):
+        export(Mixing().eval(), tmp_path / "model.xml", torch.randn(2, 6, 8))
+    assert list(tmp_path.iterdir()) == []
+    export(Mixing().eval(), tmp_path / "model.onnx", torch.randn(2, 6, 8))

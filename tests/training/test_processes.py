@@ -1,12 +1,15 @@
 """How many processes a run has: as many as a launcher says, and what is left over of one makes nobody wait."""
 
+import contextlib
 import os
 import subprocess
 import sys
 
 import pytest
+from torch import nn
 
 from distiq.training import processes
+from distiq.training.distributed import shared_statistics
 
 LAUNCHED = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
@@ -52,3 +55,12 @@ def test_accelerate_does_not_wait_either():
     environment = {name: value for name, value in os.environ.items() if name not in LAUNCHED} | left
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "1", done.stderr
+
+
+def test_batch_norms_are_themselves_again_behind_a_training_that_breaks_off(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    with contextlib.suppress(KeyboardInterrupt), shared_statistics(model):
+        assert type(model[1]) is not nn.BatchNorm2d
+        raise KeyboardInterrupt
+    assert type(model[1]) is nn.BatchNorm2d
