@@ -1,6 +1,7 @@
 """The order of a network's weights in memory, and the dimensions of its inputs that an exported graph leaves free."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, fx, nn
 from distiq.models.signature import Positional
 
 LARGEST_BATCH = 65536
+FEWEST_TOKENS = 4
+"""The shortest length of a second trace, where a network computes otherwise on one of two tokens (MobileBERT)."""
 
 
 def free_dimensions(network: Positional, largest_batch: int = LARGEST_BATCH) -> list[dict[int, Any]]:
@@ -26,7 +29,14 @@ def free_dimensions(network: Positional, largest_batch: int = LARGEST_BATCH) -> 
     return free
 
 
-def dynamic_shapes(network: Positional, free: list[dict[int, Any]]) -> tuple[Any, ...]:
+def for_longer(free: Sequence[dict[int, Any]]) -> list[dict[int, Any]]:
+    """The same for texts of at least `FEWEST_TOKENS`: some networks compute otherwise on shorter ones."""
+    lengths = {axes[1] for axes in free if 1 in axes and axes[1].min < FEWEST_TOKENS < axes[1].max}
+    longer = {one: torch.export.Dim("length", min=FEWEST_TOKENS, max=one.max) for one in lengths}
+    return [{axis: longer.get(one, one) for axis, one in axes.items()} for axes in free]
+
+
+def dynamic_shapes(network: Positional, free: Sequence[dict[int, Any]]) -> tuple[Any, ...]:
     """Free dimensions as `torch.export` wants them for how the module declares its inputs."""
     declared = inspect.signature(network.module.forward).parameters.values()
     takes_any = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in declared)

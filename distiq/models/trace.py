@@ -2,6 +2,7 @@
 
 import copy
 import linecache
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from distiq.errors import UserError, first_line
-from distiq.models.layout import dynamic_shapes, make_contiguous, plain_copy
+from distiq.models.layout import dynamic_shapes, for_longer, make_contiguous, plain_copy
 from distiq.models.signature import Positional, Tensors, each, positional, tensors_of
 
 NOT_THE_USER_S = ("/torch/", "/sympy/", f"{Path(__file__).parents[1]}/")
@@ -31,12 +32,14 @@ def trace(network: Positional, free: Sequence[dict[int, Any]]) -> ExportedProgra
     Raises:
         UserError: an operation depends on the data's values, or the network fixes a free dimension to one number.
     """
-    shapes = dynamic_shapes(network, list(free))
+    shapes = dynamic_shapes(network, free)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(network.module, network.inputs, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises many kinds, none of them public
+        if FROZEN in str(error) and (longer := for_longer(free)) != list(free):
+            return trace(network, longer)
         raise UserError(why_untraced(error, network, shapes)) from error
 
 
@@ -64,6 +67,12 @@ def why_untraced(error: BaseException, network: Positional, shapes: tuple[Any, .
     """What broke a trace, where in the user's code, and what to write there, from torch's long message."""
     if FROZEN in str(error):
         place = _freezing_line(network, shapes)
+        condition = re.search(r"satisfy the generated guard (.+?)\.?$", str(error), re.MULTILINE)
+        if condition and not place:
+            return (
+                f"the network computes otherwise at some sizes of batch or length (where not {condition[1]}); files"
+                " take any: write that part without a condition on a size, or take another network"
+            )
         return (
             f"the network takes one size of batch (or length) alone{f': {place} fixes it' if place else ''}; files take"
             " any: write x.shape[0], or -1 in a reshape, in place of len(x), int(...), a loop over samples or a number"

@@ -40,6 +40,7 @@ from distiq.runtimes.lowering import (
     float_copy,
     is_quantized,
     qparams_of,
+    with_float_joints,
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
@@ -249,7 +250,8 @@ def _prepared(model: nn.Module, one_sample: bool) -> nn.Module:
     if not is_quantized(model):
         return float_copy(model)
     assert isinstance(model, fx.GraphModule)
-    return with_weight_pairs(with_plain_attention(with_float_outputs(model, one_sample=one_sample)))
+    graph = with_float_outputs(with_float_joints(model), one_sample=one_sample)
+    return with_weight_pairs(with_plain_attention(graph))
 
 
 def _config(model: nn.Module) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from distiq.models.attention import write_out_attention
 from distiq.models.layout import make_contiguous
@@ -38,6 +39,8 @@ MOVING = {
     aten.view.default, aten.reshape.default, aten.transpose.int, aten.permute.default, aten.contiguous.default,
     aten.unsqueeze.default,
 }  # fmt: skip
+
+CARRYING = {aten.flatten.using_ints, aten.expand.default, aten.slice.Tensor, aten.select.int, aten.squeeze.dim}
 
 
 def _is(node: fx.Node, name: str) -> bool:
@@ -173,6 +176,32 @@ def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
     graph = _copy(reference)
     write_out_attention(graph)
     return _cleaned(graph)
+
+
+def with_float_joints(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which quantized values and others are joined in float32, as the graph joins them.
+
+    LiteRT's converter would quantize the others by the same scale, such as a transformer's class token by that of the
+    patches, and cut off what lies beyond. It does not look through an addition, here of nothing.
+    """
+    graph = _copy(reference)
+    for node in list(graph.graph.nodes):
+        arguments: Any = node.args
+        read = {aten.cat.default: arguments[:1], aten.where.self: arguments[1:]}.get(node.target, ())  # type: ignore[call-overload]
+        scales = {one: _scale_of(one) for one in pytree.tree_leaves(read) if isinstance(one, fx.Node)}
+        if len(set(scales.values())) < 2:
+            continue
+        for one in (one for one, scale in scales.items() if scale is not None):
+            with graph.graph.inserting_before(node):
+                node.replace_input_with(one, graph.graph.call_function(aten.add.Tensor, (one, VANISHING)))
+    return _cleaned(graph)
+
+
+def _scale_of(node: fx.Node) -> tuple[Any, ...] | None:
+    """Scale and zero point of the values of a node that gives dequantized ones, moved or not."""
+    while node.target in MOVING | CARRYING:
+        node = node.args[0]  # type: ignore[assignment]
+    return node.args[1:3] if _is(node, DEQUANTIZE) else None
 
 
 def with_float_weights(reference: fx.GraphModule, operation: Any) -> fx.GraphModule:

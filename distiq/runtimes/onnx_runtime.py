@@ -25,11 +25,12 @@ from torch import Tensor, nn
 from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.from_onnx import files_of_onnx
-from distiq.models.layout import dynamic_shapes, free_dimensions, plain_copy
+from distiq.models.layout import dynamic_shapes, for_longer, free_dimensions, plain_copy
 from distiq.models.recurrent import bilstm
 from distiq.models.signature import (
     INPUT,
     OUTPUT,
+    Positional,
     Predict,
     Signature,
     Tensors,
@@ -505,32 +506,42 @@ def open_session(  # type: ignore[no-untyped-def]
 def _to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
     is_graph = isinstance(model, torch.fx.GraphModule)
     network = positional(model, each(plain_copy, example)) if is_graph else copied(model, example)
-    shapes = dynamic_shapes(network, free_dimensions(network))
+    free = free_dimensions(network)
     try:
-        with _quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network.module,
-                network.inputs,
-                input_names=network.input_names,
-                output_names=network.output_names,
-                dynamo=True,
-                dynamic_shapes=shapes,
-                verbose=False,
-                optimize=False,
-                custom_translation_table={
-                    dynamic_fake_quantize._opoverload: _dynamic_fake_quantize,
-                    bilstm._opoverload: _bilstm,
-                },
-            )
-            assert program is not None
-            optimize_ir(program.model, should_fold=_folds)
-            return _with_names(program.model_proto, network.output_names)
+        return _exported(network, free)
     except Exception as error:  # torch.onnx raises many kinds
         cause = error.__cause__ or error
-        if FROZEN in str(cause):
-            raise UserError(why_untraced(cause, network, shapes)) from error
-        raise UserError(f"the network cannot be exported to ONNX: {first_line(cause)}") from error
+        if FROZEN not in str(cause):
+            raise UserError(f"the network cannot be exported to ONNX: {first_line(cause)}") from error
+        if (longer := for_longer(free)) == free:
+            raise UserError(why_untraced(cause, network, dynamic_shapes(network, free))) from error
+    try:
+        return _exported(network, longer)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise UserError(why_untraced(cause, network, dynamic_shapes(network, longer))) from error
+
+
+def _exported(network: Positional, free: Sequence[dict[int, Any]]) -> ModelProto:
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network.module,
+            network.inputs,
+            input_names=network.input_names,
+            output_names=network.output_names,
+            dynamo=True,
+            dynamic_shapes=dynamic_shapes(network, free),
+            verbose=False,
+            optimize=False,
+            custom_translation_table={
+                dynamic_fake_quantize._opoverload: _dynamic_fake_quantize,
+                bilstm._opoverload: _bilstm,
+            },
+        )
+        assert program is not None
+        optimize_ir(program.model, should_fold=_folds)
+        return _with_names(program.model_proto, network.output_names)
 
 
 def _dynamic_fake_quantize(x: Any) -> Any:

@@ -32,7 +32,6 @@ WIDTH: dict[str, Any] = {
 PATCHES = {**WIDTH, "image_size": 32, "patch_size": 8}
 WINDOWS = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 BLOCKS = {"hidden_sizes": [16, 32], "depths": [1, 1]}
-PYRAMID = {**BLOCKS, "num_encoder_blocks": 2, "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
 IMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "vit": (32, PATCHES),
     "beit": (32, {**PATCHES, "use_relative_position_bias": True, "use_mask_token": False}),
@@ -42,21 +41,6 @@ IMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "resnet": (32, {**BLOCKS, "embedding_size": 16, "layer_type": "basic"}),
     "regnet": (32, {**BLOCKS, "embedding_size": 16, "groups_width": 8}),
     "mobilenet_v1": (32, {"depth_multiplier": 0.25, "min_depth": 8, "image_size": 32}),
-    "mobilenet_v2": (32, {"depth_multiplier": 0.25, "min_depth": 8, "image_size": 32}),
-    "efficientnet": (32, {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320, "image_size": 32}),
-    "poolformer": (
-        32,
-        {**BLOCKS, "num_encoder_blocks": 2, "patch_sizes": [7, 3], "strides": [4, 2], "padding": [2, 1]},
-    ),
-    "mobilevit": (
-        64,
-        {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32]},
-    ),
-    "pvt": (
-        32,
-        {**PYRAMID, "sequence_reduction_ratios": [2, 1], "patch_sizes": [4, 2], "strides": [4, 2], "image_size": 32},
-    ),
-    "segformer": (32, {**PYRAMID, "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2]}),
 }
 POSITIONS = {**WIDTH, "max_position_embeddings": 32}
 NARROW, AS_WIDE = {**POSITIONS, "embedding_size": 16}, {**POSITIONS, "embedding_size": 32}
@@ -67,7 +51,6 @@ TEXTS: dict[str, dict[str, Any]] = {
     "roberta": POSITIONS,
     "electra": NARROW,
     "albert": NARROW,
-    "mobilebert": {**AS_WIDE, "intermediate_size": 32, "intra_bottleneck_size": 32, "num_feedforward_networks": 2},
     "convbert": AS_WIDE,
     "mpnet": POSITIONS,
     "deberta-v2": DISENTANGLED,
@@ -76,12 +59,9 @@ TEXTS: dict[str, dict[str, Any]] = {
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
     "fnet": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 32},
     "squeezebert": AS_WIDE,
-    "funnel": {"block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64},
-    "nystromformer": {**POSITIONS, "num_landmarks": 4, "segment_means_seq_len": LENGTH},
 }
 REFUSED: dict[tuple[str, str], str] = {
-    ("", "mobilebert"): "the network takes one size of batch",  # "" is all runtimes: refused before it is quantized
-    ("", "xlnet"): "the network takes one size of batch",
+    ("", "xlnet"): "the network computes otherwise at some sizes",  # "" is all runtimes: refused when it is traced
     ("openvino", "fnet"): "OpenVINO",  # its Fourier transform gives other values
     ("litert", "fnet"): "LiteRT cannot convert this network",  # complex numbers
     ("litert", "deberta-v2"): "LiteRT cannot convert this network",

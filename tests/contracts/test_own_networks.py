@@ -131,6 +131,19 @@ class Uneven(Network):
         return self.head(F.adaptive_avg_pool2d(self.layer(x), (3, 5)).amax((2, 3)))
 
 
+class ClassToken(Network):
+    """A token beside patches, and far beyond their range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.norm = nn.Parameter(torch.linspace(-40, 40, 8).view(1, 1, 8)), nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.stem(x).flatten(2).transpose(1, 2)
+        x = self.norm(torch.cat([self.token.expand(patches.shape[0], -1, -1), patches], 1))
+        return self.head(x[:, 0] + x.mean(1))
+
+
 class Bytes(Network):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.stem(x.float() / 255).mean((2, 3)))
@@ -179,6 +192,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensors]] = {
     "mask": (ImageAndTokens, {"tokens": TOKENS, "image": IMAGE, "attention_mask": TOKENS.remainder(2)}),
     "keywords": (KeywordOnly, {"image": IMAGE, "scale": drawn(1)}),
     "uneven": (Uneven, IMAGE),
+    "class token": (ClassToken, IMAGE),
     "bytes": (
         Bytes,
         torch.arange(COUNT * 960).view(COUNT, 1, 24, 40).remainder(251).to(torch.uint8).repeat(1, 3, 1, 1),

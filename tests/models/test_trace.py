@@ -85,6 +85,26 @@ def test_what_cannot_be_traced_is_named(network: nn.Module, message: str):
         traced(network)
 
 
+class Neighbours(nn.Module):
+    """Sees each token and those beside it, as MobileBERT does: of two tokens one has a neighbour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens)
+        after = x[:, 1:] * torch.ones(x.shape[1] - 1, 1)
+        return (x.sum(1) + after.sum(1)) * (1 if after.shape[1] != 1 else 2)
+
+
+def test_a_network_that_differs_on_two_tokens_is_traced_for_longer_texts():
+    network = copied(Neighbours(), torch.randint(9, (2, 12)))
+    program = trace(network, free_dimensions(network))
+    tokens = torch.randint(9, (3, 7))
+    torch.testing.assert_close(program.module(check_guards=False)(tokens), network.module(tokens))
+
+
 def test_the_network_is_not_changed():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last).train()
     strides = network[0].weight.stride()

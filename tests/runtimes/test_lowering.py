@@ -14,6 +14,7 @@ from distiq.runtimes.lowering import (
     PINS,
     is_quantized,
     qparams_of,
+    with_float_joints,
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
@@ -125,3 +126,27 @@ def test_each_kind_of_difference_is_named():
         assert "quantizes no activation so" in graph._replace(activations=frozenset({grid})).differs_from(graph)
     near = graph._replace(activations=frozenset({(0.1000004, 3)}), tolerance=1e-6)
     assert near.differs_from(graph) == ""
+
+
+class ClassToken(nn.Module):
+    """A token far beyond the range of the patches that it stands beside, as in a trained transformer for images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(1, 8, 4, 4), nn.Parameter(torch.linspace(-40, 40, 8).view(1, 1, 8))
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images).flatten(2).transpose(1, 2)
+        x = self.norm(torch.cat([self.token.expand(patches.shape[0], -1, -1), patches], 1))
+        return self.head(x[:, 0] + x.mean(1))
+
+
+@torch.no_grad()
+def test_quantized_values_and_others_meet_in_float32(images: Tensor):
+    torch.manual_seed(0)
+    reference = quantize(ClassToken().eval(), images[:64]).reference()
+    graph = with_float_joints(reference)
+    (joint,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.cat.default]
+    assert [one.target for one in joint.args[0]] == [torch.ops.aten.expand.default, torch.ops.aten.add.Tensor]
+    torch.testing.assert_close(graph(images), reference(images), rtol=0, atol=1e-6)
