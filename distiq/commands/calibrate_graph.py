@@ -11,6 +11,7 @@ from distiq.data.calls import Calls
 from distiq.errors import UserError
 from distiq.quantization.ranges import Histogram, activation_range
 from distiq.quantization.scheme import Scheme
+from distiq.runtimes.onnx_branches import every_graph
 from distiq.runtimes.onnx_graph import initializers, value_of
 from distiq.runtimes.onnx_plan import Layer, Plan, observed, plan
 from distiq.runtimes.onnx_qdq import LARGEST_INTEGER, Parameters, Weight, parameters_of, quantized_graph, values_of
@@ -78,7 +79,7 @@ def calibrate(model: ModelProto, calls: Calls, scheme: Scheme, name: str) -> Cal
         raise UserError(f"{name}: every layer reads or gives values that are not finite: nothing could be int8")
     found = Calibrated(model, planned, ranges, {}, tuple(apart), tuple(unbounded))
     activations = found.activations(planned)
-    constants = initializers(model.graph)
+    constants = {name: one for graph in every_graph(model.graph) for name, one in initializers(graph).items()}
     weights = {}
     for layer in planned.layers:
         source_scale = activations[planned.shared[layer.source]].scale

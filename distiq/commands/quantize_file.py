@@ -236,7 +236,8 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     inputs = runtime_of(source).signature(taken).inputs
     for spec in inputs:
         if not spec.shape or spec.shape[0] > 1:
-            raise UserError(f"{source}: is fixed to batches of {spec.shape[:1]}; {EXPORT_AGAIN}, with a dynamic batch")
+            fixed = f"is fixed to batches of {spec.shape[0]}" if spec.shape else f'its input "{spec.name}" has no batch'
+            raise UserError(f"{source}: {fixed}; {EXPORT_AGAIN}, with a dynamic batch")
     calibration, held_out = _inputs(data, inputs, preparation, samples)
     predict = load(taken, threads)
     alone = any(spec.shape[0] == 1 for spec in inputs)

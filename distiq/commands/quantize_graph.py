@@ -25,7 +25,7 @@ from distiq.progress import Watch
 from distiq.quantization.scheme import Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import operations, pair_sums
-from distiq.runtimes.onnx_plan import STANDARD
+from distiq.runtimes.onnx_plan import STANDARD, subgraphs_of
 from distiq.runtimes.onnx_qdq import every_node, open_graph, with_float16_weights
 from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, open_session
 from distiq.timing.latency import latencies
@@ -36,7 +36,7 @@ SLOWER = 1.03  # than float32: less cannot be told from the noise of the measure
 CALL_MS = 0.02  # what a call itself takes
 TURNS, TURN_S = 6, 0.1  # of the timing that decides
 PARTS = 8  # in which layers go back to float32 for speed
-NAMED = {"If", "Loop", "Scan", "LSTM", "GRU", "RNN"}
+NAMED = {"Loop", "Scan", "LSTM", "GRU", "RNN"}
 """Operations that are carried through and named, beside those of other domains than ONNX's own."""
 
 
@@ -112,17 +112,20 @@ def quantize_graph(
         agreement=min(agreement.values(), default=None),
         agreement_by_output=agreement if len(agreement) > 1 else {},
         delivered=delivered.kind,
-        notes=(f"quantized as the ONNX graph that it is: {why}", *_carried(model), *delivered.notes),
+        notes=(f"quantized as the ONNX graph that it is: {why}", *_carried(found), *delivered.notes),
         float_operations=ONNX_RUNTIME.float_operations(files.out),
         operations=operations(files.out),
         pair_sums=pair_sums(files.out) if delivered.kind == "int8" else "",
     )
 
 
-def _carried(model: ModelProto) -> list[str]:
-    """Names what distiq does not look into."""
-    names = [f"{node.op_type} ({node.domain})" for node in every_node(model.graph) if node.domain not in STANDARD]
-    names += [node.op_type for node in every_node(model.graph) if node.op_type in NAMED]
+def _carried(found: Calibrated) -> list[str]:
+    """Names what distiq does not look into, and branches that hold nothing for it."""
+    nodes, layers = list(every_node(found.model.graph)), {layer.name for layer in found.plan.layers}
+    names = [f"{node.op_type} ({node.domain})" for node in nodes if node.domain not in STANDARD]
+    names += [node.op_type for node in nodes if node.op_type in NAMED]
+    within = [(node, {inner.name for one in subgraphs_of(node) for inner in every_node(one)}) for node in nodes]
+    names += ["If" for node, inside in within if node.op_type == "If" and not inside & layers]
     return [f"carried through unchanged, in float32: {', '.join(dict.fromkeys(names))}"] if names else []
 
 

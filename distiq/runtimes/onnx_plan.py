@@ -5,11 +5,12 @@ quantization parameters. What is not in the plan, control flow, states and unkno
 and computes in float32. Where the pairs stand follows what ONNX Runtime fuses into integer kernels.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
 
+from distiq.runtimes.onnx_branches import branches_of, every_graph
 from distiq.runtimes.onnx_graph import initializers
 
 STANDARD = ("", "ai.onnx")
@@ -110,13 +111,34 @@ def plan(
         apart: names of concatenations that stay in float32, since they join results of unlike range.
         unbounded: tensors that have no finite range.
     """
-    return _Planner(graph, set(without), set(apart), set(unbounded)).plan()
+    return _with_branches(graph, {}, set(without), set(apart), set(unbounded))
+
+
+def _with_branches(
+    graph: GraphProto, outer: Mapping[str, TensorProto], without: set[str], apart: set[str], unbounded: set[str]
+) -> Plan:
+    """The plan of a graph and of its branches, whose values have names of their own."""
+    constants = {**outer, **initializers(graph)}
+    own = _Planner(graph, constants, without, apart, unbounded).plan()
+    for _, _, branch in branches_of(graph):
+        inner = _with_branches(branch, constants, without, apart, unbounded)
+        own = Plan(
+            own.layers + inner.layers, own.shared | inner.shared, own.integer | inner.integer, own.joints + inner.joints
+        )
+    return own
 
 
 class _Planner:
-    def __init__(self, graph: GraphProto, without: set[str], apart: set[str], unbounded: set[str]) -> None:
+    def __init__(
+        self,
+        graph: GraphProto,
+        constants: Mapping[str, TensorProto],
+        without: set[str],
+        apart: set[str],
+        unbounded: set[str],
+    ) -> None:
         self.graph, self.without, self.apart, self.unbounded = graph, without, apart, unbounded
-        self.constants, self.readers = initializers(graph), readers_of(graph)
+        self.constants, self.readers = constants, readers_of(graph)
         self.outputs = {output.name for output in graph.output}
         self.shared: dict[str, str] = {}
         self.integer: set[str] = set()
@@ -238,7 +260,8 @@ def observed(graph: GraphProto, planned: Plan) -> list[str]:
     """The quantized tensors whose values say the ranges of all: what others of their group are only moved from."""
     moved = {
         name: node.input[0]
-        for node in graph.node
+        for part in every_graph(graph)
+        for node in part.node
         if node.op_type in MOVES and node.domain in STANDARD
         for name in node.output
     }

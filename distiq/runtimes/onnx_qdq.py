@@ -15,6 +15,7 @@ import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from distiq.errors import UserError
+from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, initializers
 from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan, subgraphs_of
@@ -65,9 +66,12 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
         model = optimized(whole, folder / "basic.onnx", "basic")
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise UserError(f"{path}: ONNX Runtime cannot load this file: {str(error).splitlines()[0]}") from error
-    _take_constants(model.graph)
+    for graph in every_graph(model.graph):
+        _take_constants(graph)
     _name_nodes(model.graph)
-    with_hard_swish(model.graph)
+    name_branches(model.graph)
+    for graph in every_graph(model.graph):
+        with_hard_swish(graph)
     return model
 
 
@@ -120,10 +124,14 @@ def _name_nodes(graph: GraphProto) -> None:
 
 
 def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """A copy that gives the named tensors alone, and computes no more than these need."""
+    """A copy that gives the named tensors alone, in their order, and computes no more than these need.
+
+    What a branch makes is empty where it is not taken.
+    """
     part = copy.deepcopy(model)
+    places = exposed(part.graph, names)
     del part.graph.output[:]
-    part.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    part.graph.output.extend(helper.make_empty_tensor_value_info(places[name]) for name in names)
     drop_unread(part.graph)
     return part
 
@@ -139,7 +147,8 @@ def values_of(
     for feed in feeds:
         found = {name: feed[name] for name in names if name in inputs}
         if session is not None:
-            results = results_of(session, made, {name: one for name, one in feed.items() if name in taken})
+            given = [one.name for one in session.get_outputs()]
+            results = results_of(session, given, {name: one for name, one in feed.items() if name in taken})
             found |= zip(made, results, strict=True)
         yield found
 
@@ -159,19 +168,25 @@ def results_of(session: Any, names: Sequence[str], feed: Mapping[str, np.ndarray
 def with_float16_weights(model: ModelProto) -> ModelProto:
     """A copy that stores large constants in float16 and computes in float32: ONNX Runtime casts them when it loads."""
     half = copy.deepcopy(model)
-    casts = []
-    for tensor in half.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < HALVED_FROM:
-            continue
-        value, name = numpy_helper.to_array(tensor), tensor.name
-        if np.abs(value).max() > np.finfo(np.float16).max:
-            continue
-        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), f"{name}/float16"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], f"{name}/cast", to=TensorProto.FLOAT))
-    nodes = [*casts, *half.graph.node]
-    del half.graph.node[:]
-    half.graph.node.extend(nodes)
+    for graph in every_graph(half.graph):
+        casts = [_halved(tensor) for tensor in graph.initializer if _can_be_halved(tensor)]
+        nodes = [*casts, *graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
     return half
+
+
+def _can_be_halved(tensor: TensorProto) -> bool:
+    if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < HALVED_FROM:
+        return False
+    return bool(np.abs(numpy_helper.to_array(tensor)).max() <= np.finfo(np.float16).max)
+
+
+def _halved(tensor: TensorProto) -> NodeProto:
+    """Stores a constant in float16; returns the cast that gives its float32 values."""
+    value, name = numpy_helper.to_array(tensor).astype(np.float16), tensor.name
+    tensor.CopyFrom(numpy_helper.from_array(value, f"{name}/float16"))
+    return helper.make_node("Cast", [tensor.name], [name], f"{name}/cast", to=TensorProto.FLOAT)
 
 
 def quantized_graph(
@@ -183,36 +198,56 @@ def quantized_graph(
         activations: by the tensors that `Plan.groups` names. weights: by the layers' names; a layer that is not there
             keeps its float32 weights behind quantized activations.
     """
-    return _Writer(copy.deepcopy(model), planned, activations, weights).written()
+    model = copy.deepcopy(model)
+    version = next(entry.version for entry in model.opset_import if entry.domain in STANDARD)
+    domain = "" if version >= OLDEST_OPSET else CONTRIBUTED
+    stored: dict[str, np.ndarray] = {}
+    constants: dict[str, TensorProto] = {}
+    for graph in every_graph(model.graph):
+        constants |= initializers(graph)
+    for graph in every_graph(model.graph):
+        _Writer(graph, planned, activations, weights, domain, constants, stored).write()
+    if any(entry.domain == domain for entry in model.opset_import) or not domain:
+        return model
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    return model
 
 
 class _Writer:
+    """Writes the pairs of one graph. A branch stores its constants itself, under names that no other graph has."""
+
     def __init__(
-        self, model: ModelProto, planned: Plan, activations: Mapping[str, Parameters], weights: Mapping[str, Weight]
+        self,
+        graph: GraphProto,
+        planned: Plan,
+        activations: Mapping[str, Parameters],
+        weights: Mapping[str, Weight],
+        domain: str,
+        constants: Mapping[str, TensorProto],
+        stored: dict[str, np.ndarray],
     ) -> None:
-        self.model, self.graph, self.plan = model, model.graph, planned
-        self.activations, self.weights = activations, weights
-        self.nodes = {node.name: node for node in self.graph.node}
+        self.graph, self.plan, self.domain = graph, planned, domain
+        self.activations, self.weights, self.constants, self.stored = activations, weights, constants, stored
+        self.nodes = {node.name: node for node in graph.node}
         self.readers: dict[str, list[NodeProto]] = {}
-        for node in self.graph.node:
+        for node in graph.node:
             for name in dict.fromkeys(node.input):
                 self.readers.setdefault(name, []).append(node)
-        version = next(entry.version for entry in model.opset_import if entry.domain in STANDARD)
-        self.domain = "" if version >= OLDEST_OPSET else CONTRIBUTED
         self.behind: dict[str, list[NodeProto]] = {}  # by the tensor's first name, whose maker they follow
         self.front: list[NodeProto] = []
-        self.stored: dict[str, np.ndarray] = {}
 
-    def written(self) -> ModelProto:
-        self._factors(initializers(self.graph))
+    def write(self) -> None:
+        self._factors()
         makers = {name: node for node in self.graph.node for name in node.output}
+        inputs = {entry.name for entry in self.graph.input}
         fused = {layer.output for layer in self.plan.layers}
         for name, root in self.plan.shared.items():
             maker = makers.get(name)
-            by_integers = name in fused or (maker is not None and maker.name in self.plan.integer)
-            self._pair(name, self.activations[root], maker, by_integers)
+            if maker is not None or name in inputs:
+                by_integers = name in fused or (maker is not None and maker.name in self.plan.integer)
+                self._pair(name, self.activations[root], maker, by_integers)
         for layer in self.plan.layers:
-            if layer.name in self.weights:
+            if layer.name in self.weights and layer.name in self.nodes:
                 self._weight(layer, self.weights[layer.name])
         nodes = [*self.front]
         for node in self.graph.node:
@@ -223,14 +258,11 @@ class _Writer:
         self.graph.node.extend(nodes)
         del self.graph.value_info[:]
         drop_unread(self.graph)
-        if self.domain and all(entry.domain != self.domain for entry in self.model.opset_import):
-            self.model.opset_import.append(helper.make_opsetid(self.domain, 1))
-        return self.model
 
     def _store(self, name: str, value: np.ndarray) -> str:
-        """Stores a constant once; another of that name has another number."""
-        own, number = name, 1
-        while own in self.stored and not np.array_equal(self.stored[own], value):
+        """Stores a constant once in this graph; another of that name has another number."""
+        own, number, here = name, 1, {tensor.name for tensor in self.graph.initializer}
+        while own in self.stored and not (own in here and np.array_equal(self.stored[own], value)):
             number += 1
             own = f"{name}_{number}"
         if own not in self.stored:
@@ -269,24 +301,24 @@ class _Writer:
         else:
             self.behind[source] = pair
 
-    def _factors(self, constants: Mapping[str, TensorProto]) -> None:
+    def _factors(self) -> None:
         """Constants that integers are added to or multiplied by, as integers of one scale."""
         for node in self.graph.node:
             if node.name not in self.plan.integer or node.op_type not in PAIRED:
                 continue
             for name in node.input:
-                if name in constants:
-                    _read_instead(node, name, self._factor(name, numpy_helper.to_array(constants[name])))
+                if name in self.constants:
+                    own = self._factor(name, node.name, numpy_helper.to_array(self.constants[name]))
+                    _read_instead(node, name, own)
 
-    def _factor(self, name: str, value: np.ndarray) -> str:
+    def _factor(self, name: str, reader: str, value: np.ndarray) -> str:
         low, high = min(float(value.min()), 0.0), max(float(value.max()), 0.0)
         parameters = parameters_of(low, high)
         integers = np.clip(np.rint(value / np.float32(parameters.scale)) + parameters.zero_point, 0, 255)
-        own, result = f"{name}/uint8", f"{name}/uint8/dequantized"
-        if own not in self.stored:
-            stored = [self._store(own, integers.astype(np.uint8)), *self._parameters(own, parameters)]
-            self.front.append(self._node(DQ, stored, result))
-        return result
+        own = f"{reader}/{name}"
+        stored = [self._store(f"{own}/uint8", integers.astype(np.uint8)), *self._parameters(own, parameters)]
+        self.front.append(self._node(DQ, stored, f"{own}/dequantized"))
+        return f"{own}/dequantized"
 
     def _weight(self, layer: Layer, weight: Weight) -> None:
         node, zeros = self.nodes[layer.name], np.zeros(weight.scale.shape, np.int8)

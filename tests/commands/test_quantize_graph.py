@@ -74,7 +74,7 @@ def test_control_flow_states_and_foreign_operations_are_carried_through(tmp_path
     assert record.delivered == "int8"
     assert record.sqnr_by_output.keys() == {"y", "hn", "kn"} and record.sqnr_db > 25
     assert "quantized as the ONNX graph that it is" in record.notes[0]
-    assert "carried through unchanged, in float32: QuickGelu (com.microsoft), If, LSTM" in record.notes
+    assert "carried through unchanged, in float32: QuickGelu (com.microsoft), LSTM, If" in record.notes
     assert record.operations["QLinearMatMul"] == record.operations["MatMulIntegerToFloat"] == {"int8": 1}
     for flag in (True, False):  # calibration saw one branch; the other is there, too
         feed = {"x": x[:1], "flag": np.array(flag), "h": h[:, :1], "k": k[:, :1]}
