@@ -19,8 +19,8 @@ UPPER = {"training", "run", "commands", "timing", "bundle", "report", "cli", "__
 HOMES = {
     "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_graph", "runtimes/onnx_moves", "runtimes/onnx_passes",
              "runtimes/onnx_streaming", "runtimes/uint8_input", "runtimes/onnx_plan", "runtimes/onnx_qdq",
-             "runtimes/onnx_composed", "runtimes/onnx_branches", "commands/calibrate_graph", "commands/quantize_graph",
-             "models/from_onnx", "models/onnx_inputs", "models/onnx_operations"),
+             "runtimes/onnx_composed", "runtimes/onnx_branches", "runtimes/onnx_tables", "commands/calibrate_graph",
+             "commands/quantize_graph", "models/from_onnx", "models/onnx_inputs", "models/onnx_operations"),
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
     "openvino": ("runtimes/openvino",), "ai_edge_litert": ("runtimes/litert",), "litert_torch": ("runtimes/litert",),
     "executorch": ("runtimes/executorch",),

@@ -20,6 +20,7 @@ from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, initializers
 from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan, subgraphs_of
 from distiq.runtimes.onnx_runtime import open_session, optimized
+from distiq.runtimes.onnx_tables import with_integer_tables
 
 QUANTIZED = {Q, DQ, DYNAMIC_Q, "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits"}
 OLDEST_OPSET = 13  # the first whose pairs have scales for each channel
@@ -192,7 +193,7 @@ def _halved(tensor: TensorProto) -> NodeProto:
 def quantized_graph(
     model: ModelProto, planned: Plan, activations: Mapping[str, Parameters], weights: Mapping[str, Weight]
 ) -> ModelProto:
-    """A copy of the model with the planned pairs.
+    """A copy of the model with the planned pairs, and tables of embeddings in int8.
 
     Args:
         activations: by the tensors that `Plan.groups` names. weights: by the layers' names; a layer that is not there
@@ -207,6 +208,7 @@ def quantized_graph(
         constants |= initializers(graph)
     for graph in every_graph(model.graph):
         _Writer(graph, planned, activations, weights, domain, constants, stored).write()
+        with_integer_tables(graph)
     if any(entry.domain == domain for entry in model.opset_import) or not domain:
         return model
     model.opset_import.append(helper.make_opsetid(domain, 1))
