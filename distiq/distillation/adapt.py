@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from distiq.data.images import Images
 from distiq.data.splits import Data
+from distiq.device.run import nfc
 from distiq.errors import UserError
 from distiq.models.adapted import Adapted, Refit
 from distiq.models.predictor import are_independent_probabilities, are_probabilities, log_odds, logarithms
@@ -112,9 +113,10 @@ def columns_of(data: Data, labels: Sequence[str]) -> tuple[int, ...]:
     """
     if (task := task_of(data)).decoding not in ("softmax", "sigmoid"):
         raise UserError(f"teacher.preprocessing.labels is for classes, but the task is {task.name}; leave it out")
+    labels = [nfc(label) for label in labels]
     if missing := [name for name in data.classes if name not in labels]:
         raise UserError(
             f"the teacher does not know {', '.join(map(repr, missing))}. The teacher's classes: {', '.join(labels)}."
             f" The data's classes: {', '.join(data.classes)}"
         )
-    return tuple(list(labels).index(name) for name in data.classes)
+    return tuple(labels.index(name) for name in data.classes)

@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 import torch
 
@@ -119,3 +121,10 @@ def test_of_a_teacher_of_several_labels_that_ends_in_a_sigmoid_the_log_odds_are_
         adapted(network, data, TeacherPreprocessing())(inputs), inner(inputs), atol=1e-3, rtol=1e-3
     )
     assert adapted(inner, data, TeacherPreprocessing()) is inner
+
+
+def test_labels_are_the_same_however_their_accents_are_written():
+    decomposed, composed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFD", "NFC"))
+    images = (torch.rand(40, 3, 8, 8), torch.arange(40) % 2)
+    data = from_tensors(images, images, (decomposed, "bar"), validation=8, calibration=4)
+    assert data.classes == (composed, "bar") and columns_of(data, ("bar", decomposed)) == (1, 0)
