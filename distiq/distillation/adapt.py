@@ -16,7 +16,7 @@ from distiq.progress import Watch
 from distiq.recipe.training import TeacherPreprocessing
 from distiq.tasks.choose import task_of
 
-SAMPLES = 8  # on which a network's outputs are looked at
+SAMPLES = 32  # on which a network's outputs are looked at
 
 
 def adapted(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.factory import call_factory
 
+SPREAD = 0.5
 SMALLEST = 1e-7  # of a probability whose logarithm is taken
 
 
@@ -20,8 +21,9 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 
 def are_independent_probabilities(outputs: Tensor) -> bool:
-    """Whether outputs (N, labels) are what a sigmoid gives: none is below 0 or above 1."""
-    return bool(((outputs >= 0) & (outputs <= 1)).all())
+    """Whether outputs (N, labels) are what a sigmoid gives: none is below 0 or above 1, and they are spread there, as
+    those of a network that is not trained are not."""
+    return bool(((outputs >= 0) & (outputs <= 1)).all() and outputs.max() - outputs.min() > SPREAD)
 
 
 def log_odds(probabilities: Tensor) -> Tensor:
