@@ -35,7 +35,7 @@ from distiq.models.signature import (
     positional,
 )
 from distiq.models.trace import trace
-from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs
+from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs, with_float_weights
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight
 from distiq.runtimes.silence import silence
 
@@ -43,6 +43,8 @@ aten = torch.ops.aten
 LARGEST_BATCH = 32
 """Memory for the values between operators is planned for so many samples; a larger batch is split."""
 CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
+GROUPS = 6  # where a transposed convolution's arguments say how many
 CHAR = 1  # of ExecuTorch's ScalarType: int8
 TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 6: torch.float32, 11: torch.bool}  # of its ScalarType
 NAMES_METHOD = "distiq_names"
@@ -66,7 +68,7 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
-        graph: nn.Module = with_float_outputs(model, choosing=True)
+        graph: nn.Module = with_float_outputs(with_float_weights(model, _is_grouped_transposed), choosing=True)
     else:
         graph = float_copy(model)
     try:
@@ -82,6 +84,12 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
         said = said if isinstance(error, UserError) else f"{path}: ExecuTorch cannot run this file: {said}"
         raise UserError(f"{said}; operations outside XNNPACK: {names}; take another runtime") from error
     write_atomically(path, content)
+
+
+def _is_grouped_transposed(node: fx.Node) -> bool:
+    """Whether XNNPACK has only a float32 kernel of a layer: a transposed convolution with a scale for each channel."""
+    arguments: Any = node.args
+    return node.target in TRANSPOSED and len(arguments) > GROUPS and arguments[GROUPS] > 1
 
 
 class _Pool:
@@ -233,7 +241,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
     program, parts, named = _read(path.read_bytes())
     weights, floats, activations = _tables(program), [], set()
     for part in parts:
-        pinned = _reading_pins(part)
+        pinned, transposed = _reading_pins(part), _groups_of_transposed(part)
         stored = [named.get(entry["named_key"], b"") for entry in part["constant_data"]]
         for value, quantization in _values(part):
             data = stored[value["constant_buffer_idx"]]
@@ -247,6 +255,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
             elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
                 array = np.frombuffer(data, np.float32).reshape(value["dims"])
                 floats += [array, *(_channels_first(array, axis) for axis in (0, 3) if array.ndim == CONVOLUTION_AXES)]
+                floats.append(_by_output_of_group(array, transposed.get(value["id_out"], 1)))
     return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations), tolerance=JSON_STEP)
 
 
@@ -268,6 +277,20 @@ def _reading_pins(part: dict[str, Any]) -> set[int]:
     kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
     layers = [node["xnode_union"] for node in part["xnodes"] if node["xnode_union_type"] == "XNNFullyConnected"]
     return {layer["filter_id"] for layer in layers if kinds[layer["input1_id"]] == "xnn_datatype_qdint8"}
+
+
+def _groups_of_transposed(part: dict[str, Any]) -> dict[int, int]:
+    """The groups of the transposed convolutions that read a weight, by its number."""
+    layers = [node["xnode_union"] for node in part["xnodes"] if node["xnode_union_type"] == "XNNConvTranspose2d"]
+    return {layer["filter_id"]: layer["groups"] for layer in layers}
+
+
+def _by_output_of_group(array: np.ndarray, groups: int) -> np.ndarray:
+    """A convolution's (O, H, W, I / groups) as (O / groups, I, H, W)."""
+    if array.ndim != 4:
+        return array
+    parts = array.reshape(groups, -1, *array.shape[1:])  # (G, O / G, H, W, I / G)
+    return parts.transpose(1, 0, 4, 2, 3).reshape(parts.shape[1], -1, *array.shape[1:3])
 
 
 def _lowered(network: Positional) -> bytes:

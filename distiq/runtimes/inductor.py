@@ -97,6 +97,10 @@ KERNEL_TYPE = re.compile(r"int32_t (var_\d+) = cached_torch_dtype_(\w+);")
 RESULT = re.compile(r", ([-+.e\d]+), (-?\d+)L, &(var_\d+), ")
 
 
+def _is_conv1d(node: fx.Node) -> bool:
+    return node.target is torch.ops.aten.conv1d.default
+
+
 def export_inductor(model: nn.Module, example: Tensors, path: Path, _options: FileOptions) -> None:
     """Writes a .pt2 file with a dynamic batch. example: inputs (B, ...), B >= 2. Takes tens of seconds.
 
@@ -106,7 +110,7 @@ def export_inductor(model: nn.Module, example: Tensors, path: Path, _options: Fi
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
         # Of an integer convolution in one dimension Inductor of torch 2.13 works out a wrong size.
-        graph: nn.Module = with_unsigned_activations(with_float_weights(model, torch.ops.aten.conv1d.default))
+        graph: nn.Module = with_unsigned_activations(with_float_weights(model, _is_conv1d))
     else:
         graph = float_copy(model)
     try:

@@ -35,6 +35,7 @@ from distiq.models.signature import (
     tensors_of,
 )
 from distiq.recipe.quantize import Mode
+from distiq.runtimes.litert_islands import inline_composites, with_islands
 from distiq.runtimes.lowering import (
     PINS,
     float_copy,
@@ -44,6 +45,7 @@ from distiq.runtimes.lowering import (
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
+    without_idle_clips,
 )
 from distiq.runtimes.runtime import (
     FileOptions,
@@ -98,16 +100,19 @@ def _converted(model: nn.Module, example: Tensors, path: Path, options: FileOpti
         import litert_torch
     try:
         with silence(), torch.no_grad():
-            network = positional(_prepared(model, one_sample), each(lambda one: one[:1].contiguous(), example))
+            prepared = _prepared(model, one_sample, options.integer_io)
+            network = positional(prepared, each(lambda one: one[:1].contiguous(), example))
             converted = litert_torch.convert(network.module, network.inputs, quant_config=_config(model))
-            content = bytes(converted.model_content())
+            flat = _model(bytes(converted.model_content()))
+            inline_composites(flat)
+            content = _content(flat)
     except UserError:
         raise
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {first_line(error)}") from error
     _, uint8_input, integer_io = options
-    if integer_io and not _io_is_int8(content):
-        raise UserError(f"{path}: LiteRT leaves the input or output in float32; export it without integer_io")
+    if integer_io:
+        _check_integers(content, path)
     if not integer_io or uint8_input is not None:
         content = _with_float_input(content)
     if not integer_io:
@@ -162,10 +167,14 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
 def float_operations(path: Path) -> tuple[str, ...]:
     """The operations of the file that compute in floating point, as "number (type)"; of pixels "pixels/number"."""
+    return _float_operations(path.read_bytes())
+
+
+def _float_operations(content: bytes) -> tuple[str, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
     found = []
-    for number, (kind, result, computed_in) in enumerate(_steps(_model(path.read_bytes()))):
+    for number, (kind, result, computed_in) in enumerate(_steps(_model(content))):
         if kind not in FREE and computed_in in _floats(schema):
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
             found.append(f"{place}{number} ({kind.lower()})")
@@ -246,12 +255,13 @@ def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
     return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
 
 
-def _prepared(model: nn.Module, one_sample: bool) -> nn.Module:
+def _prepared(model: nn.Module, one_sample: bool, integer_io: bool) -> nn.Module:
     if not is_quantized(model):
         return float_copy(model)
     assert isinstance(model, fx.GraphModule)
-    graph = with_float_outputs(with_float_joints(model), one_sample=one_sample)
-    return with_weight_pairs(with_plain_attention(graph))
+    graph = without_idle_clips(with_float_outputs(with_float_joints(model), one_sample=one_sample))
+    graph = with_weight_pairs(with_plain_attention(graph))
+    return graph if integer_io else with_islands(graph)
 
 
 def _config(model: nn.Module) -> Any:
@@ -278,11 +288,18 @@ def _content(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _io_is_int8(content: bytes) -> bool:
+def _check_integers(content: bytes, path: Path) -> None:
+    """Raises UserError unless every operation of the file, from its inputs to its outputs, is one of integers."""
     from ai_edge_litert import schema_py_generated as schema
 
     graph = _model(content).subgraphs[0]
-    return all(graph.tensors[end].type == schema.TensorType.INT8 for end in (*graph.inputs, *graph.outputs))
+    floats = _float_operations(content)
+    if floats or any(graph.tensors[end].type != schema.TensorType.INT8 for end in (*graph.inputs, *graph.outputs)):
+        what = ", ".join(floats) or "its input or output"
+        raise UserError(
+            f"{path}: integer_io: LiteRT computes {what} in float32; replace those operations, or export the network"
+            " without integer_io"
+        )
 
 
 def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:

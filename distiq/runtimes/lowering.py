@@ -6,6 +6,7 @@ The reference graph holds integer weights, and quantize / dequantize pairs at it
 import copy
 import operator
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ MOVING = {
 CARRYING = {aten.flatten.using_ints, aten.expand.default, aten.slice.Tensor, aten.select.int, aten.squeeze.dim}
 
 
-def _is(node: fx.Node, name: str) -> bool:
+def is_operation(node: fx.Node, name: str) -> bool:
     """Whether a node is that operation; the operations are there only once torchao is loaded."""
     return str(node.target) == f"quantized_decomposed.{name}"
 
@@ -51,7 +52,7 @@ def _is(node: fx.Node, name: str) -> bool:
 def is_quantized(model: nn.Module) -> bool:
     """Whether the model is a reference graph."""
     return isinstance(model, fx.GraphModule) and any(
-        _is(node, QUANTIZE) or _is(node, WEIGHT_DEQUANTIZE) for node in model.graph.nodes
+        is_operation(node, QUANTIZE) or is_operation(node, WEIGHT_DEQUANTIZE) for node in model.graph.nodes
     )
 
 
@@ -76,7 +77,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sa
     _quantize_before_moving(graph)
     pinned: dict[tuple[Any, ...], fx.Node] = {}
     for node in list(graph.graph.nodes):
-        if not _is(node, WEIGHT_DEQUANTIZE) or any(_result_is_quantized(user) for user in node.users):
+        if not is_operation(node, WEIGHT_DEQUANTIZE) or any(_result_is_quantized(user) for user in node.users):
             continue
         if choosing and all(user.target is aten.embedding.default for user in node.users):
             for reader in list(node.users):
@@ -104,8 +105,8 @@ def _quantize_before_moving(graph: fx.GraphModule) -> None:
         last = layer
         while len(last.users) == 1 and (user := next(iter(last.users))).target in MOVING:
             last = user
-        grids = {user.args[1:] for user in last.users if _is(user, QUANTIZE)}
-        if last is layer or len(grids) != 1 or not all(_is(user, QUANTIZE) for user in last.users):
+        grids = {user.args[1:] for user in last.users if is_operation(user, QUANTIZE)}
+        if last is layer or len(grids) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
             continue
         (grid,), (first,) = grids, layer.users
         with graph.graph.inserting_before(first):
@@ -130,7 +131,7 @@ def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
     if layer.target is not aten.linear.default or layer.args[1] is not weight or weight.args[3] != 0:
         return False
     source: Any = layer.args[0]
-    return _is(source, DEQUANTIZE) and source.args[4] - source.args[3] == LEVELS - 1
+    return is_operation(source, DEQUANTIZE) and source.args[4] - source.args[3] == LEVELS - 1
 
 
 def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool, one_sample: bool) -> fx.Node:
@@ -201,15 +202,35 @@ def _scale_of(node: fx.Node) -> tuple[Any, ...] | None:
     """Scale and zero point of the values of a node that gives dequantized ones, moved or not."""
     while node.target in MOVING | CARRYING:
         node = node.args[0]  # type: ignore[assignment]
-    return node.args[1:3] if _is(node, DEQUANTIZE) else None
+    return node.args[1:3] if is_operation(node, DEQUANTIZE) else None
 
 
-def with_float_weights(reference: fx.GraphModule, operation: Any) -> fx.GraphModule:
-    """A copy in which layers of that operation hold their weights as float32: the same values, dequantized."""
+def without_idle_clips(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy without clamps whose result is quantized by what saturates at the same ends: that is the clamp."""
     graph = _copy(reference)
     for node in list(graph.graph.nodes):
-        weight: Any = node.args[1] if node.target is operation else None
-        if weight is not None and _is(weight, WEIGHT_DEQUANTIZE):
+        if node.target is aten.clamp.default and node.users and all(_saturates(node, user) for user in node.users):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    return _cleaned(graph)
+
+
+def _saturates(clamp: fx.Node, user: fx.Node) -> bool:
+    """Whether a clamp's ends are the smallest and the largest integer of what quantizes its result, or beyond them."""
+    if not is_operation(user, QUANTIZE):
+        return False
+    _, scale, zero_point, smallest, largest, _ = user.args
+    low, high = (*clamp.args[1:], None, None)[:2]
+    return (low is None or round(low / scale) + zero_point <= smallest) and (
+        high is None or round(high / scale) + zero_point >= largest
+    )
+
+
+def with_float_weights(reference: fx.GraphModule, computes_in_float: Callable[[fx.Node], bool]) -> fx.GraphModule:
+    """A copy in which such layers hold their weights as float32: the same values, dequantized."""
+    graph = _copy(reference)
+    for node in list(graph.graph.nodes):
+        weight: Any = node.args[1] if computes_in_float(node) else None
+        if weight is not None and is_operation(weight, WEIGHT_DEQUANTIZE):
             node.replace_input_with(weight, _new_parameter(graph, weight))
     return _cleaned(graph)
 
@@ -219,7 +240,7 @@ def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     graph = _copy(reference)
     quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
     for node in list(graph.graph.nodes):
-        if not _is(node, WEIGHT_DEQUANTIZE):
+        if not is_operation(node, WEIGHT_DEQUANTIZE):
             continue
         value = _new_parameter(graph, node)
         with graph.graph.inserting_before(node):
@@ -232,7 +253,7 @@ def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which int8 activations are uint8, their zero points moved by 128: the same grids."""
     graph = _copy(reference)
     for node in graph.graph.nodes:
-        if _is(node, QUANTIZE) or _is(node, DEQUANTIZE):
+        if is_operation(node, QUANTIZE) or is_operation(node, DEQUANTIZE):
             value, scale, zero_point, low, high, _ = node.args
             node.args = (value, scale, zero_point + SHIFT, low + SHIFT, high + SHIFT, torch.uint8)
     return _cleaned(graph)
@@ -243,10 +264,10 @@ def qparams_of(reference: fx.GraphModule) -> QuantizationParameters:
     weights, activations = [], set()
     for node in reference.graph.nodes:
         arguments: Any = node.args
-        if _is(node, WEIGHT_DEQUANTIZE):
+        if is_operation(node, WEIGHT_DEQUANTIZE):
             integers, scales = (_attribute(reference, argument).numpy() for argument in arguments[:2])
             weights.append(Weight(np.moveaxis(integers, arguments[3], 0), scales))
-        elif _is(node, QUANTIZE):
+        elif is_operation(node, QUANTIZE):
             activations.add((float(np.float32(arguments[1])), arguments[2]))
     return QuantizationParameters(tuple(weights), (), frozenset(activations))
 
@@ -265,7 +286,7 @@ def _result_is_quantized(node: fx.Node) -> bool:
     users = list(node.users)
     if len(users) == 1 and users[0].target in ACTIVATIONS:
         users = list(users[0].users)
-    return bool(users) and all(_is(user, QUANTIZE) for user in users)
+    return bool(users) and all(is_operation(user, QUANTIZE) for user in users)
 
 
 def _new_buffer(graph: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:

@@ -32,6 +32,8 @@ from distiq.runtimes.silence import silence
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
 FREE = {"Broadcast", "Convert", "FakeQuantize", "Reorder", "Reshape", "ShapeOf", "Squeeze", "Transpose", "Unsqueeze"}
 """What computes nothing: conversions, shapes, layouts, and views of a tensor. All else computes."""
+LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
+"""Whose kernels say themselves what they compute in; the network's last layer has another name there."""
 RESCALING = {"Add", "Multiply", "Subtract"}  # a bias, and integers on their way to floats, within a kernel
 CONSTANT, ENDS = {"Const", "Constant"}, {"Input", "Output", "Parameter", "Result"}
 FLOATS = {"f16", "bf16", "f32", "f64"}
@@ -58,6 +60,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
                     # Else OpenVINO puts what meets integer weights on int8 grids that nobody asked for.
                     converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
                 _round_before_sums(converted)
+                _keep_reduced_axes(converted)
                 openvino.save_model(converted, target, compress_to_fp16=False)
         except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
             raise UserError(f"{path}: OpenVINO cannot convert this network: {_first_line(error)}") from error
@@ -150,7 +153,7 @@ def float_operations(path: Path) -> tuple[str, ...]:
             found.append(f"{name} ({facts['layerType']})")
         if facts["outputPrecisions"].partition(",")[0] in FLOATS:
             fused = [(one, kinds.get(one, "")) for one in facts["originalLayersNames"].split(",") if one != name]
-            found += [f"{one} ({kind})" for one, kind in fused if kind and kind not in FREE | RESCALING]
+            found += [f"{one} ({kind})" for one, kind in fused if kind and kind not in FREE | RESCALING | LAYERS]
     return tuple(found)
 
 
@@ -197,6 +200,25 @@ def _round_before_sums(model: Any) -> None:
         steps = opset13.multiply(node.input_value(0), np.float32(1 / step))
         rounded = opset13.multiply(opset13.round(steps, "half_to_even"), np.float32(step))
         node.input(0).replace_source_output(rounded.output(0))
+
+
+def _keep_reduced_axes(model: Any) -> None:
+    """Puts a Squeeze behind every maximum and minimum over axes that does not keep them.
+
+    OpenVINO 2026.4 gives wrong values where such a reduction and the FakeQuantize behind it become one kernel.
+    """
+    from openvino import opset13
+
+    makers = {"ReduceMax": opset13.reduce_max, "ReduceMin": opset13.reduce_min}
+    for node in model.get_ordered_ops():
+        if (make := makers.get(node.get_type_name())) and not node.get_attributes()["keep_dims"]:
+            values, axes = node.input_values()
+            kept = make(values, axes, keep_dims=True)
+            kept.set_friendly_name(node.get_friendly_name())
+            squeezed = opset13.squeeze(kept, axes).output(0)
+            for reader in node.output(0).get_target_inputs():
+                if reader.get_node().get_type_name() != "Result":  # the network's output keeps its name
+                    reader.replace_source_output(squeezed)
 
 
 def _is_of_convolution(node: Any) -> bool:

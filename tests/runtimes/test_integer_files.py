@@ -169,6 +169,31 @@ def test_networks_that_compute_in_float_anywhere_are_refused_with_the_operations
         quantize(kept, torch.randn(8, 4), Scheme(integer_io=True, float_modules=("2",)))
 
 
+class Upscaling(nn.Module):
+    """The graph has integers for all of it; LiteRT's kernel of a transposed convolution has floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.up, self.last = nn.Conv2d(1, 4, 3), nn.ConvTranspose2d(4, 4, 2, 2), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.up(torch.relu(self.first(x)))))
+
+
+def test_a_file_with_floats_between_its_integer_ends_is_refused(tmp_path: Path):
+    quantized = quantize(Upscaling().eval(), images_of(8, 1), Scheme(integer_io=True))
+    with pytest.raises(UserError, match=r"integer_io: LiteRT computes \d+ \(transpose_conv\) in float32; replace"):
+        export(quantized, tmp_path / "model.tflite", images_of(2, 3), integer_io=True)
+
+
+@pytest.mark.parametrize("activation", [nn.Hardswish, nn.Hardsigmoid, nn.ReLU6])
+def test_clamped_functions_are_computed_in_integers(activation: type[nn.Module], tmp_path: Path):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), activation(), nn.Conv2d(4, 2, 3)).eval()
+    quantized = quantize(network, images_of(64, 1), Scheme(integer_io=True))
+    path = export(quantized, tmp_path / "model.tflite", images_of(2, 3), integer_io=True)
+    assert float_operations(path) == ()
+
+
 def test_what_has_no_grids_or_no_form_is_refused(tmp_path: Path):
     network, inputs = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(8, 4)
     for model in (network, quantize(network, inputs, Scheme())):

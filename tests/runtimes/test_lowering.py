@@ -18,6 +18,7 @@ from distiq.runtimes.lowering import (
     with_float_outputs,
     with_plain_attention,
     with_weight_pairs,
+    without_idle_clips,
 )
 from distiq.runtimes.runtime import QuantizationParameters, Weight
 
@@ -150,3 +151,16 @@ def test_quantized_values_and_others_meet_in_float32(images: Tensor):
     (joint,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.cat.default]
     assert [one.target for one in joint.args[0]] == [torch.ops.aten.expand.default, torch.ops.aten.add.Tensor]
     torch.testing.assert_close(graph(images), reference(images), rtol=0, atol=1e-6)
+@pytest.mark.parametrize(("high", "kept"), [(1.0, 0), (0.9, 1)])
+def test_a_clamp_that_quantization_repeats_is_dropped(high: float, kept: int):
+    """Integers -128 to 127 of scale 1 / 255 and zero point -128 stand for 0 to 1: a clamp to that range is idle."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    clamped = graph.call_function(torch.ops.aten.clamp.default, (x, 0.0, high))
+    grid = (1 / 255, -128, -128, 127, torch.int8)
+    integers = graph.call_function(torch.ops.quantized_decomposed.quantize_per_tensor.default, (clamped, *grid))
+    graph.output(graph.call_function(torch.ops.quantized_decomposed.dequantize_per_tensor.default, (integers, *grid)))
+    module = fx.GraphModule({}, graph)
+    changed, values = without_idle_clips(module), torch.linspace(-1, 2, 301)
+    assert sum(node.target is torch.ops.aten.clamp.default for node in changed.graph.nodes) == kept
+    assert torch.equal(changed(values), module(values))

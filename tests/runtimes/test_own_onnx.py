@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from distiq.models.from_onnx import read_onnx
+from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load, runtime_of
+from tests.runtimes.conftest import images_of
+
+CALIBRATION = images_of(256, 1)
+"""That of `exported`."""
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +28,18 @@ def test_a_network_read_back_answers_the_same(exported, read, images: torch.Tens
 
 
 def test_quantized_it_is_the_integer_file_of_the_original(exported, read, images: torch.Tensor, tmp_path: Path):
-    calibration = torch.randn(256, 1, 12, 12, generator=torch.Generator().manual_seed(1))  # that of `exported`
-    file = export(quantize(read, calibration), tmp_path / "int8.onnx", images[:2])
+    """Rounded each by itself: ONNX folds batch norms in another order, and one weight that lies between two integers
+    would change those that the closed form rounds after it."""
+    original = quantize(exported.model, CALIBRATION, Scheme())
+    file = export(quantize(read, CALIBRATION, Scheme()), tmp_path / "int8.onnx", images[:2])
     assert runtime_of(file).float_operations(file) == ()
-    again, first = load(file)(images), load(exported.int8_file)(images)
-    assert float((again.argmax(1) == first.argmax(1)).double().mean()) >= 0.998
-    torch.testing.assert_close(again, first, rtol=0, atol=0.03 * float(first.abs().max()))
+    with torch.no_grad():
+        again, first = load(file)(images), original(images)
+    assert float((again.argmax(1) == first.argmax(1)).double().mean()) >= 0.999
+    torch.testing.assert_close(again, first, rtol=0, atol=0.02 * float(first.abs().max()))
+
+
+def test_rounded_in_closed_form_it_is_as_close_to_the_network(exported, read, images: torch.Tensor):
+    with torch.no_grad():
+        expected, again = exported.model(images), quantize(read, CALIBRATION)(images)
+        assert sqnr_db(expected, again) > sqnr_db(expected, exported.quantized(images)) - 1

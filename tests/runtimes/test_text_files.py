@@ -148,8 +148,8 @@ def test_attention_multiplies_integers(ending: str, tmp_path: Path):
     assert float((load(paths[1])(tokens) - simulated).abs().max()) <= 0.02 * spread
     if ending in (".onnx", ".xml"):  # the others have products whose results are no integers in float32
         before, after = (Counter(name.rpartition("(")[2] for name in runtime.float_operations(path)) for path in paths)
-        assert before["MatMul)"] - after["MatMul)"] == 2 or before["FusedMatMul)"]
-        assert not after["FusedMatMul)"]
+        assert before["MatMul)"] == 2 or before["FusedMatMul)"]
+        assert not {"MatMul)", "FusedMatMul)"} & set(after)
 
 
 @pytest.mark.parametrize("scheme", [Scheme(), Scheme(4), Scheme(mode="dynamic"), Scheme(mode="weight_only")], ids=str)

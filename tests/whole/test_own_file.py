@@ -50,7 +50,7 @@ class TwoEnds(nn.Module):
 def test_a_file_of_two_inputs_and_outputs_is_quantized_by_name(tmp_path: Path):
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    samples = {name: torch.randn(40, size, 8, 12, generator=generator) for name, size in (("depth", 1), ("image", 3))}
+    samples = {name: torch.randn(160, size, 8, 12, generator=generator) for name, size in (("depth", 1), ("image", 3))}
     source = export(TwoEnds().eval(), tmp_path / "two.onnx", {name: one[:2] for name, one in samples.items()})
     np.savez(tmp_path / "samples.npz", **{name: one.numpy() for name, one in samples.items()})
     out, record = tmp_path / "int8.onnx", tmp_path / "record.json"
@@ -59,7 +59,8 @@ def test_a_file_of_two_inputs_and_outputs_is_quantized_by_name(tmp_path: Path):
     assert "SQNR of boxes" in result.stdout and "SQNR of scores" in result.stdout
     measured = OwnFileRecord.load(record)
     assert measured.sqnr_by_output.keys() == {"boxes", "scores"}
-    assert 24 < measured.sqnr_db == min(measured.sqnr_by_output.values())
+    # Half of the samples calibrate; of 40 they would miss the others' extremes, and 26 dB be left.
+    assert 40 < measured.sqnr_db == min(measured.sqnr_by_output.values())
     assert list(load(out)(samples)) == ["boxes", "scores"]
 
 
