@@ -100,8 +100,7 @@ def _converted(model: nn.Module, example: Tensors, path: Path, options: FileOpti
         import litert_torch
     try:
         with silence(), torch.no_grad():
-            prepared = _prepared(model, one_sample, options.integer_io)
-            network = positional(prepared, each(lambda one: one[:1].contiguous(), example))
+            network = positional(_prepared(model, one_sample), each(lambda one: one[:1].contiguous(), example))
             converted = litert_torch.convert(network.module, network.inputs, quant_config=_config(model))
             flat = _model(bytes(converted.model_content()))
             inline_composites(flat)
@@ -255,13 +254,12 @@ def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
     return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
 
 
-def _prepared(model: nn.Module, one_sample: bool, integer_io: bool) -> nn.Module:
+def _prepared(model: nn.Module, one_sample: bool) -> nn.Module:
     if not is_quantized(model):
         return float_copy(model)
     assert isinstance(model, fx.GraphModule)
     graph = without_idle_clips(with_float_outputs(with_float_joints(model), one_sample=one_sample))
-    graph = with_weight_pairs(with_plain_attention(graph))
-    return graph if integer_io else with_islands(graph)
+    return with_islands(with_weight_pairs(with_plain_attention(graph)))
 
 
 def _config(model: nn.Module) -> Any:

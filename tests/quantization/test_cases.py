@@ -13,7 +13,7 @@ from distiq.quantization.scheme import Scheme
 from tests.quantization.structures import STRUCTURES, trained
 
 LEAST_DB = 40.0
-QUICK = {"pre-activation", "recursive", "encoder-decoder"}
+QUICK = {"pre-activation", "recursive"}
 NAMES = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in STRUCTURES]
 
 
