@@ -218,8 +218,10 @@ def _saturates(clamp: fx.Node, user: fx.Node) -> bool:
     """Whether a clamp's ends are the smallest and the largest integer of what quantizes its result, or beyond them."""
     if not is_operation(user, QUANTIZE):
         return False
-    _, scale, zero_point, smallest, largest, _ = user.args
-    low, high = (*clamp.args[1:], None, None)[:2]
+    arguments: Any = user.args
+    _, scale, zero_point, smallest, largest, _ = arguments
+    ends: Any = (*clamp.args[1:], None, None)
+    low, high = ends[:2]
     return (low is None or round(low / scale) + zero_point <= smallest) and (
         high is None or round(high / scale) + zero_point >= largest
     )
