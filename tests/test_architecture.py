@@ -22,7 +22,8 @@ HOMES = {
              "runtimes/onnx_composed", "runtimes/onnx_branches", "runtimes/onnx_tables", "commands/calibrate_graph",
              "commands/quantize_graph", "models/from_onnx", "models/onnx_inputs", "models/onnx_operations"),
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
-    "openvino": ("runtimes/openvino",), "ai_edge_litert": ("runtimes/litert",), "litert_torch": ("runtimes/litert",),
+    "openvino": ("runtimes/openvino",),
+    **dict.fromkeys(("ai_edge_litert", "litert_torch"), ("runtimes/litert", "runtimes/litert_islands")),
     "executorch": ("runtimes/executorch",),
 }  # fmt: skip
 HEAVY = {"torch", "torchao", "accelerate", "matplotlib", "transformers", "PIL", "datasets", "pyarrow", *HOMES}
