@@ -151,6 +151,8 @@ def test_quantized_values_and_others_meet_in_float32(images: Tensor):
     (joint,) = [node for node in graph.graph.nodes if node.target is torch.ops.aten.cat.default]
     assert [one.target for one in joint.args[0]] == [torch.ops.aten.expand.default, torch.ops.aten.add.Tensor]
     torch.testing.assert_close(graph(images), reference(images), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("high", "kept"), [(1.0, 0), (0.9, 1)])
 def test_a_clamp_that_quantization_repeats_is_dropped(high: float, kept: int):
     """Integers -128 to 127 of scale 1 / 255 and zero point -128 stand for 0 to 1: a clamp to that range is idle."""
