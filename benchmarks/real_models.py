@@ -4,9 +4,9 @@
 
 Every tool calibrates on the same 64 samples and is compared on the same others, at most 64, that none of them saw:
 SQNR of the worst output, predictions that change, bytes of the file. All files of a model, the float32 one too, are
-timed in turns at the smallest batch on one thread. quantize_static has its own preparation (`quant_pre_process`; where
-that fails, distiq's opened graph), QDQ, per-channel weights, min-max or percentile ranges. NNCF only where it is
-installed.
+timed in turns at the smallest batch on one thread. quantize_static has its own preparation (`quant_pre_process` of the
+file raised to opset 13; where that fails, distiq's opened graph), QDQ, per-channel weights, min-max or percentile
+ranges. NNCF only where it is installed.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx.version_converter
 import torch
 from onnxruntime import quantization as peer
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -35,6 +36,7 @@ from distiq.runtimes.onnx_runtime import open_session
 from distiq.timing.latency import latencies
 
 SAMPLES = 64
+PER_CHANNEL_OPSET = 13
 
 
 class Reader(peer.CalibrationDataReader):
@@ -67,7 +69,11 @@ def figures(source: Path, data: Path, folder: Path) -> dict[str, Any]:
     calls, others = read_calls(data, inputs_of(model, str(source)), Preparation(), SAMPLES, SAMPLES)
     prepared = folder / "prepared.onnx"
     try:
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        raised = onnx.load(str(source))
+        if raised.opset_import[0].version < PER_CHANNEL_OPSET:  # else it writes what its runtime does not load
+            raised = onnx.version_converter.convert_version(raised, PER_CHANNEL_OPSET)
+        onnx.save(raised, str(prepared))
+        quant_pre_process(str(prepared), str(prepared), skip_symbolic_shape=True)
     except Exception:  # it knows fewer graphs than its runtime
         onnx.save(model, str(prepared))
     notes: list[str] = []

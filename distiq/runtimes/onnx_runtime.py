@@ -110,6 +110,21 @@ def with_mask(source: Path, target: Path, pad: int) -> None:
     write_atomically(target, proto.SerializeToString())
 
 
+def rename_ends(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Calls a file's inputs and outputs, in their order, as another file does whose place it takes."""
+    proto = onnx.load(str(path))
+    graph = proto.graph
+    ends = dict(zip((one.name for one in (*graph.input, *graph.output)), (*inputs, *outputs), strict=True))
+    within = {name for node in graph.node for name in (*node.input, *node.output)} | set(initializers(graph))
+    names = {name: f"{name}/within" for name in within & set(ends.values())} | ends
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    for one in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        one.name = names.get(one.name, one.name)
+    write_atomically(path, proto.SerializeToString())
+
+
 SETTINGS: tuple[dict[str, str], ...] = ({}, {"graph_optimization_level": "extended"})
 """Without the last level of optimization tensors keep their layout: nothing is reordered between layers."""
 

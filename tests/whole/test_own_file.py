@@ -83,6 +83,22 @@ def test_arrays_that_fit_no_input_are_refused(arrays: dict, message: str, tmp_pa
     assert message in " ".join(result.stderr.split())
 
 
+def test_the_int8_file_takes_the_place_of_the_other_by_name(tmp_path: Path):
+    source, images = tmp_path / "net.onnx", torch.randn(8, 1, 12, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(network(), (images[:2],), source, input_names=["image"], output_names=["input"], dynamo=False,
+                          dynamic_axes={"image": {0: "batch"}}, verbose=False)  # fmt: skip
+    np.save(tmp_path / "samples.npy", images.numpy())
+    quantize_file(
+        source, tmp_path / "samples.npy", tmp_path / "out.onnx", Scheme(), Preparation(), rounds=1, seconds=0.002
+    )
+    names = [tuple(one.name for one in ends) for ends in runtime_of(source).signature(tmp_path / "out.onnx")]
+    assert names == [("image",), ("input",)]
+    error = (load(tmp_path / "out.onnx")(images) - network()(images)).abs().max()
+    assert error < 0.05
+
+
 def distiq(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
 
