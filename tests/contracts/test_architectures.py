@@ -80,7 +80,6 @@ ROUNDED: dict[tuple[str, str], float] = {
     ("openvino", "swin"): 50,
     ("openvino", "swinv2"): 40,
     ("litert", "convbert"): 38,
-    ("litert", "vit"): 20,
     ("executorch", "swin"): 50,
     ("executorch", "swinv2"): 40,
 }
