@@ -264,7 +264,8 @@ class _Largest(FloatRun):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n in self.axes:
-            magnitudes = value.abs().movedim(self.axes[n], 0).flatten(1).amax(1)
+            axis = self.axes[n] % value.ndim
+            magnitudes = value.abs().amax([other for other in range(value.ndim) if other != axis])
             self.largest[n] = torch.maximum(magnitudes, self.largest.get(n, magnitudes))
         return value
 

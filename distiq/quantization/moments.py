@@ -1,16 +1,18 @@
 """What a layer's inputs and its float outputs say, summed up chunk by chunk: all that closed-form rounding reads."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from distiq.quantization.operations import TRANSPOSED, aten, groups_of
 from distiq.quantization.weights import as_rows
 
-ENOUGH = 2**17  # positions of a layer, over all samples; of larger maps as many are drawn
-PER_COLUMN = 32  # and at least so many for each weight of an output channel
+ENOUGH, MOST = 2**11, 2**17  # positions of a layer over all samples; of larger maps as many are drawn
+PER_COLUMN = 64  # and so many for each weight of an output channel, up to MOST
+LEAST_PER_COLUMN = 32  # which gives way to this
+PIECE = 2**21  # numbers that are gathered at once
 SEED = 0
 EVERY = 2**62
 
@@ -49,18 +51,22 @@ class Sums:
 
     def add(self, quantized: Tensor, original: Tensor) -> None:
         """Takes up the inputs of a chunk (B, ...): those that the layer gets, and those of the float network."""
-        enough = max(ENOUGH, PER_COLUMN * self.rows.shape[2]) * len(quantized) // self.samples
-        both = (quantized, original)
-        given, ideal = _columns(self.layer, both, self.shape, max(enough, len(quantized)), self.generator)
+        share = max(1, enough(self.rows.shape[2]) * len(quantized) // self.samples)
+        reads = _reads(self.layer, quantized, self.shape, share, self.generator)
+        for part in reads:
+            self._add(part.columns(self.layer, quantized), part.columns(self.layer, original))
+
+    def _add(self, given: Tensor, ideal: Tensor) -> None:
+        """Of columns, (G, K, P) each."""
         # What the float weights give on the float inputs, minus what they give on these.
-        error = self.rows @ (ideal - given)
+        error = self.rows @ ideal.sub_(given)
         if self.lost is not None:
             error += self.lost @ given
         own = given[:, self.block]
         turned = own.transpose(1, 2)
         terms = [own @ turned, error @ turned, given.sum(2), error.sum(2)]
         terms = [value.double() for value in terms]
-        self.terms = [one + more for one, more in zip(self.terms, terms, strict=True)] if self.terms else terms
+        self.terms = [one.add_(more) for one, more in zip(self.terms, terms, strict=True)] if self.terms else terms
         self.count += given.shape[2]
 
     def moments(self, centred: bool) -> Moments:
@@ -73,75 +79,102 @@ class Sums:
         return Moments(*(value.float() for value in (covariance, cross, input_mean, error_mean)))
 
 
+def enough(columns: int) -> int:
+    """The positions that the moments of so many columns are summed over."""
+    return max(ENOUGH, min(MOST, PER_COLUMN * columns), LEAST_PER_COLUMN * columns)
+
+
 def columns(layer: fx.Node, value: Tensor, shape: torch.Size) -> Tensor:
     """A layer's input as the columns that its weights, `as_rows`, are multiplied with: (G, K, samples * positions).
 
     Args:
         shape: of the weights.
     """
-    return _columns(layer, (value,), shape, EVERY, torch.Generator())[0]
+    return torch.cat([part.columns(layer, value) for part in _reads(layer, value, shape)], 2)
 
 
-def _columns(
-    layer: fx.Node, values: tuple[Tensor, ...], shape: torch.Size, most: int, generator: torch.Generator
-) -> list[Tensor]:
-    """The columns of several inputs, at most so many, at the same positions, which are drawn where there are more."""
-    if layer.target is aten.linear.default:
-        rows = [value.reshape(1, -1, value.shape[-1]).transpose(1, 2) for value in values]
-        drawn = _drawn(rows[0].shape[2], most, generator)
-        return rows if drawn is None else [row[:, :, drawn] for row in rows]
-    windows = [_windows(layer, value, shape) for value in values]
-    samples, channels, height, width = windows[0].shape[:4]
-    drawn = _drawn(height * width, max(1, most // samples), generator)
-    groups = groups_of(layer)
-    found = []
-    for window in windows:
-        taken = window.flatten(2, 3) if drawn is None else window[:, :, drawn // width, drawn % width]
-        taken = taken.reshape(samples, groups, channels // groups, taken.shape[2], -1)
-        found.append(taken.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2))
-    return found
+class Reads(NamedTuple):
+    """What a layer reads at some of its positions: (B, P, taps) places in each channel, and which are no padding.
 
-
-def _drawn(positions: int, most: int, generator: torch.Generator) -> Tensor | None:
-    return None if positions <= most else torch.randperm(positions, generator=generator)[:most]
-
-
-def _windows(layer: fx.Node, value: Tensor, shape: torch.Size) -> Tensor:
-    """What the kernel sees at each position, of one dimension as of two: (B, C, H', W', kh, kw), a view of the input.
-
-    A transposed convolution is one of stride 1 over its input with zeros between the values, its kernel turned around.
+    Of a linear layer the places (P, 1) are rows of all samples.
     """
+
+    first: int
+    places: Tensor
+    inside: Tensor
+
+    def columns(self, layer: fx.Node, value: Tensor) -> Tensor:
+        """(G, K, B * P) of an input."""
+        if layer.target is aten.linear.default:
+            return value.reshape(-1, value.shape[-1])[self.places].t().unsqueeze(0)
+        samples, positions, taps = self.places.shape
+        value = value[self.first : self.first + samples].flatten(2)
+        index = self.places.view(samples, 1, -1).expand(-1, value.shape[1], -1)
+        picked = value.gather(2, index).mul_(self.inside.view(samples, 1, -1))
+        picked = picked.view(samples, groups_of(layer), -1, positions, taps)
+        if taps == 1:
+            return picked.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
+        return picked.permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2).transpose(1, 2)
+
+
+def _reads(
+    layer: fx.Node, value: Tensor, shape: torch.Size, most: int = EVERY, generator: torch.Generator | None = None
+) -> Iterator[Reads]:
+    """A layer's positions, or `most` of them over all samples, drawn, in parts that gather about `PIECE` numbers."""
+    if layer.target is aten.linear.default:
+        rows = value.shape[:-1].numel()
+        drawn = torch.arange(rows) if rows <= most else torch.randperm(rows, generator=generator)[:most].sort().values
+        for part in drawn.split(max(1, PIECE // value.shape[-1])):
+            yield Reads(0, part, part)
+        return
+    places, inside = _taps(layer, tuple(value.shape[2:]), tuple(shape[2:]))
+    positions, taps = places.shape
+    count = min(positions, max(1, most // len(value)))
+    order = torch.arange(positions) if count == positions else torch.randperm(positions, generator=generator)[:count]
+    room = max(1, PIECE // (value.shape[1] * taps))
+    size = max(1, room // count)
+    for first in range(0, len(value), size):
+        samples = min(size, len(value) - first)
+        for some in order.split(room):
+            # Other positions in each sample, though one order is drawn for all.
+            shift = 0 if count == positions else torch.randint(positions, (samples, 1), generator=generator)
+            at = (some.expand(samples, -1) + shift) % positions
+            yield Reads(first, places[at], inside[at])
+
+
+def _taps(layer: fx.Node, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Where the kernel reads a channel (H * W numbers, or L), at each position of the output: places and which of them
+    are no padding, both (positions, taps)."""
     arguments: Any = [*layer.args, *[None] * (8 - len(layer.args))]
-    kernel, is_flat = tuple(shape[2:]), value.ndim == 3
-    transposed = layer.target in TRANSPOSED
-    stride, padding, dilation = arguments[3] or 1, arguments[4] or 0, (arguments[7 if transposed else 5] or 1)
-    extra = (arguments[5] or 0) if transposed else 0
-    axes = len(kernel)
+    is_transposed, axes = layer.target in TRANSPOSED, len(kernel)
+    strides, dilations = _each(arguments[3] or 1, axes), _each(arguments[7 if is_transposed else 5] or 1, axes)
+    extra = _each((arguments[5] or 0) if is_transposed else 0, axes)
+    places, inside = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)
+    for axis, (size, taps, stride, dilation) in enumerate(zip(sizes, kernel, strides, dilations, strict=True)):
+        reach = dilation * (taps - 1)
+        before, after = _padding(arguments[4] or 0, axis, axes, reach)
+        offsets = dilation * torch.arange(taps)
+        if is_transposed:  # output o = stride * input - padding + offset
+            count = (size - 1) * stride - before - after + reach + extra[axis] + 1
+            at = torch.arange(count).unsqueeze(1) + before - offsets
+            is_read, at = at % stride == 0, at.div(stride, rounding_mode="floor")
+        else:
+            count = (size + before + after - reach - 1) // stride + 1
+            at = torch.arange(count).unsqueeze(1) * stride - before + offsets
+            is_read = torch.ones_like(at, dtype=torch.bool)
+        is_read &= (at >= 0) & (at < size)
+        at = at.clamp(0, size - 1)
+        # The axes before count by the size of this one: (positions, 1, taps, 1) and (1, positions, 1, taps).
+        places = (places[:, None, :, None] * size + at[None, :, None, :]).flatten(2).flatten(0, 1)
+        inside = (inside[:, None, :, None] & is_read[None, :, None, :]).flatten(2).flatten(0, 1)
+    return places, inside
+
+
+def _padding(padding: Any, axis: int, axes: int, reach: int) -> tuple[int, int]:
+    """Zeros before and after an axis."""
     if isinstance(padding, str):
-        spans = [step * (size - 1) for size, step in zip(kernel, _each(dilation, axes), strict=True)]
-        sides = [(span // 2, span - span // 2) if padding == "same" else (0, 0) for span in spans]
-    else:
-        sides = [(size, size) for size in _each(padding, axes)]
-    strides, dilations = _each(stride, axes), _each(dilation, axes)
-    if transposed:
-        reach = [step * (size - 1) for size, step in zip(kernel, dilations, strict=True)]
-        more = _each(extra, axes)
-        sides = [(far - low, far - high + one) for far, (low, high), one in zip(reach, sides, more, strict=True)]
-        value, strides = _with_zeros(value, strides), (1,) * axes
-    value = F.pad(value, [side for pair in reversed(sides) for side in pair])
-    if is_flat:  # one dimension is two of which one is 1
-        value, kernel, strides, dilations = value.unsqueeze(2), (1, *kernel), (1, *strides), (1, *dilations)
-    for axis, (size, stride, step) in enumerate(zip(kernel, strides, dilations, strict=True), 2):
-        value = value.unfold(axis, step * (size - 1) + 1, stride)[..., ::step]
-    return value.flip(4, 5) if transposed else value
-
-
-def _with_zeros(value: Tensor, strides: tuple[int, ...]) -> Tensor:
-    """Zeros between the values: (B, C, H, W) -> (B, C, (H - 1) * stride + 1, ...)."""
-    sizes = [(size - 1) * stride + 1 for size, stride in zip(value.shape[2:], strides, strict=True)]
-    spread = value.new_zeros(*value.shape[:2], *sizes)
-    spread[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))] = value
-    return spread
+        return (reach // 2, reach - reach // 2) if padding == "same" else (0, 0)
+    return (_each(padding, axes)[axis],) * 2
 
 
 def _each(entry: Any, axes: int) -> tuple[int, ...]:

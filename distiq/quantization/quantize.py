@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from distiq.errors import UserError
 from distiq.models.signature import NAMES, Tensors, batch_size, by_name, each, in_order, tensors_of
 from distiq.models.weights import in_float32
-from distiq.numerics import drawn, symmetric_bounds
+from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
@@ -17,11 +17,10 @@ from distiq.quantization.graph import bias_fake_quantizers, convert, export_grap
 from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.streaming import chunks_of
+from distiq.quantization.streaming import MOST_SAMPLES, chunks_of, few
 from distiq.quantization.weights import layer_of
 
 CHUNK = 256
-ROUNDING_SAMPLES = 256
 
 
 class QuantizedModel(nn.Module):
@@ -103,18 +102,17 @@ def quantize(
     scheme, model = scheme or Scheme(rounding="gptq"), in_float32(model, type(model).__name__, watch)
     example = each(lambda one: one[:2] if count > 1 else one.repeat(2, *[1] * (one.ndim - 1)), calibration)
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
-    few = each(lambda one: one[drawn(count, ROUNDING_SAMPLES)], calibration)
     if scheme.equalize:
         migrate_outliers(quantized.prepared, calibration)
         equalize_layers(quantized.prepared, calibration)
     if scheme.mode == "static":
         calibrate(quantized, calibration)
     if scheme.rounding == "gptq":
-        round_weights(quantized.prepared, few)
+        round_weights(quantized.prepared, calibration)
     elif scheme.rounding in ("adaround", "brecq"):
-        reconstruct(quantized.prepared, few, scheme, seed, watch)
+        reconstruct(quantized.prepared, few(calibration, MOST_SAMPLES), scheme, seed, watch)
     elif scheme.correct_biases:
-        correct_biases(quantized.prepared, few)
+        correct_biases(quantized.prepared, calibration)
     return quantized
 
 
@@ -127,11 +125,16 @@ def has_products_on_grids(prepared: fx.GraphModule) -> bool:
 
 @torch.no_grad()
 def calibrate(quantized: QuantizedModel, calibration: Tensors) -> None:
-    """Shows the samples to the watching points, then fixes their grids."""
+    """Shows the samples to the watching points, then fixes their grids: those of the float network's values."""
+    weights = [module for module in quantized.modules() if isinstance(module, PerChannelWeightFakeQuantize)]
+    for point in weights:
+        point.enabled = False
     for chunk in chunks_of(quantized.prepared, calibration):
         quantized.prepared(*chunk)
-    for point in points(quantized):
-        point.freeze()
+    for point in weights:
+        point.enabled = True
+    for observer in points(quantized):
+        observer.freeze()
     for node, bias_point in bias_fake_quantizers(quantized.prepared):
         bias_point.freeze(parameter_of(quantized.prepared, node))
 

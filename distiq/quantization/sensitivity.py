@@ -13,11 +13,11 @@ from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import changed_fake_quantizers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, DynamicFakeQuantize, PerChannelWeightFakeQuantize
 from distiq.quantization.quantize import QuantizedModel
+from distiq.quantization.streaming import chunks_of
 from distiq.quantization.weights import layer_of
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 
 SAMPLES = 128
-CHUNK = 64
 Point = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
 
 
@@ -104,7 +104,7 @@ def divergence(reference: Tensor, outputs: Tensor) -> float:
 @torch.no_grad()
 def _outputs(quantized: QuantizedModel, samples: Tensor, active: Collection[Point]) -> Tensor:
     with _only(quantized, active):
-        return torch.cat([quantized(chunk) for chunk in samples.split(CHUNK)])
+        return torch.cat([quantized(*chunk) for chunk in chunks_of(quantized.prepared, samples)])
 
 
 @contextlib.contextmanager

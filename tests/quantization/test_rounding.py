@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.numerics import sqnr_db
-from distiq.quantization import streaming
+from distiq.quantization import moments, streaming
 from distiq.quantization.fake_quantize import LARGEST_BIAS
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.moments import Moments
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
-from distiq.quantization.rounding import _correction, choose_scale, column_blocks, gptq
+from distiq.quantization.rounding import DAMPING, _correction, choose_scale, column_blocks, descend, gptq
 from distiq.quantization.scheme import Scheme
 from tests.quantization.conftest import make
 
@@ -78,6 +78,43 @@ def test_a_layer_mends_nearly_all_that_earlier_layers_did_wrong():
     wrong, zeros = torch.randn(1, 4, 9), torch.zeros(1, 9)
     moments = Moments(torch.eye(9).unsqueeze(0), wrong, zeros, torch.zeros(1, 4))
     assert (wrong - _correction(moments)).norm() < 0.1 * wrong.norm()
+
+
+def error_of(weight: Tensor, rounded: Tensor, covariance: Tensor) -> Tensor:
+    """What is taken down: the loss with the damping of `descend`."""
+    damping = DAMPING * covariance.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
+    return loss(weight, rounded, covariance + damping * torch.eye(weight.shape[2]))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_descent_ends_where_no_single_weight_can_be_bettered(bits: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("distiq.quantization.rounding.SWEEPS", 40)
+    bound = 2 ** (bits - 1) - 1
+    weight, covariance = torch.randn(2, 6, 20), covariance_of(20, 2)
+    scale = choose_scale(weight, covariance.diagonal(dim1=1, dim2=2), bound, search=True)
+    start = gptq(weight, covariance, scale, bound)
+    found, same = descend(weight, start.clone(), covariance, scale, bound, None)
+    assert torch.equal(same, scale)
+    least = error_of(weight, found, covariance)
+    assert (least <= error_of(weight, start, covariance) * (1 + 1e-5)).all()
+    for column, step in itertools.product(range(20), (-1, 1)):
+        other = found.clone()
+        integer = torch.round(other[:, :, column] / scale[:, :, column])
+        other[:, :, column] = (integer + step).clamp(-bound, bound) * scale[:, :, column]
+        assert (error_of(weight, other, covariance) >= least * (1 - 1e-5)).all()
+
+
+def test_a_row_gets_the_scale_of_least_error_for_its_integers():
+    """A tenth more or less of it is worse; a channel's own smallest scale is kept."""
+    weight, covariance = torch.randn(1, 6, 20), covariance_of(20)
+    scale = choose_scale(weight, covariance.diagonal(dim1=1, dim2=2), 7, search=True)
+    start = gptq(weight, covariance, scale, 7)
+    found, refit = descend(weight, start.clone(), covariance, scale.clone(), 7, torch.tensor(1e-6))
+    assert error_of(weight, found, covariance).sum() < error_of(weight, start, covariance).sum()
+    torch.testing.assert_close(found / refit, (found / refit).round())
+    for share in (0.9, 1.1):
+        assert (error_of(weight, share * found, covariance) > error_of(weight, found, covariance)).all()
+    assert (descend(weight, start, covariance, scale, 7, torch.tensor(9.0))[1] == 9.0).all()
 
 
 def test_inputs_that_do_not_go_together_leave_the_nearest():
@@ -230,7 +267,8 @@ def test_a_weight_that_is_used_twice_is_rounded_once(images: Tensor):
 def test_every_chunk_of_the_samples_counts(images: Tensor, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 4)).eval()
+    monkeypatch.setattr(moments, "ENOUGH", 2**20)  # all positions
     at_once = quantize(network, images[:96], Scheme(weight_bits=4, rounding="gptq"))
-    monkeypatch.setattr(streaming, "MOST_SAMPLES", 32)
+    monkeypatch.setattr(streaming, "CHUNK_BYTES", 32 * 4 * 400)  # of the largest value
     by_chunks = quantize(network, images[:96], Scheme(weight_bits=4, rounding="gptq"))
     torch.testing.assert_close(by_chunks(images), at_once(images), rtol=0, atol=1e-4)
