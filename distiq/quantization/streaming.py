@@ -18,8 +18,8 @@ from distiq.quantization.fake_quantize import (
 
 FAKE_QUANTIZERS = (ActivationFakeQuantize, DynamicFakeQuantize, PerChannelWeightFakeQuantize, BiasFakeQuantize)
 CHUNK_BYTES = 2**23
-"""Of the largest value between two nodes, in float32, at a time: larger ones leave the cache, and above 32 MB glibc maps
-their memory anew each time."""
+"""Of the largest value between two nodes, in float32, at a time: larger ones leave the cache, and above 32 MB glibc
+maps their memory anew each time."""
 MOST_SAMPLES = 256
 KEPT_BYTES = 2**30
 """Of what is kept between two parts, at most: the samples are as many as that allows."""
@@ -144,7 +144,8 @@ class SideBySide:
     """The float and the quantized network over samples that are drawn, advanced part by part.
 
     Only what a later part reads is kept between parts, `KEPT_BYTES` at most; a part takes as many samples at a time as
-    its largest value allows. The quantized network follows its parameters, the float one keeps those that it began with.
+    its largest value allows. The quantized network follows its parameters, the float one keeps those that it began
+    with.
 
     Args:
         samples: (N, ...) as the network sees them.

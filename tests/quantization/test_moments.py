@@ -81,7 +81,7 @@ def test_of_large_maps_positions_are_drawn(layer: fx.Node):
     for chunk in inputs.split(4):
         sums.add(chunk, chunk)
     assert 0.99 * enough(18) <= sums.count <= enough(18)
-    # Independent values of variance 1: a covariance of n positions is off by sqrt(2 / n) at most, in standard deviations.
+    # Independent values of variance 1: a covariance of n positions is off by sqrt(2 / n), one deviation.
     off = sums.moments(centred=True).covariance[0] - torch.eye(18)
     assert off.abs().max() < 5 * (2 / sums.count) ** 0.5
 

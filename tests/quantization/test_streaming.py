@@ -1,4 +1,4 @@
-"""Float and quantized network side by side: the values of both, whatever the chunks, and no more memory than is said."""
+"""Float and quantized network side by side: the values of both, whatever the chunks, and the memory that is said."""
 
 from typing import Any
 
