@@ -187,7 +187,7 @@ def test_no_layer_but_a_named_one_computes_in_float(files: Files):
     assert len(left) == allowed, left
 
 
-CONVERTING = {"dequantizelinear", "dequantize", "fakequantize", "convert", "reorder", "reshape"}
+CONVERTING = {"dequantizelinear", "dequantize", "fakequantize", "convert", "reorder", "reshape", "transpose"}
 """Between integers and floats, or shapes and layouts."""
 
 
