@@ -113,8 +113,8 @@ def _write_json(path: Path, value: object) -> None:
 def _preprocessing(data: Data, kept: Sequence[int], fixed_length: int | None) -> dict[str, Any]:
     preprocessing, task = data.preprocessing, task_of(data)
     if isinstance(preprocessing, Text):
-        known = bitmap(kept, preprocessing.vocabulary) if kept else ""
-        preprocessing = replace(preprocessing, kept=known, fixed_length=fixed_length or 0)
+        bits = bitmap(kept, preprocessing.vocabulary) if kept else ""
+        preprocessing = replace(preprocessing, kept=bits, fixed_length=fixed_length or 0)
     return {
         **preprocessing.to_json(),
         "labels": list(data.classes),

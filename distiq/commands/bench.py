@@ -87,7 +87,7 @@ def bench(
 def _timed(
     models: Mapping[str, _Opened], batch: int, rounds: int, seconds: float, tune: bool, watch: Watch
 ) -> BenchRecord:
-    found: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(models, ())
+    by_name: dict[str, tuple[LatencyRecord, ...]] = dict.fromkeys(models, ())
     for size in sorted({1, batch}):
         calls = {name: _call(model.predict, model.sample, size) for name, model in models.items()}
         able = {name: call for name, call in calls.items() if _works(call, name, size, watch)}
@@ -95,7 +95,7 @@ def _timed(
         threads = {name: models[name].threads for name in able}
         timed = latencies(able, torch.zeros(size), threads, rounds, seconds)
         for name, latency in timed.items():
-            found[name] = (*found[name], latency)
+            by_name[name] = (*by_name[name], latency)
     if tune:
         watch.stage("timing the settings of each file's runtime")
     results = [
@@ -104,7 +104,7 @@ def _timed(
             runtime=runtime_of(model.path).title,
             size_bytes=size_bytes(model.path),
             sha256=checksums(model.path),
-            latency=found[name],
+            latency=by_name[name],
             tuning=tune_file(model.run, model.threads, model.sample, rounds, seconds) if tune else None,
             macs=model.work.macs if model.work else None,
             is_int8=model.work is not None and model.work.is_int8,

@@ -50,12 +50,12 @@ class Calibrated(NamedTuple):
         """Of a group: of its own tensors, or of those that they are moved from."""
         roots = {self.plan.shared[name] for name in names}
         own = [name for name in names if name in self.ranges]
-        found = [
+        ranges_of_parts = [
             self.ranges[name]
             for name in own or self.plan.shared
             if name in self.ranges and self.plan.shared[name] in roots
         ]
-        return min(low for low, _ in found), max(high for _, high in found)
+        return min(low for low, _ in ranges_of_parts), max(high for _, high in ranges_of_parts)
 
 
 def calibrate(model: ModelProto, calls: Calls, scheme: Scheme, name: str) -> Calibrated:
@@ -77,8 +77,8 @@ def calibrate(model: ModelProto, calls: Calls, scheme: Scheme, name: str) -> Cal
     planned = plan(model.graph, apart=apart, unbounded=unbounded)
     if not planned.layers:
         raise UserError(f"{name}: every layer reads or gives values that are not finite: nothing could be int8")
-    found = Calibrated(model, planned, ranges, {}, tuple(apart), tuple(unbounded))
-    activations = found.activations(planned)
+    calibrated = Calibrated(model, planned, ranges, {}, tuple(apart), tuple(unbounded))
+    activations = calibrated.activations(planned)
     constants = {name: one for graph in every_graph(model.graph) for name, one in initializers(graph).items()}
     weights = {}
     for layer in planned.layers:
@@ -86,12 +86,12 @@ def calibrate(model: ModelProto, calls: Calls, scheme: Scheme, name: str) -> Cal
         weight, bias = value_of(constants, layer.weight), value_of(constants, layer.bias)
         assert weight is not None
         weights[layer.name] = nearest(layer, weight, bias, source_scale)
-    return found._replace(weights=weights)
+    return calibrated._replace(weights=weights)
 
 
 def _histograms(model: ModelProto, names: Sequence[str], calls: Calls) -> dict[str, Histogram | None]:
     """What calibration sees of each tensor; None where a value is not finite, or there is none."""
-    found: dict[str, Histogram | None] = {}
+    by_tensor: dict[str, Histogram | None] = {}
     for part in _parts(names):
         histograms = {name: Histogram() for name in part}
         infinite = set()
@@ -101,8 +101,8 @@ def _histograms(model: ModelProto, names: Sequence[str], calls: Calls) -> dict[s
                     infinite.add(name)
                 elif value.size:
                     histograms[name].update(torch.from_numpy(value))
-        found |= {name: one if one.seen and name not in infinite else None for name, one in histograms.items()}
-    return found
+        by_tensor |= {name: one if one.seen and name not in infinite else None for name, one in histograms.items()}
+    return by_tensor
 
 
 def _parts(names: Sequence[str]) -> Iterable[Sequence[str]]:

@@ -87,9 +87,9 @@ def _training(train: int, optimizer: str, rate_at_64: float) -> str:
     return f'epochs = {epochs}\nbatch_size = {batch}\noptimizer = "{optimizer}"\nlearning_rate = {rate:g}'
 
 
-def _nearest(sizes: Sequence[int], wanted: float) -> int:
-    """The largest of the sizes that `wanted` reaches, or the smallest."""
-    return max((size for size in sizes if size <= wanted), default=sizes[0])
+def _nearest(sizes: Sequence[int], most: float) -> int:
+    """The largest of the sizes that `most` reaches, or the smallest."""
+    return max((size for size in sizes if size <= most), default=sizes[0])
 
 
 def _classes(classes: Sequence[str]) -> str:

@@ -61,9 +61,9 @@ def scheme_of(
     Raises:
         UserError: no such number of bits, fewer than 8 in a reduced range, or a mode that does not go with the others.
     """
-    known = get_args(get_type_hints(Scheme)["weight_bits"])
-    if weight_bits not in known:
-        raise UserError(f"--weight-bits {weight_bits}: distiq has grids of {', '.join(map(str, known))} bits")
+    widths = get_args(get_type_hints(Scheme)["weight_bits"])
+    if weight_bits not in widths:
+        raise UserError(f"--weight-bits {weight_bits}: distiq quantizes weights to {', '.join(map(str, widths))} bits")
     if reduce_range and weight_bits < 8:
         raise UserError(f"--reduce-range changes nothing at --weight-bits {weight_bits}; leave one of the two out")
     return Scheme(

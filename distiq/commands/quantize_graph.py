@@ -85,9 +85,9 @@ def quantize_graph(
     model = open_graph(files.taken, names_in(files.data), files.folder)
     calibration, held_out = read_calls(files.data, inputs_of(model, name), preparation, samples, COMPARED)
     watch.stage(f"quantizing the ONNX graph on {calibration.samples} samples")
-    found = calibrate(model, calibration, scheme, name)
+    calibrated = calibrate(model, calibration, scheme, name)
     watch.stage(f"comparing on {held_out.samples} other samples")
-    delivered = deliver(found, open_session(files.taken, threads), held_out, threads, min_sqnr, watch)
+    delivered = deliver(calibrated, open_session(files.taken, threads), held_out, threads, min_sqnr, watch)
     write_atomically(files.out, delivered.model.SerializeToString())
     call = {key: torch.from_numpy(np.array(one)) for key, one in next(iter(held_out.one_by_one())).items()}
     is_own = files.taken == files.source
@@ -112,16 +112,16 @@ def quantize_graph(
         agreement=min(agreement.values(), default=None),
         agreement_by_output=agreement if len(agreement) > 1 else {},
         delivered=delivered.kind,
-        notes=(f"quantized as the ONNX graph that it is: {why}", *_carried(found), *delivered.notes),
+        notes=(f"quantized as the ONNX graph that it is: {why}", *_carried(calibrated), *delivered.notes),
         float_operations=ONNX_RUNTIME.float_operations(files.out),
         operations=operations(files.out),
         pair_sums=pair_sums(files.out) if delivered.kind == "int8" else "",
     )
 
 
-def _carried(found: Calibrated) -> list[str]:
+def _carried(calibrated: Calibrated) -> list[str]:
     """Names what distiq does not look into, and branches that hold nothing for it."""
-    nodes, layers = list(every_node(found.model.graph)), {layer.name for layer in found.plan.layers}
+    nodes, layers = list(every_node(calibrated.model.graph)), {layer.name for layer in calibrated.plan.layers}
     names = [f"{node.op_type} ({node.domain})" for node in nodes if node.domain not in STANDARD]
     names += [node.op_type for node in nodes if node.op_type in NAMED]
     within = [(node, {inner.name for one in subgraphs_of(node) for inner in every_node(one)}) for node in nodes]
@@ -170,16 +170,16 @@ class Attempt(NamedTuple):
 class _Search:
     """Takes the noisiest layers back to float32 until the graph is near enough and no slower."""
 
-    def __init__(self, found: Calibrated, reference: Any, held_out: Calls, threads: int, least_db: float) -> None:
-        self.found, self.reference, self.held_out = found, reference, held_out
+    def __init__(self, calibrated: Calibrated, reference: Any, held_out: Calls, threads: int, least_db: float) -> None:
+        self.calibrated, self.reference, self.held_out = calibrated, reference, held_out
         self.threads, self.least_db = threads, least_db
 
     def attempt(self, without: Sequence[str]) -> Attempt | None:
         """None where no layer is left."""
-        planned = self.found.without(without)
+        planned = self.calibrated.without(without)
         if not planned.layers:
             return None
-        model = self.found.written(planned)
+        model = self.calibrated.written(planned)
         session = open_session(model.SerializeToString(), self.threads, name="the int8 graph")
         comparison = compared(self.reference, session, self.held_out)
         times = self._times(session)
@@ -201,12 +201,12 @@ class _Search:
 
     def noisiest(self, watch: Watch) -> list[str]:
         """The layers by the noise that each of them alone adds to the worst output, the noisiest first."""
-        few, everyone = self.held_out.few(TRIED), [layer.name for layer in self.found.plan.layers]
+        few, everyone = self.held_out.few(TRIED), [layer.name for layer in self.calibrated.plan.layers]
         watch.stage(f"measuring the noise of each of {len(everyone)} layers")
         alone = {}
         for name in everyone:
-            planned = self.found.without([other for other in everyone if other != name])
-            model = self.found.written(planned)
+            planned = self.calibrated.without([other for other in everyone if other != name])
+            model = self.calibrated.written(planned)
             session = open_session(model.SerializeToString(), self.threads, name="the int8 graph")
             alone[name] = compared(self.reference, session, few).worst_db
         return sorted(everyone, key=alone.__getitem__)
@@ -217,7 +217,7 @@ class _Search:
         assert attempt is not None
         if self.holds(attempt):
             return attempt, []
-        notes = [f"all {len(self.found.plan.layers)} layers in int8: {_told(attempt)}"]
+        notes = [f"all {len(self.calibrated.plan.layers)} layers in int8: {_told(attempt)}"]
         order = self.noisiest(watch)
         watch.stage(f"taking the noisiest of {len(order)} layers back to float32")
         taken, step = 0, 1
@@ -236,7 +236,7 @@ def _told(attempt: Attempt) -> str:
 
 
 def deliver(
-    found: Calibrated, reference: Any, held_out: Calls, threads: int, least_db: float, watch: Watch
+    calibrated: Calibrated, reference: Any, held_out: Calls, threads: int, least_db: float, watch: Watch
 ) -> Delivered:
     """The int8 graph that is near enough to float32 and no slower, else one of float16 weights.
 
@@ -247,11 +247,13 @@ def deliver(
     Raises:
         UserError: not even float16 weights come so near.
     """
-    attempt, notes = _Search(found, reference, held_out, threads, least_db).best(watch)
-    joined = [f'"{name}" joins outputs of unlike range: it and what follows stay in float32' for name in found.apart]
+    attempt, notes = _Search(calibrated, reference, held_out, threads, least_db).best(watch)
+    joined = [
+        f'"{name}" joins outputs of unlike range: it and what follows stay in float32' for name in calibrated.apart
+    ]
     if attempt is not None:
         return Delivered(attempt.model, attempt.comparison, "int8", (*joined, *notes))
-    half = with_float16_weights(found.model)
+    half = with_float16_weights(calibrated.model)
     comparison = compared(
         reference, open_session(half.SerializeToString(), threads, name="the float16 graph"), held_out
     )

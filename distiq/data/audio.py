@@ -194,9 +194,9 @@ def audio_folder(folder: Path, settings: AudioSettings, validation: str = "") ->
     listed: list[Labelled] = []
     notes: list[str] = []
     for part in ("train", "test", *([validation] if validation else [])):
-        found = find_files(folder / part, classes, CLIP_SUFFIXES, "clips")
-        notes += left_out(folder / part, found, "clips")
-        listed += [Labelled(*one, part=part) for one in found.named(classes)]
+        files = find_files(folder / part, classes, CLIP_SUFFIXES, "clips")
+        notes += left_out(folder / part, files, "clips")
+        listed += [Labelled(*one, part=part) for one in files.named(classes)]
     return _read(listed, classes, settings, folder, validation, notes)
 
 
@@ -258,11 +258,13 @@ def _parted(listed: Sequence[Labelled], held_out: Sequence[str], manifest: Path,
     return list(listed)
 
 
-def _check_speakers(held_out: Sequence[str], known: Iterable[str]) -> None:
-    known = sorted(set(known))
-    if unknown := [name for name in held_out if name not in known]:
-        raise UserError(f"data.audio.held_out: nobody is called {', '.join(unknown)}; the speakers: {', '.join(known)}")
-    if not set(known) - set(held_out):
+def _check_speakers(held_out: Sequence[str], speakers: Iterable[str]) -> None:
+    speakers = sorted(set(speakers))
+    if unknown := [name for name in held_out if name not in speakers]:
+        raise UserError(
+            f"data.audio.held_out: nobody is called {', '.join(unknown)}; the speakers: {', '.join(speakers)}"
+        )
+    if not set(speakers) - set(held_out):
         raise UserError("data.audio.held_out names every speaker; leave some to train on")
 
 

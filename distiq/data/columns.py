@@ -24,7 +24,7 @@ SMALL_BYTES, SMALL_ROWS, MOST_UNPACKED = 100_000_000, 2_000_000, 100
 ROWS_AT_ONCE = 256
 
 
-def read_columns(path: Path, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
+def read_columns(path: Path, names: Sequence[str], header: Sequence[str] = ()) -> Columns:
     """The wanted columns of a file, as text, in the order of its rows; a missing value is the empty text.
 
     Args:
@@ -38,36 +38,36 @@ def read_columns(path: Path, wanted: Sequence[str], header: Sequence[str] = ()) 
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_columns(content, path.suffix, str(path), wanted, header)
+    return parse_columns(content, path.suffix, str(path), names, header)
 
 
-def parse_columns(content: bytes, suffix: str, name: str, wanted: Sequence[str], header: Sequence[str] = ()) -> Columns:
+def parse_columns(content: bytes, suffix: str, name: str, needed: Sequence[str], header: Sequence[str] = ()) -> Columns:
     """The wanted columns of a file's content; see `read_columns`."""
     if suffix.lower() == ".parquet":
-        found = _parquet(content, name, [nfc(column) for column in wanted])
+        columns = _parquet(content, name, [nfc(column) for column in needed])
     else:
         text = _text(content, name)
         if not text.strip():
             raise UserError(f"{name}: this file is empty; give it rows, or name another")
         match suffix.lower():
             case ".csv" | ".tsv":
-                found = _delimited(text, suffix.lower() == ".tsv", name, header)
+                columns = _delimited(text, suffix.lower() == ".tsv", name, header)
             case ".json" | ".jsonl":
-                found = _objects(text, suffix.lower() == ".jsonl", name, wanted)
+                columns = _objects(text, suffix.lower() == ".jsonl", name, needed)
             case _:
                 raise UserError(f'{name}: "{suffix}" is no known kind of file; take {", ".join(SUFFIXES)}')
     no_header = suffix.lower() in (".csv", ".tsv") and not header
     hint = "; where its first line is no header, name all columns in `header`" if no_header else ""
-    names = [nfc(column) for column in wanted]
-    check_names(found, names, name, hint)
-    return {column: found[own] for column, own in zip(wanted, names, strict=True)}
+    names = [nfc(column) for column in needed]
+    check_names(columns, names, name, hint)
+    return {column: columns[own] for column, own in zip(needed, names, strict=True)}
 
 
-def check_names(found: Sequence[str] | Columns, wanted: Sequence[str], name: str, more: str = "") -> None:
+def check_names(present: Sequence[str] | Columns, needed: Sequence[str], name: str, more: str = "") -> None:
     """Raises UserError, with the nearest name, if a wanted column is not there; `more` follows the names of those."""
-    if missing := [column for column in wanted if column not in found]:
-        nearest = difflib.get_close_matches(missing[0], list(found), n=1)
-        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(found)}{more}"
+    if missing := [column for column in needed if column not in present]:
+        nearest = difflib.get_close_matches(missing[0], list(present), n=1)
+        hint = f'did you mean "{nearest[0]}"?' if nearest else f"its columns: {', '.join(present)}{more}"
         raise UserError(f'{name}: no column "{missing[0]}"; {hint}')
 
 
@@ -103,7 +103,7 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
     return columns
 
 
-def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Columns:
+def _objects(text: str, lines: bool, name: str, names: Sequence[str]) -> Columns:
     """One object a line, or a JSON file of one object or a list of them; a key may be missing in some."""
     try:
         rows = runner.objects(text, lines)
@@ -114,13 +114,13 @@ def _objects(text: str, lines: bool, name: str, wanted: Sequence[str]) -> Column
     if not rows:
         raise UserError(f"{name}: holds no row")
     if not all(isinstance(row, dict) for row in rows):
-        example = json.dumps(dict.fromkeys(wanted, "..."))
+        example = json.dumps(dict.fromkeys(names, "..."))
         raise UserError(f"{name}: every row must be an object such as {example}")
     present = list(dict.fromkeys(key for row in rows for key in row))
     return {key: texts_of((row.get(key) for row in rows), f'{name}: column "{key}"') for key in present}
 
 
-def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
+def _parquet(content: bytes, name: str, needed: Sequence[str]) -> Columns:
     try:
         import pyarrow
         import pyarrow.parquet
@@ -135,36 +135,36 @@ def _parquet(content: bytes, name: str, wanted: Sequence[str]) -> Columns:
             raise UserError(
                 f"{name}: unpacked it has {unpacked:,} bytes in {rows:,} rows, far more than the file; write it anew"
             )
-        return _cells(file, wanted, most, name)
+        return _cells(file, needed, most, name)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name}: no Parquet file, or damaged ({error})") from error
 
 
-def _cells(file: Any, wanted: Sequence[str], most: int, name: str) -> Columns:
+def _cells(file: Any, needed: Sequence[str], most: int, name: str) -> Columns:
     """The cells of a Parquet file as text, read bit by bit: a few bytes may stand for many rows of the same.
 
     Args:
         most: characters that they may have together.
     """
     names = [nfc(column) for column in file.schema_arrow.names]
-    check_names(names, wanted, name)
-    if twice := [column for column in wanted if names.count(column) > 1]:
+    check_names(names, needed, name)
+    if twice := [column for column in needed if names.count(column) > 1]:
         raise UserError(f'{name}: two columns are called "{twice[0]}"; rename one')
-    stored = [file.schema_arrow.names[names.index(column)] for column in wanted]
-    found: Columns = {column: [] for column in wanted}
+    stored = [file.schema_arrow.names[names.index(column)] for column in needed]
+    columns: Columns = {column: [] for column in needed}
     total = 0
     for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=stored):
-        for column, own in zip(wanted, stored, strict=True):
+        for column, own in zip(needed, stored, strict=True):
             cells = texts_of(batch.column(own).to_pylist(), f'{name}: column "{column}"')
             total += sum(map(len, cells))
-            found[column] += cells
+            columns[column] += cells
         if total > most:
             raise UserError(
                 f"{name}: unpacked it has more than {most:,} characters, far more than the file; write it anew"
             )
-    return found
+    return columns
 
 
 def texts_of(values: Iterable[Any], where: str) -> list[str]:
@@ -214,18 +214,18 @@ def target_numbers(cells: Sequence[str], column: str, where: str) -> Tensor:
     Raises:
         UserError: a value is missing, is no number, or is not finite.
     """
-    found = []
+    numbers = []
     for row, value in enumerate(cells):
         try:
-            found.append(float(value))
+            numbers.append(float(value))
         except ValueError:
             raise UserError(
                 f'{where}: row {row + 1} has "{value}" in the column "{column}"; regression needs a number; '
                 "correct it or take the row out"
             ) from None
-        if not math.isfinite(found[-1]):
+        if not math.isfinite(numbers[-1]):
             raise UserError(f'{where}: row {row + 1} has "{value}" in the column "{column}"; take the row out')
-    return torch.tensor(found, dtype=torch.float32)
+    return torch.tensor(numbers, dtype=torch.float32)
 
 
 def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:

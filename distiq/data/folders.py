@@ -68,13 +68,13 @@ def find_files(part: Path, classes: Sequence[str], suffixes: Sequence[str], what
     return Found(tuple(files), tuple(labels), others)
 
 
-def left_out(part: Path, found: Found, what: str) -> tuple[str, ...]:
+def left_out(part: Path, files: Found, what: str) -> tuple[str, ...]:
     """A sentence about the files that are not read, if there are some."""
-    if not found.others:
+    if not files.others:
         return ()
-    kinds = ", ".join(f"{count:,} {ending or 'without an ending'}" for ending, count in found.others.most_common(SHOWN))
-    more = ", ..." if len(found.others) > SHOWN else ""
-    total = sum(found.others.values())
+    kinds = ", ".join(f"{count:,} {ending or 'without an ending'}" for ending, count in files.others.most_common(SHOWN))
+    more = ", ..." if len(files.others) > SHOWN else ""
+    total = sum(files.others.values())
     return (f"{part}: {total:,} files are left out, which are no {what} that distiq reads: {kinds}{more}",)
 
 
@@ -84,12 +84,12 @@ def _folders(part: Path) -> list[Path]:
 
 def walk(folder: Path) -> list[Path]:
     """All files in it and in folders within, those behind links included, but for hidden ones."""
-    found: list[Path] = []
+    paths: list[Path] = []
     seen: set[Path] = set()  # a link may lead back into a folder that holds it
     for place, folders, files in os.walk(folder, followlinks=True):
         here = Path(place)
         is_new = here.resolve() not in seen
         seen.add(here.resolve())
         folders[:] = [name for name in folders if name[0] != "."] if is_new else []
-        found += [here / name for name in files if name[0] != "." and is_new and (here / name).is_file()]
-    return found
+        paths += [here / name for name in files if name[0] != "." and is_new and (here / name).is_file()]
+    return paths

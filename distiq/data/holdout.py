@@ -47,8 +47,8 @@ def hold_out_groups(
     named = [name or f"\0{number}" for number, name in enumerate(groups)]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(named))}
     group = torch.tensor([numbers[name] for name in named])
-    sizes, wanted = group.bincount(), [count for count in (validation, calibration) if count]
-    if len(sizes) <= len(wanted):
+    sizes, sides = group.bincount(), [count for count in (validation, calibration) if count]
+    if len(sizes) <= len(sides):
         raise UserError(
             f"{where}: {len(sizes)} groups cannot give validation and calibration some of their own and leave any to"
             " train on; give it more, or name no group"
@@ -65,11 +65,11 @@ def hold_out_groups(
     )
 
 
-def _drawn_groups(sizes: Tensor, wanted: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
+def _drawn_groups(sizes: Tensor, counts: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
     """Groups to train on, and those that are held out for each of the two."""
     left = torch.randperm(len(sizes), generator=generator).tolist()
     held: list[list[int]] = []
-    for count in wanted:
+    for count in counts:
         part: list[int] = []
         while left and int(sizes[part].sum()) < count:
             part.append(left.pop())

@@ -23,7 +23,7 @@ class HubColumns(NamedTuple):
     classes: dict[str, tuple[str, ...]]
 
 
-def hub_columns(name: str, subset: str, split: str, wanted: Sequence[str]) -> HubColumns:
+def hub_columns(name: str, subset: str, split: str, needed: Sequence[str]) -> HubColumns:
     """The wanted columns of a split, as text, in the order of its rows; classes by their names where it knows them.
 
     Args:
@@ -37,10 +37,10 @@ def hub_columns(name: str, subset: str, split: str, wanted: Sequence[str]) -> Hu
     """
     rows = _split_of(name, subset, split, "data.text.hub")
     where = f'{name}, split "{split}"'
-    check_names(rows.column_names, wanted, where)
-    of_classes = {column: getattr(rows.features[column], "names", None) for column in wanted}
+    check_names(rows.column_names, needed, where)
+    of_classes = {column: getattr(rows.features[column], "names", None) for column in needed}
     classes = {column: tuple(map(nfc, names)) for column, names in of_classes.items() if names is not None}
-    return HubColumns({column: _cells(rows, column, where) for column in wanted}, classes)
+    return HubColumns({column: _cells(rows, column, where) for column in needed}, classes)
 
 
 def _split_of(name: str, subset: str, split: str, key: str) -> Any:
@@ -67,11 +67,11 @@ def _split_of(name: str, subset: str, split: str, key: str) -> Any:
 def _hint(datasets: Any, name: str, subset: str, split: str) -> str:
     """What there is in its place, where that can be found out."""
     try:
-        known = datasets.get_dataset_split_names(name, subset or None)
+        splits = datasets.get_dataset_split_names(name, subset or None)
     except Exception:
         return "; without a network name a folder, or files in data.folder"
-    nearest = difflib.get_close_matches(split.partition("[")[0], known, n=1)
-    return f'; did you mean "{nearest[0]}"?' if nearest else f"; its splits: {', '.join(known)}"
+    nearest = difflib.get_close_matches(split.partition("[")[0], splits, n=1)
+    return f'; did you mean "{nearest[0]}"?' if nearest else f"; its splits: {', '.join(splits)}"
 
 
 def _cells(rows: Any, column: str, where: str) -> list[str]:

@@ -207,9 +207,9 @@ def _download(target: Path) -> None:
             f"{url}: cannot be downloaded ({error}); without a network leave data.folder empty to use the packaged"
             f" part, or put the file into {target.parent} yourself"
         ) from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != FASHION_MNIST_MD5[target.name]:
-        raise UserError(f"{url}: wrong checksum {found}, expected {FASHION_MNIST_MD5[target.name]}; try again later")
+    checksum = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if checksum != FASHION_MNIST_MD5[target.name]:
+        raise UserError(f"{url}: wrong checksum {checksum}, expected {FASHION_MNIST_MD5[target.name]}; try again later")
     write_atomically(target, content)
 
 
@@ -239,21 +239,21 @@ def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = ""
     """
     classes = class_names(folder / "train")
     parts = ["train", "test", *([validation] if validation else [])]
-    found = {part: find_files(folder / part, classes, IMAGE_SUFFIXES, "images") for part in parts}
-    notes = [note for part in parts for note in left_out(folder / part, found[part], "images")]
-    files = [file for part in found.values() for file in part.files]
+    by_part = {part: find_files(folder / part, classes, IMAGE_SUFFIXES, "images") for part in parts}
+    notes = [note for part in parts for note in left_out(folder / part, by_part[part], "images")]
+    files = [file for part in by_part.values() for file in part.files]
     if several := sum(_frames(file) > 1 for file in files if file.suffix.lower() in WITH_FRAMES):
         notes.append(f"{several:,} of {len(files):,} images have several frames: the first is read")
     read = partial(read_image, shape=shape)
     is_large = store is not None and len(files) * math.prod(shape) > store.memory_bytes
     splits: dict[str, Split] = {}
-    for part, one in found.items():
+    for part, one in by_part.items():
         if store is not None and is_large:
             samples: Samples = packed(one.files, read, shape, store.folder, store.watch)
         else:
             samples = InMemory(torch.stack(list(decoded(one.files, read))))
         splits[part] = Split(samples, torch.tensor(one.labels))
-    train, test = (tuple(str(file.relative_to(folder)) for file in found[part].files) for part in ("train", "test"))
+    train, test = (tuple(str(file.relative_to(folder)) for file in by_part[part].files) for part in ("train", "test"))
     return Loaded(
         classes,
         splits["train"],

@@ -170,11 +170,11 @@ def arrays_of(source: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: there is no such file, or it holds no arrays.
     """
-    wanted = "give a folder of images, or inputs as a .npy or .npz file"
+    remedy = "give a folder of images, or inputs as a .npy or .npz file"
     if not source.is_file():
-        raise UserError(f"{source}: no such folder or file; {wanted}")
+        raise UserError(f"{source}: no such folder or file; {remedy}")
     if source.suffix not in (".npy", ".npz"):
-        raise UserError(f"{source}: {wanted}")
+        raise UserError(f"{source}: {remedy}")
     try:
         return _unpacked(source) if source.suffix == ".npz" else {"": runner.read_npy(source)}
     except Exception as error:  # zip, pickle and numpy raise their own kinds

@@ -169,9 +169,9 @@ def _check_shares(labels: Tensor, noun: str, where: str, lowest: int) -> None:
 def _check_numbers(labels: Tensor, name: str, where: str, varied: bool, lowest: int) -> None:
     if len(labels) == 0:
         raise UserError(f"{where}: no texts")
-    known = labels[is_labelled(labels)] if lowest == UNLABELLED else labels
-    if not torch.isfinite(known).all():
+    given = labels[is_labelled(labels)] if lowest == UNLABELLED else labels
+    if not torch.isfinite(given).all():
         first = int((~torch.isfinite(labels)).nonzero()[0])
         raise UserError(f"{where}: the {name} of text {first} is {float(labels[first])}; give each a finite number")
-    if varied and len(known.unique()) < 2:
+    if varied and len(given.unique()) < 2:
         raise UserError(f"{where}: every {name} is the same; there is nothing to learn")

@@ -54,16 +54,16 @@ def collect(
         UserError: a batch has no such parts, labels are no numbers, or sizes differ and no transform is named.
     """
     samples: list[Tensor] = []
-    found: list[Tensor] = []
+    all_labels: list[Tensor] = []
     for own, theirs in _pairs(loader, inputs, labels, transform):
         samples += own
-        found.append(theirs)
+        all_labels.append(theirs)
     if not samples:
         raise UserError("collect: the loader gives no batch")
     shapes = {tuple(part.shape[1:]) for part in samples}
     if len(shapes) > 1 or transform:
         samples = list(_fitted(samples, sorted(shapes), transform, size))
-    joined = torch.cat(samples), untruncated(torch.cat(found))
+    joined = torch.cat(samples), untruncated(torch.cat(all_labels))
     if len(joined[0]) != len(joined[1]):
         raise UserError(f"collect: {len(joined[0])} inputs, but {len(joined[1])} labels; name which part is which")
     return joined
@@ -92,7 +92,7 @@ def from_loader(
     Raises:
         UserError: as `collect`; the samples are no images of one form, or the disk is full.
     """
-    found: list[Tensor] = []
+    all_labels: list[Tensor] = []
 
     def batches() -> Iterator[Tensor]:
         for own, theirs in _pairs(loader, inputs, labels, transform):
@@ -101,11 +101,11 @@ def from_loader(
                 raise UserError(f'from_loader: transform="{transform}" needs a size; give size=(height, width)')
             if len(shapes) > 1 or transform:
                 own = list(_fitted(own, shapes, transform, size))
-            found.append(theirs)
+            all_labels.append(theirs)
             yield torch.cat(own)
 
     samples = pack_batches(batches(), Path(folder))
-    joined = untruncated(torch.cat(found))
+    joined = untruncated(torch.cat(all_labels))
     if len(samples) != len(joined):
         raise UserError(f"from_loader: {len(samples)} inputs, but {len(joined)} labels; name which part is which")
     return Split(samples, joined)
@@ -190,13 +190,13 @@ def _label_tensor(values: Any, where: str) -> Tensor:
     """(B,) or (B, classes) of the numbers in a tensor, an array or a list."""
     try:
         rows = [torch.as_tensor(one) for one in values] if isinstance(values, list | tuple) else None
-        found = torch.as_tensor(values) if rows is None else torch.stack(rows)
+        labels = torch.as_tensor(values) if rows is None else torch.stack(rows)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"collect: the labels of {where} are no numbers alike ({values!r:.60}); give class numbers, 0 or 1 for each"
             " label, or probabilities of classes"
         ) from error
-    return found.squeeze(1) if found.ndim == 2 and found.shape[1] == 1 else found
+    return labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 # Unequal sizes --------------------------------------------------------------------------------------------------------
@@ -215,10 +215,10 @@ def _fitted(
     sizes = list(zip(*(shape[-free:] for shape in shapes), strict=True))
     target = tuple(size) or tuple(map(min if transform == "crop" else max, sizes))
     if (transform == "resize" and (free == 1 or not size)) or len(target) != free:
-        wanted = "size=(height, width)" if free == 2 else 'size=(length,) with "crop" or "pad"'
+        remedy = "size=(height, width)" if free == 2 else 'size=(length,) with "crop" or "pad"'
         raise UserError(
             f'collect: transform="{transform}" with size={tuple(size)} does not fit samples of shape {shapes[0]}; give'
-            f" {wanted}"
+            f" {remedy}"
         )
     for part in samples:
         yield _resized(part, target) if transform == "resize" else _framed(part, target, transform)
@@ -227,8 +227,8 @@ def _fitted(
 def _resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
-    found = F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    return found.to(images.dtype) if images.is_floating_point() else found.round().clamp(0, 255).to(images.dtype)
+    resized = F.interpolate(images.float(), size, mode="bilinear", align_corners=False, antialias=True)
+    return resized.to(images.dtype) if images.is_floating_point() else resized.round().clamp(0, 255).to(images.dtype)
 
 
 def _framed(samples: Tensor, size: tuple[int, ...], transform: Transform) -> Tensor:

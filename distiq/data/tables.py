@@ -59,12 +59,15 @@ class Encoding:
 
     def as_json(self) -> dict[str, Any]:
         numeric = {name: {"median": median, "edges": list(edges)} for name, (median, edges) in self.numeric.items()}
-        return {"numeric": numeric, "categorical": {name: list(known) for name, known in self.categorical.items()}}
+        return {
+            "numeric": numeric,
+            "categorical": {name: list(categories) for name, categories in self.categorical.items()},
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         numeric = {name: (entry["median"], tuple(entry["edges"])) for name, entry in value["numeric"].items()}
-        return cls(numeric, {name: tuple(known) for name, known in value["categorical"].items()})
+        return cls(numeric, {name: tuple(categories) for name, categories in value["categorical"].items()})
 
     def encode(self, rows: Columns, where: str) -> Encoded:
         """Vectors of the rows. A missing number is the column's median, an unseen category no category at all.
@@ -100,8 +103,8 @@ def fit_encoding(rows: Columns, settings: TableSettings, where: str) -> Encoding
         edges = np.unique(np.concatenate([np.quantile(part, shares) for part in (values, distinct)]))
         numeric[name] = (float(np.median(values)), tuple(float(edge) for edge in edges))
     categorical = {name: tuple(sorted(set(runner.categories(rows[name])))) for name in settings.categorical}
-    for name, known in categorical.items():
-        if len(known) < 2:
+    for name, seen in categorical.items():
+        if len(seen) < 2:
             raise UserError(f'{where}: column "{name}" holds one category only; leave it out of data.table.categorical')
     return Encoding(numeric, categorical)
 
@@ -124,9 +127,9 @@ def adult(settings: TableSettings) -> tuple[TableSettings, Columns, Columns]:
         )
     settings = changed(settings, columns)
     root = importlib.resources.files("distiq.data") / "adult"
-    wanted = (*settings.numeric, *settings.categorical, settings.label)
+    needed = (*settings.numeric, *settings.categorical, settings.label)
     train, test = (
-        parse_columns(lzma.decompress((root / f"{part}.csv.xz").read_bytes()), ".csv", f"adult: {part}", wanted)
+        parse_columns(lzma.decompress((root / f"{part}.csv.xz").read_bytes()), ".csv", f"adult: {part}", needed)
         for part in ("train", "test")
     )
     return settings, train, test
@@ -216,11 +219,11 @@ def table(settings: DataSettings) -> Loaded:
         features, group = (*of_table.numeric, *of_table.categorical), of_table.group
         if not features:
             raise UserError("data.table: name the columns to learn from in numeric and categorical")
-        wanted = tuple(dict.fromkeys((*features, of_table.label, *([group] if group else []))))
+        needed = tuple(dict.fromkeys((*features, of_table.label, *([group] if group else []))))
         files = {"training": of_table.train, "test": of_table.test, "validation": settings.validation_part}
         files = {part: file for part, file in files.items() if file}
         folder = Path(settings.folder)
-        parts = {part: read_columns(folder / file, wanted, of_table.header) for part, file in files.items()}
+        parts = {part: read_columns(folder / file, needed, of_table.header) for part, file in files.items()}
         groups = groups_of(list(parts.values()), group, list(files.values())) if group else ()
     train = parts["training"]
     encoding = fit_encoding(train, of_table, f"{source}: training rows")
@@ -239,10 +242,10 @@ def _numbers_as_text(encoding: Encoding) -> list[str]:
     """Sentences about columns of numbers that are taken as categories, since they are written as text."""
     notes = []
     for name, categories in encoding.categorical.items():
-        known = [category for category in categories if category != runner.UNKNOWN]
-        if any(not _is_plain(category) for category in known) and all(map(runner.SEPARATED.fullmatch, known)):
+        seen = [category for category in categories if category != runner.UNKNOWN]
+        if any(not _is_plain(category) for category in seen) and all(map(runner.SEPARATED.fullmatch, seen)):
             notes.append(
-                f'column "{name}": its {len(known)} categories are numbers written as text ("{known[-1]}"); to learn'
+                f'column "{name}": its {len(seen)} categories are numbers written as text ("{seen[-1]}"); to learn'
                 " from them as numbers write 1234.5 and name the column numeric"
             )
     return notes

@@ -177,9 +177,9 @@ def texts(settings: DataSettings) -> Loaded:
     of_text = settings.text
     targets = of_text.labels or (of_text.target or of_text.label,)
     columns = (of_text.text, *([of_text.pair] if of_text.pair else []))
-    wanted = tuple(dict.fromkeys((*columns, *targets, *([of_text.group] if of_text.group else []))))
+    needed = tuple(dict.fromkeys((*columns, *targets, *([of_text.group] if of_text.group else []))))
     files = (*of_text.parts, *([settings.validation_part] if settings.validation_part else []))
-    parts = [_read(settings, file, wanted) for file in files]
+    parts = [_read(settings, file, needed) for file in files]
     train = parts[0].columns
     learned_from = [text for column in columns for text in train[column]]
     tokenizer = (
@@ -204,13 +204,13 @@ def texts(settings: DataSettings) -> Loaded:
     return Loaded(names, splits[0], splits[1], Text.of(encoder), tuple(notes), validation, groups)
 
 
-def _read(settings: DataSettings, part: str, wanted: Sequence[str]) -> HubColumns:
+def _read(settings: DataSettings, part: str, needed: Sequence[str]) -> HubColumns:
     """The columns of a file, or of a hub's split."""
     of_text, path = settings.text, Path(settings.folder) / part
     if of_text.hub:
-        rows = hub_columns(of_text.hub, of_text.subset, part, wanted)
+        rows = hub_columns(of_text.hub, of_text.subset, part, needed)
     else:
-        rows = HubColumns(read_columns(path, wanted, of_text.header), {})
+        rows = HubColumns(read_columns(path, needed, of_text.header), {})
     if not rows.columns[of_text.text]:
         raise UserError(f"{of_text.hub or path}{f', split {part}' if of_text.hub else ''}: holds no text")
     return rows
@@ -220,8 +220,8 @@ def _label_names(settings: TextSettings, rows: HubColumns) -> tuple[str, ...]:
     """The labels of the training rows, as the files write them, or in the hub's order; of numbers their column."""
     if settings.labels or settings.target:
         return settings.labels or (settings.target,)
-    if known := rows.classes.get(settings.label):
-        return known
+    if in_order := rows.classes.get(settings.label):
+        return in_order
     cells = rows.columns[settings.label]
     sets = label_sets(cells, settings.separator) if settings.separator else [[cell] for cell in cells]
     return sorted_classes(name for names in sets for name in names)

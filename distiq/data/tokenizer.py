@@ -86,9 +86,9 @@ class TextEncoder:
         """What stands for no piece of text, ascending."""
         self._bare()
         added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
-        found = tuple(sorted({*added, *self.tokenizer.encode("").ids}))
+        special = tuple(sorted({*added, *self.tokenizer.encode("").ids}))
         self._rest()
-        return found
+        return special
 
     @property
     def separator(self) -> int | None:
@@ -100,17 +100,17 @@ class TextEncoder:
         if not self.pair:
             return None
         self._bare()
-        found = self.tokenizer.encode("a", "a")
+        both = self.tokenizer.encode("a", "a")
         self._rest()
-        if 1 not in found.type_ids:
+        if 1 not in both.type_ids:
             return None
-        first = found.type_ids.index(1)
-        if not found.special_tokens_mask[first - 1] or 0 in found.type_ids[first:]:
+        first = both.type_ids.index(1)
+        if not both.special_tokens_mask[first - 1] or 0 in both.type_ids[first:]:
             raise UserError(
                 "data.text.pair: the tokenizer begins the second segment elsewhere than behind the token that ends the"
                 " first text; take another tokenizer"
             )
-        return found.ids[first - 1]
+        return both.ids[first - 1]
 
     def encode(
         self, texts: Sequence[str], where: str, to_longest: bool = False, seconds: Sequence[str] = ()
@@ -129,11 +129,11 @@ class TextEncoder:
                 _check_text(text, f"{where}: {which}text {row + 1}")
         inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
         self._bare()
-        lengths = [len(found.ids) for found in self.tokenizer.encode_batch(inputs)]
+        lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch(inputs)]
         self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
         width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
         self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
-        numbers = torch.tensor([found.ids for found in self.tokenizer.encode_batch(inputs)], dtype=torch.int64)
+        numbers = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(inputs)], dtype=torch.int64)
         self._rest()
         return Encoded(numbers, tuple(self._notes(lengths, numbers, where)))
 
@@ -153,8 +153,8 @@ class TextEncoder:
                 f" {max(long)}); cut there{', their beginnings' if self.cuts_left else ''}"
             )
         if self.unknown is not None:
-            known = (numbers != self.unknown) & (numbers != self.pad)
-            if strange := int((known.sum(1) <= self.special).sum()):
+            in_vocabulary = (numbers != self.unknown) & (numbers != self.pad)
+            if strange := int((in_vocabulary.sum(1) <= self.special).sum()):
                 notes.append(f"{where}: {strange} of {len(lengths)} hold no token that the tokenizer knows")
         return notes
 
@@ -202,7 +202,7 @@ def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
         return
     here, there = _from_json(tokenizer), load_tokenizer(str(folder))
     ours, theirs = (
-        {number: token for token, number in found.get_vocab(with_added_tokens=True).items()} for found in (here, there)
+        {number: token for token, number in one.get_vocab(with_added_tokens=True).items()} for one in (here, there)
     )
     differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
     if differing:
@@ -214,11 +214,11 @@ def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
             f"{where}: {folder} was trained with another tokenizer than data.text.tokenizer: {len(differing)} tokens"
             f" differ: {named}; set data.text.tokenizer to the same folder"
         )
-    for found in (here, there):
-        found.no_padding()
-        found.no_truncation()
+    for one in (here, there):
+        one.no_padding()
+        one.no_truncation()
     for text in PROBES:
-        own, other = (found.encode(nfc(text)).tokens for found in (here, there))
+        own, other = (one.encode(nfc(text)).tokens for one in (here, there))
         if own != other:
             raise UserError(
                 f"{where}: {folder} was trained with a tokenizer that reads texts otherwise than data.text.tokenizer:"
@@ -301,11 +301,11 @@ def _bert_like(library: Any, vocabulary: dict[str, int]) -> Any:
 
 def _letters_within_words(tokenizer: Any, texts: Sequence[str]) -> list[str]:
     """Every letter that follows another within a word, as WordPiece writes it, sorted."""
-    found: set[str] = set()
+    letters: set[str] = set()
     for text in texts:
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text)):
-            found.update(word[1:])
-    return [f"##{letter}" for letter in sorted(found)]
+            letters.update(word[1:])
+    return [f"##{letter}" for letter in sorted(letters)]
 
 
 def _tokenizers() -> Any:

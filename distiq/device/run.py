@@ -131,9 +131,9 @@ def setting_of(card: dict[str, Any], folder: Path) -> tuple[int, dict[str, str]]
     threads, options = setting.get("threads", 1), setting.get("options") or {}
     if not isinstance(threads, int) or not 1 <= threads <= 1024 or not isinstance(options, dict):
         raise Refused(f"{where}: damaged (its setting names no number of threads); copy the whole bundle again")
-    known = SETTINGS.get(Path(card["model"]).suffix, {})
+    settings = SETTINGS.get(Path(card["model"]).suffix, {})
     for name, value in options.items():
-        if known.get(name) != value:
+        if settings.get(name) != value:
             raise Refused(f'{where}: sets "{printable(str(name))}", which distiq never does; do not trust this bundle')
     return threads, options
 
@@ -141,10 +141,10 @@ def setting_of(card: dict[str, Any], folder: Path) -> tuple[int, dict[str, str]]
 def read_json(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
     try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
             raise ValueError("it holds no object")
-        return found
+        return content
     except RecursionError as error:
         raise Refused(f"{path}: cannot be read (nested too deep); copy the whole bundle again") from error
     except (OSError, ValueError) as error:
@@ -227,9 +227,9 @@ def unfit_table(about: dict[str, Any], features: int) -> str:
     if "numeric" not in about:
         return ""
     width = sum(len(seen) for seen in about["categorical"].values())
-    for known in about["numeric"].values():
-        edges = known["edges"]
-        if len(edges) < 2 or not all(map(is_finite, [known["median"], *edges])) or np.diff(edges).min() <= 0:
+    for column in about["numeric"].values():
+        edges = column["edges"]
+        if len(edges) < 2 or not all(map(is_finite, [column["median"], *edges])) or np.diff(edges).min() <= 0:
             return "gives a column edges that do not rise"
         width += len(edges) - 1
     return "" if width == features else f"encodes rows in {width} numbers, but the model takes {features}"
@@ -259,7 +259,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     kinds = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1", "I8": "i1", "BOOL": "?"}
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
-    found = {}
+    tensors = {}
     try:
         if start > len(content):
             raise ValueError("its header is cut short")
@@ -271,10 +271,10 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
                 array = np.frombuffer(content[start + begin : start + end], kinds[entry["dtype"]])
                 if any(size < 0 for size in entry["shape"]):  # numpy takes -1 for what is left
                     raise ValueError(f"{name} has the shape {entry['shape']}")
-                found[name] = array.reshape(entry["shape"])
+                tensors[name] = array.reshape(entry["shape"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Refused(f"{path}: damaged or no safetensors file ({error}); copy the whole bundle again") from error
-    return found
+    return tensors
 
 
 # The runtimes ---------------------------------------------------------------------------------------------------------
@@ -391,12 +391,12 @@ def as_taken(inputs: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
     return inputs.astype(np.int32) if inputs.dtype == np.int64 else inputs
 
 
-def as_floats(found: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
+def as_floats(values: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
     """What a tensor of LiteRT holds, as float32."""
     if tensor["dtype"] != np.int8:
-        return found
+        return values
     scale, zero_point = tensor["quantization"]
-    return (found.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return (values.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
 
 
 def executorch(model: Path, threads: int) -> Predict:
@@ -598,15 +598,15 @@ def objects(text: str, lines: bool) -> list[Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = {nfc(key): value for key, value in pairs}
-        if len(found) < len(pairs):
+        unique_pairs = {nfc(key): value for key, value in pairs}
+        if len(unique_pairs) < len(pairs):
             raise ValueError("an object has a key twice: " + ", ".join(key for key, _ in pairs))
-        return found
+        return unique_pairs
 
     # Not splitlines: strings of JSON may hold what it takes for the end of a line, such as U+2028.
     parts = [part for part in text.split("\n") if part.strip()] if lines else [text] if text.strip() else []
-    found = [json.loads(part, object_pairs_hook=unique) for part in parts]
-    return found[0] if not lines and found and isinstance(found[0], list) else found
+    unique_pairs = [json.loads(part, object_pairs_hook=unique) for part in parts]
+    return unique_pairs[0] if not lines and unique_pairs and isinstance(unique_pairs[0], list) else unique_pairs
 
 
 def cell(value: Any, where: str) -> str:
@@ -674,19 +674,19 @@ def encoded(rows: dict[str, list[str]], table: dict[str, Any], where: str) -> tu
         table: "numeric": by column the median and the edges of its bins; "categorical": by column what was seen.
     """
     parts, notes = [], []
-    for name, known in table["numeric"].items():
-        found = numbers(rows[name], f'{where}: column "{name}"')
-        missing = int(np.isnan(found).sum())
+    for name, facts in table["numeric"].items():
+        column = numbers(rows[name], f'{where}: column "{name}"')
+        missing = int(np.isnan(column).sum())
         if missing:
-            notes.append(f'{where}: {missing} missing in "{name}"; taken as its median, {known["median"]:g}')
-        edges = np.array(known["edges"])
+            notes.append(f'{where}: {missing} missing in "{name}"; taken as its median, {facts["median"]:g}')
+        edges = np.array(facts["edges"])
         low, high = edges[:-1], edges[1:]
         # How far the value has come through each bin.
-        parts.append(np.clip((np.nan_to_num(found, nan=known["median"])[:, None] - low) / (high - low), 0, 1))
+        parts.append(np.clip((np.nan_to_num(column, nan=facts["median"])[:, None] - low) / (high - low), 0, 1))
     for name, seen in table["categorical"].items():
         values = categories(rows[name])
         places = {value: number for number, value in enumerate(seen)}
-        found = np.array([places.get(value, -1) for value in values])
+        column = np.array([places.get(value, -1) for value in values])
         strange = [value for value in values if value not in places]
         missing, unseen = strange.count(UNKNOWN), sorted({value for value in strange if value != UNKNOWN})
         if missing:
@@ -699,27 +699,27 @@ def encoded(rows: dict[str, list[str]], table: dict[str, Any], where: str) -> tu
             notes.append(
                 f'{where}: {count} in "{name}" not seen in training ({shown}); taken as none of its categories'
             )
-        parts.append(found[:, None] == np.arange(len(seen)))
+        parts.append(column[:, None] == np.arange(len(seen)))
     return np.concatenate(parts, axis=1, dtype=np.float32), notes
 
 
 def numbers(values: Sequence[str], where: str) -> np.ndarray:
     """(N,) float64 with NaN where a value is missing."""
-    found = np.full(len(values), np.nan)
+    parsed = np.full(len(values), np.nan)
     for row, value in enumerate(values):
         if value in MISSING:
             continue
         try:
-            found[row] = float(value)
+            parsed[row] = float(value)
         except ValueError:
             is_number = SEPARATED.fullmatch(value.strip("%$ "))
             why = "is a number written as text" if is_number else "is no number"
             raise Refused(
                 f'{where}, row {row + 1}: "{value}" {why}; write it as 1234.5, or name the column categorical'
             ) from None
-        if not np.isfinite(found[row]):
+        if not np.isfinite(parsed[row]):
             raise Refused(f'{where}, row {row + 1}: "{value}" is not finite; correct it or leave it empty')
-    return found
+    return parsed
 
 
 def categories(values: Sequence[str]) -> list[str]:
@@ -747,7 +747,7 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         side = (cutter.truncation or {}).get("direction", "right")
         cutter.no_padding()
         cutter.no_truncation()
-        found, length = cutter.encode(*texts).ids, about["shape"][0]
+        token_ids, length = cutter.encode(*texts).ids, about["shape"][0]
         cutter.enable_truncation(length, direction=side)
     except BaseException as error:  # tokenizers raises bare Exception, and panics that are none
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -755,8 +755,8 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         raise Refused(f"the text or {tokenizer} cannot be read: {error}") from error
     ids = np.array(cutter.encode(*texts).ids, np.int64)
     notes, shown = [], f'"{text[:40]}"'
-    if len(found) > length:
-        notes.append(f"{shown}: longer than {length} tokens (it has {len(found)}); cut there")
+    if len(token_ids) > length:
+        notes.append(f"{shown}: longer than {length} tokens (it has {len(token_ids)}); cut there")
     if about.get("kept"):
         bits = np.unpackbits(np.frombuffer(base64.b64decode(about["kept"]), np.uint8))
         outside = np.unique(ids[bits[ids] == 0])[:MOST_SHOWN]
@@ -846,14 +846,14 @@ def read_wav(path: Path, rate: int) -> np.ndarray:
     """(T,) int16 of a WAV file of integers, 8 to 32 bits; several channels are averaged."""
     try:
         with wave.open(io.BytesIO(whole_wav(path.read_bytes())), "rb") as file:
-            channels, width, found, count = file.getparams()[:4]
+            channels, width, own_rate, count = file.getparams()[:4]
             data = np.frombuffer(file.readframes(min(count, path.stat().st_size)), np.uint8)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise Refused(f"{path}: no such file") from error
     except (wave.Error, EOFError, ValueError, OverflowError, MemoryError, struct.error) as error:
         raise Refused(f"{path}: this WAV file does not decode ({error}); integers of 8 to 32 bits are read") from error
-    if found != rate:
-        raise Refused(f"{path}: {found} Hz; this model hears {rate} Hz: resample it first (`distiq predict` does)")
+    if own_rate != rate:
+        raise Refused(f"{path}: {own_rate} Hz; this model hears {rate} Hz: resample it first (`distiq predict` does)")
     if len(data) == 0 or len(data) != count * width * channels:
         raise Refused(f"{path}: this WAV file is empty or cut short")
     upper = np.zeros((count * channels, 4), np.uint8)  # every width as the upper part of 32 bits
@@ -892,8 +892,8 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
     name = RAW.get(about["modality"], "")
     passed, lines = True, []
     if name in vectors:
-        wanted = vectors["inputs"]
-        off, step = difference(normalized(vectors[name], about), wanted).max(), 1e-5 * np.abs(wanted).max()
+        own_inputs = vectors["inputs"]
+        off, step = difference(normalized(vectors[name], about), own_inputs).max(), 1e-5 * np.abs(own_inputs).max()
         passed = bool(off <= step)
         verdict = "pass" if passed else "FAIL"
         lines.append(f"{verdict}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
@@ -955,10 +955,10 @@ def run(predict: Predict, inputs: Arrays, what: str) -> Arrays:
         raise Refused(f"{what}: the model file does not run on {shapes}: {reason}") from error
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    if found.shape != expected.shape:
-        raise Refused(f"the model gives {found.shape} where {expected.shape} is expected; copy the bundle again")
-    return np.abs(found.astype(np.float32) - expected)
+def difference(outputs: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    if outputs.shape != expected.shape:
+        raise Refused(f"the model gives {outputs.shape} where {expected.shape} is expected; copy the bundle again")
+    return np.abs(outputs.astype(np.float32) - expected)
 
 
 # What outputs mean ----------------------------------------------------------------------------------------------------
@@ -1017,8 +1017,8 @@ def written(output: np.ndarray, about: dict[str, Any], top: int = MOST_SHOWN) ->
     return values + (" ..." if output.size > top else "")
 
 
-def beyond(found: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
-    return ~(np.abs(found - expected).reshape(len(expected), -1).max(1) <= allowed)
+def beyond(outputs: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndarray:
+    return ~(np.abs(outputs - expected).reshape(len(expected), -1).max(1) <= allowed)
 
 
 DECODINGS = {
@@ -1167,9 +1167,9 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             if given.json:
                 given.json.write_text(json.dumps(measurement(model, card["sha256"], times), indent=1) + "\n")
         elif not given.samples:
-            found = check(predict, vectors, about)
-            print(*found.lines, sep="\n")
-            return 0 if found.passed else DIVERGES
+            result = check(predict, vectors, about)
+            print(*result.lines, sep="\n")
+            return 0 if result.passed else DIVERGES
     except (Refused, OSError) as error:
         print(*(printable(line) for line in str(error).splitlines()[:MOST_LINES]), sep="\n", file=sys.stderr)
         return REFUSED

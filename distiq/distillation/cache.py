@@ -78,10 +78,10 @@ class CachedTeacher:
         if self.loaded is None or self.loaded[0] != batch.view:
             self.loaded = None  # one view at a time in memory
             with torch.autocast(device.type, enabled=False):  # it knows no float16 on a CPU
-                found = self._view(batch.view, device)
-            if found is None:
+                stored = self._view(batch.view, device)
+            if stored is None:
                 return self.live(batch)
-            self.loaded = (batch.view, found)
+            self.loaded = (batch.view, stored)
         indices = batch.indices.cpu()  # distributed wrappers move every tensor of a batch
         rows = {name: tensor[indices] for name, tensor in self.loaded[1].items()}
         features = {path: rows.pop(_feature(path)).to(device).float() for path in self.paths}
@@ -133,10 +133,11 @@ class CachedTeacher:
         chunks: list[Rows] = []
         total = len(self.batches.data.train)
         for indices in torch.arange(total).split(CHUNK):
-            known = self.live(self.batches.batch(number, indices).to(device))
-            chunk = encode(known.logits.float().cpu(), self.settings)
+            knowledge = self.live(self.batches.batch(number, indices).to(device))
+            chunk = encode(knowledge.logits.float().cpu(), self.settings)
             chunks.append(
-                chunk | {_feature(path): half_where_it_fits(known.features[path].float().cpu()) for path in self.paths}
+                chunk
+                | {_feature(path): half_where_it_fits(knowledge.features[path].float().cpu()) for path in self.paths}
             )
             bytes_each = sum(rows.nbytes for rows in chunks[0].values()) / min(CHUNK, total)
             if bytes_each * total > self.settings.limit_mb * 1e6:

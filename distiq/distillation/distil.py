@@ -69,31 +69,31 @@ class Distillation(nn.Module):
                 if self.easy
                 else (one_output(self.student(batch.inputs)), Losses())
             )
-        known = self.teacher(batch) if self.teacher is not None else None
-        features, (logits, known, batch) = _gathered(features, batch), common(logits, known, batch)
-        named = output_losses(self.task, logits, batch, known, self.settings, self.label_smoothing)
-        if known is not None:
-            for name, wanted, term in zip(self.names, self.wanted, self.terms, strict=True):
-                named[name] = wanted.weight * term(_layers(wanted, features, known, batch))
+        knowledge = self.teacher(batch) if self.teacher is not None else None
+        features, (logits, knowledge, batch) = _gathered(features, batch), common(logits, knowledge, batch)
+        named = output_losses(self.task, logits, batch, knowledge, self.settings, self.label_smoothing)
+        if knowledge is not None:
+            for name, loss, term in zip(self.names, self.wanted, self.terms, strict=True):
+                named[name] = loss.weight * term(_layers(loss, features, knowledge, batch))
         named.update(eased)
         return named
 
 
-def common(logits: Tensor, known: Knowledge | None, batch: Batch) -> tuple[Tensor, Knowledge | None, Batch]:
+def common(logits: Tensor, knowledge: Knowledge | None, batch: Batch) -> tuple[Tensor, Knowledge | None, Batch]:
     """What the student and its teacher say of the common batch of all processes, and that batch."""
     if batch.whole is None:
-        return logits, known, batch
-    if known is not None:
-        known = Knowledge(gathered(known.logits, batch.whole), _gathered(known.features, batch))
-    return gathered(logits, batch.whole), known, batch.gathered()
+        return logits, knowledge, batch
+    if knowledge is not None:
+        knowledge = Knowledge(gathered(knowledge.logits, batch.whole), _gathered(knowledge.features, batch))
+    return gathered(logits, batch.whole), knowledge, batch.gathered()
 
 
 def _gathered(features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     return {path: gathered(features[path], batch.whole) for path in sorted(features)}
 
 
-def _layers(wanted: KnowledgeLoss, seen: dict[str, Tensor], known: Knowledge, batch: Batch) -> Layers:
-    ours, theirs = [seen[path] for path in wanted.student], [known.features[path] for path in wanted.teacher]
+def _layers(loss: KnowledgeLoss, seen: dict[str, Tensor], knowledge: Knowledge, batch: Batch) -> Layers:
+    ours, theirs = [seen[path] for path in loss.student], [knowledge.features[path] for path in loss.teacher]
     return Layers(ours, theirs, batch.indices, batch.mask)
 
 
@@ -101,19 +101,19 @@ def output_losses(
     task: Task,
     logits: Tensor,
     batch: Batch,
-    known: Knowledge | None,
+    knowledge: Knowledge | None,
     settings: DistilSettings,
     label_smoothing: float = 0.0,
 ) -> Losses:
     """The weighted losses that need the outputs (B, outputs, ...) alone; without a teacher, the plain task loss."""
-    if known is None:
+    if knowledge is None:
         return Losses(task=task_loss(task, logits, batch, label_smoothing))
     named = Losses()
     if settings.task_weight:
         named["task"] = settings.task_weight * task_loss(task, logits, batch, label_smoothing)
     wanted_losses = settings.output_losses
-    for name, wanted in zip(numbered(wanted_losses), wanted_losses, strict=True):
-        named[name] = wanted.weight * output_loss(task, wanted, batch.labels)(logits, known.logits)
+    for name, loss in zip(numbered(wanted_losses), wanted_losses, strict=True):
+        named[name] = loss.weight * output_loss(task, loss, batch.labels)(logits, knowledge.logits)
     return named
 
 
@@ -206,9 +206,9 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     _check_output_losses(task, settings, data, ViewSettings())
     example = batches.batch(0, torch.arange(2))
     outputs = torch.zeros(2, task.outputs)
-    for wanted in settings.output_losses:
-        with _explained(wanted.name):
-            _check_finite(output_loss(task, wanted, example.labels)(outputs, outputs + torch.arange(task.outputs)))
+    for loss in settings.output_losses:
+        with _explained(loss.name):
+            _check_finite(output_loss(task, loss, example.labels)(outputs, outputs + torch.arange(task.outputs)))
     if settings.layer_losses and any(getattr(module, "pads_left", False) for module in teacher.modules()):
         raise UserError(
             f"distil.losses: {settings.layer_losses[0].name} compares tokens by their places, but the teacher's"
@@ -268,19 +268,21 @@ def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batch
     if isinstance(teacher, MeanTeacher):
         raise UserError("distil.losses: a MeanTeacher gives outputs alone; leave out the losses between layers")
     # Of a stored teacher two samples are not worth a whole view.
-    known = (teacher.live if isinstance(teacher, CachedTeacher) and teacher.paths else teacher)(sample)
+    knowledge = (teacher.live if isinstance(teacher, CachedTeacher) and teacher.paths else teacher)(sample)
     torch.manual_seed(batches.seed)
     built = []
-    for wanted in settings.layer_losses:
-        if missing := [path for path in wanted.teacher if path not in known.features]:
+    for settings_of_loss in settings.layer_losses:
+        if missing := [path for path in settings_of_loss.teacher if path not in knowledge.features]:
             raise UserError(
-                f'distil.losses: {wanted.name}: this teacher gives no activations of "{missing[0]}"; a stored'
+                f'distil.losses: {settings_of_loss.name}: this teacher gives no activations of "{missing[0]}"; a stored'
                 " one needs distil.cache.features = true, an ensemble or a callable has none: set"
                 ' distil.teacher = "live"'
             )
-        layers = _layers(wanted, seen, known, sample)
-        with _explained(f"{wanted.name} ({', '.join(wanted.student)}; {', '.join(wanted.teacher)})"):
-            term = layer_term(wanted, layers, len(batches.data.train))
+        layers = _layers(settings_of_loss, seen, knowledge, sample)
+        with _explained(
+            f"{settings_of_loss.name} ({', '.join(settings_of_loss.student)}; {', '.join(settings_of_loss.teacher)})"
+        ):
+            term = layer_term(settings_of_loss, layers, len(batches.data.train))
             with torch.no_grad():
                 _check_finite(copy.deepcopy(term).eval()(layers))
         built.append(term)

@@ -35,9 +35,9 @@ class VID(nn.Module):
         self.raw = nn.Parameter(torch.full((outputs,), math.log(math.expm1(variance))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        mean, known = widened(self.mean(_to_size(student, teacher.shape[2:]))), widened(teacher)
+        mean, target = widened(self.mean(_to_size(student, teacher.shape[2:]))), widened(teacher)
         variance = F.softplus(self.raw).add(1e-5).view(1, -1, 1, 1)
-        return 0.5 * ((mean - known).square() / variance + variance.log()).mean()
+        return 0.5 * ((mean - target).square() / variance + variance.log()).mean()
 
 
 class MGD(nn.Module):
@@ -100,8 +100,8 @@ class ReviewKD(nn.Module):
                 weights = torch.sigmoid(self.attention[level](torch.cat([own, deeper], 1)))
                 own = own * weights[:, :1] + deeper * weights[:, 1:]
             deeper = own
-            known = teacher[level]
-            terms.append(reviewkd_hcl(self.outer[level](_to_size(own, known.shape[2:])), known))
+            target = teacher[level]
+            terms.append(reviewkd_hcl(self.outer[level](_to_size(own, target.shape[2:])), target))
         return torch.stack(terms).sum()
 
 

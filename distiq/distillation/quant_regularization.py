@@ -163,7 +163,7 @@ def quant_regularization(student: nn.Module, settings: QuantRegularizationSettin
     """
     if not settings.is_on:
         return None
-    found = {
+    modules = {
         path: layer
         for path, layer in student.named_modules()
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) and layer.weight.requires_grad
@@ -173,26 +173,30 @@ def quant_regularization(student: nn.Module, settings: QuantRegularizationSettin
         for path, module in student.named_modules()
         if isinstance(module, _BatchNorm) and module.track_running_stats
     ]
-    with feature_hooks(student, [*found]) as made, _entering(student, [*found, *norms]) as entered, torch.enable_grad():
+    with (
+        feature_hooks(student, [*modules]) as made,
+        _entering(student, [*modules, *norms]) as entered,
+        torch.enable_grad(),
+    ):
         student.eval()(example)
     # What enters the first layer is data; nothing that is trained can change it.
-    inner = tuple(path for path in found if path in entered and entered[path].requires_grad)
-    behind = {path: norm for path in found for norm in norms if norm in entered and entered[norm] is made.get(path)}
+    inner = tuple(path for path in modules if path in entered and entered[path].requires_grad)
+    behind = {path: norm for path in modules for norm in norms if norm in entered and entered[norm] is made.get(path)}
     depthwise = tuple(
         path
-        for path, layer in found.items()
+        for path, layer in modules.items()
         if not isinstance(layer, nn.Linear) and 1 < layer.groups == layer.in_channels
     )
-    wanted = {
-        "kurtosis": (settings.kurtosis, found, "convolution or linear layer"),
-        "noise": (settings.noise, found, "convolution or linear layer"),
+    terms = {
+        "kurtosis": (settings.kurtosis, modules, "convolution or linear layer"),
+        "noise": (settings.noise, modules, "convolution or linear layer"),
         "range": (settings.range, inner, "layer behind another one"),
         "balance": (settings.balance, depthwise, "depthwise convolution"),
     }
-    for name, (weight, layers, kind) in wanted.items():
+    for name, (weight, layers, kind) in terms.items():
         if weight and not layers:
             raise UserError(
                 f"distil.quant_regularization.{name} = {weight:g}: the student has no {kind} that is trained; set it"
                 " to 0"
             )
-    return Friendly(settings, tuple(found), inner, depthwise, behind)
+    return Friendly(settings, tuple(modules), inner, depthwise, behind)

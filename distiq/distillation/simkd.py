@@ -79,6 +79,6 @@ def _pooled(model: nn.Module, pool: str, example: Tensor) -> Tensor:
         finally:
             handle.remove()
     if not seen or seen[0].ndim != 4:
-        found = tuple(seen[0].shape) if seen else "nothing"
-        raise UserError(f'reuse_classifier: "{pool}" takes {found}; name the module that pools maps (B, C, H, W)')
+        shape = tuple(seen[0].shape) if seen else "nothing"
+        raise UserError(f'reuse_classifier: "{pool}" takes {shape}; name the module that pools maps (B, C, H, W)')
     return seen[0]

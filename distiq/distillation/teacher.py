@@ -132,9 +132,9 @@ class Ensemble:
                 raise UserError('Ensemble: "confidence" needs one label per image, but views blend two; take "mean"')
             if form_of(batch.labels) is SHARES:
                 raise UserError('Ensemble: "confidence" needs one label per sample, but labels are shares; take "mean"')
-            known = batch.labels != UNLABELLED
+            is_labelled = batch.labels != UNLABELLED
             surprise = -logs.gather(2, batch.labels.clamp(min=0).expand(count, -1).unsqueeze(2)).squeeze(2)
-            shares = (1 - (surprise * known).softmax(0)) / (count - 1)  # without a label all count alike
+            shares = (1 - (surprise * is_labelled).softmax(0)) / (count - 1)  # without a label all count alike
         return Knowledge((logs + shares.log().unsqueeze(2)).logsumexp(0))
 
     def __deepcopy__(self, _memo: dict) -> "Ensemble":
@@ -171,8 +171,8 @@ class AdaptedTeacher:
 
     def __call__(self, batch: Batch) -> Knowledge:
         inputs = batch.inputs if self.view is None else self.view.to(batch.inputs.device)(batch.inputs)
-        known = self.teacher(batch._replace(inputs=inputs))
-        return Knowledge(known.logits[:, self.columns.to(known.logits.device)], known.features)
+        knowledge = self.teacher(batch._replace(inputs=inputs))
+        return Knowledge(knowledge.logits[:, self.columns.to(knowledge.logits.device)], knowledge.features)
 
     def __deepcopy__(self, _memo: dict) -> "AdaptedTeacher":
         return self

@@ -112,16 +112,20 @@ class Review(nn.Module):
         return self.review(layers.student, layers.teacher)
 
 
-def output_loss(task: Task, wanted: KnowledgeLoss, labels: Tensor) -> Loss:
+def output_loss(task: Task, settings: KnowledgeLoss, labels: Tensor) -> Loss:
     """A loss between outputs, (B, outputs, ...) of student and teacher -> its value without its weight; `kd` is the
     task's own distillation."""
-    if wanted.name == "kd":
-        return partial(task.distillation, **{"temperature": TEMPERATURE, **wanted.options})
-    loss = getattr(losses, wanted.name)
-    return partial(loss, labels=labels, **wanted.options) if wanted.name == "dkd" else partial(loss, **wanted.options)
+    if settings.name == "kd":
+        return partial(task.distillation, **{"temperature": TEMPERATURE, **settings.options})
+    loss = getattr(losses, settings.name)
+    return (
+        partial(loss, labels=labels, **settings.options)
+        if settings.name == "dkd"
+        else partial(loss, **settings.options)
+    )
 
 
-def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Module:
+def layer_term(settings: KnowledgeLoss, example: Layers, samples: int) -> nn.Module:
     """The module of a loss between layers.
 
     Args:
@@ -131,20 +135,22 @@ def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Modul
     Raises:
         ValueError: the layers do not fit the loss.
     """
-    options = wanted.options
+    options = settings.options
     pairs = list(zip(example.student, example.teacher, strict=True))
     widths = [(embedded(ours).shape[1], embedded(theirs).shape[1]) for ours, theirs in pairs]
     channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in pairs]
-    if example.mask is not None and wanted.name in PADDED:
-        _same_rank(wanted.name, pairs, (2,), "of texts they would count padding; take hidden_mse or minilm_relation")
-    match wanted.name:
+    if example.mask is not None and settings.name in PADDED:
+        _same_rank(settings.name, pairs, (2,), "of texts they would count padding; take hidden_mse or minilm_relation")
+    match settings.name:
         case "hidden_mse" | "hidden_cosine" | "pkd_cls" | "minilm_relation":
-            _same_rank(wanted.name, pairs, (3,), "choose layers that are both (B, L, D): hidden states, queries, keys")
-            free = wanted.name == "minilm_relation"  # relations compare any widths
+            _same_rank(
+                settings.name, pairs, (3,), "choose layers that are both (B, L, D): hidden states, queries, keys"
+            )
+            free = settings.name == "minilm_relation"  # relations compare any widths
             token = [nn.Identity() if free or one == other else nn.Linear(one, other) for one, other in widths]
-            return TokenPairs(getattr(losses, wanted.name), token, options)
+            return TokenPairs(getattr(losses, settings.name), token, options)
         case "hint_mse":
-            _same_rank(wanted.name, pairs, (2, 4))
+            _same_rank(settings.name, pairs, (2, 4))
             made = [
                 HintProjection(*widths, tuple(pair[1].shape[2:])) for widths, pair in zip(channels, pairs, strict=True)
             ]
@@ -152,29 +158,29 @@ def layer_term(wanted: KnowledgeLoss, example: Layers, samples: int) -> nn.Modul
         case "feature_mse":
             return Pairs(losses.hint_mse, [nn.Identity() for _ in pairs], options, pooled=False)
         case "attention_transfer" | "nst_poly" | "nst_gaussian":
-            _same_rank(wanted.name, pairs, (4,))
-            return Pairs(getattr(losses, wanted.name), [nn.Identity() for _ in pairs], options, pooled=False)
+            _same_rank(settings.name, pairs, (4,))
+            return Pairs(getattr(losses, settings.name), [nn.Identity() for _ in pairs], options, pooled=False)
         case "similarity_preserving":
             return Pairs(losses.similarity_preserving, [nn.Identity() for _ in pairs], options, pooled=False)
         case "rkd" | "pkt":
-            return Pairs(getattr(losses, wanted.name), [nn.Identity() for _ in pairs], options, pooled=True)
+            return Pairs(getattr(losses, settings.name), [nn.Identity() for _ in pairs], options, pooled=True)
         case "correlation_congruence" | "embedding_cosine":
             linear = [nn.Linear(*width) for width in widths]
-            return Pairs(getattr(losses, wanted.name), linear, options, pooled=True)
+            return Pairs(getattr(losses, settings.name), linear, options, pooled=True)
         case "fsp":
             return Flows()
         case "reviewkd":
-            _same_rank(wanted.name, pairs, (4,))
+            _same_rank(settings.name, pairs, (4,))
             return Review(losses.ReviewKD([one for one, _ in channels], [other for _, other in channels], **options))
         case "vid" | "mgd":
-            _same_rank(wanted.name, pairs, (4,))
-            module: type[losses.VID | losses.MGD] = losses.VID if wanted.name == "vid" else losses.MGD
+            _same_rank(settings.name, pairs, (4,))
+            module: type[losses.VID | losses.MGD] = losses.VID if settings.name == "vid" else losses.MGD
             return Modules([module(*width, **options) for width in channels])
         case "crd":
             return Modules([losses.CRD(*width, samples, **options) for width in widths], pooled=True, indexed=True)
         case "similarity_queue":
             return Modules([losses.SimilarityQueue(*width, **options) for width in widths], pooled=True)
-    raise AssertionError(wanted.name)
+    raise AssertionError(settings.name)
 
 
 def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[int, ...], remedy: str = "") -> None:
@@ -188,19 +194,19 @@ def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[i
 
 def check_options(settings: DistilSettings) -> None:
     """Raises UserError unless every loss of the settings has the options that it is given."""
-    for wanted in settings.losses:
-        parameters = inspect.signature(getattr(losses, NAMES.get(wanted.name, wanted.name))).parameters.values()
-        known = [entry.name for entry in parameters if entry.kind is inspect.Parameter.KEYWORD_ONLY]
-        for option in wanted.options:
-            if option not in known:
-                has = f"it has {', '.join(known)}" if known else "it has none"
-                raise UserError(f"distil.losses: {wanted.name}: unknown option {option!r}; {has}")
+    for loss in settings.losses:
+        parameters = inspect.signature(getattr(losses, NAMES.get(loss.name, loss.name))).parameters.values()
+        options = [entry.name for entry in parameters if entry.kind is inspect.Parameter.KEYWORD_ONLY]
+        for option in loss.options:
+            if option not in options:
+                has = f"it has {', '.join(options)}" if options else "it has none"
+                raise UserError(f"distil.losses: {loss.name}: unknown option {option!r}; {has}")
 
 
-def numbered(wanted: Sequence[KnowledgeLoss]) -> list[str]:
+def numbered(settings: Sequence[KnowledgeLoss]) -> list[str]:
     """A name for each loss: its own, with a number from the second of a kind on."""
     names: list[str] = []
-    for loss in wanted:
+    for loss in settings:
         before = sum(name.split(" ")[0] == loss.name for name in names)
         names.append(f"{loss.name} {before + 1}" if before else loss.name)
     return names

@@ -31,12 +31,12 @@ def nearest(embeddings: Tensor, count: int) -> Tensor:
     if not 1 <= count < len(embeddings):
         raise ValueError(f"{count} neighbours of each of {len(embeddings)} sentences; take 1 to {len(embeddings) - 1}")
     units = F.normalize(embeddings.float(), dim=1)
-    found = []
+    rows = []
     for start in range(0, len(units), CHUNK):
         cosines = units[start : start + CHUNK] @ units.T
         cosines[torch.arange(len(cosines)), torch.arange(len(cosines)) + start] = -torch.inf
-        found.append(cosines.topk(count, 1).indices)
-    return torch.cat(found)
+        rows.append(cosines.topk(count, 1).indices)
+    return torch.cat(rows)
 
 
 def same_neighbours(student: Tensor, teacher: Tensor, count: int = 10) -> Neighbours:

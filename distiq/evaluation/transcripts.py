@@ -28,7 +28,7 @@ def greedy(logits: Tensor, blank: int = 0) -> list[list[int]]:
     ]
 
 
-def error_rates(found: Sequence[Sequence[int]], said: Sequence[Sequence[int]], words: Sequence[str]) -> ErrorRates:
+def error_rates(predicted: Sequence[Sequence[int]], said: Sequence[Sequence[int]], words: Sequence[str]) -> ErrorRates:
     """Of all sequences together; token number n is words[n - 1]."""
-    texts = [[" ".join(words[token - 1] for token in tokens) for tokens in rows] for rows in (found, said)]
+    texts = [[" ".join(words[token - 1] for token in tokens) for tokens in rows] for rows in (predicted, said)]
     return ErrorRates(float(word_error_rate(*texts)), float(char_error_rate(*texts)))

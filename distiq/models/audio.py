@@ -32,8 +32,8 @@ def check_rate(model: nn.Module, rate: int, role: str) -> None:
 
 def front_ends(model: nn.Module) -> tuple[str, ...]:
     """Module paths of the front-ends in a network: of sound, and the view of images that a teacher has of its own."""
-    found = [name for name, module in model.named_modules() if isinstance(module, LogMel | MFCC | Refit)]
-    return tuple(name for name in found if not name.startswith(tuple(f"{other}." for other in found)))
+    names = [name for name, module in model.named_modules() if isinstance(module, LogMel | MFCC | Refit)]
+    return tuple(name for name in names if not name.startswith(tuple(f"{other}." for other in names)))
 
 
 class DSCNN(nn.Module):

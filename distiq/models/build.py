@@ -160,11 +160,11 @@ def cut(teacher: nn.Module, choice: ModelChoice, classes: int, example: Tensor, 
     model = copy.deepcopy(teacher).requires_grad_(True)
     encoder = model.network if isinstance(model, Adapted) else model
     cuts = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
-    known = (*(CUTS if isinstance(encoder, TokenLogits) else ()), *(TABLES if tokens else ()))
-    if strange := [name for name in cuts if name not in known]:
+    options = (*(CUTS if isinstance(encoder, TokenLogits) else ()), *(TABLES if tokens else ()))
+    if strange := [name for name in cuts if name not in options]:
         raise UserError(
             f'student.options: with weights = "teacher" the student is cut from {type(teacher).__name__}, which has no'
-            f' option "{strange[0]}" for that; it has {", ".join(known) or "none"}'
+            f' option "{strange[0]}" for that; it has {", ".join(options) or "none"}'
         )
     if isinstance(encoder, TokenLogits):
         with _explained("student.options"):
@@ -201,11 +201,11 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
     finally:
         model.train(was_training)
     if logits.shape != (1, classes):
-        found = tuple(logits.shape)
+        shape = tuple(logits.shape)
         one = classes == 1
         wants, theirs = ("a number each", "one output") if one else (f"{classes} classes", "the data's classes")
         raise UserError(
-            f"{role}: the network answers {found} for one input, but the data has {wants}; its output must"
+            f"{role}: the network answers {shape} for one input, but the data has {wants}; its output must"
             f" be (1, {classes}) logits. Teacher and student must both have {theirs}"
         )
 
@@ -290,10 +290,10 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     parameters = inspect.signature(kind).parameters
     given = [name for name in parameters if name in GIVEN]
     fronts = list(inspect.signature(front_end).parameters) if "frontend" in given else []
-    known = [*fronts, *(name for name in parameters if name not in GIVEN and name != "classes")]
+    options = [*fronts, *(name for name in parameters if name not in GIVEN and name != "classes")]
     for option in choice.options:
-        if option not in known:
-            raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(known)}')
+        if option not in options:
+            raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(options)}')
     with _explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
         if fronts:
             heard = {name: value for name, value in choice.options.items() if name in fronts}

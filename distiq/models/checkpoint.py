@@ -89,8 +89,8 @@ def load_weights(
     fit = _best(candidates, path)
     head = _other_head(fit, own) if new_head else ()
     _check(fit, own, head, path)
-    known = {name: value for name, value in fit.tensors.items() if name in own and name not in head}
-    model.load_state_dict(known, strict=False)
+    taken = {name: value for name, value in fit.tensors.items() if name in own and name not in head}
+    model.load_state_dict(taken, strict=False)
     watch = watch or Silent()
     if said := _unwrapped(fit):
         watch.note(f"{path.name}: {said}")

@@ -123,8 +123,8 @@ def files_of_onnx(path: Path) -> list[Path]:
     except Exception:  # `read_onnx` says what is wrong with it
         return [path]
     outside = [ExternalDataInfo(tensor).location for tensor in graph.initializer if uses_external_data(tensor)]
-    found = [path.parent / name for name in sorted(set(outside)) if (path.parent / name).is_file()]
-    return [path, *(file for file in found if file.resolve().is_relative_to(path.parent.resolve()))]
+    files = [path.parent / name for name in sorted(set(outside)) if (path.parent / name).is_file()]
+    return [path, *(file for file in files if file.resolve().is_relative_to(path.parent.resolve()))]
 
 
 def _proto(path: Path) -> ModelProto:
@@ -137,10 +137,10 @@ def _proto(path: Path) -> ModelProto:
         raise UserError(f"{path}: damaged, or no ONNX file ({_first_line(error)}); copy it again") from error
     if not proto.graph.node:
         raise UserError(f"{path}: holds no operations, or is no ONNX file")
-    found = sorted({node.op_type for node in proto.graph.node} & QUANTIZED)
-    if found:
+    quantized = sorted({node.op_type for node in proto.graph.node} & QUANTIZED)
+    if quantized:
         raise UserError(
-            f"{path}: is quantized already ({', '.join(found)}); give the float32 file that it was made from"
+            f"{path}: is quantized already ({', '.join(quantized)}); give the float32 file that it was made from"
         )
     return proto
 
@@ -214,9 +214,9 @@ class _Reader:
             raise UserError(f"{title} is no operation that distiq reads; it reads {can}. To go on, {EXPORT_AGAIN}")
         if self._folds(node.op_type, inputs, attributes, node.output[0]):
             return
-        found = self._weights(node.op_type, inputs, attributes)
-        if found is not None:
-            self._layer(node, title, number, *found, attributes)
+        layer = self._weights(node.op_type, inputs, attributes)
+        if layer is not None:
+            self._layer(node, title, number, *layer, attributes)
         elif node.op_type in OPERATIONS:
             self._function(node, title, inputs, attributes)
         else:
@@ -471,8 +471,8 @@ def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor,
     tensor = entry.type.tensor_type
     types: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
     if tensor.elem_type not in types:
-        found = TensorProto.DataType.Name(tensor.elem_type)
-        raise UserError(f'the input "{entry.name}" is {found}; distiq reads networks of FLOAT (or INT64 tokens)')
+        type_name = TensorProto.DataType.Name(tensor.elem_type)
+        raise UserError(f'the input "{entry.name}" is {type_name}; distiq reads networks of FLOAT (or INT64 tokens)')
     sizes = [max(size.dim_value, 0) for size in tensor.shape.dim]  # 0 where it is open, which some write as -1
     batch, *stated = sizes or [0]
     if example is None:
@@ -482,8 +482,8 @@ def _sample(entry: onnx.ValueInfoProto, example: Tensor | None) -> tuple[Tensor,
     shape = tuple(example.shape[1:])
     fits = len(shape) == len(stated) and all(want in (0, size) for want, size in zip(stated, shape, strict=True))
     if sizes and not fits:
-        wanted = ", ".join(str(size or "any") for size in stated)
-        raise UserError(f"takes samples of shape ({wanted}), the data has {shape}")
+        own_shape = ", ".join(str(size or "any") for size in stated)
+        raise UserError(f"takes samples of shape ({own_shape}), the data has {shape}")
     if example.dtype == types[tensor.elem_type] == torch.int64:  # not padding alone, which some networks divide by
         return example[:1].expand(batch or 2, *shape).clone(), batch
     return torch.zeros((batch or 2, *shape), dtype=types[tensor.elem_type]), batch

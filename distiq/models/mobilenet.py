@@ -95,8 +95,8 @@ class MobileNetV2(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            known = '", "'.join(ACTIVATIONS)
-            raise ValueError(f'mobilenet_v2: activation = "{activation}" is unknown; take one of "{known}"')
+            names = '", "'.join(ACTIVATIONS)
+            raise ValueError(f'mobilenet_v2: activation = "{activation}" is unknown; take one of "{names}"')
         kind = ACTIVATIONS[activation]
         inputs = round_to(stem * width)
         self.stem = conv_bn(channels, inputs, 3, stem_stride, 1, kind())

@@ -146,8 +146,10 @@ def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
             return function(_number(one), _number(other))
         ones, others = (item if isinstance(item, tuple) else (item,) for item in (one, other))
         length = max(len(ones), len(others))
-        found = tuple(function(*pair) for pair in zip(_repeated(ones, length), _repeated(others, length), strict=True))
-        return found if isinstance(one, tuple) or isinstance(other, tuple) else found[0]
+        results = tuple(
+            function(*pair) for pair in zip(_repeated(ones, length), _repeated(others, length), strict=True)
+        )
+        return results if isinstance(one, tuple) or isinstance(other, tuple) else results[0]
 
     return run
 
@@ -173,8 +175,8 @@ def _modulo(one: Any, other: Any, *, fmod: int = 0) -> Any:
 
 
 def _fmod(one: Any, other: Any) -> Any:
-    found = torch.fmod(torch.as_tensor(one), torch.as_tensor(other))
-    return found if isinstance(one, Tensor) or isinstance(other, Tensor) else found.item()
+    rest = torch.fmod(torch.as_tensor(one), torch.as_tensor(other))
+    return rest if isinstance(one, Tensor) or isinstance(other, Tensor) else rest.item()
 
 
 def _sqrt(x: Any) -> Any:

@@ -47,14 +47,14 @@ def pretrained_classifier(
     labels = tuple(nfc(str(config.id2label[number])) for number in sorted(config.id2label))
     rows = rows_of(labels, names, finished) if names else ()
     with quiet(transformers):
-        model, found = auto.from_pretrained(
+        model, report = auto.from_pretrained(
             weights,
             num_labels=len(labels) if rows else classes,
             ignore_mismatched_sizes=not finished,
             output_loading_info=True,
             **options,
         )
-    _refuse_drawn_weights(model, sorted(found["missing_keys"]), finished)
+    _refuse_drawn_weights(model, sorted(report["missing_keys"]), finished)
     usable(model, weights, watch)
     if rows:
         _order(model, rows, names)
@@ -65,8 +65,8 @@ def pretrained_classifier(
 def loaded_labels(network: nn.Module) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
     """The labels of the weights in the order of their outputs, and where each class of the data stands among them; None
     of what `pretrained_classifier` did not match."""
-    found = (getattr(module, "loaded_labels", None) for module in network.modules())
-    return next((labels for labels in found if labels), None)
+    by_module = (getattr(module, "loaded_labels", None) for module in network.modules())
+    return next((labels for labels in by_module if labels), None)
 
 
 def rows_of(labels: Sequence[str], names: Sequence[str], finished: bool) -> tuple[int, ...]:
@@ -80,15 +80,15 @@ def rows_of(labels: Sequence[str], names: Sequence[str], finished: bool) -> tupl
     Raises:
         ValueError: it is finished, but a class is not among the labels.
     """
-    found = {label: row for row, label in enumerate(labels)}
+    row_of = {label: row for row, label in enumerate(labels)}
     numbers = [NAMELESS.fullmatch(label) for label in labels]
     if all(numbers) and not set(names) <= set(labels):
         rows = {int(match[1]): row for row, match in enumerate(numbers) if match}
         if len(labels) == len(names):
-            found = dict(zip(names, (rows[number] for number in sorted(rows)), strict=True))
+            row_of = dict(zip(names, (rows[number] for number in sorted(rows)), strict=True))
         else:
-            found = {str(number): row for number, row in rows.items()}
-    missing = [name for name in names if name not in found]
+            row_of = {str(number): row for number, row in rows.items()}
+    missing = [name for name in names if name not in row_of]
     if missing and finished:
         raise ValueError(
             f"it does not know {_few([repr(name) for name in missing])}. Its labels: {_few(labels)}. The data's"
@@ -96,7 +96,7 @@ def rows_of(labels: Sequence[str], names: Sequence[str], finished: bool) -> tupl
             " teacher.preprocessing.labels, call the classes by its labels, or set teacher.finetune = true: that trains"
             " a new head"
         )
-    return () if missing else tuple(found[name] for name in names)
+    return () if missing else tuple(row_of[name] for name in names)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -92,8 +92,8 @@ class TextCNN(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         mask = (tokens != self.pad).float().unsqueeze(1)
         embedded = self.dropout(self.embedding(tokens)).transpose(1, 2)
-        found = [(torch.relu(convolution(embedded)) * mask).amax(2) for convolution in self.convolutions]
-        return self.classifier(self.dropout(torch.cat(found, 1)))
+        pooled = [(torch.relu(convolution(embedded)) * mask).amax(2) for convolution in self.convolutions]
+        return self.classifier(self.dropout(torch.cat(pooled, 1)))
 
 
 class EmbeddingBag(nn.Module):

@@ -282,11 +282,11 @@ def _found(layer: nn.Module, places: tuple[tuple[str, ...], ...]) -> list[nn.Lin
 
 
 def _linears(layer: nn.Module, places: tuple[tuple[str, ...], ...], option: str) -> list[nn.Linear]:
-    if not (found := _found(layer, places)):
+    if not (layers := _found(layer, places)):
         raise ValueError(
             f"{option}: {type(layer).__name__} is not built as a layer of BERT or DistilBERT; leave it out"
         )
-    return found
+    return layers
 
 
 def _largest(sizes: Tensor, count: int, option: str, noun: str) -> Tensor:

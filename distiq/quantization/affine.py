@@ -66,9 +66,9 @@ def fold_constants(graph: fx.GraphModule) -> None:
     for node in list(graph.graph.nodes):
         if node.target not in SCALING or node.kwargs or node.meta.get(FLOAT):
             continue
-        if (found := _scaling_of(graph, node)) is None:
+        if (scaling := _scaling_of(graph, node)) is None:
             continue
-        source, affine = found
+        source, affine = scaling
         if bool((affine.scale == 1).all() and (affine.shift == 0).all()):
             _exchange(graph, node, source)
             continue

@@ -185,7 +185,7 @@ def _per_channel(bits: int, axis: int = 0) -> QuantizationSpec:
 def is_within(node: fx.Node, paths: Sequence[str]) -> bool:
     """Whether a node of an exported graph belongs to one of the modules at these paths, or to a part of one."""
     stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
-    return any(path and path == found for path in paths for found in stack)
+    return any(path and path == module for path in paths for module in stack)
 
 
 def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
@@ -193,8 +193,8 @@ def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
     for path in paths:
         if not any(is_within(node, (path,)) for node in graph.graph.nodes):
             stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.graph.nodes)
-            known = sorted({found for stack in stacks for found, _ in stack if found and "." not in found})
-            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(known)}')
+            names = sorted({module for stack in stacks for module, _ in stack if module and "." not in module})
+            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(names)}')
 
 
 def _note(node: fx.Node, inputs: dict, output: object) -> None:

@@ -92,16 +92,16 @@ def _by_layer(nodes: Sequence[fx.Node], is_layer: Callable[[fx.Node], bool]) -> 
 def _touched(prepared: fx.GraphModule) -> dict[fx.Node, bool]:
     """The nodes whose values quantization changes, in order; and whether they are points of activations."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
-    found: dict[fx.Node, bool] = {}
+    touched: dict[fx.Node, bool] = {}
     for node in _moving(prepared):
         is_fake_quantize = isinstance(modules.get(str(node.target)), ActivationFakeQuantize)
         sources = node.all_input_nodes
         reads_grid = any(
             isinstance(modules.get(str(source.target)), PerChannelWeightFakeQuantize) for source in sources
         )
-        if is_fake_quantize or reads_grid or any(source in found for source in sources):
-            found[node] = is_fake_quantize
-    return found
+        if is_fake_quantize or reads_grid or any(source in touched for source in sources):
+            touched[node] = is_fake_quantize
+    return touched
 
 
 def _pieces(prepared: fx.GraphModule, touched: dict[fx.Node, bool]) -> list[list[fx.Node]]:

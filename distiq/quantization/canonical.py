@@ -146,8 +146,8 @@ def _written_range(node: fx.Node, size: Any) -> range | None:
     where: Any = node.args[3:]
     if node.target is aten.select_scatter.default:
         return range(where[0] % size, where[0] % size + 1)
-    found = range(size)[slice(*(*where, None, None)[:2])]
-    return found if found and where[2:] in ((), (1,)) else None
+    places = range(size)[slice(*(*where, None, None)[:2])]
+    return places if places and where[2:] in ((), (1,)) else None
 
 
 def _keep_pooled_axes(graph: fx.GraphModule) -> None:
@@ -227,12 +227,12 @@ def _weights_of(node: fx.Node) -> list[fx.Node]:
 
 def _sources_of(node: fx.Node) -> set[fx.Node]:
     """A node, and all that it is computed of."""
-    found, waiting = {node}, [node]
+    sources, waiting = {node}, [node]
     while waiting:
-        new = set(waiting.pop().all_input_nodes) - found
-        found |= new
+        new = set(waiting.pop().all_input_nodes) - sources
+        sources |= new
         waiting += new
-    return found
+    return sources
 
 
 def _is_fixed(node: fx.Node) -> bool:

@@ -54,7 +54,7 @@ class Normalized(NamedTuple):
 def pairs(prepared: fx.GraphModule) -> list[Pair]:
     """All pairs of layers that a scale can be moved between, in the order of the network."""
     graph = _Graph(prepared)
-    found = []
+    result = []
     for first in prepared.graph.nodes:
         behind = _only_reader(first)
         if first.target not in LAYERS or behind is None or not graph.owns(first):
@@ -69,14 +69,14 @@ def pairs(prepared: fx.GraphModule) -> list[Pair]:
         if not graph.is_fake_quantize(weight):  # it stays in float32
             continue
         if ceiling > 0 and (first.target in CONVOLUTIONS) == (second.target in CONVOLUTIONS):
-            found.append(Pair(first, between, second, ceiling))
-    return found
+            result.append(Pair(first, between, second, ceiling))
+    return result
 
 
 def normalized(prepared: fx.GraphModule) -> list[Normalized]:
     """All normalizations with weights of their own whose result is read by linear layers alone."""
     graph = _Graph(prepared)
-    found = []
+    groups = []
     for norm in prepared.graph.nodes:
         if norm.target not in NORMALIZATIONS or not all(graph.is_fake_quantize(point) for point in norm.users):
             continue
@@ -84,8 +84,8 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
         linear = all(layer.target is aten.linear.default and layer.args[0] in norm.users for layer in layers)
         owned = all(graph.owns(node) for node in (norm, *layers))
         if layers and linear and owned and len(norm.args[1]) == 1:
-            found.append(Normalized(norm, layers))
-    return found
+            groups.append(Normalized(norm, layers))
+    return groups
 
 
 def changed_fake_quantizers(prepared: fx.GraphModule) -> set[nn.Module]:
@@ -105,19 +105,19 @@ def equalize_layers(prepared: fx.GraphModule, samples: Tensors) -> None:
     Args:
         samples: (N, ...) as the network sees them; they say how far a channel may grow.
     """
-    graph, found = _Graph(prepared), pairs(prepared)
-    axes = {pair.between: 1 if pair.first.target in CONVOLUTIONS else -1 for pair in found}
+    graph, all_pairs = _Graph(prepared), pairs(prepared)
+    axes = {pair.between: 1 if pair.first.target in CONVOLUTIONS else -1 for pair in all_pairs}
     highest = _largest(prepared, samples, axes)
-    totals = {pair: torch.ones_like(highest[pair.between]) for pair in found}
+    totals = {pair: torch.ones_like(highest[pair.between]) for pair in all_pairs}
     for _ in range(SWEEPS):
         change = 0.0
         for pair, total in totals.items():
             ranges = graph.row_ranges(pair.first), graph.column_ranges(pair.second, len(total))
-            wanted = within_limits(total * balancing_scales(*ranges), highest[pair.between], pair.ceiling)
-            graph.scale_rows(pair.first, total / wanted)
-            graph.scale_columns(pair.second, wanted / total)
-            change = max(change, float((wanted / total).log().abs().max()))
-            totals[pair] = wanted
+            target = within_limits(total * balancing_scales(*ranges), highest[pair.between], pair.ceiling)
+            graph.scale_rows(pair.first, total / target)
+            graph.scale_columns(pair.second, target / total)
+            change = max(change, float((target / total).log().abs().max()))
+            totals[pair] = target
         if change < SETTLED:
             return
 
@@ -129,9 +129,9 @@ def migrate_outliers(prepared: fx.GraphModule, samples: Tensors, alpha: float = 
     Args:
         samples: (N, ...) as the network sees them.
     """
-    graph, found = _Graph(prepared), normalized(prepared)
-    highest = _largest(prepared, samples, {group.norm: -1 for group in found})
-    for group in found:
+    graph, groups = _Graph(prepared), normalized(prepared)
+    highest = _largest(prepared, samples, {group.norm: -1 for group in groups})
+    for group in groups:
         outputs = highest[group.norm]
         weights = torch.stack([graph.column_ranges(layer, len(outputs)) for layer in group.layers]).amax(0)
         scales = migration_scales(outputs, weights, alpha)
@@ -198,14 +198,14 @@ class _Graph:
             argument = argument.args[0]
         if not isinstance(argument, fx.Node) or argument.op != "get_attr":
             return None
-        found = operator.attrgetter(str(argument.target))(self.prepared)
-        return found if isinstance(found, nn.Parameter) else None
+        value = operator.attrgetter(str(argument.target))(self.prepared)
+        return value if isinstance(value, nn.Parameter) else None
 
     def _own(self, layer: fx.Node) -> list[nn.Parameter]:
         """Weight and bias of a layer or a normalization; nothing without a weight."""
         at = 2 if layer.target in NORMALIZATIONS else 1
         weight, *bias = (self._parameter(given) for given in (*layer.args[at : at + 2], None))
-        return [] if weight is None else [weight, *(found for found in bias if found is not None)]
+        return [] if weight is None else [weight, *(one for one in bias if one is not None)]
 
     def owns(self, layer: fx.Node) -> bool:
         """Whether the layer has a weight, and nothing else reads it or the bias."""

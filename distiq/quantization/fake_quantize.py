@@ -106,17 +106,17 @@ class _LearnedStepFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         step = max(float(scale), SMALLEST_SCALE)
-        found = (x * (1 / step)).round_().clamp_(low, high).mul_(step)
-        ctx.save_for_backward(x, found)
+        quantized = (x * (1 / step)).round_().clamp_(low, high).mul_(step)
+        ctx.save_for_backward(x, quantized)
         ctx.step, ctx.bounds = step, ((low - 0.5) * step, (high + 0.5) * step)
         ctx.factor = 1 / math.sqrt(x[0].numel() * (high - low))
-        return found
+        return quantized
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        x, found = ctx.saved_tensors
+        x, quantized = ctx.saved_tensors
         inside = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.bounds)
-        slope = torch.addcmul(gradient * found, inside, x, value=-1).sum() / ctx.step
+        slope = torch.addcmul(gradient * quantized, inside, x, value=-1).sum() / ctx.step
         return inside, slope * ctx.factor, None, None
 
 

@@ -177,11 +177,13 @@ def _look_through_gates(prepared: fx.GraphModule) -> None:
 def _keep_extremes(prepared: fx.GraphModule) -> None:
     """Lets fake-quantizers clip nothing where the largest values alone are read in the end: global max pooling."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
-    wanted = {source for node in prepared.graph.nodes if node.target in MAXIMA for source in node.all_input_nodes}
+    read_by_maxima = {
+        source for node in prepared.graph.nodes if node.target in MAXIMA for source in node.all_input_nodes
+    }
     for node in reversed(prepared.graph.nodes):
-        if node not in wanted or node.target in WEIGHTED:
+        if node not in read_by_maxima or node.target in WEIGHTED:
             continue
-        wanted.update(node.all_input_nodes)
+        read_by_maxima.update(node.all_input_nodes)
         fake_quantize = modules.get(str(node.target))
         if isinstance(fake_quantize, ActivationFakeQuantize):
             fake_quantize.keeps_extremes = True
@@ -225,8 +227,8 @@ def convert(prepared: fx.GraphModule) -> fx.GraphModule:
 def bias_fake_quantizers(prepared: fx.GraphModule) -> list[tuple[fx.Node, BiasFakeQuantize]]:
     """The points of biases and the nodes that stand for them."""
     modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
-    found = [(node, modules[str(node.target)]) for node in prepared.graph.nodes if node.op == "call_module"]
-    return [(node, module) for node, module in found if isinstance(module, BiasFakeQuantize)]
+    called = [(node, modules[str(node.target)]) for node in prepared.graph.nodes if node.op == "call_module"]
+    return [(node, module) for node, module in called if isinstance(module, BiasFakeQuantize)]
 
 
 def parameter_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Parameter:

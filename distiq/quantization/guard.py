@@ -32,8 +32,8 @@ def outputs_of(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
     """The tensors that a network gives for example rows, in order; chance falls alike each time."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found = model(*(one.clone() if isinstance(one, Tensor) else one for one in example))
-    return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+        outputs = model(*(one.clone() if isinstance(one, Tensor) else one for one in example))
+    return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def check_unchanged(
@@ -82,10 +82,10 @@ def _first_difference(before: fx.GraphModule, after: fx.GraphModule, example: tu
     traced, rewritten = recordings
     for node in before.graph.nodes:
         if node.name in traced and node.name in rewritten:
-            found = agreement_db(traced[node.name], rewritten[node.name])
-            if found < LEAST_DB:
+            sqnr = agreement_db(traced[node.name], rewritten[node.name])
+            if sqnr < LEAST_DB:
                 stack = cast("dict[str, tuple[str, Any]]", node.meta.get("nn_module_stack", {}))
                 module = next((path for path, _ in reversed(stack.values()) if path), "")
                 where = f' in "{module}"' if module else ""
-                return f'; the first to differ is "{node.name}" ({node.target}){where}, {found:.1f} dB'
+                return f'; the first to differ is "{node.name}" ({node.target}){where}, {sqnr:.1f} dB'
     return ""

@@ -38,16 +38,16 @@ def choose_bits(noise: ByBits, limits: Sequence[tuple[ByBits, float]]) -> dict[s
     constraints = [LinearConstraint(one_each, lb=1, ub=1)]
     for costs, limit in limits:
         constraints.append(LinearConstraint(np.array([[costs[layer][bits] for layer, bits in choices]]), ub=limit))
-    found = milp(
+    solution = milp(
         power / (float(np.median(power)) or 1.0),  # the solver's gap is absolute
         integrality=np.ones(len(choices)),
         bounds=(0, 1),
         constraints=constraints,
         options={"mip_rel_gap": 0.0},
     )
-    if found.x is None:
+    if solution.x is None:
         return {layer: min(powers, key=lambda bits: _cost(limits, layer, bits)) for layer, powers in noise.items()}
-    return {layer: bits for (layer, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
+    return {layer: bits for (layer, bits), taken in zip(choices, solution.x, strict=True) if taken > 0.5}
 
 
 def _cost(limits: Sequence[tuple[ByBits, float]], layer: str, bits: int) -> float:

@@ -69,7 +69,7 @@ def train_quantized(
     """
     training = training or QATSettings()
     if training.precision not in ("float32", "auto"):
-        raise UserError(f'{stage}: precision = "{training.precision}" cannot carry an 8-bit grid; take "float32"')
+        raise UserError(f'{stage}: precision = "{training.precision}" cannot hold 8-bit values exactly; take "float32"')
     training = changed(training, {"precision": "float32"})
 
     for point in quantized.modules():

@@ -54,14 +54,14 @@ class QuantizedModel(nn.Module):
 
     def reduced_layers(self) -> tuple[str, ...]:
         """Module paths of the layers whose weights have fewer bits so that two products fit into 16."""
-        found = [
+        layers = [
             (layer_of(node.all_input_nodes[0]), self.prepared.get_submodule(str(node.target)))
             for node in self.prepared.graph.nodes
             if node.op == "call_module"
         ]
         return tuple(
             layer
-            for layer, point in found
+            for layer, point in layers
             if isinstance(point, PerChannelWeightFakeQuantize)
             and point.quant_max < symmetric_bounds(self.scheme.bits_of(layer))[1]
         )

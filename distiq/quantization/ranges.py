@@ -176,7 +176,7 @@ def divergences(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bi
     scale, zero_point = affine_qparams(lows, highs, bits)
     smallest, largest = affine_bounds(bits)
     filled = (counts > 0).double()
-    found = []
+    sums = []
     for low, high, step, zero in zip(lows, highs, scale.double(), zero_point, strict=True):
         inside = ((centers >= low) & (centers <= high)).double()
         levels = torch.clamp(torch.round(centers / step) + zero, smallest, largest).long() - smallest
@@ -193,5 +193,5 @@ def divergences(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bi
         spread = level_share[levels] / level_bins[levels].clamp(min=1) * filled * inside
         own, other = values / values.sum(), spread / spread.sum().clamp(min=1e-300)
         terms = torch.where(own > 0, own * (own.clamp(min=1e-300) / other.clamp(min=1e-12)).log(), 0.0)
-        found.append(terms.sum())
-    return torch.stack(found)
+        sums.append(terms.sum())
+    return torch.stack(sums)

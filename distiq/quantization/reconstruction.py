@@ -117,18 +117,18 @@ class Reconstruction:
                 self._round(span, number, watch)
             self._advance(span.nodes, self.quantized, for_qat=True)
             later = {source for other in self.spans[number + 1 :] for source in _read(other.nodes)}
-            for known in (self.float, self.quantized):
-                for source in [source for source in known if source not in later]:
-                    del known[source]
+            for values in (self.float, self.quantized):
+                for source in [source for source in values if source not in later]:
+                    del values[source]
 
-    def _advance(self, nodes: Nodes, known: dict[fx.Node, list[Any]], for_qat: bool) -> None:
+    def _advance(self, nodes: Nodes, kept: dict[fx.Node, list[Any]], for_qat: bool) -> None:
         """Puts what leaves a part beside what entered it."""
         constants, inside = self._constants(nodes, for_qat), set(nodes)
         leaving = [node for node in nodes if node is nodes[-1] or not inside.issuperset(node.users)]
         for number in range(self.count):
-            values = self._values(nodes, constants | _entering(nodes, known, number), for_qat)
+            values = self._values(nodes, constants | _entering(nodes, kept, number), for_qat)
             for node in leaving:
-                known.setdefault(node, []).append(values[node])
+                kept.setdefault(node, []).append(values[node])
 
     def _values(self, nodes: Nodes, values: dict[fx.Node, Any], for_qat: bool, drop: float = 0.0) -> dict[fx.Node, Any]:
         """Adds what the nodes give to what is known for a chunk."""
@@ -171,10 +171,10 @@ class Reconstruction:
         if not roundings:
             return
         nodes = _leading_to(span.nodes)
-        weights = {weight: found.start * found.scale for weight, found in roundings.items()}
+        weights = {weight: rounding.start * rounding.scale for weight, rounding in roundings.items()}
         before = self._error(nodes, weights)
         self._learn(nodes, roundings, _Steps(span.name, number, len(self.spans), self.iterations, watch))
-        learned = {weight: found.integers() * found.scale for weight, found in roundings.items()}
+        learned = {weight: rounding.integers() * rounding.scale for weight, rounding in roundings.items()}
         if self._error(nodes, learned) <= before:
             weights = learned
         for weight, value in weights.items():
@@ -190,11 +190,11 @@ class Reconstruction:
         return SoftRounding(original, integers, scale, fake_quantize.quant_max, self.held)
 
     def _learn(self, nodes: Nodes, roundings: dict[fx.Node, SoftRounding], steps: "_Steps") -> None:
-        constants, wanted = self._constants(nodes, for_qat=True), self.float[nodes[-1]]
-        squares = sum(float(value.double().square().sum()) for value in wanted)
-        power = max(squares / sum(value.numel() for value in wanted), 1e-12)
+        constants, targets = self._constants(nodes, for_qat=True), self.float[nodes[-1]]
+        squares = sum(float(value.double().square().sum()) for value in targets)
+        power = max(squares / sum(value.numel() for value in targets), 1e-12)
         channels = next(reversed(roundings.values())).scale.numel()
-        parameters = [parameter for found in roundings.values() for parameter in found.parameters()]
+        parameters = [parameter for one in roundings.values() for parameter in one.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=min(FASTEST, WAY / self.iterations))
         for step in range(self.iterations):
             chunk = int(torch.randint(self.count, (), generator=self.generator))
@@ -202,9 +202,9 @@ class Reconstruction:
             if self.drop:
                 given = {node: self._mixed(self.float[node][chunk], value) for node, value in given.items()}
             with torch.enable_grad():
-                soft = {weight: found() for weight, found in roundings.items()}
-                found = self._values(nodes, constants | given | soft, True, self.drop)[nodes[-1]]
-                error = (found - wanted[chunk]).square().mean() / power
+                soft = {weight: one() for weight, one in roundings.items()}
+                one = self._values(nodes, constants | given | soft, True, self.drop)[nodes[-1]]
+                error = (one - targets[chunk]).square().mean() / power
                 loss = channels * error  # the papers' sum over channels
                 if (progress := step / self.iterations) >= WARM_UP:
                     beta = BETA[0] + (BETA[1] - BETA[0]) * (progress - WARM_UP) / (1 - WARM_UP)
@@ -241,10 +241,10 @@ def _read(nodes: Nodes) -> set[fx.Node]:
     return {source for node in nodes for source in node.all_input_nodes} - set(nodes)
 
 
-def _entering(nodes: Nodes, known: dict[fx.Node, list[Any]], number: int) -> dict[fx.Node, Any]:
+def _entering(nodes: Nodes, kept: dict[fx.Node, list[Any]], number: int) -> dict[fx.Node, Any]:
     """What a part's nodes read of a chunk, in an order that does not change."""
     sources = _read(nodes)
-    return {node: values[number] for node, values in known.items() if node in sources}
+    return {node: values[number] for node, values in kept.items() if node in sources}
 
 
 def _leading_to(nodes: Nodes) -> Nodes:

@@ -24,8 +24,8 @@ IN_TAIL = {
 
 
 def is_float_tensor(value: object) -> bool:
-    found = value.meta.get("val") if isinstance(value, fx.Node) else None
-    return isinstance(found, Tensor) and found.is_floating_point()
+    fake = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return isinstance(fake, Tensor) and fake.is_floating_point()
 
 
 def constant_nodes(graph: fx.GraphModule) -> list[fx.Node]:
@@ -62,13 +62,13 @@ def feature_maps(graph: fx.GraphModule) -> set[fx.Node]:
 
 def tail(graph: fx.GraphModule) -> set[fx.Node]:
     """The nodes behind the last layers: what moves, pools or scales values on their way to the network's outputs."""
-    found: set[fx.Node] = set()
+    behind: set[fx.Node] = set()
     for node, data in reversed(data_read(graph).items()):
         scales = node.target in SCALING and len(data) == 1
-        is_behind = bool(node.users) and all(user.op == "output" or user in found for user in node.users)
+        is_behind = bool(node.users) and all(user.op == "output" or user in behind for user in node.users)
         if node.op == "call_function" and is_behind and (node.target in IN_TAIL or scales):
-            found.add(node)
-    return found
+            behind.add(node)
+    return behind
 
 
 def among_norms(graph: fx.GraphModule) -> set[fx.Node]:
@@ -80,19 +80,19 @@ def among_norms(graph: fx.GraphModule) -> set[fx.Node]:
     data = data_read(graph)
     nodes = [node for node in graph.graph.nodes if node.op == "call_function"]
     able = {node for node in nodes if node.target not in FEATURE_LAYERS}
-    found = {node for node in nodes if node.target in NORMALIZATIONS}
-    if not found:
-        return found
+    region = {node for node in nodes if node.target in NORMALIZATIONS}
+    if not region:
+        return region
     made = _made_by_convolutions(graph)
-    found |= able - made
+    region |= able - made
     before = -1
-    while len(found) != before:
-        before = len(found)
-        found |= {node for node in nodes if node in able and not found.isdisjoint(data[node])}
+    while len(region) != before:
+        before = len(region)
+        region |= {node for node in nodes if node in able and not region.isdisjoint(data[node])}
         for node in reversed(nodes):
-            if node in found and len(data[node]) > 1:
-                found |= able.intersection(data[node])
-    return found
+            if node in region and len(data[node]) > 1:
+                region |= able.intersection(data[node])
+    return region
 
 
 def _made_by_convolutions(graph: fx.GraphModule) -> set[fx.Node]:
@@ -107,13 +107,13 @@ def _made_by_convolutions(graph: fx.GraphModule) -> set[fx.Node]:
 
 def only_multiplied(graph: fx.GraphModule) -> set[fx.Node]:
     """The nodes whose values go into softmax and products of two activations alone, which have no use for integers."""
-    found: set[fx.Node] = set()
+    multiplied: set[fx.Node] = set()
     constant = set(constant_nodes(graph))
 
     def has_no_use(user: fx.Node) -> bool:
-        return user in found or (user.target in PRODUCTS_OF_TWO and constant.isdisjoint(user.all_input_nodes))
+        return user in multiplied or (user.target in PRODUCTS_OF_TWO and constant.isdisjoint(user.all_input_nodes))
 
     for node in reversed(graph.graph.nodes):
         if node.users and all(map(has_no_use, node.users)):
-            found.add(node)
-    return found
+            multiplied.add(node)
+    return multiplied

@@ -119,19 +119,19 @@ class Rounding:
             sums = Sums(layer, stored, self.networks.count, block, rows - rounded if block.start else None)
             self.networks.advance(() if block.start else part, arguments[0], lambda pair: sums.add(*reversed(pair)))  # noqa: B023
             moments = sums.moments(centred)
-            wanted = rows[:, :, block] + _correction(moments)
+            target = rows[:, :, block] + _correction(moments)
             if not block.start:
                 # A scale is of a whole row: of several blocks it is that of the float weights, all inputs alike.
                 variance = moments.covariance.diagonal(dim1=1, dim2=2)
                 alike = torch.ones(len(rows), columns)
-                read = (wanted, variance) if len(blocks) == 1 else (rows, alike)
+                read = (target, variance) if len(blocks) == 1 else (rows, alike)
                 scale = torch.maximum(_scales(layer, *read, bound, size), fake_quantize.smallest_scale)
-            rounded[:, :, block] = gptq(wanted, moments.covariance, scale[:, :, block], bound)
+            rounded[:, :, block] = gptq(target, moments.covariance, scale[:, :, block], bound)
             if bound < EIGHT_BITS:
                 refits = len(blocks) == 1 and size == columns and layer.target not in TRANSPOSED
                 smallest = fake_quantize.smallest_scale if refits else None
                 given = rounded[:, :, block], moments.covariance, scale[:, :, block]
-                rounded[:, :, block], scale[:, :, block] = descend(wanted, *given, bound, smallest)
+                rounded[:, :, block], scale[:, :, block] = descend(target, *given, bound, smallest)
             # The mean error before the block was rounded, and what that has added to it.
             lost = (rows - rounded)[:, :, block] @ moments.input_mean[:, block].unsqueeze(2)
             change = moments.error_mean + lost.squeeze(2)
@@ -274,9 +274,9 @@ def descend(
             for column in range(block.stop - start):
                 place = start + column
                 wished = rounded[:, :, place] - own[:, :, column] / diagonal[:, place].unsqueeze(1)
-                found = _on_grid(wished, scale[:, :, place], bound)
-                change = found - rounded[:, :, place]
-                rounded[:, :, place] = found
+                quantized = _on_grid(wished, scale[:, :, place], bound)
+                change = quantized - rounded[:, :, place]
+                rounded[:, :, place] = quantized
                 own += change.unsqueeze(2) * own_covariance[:, column].unsqueeze(1)
             slope += (rounded[:, :, block] - before) @ covariance[:, block]
     return rounded, scale

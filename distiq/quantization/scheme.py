@@ -30,7 +30,7 @@ class Scheme:
             calibration samples changes least: in closed form ("gptq"), with the biases corrected, or learned
             ("adaround"); or all of a block together so that the block's output changes least ("brecq", with QDrop).
         iterations: steps in which "adaround" learns each layer and "brecq" each block.
-        rounding_start: what the learned ones begin with: "gptq", whose grids and biases they keep, or "nearest", as
+        rounding_start: what the learned ones begin with: "gptq", whose scales and biases they keep, or "nearest", as
             in their papers.
         equalize: move scales between neighbouring layers, and from normalizations into the layers that read them, so
             that no channel spoils the grid that it shares; the float network stays the same.
@@ -45,7 +45,7 @@ class Scheme:
             so that x86 CPUs without VNNI give the same integers. That is every layer with two weights or more per
             output channel: the largest weight of a channel stands at the end of its grid, +-127, and beside it one of
             2 is too much. The grid, not the weights of the moment, decides, so rounding and training keep the promise.
-        integer_io: static, 8 bits: the network's input and output lie on grids, too, so that a file can take and give
+        integer_io: static, 8 bits: the network's input and output are quantized, too, so that a file can take and give
             integers; else the last layer's result is float32.
         attention: static: products of two activations, as attention has, lie on grids, too, symmetric where values lie
             on both sides of zero, which kernels want there.
@@ -74,7 +74,7 @@ class Scheme:
             raise UserError(f"Scheme: {why}")
         if self.mode != "static" and (self.equalize or self.correct_biases):
             raise UserError(
-                f'Scheme: mode = "{self.mode}" has no grids of activations that scales or biases could be moved for;'
+                f'Scheme: mode = "{self.mode}" quantizes no activations that scales or biases could be moved for;'
                 ' nearest: rounding = "gptq"'
             )
         if self.integer_io and (self.mode != "static" or self.activation_bits != 8):

@@ -32,14 +32,14 @@ class Grid(NamedTuple):
 def grids(quantized: QuantizedModel) -> list[Grid]:
     """All grids in the order of the network; one that several values share stands once."""
     modules = dict(quantized.prepared.named_modules(remove_duplicate=False))
-    found: dict[nn.Module, Grid] = {}
+    by_module: dict[nn.Module, Grid] = {}
     for node in quantized.prepared.graph.nodes:
         point = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(point, PerChannelWeightFakeQuantize):
-            found.setdefault(point, Grid(layer_of(node.all_input_nodes[0]), "weights", point))
+            by_module.setdefault(point, Grid(layer_of(node.all_input_nodes[0]), "weights", point))
         elif isinstance(point, ActivationFakeQuantize | DynamicFakeQuantize):
-            found.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
-    return list(found.values())
+            by_module.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
+    return list(by_module.values())
 
 
 def sensitivity(
@@ -70,7 +70,7 @@ def sensitivity(
         watch.step(number + 1, len(every), {"grid": grid.place})
         single.append(noise(grid.place, grid.part, [grid.point]))
     changed = changed_fake_quantizers(quantized.prepared)
-    power = {grid.point: 10 ** (-found.sqnr_db / 10) for grid, found in zip(every, single, strict=True)}
+    power = {grid.point: 10 ** (-result.sqnr_db / 10) for grid, result in zip(every, single, strict=True)}
     total, balanced = sum(power.values()), sum(power[point] for point in power if point in changed)
     return SensitivityRecord(
         rung=rung,

@@ -78,13 +78,15 @@ def chunks_of(prepared: fx.GraphModule, samples: Tensors) -> list[tuple[Tensor, 
     return list(zip(*(one.split(size) for one in inputs), strict=True))
 
 
-def compute(node: fx.Node, known: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], quantized: bool) -> Any:
+def compute(
+    node: fx.Node, value_of: Callable[[fx.Node], Any], modules: Mapping[str, nn.Module], quantized: bool
+) -> Any:
     """What a node that calls something gives, from what its sources give.
 
     Args:
         quantized: whether fake-quantizers quantize, or let values pass.
     """
-    values: Any = fx.map_arg((node.args, dict(node.kwargs)), known)
+    values: Any = fx.map_arg((node.args, dict(node.kwargs)), value_of)
     args, kwargs = values
     if node.op == "call_module":
         module = modules[str(node.target)]

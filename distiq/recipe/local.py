@@ -35,5 +35,5 @@ def nearest(place: Path, alike: float = 0.6) -> str:
     while not place.parent.is_dir() and place.parent != place:
         place = place.parent
     names = [entry.name for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-    found = difflib.get_close_matches(place.name, names, n=1, cutoff=alike)
-    return found[0] if found else ""
+    matches = difflib.get_close_matches(place.name, names, n=1, cutoff=alike)
+    return matches[0] if matches else ""

@@ -143,7 +143,7 @@ def _inlined(svg: str, title: str) -> str:
     view_box = opening[opening.index("viewBox") :].split('"')[1]
     referred = set(re.findall(r"#\w+", body))  # other ids name parts, alike in every plot of the page
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL)  # a style element would reach the page
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if f"#{found[1]}" in referred else "", body)
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if f"#{match[1]}" in referred else "", body)
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
     for name, value in INK.items():
         body = body.replace(value, f"var(--{name})")

@@ -23,10 +23,10 @@ def keep_measurement(records: Path, file: Path) -> None:
     run = read_run(records)
     if not run.delivered:
         raise UserError(f"{records / 'run.json'}: does not say which file was delivered; {REMEDY}")
-    found = read_record(Path(file), BenchRecord, WRITE_IT)
-    own = _of_delivered(found, run)
+    record = read_record(Path(file), BenchRecord, WRITE_IT)
+    own = _of_delivered(record, run)
     if not own.files:
-        measured = ", ".join(f"{entry.file} (SHA-256 {_hashes(entry.sha256)})" for entry in found.files)
+        measured = ", ".join(f"{entry.file} (SHA-256 {_hashes(entry.sha256)})" for entry in record.files)
         raise UserError(
             f"{file}: measures {measured or 'nothing'}, not the file that {run.name} delivered (SHA-256"
             f" {_hashes(run.delivered)}); measure the bundle of this run"
@@ -42,16 +42,16 @@ def read_measurements(records: Path, run: RunRecord) -> tuple[BenchRecord, ...]:
         UserError: one of them is damaged.
     """
     files = sorted((Path(records) / FOLDER).glob("*.json"))
-    found = [_of_delivered(read_record(path, BenchRecord, f"remove it; {WRITE_IT}"), run) for path in files]
-    return tuple(sorted((entry for entry in found if entry.files), key=lambda entry: entry.created))
+    entries = [_of_delivered(read_record(path, BenchRecord, f"remove it; {WRITE_IT}"), run) for path in files]
+    return tuple(sorted((entry for entry in entries if entry.files), key=lambda entry: entry.created))
 
 
-def _of_delivered(found: BenchRecord, run: RunRecord) -> BenchRecord:
+def _of_delivered(record: BenchRecord, run: RunRecord) -> BenchRecord:
     """The measurement without other files and without the folders that the file lay in."""
-    wanted = set(run.delivered.values())
-    own = [entry for entry in found.files if wanted and set(entry.sha256.values()) == wanted]
+    hashes = set(run.delivered.values())
+    own = [entry for entry in record.files if hashes and set(entry.sha256.values()) == hashes]
     named = tuple(BenchFile.model_validate({**dict(entry), "file": " and ".join(entry.sha256)}) for entry in own[:1])
-    return BenchRecord(created=found.created, environment=found.environment, files=named, peak=found.peak)
+    return BenchRecord(created=record.created, environment=record.environment, files=named, peak=record.peak)
 
 
 def _hashes(parts: dict[str, str]) -> str:

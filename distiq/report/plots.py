@@ -130,9 +130,9 @@ def teacher_effect(ablation: AblationRecord) -> str:
     return drawn(draw, "Effect of the teacher on test accuracy", height=height + 50, boxes=[(16, 34, 368, height)])
 
 
-def noise_by_grid(found: SensitivityRecord, most: int) -> str:
+def noise_by_grid(record: SensitivityRecord, most: int) -> str:
     """The noisiest grids as bars: the share of the noise that each makes alone, weights and activations apart."""
-    shown = noise_shares(found)[:most]
+    shown = noise_shares(record)[:most]
     height = 19.0 * len(shown)
 
     def draw(axes: Axes) -> None:
@@ -148,7 +148,9 @@ def noise_by_grid(found: SensitivityRecord, most: int) -> str:
         axes.grid(axis="x")
         axes.set_xlabel("share of the noise, %")
 
-    return drawn(draw, "Noise by grid: weights and activations", height=height + 44, boxes=[(152, 34, 232, height)])
+    return drawn(
+        draw, "Noise by quantized tensor: weights and activations", height=height + 44, boxes=[(152, 34, 232, height)]
+    )
 
 
 @dataclass(frozen=True)

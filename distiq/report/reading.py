@@ -51,14 +51,16 @@ def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:
         UserError: the record is damaged.
     """
     path = Path(records) / "diagnosis.json"
-    found = _beside(path, DiagnosisRecord, "`distiq diagnose RUN` again writes it", run)
-    return found if found is not None and found.step == run.steps.get(f"trial-{found.rung}", "") else None
+    diagnosis = _beside(path, DiagnosisRecord, "`distiq diagnose RUN` again writes it", run)
+    return (
+        diagnosis if diagnosis is not None and diagnosis.step == run.steps.get(f"trial-{diagnosis.rung}", "") else None
+    )
 
 
 def _beside(path: Path, kind: type[B], remedy: str, run: RunRecord) -> B | None:
     """A record that was made after the run, of the same teacher, student and data."""
-    found = read_record(path, kind, remedy) if path.exists() else None
-    return found if found is not None and found.basis == run.basis else None
+    record = read_record(path, kind, remedy) if path.exists() else None
+    return record if record is not None and record.basis == run.basis else None
 
 
 def read_record(path: Path, kind: type[R], remedy: str) -> R:
@@ -77,8 +79,8 @@ def read_record(path: Path, kind: type[R], remedy: str) -> R:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
-        found = f"{place}: {problem['msg']}" if place else problem["msg"]
-        raise UserError(f"{path}: damaged, or written by another version of distiq ({found}); {remedy}") from error
+        reason = f"{place}: {problem['msg']}" if place else problem["msg"]
+        raise UserError(f"{path}: damaged, or written by another version of distiq ({reason}); {remedy}") from error
 
 
 def chosen_trial(run: RunRecord) -> TrialRecord:

@@ -160,10 +160,10 @@ def _quality_rows(tests: list[Quality], validations: list[Quality]) -> tuple[Row
 
 def _metric_row(metrics: Sequence[Metric | None], split: str = "") -> Row:
     """One metric over all columns, with its interval where it has one."""
-    known = next(metric for metric in metrics if metric)
-    note = ", ".join(filter(None, (split or known.note, "95 % interval" if known.interval else "")))
+    example = next(metric for metric in metrics if metric)
+    note = ", ".join(filter(None, (split or example.note, "95 % interval" if example.interval else "")))
     cells = [Cell(figure(metric), figure_interval(metric) if metric else "") for metric in metrics]
-    return Row(Cell(heading(known.title), note), tuple(cells))
+    return Row(Cell(heading(example.title), note), tuple(cells))
 
 
 def _keyword_rows(words: list[KeywordRecord | None]) -> list[Row]:
@@ -223,15 +223,15 @@ LADDER_HEADINGS = (
 
 def float_modules_sentence(run: RunRecord) -> str:
     """Which modules stay in float32, and what int8 would do to them; empty if none was in question."""
-    found = run.float_modules
-    if found is None:
+    chosen = run.float_modules
+    if chosen is None:
         return ""
-    names = " and ".join(found.paths)
-    if not found.kept:
-        return f"{names} in int8 costs the logits {decibels(found.sqnr_db_float - found.sqnr_db_int8)} of SQNR."
+    names = " and ".join(chosen.paths)
+    if not chosen.kept:
+        return f"{names} in int8 costs the logits {decibels(chosen.sqnr_db_float - chosen.sqnr_db_int8)} of SQNR."
     return (
         f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.modality]} is"
-        f" {decibels(found.sqnr_db_float)} so, and {decibels(found.sqnr_db_int8)} in int8."
+        f" {decibels(chosen.sqnr_db_float)} so, and {decibels(chosen.sqnr_db_int8)} in int8."
     )
 
 
@@ -334,17 +334,17 @@ MACHINE_HEADINGS = (
 
 def machine_rows(run: RunRecord, elsewhere: tuple[BenchRecord, ...]) -> tuple[Row, ...]:
     """One row for each measurement of the delivered file on another machine, under MACHINE_HEADINGS."""
-    return tuple(_machine_row(run, found) for found in elsewhere)
+    return tuple(_machine_row(run, record) for record in elsewhere)
 
 
-def _machine_row(run: RunRecord, found: BenchRecord) -> Row:
-    (file,), machine = found.files, found.environment
+def _machine_row(run: RunRecord, record: BenchRecord) -> Row:
+    (file,), machine = record.files, record.environment
     one, largest = file.latency[0], file.latency[-1]
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
     differs = f"the run was timed with {run.comparison.threads}" if one.threads != run.comparison.threads else ""
     return Row(
-        Cell(machine.cpu, f"{cores}, {machine.system}, {found.created[:10]}"),
+        Cell(machine.cpu, f"{cores}, {machine.system}, {record.created[:10]}"),
         (
             Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
             _latency_limit(run, one.p50_ms),
@@ -452,31 +452,31 @@ def _interval(speed: SpeedRecord) -> str:
 
 
 NOISE_HEADINGS = (
-    Cell("SQNR", "of the logits, this grid alone"),
+    Cell("SQNR", "of the logits, this tensor alone quantized"),
     Cell("Loss change", "divergence from float32"),
     Cell("Share", "of the noise"),
 )
 
 
-def noise_shares(found: SensitivityRecord) -> tuple[tuple[NoiseRecord, float], ...]:
+def noise_shares(record: SensitivityRecord) -> tuple[tuple[NoiseRecord, float], ...]:
     """Every grid with its share of the noise power that the grids make one by one; the noisiest first."""
-    power = [(noise, 10 ** (-noise.sqnr_db / 10)) for noise in found.grids]
+    power = [(noise, 10 ** (-noise.sqnr_db / 10)) for noise in record.grids]
     total = sum(value for _, value in power) or 1.0
     return tuple(sorted(((noise, value / total) for noise, value in power), key=lambda entry: -entry[1]))
 
 
-def noise_rows(found: SensitivityRecord, most: int) -> tuple[Row, ...]:
+def noise_rows(record: SensitivityRecord, most: int) -> tuple[Row, ...]:
     """All weights, all activations, then the noisiest grids, under NOISE_HEADINGS."""
 
     def row(name: str, noise: NoiseRecord, share: float, marked: bool = False) -> Row:
         cells = (Cell(decibels(noise.sqnr_db)), Cell(nats(noise.divergence_nat)), Cell(percent(share, 0)))
         return Row(Cell(name, noise.part if noise.place != "all" else ""), cells, marked)
 
-    share = found.weights_share
+    share = record.weights_share
     return (
-        row("all weights", found.weights, share, True),
-        row("all activations", found.activations, 1 - share, True),
-        *(row(noise.place or "output", noise, part) for noise, part in noise_shares(found)[:most]),
+        row("all weights", record.weights, share, True),
+        row("all activations", record.activations, 1 - share, True),
+        *(row(noise.place or "output", noise, part) for noise, part in noise_shares(record)[:most]),
     )
 
 

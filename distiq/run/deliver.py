@@ -116,15 +116,15 @@ def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor)
     reference = teacher.logits["test"]
     if task.correct is not None:
         correct = [task.correct(task.decode(one), targets).unsqueeze(0) for one in (reference, outputs)]
-        found = paired_interval(correct[0], correct[1])
+        interval = paired_interval(correct[0], correct[1])
     else:
 
         def drop(rows: Tensor) -> float:
             before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
             return before - after
 
-        found = paired_bootstrap(drop, len(targets))
-    value, low, high = (metric.scale * end for end in found)
+        interval = paired_bootstrap(drop, len(targets))
+    value, low, high = (metric.scale * end for end in interval)
     return DropRecord(
         title=drop_title(metric), value=value, interval=(low, high), unit=metric.drop_unit, allowed=recipe.budget.drop
     )

@@ -172,8 +172,8 @@ def _built(
     if not isinstance(settings, TeacherSettings):
         return build(settings, outputs, data.example, role, tokens, names, watch)
     own = settings.preprocessing
-    outputs, known = (len(own.labels), ()) if own.labels else (outputs, names)
-    network = build(settings, outputs, example_of(data, own), role, tokens, known, watch)
+    outputs, labels = (len(own.labels), ()) if own.labels else (outputs, names)
+    network = build(settings, outputs, example_of(data, own), role, tokens, labels, watch)
     is_trained = bool(settings.weights or is_onnx(settings.model)) and not settings.finetune
     return adapted(network, data, own, watch, is_trained)
 

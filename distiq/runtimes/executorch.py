@@ -192,22 +192,22 @@ def _specs(names: Sequence[str], metas: Sequence[Any]) -> tuple[TensorSpec, ...]
 def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many operations of each kind give each type; outside of XNNPACK those that compute floats."""
     program, parts, _ = _read(path.read_bytes())
-    found = {name: Counter({"float32": count}) for name, count in Counter(_outside(program)).items()}
+    types = {name: Counter({"float32": count}) for name, count in Counter(_outside(program)).items()}
     for kind, result in _steps(parts):
         name = "int8" if "int8" in result else result.removeprefix("xnn_datatype_").replace("fp32", "float32")
-        found.setdefault(kind.removeprefix("XNN"), Counter())[name] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        types.setdefault(kind.removeprefix("XNN"), Counter())[name] += 1
+    return {kind: dict(counts) for kind, counts in sorted(types.items())}
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
     """The operations that compute in floating point, outside of XNNPACK and inside, as "name (type)"."""
     program, parts, _ = _read(path.read_bytes())
-    found = [f"{name} (outside XNNPACK)" for name in _outside(program)]
+    names = [f"{name} (outside XNNPACK)" for name in _outside(program)]
     for part in parts:
         for number, (kind, result) in enumerate(_steps([part])):
             if kind not in FREE and result in ("xnn_datatype_fp32", "xnn_datatype_fp16"):
-                found.append(f"{number} ({kind.removeprefix('XNN').lower()})")
-    return tuple(found)
+                names.append(f"{number} ({kind.removeprefix('XNN').lower()})")
+    return tuple(names)
 
 
 def _outside(program: Any) -> list[str]:
@@ -216,13 +216,13 @@ def _outside(program: Any) -> list[str]:
     calls = [
         one.instr_args for chain in plan.chains for one in chain.instructions if hasattr(one.instr_args, "op_index")
     ]
-    found = []
+    names = []
     for call in calls:
         name = plan.operators[call.op_index].name
         types = {getattr(plan.values[place].val, "scalar_type", None) for place in call.args}
         if types & FLOATS and not name.startswith(FREE_OUTSIDE):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -263,13 +263,13 @@ def _tables(program: Any) -> list[Weight]:
     """Tables of embeddings, which are read outside of XNNPACK: each constant of int8 has its scales behind it."""
     tensors = [entry.val for entry in program.execution_plan[0].values if hasattr(entry.val, "data_buffer_idx")]
     held = {one.data_buffer_idx: (one, program.constant_buffer[one.data_buffer_idx].storage) for one in tensors}
-    found = []
+    tables = []
     for number, (tensor, data) in held.items():
         if number and tensor.scalar_type == CHAR and len(tensor.sizes) == 2 and number + 1 in held:
             integers = np.frombuffer(bytes(data), np.int8)[: math.prod(tensor.sizes)].reshape(tensor.sizes)
             scales = np.frombuffer(bytes(held[number + 1][1]), np.float32)[: tensor.sizes[0]]
-            found.append(Weight(integers, scales, is_multiplied=False))
-    return found
+            tables.append(Weight(integers, scales, is_multiplied=False))
+    return tables
 
 
 def _reading_pins(part: dict[str, Any]) -> set[int]:
@@ -331,9 +331,9 @@ def _cut_by_slices(graph: fx.Graph) -> None:
             end = ends[part.args[1]]
             cut = (node.args[0], axis, end - part.meta["val"].shape[axis], end)
             with graph.inserting_before(part):
-                found = graph.call_function(aten.slice.Tensor, cut)
-            found.meta = dict(part.meta)
-            part.replace_all_uses_with(found)
+                piece = graph.call_function(aten.slice.Tensor, cut)
+            piece.meta = dict(part.meta)
+            part.replace_all_uses_with(piece)
     graph.eliminate_dead_code()
 
 

@@ -194,10 +194,10 @@ def needs_vnni(path: Path) -> bool:
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many steps of each kind compute float32, and how many integers."""
-    found: dict[str, Counter[str]] = {}
+    types: dict[str, Counter[str]] = {}
     for name, in_float in _steps(path):
-        found.setdefault(name, Counter())["float32" if in_float else "int8"] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        types.setdefault(name, Counter())["float32" if in_float else "int8"] += 1
+    return {kind: dict(counts) for kind, counts in sorted(types.items())}
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
@@ -263,12 +263,12 @@ def _compiled(network: Positional, folder: Path) -> bytes:
 
     free = free_dimensions(network)
     exported = trace(network, free)
-    known = {
+    facts_of = {
         SIGNATURE: _signature(network, free).to_json(),
         SETS: environment.describe().instruction_sets,
         WORK: _work(network),
     }
-    facts = {name: json.dumps(value) for name, value in known.items()}
+    facts = {name: json.dumps(value) for name, value in facts_of.items()}
     if any(node.target is bilstm._opoverload for node in exported.graph.nodes):
         exported = exported.run_decompositions({bilstm._opoverload: states_of_bilstm})
     with torch._inductor.config.patch({**COMPILER_SETTINGS, "aot_inductor.metadata": facts}), _channels_last():
@@ -288,8 +288,8 @@ def states_of_bilstm(vectors: Tensor, lengths: Tensor, weights: list[Tensor]) ->
     hidden = weights[1].shape[1]
     forward = _states(vectors, weights[:4], hidden)
     backward = _states(vectors.gather(1, turned.expand(-1, -1, vectors.shape[2])), weights[4:], hidden)
-    found = torch.cat([forward, backward.gather(1, turned.expand(-1, -1, hidden))], 2)
-    return torch.where(is_text.unsqueeze(2), found, 0.0)
+    states = torch.cat([forward, backward.gather(1, turned.expand(-1, -1, hidden))], 2)
+    return torch.where(is_text.unsqueeze(2), states, 0.0)
 
 
 def _states(vectors: Tensor, weights: list[Tensor], hidden: int) -> Tensor:
@@ -298,8 +298,8 @@ def _states(vectors: Tensor, weights: list[Tensor], hidden: int) -> Tensor:
     turned = vectors.transpose(0, 1).contiguous()
     # no reversal, no packed batches, an LSTM of one layer with biases, one direction, batch second, no training
     plain: Any = (False, [], 2, hidden, 1, True, False, False, False)
-    found: Any = aten.mkldnn_rnn_layer(turned, *weights, start, cell, *plain)
-    return found[0].transpose(0, 1)
+    outputs: Any = aten.mkldnn_rnn_layer(turned, *weights, start, cell, *plain)
+    return outputs[0].transpose(0, 1)
 
 
 def _signature(network: Positional, free: Sequence[Collection[int]]) -> Signature:
@@ -449,15 +449,15 @@ def _constants(path: Path) -> dict[str, Tensor]:
     telling = max(alone, key=lambda name: len(set(alone[name])))  # zero points are zeros, which stand anywhere
     start = library.find(alone[telling]) - offsets[telling]
     assert all(library.startswith(content, start + offsets[name]) for name, content in alone.items())
-    found = {}
+    constants = {}
     for name, kind, _, sizes, _, origin in entries:
         if origins[origin] > 1:
             shape = [int(size) for size in re.findall(r"\d+", sizes)]
             array = np.frombuffer(library, kind, math.prod(shape), start + offsets[name])
-            found[name] = torch.from_numpy(array.reshape(shape).copy())
+            constants[name] = torch.from_numpy(array.reshape(shape).copy())
         else:
-            found[name] = named[origin]
-    return found
+            constants[name] = named[origin]
+    return constants
 
 
 INDUCTOR = Runtime(

@@ -158,10 +158,10 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
     from ai_edge_litert import schema_py_generated as schema
 
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-    found: dict[str, Counter[str]] = {}
+    by_kind: dict[str, Counter[str]] = {}
     for kind, _, computed_in in _steps(_model(path.read_bytes())):
-        found.setdefault(kind.lower(), Counter())[types[computed_in].replace("uint8", "int8")] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        by_kind.setdefault(kind.lower(), Counter())[types[computed_in].replace("uint8", "int8")] += 1
+    return {kind: dict(counts) for kind, counts in sorted(by_kind.items())}
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
@@ -172,12 +172,12 @@ def float_operations(path: Path) -> tuple[str, ...]:
 def _float_operations(content: bytes) -> tuple[str, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
-    found = []
+    names = []
     for number, (kind, result, computed_in) in enumerate(_steps(_model(content))):
         if kind not in FREE and computed_in in _floats(schema):
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
-            found.append(f"{place}{number} ({kind.lower()})")
-    return tuple(found)
+            names.append(f"{place}{number} ({kind.lower()})")
+    return tuple(names)
 
 
 def _steps(model: Any) -> Iterator[tuple[str, Any, int]]:
@@ -336,12 +336,12 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
     """Holds the integers of tables, and of linear layers that read pins, where the converter has left their values."""
     from ai_edge_litert import schema_py_generated as schema
 
-    known = {}
+    by_bytes = {}
     for weight in weights:
         if weight.integers.ndim == 2 and weight.scales.ndim == 1:
             wide = weight._replace(integers=np.pad(weight.integers, ((0, 0), (0, PINS))))
-            known["EMBEDDING_LOOKUP", dequantized(weight).tobytes()] = weight
-            known["FULLY_CONNECTED", dequantized(wide).tobytes()] = wide
+            by_bytes["EMBEDDING_LOOKUP", dequantized(weight).tobytes()] = weight
+            by_bytes["FULLY_CONNECTED", dequantized(wide).tobytes()] = wide
     model = _model(content)
     graph = model.subgraphs[0]
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
@@ -351,14 +351,14 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
             continue
         tensor = graph.tensors[operation.inputs[1]]
         data = model.buffers[tensor.buffer].data
-        if data is None or (found := known.get((kind, bytes(data)))) is None:
+        if data is None or (stored := by_bytes.get((kind, bytes(data)))) is None:
             continue
         tensor.type, tensor.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
-        tensor.quantization.scale = found.scales.astype(np.float32)
-        tensor.quantization.zeroPoint = np.zeros(len(found.scales), np.int64)
+        tensor.quantization.scale = stored.scales.astype(np.float32)
+        tensor.quantization.zeroPoint = np.zeros(len(stored.scales), np.int64)
         model.buffers.append(schema.BufferT())
         tensor.buffer = len(model.buffers) - 1
-        model.buffers[-1].data = np.frombuffer(found.integers.tobytes(), np.uint8)
+        model.buffers[-1].data = np.frombuffer(stored.integers.tobytes(), np.uint8)
         if kind == "FULLY_CONNECTED":
             operation.builtinOptions.asymmetricQuantizeInputs = True  # a grid from the smallest to the largest value
     used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}

@@ -99,11 +99,11 @@ def _opened(graph: Any, composite: Any, inside: Any) -> list[Any]:
         if number not in outside:
             graph.tensors.append(tensor)
             outside[number] = len(graph.tensors) - 1
-    found = []
+    opened = []
     for operation in inside.operators:
         moved = copy.copy(operation)
         moved.inputs, moved.outputs = (
             [outside.get(one, one) for one in side] for side in (operation.inputs, operation.outputs)
         )
-        found.append(moved)
-    return found
+        opened.append(moved)
+    return opened

@@ -60,7 +60,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
                 _rename(inner, names)
 
 
-def exposed(graph: GraphProto, wanted: Collection[str]) -> dict[str, str]:
+def exposed(graph: GraphProto, needed: Collection[str]) -> dict[str, str]:
     """Lets the branches of a graph give some of their float32 values to it, in place.
 
     A branch that does not make a value gives none in its place: an empty tensor.
@@ -68,16 +68,16 @@ def exposed(graph: GraphProto, wanted: Collection[str]) -> dict[str, str]:
     Returns:
         what the values are called in the graph, by their names in the branch.
     """
-    found = {name: name for node in graph.node for name in node.output if name in wanted}
+    names = {name: name for node in graph.node for name in node.output if name in needed}
     for node in [node for node in graph.node if node.op_type == "If"]:
-        branches = [(attribute.g, exposed(attribute.g, wanted)) for attribute in node.attribute]
+        branches = [(attribute.g, exposed(attribute.g, needed)) for attribute in node.attribute]
         for name in dict.fromkeys(one for _, inside in branches for one in inside):
             for branch, inside in branches:
                 result = inside[name] if name in inside else _empty(branch, name)
                 branch.output.append(helper.make_tensor_value_info(result, TensorProto.FLOAT, None))
-            found[name] = f"{name}/{OUTSIDE}"
-            node.output.append(found[name])
-    return found
+            names[name] = f"{name}/{OUTSIDE}"
+            node.output.append(names[name])
+    return names
 
 
 def _empty(branch: GraphProto, name: str) -> str:

@@ -15,8 +15,8 @@ def value_of(constants: dict[str, TensorProto], name: str) -> np.ndarray | None:
 
 
 def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    found: dict[str, list[NodeProto]] = {}
+    consumers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
-            found.setdefault(name, []).append(node)
-    return found
+            consumers.setdefault(name, []).append(node)
+    return consumers

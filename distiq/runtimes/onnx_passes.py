@@ -167,9 +167,9 @@ def _fold_padding(graph: GraphProto) -> None:
     constants, consumers = initializers(graph), consumers_of(graph)
     for pad in [node for node in graph.node if node.op_type == "Pad"]:
         amounts, chain = value_of(constants, pad.input[1]), [pad]
-        for wanted in (Q, DQ, "Conv"):
+        for kind in (Q, DQ, "Conv"):
             users = consumers.get(chain[-1].output[0], [])
-            if len(users) == 1 and users[0].op_type == wanted:
+            if len(users) == 1 and users[0].op_type == kind:
                 chain.append(users[0])
         mode = next((helper.get_attribute_value(entry) for entry in pad.attribute if entry.name == "mode"), b"constant")
         value = value_of(constants, pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
@@ -456,9 +456,9 @@ def _dequantize_when_loaded(graph: GraphProto, readers: set[str] | None) -> None
 
 def _drop_dead_ends(graph: GraphProto) -> None:
     """Removes nodes and constants that nothing reads."""
-    wanted = {output.name for output in graph.output}
+    outputs = {output.name for output in graph.output}
     while True:
-        read = wanted | {name for node in graph.node for name in node.input}
+        read = outputs | {name for node in graph.node for name in node.input}
         dead = [node for node in graph.node if not any(name in read for name in node.output)]
         if not dead:
             break

@@ -85,10 +85,10 @@ def _read(path: Path) -> ModelProto:
     except Exception as error:  # protobuf's and onnx's kinds share no base
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: damaged, or no ONNX file ({reason}); copy it again") from error
-    found = sorted({node.op_type for node in every_node(model.graph)} & QUANTIZED)
-    if found:
+    quantized = sorted({node.op_type for node in every_node(model.graph)} & QUANTIZED)
+    if quantized:
         raise UserError(
-            f"{path}: is quantized already ({', '.join(found)}); give the float32 file that it was made from"
+            f"{path}: is quantized already ({', '.join(quantized)}); give the float32 file that it was made from"
         )
     return model
 
@@ -146,12 +146,12 @@ def values_of(
     session = open_session(with_outputs(model, made).SerializeToString(), threads, name="the network") if made else None
     taken = {entry.name for entry in session.get_inputs()} if session is not None else set()
     for feed in feeds:
-        found = {name: feed[name] for name in names if name in inputs}
+        values = {name: feed[name] for name in names if name in inputs}
         if session is not None:
             given = [one.name for one in session.get_outputs()]
             results = results_of(session, given, {name: one for name, one in feed.items() if name in taken})
-            found |= zip(made, results, strict=True)
-        yield found
+            values |= zip(made, results, strict=True)
+        yield values
 
 
 def results_of(session: Any, names: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[Any]:

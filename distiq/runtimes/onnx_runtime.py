@@ -188,12 +188,12 @@ def split_front_end(path: Path, threads: int = 1) -> FrontEnd | None:
 
 def _between(proto: ModelProto, source: Any, result: str) -> ModelProto:
     """The part of a file that computes the value `result` from the value that `source` describes."""
-    wanted, nodes = {result}, []
+    needed, nodes = {result}, []
     for node in reversed(proto.graph.node):
-        if wanted.intersection(node.output):
+        if needed.intersection(node.output):
             nodes.append(node)
-            wanted |= set(node.input) - {source.name}
-    held = [tensor for tensor in proto.graph.initializer if tensor.name in wanted]
+            needed |= set(node.input) - {source.name}
+    held = [tensor for tensor in proto.graph.initializer if tensor.name in needed]
     output = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
     graph = helper.make_graph(nodes[::-1], proto.graph.name, [source], [output], held)
     return helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
@@ -245,10 +245,10 @@ def load_by_nodes(path: Path, compute: Callable[[IntegerLayer], np.ndarray | Non
             result = None
             if node.op_type in MULTIPLYING and all(source in integers for source in node.input[:2]):
                 bias = node.input[2] if len(node.input) > 2 else None
-                known = values[bias] if bias in values else value_of(constants, bias) if bias else None
+                own_bias = values[bias] if bias in values else value_of(constants, bias) if bias else None
                 attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
                 factor, weight = (integers[source] for source in node.input[:2])
-                result = compute(IntegerLayer(node.op_type, attributes, factor, weight, known))
+                result = compute(IntegerLayer(node.op_type, attributes, factor, weight, own_bias))
             if result is not None:
                 values[node.output[0]] = result
             else:
@@ -279,8 +279,8 @@ def _session_of_node(
         for name, value in feed.items()
     ]
     outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
-    known = [constants[name] for name in dict.fromkeys(node.input) if name in constants]
-    graph = helper.make_graph([node], "node", inputs, outputs, known)
+    constants_read = [constants[name] for name in dict.fromkeys(node.input) if name in constants]
+    graph = helper.make_graph([node], "node", inputs, outputs, constants_read)
     model = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
     return onnxruntime.InferenceSession(model.SerializeToString(), _options(1), providers=["CPUExecutionProvider"])
 
@@ -316,10 +316,10 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
     An operation that computes has the type of what it multiplies or adds, one that moves values the type of these.
     """
-    found: dict[str, Counter[str]] = {}
+    types: dict[str, Counter[str]] = {}
     for node, used in _typed(_optimized(path).graph):
-        found.setdefault(node.op_type, Counter())[_type_name(used)] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        types.setdefault(node.op_type, Counter())[_type_name(used)] += 1
+    return {kind: dict(counts) for kind, counts in sorted(types.items())}
 
 
 def _typed(graph: GraphProto) -> Iterator[tuple[NodeProto, Any]]:
@@ -575,7 +575,7 @@ def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
     inputs, states, own, other = (
         op.Concat(*(op.Unsqueeze(ordered[place], [0]) for place in (first, first + 4)), axis=0) for first in range(4)
     )
-    found, _, _ = op.LSTM(
+    hidden_states, _, _ = op.LSTM(
         op.Transpose(vectors, perm=[1, 0, 2]),
         inputs,
         states,
@@ -584,7 +584,7 @@ def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
         direction="bidirectional",
         hidden_size=weights[1].shape[1],
     )
-    return op.Reshape(op.Transpose(found, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
+    return op.Reshape(op.Transpose(hidden_states, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
 
 
 def _with_names(proto: ModelProto, names: Sequence[str]) -> ModelProto:

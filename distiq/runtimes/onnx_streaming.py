@@ -142,8 +142,8 @@ def _parts(graph: GraphProto, file: Path) -> tuple[NodeProto, NodeProto, NodePro
 
 def _sizes(convolution: NodeProto) -> tuple[int, int, int]:
     """Kernel, stride and padding in front."""
-    found = {entry.name: list(entry.ints) for entry in convolution.attribute}
-    return found["kernel_shape"][0], found.get("strides", [1])[0], found.get("pads", [0])[0]
+    attributes = {entry.name: list(entry.ints) for entry in convolution.attribute}
+    return attributes["kernel_shape"][0], attributes.get("strides", [1])[0], attributes.get("pads", [0])[0]
 
 
 def _form(graph: GraphProto, framing: NodeProto, convolution: NodeProto, recurrent: NodeProto, file: Path) -> Form:

@@ -14,10 +14,10 @@ def with_integer_tables(graph: GraphProto) -> None:
     """Stores the constants that are read row by row alone as int8 with a scale for each row, in place."""
     readers = readers_of(graph)
     for name, tensor in initializers(graph).items():
-        found = readers.get(name, [])
+        own_readers = readers.get(name, [])
         is_table = tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2 and np.prod(tensor.dims) >= LEAST
-        if is_table and found and all(_reads_rows(node, name) for node in found):
-            _store(graph, tensor, found)
+        if is_table and own_readers and all(_reads_rows(node, name) for node in own_readers):
+            _store(graph, tensor, own_readers)
 
 
 def _reads_rows(node: NodeProto, name: str) -> bool:

@@ -132,11 +132,11 @@ def _name(port: Any) -> str:
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many operations of each kind work in each type, from the compiled graph; those on constants are left out."""
-    found: dict[str, Counter[str]] = {}
+    types: dict[str, Counter[str]] = {}
     for _, facts in _working(path):
         type_name = "int8" if _is_int8(facts) else TYPES.get(facts["runtimePrecision"], facts["runtimePrecision"])
-        found.setdefault(facts["layerType"], Counter())[type_name] += 1
-    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+        types.setdefault(facts["layerType"], Counter())[type_name] += 1
+    return {kind: dict(counts) for kind, counts in sorted(types.items())}
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
@@ -147,14 +147,14 @@ def float_operations(path: Path) -> tuple[str, ...]:
     import openvino
 
     kinds = {one.get_friendly_name(): one.get_type_name() for one in openvino.Core().read_model(path).get_ordered_ops()}
-    found = []
+    names = []
     for name, facts in _working(path):
         if facts["layerType"] not in FREE and facts["runtimePrecision"] in FLOATS and not _is_int8(facts):
-            found.append(f"{name} ({facts['layerType']})")
+            names.append(f"{name} ({facts['layerType']})")
         if facts["outputPrecisions"].partition(",")[0] in FLOATS:
             fused = [(one, kinds.get(one, "")) for one in facts["originalLayersNames"].split(",") if one != name]
-            found += [f"{one} ({kind})" for one, kind in fused if kind and kind not in FREE | RESCALING | LAYERS]
-    return tuple(found)
+            names += [f"{one} ({kind})" for one, kind in fused if kind and kind not in FREE | RESCALING | LAYERS]
+    return tuple(names)
 
 
 def _working(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

@@ -38,8 +38,8 @@ def multi_label(labels: Labels) -> Task:
 
 def loss(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross entropy of each label's logistic output, mean over the labels of each sample, (N,)."""
-    wanted = targets * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(outputs.float(), wanted, reduction="none").mean(1)
+    smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(outputs.float(), smoothed, reduction="none").mean(1)
 
 
 @full_precision

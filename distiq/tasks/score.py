@@ -40,12 +40,12 @@ def score(
     if not torch.isfinite(outputs).all():
         first = int((~torch.isfinite(outputs)).flatten(1).any(1).nonzero()[0])
         raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
-    found = task.score(outputs, targets)
+    scores = task.score(outputs, targets)
     return Quality(
         samples=len(targets),
-        primary=found.primary,
-        metrics=found.metrics,
-        per_class=found.per_class,
+        primary=scores.primary,
+        metrics=scores.metrics,
+        per_class=scores.per_class,
         agreement_with_teacher=None if teacher is None else _likeness(task, outputs, teacher),
         change_against_float=None if float_student is None else _change(task, outputs, float_student),
         keyword=keyword,

@@ -92,12 +92,12 @@ SHARED: dict[type[nn.Module], type[nn.Module]] = {nn.BatchNorm1d: _Shared1d, nn.
 @contextlib.contextmanager
 def shared_statistics(model: nn.Module) -> Iterator[None]:
     """While several processes train the model, its batch norms see the whole batch."""
-    found = [module for module in model.modules() if type(module) in SHARED] if processes.count() > 1 else []
-    kinds = [type(module) for module in found]
+    modules = [module for module in model.modules() if type(module) in SHARED] if processes.count() > 1 else []
+    kinds = [type(module) for module in modules]
     try:
-        for module in found:
+        for module in modules:
             module.__class__ = SHARED[type(module)]
         yield
     finally:
-        for module, kind in zip(found, kinds, strict=True):
+        for module, kind in zip(modules, kinds, strict=True):
             module.__class__ = kind

@@ -61,9 +61,9 @@ def on_main(work: Callable[[], T]) -> T:
     import torch
 
     group = _waiting()
-    found = [work() if is_main() else None]
-    torch.distributed.broadcast_object_list(found, src=0, group=group)
-    return found[0]  # type: ignore[return-value]
+    results = [work() if is_main() else None]
+    torch.distributed.broadcast_object_list(results, src=0, group=group)
+    return results[0]  # type: ignore[return-value]
 
 
 def main_first(work: Callable[[], T]) -> T:

@@ -179,5 +179,5 @@ def test_a_loss_that_is_not_finite_is_refused(quantized: QuantizedModel, data: D
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_precision_that_cannot_carry_the_grid_is_refused(precision):
     training = TrainingSettings(precision=precision)
-    with pytest.raises(UserError, match=f'precision = "{precision}" cannot carry an 8-bit grid; take "float32"'):
+    with pytest.raises(UserError, match=f'precision = "{precision}" cannot hold 8-bit values exactly; take "float32"'):
         train_quantized(None, None, None, training)  # type: ignore[arg-type]

@@ -237,7 +237,7 @@ def test_tokens_that_the_network_does_not_know_are_refused(row: int, reader: Pat
         (["net.pt", "--data", "{samples}"], "net.pt: distiq quantizes .onnx files"),
         (["{own}", "--data", "{samples}", "--out", "{own}"], "is the float32 file itself"),
         (["{own}", "--data", "{samples}", "--out", "a.h5"], "distiq writes and runs .onnx"),
-        (["{own}", "--data", "{samples}", "--weight-bits", "5"], "--weight-bits 5: distiq has grids of 2, 3, 4"),
+        (["{own}", "--data", "{samples}", "--weight-bits", "5"], "distiq quantizes weights to 2, 3, 4"),
         (["{own}", "--data", "{samples}", "--std", "0"], "std above 0"),
         (["{own}", "--data", "{samples}", "--mode", "dynamic", "--out", "a.xml"], 'nearest: mode = "weight_only"'),
         (["{own}", "--data", "{samples}", "--group-size", "32"], 'nearest: mode = "weight_only", or group_size = 0'),
