@@ -190,13 +190,13 @@ def _label_tensor(values: Any, where: str) -> Tensor:
     """(B,) or (B, classes) of the numbers in a tensor, an array or a list."""
     try:
         rows = [torch.as_tensor(one) for one in values] if isinstance(values, list | tuple) else None
-        labels = torch.as_tensor(values) if rows is None else torch.stack(rows)
+        stacked = torch.as_tensor(values) if rows is None else torch.stack(rows)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"collect: the labels of {where} are no numbers alike ({values!r:.60}); give class numbers, 0 or 1 for each"
             " label, or probabilities of classes"
         ) from error
-    return labels.squeeze(1) if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return stacked.squeeze(1) if stacked.ndim == 2 and stacked.shape[1] == 1 else stacked
 
 
 # Unequal sizes --------------------------------------------------------------------------------------------------------

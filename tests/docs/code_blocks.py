@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from distiq.cli import app
 from distiq.recipe.read import parse_recipe
+from distiq.recipe.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -118,5 +119,8 @@ class Sandbox:
             assert result.exit_code in allowed, f"{shlex.join(words)}\n{result.output}\n{result.exception!r}"
 
     def _is_long(self, words: list[str]) -> bool:
-        """A shipped recipe on its own data: tests/test_installed.py runs one."""
-        return words[1] in ("run", "ablate") and not (self.folder / words[2]).is_file()
+        """A shipped recipe on its own data, or what reads its run: tests/test_installed.py runs one."""
+        if words[1] in ("run", "ablate"):
+            return not (self.folder / words[2]).is_file()
+        runs = [Path(word).parts[1] for word in words if word.startswith("runs/")]
+        return any(name in shipped_recipes() and not (self.folder / "runs" / name).is_dir() for name in runs)

@@ -14,6 +14,7 @@ from tests.docs.code_blocks import PAGES, ROOT, SHOWN_ONLY, Sandbox, blocks, che
 
 WITH_CODE = [page for page in PAGES if blocks(page)]
 OF_PYTHON = ("README.md", "python.md", "quantization.md")
+OF_PYTHON_SLOW = ("python.md",)
 OF_COMMANDS = (
     "quickstart.md",
     "images.md",
@@ -38,7 +39,14 @@ def test_every_command_is_known(page: Path):
             check_command(words)
 
 
-@pytest.mark.parametrize("page", [page for page in WITH_CODE if page.name in OF_PYTHON], ids=by_name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in OF_PYTHON_SLOW))
+        for page in WITH_CODE
+        if page.name in OF_PYTHON
+    ],
+)
 def test_python_runs_top_to_bottom(page: Path, folder: Path, capsys: pytest.CaptureFixture[str]):
     sandbox = Sandbox(folder)
     for block in blocks(page):

@@ -64,6 +64,7 @@ def test_a_conformer_of_16_kilobytes(tmp_path: Path):
     assert sum("MatMul)" in name for name in left) == 2, "of queries and keys, of shares and values"
 
 
+@pytest.mark.slow
 def test_a_conformer_in_openvino(tmp_path: Path):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     torch.manual_seed(0)
@@ -77,6 +78,7 @@ def test_a_conformer_in_openvino(tmp_path: Path):
     torch.testing.assert_close(load(path)(CLIPS), quantized(CLIPS), atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [ds_cnn, bc_resnet])
 def test_in_executorch(build, tmp_path: Path):
     """The batch stays free behind the front-end, and the front-end's formulas are not left to its slow kernels."""

@@ -185,6 +185,7 @@ def test_unsigned_activations_change_no_answer(made: Made):
     assert "torch.int8" not in " ".join(str(node.args) for node in unsigned.graph.nodes if "tensor" in str(node.target))
 
 
+@pytest.mark.slow
 def test_code_that_crashes_or_answers_otherwise_is_not_delivered(made: Made, tmp_path: Path):
     shutil.copy(made.path, tmp_path / "model.pt2")
     reference, example = made.quantized.reference(), images_of(2, 8)

@@ -128,7 +128,7 @@ def test_products_are_computed_in_integers(exported: Exported, tmp_path: Path):
     assert integer == weighted
 
 
-@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", ".pte"])
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", pytest.param(".pte", marks=pytest.mark.slow)])
 def test_attention_multiplies_integers(ending: str, tmp_path: Path):
     runtime = installed(tmp_path / f"int8{ending}")
     torch.manual_seed(0)
@@ -217,7 +217,9 @@ def test_optimum_loads_the_folder(saved: tuple[nn.Module, Path]):
     assert loaded.config.id2label == {0: "bad", 1: "fair", 2: "good"}
 
 
-@pytest.mark.parametrize("ending", [".xml", ".tflite", ".pte"])
+@pytest.mark.parametrize(
+    "ending", [".xml", *(pytest.param(each, marks=pytest.mark.slow) for each in (".tflite", ".pte"))]
+)
 def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

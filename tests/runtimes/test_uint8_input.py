@@ -85,7 +85,7 @@ def test_openvino_files_take_pixels(tmp_path):
     assert (load(path)(images).argmax(1) == simulated.argmax(1)).double().mean() > 0.95  # of 64, near ties
 
 
-@pytest.mark.parametrize("for_qat", [False, True], ids=["float32", "int8"])
+@pytest.mark.parametrize("for_qat", [pytest.param(False, marks=pytest.mark.slow), True], ids=["float32", "int8"])
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
 def test_litert_files_take_pixels(pixels: Uint8Input, for_qat: bool, tmp_path: Path):
     pytest.importorskip("litert_torch", reason="LiteRT is not installed")

@@ -16,7 +16,7 @@ from distiq.timing.memory import peak_memory_bytes
 
 WIDE = 2048
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-SLOW = {"inductor"}  # compiles
+SLOW = {"inductor", "executorch"}
 
 
 @LINUX

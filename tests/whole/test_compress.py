@@ -165,6 +165,7 @@ def test_a_file_that_is_too_large_gets_narrow_weights_and_trains_on_them(data: D
     assert record.sensitivity.rung == "static"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reduce_range", "bits"), [(False, 8), (True, 7)])
 def test_too_many_bit_operations_narrow_the_weights(reduce_range: bool, bits: int, data: Data, tmp_path: Path):
     student = network(4)
@@ -190,6 +191,7 @@ def test_a_few_layers_in_float(data: Data, tmp_path: Path):
     assert trial.float_operations == () and len(trial.intended_float_operations) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neighbours", [True, False])
 def test_scales_are_moved_where_there_are_neighbours(neighbours: bool, data: Data, tmp_path: Path):
     student = network(4)
@@ -273,7 +275,11 @@ def slower(before: object, after: object) -> SpeedRecord:
 
 @pytest.mark.parametrize(
     ("parts", "form"),
-    [({}, "float32"), ({"budget": {"size_kb": 0.1}}, "static"), ({"quantize": {"fall_back": False}}, "static")],
+    [
+        ({}, "float32"),
+        pytest.param({"budget": {"size_kb": 0.1}}, "static", marks=pytest.mark.slow),
+        pytest.param({"quantize": {"fall_back": False}}, "static", marks=pytest.mark.slow),
+    ],
     ids=["falls back", "float32 is too large", "not asked to"],
 )
 def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
@@ -294,6 +300,7 @@ def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
     show(tmp_path / "records", Console(file=io.StringIO()))
 
 
+@pytest.mark.slow
 def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypatch):
     parts = measure("onnxruntime") | {"tune": True, "threads": 2, "rounds": 2}
     record = compress(recipe(measure=parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
@@ -307,6 +314,7 @@ def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypat
     assert "<dt>Settings</dt>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: Path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     speeds = [slower(1, 1), SpeedRecord(ratio=1e9, interval=(9e8, 2e9), verdict="faster")]
@@ -376,7 +384,7 @@ def test_an_assistant_stands_between(data: Data, tmp_path: Path):
     assert record.student.training.epochs[0].losses.keys() == {"task", "kd"}
 
 
-@pytest.mark.parametrize("rung", ["rounding", "reconstruct"])
+@pytest.mark.parametrize("rung", ["rounding", pytest.param("reconstruct", marks=pytest.mark.slow)])
 def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_path: Path):
     training = {"epochs": 1, "batch_size": 16}
     settings = recipe(quantize={"rungs": [rung, "qat"], "training": training}, budget={"drop": -100.0})
@@ -391,6 +399,7 @@ def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_
     assert told == [rung == "reconstruct", True]
 
 
+@pytest.mark.slow
 def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, tmp_path: Path):
     quantize = {"rungs": ["rounding", "qat"], "reduce_range": True, "training": {"epochs": 1}}
     settings = recipe(quantize=quantize, budget={"drop": -100.0})

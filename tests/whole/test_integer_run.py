@@ -17,6 +17,7 @@ MEASURED = '[export]\ninteger_io = true\n[measure]\nruntimes = ["litert", "onnxr
 ONE_RUNG = [('rungs = ["static", "qat"]', 'rungs = ["static"]'), ("[measure]", MEASURED)]
 
 
+@pytest.mark.slow
 def test_the_bundle_takes_and_gives_int8(recipe_file, tmp_path):
     pytest.importorskip("litert_torch", reason="LiteRT is not installed")
     record = compress(load_recipe(recipe_file(*ONE_RUNG)), run=tmp_path / "run")

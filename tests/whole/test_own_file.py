@@ -154,6 +154,7 @@ def test_a_file_that_takes_pixels_answers_as_one_that_takes_inputs(tmp_path: Pat
     torch.testing.assert_close(load(tmp_path / "pixels.onnx")(raw), load(tmp_path / "inputs.onnx")(ready))
 
 
+@pytest.mark.slow
 def test_a_file_of_integer_weights_alone_is_made_too(own: Path, tmp_path: Path):
     out = tmp_path / "small.onnx"
     result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--mode", "weight_only",
@@ -272,6 +273,7 @@ class Masked(nn.Module):
         return self.last((torch.relu(self.first(self.table(input_ids))) * weights).sum(1) / weights.sum(1))
 
 
+@pytest.mark.slow
 def test_a_file_of_texts_with_a_mask_becomes_one_that_works_it_out(tmp_path: Path):
     torch.manual_seed(0)
     names, path, out = ["input_ids", "attention_mask"], tmp_path / "masked.onnx", tmp_path / "out.onnx"

@@ -17,6 +17,7 @@ from distiq.records.run import RunRecord
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+pytestmark = pytest.mark.slow  # a run of three networks
 LEVELS = ("dull", "fair", "good", "lovely")
 RECIPE = """
 name = "better"

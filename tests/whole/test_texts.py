@@ -158,7 +158,10 @@ def test_what_the_bundle_cuts_or_does_not_know_is_said(run: RunRecord, folder: P
     assert opened.prepare("film " * 9000).inputs.shape == (1, 12), "longer than any name of a file"
 
 
-@pytest.mark.parametrize(("mode", "rungs"), [("dynamic", ["dynamic"]), ("weight_only", ["weight_only", "qat"])])
+@pytest.mark.parametrize(
+    ("mode", "rungs"),
+    [("dynamic", ["dynamic"]), pytest.param("weight_only", ["weight_only", "qat"], marks=pytest.mark.slow)],
+)
 def test_another_mode_makes_its_own_files(mode: str, rungs: list[str], run: RunRecord, folder: Path, tmp_path: Path):
     copied = Path(shutil.copytree(folder / "run", tmp_path / "run"))  # with the trained networks, which are reused
     overrides = [f"quantize.mode={mode}", f"quantize.rungs={rungs}", "quantize.training.epochs=1"]
