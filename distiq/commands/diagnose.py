@@ -18,7 +18,6 @@ from distiq.data.load import load as load_data
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import outputs
-from distiq.models.signature import one_output
 from distiq.numerics import drawn, sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import ActivationFakeQuantize
@@ -277,8 +276,8 @@ def _calibration(case: Case) -> Iterator[Finding]:
     is_seen[drawn(len(is_seen), len(is_seen) // 2)] = True
     seen, unseen = case.validation[is_seen], case.validation[~is_seen]
     other = quantize(case.student, seen, case.scheme)
-    reference = _logits(case.student, unseen)
-    now, then = (sqnr_db(reference, _logits(model, unseen)) for model in (case.quantized, other))
+    reference = _logits(case, case.student, unseen)
+    now, then = (sqnr_db(reference, _logits(case, model, unseen)) for model in (case.quantized, other))
     yield Finding(
         "calibration",
         then - now > BETTER_DB,
@@ -291,11 +290,11 @@ def _calibration(case: Case) -> Iterator[Finding]:
 
 def _ranges(case: Case) -> Iterator[Finding]:
     """Would wider or narrower ranges have been better? Judged on samples that calibration has not seen."""
-    reference, sqnr = _logits(case.student, case.validation), dict[str, float]()
+    reference, sqnr = _logits(case, case.student, case.validation), dict[str, float]()
     for rung in BY_RANGES:
         assert rung.ranges is not None
         other = quantize(case.student, case.calibration, replace(case.scheme, ranges=rung.ranges))
-        sqnr[rung.name] = sqnr_db(reference, _logits(other, case.validation))
+        sqnr[rung.name] = sqnr_db(reference, _logits(case, other, case.validation))
     most = max(BY_RANGES, key=lambda rung: sqnr[rung.name])
     gain = sqnr[most.name] - sqnr[case.rung.name]
     yield Finding(
@@ -369,8 +368,8 @@ def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, samples: Tensor) -> Tensor:
-    return torch.cat([one_output(model(chunk)) for chunk in samples.split(SAMPLES)])
+def _logits(case: Case, model: nn.Module, samples: Tensor) -> Tensor:
+    return torch.cat([task_of(case.data).read(model(chunk)) for chunk in samples.split(SAMPLES)])
 
 
 @torch.no_grad()

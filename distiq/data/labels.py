@@ -1,4 +1,4 @@
-"""What the labels of samples are: a class each, any number of labels each, or a number each."""
+"""What the labels of samples are: a class each, any number of labels, a number, a class at each place, boxes, text."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 from distiq.errors import UserError
 
 UNLABELLED = -1
+VOID = 255
 
 
 class Target(NamedTuple):
@@ -44,6 +45,25 @@ NUMBER = LabelForm("a number", math.nan, lambda labels: ~labels.isnan())
 """(N,) float32: a number, in standard deviations from the mean; see `Target`."""
 SHARES = LabelForm("a share for each class", math.nan, lambda labels: ~labels[:, 0].isnan())
 """(N, classes) float32: probabilities of the classes, of training samples; others are measured by the likeliest one."""
+MASK = LabelForm("a class for each pixel", VOID, lambda labels: (labels != VOID).flatten(1).any(1))
+"""(N, H, W) uint8: the number of each pixel's class; `VOID` where none counts."""
+BOXES = LabelForm("boxes", math.nan, lambda labels: ~labels.isnan().flatten(1).any(1))
+"""(N, M, 6) float32: class, x0, y0, x1, y1, crowd of each box; rows of class -1 are padding."""
+TAGS = LabelForm("a class for each token", UNLABELLED, lambda labels: (labels != UNLABELLED).any(1))
+"""(N, T) int16: the number of each token's class; `UNLABELLED` where none counts."""
+SYMBOLS = LabelForm("a text", UNLABELLED, lambda labels: (labels != UNLABELLED).any(1))
+"""(N, L) int32: the numbers of a text's symbols; `UNLABELLED` behind its end."""
+FORMS: dict[tuple[torch.dtype, int], LabelForm] = {
+    (torch.int64, 1): CLASS,
+    (torch.int64, 2): LABEL_SET,
+    (torch.float32, 1): NUMBER,
+    (torch.float32, 2): SHARES,
+    (torch.uint8, 3): MASK,
+    (torch.float32, 3): BOXES,
+    (torch.int16, 2): TAGS,
+    (torch.int32, 2): SYMBOLS,
+}
+"""The type and the number of dimensions tell the forms apart."""
 SUM_TOLERANCE = 1e-3
 
 
@@ -57,9 +77,13 @@ class Labels(NamedTuple):
 
 def form_of(labels: Tensor) -> LabelForm:
     """The form that labels have."""
-    if labels.is_floating_point():
-        return SHARES if labels.ndim == 2 else NUMBER
-    return LABEL_SET if labels.ndim == 2 else CLASS
+    plain = torch.float32 if labels.dtype in (torch.float64, torch.float16, torch.bfloat16) else labels.dtype
+    if form := FORMS.get((plain, labels.ndim)):
+        return form
+    raise UserError(
+        f"labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}, which is no form of"
+        " labels; give whole numbers as int64 (labels.long()), numbers as float32"
+    )
 
 
 def is_labelled(labels: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from distiq.distillation.quant_regularization import Friendly, quant_regularizat
 from distiq.distillation.teacher import Ensemble, Knowledge, LiveTeacher, MeanTeacher, Teacher, freeze
 from distiq.distillation.terms import Layers, check_options, layer_term, numbered, output_loss
 from distiq.errors import UserError
-from distiq.models.signature import one_output
 from distiq.models.weights import usable
 from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
@@ -64,11 +63,10 @@ class Distillation(nn.Module):
 
     def forward(self, batch: Batch) -> Losses:
         with feature_hooks(self.student, self.paths) as features:
-            logits, eased = (
-                self.easy(self.student, batch.inputs)
-                if self.easy
-                else (one_output(self.student(batch.inputs)), Losses())
+            returned, eased = (
+                self.easy(self.student, batch.inputs) if self.easy else (self.student(batch.inputs), Losses())
             )
+        logits = self.task.read(returned)
         knowledge = self.teacher(batch) if self.teacher is not None else None
         features, (logits, knowledge, batch) = _gathered(features, batch), common(logits, knowledge, batch)
         named = output_losses(self.task, logits, batch, knowledge, self.settings, self.label_smoothing)
@@ -171,7 +169,7 @@ def distil(
         _check_output_losses(task, settings, data, views or ViewSettings())
     if isinstance(teacher, Ensemble) and task.class_dimension is None:
         raise UserError(f"Ensemble: it averages the probabilities of classes, which {task.name} does not have")
-    answering = as_teacher(teacher, settings)
+    answering = as_teacher(teacher, settings, task)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     terms = _terms(student, answering, settings, batches)
     easy = quant_regularization(student, settings.quant_regularization, data.example)
@@ -192,10 +190,10 @@ def distil(
     return student.to("cpu").eval(), record
 
 
-def as_teacher(teacher: nn.Module | Teacher | None, settings: DistilSettings) -> Teacher | None:
+def as_teacher(teacher: nn.Module | Teacher | None, settings: DistilSettings, task: Task) -> Teacher | None:
     """A network becomes a live teacher (of a copy, so that the caller's is not frozen); others pass unchanged."""
     if isinstance(teacher, nn.Module):
-        return LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
+        return LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths, task.read)
     return teacher
 
 
@@ -205,16 +203,20 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     batches, task = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0), task_of(data)
     _check_output_losses(task, settings, data, ViewSettings())
     example = batches.batch(0, torch.arange(2))
-    outputs = torch.zeros(2, task.outputs)
+    outputs = task.zeros(example.labels)
     for loss in settings.output_losses:
         with _explained(loss.name):
-            _check_finite(output_loss(task, loss, example.labels)(outputs, outputs + torch.arange(task.outputs)))
+            _check_finite(
+                output_loss(task, loss, example.labels)(
+                    outputs, outputs + torch.arange(task.outputs).view(-1, *[1] * (outputs.ndim - 2))
+                )
+            )
     if settings.layer_losses and any(getattr(module, "pads_left", False) for module in teacher.modules()):
         raise UserError(
             f"distil.losses: {settings.layer_losses[0].name} compares tokens by their places, but the teacher's"
             " tokenizer pads in front; use losses between outputs alone"
         )
-    answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths)
+    answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths, task.read)
     _built(copy.deepcopy(student), answering, settings, batches)
 
 

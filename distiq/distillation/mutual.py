@@ -12,7 +12,6 @@ from distiq.data.views import Views
 from distiq.distillation.distil import check_smoothing, task_loss
 from distiq.distillation.terms import output_loss
 from distiq.errors import UserError
-from distiq.models.signature import one_output
 from distiq.progress import Watch
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import KnowledgeLoss
@@ -43,7 +42,7 @@ class Mutual(nn.Module):
         self.plain, self.weight = KnowledgeLoss(name="kd", options={"temperature": temperature}), weight
 
     def forward(self, batch: Batch) -> Losses:
-        answers = [gathered(one_output(student(batch.inputs)), batch.whole) for student in self.students]
+        answers = [gathered(self.task.read(student(batch.inputs)), batch.whole) for student in self.students]
         batch = batch.gathered()
         named = Losses()
         for number, own in enumerate(answers, start=1):

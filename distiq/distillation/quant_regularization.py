@@ -8,6 +8,7 @@ alike, and the network shall not mind weights that are off by half a step. Nothi
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from distiq.distillation.hooks import feature_hooks
 from distiq.errors import UserError
-from distiq.models.signature import one_output
 from distiq.numerics import SMALLEST_SCALE, symmetric_scale
 from distiq.recipe.distil import QuantRegularizationSettings
 from distiq.tasks.precision import full_precision
@@ -124,16 +124,16 @@ class Friendly:
     depthwise: tuple[str, ...]
     norms: dict[str, str]
 
-    def __call__(self, student: nn.Module, inputs: Tensor) -> tuple[Tensor, Losses]:
-        """The student's logits, with noise on its weights while it trains, and the weighted terms."""
+    def __call__(self, student: nn.Module, inputs: Tensor) -> tuple[Any, Losses]:
+        """What the student returns, with noise on its weights while it trains, and the weighted terms."""
         settings = self.settings
         weights = {path: student.get_parameter(f"{path}.weight") for path in self.layers}
         with _entering(student, self.inner if settings.range else ()) as entered:
             if settings.noise and student.training:
                 drawn = {f"{p}.weight": noisy(w, settings.noise, settings.noise_bits) for p, w in weights.items()}
-                logits = one_output(functional_call(student, drawn, (inputs,)))
+                returned = functional_call(student, drawn, (inputs,))
             else:
-                logits = one_output(student(inputs))
+                returned = student(inputs)
         named = Losses()
         if settings.kurtosis:
             named["kurtosis"] = settings.kurtosis * _mean(kurtosis_loss(weights[path]) for path in self.layers)
@@ -142,7 +142,7 @@ class Friendly:
         if settings.balance:
             whole = (folded(weights[path], self._norm(student, path)) for path in self.depthwise)
             named["balance"] = settings.balance * _mean(balance_loss(weight) for weight in whole)
-        return logits, named
+        return returned, named
 
     def _norm(self, student: nn.Module, path: str) -> _BatchNorm | None:
         return student.get_submodule(self.norms[path]) if path in self.norms else None  # type: ignore[return-value]

@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -59,13 +59,15 @@ class LiveTeacher:
         model: is moved to the batch's device when it is first used, and brought to float32; the caller's object is not
             changed otherwise.
         paths: modules whose activations are wanted.
+        read: what the model returns -> outputs (B, outputs, ...); see `Task.read`.
 
     Raises:
         UserError: a weight is NaN or infinite.
     """
 
-    def __init__(self, model: nn.Module, paths: Sequence[str] = ()) -> None:
+    def __init__(self, model: nn.Module, paths: Sequence[str] = (), read: Callable[[Any], Tensor] = one_output) -> None:
         self.model, self.paths = freeze(usable(model, f"teacher: {type(model).__name__}")), tuple(paths)
+        self.read = read
         self.logits = _Logits()
 
     def __call__(self, batch: Batch) -> Knowledge:
@@ -75,7 +77,7 @@ class LiveTeacher:
             torch.autocast(batch.inputs.device.type, enabled=False),
             feature_hooks(self.model, self.paths) as features,
         ):
-            logits = one_output(self.model(batch.inputs))
+            logits = self.read(self.model(batch.inputs))
         return Knowledge(self.logits(logits), features)
 
     def __deepcopy__(self, _memo: dict) -> "LiveTeacher":

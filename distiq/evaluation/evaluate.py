@@ -5,20 +5,20 @@ from torch import Tensor
 
 from distiq.data.samples import Split
 from distiq.data.splits import Data
-from distiq.models.signature import Predict, one_output
+from distiq.models.signature import Predict
 from distiq.records.quality import Quality
 from distiq.tasks.choose import task_of
-from distiq.tasks.score import score
+from distiq.tasks.score import kept, score
 from distiq.tasks.task import Task
 
 CHUNK = 250
 
 
 @torch.no_grad()
-def outputs(predict: Predict, data: Data, samples: Split) -> Tensor:
-    """The outputs for every sample, in order: (N, outputs, ...) float32."""
-    chunks = [one_output(predict(data.normalize(part))).float().cpu() for part in samples.chunks(CHUNK)]
-    return torch.cat(chunks)
+def outputs(predict: Predict, data: Data, samples: Split, task: Task | None = None) -> Tensor:
+    """The outputs for every sample, in order, (N, outputs, ...) float32, or what the task keeps of them."""
+    task = task or task_of(data)
+    return torch.cat([kept(task, predict(data.normalize(part))) for part in samples.chunks(CHUNK)])
 
 
 def evaluate(
@@ -42,5 +42,6 @@ def evaluate(
         UserError: an output is not finite, or there are not as many as the task needs.
     """
     samples = samples or data.test
-    own = outputs(predict, data, samples)
-    return score(task or task_of(data), own, samples.labels, teacher=teacher, float_student=float_student)
+    task = task or task_of(data)
+    own = outputs(predict, data, samples, task)
+    return score(task, own, samples.labels, teacher=teacher, float_student=float_student)

@@ -31,7 +31,7 @@ from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.pretrained import pretrained_classifier
 from distiq.models.resnet import ResNet
-from distiq.models.signature import check_kept, one_output
+from distiq.models.signature import OutputForm, check_kept
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
 from distiq.models.weights import usable
@@ -116,6 +116,7 @@ def build(
     tokens: Tokens | None = None,
     names: Sequence[str] = (),
     watch: Watch | None = None,
+    form: OutputForm | None = None,
 ) -> nn.Module:
     """The network that a recipe names, with its weights if it names some.
 
@@ -125,11 +126,12 @@ def build(
         tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
             rows for the tokens in use alone, and `embedding_width` makes it a narrow table and a layer that widens it.
         watch: is told what was unwrapped of a file of weights.
+        form: of the outputs; by default (1, classes) logits.
         names: of the classes; where weights of transformers name their labels, they are matched by name.
 
     Raises:
         UserError: the name is unknown, a package is missing, the options do not fit, the weights do not fit, or the
-            network does not answer (1, classes) logits.
+            network does not give outputs of that form.
     """
     options = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
     if is_onnx(choice.model):
@@ -147,11 +149,11 @@ def build(
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust, watch, new_head=not _is_finished(choice, role))
     usable(model, f"{role}: {choice.weights or choice.model}", watch)
-    check_output(model, classes, example, role)
+    check_output(model, form or OutputForm(classes), example, role)
     return model
 
 
-def cut(teacher: nn.Module, choice: ModelChoice, classes: int, example: Tensor, tokens: Tokens | None) -> nn.Module:
+def cut(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tensor, tokens: Tokens | None) -> nn.Module:
     """A student that is a part of its teacher: a copy, of which the options leave out what they say.
 
     Raises:
@@ -170,7 +172,7 @@ def cut(teacher: nn.Module, choice: ModelChoice, classes: int, example: Tensor, 
         with _explained("student.options"):
             cut_encoder(encoder.model, cuts)
     _shrink_table(model, choice, "student", tokens)
-    check_output(model, classes, example, "student")
+    check_output(model, form, example, "student")
     return model
 
 
@@ -184,13 +186,13 @@ def _shrink_table(model: nn.Module, choice: ModelChoice, role: str, tokens: Toke
             factorize_embedding(model, tokens.vocabulary, width)
 
 
-def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> None:
-    """Raises UserError unless the network turns one input (1, ...) into one row of `classes` logits."""
+def check_output(model: nn.Module, form: OutputForm, example: Tensor, role: str) -> None:
+    """Raises UserError unless the network turns one input (1, ...) into outputs of the form that the task reads."""
     was_training = model.training
     try:
         with torch.no_grad():
             before = [example.clone()]
-            logits = one_output(model.eval()(example))
+            logits = form.read(model.eval()(example))
             check_kept(before, example)
     except UserError as error:
         raise UserError(f"{role}: {error}") from error
@@ -200,13 +202,13 @@ def check_output(model: nn.Module, classes: int, example: Tensor, role: str) -> 
         ) from error
     finally:
         model.train(was_training)
-    if logits.shape != (1, classes):
-        shape = tuple(logits.shape)
-        one = classes == 1
-        wants, theirs = ("a number each", "one output") if one else (f"{classes} classes", "the data's classes")
+    if len(logits) != 1 or not form.fits(logits):
+        one = form.outputs == 1
+        wants, own = ("a number each", "one output") if one else (f"{form.outputs} classes", "the data's classes")
+        places = ", ..." * bool(form.dimensions)
         raise UserError(
-            f"{role}: the network answers {shape} for one input, but the data has {wants}; its output must"
-            f" be (1, {classes}) logits. Teacher and student must both have {theirs}"
+            f"{role}: the network answers {tuple(logits.shape)} for one input, but the data has {wants}; its output"
+            f" must be (1, {form.outputs}{places}) logits. Teacher and student must both have {own}"
         )
 
 

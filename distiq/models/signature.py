@@ -196,6 +196,19 @@ def one_output(returned: Any) -> Tensor:
     return outputs[OUTPUT]
 
 
+class OutputForm(NamedTuple):
+    """What a task reads of a network: how many outputs for each sample, at how many dimensions of places, such as none
+    of a class, one of tokens, two of pixels; and how whatever the network returns becomes that one tensor."""
+
+    outputs: int
+    dimensions: int = 0
+    read: Callable[[Any], Tensor] = one_output
+
+    def fits(self, outputs: Tensor) -> bool:
+        """Whether outputs (B, outputs, ...) have this form."""
+        return outputs.ndim == 2 + self.dimensions and outputs.shape[1] == self.outputs
+
+
 def call(model: Callable[..., Any], inputs: Tensors) -> Tensors:
     """A network's outputs, however it returns them; several inputs are given by name."""
     return read_outputs(model(inputs) if isinstance(inputs, Tensor) else model(**inputs))

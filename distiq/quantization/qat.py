@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.errors import UserError
-from distiq.models.signature import one_output
 from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
@@ -35,12 +34,12 @@ LossFn = Callable[[Tensor, Batch], Losses]
 
 
 class _Objective(nn.Module):
-    def __init__(self, quantized: QuantizedModel, loss_fn: LossFn) -> None:
+    def __init__(self, quantized: QuantizedModel, loss_fn: LossFn, task: Task) -> None:
         super().__init__()
-        self.quantized, self.loss_fn = quantized, loss_fn
+        self.quantized, self.loss_fn, self.task = quantized, loss_fn, task
 
     def forward(self, batch: Batch) -> Losses:
-        return self.loss_fn(one_output(self.quantized(batch.inputs)), batch)
+        return self.loss_fn(self.task.read(self.quantized(batch.inputs)), batch)
 
 
 def train_quantized(
@@ -70,7 +69,7 @@ def train_quantized(
     training = training or QATSettings()
     if training.precision not in ("float32", "auto"):
         raise UserError(f'{stage}: precision = "{training.precision}" cannot hold 8-bit values exactly; take "float32"')
-    training = changed(training, {"precision": "float32"})
+    training, task = changed(training, {"precision": "float32"}), task or task_of(data)
 
     for point in quantized.modules():
         if isinstance(point, PerChannelWeightFakeQuantize):
@@ -80,10 +79,10 @@ def train_quantized(
             activation.learn()
 
     def metric(objective: nn.Module) -> Metric:
-        return validation_metric(objective.quantized, data, task or task_of(data))  # type: ignore[arg-type]
+        return validation_metric(objective.quantized, data, task)  # type: ignore[arg-type]
 
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
-    objective = _Objective(quantized, loss_fn)
+    objective = _Objective(quantized, loss_fn, task)
     record = fit(
         objective,
         batches,

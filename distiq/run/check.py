@@ -92,7 +92,7 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
         distillations: what the student is trained with.
     """
     for network in models.all:
-        check_output(network.module, task_of(data).outputs, data.example, network.role)
+        check_output(network.module, task_of(data).form(data.train.labels[:2]), data.example, network.role)
         if isinstance(data.preprocessing, Audio):
             check_rate(network.module, data.preprocessing.rate, network.role)
         if network.role != "teacher":

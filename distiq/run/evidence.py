@@ -8,7 +8,6 @@ from torch import nn
 
 from distiq.data.splits import Data
 from distiq.models.audio import front_ends
-from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel, quantize
@@ -20,6 +19,7 @@ from distiq.records.trials import FloatModulesRecord
 from distiq.run.ledger import Ledger, Place
 from distiq.run.measure import MeasuredNetwork
 from distiq.run.train import TrainedNetwork
+from distiq.tasks.choose import task_of
 
 HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
 
@@ -63,11 +63,11 @@ def decide(
     paths = front_ends(network.module) if asked is None else asked
     if not paths:
         return Decided(modules=None)
-    model, samples = network.module, data.normalize(data.calibration.inputs)
+    model, samples, read = network.module, data.normalize(data.calibration.inputs), task_of(data).read
 
     def sqnr(tried: Scheme) -> float:
         with torch.no_grad():
-            return sqnr_db(one_output(model(samples)), one_output(quantize(model, samples, tried)(samples)))
+            return sqnr_db(read(model(samples)), read(quantize(model, samples, tried)(samples)))
 
     everywhere, without = sqnr(scheme), sqnr(replace(scheme, float_modules=paths))
     kept = asked is not None or without - everywhere > HARMFUL_DB

@@ -22,7 +22,7 @@ from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
 from distiq.models.build import Tokens, build, cut
 from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.predictor import Predictor, build_predictor
-from distiq.models.signature import one_output
+from distiq.models.signature import read_outputs
 from distiq.models.weights import usable
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe
@@ -161,19 +161,19 @@ def _built(
     watch: Watch | None = None,
 ) -> nn.Module:
     """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
-    tokens, names, outputs = _tokens(data), data.classes, task_of(data).outputs
+    tokens, names, form = _tokens(data), data.classes, task_of(data).form(data.train.labels[:2])
     if isinstance(settings, TeacherSettings) and settings.predict:
         tried = data.normalize(data.calibration.drawn(SAMPLES).inputs)
         return build_predictor(settings.predict, data, settings.options, tried)
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
-        return cut(source, settings, outputs, data.example, tokens)
+        return cut(source, settings, form, data.example, tokens)
     if not isinstance(settings, TeacherSettings):
-        return build(settings, outputs, data.example, role, tokens, names, watch)
+        return build(settings, form.outputs, data.example, role, tokens, names, watch, form)
     own = settings.preprocessing
-    outputs, labels = (len(own.labels), ()) if own.labels else (outputs, names)
-    network = build(settings, outputs, example_of(data, own), role, tokens, labels, watch)
+    form, labels = (form._replace(outputs=len(own.labels)), ()) if own.labels else (form, names)
+    network = build(settings, form.outputs, example_of(data, own), role, tokens, labels, watch, form)
     is_trained = bool(settings.weights or is_onnx(settings.model)) and not settings.finetune
     return adapted(network, data, own, watch, is_trained)
 
@@ -269,9 +269,15 @@ def _outputs(model: nn.Module, samples: Tensor) -> str:
         return _rounded(model(samples), 2**8)
     try:
         double = copy.deepcopy(model).double().eval()
-        return _rounded(one_output(double(samples.double() if samples.is_floating_point() else samples)), 2**20)
+        return _rounded(_joined(double(samples.double() if samples.is_floating_point() else samples)), 2**20)
     except (RuntimeError, TypeError, ValueError):  # it converts to float32 on its way
-        return _rounded(one_output(copy.deepcopy(model).eval()(samples)), 2**8)
+        return _rounded(_joined(copy.deepcopy(model).eval()(samples)), 2**8)
+
+
+def _joined(returned: object) -> Tensor:
+    """All outputs of a network as one tensor; the only one as it is."""
+    outputs = read_outputs(returned)
+    return outputs if isinstance(outputs, Tensor) else torch.cat([one.flatten() for one in outputs.values()])
 
 
 def _rounded(outputs: object, steps: int) -> str:

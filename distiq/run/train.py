@@ -200,7 +200,7 @@ def answering(
     """The teacher as the settings want it; its stored outputs serve every student of the same seed."""
     if distillation.teacher == "none":
         return None
-    live = LiveTeacher(copy.deepcopy(source.module), distillation.teacher_paths)
+    live = LiveTeacher(copy.deepcopy(source.module), distillation.teacher_paths, task_of(data).read)
     if distillation.teacher == "live":
         return live
     key = f"{source.key} {data.digest()} {views.model_dump_json()} {seed}"

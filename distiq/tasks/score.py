@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,21 @@ from distiq.records.quality import KeywordRecord, Metric, Quality
 from distiq.tasks.task import Task
 
 
+def kept(task: Task, returned: Any) -> Tensor:
+    """What the task keeps, on the CPU, of what a network or a file returned.
+
+    Raises:
+        UserError: the number of outputs is not the task's.
+    """
+    outputs = task.read(returned).float()
+    if outputs.ndim < 2 or outputs.shape[1] != task.outputs:
+        raise UserError(
+            f"the model gives {tuple(outputs.shape)} for {len(outputs)} samples; {task.name} needs {task.outputs}"
+            f" output{'s' if task.outputs > 1 else ''} each"
+        )
+    return task.keep(outputs).cpu()
+
+
 def score(
     task: Task,
     outputs: Tensor,
@@ -23,20 +39,17 @@ def score(
     float_student: Tensor | None = None,
     keyword: KeywordRecord | None = None,
 ) -> Quality:
-    """The quality of given outputs (N, outputs, ...) for targets (N, ...).
+    """The quality of given outputs, as `kept` gives them, for targets (N, ...).
 
     Args:
         teacher, float_student: outputs of others for the same samples, which predictions are compared with.
         keyword: what was measured of the class that the recipe names.
 
     Raises:
-        UserError: an output is not finite, or their number is not that of the task.
+        UserError: an output is not finite, or there are not as many samples.
     """
-    if len(outputs) != len(targets) or outputs.ndim < 2 or outputs.shape[1] != task.outputs:
-        raise UserError(
-            f"the model gives {tuple(outputs.shape)} for {len(targets)} samples; {task.name} needs {task.outputs}"
-            f" output{'s' if task.outputs > 1 else ''} each"
-        )
+    if len(outputs) != len(targets):
+        raise UserError(f"the model gives outputs for {len(outputs)} samples where there are {len(targets)}")
     if not torch.isfinite(outputs).all():
         first = int((~torch.isfinite(outputs)).flatten(1).any(1).nonzero()[0])
         raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
@@ -77,13 +90,13 @@ def check_task(task: Task, data: Data, limited: Iterable[str] = ()) -> None:
     """
     targets = filled(data.train.labels[:2])
     with _explained(task, "loss"):
-        each = task.loss(torch.zeros(len(targets), task.outputs), targets)
+        each = task.loss(task.zeros(targets), targets)
     if each.shape != (len(targets),):
         raise UserError(f"task {task.name}: loss gives {tuple(each.shape)} for {len(targets)} samples; give one each")
     for part in ("validation", "test"):
         targets = getattr(data, part).labels
         with _explained(task, "score"):
-            quality = score(task, torch.zeros(len(targets), task.outputs), targets)
+            quality = score(task, task.keep(task.zeros(targets)), targets)
         _check_names([metric.name for metric in (quality.primary, *quality.metrics)], limited, part)
 
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
+from distiq.models.signature import OutputForm, one_output
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Metric, Quality
 
@@ -49,9 +51,23 @@ def advise_by_metrics(taught: Taught) -> Advice:
     return Advice([f"teacher: {taught.quality.in_words} on the validation split"], [])
 
 
+def no_places(_targets: Tensor) -> tuple[int, ...]:
+    """For tasks that predict once for each sample."""
+    return ()
+
+
+def as_they_are(outputs: Tensor) -> Tensor:
+    """For tasks that score the outputs themselves."""
+    return outputs
+
+
 @dataclass(frozen=True)
 class Task:
     """What a network is trained for. Outputs are what the network gives, (N, outputs, ...); targets are the labels.
+
+    A network, or a file, may give several outputs: `read` joins them outside the graph, so that nothing else sees more
+    than one tensor and outputs of unlike range share no scale. What is measured may be less than what is learned
+    from: `keep` reduces outputs to what decode, score, agreement, likeness, change and order are given.
 
     Args:
         name: in recipes, records and bundles.
@@ -61,7 +77,7 @@ class Task:
             `label_smoothing` where it `smooths_labels`.
         distillation: the default loss between outputs of student and teacher (N, ...) and `temperature`, by which they
             are softened where that means anything -> a scalar.
-        decode: outputs (N, ...) -> predictions (N, ...), comparable with targets.
+        decode: kept outputs (N, ...) -> predictions (N, ...), comparable with targets.
         score: outputs and targets (N, ...) -> `Scores`. The name, title and unit of the primary metric are always the
             same, and which others there are depends on the targets alone.
         agreement: outputs of two models -> the share of samples of which both predict the same; see `same_predictions`.
@@ -74,6 +90,9 @@ class Task:
         decoding: what a bundle's runner makes of the outputs.
         class_dimension: the dimension of outputs over which a softmax makes them a distribution; None where none does.
         smooths_labels: `loss` takes label_smoothing.
+        places: targets (N, ...) -> the dimensions of outputs behind the second, () where a sample has one prediction.
+        read: whatever a network or a file returns -> outputs (N, outputs, ...).
+        keep: outputs (N, outputs, ...) -> (N, ...), what is kept of them to be scored.
         tolerance: how far apart predictions of two models may be that agree, in words; empty where they are equal.
     """
 
@@ -94,7 +113,18 @@ class Task:
     decoding: Decoding = "none"
     class_dimension: int | None = None
     smooths_labels: bool = False
+    places: Callable[[Tensor], tuple[int, ...]] = no_places
+    read: Callable[[Any], Tensor] = one_output
+    keep: Callable[[Tensor], Tensor] = as_they_are
     tolerance: str = ""
+
+    def zeros(self, targets: Tensor) -> Tensor:
+        """Outputs of zeros for targets (N, ...), to try the task on."""
+        return torch.zeros(len(targets), self.outputs, *self.places(targets))
+
+    def form(self, targets: Tensor) -> OutputForm:
+        """What the task reads of a network."""
+        return OutputForm(self.outputs, len(self.places(targets)), self.read)
 
 
 def same_predictions(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], float]:

@@ -20,12 +20,11 @@ from torch.optim.swa_utils import AveragedModel
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.models.layout import make_contiguous
-from distiq.models.signature import one_output
 from distiq.progress import Silent, Watch
 from distiq.recipe.training import TrainingSettings
 from distiq.records.quality import Metric
 from distiq.records.training import EpochRecord, TrainingRecord
-from distiq.tasks.score import score
+from distiq.tasks.score import kept, score
 from distiq.tasks.task import Task
 from distiq.training import processes
 from distiq.training.batches import Batch, Batches
@@ -321,5 +320,5 @@ def validation_metric(model: nn.Module, data: Data, task: Task, batch: int = 500
         inputs = data.normalize(samples.to(device))
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        outputs.append(one_output(model(inputs)).float().cpu())
+        outputs.append(kept(task, model(inputs)))
     return score(task, torch.cat(outputs), data.validation.labels).primary

@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from distiq.data.labels import CLASS, Labels
 from distiq.distillation.distil import as_teacher
 from distiq.distillation.teacher import LiveTeacher, PredictTeacher, freeze
 from distiq.errors import UserError
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.tasks.classification import classification
 from distiq.training.batches import Batch
+
+TASK = classification(Labels(CLASS, ("cat", "dog")))
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_full_precision_under_autocast(teacher: nn.Module, batch: Batch):
 def test_a_network_is_copied_and_the_caller_s_stays_as_it_is(teacher: nn.Module, batch: Batch):
     teacher.train()
     loss = KnowledgeLoss(name="hint_mse", student=("stem",), teacher=("stages.0",))
-    answering = as_teacher(teacher, DistilSettings(teacher="live", losses=(loss,)))
+    answering = as_teacher(teacher, DistilSettings(teacher="live", losses=(loss,)), TASK)
     assert answering is not None
     assert set(answering(batch).features) == {"stages.0"}
     assert all(module.training for module in teacher.modules())
@@ -51,7 +55,7 @@ def test_a_network_is_copied_and_the_caller_s_stays_as_it_is(teacher: nn.Module,
 
 @pytest.mark.parametrize("value", [None, LiveTeacher(nn.Identity())])
 def test_no_teacher_and_a_ready_one_pass_unchanged(value: LiveTeacher | None):
-    assert as_teacher(value, DistilSettings()) is value
+    assert as_teacher(value, DistilSettings(), TASK) is value
 
 
 def test_freeze_is_in_place(teacher: nn.Module):

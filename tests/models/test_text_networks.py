@@ -13,6 +13,7 @@ from distiq.data.tokenizer import TextEncoder, train_tokenizer
 from distiq.distillation.distil import check_losses
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build, cut
+from distiq.models.signature import OutputForm
 from distiq.models.text import EmbeddingBag, TextCNN
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
@@ -161,7 +162,7 @@ def test_a_trimmed_vocabulary_changes_no_answer_to_texts_of_its_tokens(model, op
 
 def part_of(teacher, model="transformers:bert", **options):
     settings = StudentSettings(model=model, weights="teacher", options=options)
-    return cut(teacher, settings, 2, torch.zeros(1, 10, dtype=torch.int64), TOKENS).eval()
+    return cut(teacher, settings, OutputForm(2), torch.zeros(1, 10, dtype=torch.int64), TOKENS).eval()
 
 
 @pytest.mark.parametrize("model", SMALL)

@@ -14,7 +14,7 @@ from distiq.records.quality import Metric
 from distiq.tasks.classification import classification
 from distiq.tasks.multi_label import multi_label
 from distiq.tasks.regression import regression
-from distiq.tasks.score import check_task, score
+from distiq.tasks.score import check_task, kept, score
 from distiq.tasks.task import Scores
 
 FOUR = classification(Labels(CLASS, ("a", "b", "c", "d")))
@@ -49,7 +49,9 @@ def test_outputs_that_are_not_finite_are_refused(value: float):
 
 def test_another_number_of_outputs_is_refused():
     with pytest.raises(UserError, match=r"gives \(5, 2\) for 5 samples; regression needs 1 output each"):
-        score(NUMBERS, torch.zeros(5, 2), torch.zeros(5))
+        kept(NUMBERS, torch.zeros(5, 2))
+    with pytest.raises(UserError, match="outputs for 5 samples where there are 4"):
+        score(NUMBERS, torch.zeros(5, 1), torch.zeros(4))
 
 
 def test_qualities_of_all_tasks_are_read_back():
