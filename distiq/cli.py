@@ -279,6 +279,7 @@ def predict(
     with _explained():
         from distiq.bundle.open import Bundle, Prediction
         from distiq.bundle.stream import hear
+        from distiq.device.run import show_spans
 
         def words(answers: list[Prediction]) -> str:
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
@@ -297,6 +298,9 @@ def predict(
                     typer.echo(
                         f"{printable(sample)}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}"
                     )
+                continue
+            if opened.finds_spans:
+                show_spans(sample, opened.spans(sample))
                 continue
             prepared = opened.prepare(sample, second)
             name = printable(f"{sample} | {second}" if second else sample)

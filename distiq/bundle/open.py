@@ -155,6 +155,11 @@ class Bundle:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
         return torch.softmax(logits, 1) if self.decoding == "softmax" else torch.sigmoid(logits)
 
+    @property
+    def finds_spans(self) -> bool:
+        """Whether the model marks parts of raw texts."""
+        return self.decoding == "spans" and bool(self.about.get("tokenizer"))
+
     def in_words(self, inputs: Tensor, top: int = 3) -> list[str]:
         """What the model predicts for each input (B, ...)."""
         try:
@@ -162,6 +167,20 @@ class Bundle:
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error
         return [said(output.numpy(), self.about, top) for output in one_output(self.run(inputs))]
+
+    def spans(self, text: str) -> list[runner.Span]:
+        """The spans of a text of any length, with their places in it.
+
+        Raises:
+            UserError: the model finds no spans, or cannot read raw texts; the text is empty.
+        """
+        if not self.finds_spans:
+            raise UserError(f"{self.folder}: this model finds no spans in raw texts; ask `run` for its outputs")
+        try:
+            tokenizer = runner.read_tokenizer(self.folder / TOKENIZER)
+            return runner.spans(text, self._run_arrays, self.about, tokenizer)
+        except runner.Refused as error:
+            raise UserError(f"{self.folder}: {error}") from error
 
     def predict(self, sample: Path | str, top: int = 3, second: str = "") -> list[Prediction]:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
@@ -173,7 +192,7 @@ class Bundle:
 
     @property
     def decoding(self) -> str:
-        """What the outputs mean: "softmax", "sigmoid", "number", or "none" where only the task's own code knows."""
+        """What the outputs mean: see `distiq.tasks.task.Decoding`; "none" where only the task's own code knows."""
         return self.about.get("decoding", "")
 
     def numbers(self, inputs: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ OUTPUTS: dict[Decoding, str] = {
     "softmax": "logits; the largest is the prediction, softmax gives probabilities",
     "sigmoid": "logits; those above 0 are the prediction, the logistic function gives probabilities",
     "number": "a number, in standard deviations (std) from the mean of `target`: the prediction is mean + std * output",
+    "spans": "logits (labels, tokens); the largest is the tag of a token, those of the words' first tokens write down"
+    " spans; padding has zeros",
     "none": "what the task's own code decodes",
 }
 

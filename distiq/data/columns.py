@@ -34,11 +34,26 @@ def read_columns(path: Path, names: Sequence[str], header: Sequence[str] = ()) -
         UserError: the file is missing, is not UTF-8 or is broken, or lacks a column; line and nearest name are given.
     """
     path = Path(path)
+    return parse_columns(_bytes(path), path.suffix, str(path), names, header)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, without what ends them.
+
+    Raises:
+        UserError: the file is missing, empty, or not UTF-8.
+    """
+    text = _text(_bytes(path), str(path))
+    if not text.strip():
+        raise UserError(f"{path}: this file is empty; give it lines, or name another")
+    return text.replace("\r\n", "\n").split("\n")  # not splitlines: it ends lines at U+2028, too
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_columns(content, path.suffix, str(path), names, header)
 
 
 def parse_columns(content: bytes, suffix: str, name: str, needed: Sequence[str], header: Sequence[str] = ()) -> Columns:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distiq.data.labels import LABEL_SET, NUMBER, form_of, likeliest
+from distiq.data.labels import LABEL_SET, NUMBER, SYMBOLS, TAGS, UNLABELLED, form_of, likeliest
 from distiq.data.samples import Split
 from distiq.errors import UserError
 
@@ -85,8 +85,10 @@ def spread_over_labels(labels: Tensor, count: int) -> Tensor:
 
 def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
     """The classes of `labels` of which no sample is `left`; empty of numbers."""
-    if form_of(labels) is NUMBER:
+    if form_of(labels) in (NUMBER, SYMBOLS):
         return ()
+    if form_of(labels) is TAGS:
+        return tuple(sorted(set(labels.unique().tolist()) - set(left.unique().tolist()) - {UNLABELLED}))
     labels, left = likeliest(labels), likeliest(left)
     if form_of(labels) is LABEL_SET:
         return tuple(((labels == 1).any(0) & ~(left == 1).any(0)).nonzero().flatten().tolist())
@@ -94,7 +96,13 @@ def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
 
 
 def _strata(labels: Tensor) -> Tensor:
-    """A number for each sample: samples of one class, or of one set of labels, have the same."""
+    """A number for each sample: those of one class, of one set of labels or tags, of texts of one length, have the
+    same."""
+    if form_of(labels) is TAGS:
+        labels = torch.stack([(labels == tag).any(1) for tag in range(int(labels.max()) + 1)], 1)
+        return labels.unique(dim=0, return_inverse=True)[1]
+    if form_of(labels) is SYMBOLS:
+        return (labels != UNLABELLED).sum(1)
     return labels.unique(dim=0, return_inverse=True)[1] if form_of(labels) is LABEL_SET else likeliest(labels)
 
 

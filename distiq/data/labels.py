@@ -138,6 +138,8 @@ def check_labels(
         lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
         numbers: samples of this kind may have a number each.
     """
+    if form_of(labels) is TAGS:
+        return _check_tags(labels, samples, classes, noun, where, lowest)
     if len(labels) != samples or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
         raise UserError(
             f"{where}: {samples} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
@@ -164,6 +166,18 @@ def check_labels(
         if form_of(labels) is LABEL_SET:
             raise UserError(f"{where}: every sample has the same labels; there is nothing to tell apart")
         raise UserError(f"{where}: every sample has the label {int(labels[0])}; at least two classes are needed")
+
+
+def _check_tags(labels: Tensor, samples: int, classes: Sequence[str], noun: str, where: str, lowest: int) -> None:
+    if len(labels) != samples or samples == 0:
+        raise UserError(f"{where}: {samples} {noun}, but tags of {len(labels)}; give each token of each a tag")
+    if int(labels.min()) < UNLABELLED or int(labels.max()) >= len(classes):
+        raise UserError(
+            f"{where}: tags run from {int(labels.min())} to {int(labels.max())}, but there are {len(classes)} (0 to"
+            f" {len(classes) - 1}); those that do not count are {UNLABELLED}"
+        )
+    if lowest == 0 and not is_labelled(labels).all():
+        raise UserError(f"{where}: {int((~is_labelled(labels)).sum())} {noun} have no tag; take them out")
 
 
 def _check_range(labels: Tensor, classes: int, where: str, lowest: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
+from distiq.data.entities import entities
 from distiq.data.holdout import spread_over_labels
 from distiq.data.hub import hub_folder
 from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, image_folder, packaged_fashion_mnist
@@ -75,10 +76,12 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
             return table(settings)
         case "text":
             return texts(settings)
+        case "entities":
+            return entities(settings)
         case unknown:
             raise UserError(
                 f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio",'
-                ' "adult", "table", "text" or "file.py:function"'
+                ' "adult", "table", "text", "entities" or "file.py:function"'
             )
 
 

@@ -66,13 +66,14 @@ class TextEncoder:
 
     def _rest(self) -> None:
         """Leaves the tokenizer without padding and truncation, but for the sides of those that are done in front."""
-        self._bare()
+        self.bare()
         if self.cuts_left:
             self.tokenizer.enable_truncation(self.length, direction="left")
         if self.pads_left:
             self.tokenizer.enable_padding(direction="left", pad_id=self.pad, pad_token=self.pad_token)
 
-    def _bare(self) -> None:
+    def bare(self) -> None:
+        """Leaves the tokenizer without padding and truncation."""
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
 
@@ -84,7 +85,7 @@ class TextEncoder:
     @property
     def special_tokens(self) -> tuple[int, ...]:
         """What stands for no piece of text, ascending."""
-        self._bare()
+        self.bare()
         added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
         special = tuple(sorted({*added, *self.tokenizer.encode("").ids}))
         self._rest()
@@ -99,7 +100,7 @@ class TextEncoder:
         """
         if not self.pair:
             return None
-        self._bare()
+        self.bare()
         both = self.tokenizer.encode("a", "a")
         self._rest()
         if 1 not in both.type_ids:
@@ -128,7 +129,7 @@ class TextEncoder:
             for row, text in enumerate(part):
                 _check_text(text, f"{where}: {which}text {row + 1}")
         inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
-        self._bare()
+        self.bare()
         lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch(inputs)]
         self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
         width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length

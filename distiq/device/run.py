@@ -74,9 +74,15 @@ SEPARATED = re.compile(r"[-+]?\d+([.,' ]\d+)*")
 PIPED = 0x7FFF0000
 """Sizes from here on stand in the headers of WAV files that were written into a pipe."""
 EXTENSIBLE = 0xFFFE
+PARTING = frozenset(',;()[]{}<>|"\u201c\u201d\u2026')
+"""Signs that part words also where no space stands beside them."""
+LETTER_IS_WORD = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 WARM_UPS = 3
 MOST_SHOWN = 5
 MOST_LINES = 20  # of a message
+
+AT_PLACES = ("spans",)
+"""Decodings of outputs (B, labels, ...) that have each label at every place."""
 
 Arrays = Union[np.ndarray, dict[str, np.ndarray]]
 """Inputs or outputs: the only one, or several by name; batch first."""
@@ -185,7 +191,8 @@ def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
     inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
     if inputs and inputs[1:] != tuple(shape):
         return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
-    if outputs and about.get("decoding") != "none" and outputs[1:] != (len(labels),):
+    at_places = about.get("decoding") in AT_PLACES
+    if outputs and about.get("decoding") != "none" and outputs[1 : 2 if at_places else None] != (len(labels),):
         return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
     if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
         return "gives no mean and standard deviation of its numbers"
@@ -726,6 +733,22 @@ def categories(values: Sequence[str]) -> list[str]:
     return [UNKNOWN if value in MISSING else value for value in values]
 
 
+def read_tokenizer(path: Path) -> Any:
+    """The `tokenizers.Tokenizer` of a bundle."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise Refused(
+            "texts need the package tokenizers: pip install tokenizers; or give token numbers in an .npy"
+        ) from error
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except BaseException as error:  # tokenizers raises bare Exception, and panics that are none
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise
+        raise Refused(f"{path} cannot be read: {error}") from error
+
+
 def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") -> tuple[np.ndarray, list[str]]:
     """A text, or two that are compared, as token numbers (1, L) int64, cut at the model's length.
 
@@ -733,17 +756,11 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         about: of preprocessing.json: the length as "shape", the number that "pad"s, that of "unknown" tokens, those
             "special"; what a trimmed vocabulary has "kept", as bits in base64; the "fixed_length" of texts, or 0.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise Refused(
-            "texts need the package tokenizers: pip install tokenizers; or give token numbers in an .npy"
-        ) from error
     texts: list[Any] = [nfc(text), nfc(second)] if about.get("pair") else [nfc(text)]
     if not all(one.strip() for one in texts):
         raise Refused("the text is empty; give it words")
+    cutter = read_tokenizer(tokenizer)
     try:
-        cutter = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
         side = (cutter.truncation or {}).get("direction", "right")
         cutter.no_padding()
         cutter.no_truncation()
@@ -767,6 +784,184 @@ def tokens(text: str, about: dict[str, Any], tokenizer: Path, second: str = "") 
         notes.append(f"{shown}: holds no token that the tokenizer knows")
     shortest = length if about.get("fixed_length") else SHORTEST
     return np.pad(ids, (0, max(0, shortest - len(ids))), constant_values=about["pad"])[None], notes
+
+
+# Words and spans ------------------------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """A part of a long text: its words, and those of them whose predictions count; ends are behind the last."""
+
+    begin: int
+    end: int
+    own_begin: int
+    own_end: int
+
+
+class Span(NamedTuple):
+    """A part of a text that has a label, such as a name: where it begins and ends there, in characters."""
+
+    label: str
+    begin: int
+    end: int
+    text: str
+    probability: float
+
+
+def words_of(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text begin and end, in characters: what stands between spaces, without the signs around it.
+
+    Signs are words of their own, but for an @ or # that begins a word; so is the 's of a genitive, and each letter of
+    scripts that put no spaces between words.
+    """
+    words = []
+    for match in re.finditer(r"\S+", text):
+        begin, end = match.span()
+        while begin < end and is_sign(text[begin]) and not is_handle(text, begin, end):
+            words.append((begin, begin + 1))
+            begin += 1
+        behind = []
+        while end > begin and is_sign(text[end - 1]):
+            end -= 1
+            behind.append((end, end + 1))
+        if end - begin > 2 and text[end - 1] in "sS" and text[end - 2] in "'\u2019":
+            behind.append((end - 2, end))
+            end -= 2
+        words += within(text, begin, end) + behind[::-1]
+    return words
+
+
+def is_sign(letter: str) -> bool:
+    return unicodedata.category(letter)[0] in "PS"
+
+
+def is_handle(text: str, begin: int, end: int) -> bool:
+    """Whether an @ or # begins a word."""
+    return text[begin] in "@#" and begin + 1 < end and not is_sign(text[begin + 1])
+
+
+def within(text: str, begin: int, end: int) -> list[tuple[int, int]]:
+    """The words between two places without spaces: parted at brackets and commas, and around letters that are words."""
+    words = []
+    for place in range(begin, end):
+        is_number = text[place] == "," and text[place - 1 : place].isdigit() and text[place + 1 : place + 2].isdigit()
+        if (text[place] in PARTING and not is_number) or LETTER_IS_WORD.match(text[place]):
+            words += [(begin, place), (place, place + 1)]
+            begin = place + 1
+    return [(first, last) for first, last in [*words, (begin, end)] if first < last]
+
+
+def pieces_of(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
+    """The token numbers of each word, at least one: of a word that the tokenizer drops, its unknown token's."""
+    splitter = tokenizer.pre_tokenizer
+    before = (
+        " " if splitter is not None and b"ByteLevel" in splitter.__getstate__() else ""
+    )  # such tokenizers tell the beginning of a word by it
+    unknown = [tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>") if tokenizer.token_to_id(token) is not None]
+    given = [word if number == 0 else before + word for number, word in enumerate(words)]
+    encoding = tokenizer.encode(given, is_pretokenized=True, add_special_tokens=False)
+    pieces: list[list[int]] = [[] for _ in words]
+    for number, word in zip(encoding.ids, encoding.word_ids):
+        pieces[word].append(number)
+    return [own or unknown[:1] or [0] for own in pieces]
+
+
+def special_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens in front of a text and behind it."""
+    for text in ("a", "1", "."):
+        encoding = tokenizer.encode(text)
+        inside = [place for place, special in enumerate(encoding.special_tokens_mask) if not special]
+        if inside:
+            return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
+    raise Refused("the tokenizer makes no token of a letter, a digit or a full stop; take another")
+
+
+def windows_of(sizes: Sequence[int], most: int, may_begin: Sequence[bool] = ()) -> list[Window]:
+    """Overlapping parts of a text of words with so many tokens each; a quarter of a part is shared with the next one.
+
+    Every word counts in one part, that in which more stands around it.
+
+    Args:
+        most: tokens of a part. may_begin: words before which the parts that count may meet; empty: all.
+    """
+    windows: list[Window] = []
+    begin, own = 0, 0
+    while True:
+        end, used = begin, 0
+        while end < len(sizes) and (end == begin or used + sizes[end] <= most):
+            used += sizes[end]
+            end += 1
+        if end == len(sizes):
+            return [*windows, Window(begin, end, own, end)]
+        back, shared = end, 0
+        while back - 1 > begin and shared + sizes[back - 1] <= min(most // 4, most - sizes[end]):
+            back -= 1
+            shared += sizes[back]
+        middle = (back + end) // 2
+        places = [place for place in range(max(back, own + 1), end + 1) if not may_begin or may_begin[place]]
+        earlier = [place for place in range(own + 1, back) if may_begin and may_begin[place]]
+        if not places and earlier:
+            places = [back] = earlier[-1:]
+        meet = min(places, key=lambda place: abs(place - middle)) if places else max(middle, own + 1)
+        windows.append(Window(begin, end, own, meet))
+        begin, own = back, meet
+
+
+def spans_in(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The spans that tags of words write down, such as B-person I-person O: label, first word, behind the last.
+
+    IOB, BIO and BIOES are read as conlleval reads them: a span goes on where B or I is followed by I or E of its label.
+    """
+    spans: list[tuple[str, int, int]] = []
+    before, label, begin = "O", "", 0
+    for place, tag in enumerate([*tags, "O"]):
+        prefix, own = tag[:1], tag[2:]
+        if not (before in "BI" and prefix in "IE" and own == label):
+            if before != "O":
+                spans.append((label, begin, place))
+            begin = place
+        before, label = prefix, own
+    return spans
+
+
+def spans(text: str, predict: Predict, about: dict[str, Any], tokenizer: Any) -> list[Span]:
+    """The spans of a text of any length, which is read in overlapping windows."""
+    words = words_of(text)
+    if not words:
+        raise Refused("the text is empty; give it words")
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    front, behind = special_around(tokenizer)
+    most = about["shape"][0] - len(front) - len(behind)
+    pieces = [own[:most] for own in pieces_of(tokenizer, [nfc(text[begin:end]) for begin, end in words])]
+    tags, shares = [], []
+    for window in windows_of([len(own) for own in pieces], most):
+        inside = pieces[window.begin : window.end]
+        ids = np.array([*front, *(number for own in inside for number in own), *behind], np.int64)
+        shortest = about["shape"][0] if about.get("fixed_length") else SHORTEST
+        ids = np.pad(ids, (0, max(0, shortest - len(ids))), constant_values=about["pad"])
+        logits = arrays_of(predict(ids[None]))[0][0]
+        first = len(front) + np.cumsum([0, *(len(own) for own in inside)])[:-1]
+        own_words = slice(window.own_begin - window.begin, window.own_end - window.begin)
+        scores = logits[:, first[own_words]]
+        likely = np.exp(scores - scores.max(0))
+        tags += [about["labels"][number] for number in scores.argmax(0)]
+        shares += (likely.max(0) / likely.sum(0)).tolist()
+    return [
+        Span(label, words[first][0], words[last - 1][1], text[words[first][0] : words[last - 1][1]],
+             float(np.mean(shares[first:last])))
+        for label, first, last in spans_in(tags)
+    ]  # fmt: skip
+
+
+def span_in_words(span: Span) -> str:
+    return f'{span.begin} to {span.end}: {span.label} "{printable(span.text)}" {100 * span.probability:.1f} %'
+
+
+def token_tags(logits: np.ndarray, about: dict[str, Any], top: int = 0) -> str:
+    """The tag of each token of (labels, tokens); padding, which is zero, has none."""
+    tokens = np.abs(logits).max(0) > 0
+    return " ".join(about["labels"][number] for number in logits[:, tokens].argmax(0))
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -1033,6 +1228,11 @@ DECODINGS = {
         each_label,
     ),
     "number": Decoding(beyond, number, lambda output, about, _: f"{about['labels'][0]} {number(output, about)}"),
+    "spans": Decoding(
+        lambda found, expected, _: (found.argmax(1) != expected.argmax(1)).any(1),
+        token_tags,
+        token_tags,
+    ),
     "none": Decoding(beyond, written, written),
 }
 """By the name that preprocessing.json gives; "none" are outputs that only the task's own code understands."""
@@ -1107,6 +1307,14 @@ def show_outputs(sample: str, outputs: dict[str, np.ndarray]) -> None:
         print(f"{sample}: {name} {array.shape}, {array.min():.4g} to {array.max():.4g}")
 
 
+def show_spans(sample: str, found: Sequence[Span]) -> None:
+    """Each span of a text on its line."""
+    for span in found:
+        print(f"{printable(sample)}: {span_in_words(span)}")
+    if not found:
+        print(f"{printable(sample)}: none")
+
+
 def show_times(times: list[dict[str, Any]]) -> None:
     for entry in times:
         print(
@@ -1144,6 +1352,9 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
         for first in range(0, len(given.samples), 2 if pair else 1):
             sample, second = given.samples[first], given.samples[first + 1] if pair else ""
+            if about.get("decoding") == "spans" and about.get("tokenizer") and not sample.endswith(".npy"):
+                show_spans(sample, spans(sample, predict, about, read_tokenizer(folder / "tokenizer.json")))
+                continue
             inputs, notes = prepared(sample, about, folder, second)
             sample += f" | {second}" if pair else ""
             for note in notes:

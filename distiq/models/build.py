@@ -33,7 +33,8 @@ from distiq.models.pretrained import pretrained_classifier
 from distiq.models.resnet import ResNet
 from distiq.models.signature import OutputForm, check_kept
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
-from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, sequence_classifier
+from distiq.models.text_tags import TagBiLSTM, TagCNN
+from distiq.models.transformer import CUTS, TokenLogits, TokenTags, cut_encoder, text_classifier
 from distiq.models.weights import usable
 from distiq.progress import Watch
 
@@ -57,6 +58,7 @@ TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "text_cnn": TextCNN,
     "embedding_bag": EmbeddingBag,
 }
+TAG_BUILT_IN: dict[str, Callable[..., nn.Module]] = {"text_bilstm": TagBiLSTM, "text_cnn": TagCNN}
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
 GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, or made of other options
@@ -65,7 +67,7 @@ GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, 
 class Tokens(NamedTuple):
     """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use; of
     pairs, the token that ends the first text, where what follows counts as a second segment; whether the tokenizer pads
-    in front."""
+    in front; whether each token has outputs of its own."""
 
     vocabulary: int
     pad: int
@@ -73,6 +75,7 @@ class Tokens(NamedTuple):
     used: tuple[int, ...]
     separator: int | None = None
     pads_left: bool = False
+    each: bool = False
 
 
 class ModelChoice(Protocol):
@@ -248,7 +251,9 @@ def _create(
             with _explained(
                 f'{where}: transformers cannot build "{name}" with {choice.options}, {source or "no weights"}'
             ):
-                model = sequence_classifier(
+                kind = TokenTags if tokens.each else TokenLogits
+                model = text_classifier(
+                    kind,
                     name,
                     source,
                     classes,
@@ -259,7 +264,7 @@ def _create(
                     finished,
                     watch,
                 )
-                return TokenLogits(model, tokens.pad, tokens.separator, tokens.pads_left)
+                return kind(model, tokens.pad, tokens.separator, tokens.pads_left)
         case "transformers":
             return _transformers(name, choice, classes, channels, where, names, finished, watch)
         case "timm":
@@ -279,7 +284,7 @@ def _create(
 
 
 def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, tokens: Tokens | None) -> nn.Module:
-    known_here = TEXT_BUILT_IN if tokens else BUILT_IN
+    known_here = (TAG_BUILT_IN if tokens.each else TEXT_BUILT_IN) if tokens else BUILT_IN
     if choice.model not in known_here:
         what = " for texts" if tokens else ""
         hub = f'; a hub name is written model = "transformers:NAME" (such as bert), weights = "{choice.model}"'

@@ -44,6 +44,7 @@ def pretrained_classifier(
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(weights)
+    refuse_decoders(config)
     labels = tuple(nfc(str(config.id2label[number])) for number in sorted(config.id2label))
     rows = rows_of(labels, names, finished) if names else ()
     with quiet(transformers):
@@ -60,6 +61,15 @@ def pretrained_classifier(
         _order(model, rows, names)
         model.loaded_labels = labels, rows
     return model
+
+
+def refuse_decoders(config: Any) -> None:
+    """Raises ValueError for networks that write their answer token by token."""
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{config.model_type} is an encoder-decoder network, which writes token by token; distiq takes encoders:"
+            " classifiers of texts and tokens, embeddings, and CTC networks of speech"
+        )
 
 
 def loaded_labels(network: nn.Module) -> tuple[tuple[str, ...], tuple[int, ...]] | None:

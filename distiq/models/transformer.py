@@ -1,4 +1,4 @@
-"""A transformers sequence classifier as a plain network: token numbers in, logits out; and smaller ones cut from it."""
+"""A transformers classifier of texts or tokens as a plain network: token numbers in, logits out; smaller ones of it."""
 
 import copy
 import json
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.files import write_atomically
-from distiq.models.pretrained import keep_rows, pretrained_classifier, quiet
+from distiq.models.pretrained import keep_rows, pretrained_classifier, quiet, refuse_decoders
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 from distiq.progress import Watch
 
@@ -34,6 +34,8 @@ class TokenLogits(nn.Module):
     Shapes: (B, L) int64 -> (B, classes) logits.
     """
 
+    auto = "AutoModelForSequenceClassification"
+
     def __init__(self, model: Any, pad: int, separator: int | None = None, pads_left: bool = False) -> None:
         super().__init__()
         self.model, self.pad, self.pads_left = model, pad, pads_left
@@ -52,7 +54,22 @@ class TokenLogits(nn.Module):
         return self.model(input_ids=tokens, attention_mask=mask, token_type_ids=segments).logits
 
 
-def sequence_classifier(
+class TokenTags(TokenLogits):
+    """A token classifier; where padding stands, its logits are 0.
+
+    Shapes: (B, L) int64 -> (B, tags, L) logits.
+    """
+
+    auto = "AutoModelForTokenClassification"
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = tokens != self.pad
+        logits = self.model(input_ids=tokens, attention_mask=mask.long()).logits
+        return torch.where(mask.unsqueeze(1), logits.transpose(1, 2), 0.0)
+
+
+def text_classifier(
+    kind: type[TokenLogits],
     name: str,
     weights: str,
     classes: int,
@@ -63,7 +80,8 @@ def sequence_classifier(
     finished: bool = False,
     watch: Watch | None = None,
 ) -> nn.Module:
-    """A classifier of the architecture `name`, such as "bert", by config, or from a folder or hub name.
+    """A classifier of the architecture `name`, such as "bert", by config, or from a folder or hub name: transformers'
+    own, for `kind` to wrap.
 
     Args:
         weights: the folder or hub name; empty draws the weights.
@@ -78,11 +96,12 @@ def sequence_classifier(
 
     cuts = {name: value for name, value in options.items() if name in CUTS}
     options = {name: value for name, value in options.items() if name not in CUTS}
-    auto = transformers.AutoModelForSequenceClassification
+    auto = getattr(transformers, kind.auto)
     if not weights:
         config = transformers.AutoConfig.for_model(
             name, num_labels=classes, vocab_size=vocabulary, pad_token_id=pad, **options
         )
+        refuse_decoders(config)
         model = auto.from_config(config)
     else:
         model = pretrained_classifier(auto, weights, classes, names, finished, options, watch)
@@ -199,14 +218,12 @@ def check_saved(network: TokenLogits, folder: Path, tokens: Tensor) -> None:
 
     try:
         with quiet(transformers):
-            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
-                folder, output_loading_info=True
-            )
+            model, report = getattr(transformers, network.auto).from_pretrained(folder, output_loading_info=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"transformers does not load it again ({str(error).splitlines()[0]})") from error
     if missing := sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}):
         raise ValueError(f"{len(missing)} tensors are missing or of another shape, {missing[0]} among them")
-    again = TokenLogits(model.eval(), network.pad, network.separator, network.pads_left)
+    again = type(network)(model.eval(), network.pad, network.separator, network.pads_left)
     before, after = network.eval()(tokens), again(tokens)
     if before.shape != after.shape or not torch.allclose(before, after, atol=1e-3 * float(before.abs().max() + 1)):
         raise ValueError("loaded again, it answers otherwise")
@@ -241,7 +258,7 @@ def as_transformers(
         for linear in attention[3:4]:
             _pad(linear, whole[names[linear]].in_features - linear.in_features, rows=False)
     config.problem_type = PROBLEM_TYPES.get(decoding)
-    if config.problem_type is None:
+    if config.problem_type is None and decoding != "spans":
         return model
     if decoding == "number" and target is not None:
         config.target = dict(target)

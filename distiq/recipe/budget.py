@@ -1,5 +1,7 @@
 """The limits that a delivered file must hold."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from distiq.recipe.part import Part
@@ -15,6 +17,11 @@ class Budget(Part):
     metrics: dict[str, float] = Field(
         default_factory=dict, description="the same of other metrics by their names, such as {auc = 0.5}"
     )
+    recall: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="largest loss of recall against the teacher by class, or by kind of span, in points, such as"
+        " {person = 2.0}; a class that is not measured is refused",
+    )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
     bit_operations_m: float | None = Field(
@@ -26,6 +33,7 @@ class Budget(Part):
 
     @property
     def limits(self) -> dict[str, float]:
-        """What is limited, by key: "drop", "metrics.auc", "size_kb"."""
+        """What is limited, by key: "drop", "metrics.auc", "recall.person", "size_kb"."""
         metrics = {f"metrics.{name}": allowed for name, allowed in self.metrics.items()}
-        return self.model_dump(exclude={"metrics"}, exclude_none=True) | metrics
+        recall = {f"recall.{name}": allowed for name, allowed in self.recall.items()}
+        return self.model_dump(exclude={"metrics", "recall"}, exclude_none=True) | metrics | recall

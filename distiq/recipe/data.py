@@ -142,18 +142,36 @@ class TextSettings(Part):
         return self
 
 
+class EntitySettings(Part):
+    """Texts whose words have tags; source = "entities". Their tokens are made as data.text says: tokenizer, length."""
+
+    train: str = Field(
+        "train.conll",
+        description="entities: the file of training texts: CoNLL (a word a line, an empty line behind a sentence), or"
+        " JSON lines of texts with spans",
+    )
+    test: str = Field("test.conll", description="entities: the file of test texts")
+    word: int = Field(0, description="CoNLL: the column of the word, from 0; -1 is the last")
+    tag: int = Field(-1, description="CoNLL: the column of the tag: IOB, BIO, BIOES or BILOU")
+    text: Name = Field("text", description="JSON: the key of the text")
+    spans: Name = Field(
+        "spans", description="JSON: the key of its spans: [[start, end, label], ...] or objects with these keys"
+    )
+
+
 class DataSettings(Part):
     """Where the samples come from and how they are split."""
 
     source: str = Field(
         "fashion_mnist",
-        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", "adult", "table", "text", or'
-        ' "file.py:function"',
+        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", "adult", "table", "text",'
+        ' "entities", or "file.py:function"',
     )
     folder: str = Field(
         "",
         description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
-        " folder: holds train/<class>/*.png and test/<class>/*.png",
+        " folder: holds train/<class>/*.png and test/<class>/*.png; entities: holds the files of data.entities (empty"
+        " takes the packaged WNUT-17)",
     )
     download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
     train: int = Field(0, ge=0, description="use at most so many training samples; 0 takes all")
@@ -175,6 +193,7 @@ class DataSettings(Part):
     audio: AudioSettings = Field(default_factory=AudioSettings)
     table: TableSettings = Field(default_factory=TableSettings)
     text: TextSettings = Field(default_factory=TextSettings)
+    entities: EntitySettings = Field(default_factory=EntitySettings)
 
     @property
     def validation_part(self) -> str:

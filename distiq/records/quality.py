@@ -79,15 +79,17 @@ class Quality(Record):
     """How good a model is on one labelled split; every task fills this one form.
 
     `primary` is what models are compared by, `metrics` are all others. `per_class` are fractions of 1 by class, None of
-    a class without samples; a task without classes has none. `agreement_with_teacher` says how alike the predictions of
-    the model and its teacher are, `change_against_float` how far they moved from those of the student's own float32;
-    both are None where there is nothing to compare with. `keyword` is of the class that the recipe names.
+    a class without samples; `parts` names what they are of, the classes in most tasks; a task without classes has none.
+    `agreement_with_teacher` says how alike the predictions of the model and its teacher are, `change_against_float` how
+    far they moved from those of the student's own float32; both are None where there is nothing to compare with.
+    `keyword` is of the class that the recipe names.
     """
 
     samples: int
     primary: Metric
     metrics: tuple[Metric, ...] = ()
     per_class: tuple[float | None, ...] = ()
+    parts: tuple[str, ...] = ()
     agreement_with_teacher: Metric | None = None
     change_against_float: Metric | None = None
     keyword: KeywordRecord | None = None
@@ -102,8 +104,15 @@ class Quality(Record):
         """All metrics: "91.20 % accuracy, 98.40 % AUC"."""
         return ", ".join(metric.in_words for metric in (self.primary, *self.metrics))
 
+    def recall(self, part: str) -> Metric | None:
+        """The recall of a class or kind; None where there is none of that name, or no sample has it."""
+        value = dict(zip(self.parts, self.per_class, strict=True)).get(part)
+        return None if value is None else Metric(name=f"recall.{part}", title=f"recall of {part}", value=value)
+
     def metric(self, name: str) -> Metric | None:
-        """The metric of that name; None where the samples do not give it."""
+        """The metric of that name, of "recall.CLASS" too; None where the samples do not give it."""
+        if name.startswith("recall."):
+            return self.recall(name.removeprefix("recall."))
         return next((metric for metric in (self.primary, *self.metrics) if metric.name == name), None)
 
 

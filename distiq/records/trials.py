@@ -23,7 +23,7 @@ class Breach(Record):
     @property
     def of_quality(self) -> bool:
         """Whether a metric broke it, and neither size nor speed."""
-        return self.limit == "drop" or self.limit.startswith("metrics.")
+        return self.limit == "drop" or self.limit.startswith(("metrics.", "recall."))
 
 
 class RuntimeRecord(Record):

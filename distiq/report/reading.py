@@ -151,7 +151,8 @@ def class_changes(run: RunRecord, most: int) -> tuple[ClassChange, ...]:
     """
     columns = run.teacher.column("float32"), run.student.column("float32"), chosen_trial(run).deployed
     tests = [column.test.per_class for column in columns]
-    per_class = zip(run.data.classes, *tests, strict=True) if all(tests) else ()
+    parts = columns[0].test.parts or run.data.classes
+    per_class = zip(parts, *tests, strict=True) if all(tests) else ()
     changes = [
         ClassChange(name, teacher, student, deployed, deployed - teacher)
         for name, teacher, student, deployed in per_class

@@ -86,7 +86,7 @@ def render(
         keyword=teacher.keyword,
         keyword_plot=Markup(plots.keyword_errors(run)),
         class_plot=Markup(plots.class_accuracy(run, MOST_CLASSES)) if teacher.per_class else "",
-        classes_left_out=max(0, len(run.data.classes) - MOST_CLASSES),
+        classes_left_out=max(0, len(teacher.per_class) - MOST_CLASSES),
     )
 
 

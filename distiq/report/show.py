@@ -350,7 +350,7 @@ def _print_classes(run: RunRecord, console: Console) -> None:
     table = _table("class")
     for name in ("teacher", "student", "int8", "change"):
         table.add_column(name, justify="right")
-    for change in class_changes(run, most=len(run.data.classes))[:WORST_CLASSES]:
+    for change in class_changes(run, most=len(run.teacher.column("float32").test.per_class))[:WORST_CLASSES]:
         shares = (change.teacher, change.student, change.deployed)
         table.add_row(Text(change.name), *(Text(percent(share)) for share in shares), Text(points(change.change)))
     console.print(table)

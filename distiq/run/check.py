@@ -54,7 +54,7 @@ def check_training(recipe: Recipe, data: Data) -> None:
 
 def _check_task(recipe: Recipe, data: Data) -> None:
     task = task_of(data)
-    check_task(task, data, recipe.budget.metrics)
+    check_task(task, data, recipe.budget.metrics, recipe.budget.recall)
     unfit = {"evaluation.keyword": bool(recipe.evaluation.keyword), "teacher.predict": bool(recipe.teacher.predict)}
     if task.decoding != "softmax" and (names := [name for name, is_set in unfit.items() if is_set]):
         raise UserError(f"{names[0]} is for one class a sample, but the task is {task.name}; leave it out")

@@ -2,7 +2,9 @@
 
 import datetime
 import shutil
+from collections.abc import Callable
 
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -37,6 +39,7 @@ from distiq.run.trial import QuantizedTeacher
 from distiq.runtimes.export import checksums
 from distiq.runtimes.onnx_runtime import with_mask
 from distiq.tasks.choose import task_of
+from distiq.tasks.intervals import bootstrap_interval
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
@@ -117,6 +120,9 @@ def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor)
     if task.correct is not None:
         correct = [task.correct(task.decode(one), targets).unsqueeze(0) for one in (reference, outputs)]
         interval = paired_interval(correct[0], correct[1])
+    elif task.counts is not None and task.of_counts is not None:
+        sign = 1 if metric.higher_is_better else -1
+        interval = _of_counts(task.counts(reference, targets), task.counts(outputs, targets), task.of_counts, sign)
     else:
 
         def drop(rows: Tensor) -> float:
@@ -128,6 +134,17 @@ def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor)
     return DropRecord(
         title=drop_title(metric), value=value, interval=(low, high), unit=metric.drop_unit, allowed=recipe.budget.drop
     )
+
+
+def _of_counts(one: Tensor, other: Tensor, figure: Callable[[Tensor], Tensor], sign: int) -> tuple[float, float, float]:
+    """The difference of a figure of sums, first minus second times `sign`, with its paired bootstrap interval."""
+    width = one.shape[1]
+
+    def difference(sums: Tensor) -> Tensor:
+        return sign * (figure(sums[..., :width]) - figure(sums[..., width:]))
+
+    both = torch.cat([one, other], 1)
+    return float(difference(both.sum(0))), *bootstrap_interval(both, difference)
 
 
 def _task_record(data: Data) -> TaskRecord:
@@ -190,7 +207,7 @@ def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, fil
     try:
         save_transformers(student, partial, data.classes, text, task_of(data).decoding, data.target._asdict())
         check_saved(student, partial, example_of(data))
-        if file.path.suffix == ".onnx":
+        if file.path.suffix == ".onnx" and type(student) is TokenLogits:  # of tokens Optimum wants another order
             with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
     except Exception as error:  # the library raises its own kinds
         shutil.rmtree(partial, ignore_errors=True)

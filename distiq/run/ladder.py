@@ -47,15 +47,33 @@ def judge(budget: Budget, teacher: Quality, trial: Measured) -> tuple[Breach, ..
         (f"metrics.{name}", allowed, teacher.metric(name), trial.quality.metric(name))
         for name, allowed in budget.metrics.items()
     ]
-    checks = [
-        (limit, drop_title(reference), allowed, metric.drop(reference), metric.drop_unit)
-        for limit, allowed, reference, metric in drops
-        if reference is not None and metric is not None
-    ] + [
-        ("size_kb", "size", budget.size_kb, trial.size_bytes / 1000, "kB"),
-        ("latency_ms", "latency", budget.latency_ms, trial.latency_ms, "ms"),
-        ("bit_operations_m", "bit operations", budget.bit_operations_m, (trial.bit_operations or 0) / 1e6, "million"),
+    by_class = [
+        (f"recall.{name}", allowed, teacher.recall(name), trial.quality.recall(name))
+        for name, allowed in budget.recall.items()
     ]
+    checks = (
+        [
+            (limit, drop_title(reference), allowed, metric.drop(reference), metric.drop_unit)
+            for limit, allowed, reference, metric in (*drops, *by_class)
+            if reference is not None and metric is not None
+        ]
+        + [
+            (limit, f"{limit} (not measured)", allowed, 100.0, "points")  # a limit that cannot be judged does not hold
+            for limit, allowed, reference, metric in by_class
+            if reference is None or metric is None
+        ]
+        + [
+            ("size_kb", "size", budget.size_kb, trial.size_bytes / 1000, "kB"),
+            ("latency_ms", "latency", budget.latency_ms, trial.latency_ms, "ms"),
+            (
+                "bit_operations_m",
+                "bit operations",
+                budget.bit_operations_m,
+                (trial.bit_operations or 0) / 1e6,
+                "million",
+            ),
+        ]
+    )
     return tuple(
         Breach(limit=limit, title=title, allowed=allowed, measured=measured, excess=measured - allowed, unit=unit)
         for limit, title, allowed, measured, unit in checks

@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from distiq.data.labels import TAGS
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.distillation.adapt import adapted, example_of
@@ -188,7 +189,8 @@ def _tokens(data: Data) -> Tokens | None:
     text = data.preprocessing
     if not isinstance(text, Text):
         return None
-    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator, text.pads_left)
+    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator, text.pads_left,
+                  data.labels.form is TAGS)  # fmt: skip
 
 
 # What decides a network before it is trained --------------------------------------------------------------------------

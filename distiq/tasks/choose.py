@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from distiq.data.labels import CLASS, LABEL_SET, NUMBER, SHARES, LabelForm, Labels
+from distiq.data.labels import CLASS, LABEL_SET, NUMBER, SHARES, TAGS, LabelForm, Labels
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.factory import call_factory
@@ -14,12 +14,14 @@ from distiq.tasks.classification import classification
 from distiq.tasks.multi_label import multi_label
 from distiq.tasks.regression import regression
 from distiq.tasks.task import Task
+from distiq.tasks.tokens import tokens
 
 TASKS: tuple[tuple[LabelForm, Callable[[Labels], Task]], ...] = (
     (CLASS, classification),
     (SHARES, classification),
     (LABEL_SET, multi_label),
     (NUMBER, regression),
+    (TAGS, tokens),
 )
 """The form of the labels and the task; of tasks with labels of one form the first is taken unless another is named."""
 

@@ -37,6 +37,7 @@ def classification(labels: Labels) -> Task:
         decoding="softmax",
         class_dimension=1,
         smooths_labels=True,
+        parts=labels.classes,
     )
 
 

@@ -1,10 +1,14 @@
 """The intervals of metrics: 95 % by default."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
+import torch
 from torch import Tensor
 
 Z_95 = 1.959963984540054
+RESAMPLES = 1000
 
 
 def wilson_interval(correct: int, samples: int, z: float = Z_95) -> tuple[float, float]:
@@ -35,3 +39,18 @@ def rmse_interval(errors: Tensor, z: float = Z_95) -> tuple[float, float]:
         return 0.0, math.inf
     mean, spread = float(squares.mean()), z * float(squares.std()) / math.sqrt(len(squares))
     return math.sqrt(max(0.0, mean - spread)), math.sqrt(mean + spread)
+
+
+def bootstrap_interval(
+    counts: Tensor, figure: Callable[[Tensor], Tensor], resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The percentile interval of a figure of sums, over samples that are drawn again (Efron 1979).
+
+    Args:
+        counts: (N, k), what is counted of each sample. figure: sums (..., k) -> (...).
+    """
+    samples = len(counts)
+    drawn = np.random.default_rng(0).multinomial(samples, np.full(samples, 1 / samples), resamples)
+    figures = figure(torch.from_numpy(drawn).double() @ counts.double())
+    low, high = figures.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

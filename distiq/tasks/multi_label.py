@@ -33,6 +33,7 @@ def multi_label(labels: Labels) -> Task:
         order=lambda outputs, targets: other_label_order(decode(outputs), targets),
         decoding="sigmoid",
         smooths_labels=True,
+        parts=labels.classes,
     )
 
 

@@ -59,6 +59,7 @@ def score(
         primary=scores.primary,
         metrics=scores.metrics,
         per_class=scores.per_class,
+        parts=task.parts if scores.per_class else (),
         agreement_with_teacher=None if teacher is None else _likeness(task, outputs, teacher),
         change_against_float=None if float_student is None else _change(task, outputs, float_student),
         keyword=keyword,
@@ -78,15 +79,15 @@ def _change(task: Task, outputs: Tensor, float_student: Tensor) -> Metric:
     return Metric(name="flips", title="flips against float32", value=value, higher_is_better=False)
 
 
-def check_task(task: Task, data: Data, limited: Iterable[str] = ()) -> None:
+def check_task(task: Task, data: Data, limited: Iterable[str] = (), recalled: Iterable[str] = ()) -> None:
     """Tries a task on outputs of zeros, before anything is trained.
 
     Args:
-        limited: names of metrics that a budget limits.
+        limited: names of metrics that a budget limits. recalled: classes whose recall it limits.
 
     Raises:
-        UserError: the task fails, its loss is no number for each sample, or a metric is not measured on the validation
-            or the test samples.
+        UserError: the task fails, its loss is no number for each sample, or a metric or the recall of a class is not
+            measured on the validation or the test samples.
     """
     targets = filled(data.train.labels[:2])
     with _explained(task, "loss"):
@@ -98,6 +99,7 @@ def check_task(task: Task, data: Data, limited: Iterable[str] = ()) -> None:
         with _explained(task, "score"):
             quality = score(task, task.keep(task.zeros(targets)), targets)
         _check_names([metric.name for metric in (quality.primary, *quality.metrics)], limited, part)
+        _check_recall(quality, recalled, part)
 
 
 @contextlib.contextmanager
@@ -109,6 +111,21 @@ def _explained(task: Task, part: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever the task's code raises
         raise UserError(f"task {task.name}: its {part} fails ({type(error).__name__}: {error})") from error
+
+
+def _check_recall(quality: Quality, recalled: Iterable[str], part: str) -> None:
+    """Raises UserError unless the recall of each class that is limited is measured."""
+    for name in recalled:
+        if name in quality.parts and quality.recall(name) is None:
+            raise UserError(
+                f'budget.recall: no {part} sample is of "{name}", so its recall is not measured; give the {part} split'
+                " some, or leave the limit out"
+            )
+        if name not in quality.parts:
+            nearest = difflib.get_close_matches(name, quality.parts, n=1)
+            advice = f'did you mean "{nearest[0]}"? ' if nearest else ""
+            has = f"recall is measured of {', '.join(quality.parts)}" if quality.parts else "this task measures none"
+            raise UserError(f'budget.recall: nothing is called "{name}"; {advice}{has}')
 
 
 def _check_names(measured: list[str], limited: Iterable[str], part: str) -> None:

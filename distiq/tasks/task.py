@@ -11,12 +11,12 @@ from distiq.models.signature import OutputForm, one_output
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Metric, Quality
 
-Decoding = Literal["softmax", "sigmoid", "number", "none"]
-"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, or nothing."""
+Decoding = Literal["softmax", "sigmoid", "number", "spans", "none"]
+"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, spans, or nothing."""
 
 
 class Scores(NamedTuple):
-    """What outputs are worth: the primary metric, others, and fractions of 1 by class; see `Quality`."""
+    """What outputs are worth: the primary metric, others, and recall by class, or by part; see `Quality`."""
 
     primary: Metric
     metrics: tuple[Metric, ...] = ()
@@ -93,6 +93,10 @@ class Task:
         places: targets (N, ...) -> the dimensions of outputs behind the second, () where a sample has one prediction.
         read: whatever a network or a file returns -> outputs (N, outputs, ...).
         keep: outputs (N, outputs, ...) -> (N, ...), what is kept of them to be scored.
+        parts: names of what recall is measured of in `Scores.per_class`, where that is not of the classes.
+        counts: outputs and targets (N, ...) -> (N, k) float64, of each sample what the primary metric is made of;
+        of_counts: sums of these (..., k) -> its value (...). By both, differences have intervals. None where a mean of
+            `correct` says it, or where the metric is no figure of sums.
         tolerance: how far apart predictions of two models may be that agree, in words; empty where they are equal.
     """
 
@@ -116,6 +120,9 @@ class Task:
     places: Callable[[Tensor], tuple[int, ...]] = no_places
     read: Callable[[Any], Tensor] = one_output
     keep: Callable[[Tensor], Tensor] = as_they_are
+    parts: tuple[str, ...] = ()
+    counts: Callable[[Tensor, Tensor], Tensor] | None = None
+    of_counts: Callable[[Tensor], Tensor] | None = None
     tolerance: str = ""
 
     def zeros(self, targets: Tensor) -> Tensor:

@@ -353,7 +353,7 @@ def test_outputs_that_only_the_task_understands_are_written_out():
 
 
 def test_a_decoding_that_is_not_known_is_refused():
-    with pytest.raises(runner.Refused, match="decoding None is none of softmax, sigmoid, number, none"):
+    with pytest.raises(runner.Refused, match="decoding None is none of softmax, sigmoid, number, spans, none"):
         runner.decoding_of({"labels": ["a"]})
 
 
@@ -396,3 +396,72 @@ def test_an_arm_machine_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(runner.Path, "read_text", lambda *_, **__: CPUINFO)
     found = runner.machine()
     assert (found["cpu"], found["instruction_sets"]) == ("Raspberry Pi 5", ["asimddp"])
+
+
+# Words and spans ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Ann saw the U.S.", ["Ann", "saw", "the", "U.S", "."]),
+        ('"London," she said: (1,000)', ['"', "London", ",", '"', "she", "said", ":", "(", "1,000", ")"]),
+        ("@ann's #tag well-known", ["@ann", "'s", "#tag", "well-known"]),
+        ("cafe\u0301 \u6771\u4eac", ["cafe\u0301", "\u6771", "\u4eac"]),
+        ("a,b \u201cc\u201d", ["a", ",", "b", "\u201c", "c", "\u201d"]),
+        (" \n", []),
+    ],
+)
+def test_words_of_a_text(text: str, words: list[str]):
+    assert [text[begin:end] for begin, end in runner.words_of(text)] == words
+
+
+def test_spans_are_those_of_seqeval():
+    labeling = pytest.importorskip("seqeval.metrics.sequence_labeling", reason="seqeval is not installed")
+    draw = np.random.default_rng(0)
+    names = ["O", *(f"{prefix}-{kind}" for prefix in "BIES" for kind in ("a", "b-c"))]
+    for _ in range(500):
+        tags = [names[number] for number in draw.integers(0, len(names), draw.integers(1, 9))]
+        spans = [(kind, begin, end - 1) for kind, begin, end in runner.spans_in(tags)]
+        assert spans == [tuple(span) for span in labeling.get_entities(tags)]
+
+
+@pytest.mark.parametrize(("sizes", "most"), [([1] * 20, 8), ([3, 1, 8, 8, 2, 5, 1], 8), ([9, 9], 9), ([2], 9)])
+def test_windows_hold_each_word_once(sizes: list[int], most: int):
+    windows = runner.windows_of(sizes, most)
+    assert [place for one in windows for place in range(one.own_begin, one.own_end)] == list(range(len(sizes)))
+    for one in windows:
+        assert one.begin <= one.own_begin <= one.own_end <= one.end
+        assert sum(sizes[one.begin : one.end]) <= most
+
+
+def test_windows_meet_where_they_may():
+    windows = runner.windows_of([1] * 20, 8, [place % 5 == 0 for place in range(21)])
+    assert [one.own_begin for one in windows if one.own_begin % 5] == []
+
+
+def test_spans_of_a_long_text_have_their_places_in_it():
+    """The model tags the token of "film" B-x, of "fine" I-x."""
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "fine", "film"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    seen = []
+
+    def predict(ids: np.ndarray) -> np.ndarray:
+        seen.append(ids.shape)
+        tags = np.select([ids == 6, ids == 5], [1, 2], 0)
+        return 9.0 * np.eye(3, dtype=np.float32)[tags].transpose(0, 2, 1)
+
+    about = {"shape": [10], "labels": ["O", "B-x", "I-x"], "pad": 0}
+    text = "a a film fine, " * 8
+    spans = runner.spans(text, predict, about, tokenizer)
+    assert [text[one.begin : one.end] for one in spans] == ["film fine"] * 8
+    assert [one.begin for one in spans] == [4 + 15 * number for number in range(8)]
+    assert {one.label for one in spans} == {"x"}
+    assert max(seen) <= (1, 10) and len(seen) > 4
+    assert runner.span_in_words(spans[0]) == '4 to 13: x "film fine" 100.0 %'
+    with pytest.raises(runner.Refused, match="the text is empty"):
+        runner.spans(" ", predict, about, tokenizer)

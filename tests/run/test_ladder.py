@@ -120,6 +120,24 @@ def test_a_rise_of_an_error_is_judged_in_its_own_unit():
     assert (found.title, found.measured, found.excess, found.unit) == ("mean error rise", 0.5, 0.25, "levels")
 
 
+def by_class(*shares: float | None) -> Quality:
+    return accuracy(0.9).model_copy(update={"per_class": shares, "parts": ("cat", "dog")})
+
+
+def test_the_recall_of_a_class_is_limited_alone():
+    budget = Budget(recall={"dog": 2.0})
+    assert judged(budget, by_class(0.9, 0.9), by_class(0.5, 0.88)) == ()
+    (found,) = judged(budget, by_class(0.9, 0.9), by_class(0.9, 0.85))
+    assert (found.limit, found.title, found.unit) == ("recall.dog", "recall of dog drop", "points")
+    assert (found.measured, found.excess, found.of_quality) == (pytest.approx(5.0), pytest.approx(3.0), True)
+
+
+@pytest.mark.parametrize("own", [by_class(0.9, None), accuracy(0.9)])
+def test_a_recall_that_is_not_measured_breaks_its_limit(own: Quality):
+    (found,) = judged(Budget(recall={"dog": 2.0}), by_class(0.9, 0.9), own)
+    assert (found.limit, found.measured) == ("recall.dog", 100.0)
+
+
 def test_a_large_loss_of_the_float_student_steers():
     budget = Budget(drop=1.0)
     assert judged(budget, accuracy(0.9), accuracy(0.89)) == ()

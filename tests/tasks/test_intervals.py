@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from distiq.tasks.intervals import Z_95, fisher_interval, rmse_interval, wilson_interval
+from distiq.tasks.intervals import Z_95, bootstrap_interval, fisher_interval, rmse_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,10 @@ def test_an_interval_of_the_error_is_that_of_the_squares():
     low, high = rmse_interval(torch.tensor([1.0, 1.0, 3.0, 3.0]))
     spread = Z_95 * math.sqrt(64 / 3) / 2  # squares 1, 1, 9, 9: mean 5, variance 64/3
     assert (low, high) == (pytest.approx(math.sqrt(5 - spread)), pytest.approx(math.sqrt(5 + spread)))
+
+
+def test_the_bootstrap_of_a_mean_is_that_of_its_standard_error():
+    """0 and 1 alike often: the standard error of the mean of 400 is 0.5 / 20."""
+    counts = torch.stack([torch.arange(400) % 2, torch.ones(400)], 1)
+    low, high = bootstrap_interval(counts, lambda sums: sums[..., 0] / sums[..., 1])
+    assert (low, high) == pytest.approx((0.5 - 1.96 * 0.025, 0.5 + 1.96 * 0.025), abs=0.008)

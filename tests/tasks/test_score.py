@@ -11,6 +11,7 @@ from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
 from distiq.records.models import Column
 from distiq.records.quality import Metric
+from distiq.tasks.choose import task_of
 from distiq.tasks.classification import classification
 from distiq.tasks.multi_label import multi_label
 from distiq.tasks.regression import regression
@@ -100,3 +101,12 @@ def test_a_drop_is_signed_by_what_is_better():
     ]
     assert error[1].drop(error[0]) == 0.25 and error[0].drop_unit == "levels"
     assert error[0].allowing(0.25) == 0.75
+
+
+def test_a_recall_that_no_sample_measures_is_refused(data: Data):
+    check_task(task_of(data), data, recalled=["0"])
+    with pytest.raises(UserError, match=r'budget\.recall: nothing is called "o"; recall is measured of 0, 1, 2, 3'):
+        check_task(task_of(data), data, recalled=["o"])
+    without = replace(data, test=data.test.take((data.test.labels != 3).nonzero().flatten()))
+    with pytest.raises(UserError, match='no test sample is of "3", so its recall is not measured'):
+        check_task(task_of(data), without, recalled=["3"])

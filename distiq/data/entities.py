@@ -1,0 +1,98 @@
+"""Texts whose tokens have a tag each: words become tokens, and long texts overlapping windows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distiq.data.labels import UNLABELLED
+from distiq.data.samples import Loaded, Split, in_memory
+from distiq.data.tagged import OUTSIDE, Sentence, read_tagged
+from distiq.data.text import Text
+from distiq.data.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
+from distiq.device.run import pieces_of, special_around, windows_of
+from distiq.errors import UserError
+from distiq.recipe.data import DataSettings
+
+PACKAGED = Path(__file__).parent / "wnut17"
+"""Derczynski et al. 2017, "Results of the WNUT2017 shared task on novel and emerging entity recognition"; CC BY 4.0."""
+
+
+class Aligned(NamedTuple):
+    """Token numbers (N, L) and the tag of each token (N, L) int16: that of a word stands at its first token."""
+
+    inputs: Tensor
+    labels: Tensor
+    notes: tuple[str, ...]
+
+
+def entities(settings: DataSettings) -> Loaded:
+    """The texts of a recipe whose words have tags: `data.source` is "entities".
+
+    Raises:
+        UserError: a file cannot be read, or a tag is none of the training texts; the message says where.
+    """
+    own, of_text = settings.entities, settings.text
+    folder = Path(settings.folder) if settings.folder else PACKAGED
+    files = (own.train, own.test, *([settings.validation_part] if settings.validation_part else []))
+    parts = [read_tagged(folder / file, own) for file in files]
+    if of_text.tokenizer:
+        tokenizer = load_tokenizer(of_text.tokenizer)
+    else:
+        tokenizer = train_tokenizer([" ".join(one.words) for one in parts[0].sentences], of_text.vocabulary)
+    encoder = TextEncoder(tokenizer, of_text.length)
+    tags = tag_names(parts[0].sentences)
+    splits: list[Split] = []
+    notes: list[str] = []
+    for file, part in zip(files, parts, strict=True):
+        aligned = align(part.sentences, encoder, tags, file)
+        splits.append(in_memory(aligned.inputs, aligned.labels))
+        notes += [*part.notes, *aligned.notes]
+    validation = splits[2] if settings.validation_part else None
+    return Loaded(tags, splits[0], splits[1], Text.of(encoder), tuple(notes), validation)
+
+
+def tag_names(sentences: Sequence[Sentence]) -> tuple[str, ...]:
+    """O, then the tags of each label by its letters, such as B-person, I-person; B and I always both."""
+    tags = {tag for sentence in sentences for tag in sentence.tags} - {OUTSIDE}
+    tags |= {f"{prefix}-{tag[2:]}" for tag in tags for prefix in "BI"}
+    return OUTSIDE, *sorted(tags, key=lambda tag: (tag[2:], "BIES".index(tag[0])))
+
+
+def align(sentences: Sequence[Sentence], encoder: TextEncoder, tags: Sequence[str], where: str) -> Aligned:
+    """Sentences as token numbers; those longer than `encoder.length` as overlapping windows, of which each word counts
+    in one. Windows meet where no span is cut.
+
+    Raises:
+        UserError: a tag is none of `tags`.
+    """
+    encoder.bare()
+    numbers = {tag: number for number, tag in enumerate(tags)}
+    front, behind = special_around(encoder.tokenizer)
+    most = encoder.length - len(front) - len(behind)
+    rows, labels, parted, longest = [], [], 0, 0
+    for sentence in sentences:
+        if strange := next((tag for tag in sentence.tags if tag not in numbers), ""):
+            raise UserError(f'{where}: the tag "{strange}" is none of the training texts, which have {", ".join(tags)}')
+        pieces = [own[:most] for own in pieces_of(encoder.tokenizer, sentence.words)]
+        sizes = [len(own) for own in pieces]
+        windows = windows_of(sizes, most, [tag[0] in "OBS" for tag in [*sentence.tags, OUTSIDE]])
+        parted, longest = parted + (len(windows) > 1), max(longest, sum(sizes))
+        for window in windows:
+            row, label = [*front], [UNLABELLED] * len(front)
+            for place in range(window.begin, window.end):
+                counts = window.own_begin <= place < window.own_end
+                row += pieces[place]
+                label += [numbers[sentence.tags[place]] if counts else UNLABELLED, *[UNLABELLED] * (sizes[place] - 1)]
+            padding = encoder.length - len(row) - len(behind)
+            rows.append([*row, *behind, *[encoder.pad] * padding])
+            labels.append([*label, *[UNLABELLED] * (len(behind) + padding)])
+    notes = []
+    if parted:
+        notes.append(
+            f"{where}: {parted:,} of {len(sentences):,} sentences are longer than {encoder.length} tokens (the longest"
+            f" has {longest:,}); read in overlapping windows, of which each word counts in one"
+        )
+    return Aligned(torch.tensor(rows, dtype=torch.int64), torch.tensor(labels, dtype=torch.int16), tuple(notes))
