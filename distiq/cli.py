@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 import typer.core
@@ -16,6 +16,9 @@ from rich.console import Console
 from distiq.errors import UserError, printable
 from distiq.progress import Lines, Live, Silent, Watch
 from distiq.training import processes
+
+if TYPE_CHECKING:
+    from distiq.recipe.recipe import Recipe
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
 for noisy in ("torchao", "torch.utils._pytree"):
@@ -69,20 +72,53 @@ def run(
 
         file = recipe_file(recipe)
         settings = load_recipe(file, set_)
-        from distiq.commands.compress import compress
-        from distiq.report.show import show
+        if settings.student.is_searched:
+            place = folder or Path("runs") / settings.name
+            _search(settings, None, None, folder, "", plain, file)
+            settings, folder = _found(place, None), place
+        _compress(settings, folder, plain, file)
 
-        console = Console(highlight=False)
-        place = folder or Path("runs") / settings.name
-        with _watching(console, plain) as watch:
-            command = shlex.join(["distiq", *sys.argv[1:]])
-            record = compress(settings, run=folder, watch=watch, command=command, recipe_file=file)
-        if not processes.is_main():
-            return
-        show(place / "records", console)
-        console.print(f"report: {place / 'report.html'}\nbundle: {place / 'bundle'}", markup=False)
-        if not record.verdict.met:
-            raise typer.Exit(BUDGET_MISSED)
+
+@app.command(epilog="Example: `distiq search fashion_mnist --trials 40`, then `distiq deliver runs/fashion_mnist`")
+def search(
+    recipe: RecipeFile,
+    trials: Annotated[int | None, typer.Option(min=1, help="how many candidates; by default the recipe's")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.001, help="begin no candidate after so many hours")] = None,
+    storage: Annotated[
+        str, typer.Option(help="an Optuna storage that several searches share: a journal file or a database's URL")
+    ] = "",
+    set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set budget.size_kb=60`")] = [],  # noqa: B006
+    folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/NAME")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Finds the student: each candidate's file is timed untrained, those that hold the budget learn in stages.
+
+    Without budget.size_kb and budget.latency_ms, candidates must be as small and as fast as the recipe's own student.
+    Interrupted, the same command goes on.
+    """
+    with _explained():
+        from distiq.recipe.read import load_recipe
+        from distiq.recipe.shipped import recipe_file
+
+        file = recipe_file(recipe)
+        settings = load_recipe(file, set_)
+        _search(settings, trials, hours, folder, storage, plain, file)
+
+
+@app.command(epilog="Example: `distiq deliver runs/fashion_mnist --point 12`")
+def deliver(
+    folder: RunFolder,
+    point: Annotated[
+        int | None, typer.Option(help="a candidate of the front; by default the one that was chosen")
+    ] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+) -> None:
+    """Makes the bundle of a student that a search found: what the search has trained is not trained again.
+
+    Exit codes as of `distiq run`.
+    """
+    with _explained():
+        _compress(_found(folder, point), folder, plain, None)
 
 
 @app.command(epilog="Example: `distiq ablate fashion_mnist --seeds 5`")
@@ -485,6 +521,51 @@ def _named_shape(text: str) -> tuple[str, list[int]]:
     if not all(size.strip().isdigit() for size in sizes.split(",")):
         raise UserError(f"--shape {text}: write the sizes of one sample with commas, such as 3,224,224")
     return name, [int(size) for size in sizes.split(",")]
+
+
+def _search(
+    settings: "Recipe",
+    trials: int | None,
+    hours: float | None,
+    folder: Path | None,
+    storage: str,
+    plain: bool,
+    file: Path,
+) -> None:
+    from distiq.commands.search import search as find
+    from distiq.report.show import show_search
+
+    console, command = Console(highlight=False), shlex.join(["distiq", *sys.argv[1:]])
+    with _watching(console, plain) as watch:
+        record = find(
+            settings, trials=trials, hours=hours, run=folder, storage=storage, watch=watch, command=command,
+            recipe_file=file,
+        )  # fmt: skip
+    show_search(record, folder or Path("runs") / settings.name, console)
+
+
+def _found(folder: Path, point: int | None) -> "Recipe":
+    """The recipe of a search with the student that it found."""
+    from distiq.commands.search import found
+
+    return found(folder, point)
+
+
+def _compress(settings: "Recipe", folder: Path | None, plain: bool, file: Path | None) -> None:
+    from distiq.commands.compress import compress
+    from distiq.report.show import show
+
+    console = Console(highlight=False)
+    place = folder or Path("runs") / settings.name
+    with _watching(console, plain) as watch:
+        command = shlex.join(["distiq", *sys.argv[1:]])
+        record = compress(settings, run=folder, watch=watch, command=command, recipe_file=file)
+    if not processes.is_main():
+        return
+    show(place / "records", console)
+    console.print(f"report: {place / 'report.html'}\nbundle: {place / 'bundle'}", markup=False)
+    if not record.verdict.met:
+        raise typer.Exit(BUDGET_MISSED)
 
 
 @contextlib.contextmanager

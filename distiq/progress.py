@@ -13,9 +13,14 @@ from rich.text import Text
 
 
 class Watch(Protocol):
-    """Receives what happens: a stage begins, a step is done, something is worth a line."""
+    """Receives what happens: a stage begins, a step or an epoch is done, something is worth a line.
+
+    epoch: of a training, from 1, and its metric on the validation split, turned so that a higher one is better; None
+    where it is not validated.
+    """
 
     def stage(self, title: str) -> None: ...
+    def epoch(self, number: int, goodness: float | None) -> None: ...
     def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None: ...
     def note(self, text: str) -> None: ...
 
@@ -24,6 +29,9 @@ class Silent:
     """Shows nothing."""
 
     def stage(self, title: str) -> None:
+        pass
+
+    def epoch(self, number: int, goodness: float | None) -> None:
         pass
 
     def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None:
@@ -62,6 +70,9 @@ class Lines:
             soft_wrap=True,
         )
 
+    def epoch(self, number: int, goodness: float | None) -> None:
+        pass  # the lines of its steps name it
+
     def note(self, text: str) -> None:
         self.console.print(f"          {text}", highlight=False, markup=False, soft_wrap=True)
 
@@ -98,6 +109,9 @@ class Live:
     def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None:
         if self.task is not None:
             self.progress.update(self.task, completed=done, total=total, values=_format(values))
+
+    def epoch(self, number: int, goodness: float | None) -> None:
+        pass  # the live line names it
 
     def note(self, text: str) -> None:
         # One call: what is printed without a line end is lost above a live line.

@@ -29,6 +29,7 @@ from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.frontend import front_end
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
+from distiq.models.plain import PlainNet
 from distiq.models.pretrained import pretrained_classifier
 from distiq.models.resnet import ResNet
 from distiq.models.signature import OutputForm, check_kept
@@ -52,6 +53,7 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "bc_resnet": BCResNet,
     "conformer": Conformer,
     "mlp": MLP,
+    "plain": PlainNet,
 }
 TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "text_bilstm": TextBiLSTM,

@@ -22,6 +22,7 @@ from distiq.recipe.distil import (
 from distiq.recipe.measure import EvaluationSettings, ExportSettings, MeasureSettings
 from distiq.recipe.part import Part
 from distiq.recipe.quantize import INTEGER_IO_LACKS, QuantizeSettings
+from distiq.recipe.search import SearchSettings
 from distiq.recipe.toml import described, plain
 from distiq.recipe.training import (
     AssistantSettings,
@@ -54,6 +55,7 @@ class Recipe(Part):
     export: ExportSettings = Field(default_factory=ExportSettings)
     budget: Budget = Field(default_factory=Budget)
     measure: MeasureSettings = Field(default_factory=MeasureSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
 
     @field_validator("name")
@@ -65,7 +67,12 @@ class Recipe(Part):
 
     def code(self) -> tuple[str, ...]:
         """What this recipe runs of code that is not distiq's: functions of files, and pickles that it trusts."""
-        sources = (self.data.source, self.teacher.predict, *(network.model for network in self.networks().values()))
+        sources = (
+            self.data.source,
+            self.teacher.predict,
+            self.search.space,
+            *(network.model for network in self.networks().values()),
+        )
         functions = [source for source in sources if ".py:" in source]
         trusted = [network.weights for network in self.networks().values() if network.trust and network.weights]
         pickles = [weights for weights in trusted if not weights.endswith(".safetensors")]

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from distiq.recipe.part import Name, Part
 
 FROM_TEACHER = "teacher"
+AUTO = "auto"
 PICKLES = (".pt", ".pth", ".th", ".bin", ".ckpt", ".tar")
 WEIGHT_FILES = (".safetensors", *PICKLES)
 
@@ -128,7 +129,10 @@ class AssistantSettings(ModelSettings):
 class StudentSettings(ModelSettings):
     """The small network."""
 
-    model: str = Field("mobilenet_v2", description=ModelSettings.model_fields["model"].description)
+    model: str = Field(
+        "mobilenet_v2",
+        description=f'{ModelSettings.model_fields["model"].description}, "plain"; "auto" looks for it, see [search]',
+    )
     weights: str = Field(
         "",
         description='as the teacher\'s; "teacher" cuts the student from the trained teacher by its options, such as'
@@ -140,3 +144,16 @@ class StudentSettings(ModelSettings):
     def is_cut(self) -> bool:
         """It starts as a part of the trained teacher."""
         return self.weights == FROM_TEACHER
+
+    @property
+    def is_searched(self) -> bool:
+        """It is looked for; its options are kept by every candidate that has them."""
+        return self.model == AUTO
+
+    @model_validator(mode="after")
+    def _searched_is_untrained(self) -> Self:
+        if self.is_searched and self.weights:
+            raise ValueError(
+                'model = "auto" looks for a network that is trained here, which takes no weights; name one'
+            )
+        return self

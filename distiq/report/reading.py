@@ -12,6 +12,7 @@ from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.models import Column, ModelRecord
 from distiq.records.record import Record
 from distiq.records.run import RunRecord
+from distiq.records.search import SearchRecord
 from distiq.records.speed import CostRecord, LatencyRecord
 from distiq.records.trials import FLOAT32, TrialRecord
 
@@ -42,6 +43,16 @@ def read_ablation(records: Path, run: RunRecord) -> AblationRecord | None:
         UserError: the record is damaged.
     """
     return _beside(Path(records) / "ablation.json", AblationRecord, "`distiq ablate RECIPE` again writes it", run)
+
+
+def read_search(records: Path) -> SearchRecord | None:
+    """Reads `records`/search.json; None where no search has ended.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = Path(records) / "search.json"
+    return read_record(path, SearchRecord, "`distiq search RECIPE` again writes it") if path.is_file() else None
 
 
 def read_diagnosis(records: Path, run: RunRecord) -> DiagnosisRecord | None:

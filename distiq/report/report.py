@@ -8,6 +8,7 @@ from distiq.records.ablation import AblationRecord
 from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.record import NOUNS
 from distiq.records.run import RunRecord
+from distiq.records.search import SearchRecord
 from distiq.records.speed import BenchRecord
 from distiq.records.training import TrainingRecord
 from distiq.report import figures, measurements, reading, tables
@@ -27,7 +28,13 @@ def write_report(records: Path, target: Path) -> None:
     """
     run = reading.read_run(records)
     elsewhere = measurements.read_measurements(records, run)
-    page = render(run, reading.read_ablation(records, run), reading.read_diagnosis(records, run), elsewhere)
+    page = render(
+        run,
+        reading.read_ablation(records, run),
+        reading.read_diagnosis(records, run),
+        elsewhere,
+        reading.read_search(records),
+    )
     write_atomically(target, page.encode())
 
 
@@ -36,12 +43,13 @@ def render(
     ablation: AblationRecord | None = None,
     diagnosis: DiagnosisRecord | None = None,
     elsewhere: tuple[BenchRecord, ...] = (),
+    search: SearchRecord | None = None,
 ) -> str:
-    """The report of a run, of its ablation and diagnosis if there are any, and of other machines, as HTML text."""
+    """The report of a run, of its ablation, diagnosis and search if there are any, and of other machines, as HTML."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    from distiq.report import plots  # loads matplotlib
+    from distiq.report import plots, searches  # load matplotlib
 
     folder = resources.files("distiq.report")
     environment = Environment(
@@ -60,6 +68,9 @@ def render(
         float_modules=tables.float_modules_sentence(run),
         figures=figures,
         tables=tables,
+        search=search,
+        searches=searches,
+        search_plot=Markup(searches.search_plot(search)) if search else "",
         ablation=ablation,
         ablation_plot=Markup(plots.teacher_effect(ablation)) if ablation else "",
         diagnosis=diagnosis,

@@ -12,6 +12,7 @@ from distiq.records.ablation import AblationRecord
 from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.models import Column, ModelRecord
 from distiq.records.run import OwnFileRecord, RunRecord
+from distiq.records.search import SearchRecord
 from distiq.records.speed import BenchRecord, gmac_per_s
 from distiq.report.figures import (
     NOTHING,
@@ -116,6 +117,24 @@ def show_ablation(ablation: AblationRecord, console: Console) -> None:
         arms.add_row(Text(row.head.text), *(Text(cell.text) for cell in row.cells))
     console.print(arms)
     console.print(Text(f"teacher: {figure(ablation.teacher.primary)}", "dim"))
+
+
+def show_search(search: SearchRecord, run: Path, console: Console) -> None:
+    """Prints what a search found: the front, the lines that make a recipe's student the chosen one."""
+    from distiq.report.searches import HEADINGS, front_rows, search_sentence
+
+    _heading(console, "The student that was found")
+    console.print(Text(search_sentence(search)))
+    table = _table("")
+    for heading in HEADINGS[:-1]:
+        table.add_column(heading.text, justify="right", no_wrap=True)
+    table.add_column(HEADINGS[-1].text)
+    for row in front_rows(search):
+        style = "bold" if row.marked else ""
+        table.add_row(Text(row.head.text, style), *(Text(cell.text, style) for cell in row.cells))
+    console.print(table)
+    console.print(Text(f"In a recipe:\n{search.student_toml}"), soft_wrap=True)
+    console.print(Text(f"Its bundle: distiq deliver {run}"), soft_wrap=True)
 
 
 def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:

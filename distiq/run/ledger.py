@@ -120,7 +120,14 @@ class Ledger:
         processes.on_main(tried)
 
     def step(
-        self, name: str, title: str, kind: type[R], make: Callable[[Place], R | None], *, together: bool = False
+        self,
+        name: str,
+        title: str,
+        kind: type[R],
+        make: Callable[[Place], R | None],
+        *,
+        together: bool = False,
+        watch: Watch | None = None,
     ) -> Step[R]:
         """The step's result: read if the same code made it from the same values, else made and kept.
 
@@ -131,6 +138,7 @@ class Ledger:
                 `functools.partial` of one that binds by keyword all that the result is made from: see `step_key`.
             together: every process of the run makes it. The main one's record counts, and it alone writes; the others
                 may leave with None.
+            watch: who watches while it is made, by default who watches the run.
         """
         key = step_key(name, make)
         final = self.folder / "steps" / f"{name}-{key}"
@@ -139,8 +147,8 @@ class Ledger:
             partial, record, began = _partial(final), None, time.monotonic()
             with _writing(partial):
                 if together or processes.is_main():
-                    self.watch.stage(title)
-                    record = make(Place(partial, self.cache, self.watch))
+                    (watch or self.watch).stage(title)
+                    record = make(Place(partial, self.cache, watch or self.watch))
                 step = processes.on_main(lambda: _kept_from_now(record, partial, final, key, time.monotonic() - began))
         self.used[step.folder.name] = step
         return step

@@ -17,6 +17,7 @@ from distiq.distillation.distil import Distillation, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.files import save_tensors, sha256_of_json
 from distiq.models.layout import make_contiguous
+from distiq.progress import Watch
 from distiq.recipe.data import TextViewSettings, ViewSettings
 from distiq.recipe.distil import DistilSettings, QuantRegularizationSettings
 from distiq.recipe.part import changed
@@ -100,6 +101,7 @@ def train_student(
     teacher: TrainedNetwork | None = None,
     distillation: DistilSettings | None = None,
     seed: int | None = None,
+    watch: Watch | None = None,
 ) -> TrainedNetwork:
     """A student trained with the given settings and seed, by default the recipe's.
 
@@ -108,6 +110,7 @@ def train_student(
         teacher: what a student is cut from, as it was trained; where the settings take no teacher, the student is cut
             from what the teacher is before it is trained here.
         seed: of the student's weights, the order of the samples and the views.
+        watch: who watches the training; one that raises ends it, and its checkpoint stays.
     """
     settings, seed = distillation or recipe.distil, recipe.seed if seed is None else seed
     is_taught = settings.teacher != "none"
@@ -126,7 +129,7 @@ def train_student(
         seed=seed,
     )
     title += f", seed {seed}" if seed != recipe.seed else ""
-    return _loaded(student, ledger.step(student.role, title, Trained, make, together=True))
+    return _loaded(student, ledger.step(student.role, title, Trained, make, together=True, watch=watch))
 
 
 def _loaded(network: Network, step: Step[Trained]) -> TrainedNetwork:

@@ -175,6 +175,8 @@ class _Run:
         self._end_epoch(validate, images / spent, self.seconds, rate if self.step > first else 0.0)
         if checkpoint is not None:
             self._save(checkpoint, self.seconds)
+        metric = self.history[-1].validation
+        watch.epoch(self.epoch, metric.goodness if metric else None)
 
     def learn(self, losses: Losses, rate: float) -> None:
         """One step of the optimizer, from the losses of a batch."""

@@ -81,7 +81,8 @@ def test_files_of_transformers(kind: str, dynamo: bool, tmp_path: Path):
     record = distiq(tmp_path / "net.onnx", tmp_path / "data.npz", tmp_path)
     assert record.sqnr_db > 20
     before, after = record.bench.files
-    assert after.size_bytes < 0.6 * before.size_bytes
+    went_back = any("stay in float32" in note for note in record.notes)  # so small a network can be slower in int8
+    assert after.size_bytes < (1.0 if went_back else 0.6) * before.size_bytes
 
 
 @pytest.mark.parametrize(

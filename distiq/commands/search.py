@@ -1,0 +1,391 @@
+"""search(recipe): the student is found. Measured first, trained in stages, compared on fresh data."""
+
+import inspect
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distiq import environment
+from distiq.commands.ablate import Predicted, correct_of, predict
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.evaluation.statistics import paired_interval
+from distiq.factory import call_factory
+from distiq.files import sha256_of_json
+from distiq.models.frontend import front_end
+from distiq.models.spaces import SPACES, Choice
+from distiq.progress import Watch
+from distiq.recipe.part import changed
+from distiq.recipe.read import read_recipe
+from distiq.recipe.recipe import Recipe, to_toml
+from distiq.recipe.toml import written
+from distiq.records.search import Candidate, CandidateCost, ComparedRecord, SearchRecord
+from distiq.report.reading import read_search
+from distiq.run.candidates import JudgedWatch, Yardstick, cost_of, yardstick
+from distiq.run.check import check_networks, check_training
+from distiq.run.ledger import Ledger, Step
+from distiq.run.measure import reason_of
+from distiq.run.networks import Models, Network, build_network
+from distiq.run.prepare import read_data
+from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
+from distiq.runtimes.check import check_runtimes
+from distiq.tasks.choose import task_of
+from distiq.training import processes
+
+if TYPE_CHECKING:
+    import optuna
+
+STORAGE = "search.journal"
+RECORD = "search.json"
+CANDIDATE, FOLDER = "candidate", "folder"  # what the storage keeps of a trial
+Space = Callable[[Any], Choice]
+
+
+class Stopped(Exception):
+    """Others were better at this stage."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """All that candidates have in common.
+
+    Args:
+        teacher, source: see `train_student`. limits: by key. beside: what candidates are timed with.
+    """
+
+    recipe: Recipe
+    data: Data
+    models: tuple[Network, ...]
+    teacher: TrainedNetwork
+    source: TrainedNetwork
+    space: Space
+    limits: dict[str, float]
+    beside: Yardstick | None
+
+
+def search(
+    recipe: Recipe,
+    *,
+    trials: int | None = None,
+    hours: float | None = None,
+    run: Path | None = None,
+    storage: str = "",
+    watch: Watch | None = None,
+    command: str = "distiq.search(recipe)",
+    recipe_file: Path | None = None,
+) -> SearchRecord:
+    """Finds the student of a recipe.
+
+    Each candidate's quantized file is made from untrained weights and timed in the runtime that is delivered; one that
+    is larger or slower than the budget allows, or where the budget does not say, than the recipe's own student, is not
+    trained. The others are trained with the recipe's settings; after 1, 3, 9, ... epochs only the better third goes on
+    (asynchronous successive halving: Li et al. 2020, "A system for massively parallel hyperparameter tuning",
+    arXiv:1810.05934). What is tried next follows from what was seen (Optuna's TPE with constraints). Interrupted, the
+    same call goes on.
+
+    Args:
+        trials, hours: in place of the recipe's `search`.
+        run: the run folder; by default runs/<name>.
+        storage: an Optuna storage, a journal file or a database's URL; by default a journal in the run folder. Several
+            searches with run folders of their own work on one.
+        recipe_file: as for `compress`.
+
+    Raises:
+        UserError: the recipe or the data is refused, Optuna is missing, or no candidate holds the limits.
+    """
+    if processes.count() > 1:
+        raise UserError("distiq search runs in one process; start several with one --storage, each with its own --run")
+    began = time.monotonic()
+    settings = changed(recipe.search, {key: value for key, value in (("trials", trials), ("hours", hours)) if value})
+    with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
+        data = read_data(recipe, ledger)
+        check_runtimes(recipe)
+        own = None if recipe.student.is_searched else build_network(recipe, data, "student")
+        shared, cost = _shared(ledger, recipe, data, own)
+        study = _study(storage or str(ledger.folder / STORAGE), recipe, shared)
+        _take_up(study, ledger.folder)
+        while len(candidates := _candidates(study)) < settings.trials:
+            if settings.hours and time.monotonic() - began > 3600 * settings.hours:
+                ledger.watch.note(f"{settings.hours:g} hours are over, {len(candidates)} candidates were tried")
+                break
+            _try_one(ledger, study, shared, recipe.seed + len(candidates), candidates)
+        record = _record(ledger, shared, own, cost, candidates, study, command, storage)
+        record.save(ledger.records / RECORD)
+    return record
+
+
+def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
+    """The recipe with the student that was found."""
+    student = {"model": candidate.model, "options": candidate.options}
+    return changed(recipe, {"student": changed(recipe.student, student)})
+
+
+def found(folder: Path, number: int | None = None) -> Recipe:
+    """The recipe of the search in a run folder with the student that it chose, or another of its front.
+
+    Raises:
+        UserError: no search ended there, its record is damaged, or the candidate was not trained to its end.
+    """
+    record = read_search(folder / "records")
+    if record is None:
+        raise UserError(f"{folder}: no search has ended here; `distiq search RECIPE` makes one")
+    number = record.chosen if number is None else number
+    trained = {one.number: one for one in record.candidates if one.outcome == "trained"}
+    if number not in trained:
+        front = ", ".join(map(str, record.front))
+        raise UserError(f"--point {number}: no candidate of that number was trained to its end; the front: {front}")
+    return with_student(read_recipe(record.recipe_toml.encode(), str(folder / "records" / RECORD)), trained[number])
+
+
+# What candidates share ------------------------------------------------------------------------------------------------
+
+
+def _shared(ledger: Ledger, recipe: Recipe, data: Data, own: Network | None) -> tuple[Shared, CandidateCost | None]:
+    """The teacher is trained, the recipe's own student measured."""
+    roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
+    models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
+    if own is not None:
+        check_training(recipe, data)
+        check_networks(data, Models(models[0], models[1:], own, ()), (recipe.distil,), ledger.watch)
+    measured = cost_of(ledger, recipe, data, own, None) if own is not None else None
+    limits = _limits(recipe, measured.record if measured else None)
+    teacher = train_teacher(ledger, recipe, data, models[0])
+    source = train_assistants(ledger, recipe, data, models[1:], teacher)
+    beside = yardstick(measured, recipe) if measured else None
+    shared = Shared(recipe, data, models, teacher, source, _space(recipe, data), limits, beside)
+    said = " and ".join(f"{key} <= {value:.4g}" for key, value in limits.items())
+    ledger.watch.note(f"candidates are trained where {said}")
+    return shared, measured.record if measured else None
+
+
+def _limits(recipe: Recipe, own: CandidateCost | None) -> dict[str, float]:
+    """The most that a candidate's file may cost: by the budget, else what the recipe's own student costs."""
+    budget = {"size_kb": recipe.budget.size_kb, "latency_ms": recipe.budget.latency_ms}
+    if own is not None:
+        budget = {key: getattr(own, key) if limit is None else limit for key, limit in budget.items()}
+    limits = {key: limit for key, limit in budget.items() if limit is not None}
+    if not limits:
+        raise UserError(
+            'student.model = "auto": nothing says how small or fast the student must be; set budget.size_kb or'
+            " budget.latency_ms"
+        )
+    return limits
+
+
+def _space(recipe: Recipe, data: Data) -> Space:
+    if reference := recipe.search.space:
+        return lambda trial: call_factory(reference, {"trial": trial}, "search.space")
+    return SPACES[data.modality]
+
+
+def _study(storage: str, recipe: Recipe, shared: Shared) -> "optuna.Study":
+    """The study of these data, this teacher and these settings in the storage; made where there is none."""
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise UserError("distiq search needs the package optuna: pip install 'distiq[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    settings, student = recipe.search, recipe.student
+    basis = [
+        shared.data.digest(), shared.source.key, recipe.distil, student.training, recipe.views, settings.space,
+        settings.reduction, settings.first_epochs, shared.limits, recipe.measure.runtimes[0],
+    ]  # fmt: skip
+    plain = [one.model_dump() if hasattr(one, "model_dump") else one for one in basis]
+    return optuna.create_study(
+        study_name=f"{recipe.name}-{sha256_of_json(plain)[:12]}",
+        storage=storage if "://" in storage else JournalStorage(JournalFileBackend(storage)),
+        direction="maximize",
+        pruner=optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=settings.first_epochs, reduction_factor=settings.reduction
+        ),
+        load_if_exists=True,
+    )
+
+
+def _take_up(study: "optuna.Study", folder: Path) -> None:
+    """Puts what this folder's search was at when it was killed at the head of the queue."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(FOLDER) == str(folder.resolve()):
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params, user_attrs={FOLDER: trial.user_attrs[FOLDER]})
+
+
+def _candidates(study: "optuna.Study") -> list[Candidate]:
+    """What was tried, in order."""
+    kept = (trial.user_attrs.get(CANDIDATE) for trial in study.get_trials(deepcopy=False) if trial.state.is_finished())
+    return [Candidate.model_validate_json(one) for one in kept if one]
+
+
+# One candidate --------------------------------------------------------------------------------------------------------
+
+
+def _try_one(ledger: Ledger, study: "optuna.Study", shared: Shared, seed: int, before: Sequence[Candidate]) -> None:
+    """Draws a candidate, measures it, trains it where it holds the limits, and tells the study."""
+    import optuna
+
+    # A sampler for each candidate: what it draws follows from the seed and from what was seen, killed or not.
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    trial = study.ask()
+    trial.set_user_attr(FOLDER, str(ledger.folder.resolve()))
+    model, options = _choice(shared, trial)
+    same = next((one for one in before if (one.model, one.options) == (model, options)), None)
+    candidate = _as_before(trial.number, same) if same else _tried(ledger, trial, shared, model, options)
+    for key, most in shared.limits.items():
+        excess = getattr(candidate.cost, key) / most - 1 if candidate.cost else math.inf
+        trial.set_constraint(key, excess)
+    trial.set_user_attr(CANDIDATE, candidate.model_dump_json())
+    is_trained = candidate.outcome == "trained" and candidate.validation is not None
+    if is_trained and candidate.validation is not None:
+        study.tell(trial, candidate.validation.goodness)
+    else:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    ledger.watch.note(in_words(candidate))
+
+
+def _as_before(number: int, same: Candidate) -> Candidate:
+    return Candidate.model_validate({**dict(same), "number": number, "why": f"the same network as {same.number}"})
+
+
+def _choice(shared: Shared, trial: Any) -> Choice:
+    """The network that the space draws, with what the recipe says of its front-end."""
+    drawn = shared.space(trial)
+    if not (isinstance(drawn, tuple) and len(drawn) == 2 and isinstance(drawn[0], str) and isinstance(drawn[1], dict)):
+        raise UserError(f"search.space: {shared.recipe.search.space} returned {drawn!r}; return (model, options)")
+    of_front_ends = inspect.signature(front_end).parameters
+    kept = {key: value for key, value in shared.recipe.student.options.items() if key in of_front_ends}
+    return drawn[0], {**kept, **json.loads(json.dumps(drawn[1]))}
+
+
+def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict[str, Any]) -> Candidate:
+    make = partial(Candidate, number=trial.number, model=model, options=options)
+    recipe = with_student(shared.recipe, make(outcome="refused"))
+    try:
+        network = build_network(recipe, shared.data, "student")
+        models = Models(shared.models[0], shared.models[1:], network, ())
+        check_networks(shared.data, models, (recipe.distil,), ledger.watch)
+        cost = cost_of(ledger, recipe, shared.data, network, shared.beside).record
+    except Exception as error:  # exporters raise their own kinds; a full disk is raised again
+        return make(outcome="refused", why=reason_of(error))
+    over = [f"{key} {getattr(cost, key):.4g}" for key, most in shared.limits.items() if getattr(cost, key) > most]
+    if over:
+        return make(outcome="over the limits", why=", ".join(over), cost=cost)
+    reached: list[tuple[int, float]] = []
+    watch = JudgedWatch(ledger.watch, partial(_judge, trial, reached))
+    try:
+        trained = train_student(ledger, recipe, shared.data, network, shared.source, shared.teacher, watch=watch)
+    except Stopped:
+        why = f"others were better after {reached[-1][0]} epochs"
+        return make(outcome="stopped", why=why, cost=cost, epochs=reached[-1][0])
+    training = trained.step.record.training
+    assert training is not None
+    return make(outcome="trained", cost=cost, epochs=len(training.epochs), validation=training.epochs[-1].validation)
+
+
+def _judge(trial: Any, reached: list[tuple[int, float]], epoch: int, goodness: float) -> None:
+    """Ends a training behind which a third of those that came so far do not stand."""
+    reached.append((epoch, goodness))
+    trial.report(goodness, epoch)
+    if trial.should_prune():
+        raise Stopped
+
+
+def in_words(candidate: Candidate) -> str:
+    """A line of what became of a candidate."""
+    cost = f", {candidate.cost.latency_ms:.3g} ms, {candidate.cost.size_kb:.1f} kB" if candidate.cost else ""
+    metric = f", {candidate.validation.in_words} on the validation split" if candidate.validation else ""
+    why = f" ({candidate.why})" if candidate.why else ""
+    return f"candidate {candidate.number}: {candidate.model}{cost}{metric}: {candidate.outcome}{why}"
+
+
+# The verdict ----------------------------------------------------------------------------------------------------------
+
+
+def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The trained candidates of which none other is as good in quality, latency and size and better in one; the best in
+    quality first."""
+    trained = [one for one in candidates if one.outcome == "trained" and not one.why]
+    ranked = sorted(trained, key=_figures, reverse=True)
+    return tuple(one for one in ranked if not any(_beats(other, one) for other in trained))
+
+
+def _figures(candidate: Candidate) -> tuple[float, float, float]:
+    assert candidate.cost is not None
+    assert candidate.validation is not None
+    return candidate.validation.goodness, -candidate.cost.size_kb, -candidate.cost.latency_ms
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    better = [own >= others for own, others in zip(_figures(one), _figures(other), strict=True)]
+    return all(better) and _figures(one) != _figures(other)
+
+
+def _record(
+    ledger: Ledger,
+    shared: Shared,
+    own: Network | None,
+    cost: CandidateCost | None,
+    candidates: Sequence[Candidate],
+    study: "optuna.Study",
+    command: str,
+    storage: str,
+) -> SearchRecord:
+    """The best on the validation split, shown on the test set once, beside the recipe's own student."""
+    front = front_of(candidates)
+    if not front:
+        raise UserError(_none_holds(candidates, shared.limits))
+    recipe, data = shared.recipe, shared.data
+    chosen = _test(ledger, with_student(recipe, front[0]), shared)
+    compared = None
+    if own is not None and cost is not None:
+        compared = _compared(data, chosen, _test(ledger, recipe, shared), cost)
+    return SearchRecord(
+        name=recipe.name,
+        command=command,
+        recipe_toml=to_toml(recipe),
+        environment=environment.describe(),
+        storage=f"{storage or STORAGE}, study {study.study_name}",
+        limits=shared.limits,
+        candidates=tuple(candidates),
+        front=tuple(one.number for one in front),
+        chosen=front[0].number,
+        student_toml=f"[student]\nmodel = {written(front[0].model)}\noptions = {written(front[0].options)}\n",
+        test=chosen.record.test,
+        compared=compared,
+        seconds=sum(step.seconds for step in ledger.used.values()),
+        steps=tuple(ledger.used),
+    )
+
+
+def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> str:
+    asked = ", ".join(f"{key} <= {most:.4g}" for key, most in limits.items())
+    tried = [one for one in candidates if one.outcome == "over the limits"]
+    nearest = f"; the last had {tried[-1].why}" if tried else ""
+    refused = next((f"; {one.model}: {one.why}" for one in candidates if one.outcome == "refused"), "")
+    return (
+        f"search: none of {len(candidates)} candidates holds {asked}{nearest}{refused}; raise the budget or the trials"
+    )
+
+
+def _test(ledger: Ledger, recipe: Recipe, shared: Shared) -> Step[Predicted]:
+    network = build_network(recipe, shared.data, "student")
+    trained = train_student(ledger, recipe, shared.data, network, shared.source, shared.teacher)
+    return predict(ledger, shared.data, trained)
+
+
+def _compared(data: Data, chosen: Step[Predicted], own: Step[Predicted], cost: CandidateCost) -> ComparedRecord:
+    first, second = chosen.record.test.primary, own.record.test.primary
+    difference, interval = (first.value - second.value) * first.scale, None
+    if task_of(data).correct is not None:
+        found, given = (correct_of(data, step).unsqueeze(0) for step in (chosen, own))
+        mean, low, high = paired_interval(found, given)
+        difference, interval = 100 * mean, (100 * low, 100 * high)
+    return ComparedRecord(own=own.record.test, own_cost=cost, difference=difference, interval=interval)

@@ -1,0 +1,82 @@
+"""What a search found, in words, rows and a picture."""
+
+import json
+
+from matplotlib.axes import Axes
+
+from distiq.records.search import Candidate, SearchRecord
+from distiq.report.drawing import INK, drawn, write
+from distiq.report.figures import count
+from distiq.report.tables import Cell, Row
+
+HEADINGS = (Cell("Validation"), Cell("ms"), Cell("kB"), Cell("Parameters"), Cell("Student"))
+
+
+def search_sentence(search: SearchRecord) -> str:
+    """What was chosen, on the test set, and how it stands to the recipe's own student."""
+    chosen, metric = search.candidate(search.chosen), search.test.primary
+    trained = sum(one.outcome == "trained" for one in search.candidates)
+    said = (
+        f"Of {len(search.candidates)} candidates {trained} were trained to their end. The best on the validation split,"
+        f" number {chosen.number} ({chosen.model}), has {metric.in_words} on {count(search.test.samples)} test samples"
+    )
+    if chosen.cost:
+        said += f", {chosen.cost.latency_ms:.3g} ms and {chosen.cost.size_kb:.1f} kB as a quantized file"
+    if (compared := search.compared) is None:
+        return said + "."
+    interval = ""
+    if compared.interval is not None:
+        low, high = compared.interval
+        interval = f" (95 % interval {low:+.2f} to {high:+.2f}, one seed)"
+    own = compared.own_cost
+    return (
+        f"{said}; the recipe's own student has {compared.own.primary.in_words}, {own.latency_ms:.3g} ms and"
+        f" {own.size_kb:.1f} kB: {compared.difference:+.2f} {metric.drop_unit}{interval}."
+    )
+
+
+def front_rows(search: SearchRecord) -> tuple[Row, ...]:
+    """The front, best first, under HEADINGS."""
+    rows = []
+    for number in search.front:
+        one = search.candidate(number)
+        assert one.cost is not None
+        assert one.validation is not None
+        cells = (
+            Cell(one.validation.figure), Cell(f"{one.cost.latency_ms:.3g}"), Cell(f"{one.cost.size_kb:.1f}"),
+            Cell(count(one.cost.parameters)), Cell(f"{one.model} {json.dumps(one.options)}"),
+        )  # fmt: skip
+        rows.append(Row(Cell(f"candidate {number}"), cells, marked=number == search.chosen))
+    return tuple(rows)
+
+
+def search_plot(search: SearchRecord) -> str:
+    """Trained candidates by latency and quality on the validation split, the larger the file the larger the mark; the
+    front is joined, marks say more when one points at them."""
+    trained = [one for one in search.candidates if one.outcome == "trained" and one.cost and one.validation]
+    front = sorted((search.candidate(number) for number in search.front), key=lambda one: _at(one)[0])
+
+    def draw(axes: Axes) -> None:
+        largest = max(one.cost.size_kb for one in trained if one.cost)
+        axes.plot(*zip(*map(_at, front), strict=True), color=INK["line"], linewidth=1.2, zorder=1)
+        for one in trained:
+            ink = "deployed" if one.number == search.chosen else "student" if one in front else "muted"
+            size = 90 * (one.cost.size_kb / largest if one.cost else 1)
+            axes.scatter(*_at(one), s=size + 8, color=INK[ink], zorder=2 if one in front else 1)
+        for one in front:
+            write(axes, str(one.number), _at(one), (6, 5), "ink")
+        if limit := search.limits.get("latency_ms"):
+            axes.axvline(limit, color=INK["limit"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+        axes.grid(axis="y")
+        axes.set_xlabel("latency of one sample, ms")
+
+    metric = search.test.primary
+    return drawn(
+        draw, f"Candidates: {metric.title} on the validation split by latency", height=250, boxes=[(52, 34, 320, 190)]
+    )
+
+
+def _at(candidate: Candidate) -> tuple[float, float]:
+    assert candidate.cost is not None
+    assert candidate.validation is not None
+    return candidate.cost.latency_ms, candidate.validation.value * candidate.validation.scale

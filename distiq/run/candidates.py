@@ -1,0 +1,111 @@
+"""Candidates of a search: what a student costs is measured before it is trained; what it learns, as it learns it."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from distiq.data.splits import Data
+from distiq.evaluation.cost import multiply_adds, parameter_count
+from distiq.files import sha256_of_json
+from distiq.progress import Watch
+from distiq.quantization.quantize import quantize
+from distiq.quantization.scheme import Scheme
+from distiq.recipe.recipe import Recipe
+from distiq.records.search import CandidateCost
+from distiq.run.climb import plain_scheme
+from distiq.run.ledger import Ledger, Place, Step
+from distiq.run.measure import Conditions, Turns, as_fed, conditions_of, example_of, export_file, turns_of
+from distiq.run.networks import Network
+from distiq.runtimes.export import checksums, load, size_bytes
+from distiq.timing.latency import latencies
+
+SAMPLES = 16  # that ranges are calibrated on: what a file costs does not depend on them
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The recipe's own student, untrained, and its time: every candidate is timed in turns with it, so that a drift of
+    the machine's speed meets both."""
+
+    path: Path
+    latency_ms: float
+
+    @property
+    def key(self) -> str:
+        return sha256_of_json([checksums(self.path), self.latency_ms])
+
+
+def yardstick(step: Step[CandidateCost], recipe: Recipe) -> Yardstick:
+    """The file that a step made, as what others are timed with."""
+    return Yardstick(step.folder / conditions_of(recipe).model_file, step.record.latency_ms)
+
+
+def cost_of(
+    ledger: Ledger, recipe: Recipe, data: Data, student: Network, beside: Yardstick | None
+) -> Step[CandidateCost]:
+    """The cost of the student's quantized file in the runtime that the recipe delivers, before it is trained."""
+    make = partial(
+        measure_untrained,
+        student=student,
+        beside=beside,
+        data=data,
+        scheme=plain_scheme(recipe, None),
+        conditions=conditions_of(recipe),
+        turns=turns_of(recipe),
+    )
+    return ledger.step("candidate", f"timing {student.settings.model}, untrained", CandidateCost, make)
+
+
+def measure_untrained(
+    place: Place,
+    *,
+    student: Network,
+    beside: Yardstick | None,
+    data: Data,
+    scheme: Scheme,
+    conditions: Conditions,
+    turns: Turns,
+) -> CandidateCost:
+    """The step that makes the file of an untrained student, and times it."""
+    model, fed = copy.deepcopy(student.module).eval(), as_fed(data, conditions.export)
+    quantized = quantize(model, data.normalize(data.calibration.inputs[:SAMPLES]), scheme)
+    path = export_file(quantized, place.folder / conditions.model_file, data, conditions.export)
+    models = {"candidate": load(path, conditions.threads)}
+    if beside is not None:
+        models["yardstick"] = load(beside.path, conditions.threads)
+    one = fed.normalize(data.calibration.fetch(torch.arange(1)))
+    timed = latencies(models, one, conditions.threads, turns.rounds, turns.seconds)
+    latency_ms = timed["candidate"].p50_ms
+    if beside is not None:
+        latency_ms *= beside.latency_ms / timed["yardstick"].p50_ms
+    return CandidateCost(
+        latency_ms=latency_ms,
+        size_kb=size_bytes(path) / 1000,
+        parameters=parameter_count(model),
+        macs=multiply_adds(model, example_of(data)),
+    )
+
+
+class JudgedWatch:
+    """Passes everything on to another watch, and each epoch's metric to a judge, who may raise."""
+
+    def __init__(self, watch: Watch, judge: Callable[[int, float], None]) -> None:
+        self.watch, self.judge = watch, judge
+
+    def stage(self, title: str) -> None:
+        self.watch.stage(title)
+
+    def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None:
+        self.watch.step(done, total, values)
+
+    def note(self, text: str) -> None:
+        self.watch.note(text)
+
+    def epoch(self, number: int, goodness: float | None) -> None:
+        self.watch.epoch(number, goodness)
+        if goodness is not None:
+            self.judge(number, goodness)

@@ -1,0 +1,157 @@
+"""search(): candidates are measured before they are trained, stopped behind better ones, found again after a kill."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from distiq.cli import app
+from distiq.commands.search import found, front_of, search, with_student
+from distiq.errors import UserError
+from distiq.recipe.read import parse_recipe
+from distiq.recipe.recipe import Recipe
+from distiq.records.quality import Metric
+from distiq.records.search import Candidate, CandidateCost
+
+pytest.importorskip("optuna", reason="optuna is not installed")
+
+SPACE = """
+def narrow(trial):
+    width = trial.suggest_categorical("width", (8, 16, 24, 512))
+    return "plain", {"layers": [[width, 2]] * trial.suggest_int("depth", 1, 2)}
+
+
+def broken(trial):
+    return "plain", {"layers": [[trial.suggest_int("width", -9, -1), 2]]}
+
+
+def strange(trial):
+    return 3
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Two classes of tiny images, a student of two epochs."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 96), ("test", 32)):
+        for number in range(count):
+            folder = tmp_path / "photos" / split / ("dark", "light")[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(0, 140, (12, 12), dtype=np.uint8) + np.uint8(60 * (number % 2))
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    (tmp_path / "space.py").write_text(SPACE)
+    return parse_recipe(
+        {
+            "name": "small",
+            "data": {"source": "folder", "folder": "photos", "validation": 16, "calibration": 16, "channels": 1},
+            "views": {"flip": False, "shift": 0},
+            "teacher": {"options": {"widths": [8], "blocks": 1}, "training": {"epochs": 2, "batch_size": 16}},
+            "student": {
+                "model": "plain",
+                "options": {"layers": [[24, 2], [24, 2]]},
+                "training": {"epochs": 2, "batch_size": 16, "precision": "float32"},
+            },
+            "measure": {"rounds": 1, "seconds": 0.005},
+            "budget": {"latency_ms": 1000.0},
+            "search": {"space": f"{tmp_path}/space.py:narrow", "trials": 6},
+        }
+    )
+
+
+def candidate(number: int, quality: float, ms: float, kb: float, outcome: str = "trained") -> Candidate:
+    metric = Metric(name="accuracy", title="accuracy", value=quality)
+    cost = CandidateCost(latency_ms=ms, size_kb=kb, parameters=1, macs=1)
+    return Candidate.model_validate(
+        {"number": number, "model": "plain", "options": {}, "outcome": outcome, "cost": cost, "validation": metric}
+    )
+
+
+def test_the_front_holds_what_none_beats():
+    candidates = [
+        candidate(0, 0.90, 1.0, 50), candidate(1, 0.92, 2.0, 60), candidate(2, 0.91, 2.5, 70),
+        candidate(3, 0.80, 3.0, 10), candidate(4, 0.99, 0.1, 1, "stopped"),
+    ]  # fmt: skip
+    assert [one.number for one in front_of(candidates)] == [1, 0, 3]
+
+
+@pytest.mark.slow
+def test_what_is_over_the_limits_is_not_trained_and_the_best_is_delivered(recipe: Recipe, tmp_path: Path):
+    record = search(recipe)
+    own = record.compared
+    assert own is not None
+    assert record.limits == {"size_kb": own.own_cost.size_kb, "latency_ms": 1000.0}
+    over = [one for one in record.candidates if one.cost and one.cost.size_kb > own.own_cost.size_kb]
+    assert all(one.outcome == "over the limits" for one in over)
+    assert {one.outcome for one in record.candidates if one not in over} <= {"trained", "stopped"}
+    trained = [one for one in record.candidates if one.outcome == "trained"]
+    assert all(one.epochs == 2 for one in trained)
+    best = max(one.validation.value for one in trained if one.validation)
+    chosen = record.candidate(record.chosen)
+    assert chosen.validation is not None
+    assert chosen.validation.value == best
+    again = search(recipe)
+    assert again.candidates == record.candidates
+    result = CliRunner().invoke(app, ["deliver", "runs/small", "--plain"])
+    assert result.exit_code in (0, 3), result.output
+    run = json.loads((tmp_path / "runs/small/records/run.json").read_text())
+    assert chosen.model in run["recipe_toml"]
+    assert found(Path("runs/small")).student.options == chosen.options
+    assert (tmp_path / "runs/small/report.html").read_text().count("How the student was found") == 1
+    with pytest.raises(UserError, match=r"--point 99: no candidate of that number .* the front: "):
+        found(Path("runs/small"), 99)
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_ends_with_the_same_choice(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    from distiq.run import train as training
+
+    whole = search(recipe, run=Path("runs/whole"))
+    distil, calls = training.distil, []
+
+    def killed(*arguments, **named):
+        calls.append(named["stage"])
+        if calls.count("student") % 2 == 1:
+            raise KeyboardInterrupt
+        return distil(*arguments, **named)
+
+    monkeypatch.setattr(training, "distil", killed)
+    for _ in range(20):
+        try:
+            again = search(recipe, run=Path("runs/killed"))
+            break
+        except KeyboardInterrupt:
+            continue
+    assert calls.count("student") > 2
+    assert [(one.model, one.options, one.outcome, one.validation) for one in again.candidates] == [
+        (one.model, one.options, one.outcome, one.validation) for one in whole.candidates
+    ]
+    assert again.candidate(again.chosen).options == whole.candidate(whole.chosen).options
+
+
+def test_auto_needs_a_limit_and_finds_a_student(recipe: Recipe):
+    auto = recipe.model_dump(mode="json") | {"student": {"model": "auto"}}
+    auto["budget"] = {}
+    with pytest.raises(UserError, match=r"set budget.size_kb or budget.latency_ms"):
+        search(parse_recipe(auto), run=Path("runs/none"))
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [("broken", "none of 2 candidates holds .* plain: "), ("strange", r"returned 3; return \(model, options\)")],
+)
+def test_spaces_that_give_no_network(recipe: Recipe, function: str, said: str):
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {"space": tree["search"]["space"].replace(":narrow", f":{function}"), "trials": 2}
+    with pytest.raises(UserError, match=said):
+        search(parse_recipe(tree))
+
+
+def test_the_found_student_stands_in_the_recipe(recipe: Recipe):
+    other = Candidate(number=1, model="plain", options={"layers": [[8, 2]]}, outcome="trained")
+    assert with_student(recipe, other).student.options == {"layers": [[8, 2]]}
+    assert with_student(recipe, other).student.training == recipe.student.training

@@ -1,0 +1,46 @@
+"""Spaces of students: every network that they draw can be built, and counts one loss for each class."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from distiq.models.build import Tokens, build
+from distiq.models.spaces import SPACES
+from distiq.recipe.training import StudentSettings
+
+EXAMPLES = {
+    "image": torch.zeros(1, 3, 28, 28),
+    "audio": torch.zeros(1, 8000),
+    "text": torch.zeros(1, 12, dtype=torch.int64),
+    "table": torch.zeros(1, 9),
+}
+
+
+class Drawn:
+    """A trial that draws at random."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self.random.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return self.random.randint(low, high)
+
+
+@pytest.mark.parametrize("modality", SPACES)
+def test_what_is_drawn_is_a_network(modality: str):
+    models = set()
+    for seed in range(12):
+        model, options = SPACES[modality](Drawn(seed))  # type: ignore[index]
+        models.add(model)
+        assert json.loads(json.dumps(options)) == options  # as a recipe holds it
+        tokens = Tokens(50, 0, 1, ()) if modality == "text" else None
+        rate = {"rate": 8000} if modality == "audio" else {}
+        choice = StudentSettings(model=model, options={**rate, **options})
+        build(choice, 4, EXAMPLES[modality], "student", tokens)
+    assert len(models) == {"image": 3, "audio": 2, "text": 3, "table": 1}[modality]
