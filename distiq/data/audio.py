@@ -83,10 +83,14 @@ class Audio:
             UserError: the file is missing or does not decode, or the clips that were learned from are float32.
         """
         refuse_floats(self.dtype, "clips", where)
-        sound = read_sound(Path(sample))
-        check_length(sound, self.seconds, sample)
-        clip = fitted(resampled(sound, self.rate), self.shape[0])
-        return Encoded(self.normalize(torch.from_numpy(clip.copy()).unsqueeze(0)), remarks(sound, self))
+        clip, notes = self.read(sample)
+        return Encoded(self.normalize(clip.unsqueeze(0)), notes)
+
+    def read(self, file: str) -> tuple[Tensor, tuple[str, ...]]:
+        """The clip (T,) of a sound file as it is stored, and what was changed of it."""
+        sound = read_sound(Path(file))
+        check_length(sound, self.seconds, file)
+        return torch.from_numpy(fitted(resampled(sound, self.rate), self.shape[0]).copy()), remarks(sound, self)
 
     def check_weights(self, folder: Path, where: str) -> None:
         """Weights say nothing of how sound is read; the rate is asked of the network itself."""

@@ -14,6 +14,7 @@ from distiq.data.samples import Loaded
 from distiq.data.splits import Data, split
 from distiq.data.tables import table
 from distiq.data.text import texts
+from distiq.data.unlabelled import with_fewer_labels, with_files
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.progress import Silent, Watch
@@ -43,7 +44,10 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None, watch: W
         loaded = _read(settings, Path(settings.folder), settings.validation_part, store)
     if settings.train:
         loaded = _spread(loaded, settings.train)
-    return split(settings.source, loaded, settings.validation, settings.calibration, seed)
+    data = split(settings.source, loaded, settings.validation, settings.calibration, seed)
+    if settings.labelled:
+        data = with_fewer_labels(data, settings.labelled)
+    return with_files(data, Path(settings.unlabelled), store) if settings.unlabelled else data
 
 
 def _of_hub(settings: DataSettings, store: Store | None) -> Loaded:

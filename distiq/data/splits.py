@@ -274,13 +274,13 @@ def _standardized(data: Data) -> Data:
     )
 
 
-def with_unlabelled(data: Data, inputs: Tensor) -> Data:
+def with_unlabelled(data: Data, inputs: Tensor | Samples) -> Data:
     """The data with more training inputs (N, ...) whose labels nobody knows; a teacher answers for them.
 
     Raises:
         UserError: they are of another shape or type, or not finite.
     """
-    own, more = data.train.samples, InMemory(inputs)
+    own, more = data.train.samples, InMemory(inputs) if isinstance(inputs, Tensor) else inputs
     if not _alike(own, more):
         raise UserError(
             f"unlabelled {data.noun} are {_describe(more)}, training {data.noun} are {_describe(own)}; make them alike"

@@ -170,7 +170,7 @@ def distil(
     if isinstance(teacher, Ensemble) and task.class_dimension is None:
         raise UserError(f"Ensemble: it averages the probabilities of classes, which {task.name} does not have")
     answering = as_teacher(teacher, settings, task)
-    batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
+    batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed, labelled=teacher is None)
     terms = _terms(student, answering, settings, batches)
     easy = quant_regularization(student, settings.quant_regularization, data.example)
     objective = Distillation(student, answering, settings, training.label_smoothing, terms, easy, task=task)

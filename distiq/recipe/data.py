@@ -175,6 +175,16 @@ class DataSettings(Part):
     )
     download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
     train: int = Field(0, ge=0, description="use at most so many training samples; 0 takes all")
+    labelled: int = Field(
+        0,
+        ge=0,
+        description="keep the labels of so many training samples alone, to see what labels are worth; 0 keeps all",
+    )
+    unlabelled: str = Field(
+        "",
+        description="a folder of images or clips, or a file with a text in each line, without labels: they join the"
+        " training samples, and the teacher alone says what they are",
+    )
     validation: int | str = Field(
         2000,
         description="training samples held out to steer by; or those of your own: a folder beside train/ and test/, a"

@@ -93,8 +93,9 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
 def _locate_here(tree: dict[str, Any]) -> None:
     """Takes the paths of a shipped recipe relative to the current folder."""
     here, data = Path.cwd(), _table(tree, "data")
-    if isinstance(data.get("folder"), str) and data["folder"]:
-        data["folder"] = str(here / data["folder"])
+    for key in ("folder", "unlabelled"):
+        if isinstance(data.get(key), str) and data[key]:
+            data[key] = str(here / data[key])
     networks = [(_table(tree, role), "weights") for role in ("teacher", "student")]
     text, hub = _table(data, "text"), _table(data, "hub")
     for table, key in ((text, "tokenizer"), (text, "hub"), (hub, "name"), *networks):
@@ -183,7 +184,9 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         "data.source": recipe.data.source,
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
     }
-    sources |= {"teacher.predict": recipe.teacher.predict, "task": recipe.task}
+    sources |= {"teacher.predict": recipe.teacher.predict, "task": recipe.task, "search.space": recipe.search.space}
+    if recipe.data.unlabelled and not (folder / recipe.data.unlabelled).exists():
+        raise UserError(f"{path}: data.unlabelled: nothing at {folder / recipe.data.unlabelled}; {RELATIVE}")
     for key, source in sources.items():
         file = source.partition(":")[0]
         if file.endswith((".py", ".onnx")) and not (folder / file).is_file():
@@ -222,10 +225,14 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     named = {key: getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}  # in a hub, or here
     text = changed(recipe.data.text, {key: absolute(name, is_local(name, folder)) for key, name in named.items()})
     source = absolute(recipe.data.source, ".py:" in recipe.data.source)
-    data = changed(recipe.data, {"text": text, "folder": absolute(recipe.data.folder, True), "source": source})
+    places = {key: absolute(getattr(recipe.data, key), True) for key in ("folder", "unlabelled")}
+    data = changed(recipe.data, {"text": text, "source": source, **places})
+    search = changed(recipe.search, {"space": absolute(recipe.search.space, True)})
     networks = {
         "teacher": located(recipe.teacher),
         "assistants": tuple(located(assistant) for assistant in recipe.assistants),
         "student": located(recipe.student),
     }
-    return changed(recipe, {"task": absolute(recipe.task, ".py:" in recipe.task), "data": data, **networks})
+    return changed(
+        recipe, {"task": absolute(recipe.task, ".py:" in recipe.task), "data": data, "search": search, **networks}
+    )

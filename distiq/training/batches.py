@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distiq.data.labels import is_labelled
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.data.views import Views
@@ -58,12 +59,17 @@ class Batches:
     """The training split in batches: a new order every epoch, the last incomplete batch left out.
 
     With several processes each takes its share of every batch.
+
+    Args:
+        labelled: of samples that have a label alone: an epoch shows them again and again, each time in a new order and
+            another view, until it is as long as with all samples.
     """
 
     data: Data
     views: Views
     batch_size: int
     seed: int
+    labelled: bool = False
 
     def __len__(self) -> int:
         return max(1, len(self.data.train) // self.batch_size)
@@ -71,11 +77,12 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0, process: int = 0, processes: int = 1) -> Iterator[Batch]:
         """The batches of an epoch (from 0), beginning with batch `start`."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.data.train), generator=generator)
+        order, size = self._order(generator)
+        rounds = -(-len(order) // size)
         if isinstance(text := self.data.preprocessing, Text):
             order = by_length(order, text.lengths(self.data.train.inputs), self.batch_size, generator)
-        number = self.views.number(epoch)
         for step in range(start, len(self)):
+            number = self.views.number(epoch * rounds + step * self.batch_size // size)
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
             whole, own = len(indices), slice(process, None, processes)
             if isinstance(text, Text):  # as long as the longest of the common batch
@@ -84,6 +91,16 @@ class Batches:
             else:
                 batch = self.batch(number, indices[own])
             yield batch._replace(whole=whole if processes > 1 else None)
+
+    def _order(self, generator: torch.Generator) -> tuple[Tensor, int]:
+        """The samples of an epoch, and how many of them differ: then they come again."""
+        labels = self.data.train.labels
+        own = is_labelled(labels).nonzero().flatten() if self.labelled else torch.arange(len(labels))
+        if len(own) == len(labels):
+            return torch.randperm(len(labels), generator=generator), len(labels)
+        rounds = -(-len(labels) // len(own))
+        parts = [own[torch.randperm(len(own), generator=generator)] for _ in range(rounds)]
+        return torch.cat(parts)[: len(labels)], len(own)
 
     def batch(self, number: int, indices: Tensor) -> Batch:
         """View `number` of the given training samples (B,), normalized."""
