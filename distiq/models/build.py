@@ -31,6 +31,7 @@ from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.plain import PlainNet
 from distiq.models.pretrained import pretrained_classifier
+from distiq.models.prune import Importance, prune
 from distiq.models.resnet import ResNet
 from distiq.models.signature import OutputForm, check_kept
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
@@ -61,6 +62,7 @@ TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "embedding_bag": EmbeddingBag,
 }
 TAG_BUILT_IN: dict[str, Callable[..., nn.Module]] = {"text_bilstm": TagBiLSTM, "text_cnn": TagCNN}
+KEEP_CHANNELS = "keep_channels"
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
 GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, or made of other options
@@ -158,8 +160,18 @@ def build(
     return model
 
 
-def cut(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tensor, tokens: Tokens | None) -> nn.Module:
+def cut(
+    teacher: nn.Module,
+    choice: ModelChoice,
+    form: OutputForm,
+    example: Tensor,
+    tokens: Tokens | None,
+    importance: Importance | None = None,
+) -> nn.Module:
     """A student that is a part of its teacher: a copy, of which the options leave out what they say.
+
+    Args:
+        importance: the loss of a network on samples, by which `keep_channels` chooses; see `prune`.
 
     Raises:
         UserError: an option is none that cuts, or does not fit the teacher.
@@ -167,7 +179,8 @@ def cut(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tens
     model = copy.deepcopy(teacher).requires_grad_(True)
     encoder = model.network if isinstance(model, Adapted) else model
     cuts = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
-    options = (*(CUTS if isinstance(encoder, TokenLogits) else ()), *(TABLES if tokens else ()))
+    own = CUTS if isinstance(encoder, TokenLogits) else () if tokens else (KEEP_CHANNELS,)
+    options = (*own, *(TABLES if tokens else ()))
     if strange := [name for name in cuts if name not in options]:
         raise UserError(
             f'student.options: with weights = "teacher" the student is cut from {type(teacher).__name__}, which has no'
@@ -176,6 +189,9 @@ def cut(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tens
     if isinstance(encoder, TokenLogits):
         with _explained("student.options"):
             cut_encoder(encoder.model, cuts)
+    elif KEEP_CHANNELS in cuts:
+        with _explained("student.options"):
+            model = prune(model, example, float(cuts[KEEP_CHANNELS]), importance)
     _shrink_table(model, choice, "student", tokens)
     check_output(model, form, example, "student")
     return model

@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from distiq.data.labels import TAGS
+from distiq.data.labels import TAGS, filled
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.distillation.adapt import adapted, example_of
@@ -34,6 +34,7 @@ from distiq.tasks.choose import task_of
 
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+LOSS_SAMPLES = 64  # by which the channels of a network are weighed
 SAMPLES = 8  # on which a callable is tried, and by whose outputs networks are told apart
 
 
@@ -169,7 +170,7 @@ def _built(
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
-        return cut(source, settings, form, data.example, tokens)
+        return cut(source, settings, form, data.example, tokens, partial(_loss, data=data))
     if not isinstance(settings, TeacherSettings):
         return build(settings, form.outputs, data.example, role, tokens, names, watch, form)
     own = settings.preprocessing
@@ -177,6 +178,12 @@ def _built(
     network = build(settings, form.outputs, example_of(data, own), role, tokens, labels, watch, form)
     is_trained = bool(settings.weights or is_onnx(settings.model)) and not settings.finetune
     return adapted(network, data, own, watch, is_trained)
+
+
+def _loss(model: nn.Module, data: Data) -> Tensor:
+    """What a network misses on the calibration split."""
+    task, split = task_of(data), data.calibration.drawn(LOSS_SAMPLES)
+    return task.loss(task.read(model(data.normalize(split.inputs))), filled(split.labels)).mean()
 
 
 def _taken(recipe: Recipe, data: Data, role: str, given: nn.Module, watch: Watch | None) -> nn.Module:

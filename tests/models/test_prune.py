@@ -1,0 +1,125 @@
+"""prune(): what leaves is what counts for nothing; a network whose other channels are dead answers as before."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distiq.errors import UserError
+from distiq.models.efficientnet_lite import efficientnet_lite0
+from distiq.models.mobilenet import MobileNetV2
+from distiq.models.plain import PlainNet
+from distiq.models.prune import Channels, _positions, _read, prune
+from distiq.models.resnet import ResNet
+
+IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Branches(nn.Module):
+    """Two branches side by side, a gate, a layer on flattened maps, a part that is read twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(3, 24, 3, 2, 1)
+        self.gate = nn.Conv2d(40, 40, 1)
+        self.down = nn.Conv2d(40, 16, 3, 4, 1)
+        self.activation = nn.PReLU(16)
+        self.hidden, self.out = nn.Linear(16 * 4, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.left(x).relu(), self.right(x)], 1)
+        both = both * self.gate(both.mean((2, 3), keepdim=True)).sigmoid()
+        return self.out(self.hidden(self.activation(self.down(both)).flatten(1)).relu())
+
+
+NETWORKS = {
+    "resnet": lambda: ResNet(5, 3, (16, 32), 1),
+    "mobilenet_v2": lambda: MobileNetV2(5, 3, squeeze=0.25, activation="hard_swish"),
+    "plain": lambda: PlainNet(5, 3),
+    "efficientnet_lite0": lambda: efficientnet_lite0(5),
+    "branches": Branches,
+}
+
+
+def trained(name: str) -> nn.Module:
+    """A network of drawn weights, whose norms are not what they were at first."""
+    torch.manual_seed(0)
+    network = NETWORKS[name]().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_dead_channels_leave_and_nothing_changes(name: str):
+    network = trained(name)
+    groups = _read(network, IMAGES[:1])
+    assert groups.roots()
+    dead: dict[Channels, set[int]] = {}
+    for number, root in enumerate(groups.roots()):
+        half = torch.randperm(root.size, generator=torch.Generator().manual_seed(number))[: root.size // 2]
+        dead[root] = set(half.tolist())
+    kept = {root: torch.tensor([n for n in range(root.size) if n not in gone]) for root, gone in dead.items()}
+    tensors = dict(network.named_parameters())
+    for use in groups.uses:  # every weight of a dead channel is 0
+        if use.name not in tensors:
+            continue
+        alive = torch.zeros(tensors[use.name].shape[use.dimension], dtype=torch.bool)
+        alive[_positions(use.layout, kept)] = True
+        shape = [1] * tensors[use.name].ndim
+        shape[use.dimension] = -1
+        tensors[use.name] *= alive.view(shape)
+    if name == "branches":  # half of a gate of 0 is 0.5 times a dead channel: still 0
+        assert len(groups.roots()) == 4
+    smaller = prune(network, IMAGES[:1], 0.5, multiple=1)
+    torch.testing.assert_close(smaller(IMAGES), network(IMAGES), atol=1e-5, rtol=1e-5)
+    sizes = [sum(weight.numel() for weight in one.parameters()) for one in (smaller, network)]
+    assert sizes[0] < 0.5 * sizes[1]
+
+
+def test_the_loss_says_what_counts():
+    network = trained("plain")
+    labels = torch.tensor([0, 1, 2, 3])
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    with torch.no_grad():
+        first.weight[5] *= 100  # large, but what follows does not read it
+        second = [module for module in network.modules() if isinstance(module, nn.Conv2d)][1]
+        second.weight[:, 5] = 0
+    by_size, by_loss = (
+        prune(network, IMAGES[:1], 0.5, loss)
+        for loss in (None, lambda model: nn.functional.cross_entropy(model(IMAGES), labels))
+    )
+    kept = [
+        next(module for module in one.modules() if isinstance(module, nn.Conv2d)).weight for one in (by_size, by_loss)
+    ]
+    assert (kept[0].flatten(1) == first.weight[5].flatten()).all(1).any()
+    assert not (kept[1].flatten(1) == first.weight[5].flatten()).all(1).any()
+
+
+def test_groups_keep_multiples_and_the_network_can_be_trained_and_pruned_again():
+    smaller = prune(trained("mobilenet_v2"), IMAGES[:1], 0.4)
+    widths = [module.out_channels for module in smaller.modules() if isinstance(module, nn.Conv2d)]
+    assert all(width % 8 == 0 or width < 8 for width in widths)
+    smaller(IMAGES).sum().backward()
+    assert prune(smaller, IMAGES[:1], 0.5)(IMAGES).shape == (4, 5)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 16, 3), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.conv(x).mean((2, 3)).view(-1, 16))
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="between 0 and 1"):
+        prune(trained("plain"), IMAGES[:1], 1.0)
+    with pytest.raises(UserError, match="no channel of this network can leave"):
+        prune(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), IMAGES[:1], 0.5)
+    with pytest.raises(UserError, match=r"its forward names a number of channels"):
+        prune(Named(), IMAGES[:1], 0.5)
