@@ -367,7 +367,7 @@ def check(bundle: BundleFolder) -> None:
 )
 def bench(
     files: Annotated[
-        list[Path], typer.Argument(help=".onnx, .xml, .tflite, .pte or .pt2 files, or bundles", show_default=False)
+        list[Path], typer.Argument(help=".onnx, .xml, .tflite, .pte, .pt2 or .c files, or bundles", show_default=False)
     ],
     threads: Annotated[
         int | None, typer.Option(min=1, help="threads of each runtime  [default: 1, of a bundle those of its card]")
@@ -427,7 +427,7 @@ def quantize(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="the file to write; .onnx, .xml, .tflite, .pte or .pt2  [default: MODEL.int8.onnx]"),
+        typer.Option(help="the file to write; .onnx, .xml, .tflite, .pte, .pt2 or .c  [default: MODEL.int8.onnx]"),
     ] = None,
     ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "mse",
     rounding: Annotated[

@@ -139,7 +139,7 @@ def test_the_form_of_labels_is_asked_by_tasks_alone():
     }
 
 
-NAMED_RUNTIME = re.compile(r"onnxruntime|openvino|litert(?!-torch)|executorch|inductor")
+NAMED_RUNTIME = re.compile(r"onnxruntime|openvino|litert(?!-torch)|executorch|inductor|c99")
 MAY_NAME_RUNTIMES = {"recipe/measure.py": "a default and descriptions", "device/run.py": "it stands alone"}
 
 

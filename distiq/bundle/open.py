@@ -1,6 +1,6 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
-model.onnx           the file, or that of another runtime (model.xml with model.bin, .tflite, .pte, .pt2)
+model.onnx           the file, or that of another runtime (model.xml with model.bin, model.c with model.h, ...)
 run.py               checks, answers and times the file with numpy and its runtime alone
 preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
 tokenizer.json       of texts: how they are cut into tokens

@@ -33,7 +33,8 @@ OUTPUTS: dict[Decoding, str] = {
 }
 
 CARD_TEXT = "CARD.md"
-MODELS = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.tflite", "model.pte", "model.pt2")
+MODELS = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.tflite", "model.pte", "model.pt2",
+          "model.c", "model.h")  # fmt: skip
 OWN = (*MODELS, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
 """The names of a bundle's files; whatever else lies in the folder is somebody's and stays there."""
 

@@ -60,8 +60,8 @@ def bench(
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
 
     Args:
-        files: .onnx, .xml, .tflite, .pte or .pt2; of a bundle's folder its model file is timed, under the settings that
-            its card names.
+        files: .onnx, .xml, .tflite, .pte, .pt2 or .c; of a bundle's folder its model file is timed, under the settings
+            that its card names.
         threads: of each runtime; by default 1, of a bundle those of its card.
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.

@@ -17,7 +17,9 @@ import argparse
 import base64
 import contextlib
 import csv
+import ctypes
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -26,9 +28,12 @@ import math
 import os
 import platform
 import re
+import shutil
 import statistics
 import struct
+import subprocess
 import sys
+import tempfile
 import time
 import unicodedata
 import warnings
@@ -49,6 +54,7 @@ RUNTIMES = {
     ".tflite": ("LiteRT", "ai-edge-litert"),
     ".pte": ("ExecuTorch", "executorch"),
     ".pt2": ("Inductor", "torch"),
+    ".c": ("C99", "a C compiler"),
 }
 RAW = {"image": "pixels", "audio": "samples"}
 RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
@@ -294,7 +300,7 @@ def load(model: Path, threads: int, options: dict[str, str] | None = None) -> Pr
     title, package = RUNTIMES[model.suffix]
     makers: dict[str, Callable[..., Predict]] = {
         ".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch,
-        ".pt2": inductor,
+        ".pt2": inductor, ".c": c99,
     }  # fmt: skip
     try:
         return makers[model.suffix](model, threads, options) if options else makers[model.suffix](model, threads)
@@ -448,6 +454,80 @@ def inductor(model: Path, threads: int) -> Predict:
         return by_name([one.numpy() for one in outputs], given)
 
     return predict
+
+
+COMPILED = ("-std=c99", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC",
+            "-shared")  # fmt: skip
+ABOUT_C = "/* distiq "  # the line of a C file that says what it takes and gives
+
+
+def compiler() -> str:
+    """The C compiler of this machine; empty where there is none."""
+    return next(
+        (found for name in (os.environ.get("CC", ""), "cc", "gcc", "clang") if (found := shutil.which(name))), ""
+    )
+
+
+def c99(model: Path, _threads: int, asked: dict[str, str] | None = None) -> Predict:
+    """Compiles a C file for this processor and calls it, sample by sample; option "define": a macro to compile with."""
+    text = model.read_text(encoding="utf-8")
+    about = json.loads(next((line for line in text.splitlines() if line.startswith(ABOUT_C)), "")[len(ABOUT_C) : -3])
+    name = re.search(r"`(\w+)_run`", text)[1] + "_run"  # type: ignore[index]
+    function = getattr(library(model, (asked or {}).get("define", "")), name)
+    takes, gives = ([as_c(tensor) for tensor in about[side]] for side in ("inputs", "outputs"))
+    orders = [[[0, *order] for order in side] for side in about["orders"]]
+    shapes = [[tensor["shape"][axis] for axis in order[1:]] for tensor, order in zip(about["outputs"], orders[1])]
+
+    def predict(inputs: Arrays) -> Arrays:
+        arrays = in_order(inputs, [tensor["name"] for tensor in about["inputs"]])
+        laid = [
+            np.ascontiguousarray(as_taken(array, tensor).transpose(order), tensor["dtype"])
+            for array, tensor, order in zip(arrays, takes, orders[0])
+        ]
+        for array, tensor in zip(arrays, about["inputs"]):
+            if list(array.shape[1:]) != tensor["shape"][1:]:
+                raise ValueError(f"{tensor['name']} has shape {list(array.shape)}, the file takes {tensor['shape']}")
+        count = len(arrays[0])
+        outputs = [np.empty((count, *shape), tensor["dtype"]) for shape, tensor in zip(shapes, gives)]
+        both = [*laid, *outputs]
+        starts, steps = [array.ctypes.data for array in both], [array.strides[0] for array in both]
+        for row in range(count):
+            function(*(ctypes.c_void_p(start + row * step) for start, step in zip(starts, steps)))
+        plain = [as_floats(one.transpose(np.argsort(order)), to) for one, order, to in zip(outputs, orders[1], gives)]
+        return by_name([np.ascontiguousarray(one) for one in plain], [tensor["name"] for tensor in about["outputs"]])
+
+    return predict
+
+
+def as_c(tensor: dict[str, Any]) -> dict[str, Any]:
+    """A tensor of a signature in the words of LiteRT."""
+    return {"dtype": np.dtype(tensor["type"]), "quantization": (tensor.get("scale"), tensor.get("zero_point"))}
+
+
+def library(model: Path, define: str) -> ctypes.PyDLL:
+    """A C file as a library of its own: its arena is static, and no two models may share one.
+
+    A call keeps Python's lock, so that threads which share a model do not disturb one another.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "model.so"
+        made.write_bytes(machine_code(model.read_bytes(), model.with_suffix(".h").read_bytes(), model.stem, define))
+        return ctypes.PyDLL(str(made))
+
+
+@functools.lru_cache(maxsize=4)
+def machine_code(source: bytes, header: bytes, name: str, define: str) -> bytes:
+    """What the compiler makes of a C file; kept, since one file is opened many times."""
+    if not compiler():
+        raise ValueError("no C compiler is found here: install gcc or clang, or name one in the variable CC")
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix, content in ((".c", source), (".h", header)):
+            (Path(folder) / (name + suffix)).write_bytes(content)
+        words = [compiler(), *COMPILED, *([f"-D{define}"] if define else []), f"{name}.c", "-o", "model.so"]
+        made = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+        if made.returncode:
+            raise ValueError(f"the compiler refuses it: {made.stderr.strip().splitlines()[0]}")
+        return (Path(folder) / "model.so").read_bytes()
 
 
 def in_order(inputs: Arrays, names: Sequence[str]) -> list[np.ndarray]:
@@ -1286,7 +1366,8 @@ def measurement(model: Path, hashes: dict[str, str], times: list[dict[str, Any]]
     """What `distiq bench --json` writes, too; `distiq report RUN --measurement FILE` takes it into the run's report."""
     title, package = RUNTIMES[model.suffix]
     versions = {"python": platform.python_version(), "numpy": np.__version__, package: version(package)}
-    parts = [model.name, model.with_suffix(".bin").name] if model.suffix == ".xml" else [model.name]
+    beside = {".xml": ".bin", ".c": ".h"}.get(model.suffix)
+    parts = [model.name, *([model.with_suffix(beside).name] if beside else [])]
     file = {
         "file": model.name,
         "runtime": title,

@@ -15,6 +15,7 @@ from distiq.models.signature import NAMES, Predict, Tensors, each, positional, t
 from distiq.models.trace import copied
 from distiq.numerics import sqnr_db
 from distiq.recipe.quantize import Mode
+from distiq.runtimes.c99 import C99
 from distiq.runtimes.executorch import EXECUTORCH
 from distiq.runtimes.inductor import INDUCTOR
 from distiq.runtimes.litert import LITERT
@@ -26,7 +27,7 @@ from distiq.runtimes.saturation import saturation
 from distiq.runtimes.uint8_input import Uint8Input
 
 LEAST_DB = 10.0  # of a file's outputs on two samples; integers that are rounded otherwise stay above 30
-RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR)
+RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR, C99)
 
 
 def export(

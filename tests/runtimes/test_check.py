@@ -15,7 +15,10 @@ from distiq.runtimes.check import check_runtimes
             {"export": {"uint8_input": True}, "measure": {"runtimes": ["onnxruntime", "executorch"]}},
             'files of executorch take normalized float32; set it to false, or measure in "onnxruntime", "openvino", "l',
         ),
-        ({"export": {"integer_io": True}}, 'files of "litert" alone take integers; add it to measure.runtimes'),
+        (
+            {"export": {"integer_io": True}},
+            'files of "litert" or "c99" alone take integers; add it to',
+        ),
         (
             {"quantize": {"mode": "dynamic"}, "measure": {"runtimes": ["openvino"]}},
             'nearest: mode = "weight_only" or "static", or runtime "onnxruntime"',

@@ -17,11 +17,17 @@ from distiq.timing.memory import peak_memory_bytes
 WIDE = 2048
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SLOW = {"inductor", "executorch"}
+"""C99 is left out: a network for microcontrollers has no 4 million weights, which a compiler takes a minute for."""
 
 
 @LINUX
 @pytest.mark.parametrize(
-    "runtime", [pytest.param(one, id=one.name, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in RUNTIMES]
+    "runtime",
+    [
+        pytest.param(one, id=one.name, marks=[pytest.mark.slow] * (one.name in SLOW))
+        for one in RUNTIMES
+        if one.name != "c99"
+    ],
 )
 def test_a_large_file_takes_at_least_its_weights(runtime: Runtime, tmp_path: Path):
     try:

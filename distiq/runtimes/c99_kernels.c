@@ -1,0 +1,470 @@
+/* kernel types */
+enum { DISTIQ_BLOCK = 64 };
+
+/* Multiplies integers; a linear layer is the case of a kernel of one and no padding, its rows along the width. */
+typedef struct {
+  const int8_t *weights; /* (out, kernel_h, kernel_w, in / groups); of a depthwise layer (kernel_h, kernel_w, out) */
+  const int32_t *bias;   /* (out,), in steps of the accumulator */
+  const float *scales;   /* (out,), of the weights */
+#ifdef DISTIQ_Q31
+  const int32_t *multipliers; /* (out,), of 31 bits; */
+  const uint8_t *shifts;      /* (out,), to the right, behind them */
+#endif
+  float rescale; /* scale of the input, over that of the output where it is of integers */
+  int32_t gives_float, zero_in, zero_out, low, high;
+  int32_t height, width, channels, out_height, out_width, out_channels;
+  int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+} distiq_layer;
+
+/* The nearest integer, ties to the even one; the same on every machine that adds float32 as IEEE 754 says. */
+static inline int32_t rounded(float value) {
+  union { float value; int32_t bits; } magic;
+  value = value < -1024.0f ? -1024.0f : value;
+  value = value > 1024.0f ? 1024.0f : value;
+  magic.value = value + 12582912.0f;
+  return magic.bits - 0x4B400000;
+}
+
+static inline int32_t clamped(int32_t value, int32_t low, int32_t high) {
+  value = value < low ? low : value;
+  return value > high ? high : value;
+}
+
+#ifdef DISTIQ_Q31
+static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift) {
+  int64_t product = (int64_t)value * multiplier + ((int64_t)1 << (shift - 1));
+  product >>= shift;
+  return product < -1024 ? -1024 : product > 1024 ? 1024 : (int32_t)product;
+}
+#endif
+
+/* kernel layer: types */
+static void finished(const distiq_layer *layer, int32_t first, int32_t count, const int32_t *sums, void *out) {
+  if (layer->gives_float) {
+    float *values = (float *)out + first;
+    for (int32_t i = 0; i < count; i++) values[i] = (float)sums[i] * layer->scales[first + i] * layer->rescale;
+    return;
+  }
+  int8_t *values = (int8_t *)out + first;
+  for (int32_t i = 0; i < count; i++) {
+#ifdef DISTIQ_Q31
+    int32_t value = rescaled(sums[i], layer->multipliers[first + i], layer->shifts[first + i]);
+#else
+    int32_t value = rounded((float)sums[i] * layer->scales[first + i] * layer->rescale);
+#endif
+    values[i] = (int8_t)clamped(value + layer->zero_out, layer->low, layer->high);
+  }
+}
+
+/* Sums of products of one row with `outs` rows of weights, in blocks. */
+static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int8_t *row, int32_t depth,
+                     void *out) {
+  int32_t sums[DISTIQ_BLOCK];
+  for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
+    int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK;
+    const int8_t *weights = layer->weights + (size_t)(first + start) * depth;
+    int32_t i = 0;
+    for (; i + 4 <= count; i += 4, weights += 4 * (size_t)depth) {
+      const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
+      int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+      for (int32_t k = 0; k < depth; k++) {
+        s0 += row[k] * w0[k];
+        s1 += row[k] * w1[k];
+        s2 += row[k] * w2[k];
+        s3 += row[k] * w3[k];
+      }
+      sums[i] = s0, sums[i + 1] = s1, sums[i + 2] = s2, sums[i + 3] = s3;
+    }
+    for (; i < count && i < DISTIQ_BLOCK; i++, weights += depth) {
+      int32_t sum = 0;
+      for (int32_t k = 0; k < depth; k++) sum += row[k] * weights[k];
+      sums[i] = sum;
+    }
+    for (i = 0; i < count; i++) sums[i] += layer->bias[first + start + i];
+    finished(layer, first + start, count, sums, out);
+  }
+}
+
+/* kernel linear_s8: layer */
+static void linear_s8(const distiq_layer *layer, const int8_t *in, void *out) {
+  size_t bytes = layer->gives_float ? sizeof(float) : 1;
+  for (int32_t row = 0; row < layer->width; row++)
+    products(layer, 0, layer->out_channels, in + (size_t)row * layer->channels, layer->channels,
+             (int8_t *)out + (size_t)row * layer->out_channels * bytes);
+}
+
+/* kernel conv_s8: layer */
+static void conv_s8(const distiq_layer *layer, const int8_t *in, int8_t *patch, void *out) {
+  int32_t depth = layer->channels / layer->groups, outs = layer->out_channels / layer->groups;
+  size_t bytes = layer->gives_float ? sizeof(float) : 1;
+  int8_t *result = (int8_t *)out;
+  for (int32_t y = 0; y < layer->out_height; y++)
+    for (int32_t x = 0; x < layer->out_width; x++, result += layer->out_channels * bytes)
+      for (int32_t group = 0; group < layer->groups; group++) {
+        int8_t *to = patch;
+        for (int32_t ky = 0; ky < layer->kernel_h; ky++)
+          for (int32_t kx = 0; kx < layer->kernel_w; kx++, to += depth) {
+            int32_t row = y * layer->stride_h - layer->pad_top + ky * layer->dilation_h;
+            int32_t column = x * layer->stride_w - layer->pad_left + kx * layer->dilation_w;
+            if (row < 0 || row >= layer->height || column < 0 || column >= layer->width)
+              memset(to, layer->zero_in, (size_t)depth);
+            else
+              memcpy(to, in + ((size_t)row * layer->width + column) * layer->channels + group * depth, (size_t)depth);
+          }
+        products(layer, group * outs, outs, patch, (int32_t)(to - patch), result);
+      }
+}
+
+/* kernel depthwise_s8: layer */
+static void depthwise_s8(const distiq_layer *layer, const int8_t *in, void *out) {
+  int32_t sums[DISTIQ_BLOCK], channels = layer->channels;
+  size_t bytes = layer->gives_float ? sizeof(float) : 1;
+  int8_t *result = (int8_t *)out;
+  for (int32_t y = 0; y < layer->out_height; y++)
+    for (int32_t x = 0; x < layer->out_width; x++, result += channels * bytes)
+      for (int32_t start = 0; start < channels; start += DISTIQ_BLOCK) {
+        int32_t count = channels - start < DISTIQ_BLOCK ? channels - start : DISTIQ_BLOCK;
+        for (int32_t i = 0; i < count; i++) sums[i] = layer->bias[start + i];
+        for (int32_t ky = 0; ky < layer->kernel_h; ky++) {
+          int32_t row = y * layer->stride_h - layer->pad_top + ky * layer->dilation_h;
+          if (row < 0 || row >= layer->height) continue;
+          for (int32_t kx = 0; kx < layer->kernel_w; kx++) {
+            int32_t column = x * layer->stride_w - layer->pad_left + kx * layer->dilation_w;
+            if (column < 0 || column >= layer->width) continue;
+            const int8_t *values = in + ((size_t)row * layer->width + column) * channels + start;
+            const int8_t *weights = layer->weights + ((size_t)ky * layer->kernel_w + kx) * channels + start;
+            int16_t zero = (int16_t)layer->zero_in;
+            for (int32_t i = 0; i < count; i++) sums[i] += (int16_t)(values[i] - zero) * weights[i];
+          }
+        }
+        finished(layer, start, count, sums, result);
+      }
+}
+
+/* kernel pair: types */
+/* Two tensors, the second of which is repeated where it is shorter. */
+typedef struct {
+  int32_t count, inner;
+  float scale_a, scale_b, rescale;
+#ifdef DISTIQ_Q31
+  int32_t multiplier_a, multiplier_b, shift;
+#endif
+  int32_t zero_a, zero_b, zero_out, low, high;
+} distiq_pair;
+
+/* kernel add_s8: pair */
+static void add_s8(const distiq_pair *pair, const int8_t *a, const int8_t *b, int8_t *out) {
+  for (int32_t start = 0; start < pair->count; start += pair->inner)
+    for (int32_t i = 0; i < pair->inner; i++) {
+#ifdef DISTIQ_Q31
+      int64_t sum = (int64_t)(a[start + i] - pair->zero_a) * pair->multiplier_a;
+      sum += (int64_t)(b[i] - pair->zero_b) * pair->multiplier_b;
+      int32_t value = (int32_t)((sum + ((int64_t)1 << (pair->shift - 1))) >> pair->shift);
+#else
+      float first = (float)(a[start + i] - pair->zero_a) * pair->scale_a;
+      float second = (float)(b[i] - pair->zero_b) * pair->scale_b;
+      int32_t value = rounded((first + second) * pair->rescale);
+#endif
+      out[start + i] = (int8_t)clamped(value + pair->zero_out, pair->low, pair->high);
+    }
+}
+
+/* kernel mul_s8: pair */
+static void mul_s8(const distiq_pair *pair, const int8_t *a, const int8_t *b, int8_t *out) {
+  for (int32_t start = 0; start < pair->count; start += pair->inner)
+    for (int32_t i = 0; i < pair->inner; i++) {
+#ifdef DISTIQ_Q31
+      int32_t product = (a[start + i] - pair->zero_a) * (b[i] - pair->zero_b);
+      int32_t value = rescaled(product, pair->multiplier_a, pair->shift);
+#else
+      float first = (float)(a[start + i] - pair->zero_a) * pair->scale_a;
+      float second = (float)(b[i] - pair->zero_b) * pair->scale_b;
+      int32_t value = rounded(first * second * pair->rescale);
+#endif
+      out[start + i] = (int8_t)clamped(value + pair->zero_out, pair->low, pair->high);
+    }
+}
+
+/* kernel table_s8: types */
+/* A function of one value: what it gives for each of the 256 integers. */
+typedef struct { const int8_t *table; int32_t count; } distiq_table;
+
+static void table_s8(const distiq_table *function, const int8_t *in, int8_t *out) {
+  for (int32_t i = 0; i < function->count; i++) out[i] = function->table[in[i] + 128];
+}
+
+/* kernel affine: types */
+typedef struct { int32_t count; float scale, inverse; int32_t zero; } distiq_affine;
+
+/* kernel quantize: affine */
+static void quantize(const distiq_affine *one, const float *in, int8_t *out) {
+  for (int32_t i = 0; i < one->count; i++)
+    out[i] = (int8_t)clamped(rounded(in[i] * one->inverse) + one->zero, -128, 127);
+}
+
+/* kernel dequantize: affine */
+static void dequantize(const distiq_affine *one, const int8_t *in, float *out) {
+  for (int32_t i = 0; i < one->count; i++) out[i] = (float)(in[i] - one->zero) * one->scale;
+}
+
+/* kernel move: types */
+/* Copies values from one order in memory to another. */
+typedef struct { int32_t sizes[6], from[6], to[6], from_start, to_start; } distiq_move;
+
+#define DISTIQ_MOVE(name, type)                                                                   \
+  static void name(const distiq_move *m, const type *in, type *out) {                             \
+    in += m->from_start, out += m->to_start;                                                      \
+    for (int32_t a = 0; a < m->sizes[0]; a++)                                                     \
+      for (int32_t b = 0; b < m->sizes[1]; b++)                                                   \
+        for (int32_t c = 0; c < m->sizes[2]; c++)                                                 \
+          for (int32_t d = 0; d < m->sizes[3]; d++)                                               \
+            for (int32_t e = 0; e < m->sizes[4]; e++) {                                           \
+              const type *source = in + a * m->from[0] + b * m->from[1] + c * m->from[2] +        \
+                                   d * m->from[3] + e * m->from[4];                               \
+              type *target = out + a * m->to[0] + b * m->to[1] + c * m->to[2] + d * m->to[3] +    \
+                             e * m->to[4];                                                        \
+              for (int32_t f = 0; f < m->sizes[5]; f++) target[f * m->to[5]] = source[f * m->from[5]]; \
+            }                                                                                     \
+  }
+
+/* kernel move_s8: move */
+DISTIQ_MOVE(move_s8, int8_t)
+
+/* kernel move_f32: move */
+DISTIQ_MOVE(move_f32, float)
+
+/* kernel fill: types */
+typedef struct { int32_t count; float value; } distiq_fill;
+
+/* kernel fill_s8: fill */
+static void fill_s8(const distiq_fill *one, int8_t *out) { memset(out, (int)one->value, (size_t)one->count); }
+
+/* kernel fill_f32: fill */
+static void fill_f32(const distiq_fill *one, float *out) {
+  for (int32_t i = 0; i < one->count; i++) out[i] = one->value;
+}
+
+/* kernel pool: types */
+/* Windows over (height, width, channels); an average divides by `divisor`, or by the values inside where that is 0. */
+typedef struct {
+  int32_t height, width, channels, out_height, out_width, kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+  int32_t dilation_h, dilation_w, divisor;
+  float rescale;
+#ifdef DISTIQ_Q31
+  int32_t multiplier, shift;
+#endif
+  int32_t zero_in, zero_out, low, high;
+} distiq_pool;
+
+#define DISTIQ_WINDOW(start_value, body, result)                                                       \
+  for (int32_t y = 0; y < p->out_height; y++)                                                          \
+    for (int32_t x = 0; x < p->out_width; x++)                                                         \
+      for (int32_t channel = 0; channel < p->channels; channel++) {                                    \
+        start_value;                                                                                   \
+        int32_t inside = 0;                                                                            \
+        for (int32_t ky = 0; ky < p->kernel_h; ky++)                                                   \
+          for (int32_t kx = 0; kx < p->kernel_w; kx++) {                                               \
+            int32_t row = y * p->stride_h - p->pad_top + ky * p->dilation_h;                           \
+            int32_t column = x * p->stride_w - p->pad_left + kx * p->dilation_w;                       \
+            if (row < 0 || row >= p->height || column < 0 || column >= p->width) continue;             \
+            size_t place = ((size_t)row * p->width + column) * p->channels + channel;                  \
+            inside++;                                                                                  \
+            body;                                                                                      \
+          }                                                                                            \
+        int32_t divisor = p->divisor ? p->divisor : inside;                                            \
+        (void)divisor;                                                                                 \
+        out[((size_t)y * p->out_width + x) * p->channels + channel] = result;                          \
+      }
+
+/* kernel average_s8: pool */
+static inline int8_t average_of(const distiq_pool *p, int32_t sum, int32_t divisor) {
+#ifdef DISTIQ_Q31
+  int32_t value = rescaled(sum, p->multiplier, p->shift);
+  (void)divisor;
+#else
+  int32_t value = rounded((float)sum / (float)divisor * p->rescale);
+#endif
+  return (int8_t)clamped(value + p->zero_out, p->low, p->high);
+}
+
+static void average_s8(const distiq_pool *p, const int8_t *in, int8_t *out) {
+  DISTIQ_WINDOW(int32_t sum = 0, sum += in[place] - p->zero_in, average_of(p, sum, divisor))
+}
+
+/* kernel average_f32: pool */
+static void average_f32(const distiq_pool *p, const float *in, float *out) {
+  DISTIQ_WINDOW(float sum = 0.0f, sum += in[place], sum / (float)divisor)
+}
+
+/* kernel maximum_s8: pool */
+static void maximum_s8(const distiq_pool *p, const int8_t *in, int8_t *out) {
+  DISTIQ_WINDOW(int8_t most = -128, most = in[place] > most ? in[place] : most, most)
+}
+
+/* kernel maximum_f32: pool */
+static void maximum_f32(const distiq_pool *p, const float *in, float *out) {
+  DISTIQ_WINDOW(float most = -3.402823466e+38f, most = in[place] > most ? in[place] : most, most)
+}
+
+/* kernel layer_f32: types */
+typedef struct {
+  const float *weights, *bias; /* (out, kernel_h, kernel_w, in / groups), (out,) */
+  int32_t height, width, channels, out_height, out_width, out_channels;
+  int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+} distiq_layer_f32;
+
+/* kernel linear_f32: layer_f32 */
+static void linear_f32(const distiq_layer_f32 *layer, const float *in, float *out) {
+  for (int32_t row = 0; row < layer->width; row++, in += layer->channels)
+    for (int32_t o = 0; o < layer->out_channels; o++) {
+      const float *weights = layer->weights + (size_t)o * layer->channels;
+      float sum = 0.0f;
+      for (int32_t k = 0; k < layer->channels; k++) sum += in[k] * weights[k];
+      *out++ = sum + layer->bias[o];
+    }
+}
+
+/* kernel conv_f32: layer_f32 */
+static void conv_f32(const distiq_layer_f32 *layer, const float *in, float *out) {
+  int32_t depth = layer->channels / layer->groups, outs = layer->out_channels / layer->groups;
+  for (int32_t y = 0; y < layer->out_height; y++)
+    for (int32_t x = 0; x < layer->out_width; x++)
+      for (int32_t o = 0; o < layer->out_channels; o++) {
+        const float *weights = layer->weights + (size_t)o * layer->kernel_h * layer->kernel_w * depth;
+        float sum = 0.0f;
+        for (int32_t ky = 0; ky < layer->kernel_h; ky++)
+          for (int32_t kx = 0; kx < layer->kernel_w; kx++, weights += depth) {
+            int32_t row = y * layer->stride_h - layer->pad_top + ky * layer->dilation_h;
+            int32_t column = x * layer->stride_w - layer->pad_left + kx * layer->dilation_w;
+            if (row < 0 || row >= layer->height || column < 0 || column >= layer->width) continue;
+            const float *values = in + ((size_t)row * layer->width + column) * layer->channels + o / outs * depth;
+            for (int32_t k = 0; k < depth; k++) sum += values[k] * weights[k];
+          }
+        *out++ = sum + layer->bias[o];
+      }
+}
+
+/* kernel pair_f32: types */
+typedef struct { int32_t count, inner; } distiq_pair_f32;
+#define DISTIQ_PAIR(name, operation)                                                               \
+  static void name(const distiq_pair_f32 *pair, const float *a, const float *b, float *out) {      \
+    for (int32_t start = 0; start < pair->count; start += pair->inner)                             \
+      for (int32_t i = 0; i < pair->inner; i++) out[start + i] = a[start + i] operation b[i];      \
+  }
+
+/* kernel add_f32: pair_f32 */
+DISTIQ_PAIR(add_f32, +)
+
+/* kernel sub_f32: pair_f32 */
+DISTIQ_PAIR(sub_f32, -)
+
+/* kernel mul_f32: pair_f32 */
+DISTIQ_PAIR(mul_f32, *)
+
+/* kernel div_f32: pair_f32 */
+DISTIQ_PAIR(div_f32, /)
+
+/* kernel exponential: types */
+/* e to the power of a value, to 2 units in the last place, of sums and products alone: the same on every machine. */
+static inline float exponential(float value) {
+  union { float value; int32_t bits; } power;
+  value = value < -87.0f ? -87.0f : value > 88.0f ? 88.0f : value;
+  int32_t whole = rounded(value * 1.44269504f);
+  float rest = value - (float)whole * 0.693359375f + (float)whole * 2.12194440e-4f;
+  float sum = 1.9875691500e-4f;
+  sum = sum * rest + 1.3981999507e-3f;
+  sum = sum * rest + 8.3334519073e-3f;
+  sum = sum * rest + 4.1665795894e-2f;
+  sum = sum * rest + 1.6666665459e-1f;
+  sum = sum * rest + 5.0000001201e-1f;
+  sum = sum * rest * rest + rest + 1.0f;
+  power.bits = (whole + 127) << 23;
+  return sum * power.value;
+}
+
+/* kernel logarithm: types */
+/* The natural logarithm of a positive value, of sums and products alone. */
+static inline float logarithm(float value) {
+  union { float value; int32_t bits; } parts;
+  parts.value = value < 1.17549435e-38f ? 1.17549435e-38f : value;
+  int32_t power = (parts.bits >> 23) - 126;
+  parts.bits = (parts.bits & 0x007FFFFF) | 0x3F000000;
+  float rest = parts.value;
+  if (rest < 0.707106781f) power -= 1, rest = rest + rest - 1.0f;
+  else rest = rest - 1.0f;
+  float square = rest * rest, sum = 7.0376836292e-2f;
+  sum = sum * rest - 1.1514610310e-1f;
+  sum = sum * rest + 1.1676998740e-1f;
+  sum = sum * rest - 1.2420140846e-1f;
+  sum = sum * rest + 1.4249322787e-1f;
+  sum = sum * rest - 1.6668057665e-1f;
+  sum = sum * rest + 2.0000714765e-1f;
+  sum = sum * rest - 2.4999993993e-1f;
+  sum = sum * rest + 3.3333331174e-1f;
+  sum = sum * rest * square;
+  sum = sum - (float)power * 2.12194440e-4f - 0.5f * square;
+  return rest + sum + (float)power * 0.693359375f;
+}
+
+/* kernel unary: types */
+typedef struct { int32_t count; float low, high; } distiq_unary;
+#define DISTIQ_UNARY(name, result)                                                                 \
+  static void name(const distiq_unary *f, const float *in, float *out) {                           \
+    for (int32_t i = 0; i < f->count; i++) {                                                       \
+      float x = in[i];                                                                             \
+      out[i] = result;                                                                             \
+    }                                                                                              \
+  }
+
+/* kernel clamp_f32: unary */
+DISTIQ_UNARY(clamp_f32, x < f->low ? f->low : x > f->high ? f->high : x)
+
+/* kernel leaky_f32: unary */
+DISTIQ_UNARY(leaky_f32, x < 0.0f ? x * f->low : x)
+
+/* kernel sigmoid_f32: unary exponential */
+DISTIQ_UNARY(sigmoid_f32, 1.0f / (1.0f + exponential(-x)))
+
+/* kernel silu_f32: unary exponential */
+DISTIQ_UNARY(silu_f32, x / (1.0f + exponential(-x)))
+
+/* kernel tanh_f32: unary exponential */
+DISTIQ_UNARY(tanh_f32, 1.0f - 2.0f / (1.0f + exponential(x + x)))
+
+/* kernel hardsigmoid_f32: unary */
+DISTIQ_UNARY(hardsigmoid_f32, x <= -3.0f ? 0.0f : x >= 3.0f ? 1.0f : (x + 3.0f) / 6.0f)
+
+/* kernel hardswish_f32: unary */
+DISTIQ_UNARY(hardswish_f32, x <= -3.0f ? 0.0f : x >= 3.0f ? x : x * ((x + 3.0f) / 6.0f))
+
+/* kernel exp_f32: unary exponential */
+DISTIQ_UNARY(exp_f32, exponential(x))
+
+/* kernel log_f32: unary logarithm */
+DISTIQ_UNARY(log_f32, logarithm(x))
+
+/* kernel softmax_f32: exponential logarithm */
+typedef struct { int32_t rows, width, of_logarithm; } distiq_softmax;
+
+static void softmax_f32(const distiq_softmax *s, const float *in, float *out) {
+  for (int32_t row = 0; row < s->rows; row++, in += s->width, out += s->width) {
+    float most = in[0], sum = 0.0f;
+    for (int32_t i = 1; i < s->width; i++) most = in[i] > most ? in[i] : most;
+    for (int32_t i = 0; i < s->width; i++) sum += out[i] = exponential(in[i] - most);
+    for (int32_t i = 0; i < s->width; i++) out[i] = s->of_logarithm ? in[i] - most - logarithm(sum) : out[i] / sum;
+  }
+}
+
+/* kernel matmul_f32: types */
+/* (batch, rows, depth) by (batch, columns, depth): each row of the one with each of the other. */
+typedef struct { int32_t batch, rows, depth, columns; } distiq_matmul;
+
+static void matmul_f32(const distiq_matmul *m, const float *a, const float *b, float *out) {
+  for (int32_t batch = 0; batch < m->batch; batch++, a += m->rows * m->depth, b += m->columns * m->depth)
+    for (int32_t row = 0; row < m->rows; row++)
+      for (int32_t column = 0; column < m->columns; column++) {
+        float sum = 0.0f;
+        for (int32_t k = 0; k < m->depth; k++) sum += a[row * m->depth + k] * b[column * m->depth + k];
+        *out++ = sum;
+      }
+}

@@ -1,0 +1,277 @@
+"""Layers of a graph as C calls: convolutions, linear layers and pooling, of integers and of floats."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from distiq.errors import UserError
+from distiq.models.signature import AffineParameters
+from distiq.runtimes.c99_program import (
+    Buffer,
+    Program,
+    Value,
+    channels_last,
+    dense,
+    in_order,
+    order_of,
+    ordered_layout,
+    same_layout,
+)
+from distiq.runtimes.lowering import ACTIVATIONS, QUANTIZE, is_operation
+
+LOW, HIGH = -128, 127
+CONVOLUTION_AXES = 4
+LARGEST_SUM = 2.0**31 - 1
+
+
+class Stored(NamedTuple):
+    """Integer weights with a scale for each of their output channels, along the first axis."""
+
+    integers: Tensor
+    scales: Tensor
+
+    @property
+    def values(self) -> Tensor:
+        return self.integers.float() * self.scales.view(-1, *[1] * (self.integers.ndim - 1))
+
+
+class Behind(NamedTuple):
+    """What quantizes a result: the node that does it last before, how, and between which integers."""
+
+    last: fx.Node
+    affine: AffineParameters
+    low: int
+    high: int
+
+
+def behind(node: fx.Node) -> Behind | None:
+    """How a node's result is quantized, behind a clamp of its own or at once; None where it stays float32."""
+    users = list(node.users)
+    last, low, high = node, -math.inf, math.inf
+    if len(users) == 1 and users[0].target in ACTIVATIONS:
+        last = users[0]
+        low, high = ends(last)
+    found: set[Any] = {user.args[1:5] for user in last.users}
+    if len(found) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
+        return None
+    scale, zero_point, smallest, largest = next(iter(found))
+    inside = [min(max(_integer(end, scale, zero_point), smallest), largest) for end in (low, high)]
+    return Behind(last, AffineParameters(float(scale), int(zero_point)), *inside)
+
+
+def operation_name(node: fx.Node) -> str:
+    """An operation's name, that of one in place without its line: "relu"."""
+    name = str(node.target).split(".")[1]
+    return name.rstrip("_") if not name.startswith("_") else name
+
+
+def ends(clamp: fx.Node) -> tuple[float, float]:
+    """Between which values a clamp lets through."""
+    name = operation_name(clamp)
+    if name in ("relu", "relu6"):
+        return 0.0, 6.0 if name == "relu6" else math.inf
+    low: Any
+    high: Any
+    low, high = (*clamp.args[1:], None, None)[:2] if name != "hardtanh" else (*clamp.args[1:], -1.0, 1.0)[:2]
+    low, high = clamp.kwargs.get("min", low), clamp.kwargs.get("max", high)
+    return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
+
+
+def _integer(value: float, scale: float, zero_point: int) -> int:
+    return round(value / scale) + zero_point if math.isfinite(value) else (LOW if value < 0 else HIGH)
+
+
+class Shape(NamedTuple):
+    """What a convolution reads and how it steps, (height, width) each."""
+
+    stride: tuple[int, int]
+    pad: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    transposed: bool = False
+
+
+def pair(value: Any, axes: int, missing: int) -> tuple[int, int]:
+    """One number for each of two axes, of the numbers for the last `axes`; the first axis of one-dimensional ones is
+    of length 1."""
+    numbers = [value] * axes if isinstance(value, int) else list(value) or [missing] * axes
+    numbers = numbers * axes if len(numbers) == 1 else numbers
+    return (missing, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
+
+
+def convolution(
+    program: Program, value: Value, weights: Stored | Tensor, bias: Tensor | None, shape: Shape, found: Behind | None
+) -> Value:
+    """(1, C, H, W) or (1, C, T) -> the same of the output's channels."""
+    is_flat = value.layout.ndim == CONVOLUTION_AXES - 1
+    value = in_order(program, value, channels_last(value.layout.ndim))
+    image = value._replace(layout=value.layout.unsqueeze(2)) if is_flat else value
+    stored = weights.integers if isinstance(weights, Stored) else weights
+    kernel = stored.unsqueeze(2) if is_flat else stored
+    outs, _, kernel_h, kernel_w = kernel.shape
+    _, channels, height, width = image.layout.shape
+    out_height, out_width = (
+        (size + 2 * pad - dilation * (length - 1) - 1) // stride + 1
+        for size, pad, dilation, length, stride in zip(
+            (height, width), shape.pad, shape.dilation, (kernel_h, kernel_w), shape.stride, strict=True
+        )
+    )
+    fields: dict[str, Any] = {
+        "height": height, "width": width, "channels": channels, "out_height": out_height, "out_width": out_width,
+        "out_channels": outs, "kernel_h": kernel_h, "kernel_w": kernel_w, "stride_h": shape.stride[0],
+        "stride_w": shape.stride[1], "pad_top": shape.pad[0], "pad_left": shape.pad[1],
+        "dilation_h": shape.dilation[0], "dilation_w": shape.dilation[1], "groups": shape.groups,
+    }  # fmt: skip
+    is_point = (kernel_h, kernel_w, *shape.stride, *shape.pad, shape.groups) == (1, 1, 1, 1, 0, 0, 1)
+    is_depthwise = shape.groups == channels == outs > 1
+    if is_point:
+        fields |= {"height": 1, "width": height * width}
+    layout = ordered_layout((1, outs, out_height, out_width), channels_last(CONVOLUTION_AXES))
+    macs = out_height * out_width * kernel.numel()
+    if isinstance(weights, Stored) and value.affine is not None:
+        axes = (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1)
+        order = Order(tuple(kernel.shape), axes)
+        name = "linear_s8" if is_point else "depthwise_s8" if is_depthwise else "conv_s8"
+        made = _integer_layer(program, name, image, weights, bias, order, fields, layout, found, macs)
+    else:
+        values = weights.values if isinstance(weights, Stored) else weights
+        order = Order(tuple(kernel.shape), (0, 2, 3, 1))
+        name = "linear_f32" if is_point else "conv_f32"
+        made = _float_layer(program, name, image, values, bias, order, fields, layout, macs)
+    return made._replace(layout=made.layout.squeeze(2)) if is_flat else made
+
+
+def linear(
+    program: Program, value: Value, weights: Stored | Tensor, bias: Tensor | None, found: Behind | None
+) -> Value:
+    """(1, ..., I) -> (1, ..., O); the columns of the weights follow a feature map that lies in another order."""
+    stored = weights.integers if isinstance(weights, Stored) else weights
+    outs, width = stored.shape
+    order, shape = Order((outs, width), (0, 1)), tuple(value.layout.shape)
+    if value.unflattened is not None:
+        map_ = value.unflattened.layout
+        axes = order_of(map_)
+        assert axes is not None
+        order = Order((outs, *map_.shape[1:]), (0, *(axis for axis in axes if axis > 0)))
+        value = value._replace(unflattened=None)
+    memory = [axis for axis in (order_of(value.layout) or range(len(shape))) if axis != len(shape) - 1]
+    value = in_order(program, value, (*memory, len(shape) - 1))
+    layout = ordered_layout((*shape[:-1], outs), (*memory, len(shape) - 1))
+    rows = math.prod(shape[:-1])
+    fields: dict[str, Any] = {
+        "height": 1, "width": rows, "channels": width, "out_height": 1, "out_width": rows, "out_channels": outs,
+        "kernel_h": 1, "kernel_w": 1, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "groups": 1,
+    }  # fmt: skip
+    macs = rows * outs * width
+    if isinstance(weights, Stored) and value.affine is not None:
+        return _integer_layer(program, "linear_s8", value, weights, bias, order, fields, layout, found, macs)
+    values = weights.values if isinstance(weights, Stored) else weights
+    return _float_layer(program, "linear_f32", value, values, bias, order, fields, layout, macs)
+
+
+class Order(NamedTuple):
+    """How weights are stored: seen in `shape`, then with their axes in that order."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def stored(self, values: Tensor) -> np.ndarray:
+        return values.detach().reshape(self.shape).permute(*self.axes).contiguous().numpy()
+
+    def about(self, values: Tensor) -> dict[str, Any]:
+        """What reading them back takes."""
+        return {"seen": list(self.shape), "axes": list(self.axes), "shape": list(values.shape)}
+
+
+def _integer_layer(
+    program: Program, name: str, value: Value, weights: Stored, bias: Tensor | None, order: Order,
+    fields: dict[str, Any], layout: Tensor, found: Behind | None, macs: int,
+) -> Value:  # fmt: skip
+    assert value.affine is not None
+    scale, zero_point = value.affine
+    steps = weights.scales.double() * float(np.float32(scale))
+    sums = torch.zeros(len(steps), dtype=torch.float64) if bias is None else bias.detach().double() / steps
+    if name != "depthwise_s8":  # which leaves out padding instead
+        sums = sums - zero_point * weights.integers.flatten(1).double().sum(1)
+    scales = program.array(weights.scales.detach().float().numpy())
+    about = {"weight": scales, **order.about(weights.integers)}
+    # What a 32-bit accumulator cannot hold would have been cut by the simulation's grid of biases.
+    integers = sums.round().clamp(-LARGEST_SUM, LARGEST_SUM).numpy().astype(np.int32)
+    fields |= {
+        "weights": program.array(order.stored(weights.integers), about), "bias": program.array(integers),
+        "scales": scales, "gives_float": int(found is None), "zero_in": zero_point,
+    }  # fmt: skip
+    if found is not None:
+        ratio = steps / float(np.float32(found.affine.scale))
+        parts = dict(zip(("multipliers", "shifts"), fixed(ratio.numpy()), strict=True))
+        fields |= {"zero_out": found.affine.zero_point, "low": found.low, "high": found.high}
+        fields |= {"Q31": {name: program.array(one, of_q31=True) for name, one in parts.items()}}
+    to = program.new(layout, found.affine if found else None)
+    fields["rescale"] = (value.buffer, to.buffer if found else None)
+    scratch = None
+    if name == "conv_s8":
+        count = fields["kernel_h"] * fields["kernel_w"] * (fields["channels"] // fields["groups"])
+        scratch = Buffer(program.name("p"), count, "int8")
+    operation = {"linear_s8": "linear", "conv_s8": "conv", "depthwise_s8": "depthwise"}[name]
+    return program.step(name, "distiq_layer", fields, [value], to, operation, macs, scratch)
+
+
+def fixed(ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ratios as multipliers of 31 bits (int32) and shifts to the right (uint8): ratio = multiplier * 2 ** -shift."""
+    fractions, powers = np.frexp(ratios.astype(np.float64))
+    multipliers = np.rint(fractions * 2.0**31)
+    over = multipliers >= 2.0**31
+    multipliers, powers = np.where(over, multipliers / 2, multipliers), np.where(over, powers + 1, powers)
+    shifts = 31 - powers
+    if shifts.min(initial=1) < 1:
+        raise UserError("C99: a layer's result is rescaled by 2 ** 30 or more; its quantization parameters are no use")
+    multipliers = np.where(shifts > 62, 0, multipliers)
+    return multipliers.astype(np.int32), np.minimum(shifts, 62).astype(np.uint8)
+
+
+def _float_layer(
+    program: Program, name: str, value: Value, weights: Tensor, bias: Tensor | None, order: Order,
+    fields: dict[str, Any], layout: Tensor, macs: int,
+) -> Value:  # fmt: skip
+    value = as_float(program, value)
+    added = np.zeros(fields["out_channels"], np.float32) if bias is None else bias.detach().float().numpy()
+    stored = program.array(order.stored(weights.float()), {"float": True, **order.about(weights)})
+    fields = {**fields, "weights": stored, "bias": program.array(added)}
+    operation = {"linear_f32": "linear", "conv_f32": "conv"}[name]
+    return program.step(name, "distiq_layer_f32", fields, [value], program.new(layout), operation, macs)
+
+
+def as_float(program: Program, value: Value) -> Value:
+    """The value in float32."""
+    if value.affine is None:
+        return value
+    affine, value = value.affine, dense(program, value)
+    to = program.new(same_layout(value))
+    fields = {"count": to.buffer.count, "scale": (value.buffer, None), "zero": affine.zero_point}
+    return program.step("dequantize", "distiq_affine", fields, [value], to, "dequantize")
+
+
+def average(program: Program, value: Value, fields: dict[str, Any], layout: Tensor, found: Behind | None) -> Value:
+    """Means over windows of (1, height, width, channels) in memory; `fields` are those of a pool."""
+    if found is None or value.affine is None:
+        return program.step(
+            "average_f32", "distiq_pool", fields, [as_float(program, value)], program.new(layout), "average"
+        )
+    to = program.new(layout, found.affine)
+    divisor = fields["divisor"] or 1
+    ratio = float(np.float32(value.affine.scale)) / float(np.float32(found.affine.scale)) / divisor
+    multiplier, shift = fixed(np.array([ratio]))
+    fields |= {
+        "rescale": (value.buffer, to.buffer), "zero_in": value.affine.zero_point, "zero_out": found.affine.zero_point,
+        "low": found.low, "high": found.high, "Q31": {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
+    }  # fmt: skip
+    return program.step("average_s8", "distiq_pool", fields, [value], to, "average")
+
+
+def maximum(program: Program, value: Value, fields: dict[str, Any], layout: Tensor) -> Value:
+    """The largest of windows; the result has the quantization parameters of what is read."""
+    kernel = "maximum_f32" if value.affine is None else "maximum_s8"
+    return program.step(kernel, "distiq_pool", fields, [value], program.new(layout, value.affine), "maximum")
