@@ -29,6 +29,10 @@ OUTPUTS: dict[Decoding, str] = {
     "number": "a number, in standard deviations (std) from the mean of `target`: the prediction is mean + std * output",
     "spans": "logits (labels, tokens); the largest is the tag of a token, those of the words' first tokens write down"
     " spans; padding has zeros",
+    "mask": "logits (classes, H, W); the largest at a pixel is its class",
+    "boxes": "by stride, classes_8: logits, and boxes_8: softplus gives the distances of a position's centre to the"
+    " left, upper, right and lower side, in strides; or both in one, corners in pixels before logits; see objects_in in"
+    " run.py",
     "none": "what the task's own code decodes",
 }
 

@@ -154,7 +154,7 @@ def read_case(ledger: Ledger) -> Case:
         rung,
         scheme,
         quantized,
-        sensitivity(quantized, calibration[drawn(len(calibration), SAMPLES)], rung.name, ledger.watch),
+        sensitivity(quantized, calibration[drawn(len(calibration), SAMPLES)], rung.name, ledger.watch, task_of(data)),
     )
 
 

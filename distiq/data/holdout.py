@@ -6,7 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distiq.data.labels import LABEL_SET, NUMBER, SYMBOLS, TAGS, UNLABELLED, form_of, likeliest
+from distiq.data.labels import (
+    BOXES,
+    LABEL_SET,
+    MASK,
+    SYMBOLS,
+    TAGS,
+    UNLABELLED,
+    classes_in,
+    form_of,
+    likeliest,
+)
 from distiq.data.samples import Split
 from distiq.errors import UserError
 
@@ -85,19 +95,14 @@ def spread_over_labels(labels: Tensor, count: int) -> Tensor:
 
 def lost_classes(labels: Tensor, left: Tensor) -> tuple[int, ...]:
     """The classes of `labels` of which no sample is `left`; empty of numbers."""
-    if form_of(labels) in (NUMBER, SYMBOLS):
-        return ()
-    if form_of(labels) is TAGS:
-        return tuple(sorted(set(labels.unique().tolist()) - set(left.unique().tolist()) - {UNLABELLED}))
-    labels, left = likeliest(labels), likeliest(left)
-    if form_of(labels) is LABEL_SET:
-        return tuple(((labels == 1).any(0) & ~(left == 1).any(0)).nonzero().flatten().tolist())
-    return tuple(sorted(set(labels.unique().tolist()) - set(left.unique().tolist())))
+    return tuple(sorted(classes_in(labels) - classes_in(left)))
 
 
 def _strata(labels: Tensor) -> Tensor:
     """A number for each sample: those of one class, of one set of labels or tags, of texts of one length, have the
-    same."""
+    same; all that show several."""
+    if form_of(labels) in (MASK, BOXES):
+        return torch.zeros(len(labels), dtype=torch.int64)
     if form_of(labels) is TAGS:
         labels = torch.stack([(labels == tag).any(1) for tag in range(int(labels.max()) + 1)], 1)
         return labels.unique(dim=0, return_inverse=True)[1]

@@ -10,6 +10,7 @@ import math
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,7 @@ class Images:
         dtype: of the raw images, uint8 or float32.
         mean, std: per channel, in units of the images divided by 255 where they are uint8; empty until `fitted`.
         as_uint8: inputs are the uint8 images themselves, for files that normalize them.
+        letterbox: files keep the ratio of their sides when they are resized, and stand in the upper left corner.
     """
 
     shape: tuple[int, ...]
@@ -69,6 +71,7 @@ class Images:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     as_uint8: bool = False
+    letterbox: bool = False
 
     modality: ClassVar[Modality] = "image"
     raw_name: ClassVar[str] = runner.RAW["image"]
@@ -106,7 +109,7 @@ class Images:
             UserError: the file is missing or does not decode, or the images that were learned from are float32.
         """
         refuse_floats(self.dtype, "images", where)
-        return Encoded(self.normalize(read_image(Path(sample), self.shape).unsqueeze(0)))
+        return Encoded(self.normalize(read_image(Path(sample), self.shape, self.letterbox).unsqueeze(0)))
 
     def check_weights(self, folder: Path, where: str) -> None:
         """Weights say nothing of how images are read."""
@@ -127,13 +130,14 @@ class Images:
             "divide_by": 255 if self.dtype == torch.uint8 and not self.as_uint8 else 1,
             "mean": [0.0] * channels if self.as_uint8 else list(self.mean),
             "std": [1.0] * channels if self.as_uint8 else list(self.std),
-            "resize": "bilinear",
+            "resize": "letterbox" if self.letterbox else "bilinear",
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         mean, std = tuple(value["mean"]), tuple(value["std"])
-        return cls(tuple(value["shape"]), getattr(torch, value["raw"]), mean, std, value["type"] == "uint8")
+        shape, raw, boxed = tuple(value["shape"]), getattr(torch, value["raw"]), value["resize"] == "letterbox"
+        return cls(shape, raw, mean, std, value["type"] == "uint8", boxed)
 
 
 def packaged_fashion_mnist() -> tuple[Split, Split]:
@@ -213,16 +217,17 @@ def _download(target: Path) -> None:
     write_atomically(target, content)
 
 
-def read_image(path: Path, shape: tuple[int, ...]) -> Tensor:
+def read_image(path: Path, shape: tuple[int, ...], letterbox: bool = False) -> Tensor:
     """One image file, turned as its EXIF says, resized: uint8 of `shape` (C, H, W); C of 1 reads grey, 3 colour.
 
-    Of 16-bit grey the upper 8 bits are kept.
+    Of 16-bit grey the upper 8 bits are kept. A letterboxed image keeps the ratio of its sides; it stands in the upper
+    left corner.
 
     Raises:
         UserError: the file is missing or does not decode.
     """
     try:
-        return torch.from_numpy(runner.read_image(path, shape).copy())
+        return torch.from_numpy(runner.read_image(path, shape, letterbox).copy())
     except runner.Refused as error:
         raise UserError(str(error)) from error
 
@@ -244,15 +249,10 @@ def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = ""
     files = [file for part in by_part.values() for file in part.files]
     if several := sum(_frames(file) > 1 for file in files if file.suffix.lower() in WITH_FRAMES):
         notes.append(f"{several:,} of {len(files):,} images have several frames: the first is read")
-    read = partial(read_image, shape=shape)
-    is_large = store is not None and len(files) * math.prod(shape) > store.memory_bytes
-    splits: dict[str, Split] = {}
-    for part, one in by_part.items():
-        if store is not None and is_large:
-            samples: Samples = packed(one.files, read, shape, store.folder, store.watch)
-        else:
-            samples = InMemory(torch.stack(list(decoded(one.files, read))))
-        splits[part] = Split(samples, torch.tensor(one.labels))
+    samples = read_images([part.files for part in by_part.values()], shape, store)
+    splits = {
+        part: Split(own, torch.tensor(one.labels)) for (part, one), own in zip(by_part.items(), samples, strict=True)
+    }
     train, test = (tuple(str(file.relative_to(folder)) for file in by_part[part].files) for part in ("train", "test"))
     return Loaded(
         classes,
@@ -263,6 +263,22 @@ def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = ""
         splits.get(validation),
         names=(train, test),
     )
+
+
+def read_images(
+    parts: Sequence[Sequence[Path]], shape: tuple[int, ...], store: Store | None, letterbox: bool = False
+) -> list[Samples]:
+    """The images of several parts: in memory, or each part in a pack where memory has no room for all.
+
+    Raises:
+        UserError: a file is missing or does not decode.
+    """
+    read = partial(read_image, shape=shape, letterbox=letterbox)
+    is_large = store is not None and sum(map(len, parts)) * math.prod(shape) > store.memory_bytes
+    if store is not None and is_large:
+        how = "letterboxed" if letterbox else "resized"
+        return [packed(files, read, shape, store.folder, store.watch, how) for files in parts]
+    return [InMemory(torch.stack(list(decoded(files, read)))) for files in parts]
 
 
 def _frames(file: Path) -> int:

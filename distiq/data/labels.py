@@ -68,11 +68,13 @@ SUM_TOLERANCE = 1e-3
 
 
 class Labels(NamedTuple):
-    """The labels of a data set: their form, the names of the classes (of a number: its own), the unit of numbers."""
+    """The labels of a data set: their form, the names of the classes (of a number: its own), the unit of numbers,
+    and of images their height and width."""
 
     form: LabelForm
     classes: tuple[str, ...]
     target: Target = Target()
+    size: tuple[int, ...] = ()
 
 
 def form_of(labels: Tensor) -> LabelForm:
@@ -89,6 +91,29 @@ def form_of(labels: Tensor) -> LabelForm:
 def is_labelled(labels: Tensor) -> Tensor:
     """Which samples have a label, (N,) bool."""
     return form_of(labels).labelled(labels)
+
+
+def shows(labels: Tensor, number: int) -> Tensor:
+    """Which samples are of a class, or show it, (N,) bool."""
+    match form_of(labels):
+        case form if form is LABEL_SET:
+            return labels[:, number] == 1
+        case form if form is BOXES:
+            return (labels[:, :, 0] == number).any(1)
+        case form if form is MASK or form is TAGS:
+            return (labels == number).flatten(1).any(1)
+    return likeliest(labels) == number
+
+
+def classes_in(labels: Tensor) -> set[int]:
+    """The classes that there are; none of numbers and texts."""
+    form = form_of(labels)
+    if form is NUMBER or form is SYMBOLS:
+        return set()
+    if form is LABEL_SET:
+        return set((labels == 1).any(0).nonzero().flatten().tolist())
+    values = labels[:, :, 0].nan_to_num(-1).long() if form is BOXES else likeliest(labels)
+    return {int(value) for value in values.unique() if value >= 0} - ({VOID} if form is MASK else set())
 
 
 def likeliest(labels: Tensor) -> Tensor:
@@ -115,6 +140,8 @@ def numbered_classes(labels: Tensor) -> tuple[str, ...]:
     """Names for classes that have none: the numbers in labels (N,), or those of the columns (N, classes)."""
     if len(labels) == 0 or form_of(labels) is NUMBER:
         return ()
+    if form_of(labels) in (MASK, BOXES):
+        return tuple(str(number) for number in range(max(classes_in(labels), default=-1) + 1))
     is_set = labels.ndim == 2 and labels.shape[1] > 1
     count = labels.shape[1] if is_set else int(labels.max()) + 1
     return tuple(str(number) for number in range(count))
@@ -140,6 +167,10 @@ def check_labels(
     """
     if form_of(labels) is TAGS:
         return _check_tags(labels, samples, classes, noun, where, lowest)
+    if form_of(labels) is MASK:
+        return _check_masks(labels, samples, classes, where)
+    if form_of(labels) is BOXES:
+        return _check_boxes(labels, samples, classes, where, lowest)
     if len(labels) != samples or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
         raise UserError(
             f"{where}: {samples} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
@@ -178,6 +209,45 @@ def _check_tags(labels: Tensor, samples: int, classes: Sequence[str], noun: str,
         )
     if lowest == 0 and not is_labelled(labels).all():
         raise UserError(f"{where}: {int((~is_labelled(labels)).sum())} {noun} have no tag; take them out")
+
+
+def _check_masks(masks: Tensor, samples: int, classes: Sequence[str], where: str) -> None:
+    if len(masks) != samples or samples == 0:
+        raise UserError(f"{where}: {samples} images but {len(masks)} masks; give one each, at least one")
+    if not classes or len(classes) > VOID:
+        raise UserError(f"{where}: {len(classes)} classes; masks tell 1 to {VOID} apart")
+    strange = classes_in(masks) - set(range(len(classes)))
+    if strange:
+        first = int(shows(masks, min(strange)).nonzero()[0])
+        raise UserError(
+            f"{where}: mask {first} holds the value {min(strange)}, but there are {len(classes)} classes (0 to"
+            f" {len(classes) - 1}); name the class, or give such pixels the value {VOID}"
+        )
+    if not classes_in(masks):
+        raise UserError(f"{where}: no pixel of any mask has a class; give some")
+
+
+def _check_boxes(boxes: Tensor, samples: int, classes: Sequence[str], where: str, lowest: int) -> None:
+    if len(boxes) != samples or samples == 0 or boxes.shape[2] != 6:
+        raise UserError(
+            f"{where}: {samples} images but boxes of shape {tuple(boxes.shape)}; give (N, most boxes, 6) as class, x0,"
+            " y0, x1, y1, crowd, rows of class -1 where an image has fewer"
+        )
+    known = boxes[is_labelled(boxes)] if lowest == UNLABELLED else boxes
+    rows = known[known[:, :, 0] != UNLABELLED]
+    if not torch.isfinite(rows).all():
+        raise UserError(f"{where}: a box is not finite; correct it or take it out")
+    numbers = rows[:, 0]
+    if len(rows) and (float(numbers.min()) < 0 or float(numbers.max()) >= len(classes) or bool((numbers % 1).any())):
+        raise UserError(
+            f"{where}: boxes have the classes {float(numbers.min()):g} to {float(numbers.max()):g}, but there are"
+            f" {len(classes)} (0 to {len(classes) - 1}); correct them or name all classes"
+        )
+    flat = (rows[:, 3] <= rows[:, 1]) | (rows[:, 4] <= rows[:, 2])
+    if flat.any():
+        raise UserError(f"{where}: {int(flat.sum())} boxes have no area (x1 <= x0 or y1 <= y0); take them out")
+    if not len(rows):
+        raise UserError(f"{where}: no image has a box; there is nothing to find")
 
 
 def _check_range(labels: Tensor, classes: int, where: str, lowest: int) -> None:

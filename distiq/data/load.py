@@ -1,14 +1,17 @@
 """load(): the data that a recipe names, split and checked."""
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
+from distiq.data.boxes import boxed_images, packaged_bccd
 from distiq.data.entities import entities
 from distiq.data.holdout import spread_over_labels
 from distiq.data.hub import hub_folder
 from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, image_folder, packaged_fashion_mnist
+from distiq.data.masks import masked_images
 from distiq.data.pack import Store
 from distiq.data.samples import Loaded
 from distiq.data.splits import Data, split
@@ -67,9 +70,15 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
             shape, dtype = train.samples.shape, train.samples.dtype
             return Loaded(FASHION_MNIST_CLASSES, train, test, Images(shape, dtype))
         case "folder":
-            return image_folder(
-                folder, (settings.channels, settings.image_size, settings.image_size), validation, store
-            )
+            return image_folder(folder, (settings.channels, *settings.image_sides), validation, store)
+        case "masks":
+            shape = (settings.channels, *settings.image_sides)
+            return _grouped(masked_images(folder, shape, settings.void, validation, store), settings.group)
+        case "boxes":
+            loaded = boxed_images(folder, (settings.channels, *settings.image_sides), validation, store)
+            return _grouped(loaded, settings.group)
+        case "bccd":
+            return packaged_bccd((settings.channels, *settings.image_sides))
         case "spoken_digits":
             return spoken_digits(settings.audio)
         case "audio" if settings.audio.manifest:
@@ -84,9 +93,17 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
             return entities(settings)
         case unknown:
             raise UserError(
-                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "spoken_digits", "audio",'
-                ' "adult", "table", "text", "entities" or "file.py:function"'
+                f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "masks", "boxes", "bccd",'
+                ' "spoken_digits", "audio", "adult", "table", "text", "entities" or "file.py:function"'
             )
+
+
+def _grouped(loaded: Loaded, pattern: str) -> Loaded:
+    """Samples whose names match alike belong together; one that does not match stands alone."""
+    if not pattern:
+        return loaded
+    matches = (re.search(pattern, Path(name).name) for name in loaded.names[0])
+    return loaded._replace(groups=tuple(match.group() if match else "" for match in matches))
 
 
 def _spread(loaded: Loaded, count: int) -> Loaded:

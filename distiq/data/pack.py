@@ -89,16 +89,18 @@ def packed(
     shape: tuple[int, ...],
     folder: Path,
     watch: Watch,
+    how: str = "resized",
 ) -> Packed:
     """The uint8 images in these files as a pack within `folder`: the one that is there, or a new one.
 
     Args:
         read: a file -> its image (C, H, W) uint8; called from several threads.
+        how: what `read` does to them, which tells packs of the same files apart.
 
     Raises:
         UserError: as `read`; or the disk is full.
     """
-    place = folder / f"pack-{_key(files, shape)}"
+    place = folder / f"pack-{_key(files, shape, how)}"
     facts = _facts(place, len(files) * int(np.prod(shape)))
     if facts is None:
         try:
@@ -120,12 +122,12 @@ def decoded(files: Sequence[Path], read: Callable[[Path], Tensor]) -> Iterator[T
             yield from threads.map(read, files[start : start + AT_ONCE])
 
 
-def _key(files: Sequence[Path], shape: tuple[int, ...]) -> str:
+def _key(files: Sequence[Path], shape: tuple[int, ...], how: str) -> str:
     """Of what a pack is made from: the files as they are on the disk, and what decodes them."""
     from PIL import __version__ as pillow
 
     stats = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    return sha256_of_json([stats, shape, sha256_of_file(Path(runner.__file__)), pillow])[:16]
+    return sha256_of_json([stats, shape, how, sha256_of_file(Path(runner.__file__)), pillow])[:16]
 
 
 def _facts(place: Path, size: int) -> dict[str, Tensor] | None:

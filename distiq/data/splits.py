@@ -14,7 +14,6 @@ from distiq.data.audio import Audio
 from distiq.data.holdout import hold_out, hold_out_groups, lost_classes, repeated
 from distiq.data.images import Images
 from distiq.data.labels import (
-    LABEL_SET,
     NUMBER,
     SHARES,
     UNLABELLED,
@@ -24,6 +23,7 @@ from distiq.data.labels import (
     form_of,
     likeliest,
     numbered_classes,
+    shows,
 )
 from distiq.data.pack import Packed
 from distiq.data.preprocessing import Preprocessing, of_tensors
@@ -97,7 +97,8 @@ class Data:
     @property
     def labels(self) -> Labels:
         """What the labels are."""
-        return Labels(form_of(self.train.labels), self.classes, self.target)
+        size = self.sample_shape[1:] if isinstance(self.preprocessing, Images) else ()
+        return Labels(form_of(self.train.labels), self.classes, self.target, size)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -236,8 +237,7 @@ def _refuse_lost_classes(source: str, classes: Sequence[str], train: Split, left
     lost = lost_classes(train.labels, left.labels)
     if not lost:
         return
-    labels = likeliest(train.labels)
-    has = labels[:, lost[0]] == 1 if form_of(labels) is LABEL_SET else labels == lost[0]
+    has = shows(train.labels, lost[0])
     raise UserError(
         f'{source}: of the class "{classes[lost[0]]}" all training {noun} ({int(has.sum())}) would be held out and none'
         " learned from; give it more, take the class out, or lower data.validation and data.calibration"

@@ -5,6 +5,7 @@ worker, process or device, and a teacher's stored output for it is exactly its o
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from distiq.data.audio import Audio
 from distiq.data.images import Images
+from distiq.data.labels import BOXES, MASK, LabelForm, form_of
+from distiq.data.placed import placed_views
 from distiq.data.preprocessing import Preprocessing
 from distiq.data.samples import Split
 from distiq.data.text import Text, Words
@@ -79,8 +82,21 @@ class Shown(NamedTuple):
     shares: Tensor | None = None
 
 
-def check_views(settings: ViewSettings, preprocessing: Preprocessing, words: Words | None) -> None:
-    """Raises UserError if samples cannot be shown as the settings say."""
+def check_views(
+    settings: ViewSettings, preprocessing: Preprocessing, words: Words | None, form: LabelForm | None = None
+) -> None:
+    """Raises UserError if samples cannot be shown as the settings say.
+
+    Args:
+        form: of their labels.
+    """
+    is_placed = form is MASK or form is BOXES
+    if not is_placed and (settings.scale or settings.mosaic):
+        raise UserError("views.scale and views.mosaic are for images with masks or boxes; set both to 0")
+    if is_placed and (settings.mixup or settings.cutmix or settings.erase):
+        raise UserError(
+            "views.mixup, views.cutmix and views.erase change what masks and boxes do not say; set all three to 0"
+        )
     if not isinstance(preprocessing, Images) and (settings.mixup or settings.cutmix):
         noun = NOUNS[preprocessing.modality]
         raise UserError(f"views.mixup and views.cutmix blend images, but the data are {noun}; set both to 0")
@@ -112,6 +128,9 @@ class Views:
                 return Shown(self.read(samples, number, indices, words), labels)
             case Audio():
                 return Shown(self.heard(samples, number, indices), labels)
+            case Images() if form_of(labels) in (MASK, BOXES):
+                placed = placed_views(split, indices, self.settings, partial(uniform, self.seed, number))
+                return Shown(self.recoloured(placed.images, number, indices), placed.labels)
             case Images():
                 return self._mixed(split, self.view(samples, number, indices), number, indices)
         return Shown(samples, labels)
@@ -151,7 +170,17 @@ class Views:
             images = _gather(images, rows, columns)
         if settings.erase:
             images = _erase(images, settings.erase, draws[:, 3:8])
-        return images
+        return self.recoloured(images, number, indices)
+
+    def recoloured(self, images: Tensor, number: int, indices: Tensor) -> Tensor:
+        """Views of images (B, C, H, W), darker or lighter, of more or less contrast."""
+        if not self.settings.colour:
+            return images
+        draws = 1 + self.settings.colour * (2 * uniform(self.seed, number, indices, 22)[:, 20:] - 1)
+        light, contrast = draws.view(-1, 2, 1, 1, 1).unbind(1)
+        middle = images.float().mean((1, 2, 3), keepdim=True)
+        changed = ((images.float() - middle) * contrast + middle) * light
+        return changed.round().clamp(0, 255).to(images.dtype) if images.dtype == torch.uint8 else changed
 
     def read(self, tokens: Tensor, number: int, indices: Tensor, words: Words) -> Tensor:
         """View `number` of samples `indices`, whose texts are given.

@@ -2,6 +2,7 @@
 
     python run.py                     check: replays the test vectors; exit code 3 if the file answers differently here
     python run.py shoe.png clip.wav   answers samples; image files need Pillow
+    python run.py street.png --draw found     also draws the boxes, or the classes, that it finds
     python run.py rows.csv            answers every row of a file of named columns (.csv, .tsv, .json, .jsonl)
     python run.py "a fine film"       answers a text; needs the package tokenizers
     python run.py sample.npy          answers one sample, or several in one array; of a model of several inputs an .npz
@@ -86,6 +87,16 @@ LETTER_IS_WORD = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufa
 WARM_UPS = 3
 MOST_SHOWN = 5
 MOST_LINES = 20  # of a message
+LEAST_SCORE = 0.01  # of a box that is kept
+CANDIDATES, MOST_BOXES = 300, 100  # likeliest boxes of an image that are compared, and that are kept
+SAME_OBJECT = 0.6  # overlap (intersection over union) from which the less likely of two boxes of a class is dropped
+SHOWN_SCORE = 0.3  # of a box that is named and drawn
+PADDING = 114  # pixels beside a letterboxed image
+VOID = 255  # the class of a pixel that belongs to none
+COLOURS = (
+    (230, 25, 75), (60, 180, 75), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240), (240, 50, 230),
+    (210, 245, 60), (250, 190, 212), (0, 128, 128), (170, 110, 40), (128, 0, 0), (128, 128, 0), (0, 0, 128),
+)  # fmt: skip
 
 AT_PLACES = ("spans",)
 """Decodings of outputs (B, labels, ...) that have each label at every place."""
@@ -197,8 +208,8 @@ def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
     inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
     if inputs and inputs[1:] != tuple(shape):
         return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
-    at_places = about.get("decoding") in AT_PLACES
-    if outputs and about.get("decoding") != "none" and outputs[1 : 2 if at_places else None] != (len(labels),):
+    decoding, outputs = about.get("decoding"), None if about.get("decoding") in ("none", "mask", "boxes") else outputs
+    if outputs and outputs[1 : 2 if decoding in AT_PLACES else None] != (len(labels),):
         return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
     if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
         return "gives no mean and standard deviation of its numbers"
@@ -605,7 +616,7 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
     if path.suffix == ".npy":
         array = read_npy(path)
     elif modality == "image":
-        array = read_image(path, shape)
+        array = read_image(path, shape, about.get("resize") == "letterbox")
     else:
         array = read_wav(path, about["rate"])
     if array.ndim == len(shape):
@@ -1044,10 +1055,11 @@ def token_tags(logits: np.ndarray, about: dict[str, Any], top: int = 0) -> str:
     return " ".join(about["labels"][number] for number in logits[:, tokens].argmax(0))
 
 
-def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, ...], letterbox: bool = False) -> np.ndarray:
     """(C, H, W) uint8 of an image file, turned as its EXIF says, resized; one channel reads grey, three colour.
 
-    Of 16-bit grey the upper 8 bits are kept.
+    Of 16-bit grey the upper 8 bits are kept. A letterboxed image keeps the ratio of its sides: it stands in the upper
+    left corner, grey beside it.
     """
     try:
         from PIL import Image, ImageOps
@@ -1066,6 +1078,8 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
             if upright.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
                 upright = Image.fromarray((np.asarray(upright).astype(np.uint32) >> 8).astype(np.uint8))
             converted = upright.convert("L" if channels == 1 else "RGB")
+            if letterbox:
+                return letterboxed(converted, shape)
             if converted.size != (width, height):
                 converted = converted.resize((width, height), Image.BILINEAR)  # type: ignore[attr-defined]
             pixels = np.array(converted, np.uint8)
@@ -1077,6 +1091,27 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         reason = str(error).replace(str(path), "it") or type(error).__name__
         raise Refused(f"{path}: this image does not decode ({reason}); repair or remove it") from error
     return pixels.reshape(height, width, -1).transpose(2, 0, 1)
+
+
+def letterboxed(image: Any, shape: Sequence[int]) -> np.ndarray:
+    """(C, H, W) uint8 of an image of Pillow, the ratio of its sides kept, in the upper left corner, grey beside it."""
+    channels, height, width = shape
+    rows, columns = fitted_size(image.height, image.width, shape)
+    converted = image.convert("L" if channels == 1 else "RGB")
+    if converted.size != (columns, rows):
+        converted = converted.resize((columns, rows), 2)  # bilinear
+    pixels = np.full((height, width, channels), PADDING, np.uint8)
+    pixels[:rows, :columns] = np.asarray(converted, np.uint8).reshape(rows, columns, channels)
+    return pixels.transpose(2, 0, 1)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Rows and columns of an image file, turned as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    with quiet(), Image.open(path, formats=FORMATS) as image:
+        upright = ImageOps.exif_transpose(image)
+        return upright.height, upright.width
 
 
 def whole_wav(content: bytes) -> bytes:
@@ -1236,6 +1271,155 @@ def difference(outputs: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.abs(outputs.astype(np.float32) - expected)
 
 
+# Boxes and masks ------------------------------------------------------------------------------------------------------
+
+
+def joined_heads(outputs: Arrays) -> np.ndarray:
+    """A detector's outputs as one array (B, 4 + classes, positions): corners x0, y0, x1, y1 in pixels, then logits.
+
+    By stride there are "classes_8" (B, classes, H / 8, W / 8), logits, and "boxes_8" (B, 4, H / 8, W / 8), from which
+    softplus makes distances from a position's centre to the left, upper, right and lower side, in strides. Positions
+    are those of the maps in the order of their strides, row by row. One array is taken as such already.
+    """
+    if not isinstance(outputs, dict):
+        return outputs
+    numbers = sorted(int(name[8:]) for name in outputs if re.fullmatch(r"classes_\d+", name))
+    if not numbers or any(f"boxes_{number}" not in outputs for number in numbers):
+        raise Refused(f"the model gives {', '.join(outputs)}; a detector gives classes_8 and boxes_8 of its strides")
+    parts = []
+    for stride in numbers:
+        classes, raw = outputs[f"classes_{stride}"], outputs[f"boxes_{stride}"].astype(np.float32)
+        distances = np.logaddexp(raw, np.float32(0)) * np.float32(stride)
+        y, x = ((np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(stride) for size in raw.shape[2:])
+        left, upper, right, lower = distances.transpose(1, 0, 2, 3)
+        corners = np.stack([x - left, y[:, None] - upper, x + right, y[:, None] + lower], 1)
+        parts.append(np.concatenate([corners, classes], 1).reshape(len(raw), -1, raw.shape[2] * raw.shape[3]))
+    return np.concatenate(parts, 2)
+
+
+def detected(outputs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The boxes of images, likeliest first: (B, MOST_BOXES, 6) float32 of class, x0, y0, x1, y1, score.
+
+    Of two boxes of a class that overlap by more than SAME_OBJECT the likelier is kept (non-maximum suppression). Rows
+    that are left over have the class -1.
+
+    Args:
+        outputs: (B, 4 + classes, positions), corners in pixels and logits.
+        size: height and width of the images, at which boxes are cut off.
+    """
+    kept = np.zeros((len(outputs), MOST_BOXES, 6), np.float32)
+    kept[:, :, 0] = -1
+    height, width = size
+    for number, output in enumerate(outputs.astype(np.float32)):
+        scores = 1 / (1 + np.exp(-np.clip(output[4:], -60, 60)))
+        classes, places = np.nonzero(scores > LEAST_SCORE)
+        own = scores[classes, places]
+        order = np.argsort(-own, kind="stable")[:CANDIDATES]
+        classes, places, own = classes[order], places[order], own[order]
+        corners = np.clip(output[:4, places].T, 0, np.array([width, height, width, height], np.float32))
+        rows = unlike(corners, classes)[:MOST_BOXES]
+        kept[number, : len(rows)] = np.column_stack([classes[rows], corners[rows], own[rows]])
+    return kept
+
+
+def unlike(corners: np.ndarray, classes: np.ndarray) -> list[int]:
+    """Which boxes (N, 4), likeliest first, are left without those that overlap a likelier one of their class."""
+    same = (overlaps(corners, corners) > SAME_OBJECT) & (classes[:, None] == classes)
+    left = np.ones(len(corners), bool)
+    for row in range(len(corners)):
+        if left[row]:
+            left[row + 1 :] &= ~same[row, row + 1 :]
+    return np.flatnonzero(left).tolist()
+
+
+def overlaps(one: np.ndarray, other: np.ndarray, crowd: np.ndarray | None = None) -> np.ndarray:
+    """Intersection over union of boxes (N, 4) and (M, 4) of corners, (N, M).
+
+    Args:
+        crowd: (M,), which of the others are crowds: there it is the share of the first box that lies in the crowd.
+    """
+    corners = np.minimum(one[:, None, 2:], other[:, 2:]) - np.maximum(one[:, None, :2], other[:, :2])
+    shared = np.clip(corners, 0, None).prod(2)
+    area, others = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (one, other))
+    union = area[:, None] + others - shared
+    if crowd is not None:
+        union = np.where(crowd, area[:, None], union)
+    return np.where(union > 0, shared / np.where(union > 0, union, 1), 0)
+
+
+def fitted_size(height: int, width: int, shape: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of an image that is brought into `shape` (..., H, W) with its sides' ratio kept."""
+    share = min(shape[-2] / height, shape[-1] / width)
+    return max(1, min(shape[-2], round(height * share))), max(1, min(shape[-1], round(width * share)))
+
+
+def objects_in(output: np.ndarray, about: dict[str, Any], size: tuple[int, int]) -> list[dict[str, Any]]:
+    """What is found in one image: of a detector each box with its label and score, of a segmenter each class's share.
+
+    Args:
+        output: (4 + classes, positions), or (classes, H, W).
+        size: rows and columns of the image itself, in whose pixels boxes are given.
+    """
+    shape, labels = about["shape"], about["labels"]
+    rows, columns = fitted_size(*size, shape) if about.get("resize") == "letterbox" else shape[-2:]
+    if about["decoding"] == "mask":
+        counts = np.bincount(output.argmax(0)[:rows, :columns].ravel(), minlength=len(labels))
+        order = [int(label) for label in np.argsort(-counts, kind="stable") if counts[label]]
+        return [{"label": labels[label], "share": round(float(counts[label] / counts.sum()), 4)} for label in order]
+    scale = np.array([size[1] / columns, size[0] / rows] * 2)
+    boxes = detected(output[None], (rows, columns))[0]
+    return [
+        {
+            "label": labels[int(box[0])],
+            "score": round(float(box[5]), 4),
+            "box": [round(float(side), 1) for side in box[1:5] * scale],
+        }
+        for box in boxes
+        if box[0] >= 0 and box[5] >= SHOWN_SCORE
+    ]
+
+
+def in_line(thing: dict[str, Any]) -> str:
+    """What `objects_in` found, in words."""
+    if "share" in thing:
+        return f"{thing['label']} {100 * thing['share']:.1f} %"
+    x0, y0, x1, y1 = thing["box"]
+    return f"{thing['label']} {100 * thing['score']:.0f} % ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+
+
+def drawn(sample: Path, output: np.ndarray, about: dict[str, Any]) -> Any:
+    """The image (of Pillow) with what is found in it: boxes with labels, or each class in its colour."""
+    from PIL import Image, ImageOps
+
+    with quiet(), Image.open(sample, formats=FORMATS) as opened:
+        picture = ImageOps.exif_transpose(opened).convert("RGB")
+    size = (picture.height, picture.width)
+    if about["decoding"] == "mask":
+        shape = about["shape"]
+        rows, columns = fitted_size(*size, shape) if about.get("resize") == "letterbox" else shape[-2:]
+        painted = Image.fromarray(coloured(output.argmax(0)[:rows, :columns].astype(np.uint8)))
+        return Image.blend(picture, painted.resize(picture.size, Image.NEAREST), 0.5)  # type: ignore[attr-defined]
+    with_boxes(picture, objects_in(output, about, size), about["labels"])
+    return picture
+
+
+def with_boxes(picture: Any, things: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
+    """Draws boxes, each with its label and in the colour of its class, into an image of Pillow."""
+    from PIL import ImageDraw
+
+    pen, width = ImageDraw.Draw(picture), max(1, round(max(picture.size) / 300))
+    for thing in things:
+        colour = COLOURS[labels.index(thing["label"]) % len(COLOURS)]
+        pen.rectangle(thing["box"], outline=colour, width=width)
+        pen.text((thing["box"][0] + width + 1, thing["box"][1] + width), thing["label"], fill=colour)
+
+
+def coloured(classes: np.ndarray) -> np.ndarray:
+    """A map (H, W) uint8 of classes in their colours, (H, W, 3) uint8; VOID is black."""
+    table = np.array([COLOURS[number % len(COLOURS)] for number in range(VOID)] + [(0, 0, 0)], np.uint8)
+    return table[classes]
+
+
 # What outputs mean ----------------------------------------------------------------------------------------------------
 
 
@@ -1296,6 +1480,21 @@ def beyond(outputs: np.ndarray, expected: np.ndarray, allowed: float) -> np.ndar
     return ~(np.abs(outputs - expected).reshape(len(expected), -1).max(1) <= allowed)
 
 
+def repainted(outputs: np.ndarray, expected: np.ndarray, _allowed: float) -> np.ndarray:
+    """Which images have another class at more than one pixel in a hundred."""
+    return (outputs.argmax(1) != expected.argmax(1)).reshape(len(outputs), -1).mean(1) > 0.01
+
+
+def said_objects(output: np.ndarray, about: dict[str, Any], top: int) -> str:
+    things = objects_in(output, about, about["shape"][-2:])
+    more = f"  and {len(things) - top} more" if len(things) > top else ""
+    return ("  ".join(in_line(thing) for thing in things[:top]) or "nothing") + more
+
+
+def named_objects(output: np.ndarray, about: dict[str, Any]) -> str:
+    return said_objects(output, about, MOST_SHOWN)
+
+
 DECODINGS = {
     "softmax": Decoding(
         lambda found, expected, _: found.argmax(1) != expected.argmax(1),
@@ -1313,6 +1512,8 @@ DECODINGS = {
         token_tags,
         token_tags,
     ),
+    "mask": Decoding(repainted, named_objects, said_objects),
+    "boxes": Decoding(beyond, named_objects, said_objects),
     "none": Decoding(beyond, written, written),
 }
 """By the name that preprocessing.json gives; "none" are outputs that only the task's own code understands."""
@@ -1396,6 +1597,20 @@ def show_spans(sample: str, found: Sequence[Span]) -> None:
         print(f"{printable(sample)}: none")
 
 
+def show_objects(sample: Path, outputs: np.ndarray, about: dict[str, Any], given: argparse.Namespace) -> None:
+    """What is found in an image, line by line; the image with it drawn, where that is asked for."""
+    is_image = sample.suffix != ".npy"
+    for number, output in enumerate(outputs):
+        place = f"{sample}[{number}]" if len(outputs) > 1 else str(sample)
+        things = objects_in(output, about, image_size(sample) if is_image else about["shape"][-2:])
+        print(f"{place}: {len(things)} {'classes' if about['decoding'] == 'mask' else 'objects'}")
+        for thing in things:
+            print(f"  {in_line(thing)}")
+    if given.draw and is_image:
+        given.draw.mkdir(parents=True, exist_ok=True)
+        drawn(sample, outputs[0], about).save(given.draw / f"{sample.stem}.png")
+
+
 def show_times(times: list[dict[str, Any]]) -> None:
     for entry in times:
         print(
@@ -1411,6 +1626,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("samples", nargs="*", help="image files, WAV files, rows, texts, .npy; none: check")
     parser.add_argument("--time", action="store_true", help="time the model file on this machine")
     parser.add_argument("--json", type=Path, help="with --time: write the measurement here")
+    parser.add_argument("--draw", type=Path, help="of boxes and masks: a folder for the images with them drawn")
     parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
     parser.add_argument("--batch", type=int, default=32, help="samples per call where throughput is measured (32)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a size of batch is timed (2)")
@@ -1441,6 +1657,9 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             for note in notes:
                 print(note, file=sys.stderr)
             outputs = run(predict, inputs, sample)
+            if about.get("decoding") in ("boxes", "mask"):
+                show_objects(Path(sample), joined_heads(outputs), about, given)
+                continue
             if isinstance(outputs, dict):
                 show_outputs(sample, outputs)
                 continue

@@ -18,6 +18,7 @@ from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS, 
 from distiq.models.bc_resnet import BCResNet
 from distiq.models.checkpoint import SUFFIXES, load_weights
 from distiq.models.conformer import Conformer
+from distiq.models.detector import Detector
 from distiq.models.efficientnet_lite import (
     efficientnet_lite0,
     efficientnet_lite1,
@@ -33,6 +34,7 @@ from distiq.models.plain import PlainNet
 from distiq.models.pretrained import pretrained_classifier
 from distiq.models.prune import Importance, prune
 from distiq.models.resnet import ResNet
+from distiq.models.segmenter import Segmenter
 from distiq.models.signature import OutputForm, check_kept
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.text_tags import TagBiLSTM, TagCNN
@@ -55,6 +57,8 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "conformer": Conformer,
     "mlp": MLP,
     "plain": PlainNet,
+    "segmenter": Segmenter,
+    "detector": Detector,
 }
 TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "text_bilstm": TextBiLSTM,

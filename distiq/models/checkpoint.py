@@ -82,21 +82,30 @@ def load_weights(
     candidates = [
         fit
         for place, tensors in _state_dicts(_read(path, trust))
-        for fit in _fits(place, {renamed.get(name, name): value for name, value in tensors.items()}, own)
+        for fit in _fits(place, _renamed(tensors, renamed), own)
     ]
     if not candidates:
         raise UserError(f"{path}: holds no plain state dict; save model.state_dict()")
     fit = _best(candidates, path)
     head = _other_head(fit, own) if new_head else ()
-    _check(fit, own, head, path)
+    drawn = getattr(model, "new_parts", ()) if new_head else ()
+    _check(fit, {name: value for name, value in own.items() if not name.startswith(drawn)}, head, path)
     taken = {name: value for name, value in fit.tensors.items() if name in own and name not in head}
     model.load_state_dict(taken, strict=False)
     watch = watch or Silent()
+    if drawn and (count := sum(name.startswith(drawn) and name not in taken for name in own)):
+        watch = watch or Silent()
+        watch.note(f"{path.name}: weights of the encoder alone; {count} tensors behind it are drawn anew and trained")
     if said := _unwrapped(fit):
         watch.note(f"{path.name}: {said}")
     if head:
         before, after = len(fit.tensors[head[0]]), len(own[head[0]])
         watch.note(f"{path.name}: its last layer gives {before:,} outputs; a new one of {after:,} is trained")
+
+
+def _renamed(tensors: dict[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors by the network's names; what it has no use for, which is called "", is left out."""
+    return {own: value for name, value in tensors.items() if (own := names.get(name, name))}
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -203,6 +203,12 @@ class OutputForm(NamedTuple):
     outputs: int
     dimensions: int = 0
     read: Callable[[Any], Tensor] = one_output
+    of_classes: int = 0
+
+    @property
+    def classes(self) -> int:
+        """How many classes a network is made for: those that it tells apart, where it gives more than their logits."""
+        return self.of_classes or self.outputs
 
     def fits(self, outputs: Tensor) -> bool:
         """Whether outputs (B, outputs, ...) have this form."""

@@ -1,13 +1,14 @@
 """Sensitivity: what each grid costs at the network's output, alone. No labels are needed."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import changed_fake_quantizers
@@ -16,6 +17,8 @@ from distiq.quantization.quantize import QuantizedModel
 from distiq.quantization.streaming import chunks_of
 from distiq.quantization.weights import layer_of
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
+from distiq.tasks.classification import rows
+from distiq.tasks.task import Task, one_part
 
 SAMPLES = 128
 Point = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
@@ -43,7 +46,11 @@ def grids(quantized: QuantizedModel) -> list[Grid]:
 
 
 def sensitivity(
-    quantized: QuantizedModel, samples: Tensor, rung: str = "", watch: Watch | None = None
+    quantized: QuantizedModel,
+    samples: Tensor,
+    rung: str = "",
+    watch: Watch | None = None,
+    task: Task | None = None,
 ) -> SensitivityRecord:
     """Switches every grid on alone, and all weights and all activations together, and compares the outputs.
 
@@ -51,19 +58,23 @@ def sensitivity(
         quantized: its weights rounded to the nearest; closed-form rounding or training has no float32 to compare with.
         samples: (N, ...) normalized inputs, as the network sees them.
         rung: what the record names as its trial.
+        task: which outputs it reads, and which parts they have, of which the noisiest counts; by default the logits.
     """
     watch = watch or Silent()
     every = grids(quantized)
-    reference = _outputs(quantized, samples, ())
+    read, parts = (task.read, task.components) if task else (one_output, one_part)
+    reference = _outputs(quantized, samples, (), read)
+
+    def sqnr(outputs: Tensor) -> float:
+        own = parts(outputs)
+        return min(sqnr_db(part, own[name]) for name, part in parts(reference).items())
 
     def noise(place: str, part: Literal["weights", "activations"], points: list[Point]) -> NoiseRecord:
-        outputs = _outputs(quantized, samples, points)
-        return NoiseRecord(
-            place=place,
-            part=part,
-            sqnr_db=sqnr_db(reference, outputs),
-            divergence_nat=divergence(reference, outputs),
-        )
+        outputs = _outputs(quantized, samples, points, read)
+        db = sqnr(outputs)
+        mixed = task is not None and task.class_dimension is None and reference.shape[1] > 1
+        nat = 10 ** (-db / 10) / 2 if mixed else divergence(reference, outputs)
+        return NoiseRecord(place=place, part=part, sqnr_db=db, divergence_nat=nat)
 
     single = []
     for number, grid in enumerate(every):
@@ -79,7 +90,7 @@ def sensitivity(
         activations=noise("all", "activations", [grid.point for grid in every if grid.part == "activations"]),
         grids=tuple(single),
         balanced_share=(balanced / total if total else 0.0) if changed else None,
-        mean_share=mean_share(reference, _outputs(quantized, samples, [grid.point for grid in every])),
+        mean_share=mean_share(reference, _outputs(quantized, samples, [grid.point for grid in every], read)),
     )
 
 
@@ -91,20 +102,22 @@ def mean_share(reference: Tensor, outputs: Tensor) -> float:
 
 
 def divergence(reference: Tensor, outputs: Tensor) -> float:
-    """Mean KL(reference || outputs) of the class probabilities in nat; logits are (N, classes).
+    """Mean KL(reference || outputs) of the class probabilities in nat; logits are (N, classes), or (N, classes, ...).
 
     A single output has no classes: there it is that of normal distributions of unit variance around it.
     """
     if reference.shape[1] == 1:
         return float((reference - outputs).double().square().mean()) / 2
-    own, other = F.log_softmax(reference.double(), 1), F.log_softmax(outputs.double(), 1)
+    own, other = (F.log_softmax(rows(one).double(), 1) for one in (reference, outputs))
     return float(F.kl_div(other, own, reduction="batchmean", log_target=True))
 
 
 @torch.no_grad()
-def _outputs(quantized: QuantizedModel, samples: Tensor, active: Collection[Point]) -> Tensor:
+def _outputs(
+    quantized: QuantizedModel, samples: Tensor, active: Collection[Point], read: Callable[[Any], Tensor]
+) -> Tensor:
     with _only(quantized, active):
-        return torch.cat([quantized(*chunk) for chunk in chunks_of(quantized.prepared, samples)])
+        return torch.cat([read(quantized(*chunk)) for chunk in chunks_of(quantized.prepared, samples)])
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Where samples come from, and how they are shown to who learns from them."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -164,8 +165,8 @@ class DataSettings(Part):
 
     source: str = Field(
         "fashion_mnist",
-        description='"fashion_mnist", "folder" (images), "spoken_digits", "audio", "adult", "table", "text",'
-        ' "entities", or "file.py:function"',
+        description='"fashion_mnist", "folder" (images), "masks", "boxes" (images with them), "bccd",'
+        ' "spoken_digits", "audio", "adult", "table", "text", "entities", or "file.py:function"',
     )
     folder: str = Field(
         "",
@@ -191,7 +192,17 @@ class DataSettings(Part):
         " file, a split of a hub, or of a manifest",
     )
     calibration: int = Field(512, ge=1, description="training samples held out to calibrate quantization")
-    image_size: int = Field(32, ge=1, description="folder: images are resized to this height and width")
+    image_size: int | tuple[int, int] = Field(
+        32,
+        description="images are resized to this height and width; masks, boxes: brought into [height, width] with the"
+        " ratio of their sides kept, such as [240, 320]",
+    )
+    void: int = Field(255, ge=0, le=255, description="masks: the value of pixels that belong to no class, beside 255")
+    group: str = Field(
+        "",
+        description="masks, boxes: a regular expression; images whose names match it alike belong together, such as"
+        ' "^[^_]+" for the sequence before the first _; none is split up',
+    )
     channels: Literal[1, 3] = Field(3, description="folder: 1 reads grey, 3 reads colour")
     memory_mb: int = Field(
         4000,
@@ -210,11 +221,32 @@ class DataSettings(Part):
         """The folder, file or split that holds validation samples; empty where they are held out."""
         return self.validation if isinstance(self.validation, str) else ""
 
+    @property
+    def image_sides(self) -> tuple[int, int]:
+        """Height and width of images."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _images_have_sides(self) -> Self:
+        if min(self.image_sides) < 1:
+            raise ValueError(f"image_size = {self.image_size}: give a height and a width of 1 pixel at least")
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_a_pattern(self) -> Self:
+        try:
+            re.compile(self.group)
+        except re.error as error:
+            raise ValueError(f'group = "{self.group}" is no regular expression ({error})') from error
+        if self.group and self.source not in ("masks", "boxes"):
+            raise ValueError(f'group is for source = "masks" and "boxes"; of "{self.source}" leave it out')
+        return self
+
     @model_validator(mode="after")
     def _validation_is_a_number_or_a_place(self) -> Self:
         if isinstance(self.validation, int) and self.validation < 1:
             raise ValueError(f"validation = {self.validation}: hold out at least 1 training sample, or name a place")
-        has_one_set = self.source in ("fashion_mnist", "spoken_digits", "adult") or ".py:" in self.source
+        has_one_set = self.source in ("bccd", "fashion_mnist", "spoken_digits", "adult") or ".py:" in self.source
         if self.validation_part and has_one_set:
             raise ValueError(
                 f'validation = "{self.validation}" is a folder, a file or a split, but source = "{self.source}" has'
@@ -289,6 +321,13 @@ class ViewSettings(Part):
     )
     flip: bool = Field(True, description="mirror half of the images")
     shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")
+    scale: float = Field(
+        0.0, ge=0, le=3, description="of masks and boxes: enlarge or shrink by up to this share, such as 0.5"
+    )
+    mosaic: float = Field(
+        0.0, ge=0, le=1, description="of masks and boxes: share of the images that are joined with three others"
+    )
+    colour: float = Field(0.0, ge=0, lt=1, description="change brightness and contrast by up to this share")
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 never crops")
     erase: float = Field(0.0, ge=0, le=1, description="share of the images in which a rectangle is erased")
     mixup: float = Field(

@@ -6,6 +6,7 @@ from distiq.records.data import DataRecord
 from distiq.records.models import ModelRecord
 from distiq.records.quality import FlipRecord
 from distiq.records.record import Environment, Record
+from distiq.records.scenes import ScenesRecord
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import BenchRecord, ComparisonRecord
 from distiq.records.task import TaskRecord
@@ -109,5 +110,6 @@ class RunRecord(Record):
     sensitivity: SensitivityRecord | None = None
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]
+    scenes: ScenesRecord | None = None
     verdict: VerdictRecord
     delivered: dict[str, str] = {}

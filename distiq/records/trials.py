@@ -71,7 +71,8 @@ class TrialRecord(Record):
     """One rung of the ladder: what was tried, why, what the deployed file measured, which limits broke.
 
     `breaches` are judged on the validation split: they steer the ladder. `test_breaches` are the same limits on the
-    test set: they decide the verdict. `sqnr_db` is of the logits on the validation split. `runtimes` are those of
+    test set: they decide the verdict. `sqnr_db` is of the logits on the validation split, or of
+    the noisiest of their parts; `sqnr_by_part` has each, such as "boxes" and "scores". `runtimes` are those of
     the recipe, the one of `deployed` first; the float32 student has none. `reduced_layers` have 7-bit weights so
     that sums of two products fit into 16 bits (`quantize.reduce_range`). `layer_bits` are the layers whose weights
     have fewer bits than the others. `bit_operations` are those of one sample: multiply-adds times bits of weight and
@@ -84,6 +85,7 @@ class TrialRecord(Record):
     simulated: Column
     deployed: Column
     sqnr_db: float
+    sqnr_by_part: dict[str, float] = {}
     breaches: tuple[Breach, ...]
     test_breaches: tuple[Breach, ...]
     seconds: float

@@ -50,8 +50,8 @@ def change(metric: Metric, reference: Metric) -> str:
 
 
 def heading(title: str) -> str:
-    """A title as it stands at the head of a row: "micro F1" -> "Micro F1", "AUC" stays."""
-    return title[:1].upper() + title[1:]
+    """A title as it stands at the head of a row: "micro F1" -> "Micro F1", "AUC" and "mAP" stay."""
+    return title if title[1:2].isupper() else title[:1].upper() + title[1:]
 
 
 def points(change: float | None) -> str:

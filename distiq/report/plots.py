@@ -68,10 +68,10 @@ def class_accuracy(run: RunRecord, most: int) -> str:
         axes.set_yticks(range(len(changes)), [_shortened(change.name, 17) for change in changes], color=INK["ink"])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x")
-        axes.set_xlabel("test accuracy, %", loc="left")
+        axes.set_xlabel(f"test {run.task.class_figure}, %", loc="left")
         write(axes, "points", (1, 0), (10, -26), "muted", xycoords="axes fraction")
 
-    title = "Test accuracy by class: teacher float32, student float32, int8 deployed"
+    title = f"Test {run.task.class_figure} by class: teacher float32, student float32, int8 deployed"
     return drawn(draw, title, height=height + 44, boxes=[(104, 34, 236, height)])
 
 

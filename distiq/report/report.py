@@ -50,6 +50,7 @@ def render(
     from markupsafe import Markup
 
     from distiq.report import plots, searches  # load matplotlib
+    from distiq.report.scenes import confusion_rows, precision_recall
 
     folder = resources.files("distiq.report")
     environment = Environment(
@@ -97,6 +98,8 @@ def render(
         keyword=teacher.keyword,
         keyword_plot=Markup(plots.keyword_errors(run)),
         class_plot=Markup(plots.class_accuracy(run, MOST_CLASSES)) if teacher.per_class else "",
+        scene_rows=confusion_rows(run.scenes) if run.scenes else (),
+        precision_plot=Markup(precision_recall(run.scenes)) if run.scenes and run.scenes.precision else "",
         classes_left_out=max(0, len(teacher.per_class) - MOST_CLASSES),
     )
 

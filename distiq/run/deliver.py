@@ -33,6 +33,7 @@ from distiq.run.ledger import Ledger
 from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column, example_of, reason_of
 from distiq.run.networks import Models
 from distiq.run.rungs import training_rung
+from distiq.run.scenes import scenes_of
 from distiq.run.select import Selection
 from distiq.run.train import basis_of
 from distiq.run.trial import QuantizedTeacher
@@ -40,6 +41,7 @@ from distiq.runtimes.export import checksums
 from distiq.runtimes.onnx_runtime import with_mask
 from distiq.tasks.choose import task_of
 from distiq.tasks.intervals import bootstrap_interval
+from distiq.tasks.task import Task
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
@@ -91,6 +93,7 @@ def write_run(
         sensitivity=climbed.evidence,
         comparison=timings,
         flips=worst_flips(data, student.logits["test"], logits),
+        scenes=scenes_of(data, logits),
         verdict=_verdict(recipe, data, chosen, teacher_record, student_record, _drop(recipe, data, reference, logits)),
         delivered=checksums(file.path),
     )
@@ -123,13 +126,10 @@ def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor)
     elif task.counts is not None and task.of_counts is not None:
         sign = 1 if metric.higher_is_better else -1
         interval = _of_counts(task.counts(reference, targets), task.counts(outputs, targets), task.of_counts, sign)
+    elif task.drop is not None:
+        interval = task.drop(reference, outputs, targets)
     else:
-
-        def drop(rows: Tensor) -> float:
-            before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
-            return before - after
-
-        interval = paired_bootstrap(drop, len(targets))
+        interval = _resampled(task, reference, outputs, targets)
     value, low, high = (metric.scale * end for end in interval)
     return DropRecord(
         title=drop_title(metric), value=value, interval=(low, high), unit=metric.drop_unit, allowed=recipe.budget.drop
@@ -147,9 +147,25 @@ def _of_counts(one: Tensor, other: Tensor, figure: Callable[[Tensor], Tensor], s
     return float(difference(both.sum(0))), *bootstrap_interval(both, difference)
 
 
+def _resampled(task: Task, reference: Tensor, outputs: Tensor, targets: Tensor) -> tuple[float, float, float]:
+    """By scoring samples that are drawn again and again."""
+
+    def drop(rows: Tensor) -> float:
+        before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
+        return before - after
+
+    return paired_bootstrap(drop, len(targets))
+
+
 def _task_record(data: Data) -> TaskRecord:
     task = task_of(data)
-    return TaskRecord(name=task.name, predicts=task.predicts, outputs=task.outputs, tolerance=task.tolerance)
+    return TaskRecord(
+        name=task.name,
+        predicts=task.predicts,
+        outputs=task.outputs,
+        tolerance=task.tolerance,
+        class_figure=task.class_figure,
+    )
 
 
 def _model_record(network: MeasuredNetwork, timings: ComparisonRecord, quantized: tuple[Column, ...]) -> ModelRecord:

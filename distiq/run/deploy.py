@@ -11,7 +11,6 @@ from torch import Tensor
 
 from distiq.data.splits import Data
 from distiq.files import save_tensors
-from distiq.numerics import sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel, restore
 from distiq.quantization.scheme import Scheme
@@ -29,6 +28,7 @@ from distiq.run.measure import (
     export_file,
     file_logits,
     scores,
+    whole,
 )
 from distiq.run.train import WEIGHTS, TrainedNetwork
 from distiq.runtimes.export import differences, operations, runtime_named, runtime_of, size_bytes
@@ -49,6 +49,7 @@ class DeployedRecord(Record):
     size_bytes: int
     scores: Scores
     sqnr_db: float
+    sqnr_by_part: dict[str, float] = {}
     simulated_sqnr_db: float
     agreement: float
     steps: tuple[int, int, int, int, int]
@@ -154,6 +155,8 @@ def deployed(
     suffix = form.partition("-")[2]
     in_float = runtime_of(path).float_operations(path)
     modules = tuple(f"{module}/" for module in (*quantized.scheme.float_modules, NORMALIZATION))
+    task = task_of(data)
+    by_part = task.sqnr_db(whole(network.logits, "validation"), whole(logits, "validation"))
     meant = ("",) if quantized.scheme.in_float else modules
     return DeployedRecord(
         runtime=runtime_of(path).title,
@@ -161,10 +164,11 @@ def deployed(
         float_file=f"{role}-float32" + (f"-{suffix}" if suffix else ""),
         size_bytes=size_bytes(path),
         scores=scores(logits, data, conditions.evaluation, against, network),
-        sqnr_db=sqnr_db(network.logits["validation"], logits["validation"]),
-        simulated_sqnr_db=sqnr_db(simulated["test"], logits["test"]),
-        agreement=task_of(data).agreement(simulated["test"], logits["test"]),
-        steps=_steps(simulated["test"], logits["test"]),
+        sqnr_db=min(by_part.values()),
+        sqnr_by_part=by_part if len(by_part) > 1 else {},
+        simulated_sqnr_db=min(task.sqnr_db(whole(simulated, "test"), whole(logits, "test")).values()),
+        agreement=task.agreement(simulated["test"], logits["test"]),
+        steps=_steps(whole(simulated, "test"), whole(logits, "test")),
         same_integers=not differences(quantized, path),
         float_operations=tuple(name for name in in_float if not name.startswith(meant)),
         intended_float_operations=tuple(name for name in in_float if name.startswith(meant)),

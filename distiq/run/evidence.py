@@ -8,7 +8,6 @@ from torch import nn
 
 from distiq.data.splits import Data
 from distiq.models.audio import front_ends
-from distiq.numerics import sqnr_db
 from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
@@ -63,11 +62,12 @@ def decide(
     paths = front_ends(network.module) if asked is None else asked
     if not paths:
         return Decided(modules=None)
-    model, samples, read = network.module, data.normalize(data.calibration.inputs), task_of(data).read
+    model, samples, task = network.module, data.normalize(data.calibration.inputs), task_of(data)
 
     def sqnr(tried: Scheme) -> float:
         with torch.no_grad():
-            return sqnr_db(read(model(samples)), read(quantize(model, samples, tried)(samples)))
+            outputs = task.read(quantize(model, samples, tried)(samples))
+            return min(task.sqnr_db(task.read(model(samples)), outputs).values())
 
     everywhere, without = sqnr(scheme), sqnr(replace(scheme, float_modules=paths))
     kept = asked is not None or without - everywhere > HARMFUL_DB
@@ -88,7 +88,7 @@ def look(place: Place, *, network: TrainedNetwork, data: Data, scheme: Scheme, s
     """The step that quantizes every tensor alone."""
     samples = data.normalize(data.calibration.drawn(SAMPLES).inputs)
     quantized = calibrated(network.module, data, scheme, seed, place.watch)
-    return sensitivity(quantized, samples, scheme.mode, place.watch)
+    return sensitivity(quantized, samples, scheme.mode, place.watch, task_of(data))
 
 
 def calibrated(model: nn.Module, data: Data, scheme: Scheme, seed: int, watch: Watch) -> QuantizedModel:

@@ -33,13 +33,13 @@ def worst_flips(data: Data, before: Tensor, after: Tensor) -> tuple[FlipRecord, 
             before=int(before[index].argmax()),
             after=int(after[index].argmax()),
             confidence_before=float(probabilities[index].max()),
-            image_png=_png(data.test.fetch(torch.tensor([index]))[0]),
+            image_png=png_of(data.test.fetch(torch.tensor([index]))[0]),
         )
         for index in order[:WORST_FLIPS]
     )
 
 
-def _png(image: Tensor) -> str:
+def png_of(image: Tensor) -> str:
     """A (C, H, W) image as base64 PNG; float images are stretched to 0..255."""
     from PIL import Image
 

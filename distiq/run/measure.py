@@ -33,12 +33,14 @@ from distiq.runtimes.export import export, load, runtime_named, runtime_of, size
 from distiq.runtimes.uint8_input import Uint8Input
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import score
+from distiq.tasks.task import as_they_are
 from distiq.timing.latency import latencies
 from distiq.timing.memory import peak_memory_bytes
 
 LOGITS = "logits.safetensors"
+WHOLE, SAMPLES = "whole", 8
 Logits = dict[str, Tensor]
-"""Logits (N, classes) by split: "test" and "validation"."""
+"""What a task keeps of the outputs, (N, ...), such as logits, by split: "test" and "validation"; see `whole`."""
 Latencies = tuple[LatencyRecord, ...]
 """Of one file, at each size of batch."""
 
@@ -262,8 +264,18 @@ def as_fed(data: Data, settings: ExportSettings) -> Data:
 
 
 def logits_of(predict: Predict, data: Data) -> Logits:
-    """What a model predicts, before it is decoded."""
-    return {"test": outputs(predict, data, data.test), "validation": outputs(predict, data, data.validation)}
+    """What a model predicts, before it is decoded; where the task keeps less, also a few outputs as they are."""
+    task = task_of(data)
+    kept = {"test": outputs(predict, data, data.test), "validation": outputs(predict, data, data.validation)}
+    if task.keep is as_they_are:
+        return kept
+    whole = replace(task, keep=as_they_are)
+    return {**kept, WHOLE: outputs(predict, data, data.validation.drawn(SAMPLES), whole)}
+
+
+def whole(logits: Logits, split: str) -> Tensor:
+    """Outputs of a split as a network gives them, which noise is measured in; of a few samples where less is kept."""
+    return logits.get(WHOLE, logits[split])
 
 
 def file_logits(path: Path, data: Data, conditions: Conditions) -> Logits:

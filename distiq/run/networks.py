@@ -172,10 +172,10 @@ def _built(
         assert source is not None
         return cut(source, settings, form, data.example, tokens, partial(_loss, data=data))
     if not isinstance(settings, TeacherSettings):
-        return build(settings, form.outputs, data.example, role, tokens, names, watch, form)
+        return build(settings, form.classes, data.example, role, tokens, names, watch, form)
     own = settings.preprocessing
     form, labels = (form._replace(outputs=len(own.labels)), ()) if own.labels else (form, names)
-    network = build(settings, form.outputs, example_of(data, own), role, tokens, labels, watch, form)
+    network = build(settings, form.classes, example_of(data, own), role, tokens, labels, watch, form)
     is_trained = bool(settings.weights or is_onnx(settings.model)) and not settings.finetune
     return adapted(network, data, own, watch, is_trained)
 

@@ -96,6 +96,7 @@ def judge_trial(
         simulated=column("int8 simulated", made.simulated),
         deployed=deployed,
         sqnr_db=file.sqnr_db,
+        sqnr_by_part=file.sqnr_by_part,
         breaches=broken.validation,
         test_breaches=broken.test,
         seconds=trial.seconds,

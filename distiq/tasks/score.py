@@ -19,7 +19,7 @@ def kept(task: Task, returned: Any) -> Tensor:
     """What the task keeps, on the CPU, of what a network or a file returned.
 
     Raises:
-        UserError: the number of outputs is not the task's.
+        UserError: the number of outputs is not the task's, or one is not finite.
     """
     outputs = task.read(returned).float()
     if outputs.ndim < 2 or outputs.shape[1] != task.outputs:
@@ -27,7 +27,14 @@ def kept(task: Task, returned: Any) -> Tensor:
             f"the model gives {tuple(outputs.shape)} for {len(outputs)} samples; {task.name} needs {task.outputs}"
             f" output{'s' if task.outputs > 1 else ''} each"
         )
+    _check_finite(outputs)  # what is kept of them might not show it
     return task.keep(outputs).cpu()
+
+
+def _check_finite(outputs: Tensor) -> None:
+    if outputs.is_floating_point() and not torch.isfinite(outputs).all():
+        first = int((~torch.isfinite(outputs)).flatten(1).any(1).nonzero()[0])
+        raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
 
 
 def score(
@@ -50,9 +57,7 @@ def score(
     """
     if len(outputs) != len(targets):
         raise UserError(f"the model gives outputs for {len(outputs)} samples where there are {len(targets)}")
-    if not torch.isfinite(outputs).all():
-        first = int((~torch.isfinite(outputs)).flatten(1).any(1).nonzero()[0])
-        raise UserError(f"the model's output is not finite for sample {first}; the network or the file is broken")
+    _check_finite(outputs)
     scores = task.score(outputs, targets)
     return Quality(
         samples=len(targets),

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from distiq.models.signature import OutputForm, one_output
+from distiq.numerics import sqnr_db
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Metric, Quality
 
-Decoding = Literal["softmax", "sigmoid", "number", "spans", "none"]
-"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, spans, or nothing."""
+Decoding = Literal["softmax", "sigmoid", "number", "spans", "mask", "boxes", "none"]
+"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, spans, a class for each
+pixel, boxes, or nothing."""
 
 
 class Scores(NamedTuple):
@@ -61,6 +63,11 @@ def as_they_are(outputs: Tensor) -> Tensor:
     return outputs
 
 
+def one_part(outputs: Tensor) -> dict[str, Tensor]:
+    """For tasks whose outputs all mean the same."""
+    return {"outputs": outputs}
+
+
 @dataclass(frozen=True)
 class Task:
     """What a network is trained for. Outputs are what the network gives, (N, outputs, ...); targets are the labels.
@@ -73,6 +80,7 @@ class Task:
         name: in recipes, records and bundles.
         predicts: what is predicted of a sample, in words.
         outputs: channels of the network's output, dimension 1.
+        classes: that a network tells apart, where it gives more than their logits; 0: as many as outputs.
         loss: outputs and targets, every one of them known -> the loss of each sample, (N,) float32. It is also given
             `label_smoothing` where it `smooths_labels`.
         distillation: the default loss between outputs of student and teacher (N, ...) and `temperature`, by which they
@@ -97,6 +105,10 @@ class Task:
         counts: outputs and targets (N, ...) -> (N, k) float64, of each sample what the primary metric is made of;
         of_counts: sums of these (..., k) -> its value (...). By both, differences have intervals. None where a mean of
             `correct` says it, or where the metric is no figure of sums.
+        components: outputs -> what they consist of, by name, each with a range of its own; noise is measured in each.
+        class_figure: what `Scores.per_class` holds, in a word or two.
+        drop: kept outputs of two models and targets -> by how much the second's primary metric is worse, and the ends
+            of its paired interval; None scores samples drawn again and again, which is slow where scoring is.
         tolerance: how far apart predictions of two models may be that agree, in words; empty where they are equal.
     """
 
@@ -123,7 +135,16 @@ class Task:
     parts: tuple[str, ...] = ()
     counts: Callable[[Tensor, Tensor], Tensor] | None = None
     of_counts: Callable[[Tensor], Tensor] | None = None
+    components: Callable[[Tensor], dict[str, Tensor]] = one_part
+    class_figure: str = "accuracy"
+    classes: int = 0
+    drop: Callable[[Tensor, Tensor, Tensor], tuple[float, float, float]] | None = None
     tolerance: str = ""
+
+    def sqnr_db(self, reference: Tensor, outputs: Tensor) -> dict[str, float]:
+        """Signal to noise of outputs against those of a reference, in each of their parts."""
+        theirs = self.components(reference)
+        return {name: sqnr_db(theirs[name], own) for name, own in self.components(outputs).items()}
 
     def zeros(self, targets: Tensor) -> Tensor:
         """Outputs of zeros for targets (N, ...), to try the task on."""
@@ -131,7 +152,7 @@ class Task:
 
     def form(self, targets: Tensor) -> OutputForm:
         """What the task reads of a network."""
-        return OutputForm(self.outputs, len(self.places(targets)), self.read)
+        return OutputForm(self.outputs, len(self.places(targets)), self.read, self.classes)
 
 
 def same_predictions(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], float]:

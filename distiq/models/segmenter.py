@@ -1,0 +1,60 @@
+"""A light encoder-decoder for segmentation, of operations that integer kernels have."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distiq.models.pyramid import Pyramid, draw, make_encoder, separable
+
+
+class Segmenter(nn.Module):
+    """A pyramid, and on its finest map a layer that gives every pixel its classes.
+
+    The last layer predicts the stride x stride pixels of a position at once, which are then put in their places
+    (Shi et al. 2016, arXiv:1609.05158): that moves values, where bilinear enlargement would compute in float32.
+
+    Args:
+        classes: number of classes.
+        channels: channels of the image.
+        encoder: "mobilenet", "resnet" or "efficientnet_lite0"; published weights fit the last one.
+        stem, stages: of the encoder; 0 and empty take its own.
+        width: channels of the decoder.
+        stride: of the finest map that is decoded.
+        depth: layers behind that map.
+
+    Shapes: (B, channels, H, W) -> (B, classes, H, W) logits.
+    """
+
+    new_parts = ("pyramid.laterals.", "pyramid.joints.", "head.", "classifier.")
+    """What weights of the encoder alone leave as it was drawn."""
+
+    def __init__(
+        self,
+        classes: int,
+        channels: int = 3,
+        encoder: str = "mobilenet",
+        stem: int = 0,
+        stages: Sequence[Sequence[int]] = (),
+        width: int = 32,
+        stride: int = 4,
+        depth: int = 1,
+    ) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages), width, stride)
+        self.head = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
+        self.classifier = nn.Conv2d(width, classes * stride**2, 1)
+        self.stride = stride
+        draw(self.head)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        finest = self.pyramid(images)[self.stride]
+        return F.pixel_shuffle(self.classifier(self.head(finest)), self.stride)[:, :, :height, :width]
+
+    def published_names(self) -> dict[str, str]:
+        """Of the encoder, where it has published weights."""
+        names: dict[str, str] = getattr(self.pyramid.encoder, "published_names", dict)()
+        return {theirs: f"pyramid.encoder.{name}" if name else "" for theirs, name in names.items()}

@@ -1,0 +1,133 @@
+"""What the delivered file finds in the test images, for the report: the worst ones drawn, confusion, precision."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distiq.data.images import Images
+from distiq.data.labels import VOID
+from distiq.data.splits import Data
+from distiq.device.run import SHOWN_SCORE, coloured, overlaps, with_boxes
+from distiq.records.scenes import SceneRecord, ScenesRecord
+from distiq.run.flips import png_of
+from distiq.tasks.average_precision import matches, precision_at_recalls
+from distiq.tasks.choose import task_of
+from distiq.tasks.segmentation import confusion, mean_union
+
+WORST = 6
+HALF = 0.5
+MISSED, NOTHING = "missed", "nothing there"
+
+
+def scenes_of(data: Data, kept: Tensor) -> ScenesRecord | None:
+    """None of tasks that find no boxes and no masks.
+
+    Args:
+        kept: what the delivered file gives for the test set.
+    """
+    if not isinstance(data.preprocessing, Images):
+        return None
+    match task_of(data).decoding:
+        case "mask":
+            return _of_masks(data, kept)
+        case "boxes":
+            return _of_boxes(data, kept)
+    return None
+
+
+def _of_masks(data: Data, kept: Tensor) -> ScenesRecord:
+    counts = confusion(kept, data.test.labels, len(data.classes))
+    unions = mean_union(counts.double())
+    worst = [
+        SceneRecord(
+            index=index,
+            said=f"{100 * float(unions[index]):.1f} % mIoU",
+            truth_png=_painted(data, index, data.test.labels[index]),
+            found_png=_painted(data, index, kept[index]),
+        )
+        for index in unions.argsort()[:WORST].tolist()
+    ]
+    total = tuple(tuple(row) for row in counts.sum(0).tolist())
+    return ScenesRecord(worst=tuple(worst), rows=data.classes, columns=data.classes, confusion=total)
+
+
+def _painted(data: Data, index: int, mask: Tensor) -> str:
+    """The image half covered by its classes' colours, but for void."""
+    image = _pixels(data, index).float()
+    colours = torch.from_numpy(coloured(mask.numpy())).permute(2, 0, 1).float()
+    if colours.shape[1:] != image.shape[1:]:
+        colours = torch.nn.functional.interpolate(colours.unsqueeze(0), image.shape[1:], mode="nearest")[0]
+    known = (mask != VOID) if mask.shape == image.shape[1:] else torch.ones(image.shape[1:], dtype=torch.bool)
+    return png_of(torch.where(known, (image + colours) / 2, image).byte())
+
+
+def _pixels(data: Data, index: int) -> Tensor:
+    """A test image in colour, (3, H, W) uint8."""
+    image = data.test.fetch(torch.tensor([index]))[0]
+    if image.dtype != torch.uint8:
+        low, high = image.min(), image.max()
+        image = ((image - low) / (high - low + 1e-12) * 255).byte()
+    return image if len(image) == 3 else image[:1].expand(3, -1, -1)
+
+
+def _of_boxes(data: Data, kept: Tensor) -> ScenesRecord:
+    names, targets = data.classes, data.test.labels
+    table = np.zeros((len(names) + 1, len(names) + 1), np.int64)
+    wrong = []
+    for own, right in zip(kept.numpy(), targets.numpy(), strict=True):
+        shown, there = (
+            own[(own[:, 0] >= 0) & (own[:, 5] >= SHOWN_SCORE)],
+            right[(right[:, 0] >= 0) & (right[:, 5] == 0)],
+        )
+        pairs = _pairs(shown, there)
+        for row, column in pairs:
+            table[int(there[row, 0]), int(shown[column, 0])] += 1
+        missed = [row for row in range(len(there)) if row not in {one for one, _ in pairs}]
+        extra = [column for column in range(len(shown)) if column not in {one for _, one in pairs}]
+        for row in missed:
+            table[int(there[row, 0]), -1] += 1
+        for column in extra:
+            table[-1, int(shown[column, 0])] += 1
+        mixed = sum(there[row, 0] != shown[column, 0] for row, column in pairs)
+        wrong.append((len(missed), len(extra), int(mixed)))
+    order = sorted(range(len(wrong)), key=lambda index: -sum(wrong[index]))[:WORST]
+    worst = [
+        SceneRecord(
+            index=index,
+            said="{} missed, {} where nothing is, {} of another class".format(*wrong[index]),
+            truth_png=_outlined(data, index, targets[index]),
+            found_png=_outlined(data, index, kept[index]),
+        )
+        for index in order
+    ]
+    found = matches(kept, targets, len(names))
+    return ScenesRecord(
+        worst=tuple(worst),
+        rows=(*names, NOTHING),
+        columns=(*names, MISSED),
+        confusion=tuple(tuple(row) for row in table.tolist()),
+        precision={name: tuple(precision_at_recalls(one)) for name, one in zip(names, found, strict=True)},
+    )
+
+
+def _pairs(shown: np.ndarray, there: np.ndarray) -> list[tuple[int, int]]:
+    """Objects and the boxes that overlap them by a half, whatever their class, each once, from the largest overlap."""
+    shared = overlaps(there[:, 1:5], shown[:, 1:5])
+    pairs: list[tuple[int, int]] = []
+    while shared.size and shared.max() >= HALF:
+        row, column = (int(one) for one in np.unravel_index(shared.argmax(), shared.shape))
+        pairs.append((row, column))
+        shared[row], shared[:, column] = 0, 0
+    return pairs
+
+
+def _outlined(data: Data, index: int, boxes: Tensor) -> str:
+    """The image with boxes (M, 6), of which the last column is a crowd's, or a score that is shown."""
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(_pixels(data, index).permute(1, 2, 0).numpy()))
+    is_found = len(boxes) and boxes[:, 0].max() >= 0 and bool(((boxes[:, 5] > 0) & (boxes[:, 5] < 1)).any())
+    rows = [row for row in boxes.tolist() if row[0] >= 0 and (not is_found or row[5] >= SHOWN_SCORE)]
+    things = [{"label": data.classes[int(row[0])], "box": row[1:5]} for row in rows]
+    with_boxes(picture, things, data.classes)
+    return png_of(torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1))

@@ -1,0 +1,152 @@
+"""Average precision of boxes as COCO measures it, and its bootstrap interval over images.
+
+Lin et al. 2014, "Microsoft COCO: common objects in context" (arXiv:1405.0312), as its reference code computes it:
+boxes are matched greedily from the likeliest on, crowds swallow any number of boxes and count for nothing, precision
+is read at 101 recalls. `faster-coco-eval` is the ruler of the tests.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distiq.device.run import overlaps
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""Overlaps (intersection over union) from which a box counts as found."""
+RECALLS = np.linspace(0, 1, 101)
+MOST = 100  # boxes of an image and class that are looked at
+RESAMPLES = 200
+
+
+class Matches(NamedTuple):
+    """The predicted boxes of one class in all images, likeliest first.
+
+    images: (B,) int64, of each its image. scores: (B,). hits, ignored: (thresholds, B) bool; those that are matched
+    with a crowd are ignored. objects: (N,) int64, how many there are to find in each image.
+    """
+
+    images: np.ndarray
+    scores: np.ndarray
+    hits: np.ndarray
+    ignored: np.ndarray
+    objects: np.ndarray
+
+
+def matches(kept: Tensor, targets: Tensor, classes: int) -> list[Matches]:
+    """What is found of each class.
+
+    Args:
+        kept: (N, K, 6), class, x0, y0, x1, y1, score. targets: (N, M, 6), class, x0, y0, x1, y1, crowd. Rows of class
+            -1 are padding.
+    """
+    found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in range(classes)]
+    objects = np.zeros((classes, len(targets)), np.int64)
+    # In float64, as the reference code computes: a box at the very threshold must fall to the same side.
+    for image, (boxes, own) in enumerate(zip(kept.double().numpy(), targets.double().numpy(), strict=True)):
+        for number in range(classes):
+            ours, theirs = boxes[boxes[:, 0] == number, 1:], own[own[:, 0] == number, 1:]
+            objects[number, image] = int((theirs[:, 4] == 0).sum())
+            found[number].append(_match(ours, theirs))
+    return [_joined(parts, objects[number]) for number, parts in enumerate(found)]
+
+
+def _joined(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], objects: np.ndarray) -> Matches:
+    scores = np.concatenate([part[0] for part in parts])
+    images = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+    order = np.argsort(-scores, kind="stable")
+    hits, ignored = (np.concatenate([part[side] for part in parts], 1)[:, order] for side in (1, 2))
+    return Matches(images[order], scores[order], hits, ignored, objects)
+
+
+def _match(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the boxes of one image and class, likeliest first: scores, hits and ignored.
+
+    Args:
+        ours: (K, 5), corners and score. theirs: (M, 5), corners and crowd.
+    """
+    ours = ours[np.argsort(-ours[:, 4], kind="stable")][:MOST]
+    theirs = theirs[np.argsort(theirs[:, 4], kind="stable")]  # crowds last: any object is a better match
+    crowd = theirs[:, 4] == 1
+    shared = (
+        overlaps(ours[:, :4], theirs[:, :4], crowd) if len(ours) and len(theirs) else np.zeros((len(ours), len(theirs)))
+    )
+    hits, ignored = np.zeros((2, len(THRESHOLDS), len(ours)), bool)
+    for level, threshold in enumerate(THRESHOLDS):
+        free = np.ones(len(theirs), bool)
+        for row in range(len(ours)):
+            match = _best(shared[row], free, crowd, min(threshold, 1 - 1e-10))
+            if match >= 0:
+                free[match] = crowd[match]
+                hits[level, row], ignored[level, row] = not crowd[match], crowd[match]
+    return ours[:, 4], hits, ignored
+
+
+def _best(shared: np.ndarray, free: np.ndarray, crowd: np.ndarray, threshold: float) -> int:
+    """The free object that overlaps most, the last of equals; else such a crowd; -1 where there is none."""
+    for group in (free & ~crowd, crowd):
+        able = np.flatnonzero(group & (shared >= threshold))
+        if len(able):
+            return int(able[::-1][shared[able[::-1]].argmax()])
+    return -1
+
+
+def average_precision(one: Matches, weights: np.ndarray | None = None) -> np.ndarray:
+    """The average precision at each threshold, (draws, thresholds); NaN where there is nothing to find.
+
+    Args:
+        weights: (draws, N), how often each image counts; by default once.
+    """
+    weights = np.ones((1, len(one.objects))) if weights is None else weights
+    objects = weights @ one.objects
+    counted = weights[:, one.images]
+    precisions = np.full((len(weights), len(THRESHOLDS)), np.nan)
+    for level in range(len(THRESHOLDS)):
+        right = np.cumsum(counted * one.hits[level], 1)
+        wrong = np.cumsum(counted * ~(one.hits[level] | one.ignored[level]), 1)
+        precision = right / np.maximum(right + wrong, np.spacing(1))
+        envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        for draw in np.flatnonzero(objects):
+            places = np.searchsorted(right[draw] / objects[draw], RECALLS, side="left")
+            read = np.append(envelope[draw], 0.0)[places]
+            precisions[draw, level] = read.mean()
+    return precisions
+
+
+def precision_at_recalls(one: Matches) -> list[float]:
+    """The precision at each of RECALLS, at an overlap of a half; 0 where so many are never found."""
+    objects = int(one.objects.sum())
+    right, wrong = np.cumsum(one.hits[0]), np.cumsum(~(one.hits[0] | one.ignored[0]))
+    precision = right / np.maximum(right + wrong, np.spacing(1))
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    places = np.searchsorted(right / max(1, objects), RECALLS, side="left")
+    return [round(float(value), 4) for value in envelope[places]]
+
+
+def mean_precision(found: list[Matches], weights: np.ndarray | None = None) -> np.ndarray:
+    """mAP at each threshold, (draws, thresholds): the mean over the classes of which there is something to find."""
+    by_class = np.stack([average_precision(one, weights) for one in found])
+    there = ~np.isnan(by_class)
+    return np.where(there, by_class, 0).sum(0) / np.maximum(there.sum(0), 1)
+
+
+def interval(found: list[Matches], images: int) -> tuple[float, float]:
+    """The interval of mAP over all thresholds, 95 %, from images drawn with replacement."""
+    low, high = np.quantile(mean_precision(found, _drawn(images)).mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_drop(before: list[Matches], after: list[Matches], images: int) -> tuple[float, float, float]:
+    """By how much mAP over all thresholds fell, and the ends of its interval of 95 %, over images drawn alike."""
+    ones = np.ones((1, images))
+    values = [mean_precision(one, weights).mean(1) for weights in (ones, _drawn(images)) for one in (before, after)]
+    low, high = np.quantile(values[2] - values[3], [0.025, 0.975])
+    return float(values[0][0] - values[1][0]), float(low), float(high)
+
+
+def _drawn(images: int) -> np.ndarray:
+    """How often each image is drawn with replacement, (RESAMPLES, images)."""
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randint(images, (RESAMPLES, images), generator=generator).numpy()
+    return np.stack([np.bincount(draw, minlength=images) for draw in draws]).astype(float)

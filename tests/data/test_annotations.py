@@ -1,0 +1,127 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from distiq.data.annotations import read_part
+from distiq.errors import UserError
+from tests.data.drawn_scenes import draw_boxes
+
+VOC = """<annotation><filename>one.jpg</filename><size><width>20</width><height>10</height></size>
+<object><name>cat</name><bndbox><xmin>1</xmin><ymin>3</ymin><xmax>8</xmax><ymax>10</ymax></bndbox></object>
+</annotation>"""
+
+
+def image(path: Path, size: tuple[int, int] = (20, 10)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path)
+
+
+def text(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def test_coco_whose_ids_are_not_one_to_n(tmp_path: Path):
+    part = read_part(draw_boxes(tmp_path / "coco", 4, 2), "train")
+    assert part.names == ("disc", "square"), "by their ids"
+    content = json.loads((tmp_path / "coco" / "train.json").read_text())
+    x, y, width, height = content["annotations"][0]["bbox"]
+    assert part.images[0].boxes[0].corners == (x, y, x + width, y + height)
+
+
+def test_voc_counts_from_one(tmp_path: Path):
+    image(tmp_path / "train" / "one.jpg")
+    text(tmp_path / "train" / "one.xml", VOC)
+    part = read_part(tmp_path, "train")
+    assert part.images[0].boxes[0].label == "cat" and part.images[0].boxes[0].corners == (0, 2, 8, 10)
+
+
+def test_voc_in_its_own_folders(tmp_path: Path):
+    image(tmp_path / "JPEGImages" / "one.jpg")
+    text(tmp_path / "Annotations" / "one.xml", VOC)
+    text(tmp_path / "ImageSets" / "Main" / "test.txt", "one\n")
+    assert read_part(tmp_path, "test").images[0].boxes[0].label == "cat"
+
+
+@pytest.mark.parametrize(
+    "names", ["names: [cat, 'dog']", "names:\n  0: cat\n  1: dog\n", "names:\n- cat\n- dog\nnc: 2"]
+)
+def test_yolo(tmp_path: Path, names: str):
+    for number in range(2):
+        image(tmp_path / "images" / "train" / f"{number}.jpg")
+    text(tmp_path / "labels" / "train" / "0.txt", "1 0.5 0.5 0.2 0.4\n")
+    text(tmp_path / "data.yaml", names)
+    part = read_part(tmp_path, "train")
+    assert part.names == ("cat", "dog") and part.images[1].boxes == (), "an image without a file is empty"
+    assert part.images[0].boxes[0].label == "dog"
+    assert part.images[0].boxes[0].corners == pytest.approx((8, 3, 12, 7))
+
+
+def test_two_formats_are_refused(tmp_path: Path):
+    draw_boxes(tmp_path, 2, 2)
+    image(tmp_path / "train" / "one.jpg")
+    text(tmp_path / "train" / "one.xml", VOC)
+    with pytest.raises(UserError, match=r"annotated twice, in .*train.json and .*train/\*.xml; leave one"):
+        read_part(tmp_path, "train")
+
+
+def test_no_test_annotations_are_refused(tmp_path: Path):
+    draw_boxes(tmp_path, 2, 2)
+    (tmp_path / "test.json").unlink()
+    with pytest.raises(UserError, match=r"no annotations of a test part; give it test\.json of COCO"):
+        read_part(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["images"][0].update(file_name="gone.png"), "the image gone.png is in none of"),
+        (lambda c: c["annotations"][0].update(category_id=99), "the category 99, which no class is called"),
+        (lambda c: c["annotations"][0].update(image_id=99), "is of image 99, which is not listed"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 5]), "give x, y, width and height"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 5, "wide"]), "'wide' is no coordinate"),
+        (lambda c: c["images"][0].update(width=65), "says that .* has 65 x 48 pixels, but it has 64 x 48"),
+        (lambda c: c["images"][1].update(id=c["images"][0]["id"]), "two images have the same id"),
+        (lambda c: c.pop("categories"), "no COCO annotations"),
+    ],
+)
+def test_wrong_coco_is_refused(tmp_path: Path, change, said: str):  # type: ignore[no-untyped-def]
+    draw_boxes(tmp_path, 2, 2)
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] == content["images"][0]["id"]]
+    change(content)
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=said):
+        read_part(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("0 10 10 5 5", "counts pixels; YOLO's boxes are shares"),
+        ("cat 0.5 0.5 0.1 0.1", "is no box; write class"),
+        ("4 0.5 0.5 0.1 0.1", "has the class 4, but 1 are named"),
+    ],
+)
+def test_wrong_yolo_is_refused(tmp_path: Path, line: str, said: str):
+    image(tmp_path / "train" / "images" / "one.jpg")
+    text(tmp_path / "train" / "labels" / "one.txt", line)
+    text(tmp_path / "classes.txt", "cat\n")
+    with pytest.raises(UserError, match=said):
+        read_part(tmp_path, "train")
+
+
+def test_wrong_voc_is_refused(tmp_path: Path):
+    image(tmp_path / "train" / "one.jpg")
+    text(tmp_path / "train" / "one.xml", VOC.replace("<name>cat</name>", ""))
+    with pytest.raises(UserError, match="an object has no name"):
+        read_part(tmp_path, "train")
+    text(tmp_path / "train" / "one.xml", '<!DOCTYPE a [<!ENTITY b "c">]>' + VOC)
+    with pytest.raises(UserError, match="declares a document type"):
+        read_part(tmp_path, "train")
+    text(tmp_path / "train" / "one.xml", VOC)
+    (tmp_path / "train" / "one.jpg").unlink()
+    with pytest.raises(UserError, match=r"its image one.jpg is missing"):
+        read_part(tmp_path, "train")

@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from distiq.data.boxes import boxed_images, packaged_bccd
+from distiq.errors import UserError
+from tests.data.drawn_scenes import draw_boxes
+
+SHAPE = (3, 48, 64)
+
+
+def changed(folder: Path, part: str, boxes: list[list[float]]) -> None:
+    """Gives the first image of a part these boxes alone."""
+    path = folder / f"{part}.json"
+    content = json.loads(path.read_text())
+    first = content["images"][0]["id"]
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != first]
+    content["annotations"] += [
+        {"id": 900 + n, "image_id": first, "category_id": 10, "bbox": b} for n, b in enumerate(boxes)
+    ]
+    path.write_text(json.dumps(content))
+
+
+def test_boxes_of_a_folder_are_brought_into_the_form_of_the_images(tmp_path: Path):
+    folder = draw_boxes(tmp_path, 4, 2)
+    changed(folder, "train", [[10, 20, 30, 8]])
+    whole, half = boxed_images(folder, SHAPE), boxed_images(folder, (3, 24, 64))
+    assert whole.train.labels[0, 0].tolist() == [0, 10, 20, 40, 28, 0]
+    assert half.train.labels[0, 0].tolist() == [0, 5, 10, 20, 14, 0], "half as large, in the upper left corner"
+    assert (whole.train.labels[0, 1:, 0] == -1).all()
+
+
+def test_boxes_beyond_the_image_are_cut_off_and_flat_ones_left_out(tmp_path: Path):
+    folder = draw_boxes(tmp_path, 4, 2)
+    changed(folder, "train", [[-5, 40, 20, 20], [10, 10, 0, 5], [70, 10, 5, 5]])
+    loaded = boxed_images(folder, SHAPE)
+    rows = loaded.train.labels[0]
+    assert rows[rows[:, 0] >= 0].tolist() == [[0, 0, 40, 15, 48, 0]]
+    assert "train: 2 boxes reach beyond their image; they are cut off at its sides" in loaded.notes
+    assert "train: 2 boxes of less than one pixel are left out" in loaded.notes
+
+
+def test_an_image_may_be_empty(tmp_path: Path):
+    folder = draw_boxes(tmp_path, 4, 2)
+    changed(folder, "train", [])
+    loaded = boxed_images(folder, SHAPE)
+    assert (loaded.train.labels[0, :, 0] == -1).all()
+    assert "train: 1 of 4 images have no box" in loaded.notes
+
+
+def test_a_class_without_training_images_is_refused(tmp_path: Path):
+    folder = draw_boxes(tmp_path, 4, 2)
+    content = json.loads((folder / "test.json").read_text())
+    content["categories"].append({"id": 30, "name": "star"})
+    content["annotations"][0]["category_id"] = 30
+    (folder / "test.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match='the test part has boxes of "star", which no training image shows'):
+        boxed_images(folder, SHAPE)
+
+
+def test_the_packed_blood_cells():
+    loaded = packaged_bccd((3, 60, 80))
+    assert loaded.classes == ("RBC", "WBC", "Platelets")
+    assert (len(loaded.train), len(loaded.validation or ()), len(loaded.test)) == (205, 87, 72)
+    counts = [int((part.labels[:, :, 0] >= 0).sum()) for part in (loaded.train, loaded.test)]
+    assert counts == [2804, 945]
+    assert loaded.train.samples.shape == (3, 60, 80)
+    rows = loaded.test.labels[loaded.test.labels[:, :, 0] >= 0]
+    assert float(rows[:, 3].max()) <= 80 and bool((rows[:, 3] > rows[:, 1]).all())
+    assert torch.equal(packaged_bccd((3, 60, 80)).test.labels, loaded.test.labels)

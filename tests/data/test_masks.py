@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distiq.data.labels import VOID
+from distiq.data.load import load
+from distiq.data.masks import masked_images, read_mask
+from distiq.errors import UserError
+from distiq.recipe.data import DataSettings
+from tests.data.drawn_scenes import draw_masks
+
+SHAPE = (3, 48, 64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return draw_masks(tmp_path / "scenes", 8, 4)
+
+
+def test_a_folder_of_images_and_masks(folder: Path):
+    loaded = masked_images(folder, SHAPE)
+    assert loaded.classes == ("ground", "disc", "square")
+    assert loaded.train.labels.shape == (8, 48, 64) and loaded.train.labels.dtype == torch.uint8
+    mask = np.asarray(Image.open(folder / "train_masks" / loaded.names[0][3].split("/")[1]))
+    assert torch.equal(loaded.train.labels[3], torch.from_numpy(mask.copy()))
+
+
+def test_images_of_another_form_stand_in_the_corner_and_beside_them_is_void(folder: Path):
+    loaded = masked_images(folder, (3, 24, 64))
+    assert (loaded.train.labels[:, :, 32:] == VOID).all() and (loaded.train.labels[:, :, :32] < 3).all()
+    assert (loaded.train.inputs[:, :, :, 32:] == 114).all()
+
+
+def test_odd_sizes(folder: Path):
+    for name, size in (("odd", (1, 1)), ("long", (800, 5))):
+        Image.new("RGB", size, (9, 9, 9)).save(folder / "train" / f"{name}.png")
+        Image.new("L", size, 1).save(folder / "train_masks" / f"{name}.png")
+    labels = dict(zip((loaded := masked_images(folder, SHAPE)).names[0], loaded.train.labels, strict=True))
+    assert (labels["train/odd.png"] != VOID).sum() == 48 * 48
+    assert (labels["train/long.png"] != VOID).sum() == 64, "one row at least"
+
+
+def test_void_by_its_value_and_by_its_name(folder: Path):
+    (folder / "classes.txt").write_text("ground\ndisc\nvoid\n")
+    loaded = masked_images(folder, SHAPE)
+    assert loaded.classes == ("ground", "disc") and set(loaded.train.labels.unique().tolist()) == {0, 1, VOID}
+    (folder / "classes.txt").unlink()
+    assert masked_images(folder, SHAPE, void=2).classes == ("0", "1")
+
+
+def test_images_are_held_out_by_the_group_that_their_names_say(folder: Path):
+    settings = DataSettings(
+        source="masks", folder=str(folder), image_size=(48, 64), validation=2, calibration=2, group="^[^_]+"
+    )
+    data = load(settings, 0)
+    assert (len(data.train), len(data.validation), len(data.calibration)) == (4, 2, 2)
+
+
+def spoil(folder: Path, name: str, mask: np.ndarray) -> None:
+    Image.fromarray(mask).save(folder / "train_masks" / name)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.zeros((48, 60), np.uint8), r"60 x 48 pixels, its image 64 x 48; make them alike"),
+        (np.full((48, 64), 7, np.uint8), r"holds the value 7, but there are 3 classes \(0 to 2\); name the class"),
+        (np.zeros((48, 64, 3), np.uint8), r"holds colours; save it as an image of class numbers"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_refused(folder: Path, mask: np.ndarray, said: str):
+    spoil(folder, "s1_01.png", mask)
+    with pytest.raises(UserError, match=said):
+        masked_images(folder, SHAPE)
+
+
+def test_missing_parts_are_refused(folder: Path):
+    (folder / "train_masks" / "s1_01.png").unlink()
+    with pytest.raises(UserError, match=r"s1_01.png: has no mask in"):
+        masked_images(folder, SHAPE)
+    (folder / "train" / "s1_01.png").unlink()
+    Image.new("L", (64, 48)).save(folder / "train_masks" / "alone.png")
+    with pytest.raises(UserError, match="there is no image of this mask"):
+        masked_images(folder, SHAPE)
+    (folder / "train_masks" / "alone.png").unlink()
+    (folder / "test_masks").rename(folder / "elsewhere")
+    with pytest.raises(UserError, match=r"has no mask in"):
+        masked_images(folder, SHAPE)
+    (folder / "test").rename(folder / "gone")
+    with pytest.raises(UserError, match="has no test part"):
+        masked_images(folder, SHAPE)
+
+
+def test_masks_beside_their_images(folder: Path, tmp_path: Path):
+    for part in ("train", "test"):
+        (tmp_path / "beside" / part).mkdir(parents=True)
+        for image in (folder / part).iterdir():
+            Image.open(image).save(tmp_path / "beside" / part / f"{image.stem}.jpg")
+            mask = Image.open(folder / f"{part}_masks" / image.name)
+            mask.save(tmp_path / "beside" / part / f"{image.stem}{'_mask' * (part == 'test')}.png")
+    loaded = masked_images(tmp_path / "beside", SHAPE)
+    assert len(loaded.train) == 8 and len(loaded.test) == 4 and loaded.classes == ("0", "1", "2")
+
+
+def test_a_palette_is_read_by_its_numbers(tmp_path: Path):
+    image = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8), "P")
+    image.putpalette([number % 200 for number in range(3 * 256)])
+    image.save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[0, 1], [2, VOID]]
