@@ -310,12 +310,18 @@ def predict(
         bool, typer.Option("--stream", help="sound: chunk after chunk, as a microphone gives it; - reads raw int16")
     ] = False,
     smooth: Annotated[int, typer.Option(min=1, help="stream: probabilities are the mean of so many windows")] = 3,
+    draw: Annotated[
+        Path | None, typer.Option(help="boxes, masks: a folder for the images with what is found drawn into them")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="boxes, masks: one JSON object an image")] = False,
 ) -> None:
     """Predicts samples with a bundle's model file."""
     with _explained():
+        import json
+
         from distiq.bundle.open import Bundle, Prediction
         from distiq.bundle.stream import hear
-        from distiq.device.run import show_spans
+        from distiq.device.run import in_line, show_spans
 
         def words(answers: list[Prediction]) -> str:
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
@@ -338,8 +344,14 @@ def predict(
             if opened.finds_spans:
                 show_spans(sample, opened.spans(sample))
                 continue
-            prepared = opened.prepare(sample, second)
             name = printable(f"{sample} | {second}" if second else sample)
+            if opened.decoding in ("boxes", "mask"):
+                found = opened.objects(sample, draw)
+                typer.echo(json.dumps({"image": name, "found": found}) if as_json else f"{name}: {len(found)} found")
+                for thing in () if as_json else found:
+                    typer.echo(f"  {in_line(thing)}")
+                continue
+            prepared = opened.prepare(sample, second)
             for note in prepared.notes:
                 typer.secho(printable(note), err=True, fg="yellow")
             answers = opened.in_words(prepared.inputs, top)

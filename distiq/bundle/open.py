@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -166,7 +167,34 @@ class Bundle:
             said = runner.decoding_of(self.about).said
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error
-        return [said(output.numpy(), self.about, top) for output in one_output(self.run(inputs))]
+        outputs = self.run(inputs)
+        joined = self._joined(outputs) if self.decoding == "boxes" else one_output(outputs).numpy()
+        return [said(output, self.about, top) for output in joined]
+
+    @staticmethod
+    def _joined(outputs: Tensors) -> np.ndarray:
+        """A detector's outputs as one array."""
+        named = outputs.numpy() if isinstance(outputs, Tensor) else {name: one.numpy() for name, one in outputs.items()}
+        return runner.joined_heads(named)
+
+    def objects(self, image: Path | str, draw: Path | None = None) -> list[dict[str, Any]]:
+        """What is found in an image file: of a detector each box in the image's pixels with label and score, of a
+        segmenter each class with its share of the pixels; see `objects_in` in run.py.
+
+        Args:
+            draw: a folder for the image with that drawn, as a PNG of its name.
+
+        Raises:
+            UserError: the model finds neither, or the image does not decode.
+        """
+        if self.decoding not in ("boxes", "mask"):
+            raise UserError(f"{self.folder}: this model finds no boxes and no masks; ask `predict` for its answer")
+        path = Path(image)
+        output = self._joined(self.run(self.prepare(path).inputs))[0]
+        if draw is not None:
+            draw.mkdir(parents=True, exist_ok=True)
+            runner.drawn(path, output, self.about).save(draw / f"{path.stem}.png")
+        return runner.objects_in(output, self.about, runner.image_size(path))
 
     def spans(self, text: str) -> list[runner.Span]:
         """The spans of a text of any length, with their places in it.

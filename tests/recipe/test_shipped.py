@@ -8,7 +8,12 @@ from distiq.errors import UserError
 from distiq.recipe.read import load_recipe
 from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
 
-OF_USERS = {"ag_news": "texts", "sst2": "texts", "own_photos": "mine"}  # recipes whose data do not come with distiq
+OF_USERS = {
+    "ag_news": "texts",
+    "sst2": "texts",
+    "own_photos": "mine",
+    "camvid": "mine",
+}  # recipes whose data do not come with distiq
 
 
 def test_every_recipe_has_its_name_and_says_what_it_is():
