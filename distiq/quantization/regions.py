@@ -1,5 +1,6 @@
 """Parts of a graph that are told apart before quantization: feature maps, the outputs' tail, what lies among norms."""
 
+import operator
 from typing import Any
 
 from torch import Tensor, fx
@@ -18,9 +19,12 @@ from distiq.quantization.operations import (
 )
 
 IN_TAIL = {
-    *MOVING, *POOLING, *ACTIVATIONS, *POINTWISE, aten.cat.default, aten.softmax.int, aten.log_softmax.int,
-    aten.tanh.default, aten.exp.default,
+    *MOVING, *POOLING, *ACTIVATIONS, *POINTWISE, aten.cat.default, aten.stack.default, aten.softmax.int,
+    aten.log_softmax.int, aten.tanh.default, aten.exp.default, aten.softplus.default, aten.split.Tensor,
+    aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, operator.getitem,
 }  # fmt: skip
+OF_PARTS = {*SCALING, aten.slice.Tensor, aten.select.int, operator.getitem}
+"""Operations whose results are computed with when boxes are made of distances, behind the last layers."""
 
 
 def is_float_tensor(value: object) -> bool:
@@ -61,10 +65,15 @@ def feature_maps(graph: fx.GraphModule) -> set[fx.Node]:
 
 
 def tail(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes behind the last layers: what moves, pools or scales values on their way to the network's outputs."""
+    """The nodes behind the last layers: what moves, pools or scales values on their way to the network's outputs.
+
+    A sum of two belongs to them where both are scaled, or parts of another value, as corners of a box are: what layers
+    give themselves is added by integer kernels.
+    """
     behind: set[fx.Node] = set()
     for node, data in reversed(data_read(graph).items()):
-        scales = node.target in SCALING and len(data) == 1
+        of_parts = len(data) == 2 and all(source.target in OF_PARTS for source in data)
+        scales = node.target in SCALING and (len(data) == 1 or of_parts)
         is_behind = bool(node.users) and all(user.op == "output" or user in behind for user in node.users)
         if node.op == "call_function" and is_behind and (node.target in IN_TAIL or scales):
             behind.add(node)

@@ -161,6 +161,9 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f"{path}: data.download = true fetches into data.folder; name one, such as data/fashion_mnist")
     if recipe.data.source == "folder" and not (recipe.data.folder or recipe.data.hub.name):
         raise UserError(f'{path}: data.folder: source = "folder" needs a folder that holds train/ and test/')
+    if recipe.data.source in ("masks", "boxes") and not recipe.data.folder:
+        what = f"images and {recipe.data.source}"
+        raise UserError(f'{path}: data.folder: source = "{recipe.data.source}" needs the folder of {what}')
     if recipe.data.source == "audio" and not (recipe.data.folder or recipe.data.hub.name):
         raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
     if recipe.data.source in ("table", "text") and not (recipe.data.folder or recipe.data.text.hub):

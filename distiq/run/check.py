@@ -22,6 +22,7 @@ from distiq.models.build import check_output
 from distiq.progress import Watch
 from distiq.quantization.annotate import check_paths
 from distiq.quantization.graph import export_graph, prepare
+from distiq.quantization.joints import unlike_joints
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.recipe import Recipe
@@ -82,7 +83,7 @@ def _check_uint8(recipe: Recipe, data: Data) -> None:
 def check_models(recipe: Recipe, data: Data, models: Models, watch: Watch) -> None:
     """Raises UserError unless every network can be trained on this data, the student quantized as the recipe says."""
     check_networks(data, models, (recipe.distil,), watch)
-    check_export(recipe, data, models.student)
+    check_export(recipe, data, models.student, watch)
 
 
 def check_networks(data: Data, models: Models, distillations: Sequence[DistilSettings], watch: Watch) -> None:
@@ -127,10 +128,17 @@ def _trimmed(data: Data) -> str:
     )
 
 
-def check_export(recipe: Recipe, data: Data, student: Network) -> None:
-    """Raises UserError unless the student can be exported, and quantized as the recipe says."""
+def check_export(recipe: Recipe, data: Data, student: Network, watch: Watch | None = None) -> None:
+    """Raises UserError unless the student can be exported, and quantized as the recipe says.
+
+    Args:
+        watch: is told of outputs of unlike range that the student joins.
+    """
     model = copy.deepcopy(student.module)
     graph = export_graph(model, example_of(data))
+    if watch is not None:
+        for joint in unlike_joints(graph, example_of(data)):
+            watch.note(f"{student.role}: {joint}")
     check_paths(graph, recipe.quantize.float_modules or ())
     if recipe.export.integer_io:
         prepare(graph, Scheme(float_modules=_kept_in_float(recipe, model), integer_io=True))

@@ -1,0 +1,61 @@
+"""Joints: where a network joins results of unlike range, such as the pixels of boxes and the logits of their scores.
+
+One set of quantization parameters over both would leave the smaller part a few of its 256 steps, or none.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from distiq.models.signature import for_graph
+from distiq.quantization.operations import aten
+from distiq.quantization.regions import tail
+
+UNLIKE = 16.0  # how many times as wide one range is as another: the smaller has 4 of 8 bits left
+
+
+class Joint(NamedTuple):
+    """A concatenation of values whose ranges (low, high) are unlike."""
+
+    name: str
+    ranges: tuple[tuple[float, float], ...]
+
+    def __str__(self) -> str:
+        parts = " and ".join(f"{low:.3g} to {high:.3g}" for low, high in self.ranges)
+        return f'"{self.name}" joins outputs of unlike range ({parts}): it and what stands behind the last layers' + (
+            " stay in float32"
+        )
+
+
+def unlike_joints(graph: fx.GraphModule, samples: Tensor) -> list[Joint]:
+    """The joints behind the last layers of an exported graph, by the ranges that values have for samples (B, ...)."""
+    behind = tail(graph)
+    joints = [node for node in graph.graph.nodes if node in behind and node.target is aten.cat.default]
+    if not joints:
+        return []
+    watching = _Watching(graph, joints)
+    with torch.no_grad():
+        watching.run(*for_graph(samples, graph))
+    return [Joint(node.name, ranges) for node, ranges in watching.ranges.items() if _are_unlike(ranges)]
+
+
+def _are_unlike(ranges: Sequence[tuple[float, float]]) -> bool:
+    widths = [max(high, 0.0) - min(low, 0.0) for low, high in ranges]
+    return max(widths) > UNLIKE * max(min(widths), 1e-12)
+
+
+class _Watching(fx.Interpreter):
+    """Runs a graph and keeps the ranges of what some of its nodes join."""
+
+    def __init__(self, graph: fx.GraphModule, joints: Sequence[fx.Node]) -> None:
+        super().__init__(graph)
+        self.joints = joints
+        self.ranges: dict[fx.Node, tuple[tuple[float, float], ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n in self.joints:
+            parts: Any = n.args[0]
+            self.ranges[n] = tuple((float(self.env[one].min()), float(self.env[one].max())) for one in parts)
+        return super().run_node(n)
