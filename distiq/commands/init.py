@@ -17,6 +17,7 @@ SCHEMA_FILE = "distiq.schema.json"
 FIRST_LINE = f"#:schema ./{SCHEMA_FILE}"
 STEPS = 1500  # of a training from scratch, about
 IMAGE_SIZES = (28, 32, 48, 64, 96)
+LONGEST_SIDE = 320  # of images with boxes or masks
 TEXT_LENGTHS = (16, 32, 64, 128, 256)
 
 
@@ -55,6 +56,8 @@ def starter(name: str, data: Path | None, path: Path) -> tuple[str, str]:
     match surveyed:
         case survey.Images():
             about, body = _images(surveyed, folder)
+        case survey.Scenes():
+            about, body = _scenes(surveyed, folder)
         case survey.Clips():
             about, body = _clips(surveyed, folder)
         case survey.Rows():
@@ -114,6 +117,49 @@ def _images(images: "survey.Images", folder: str) -> tuple[str, str]:
         f"channels = {images.channels}\n" + _splits(images.train)
     )
     return about, _image_recipe(data, images.train, 300)
+
+
+def _scenes(scenes: "survey.Scenes", folder: str) -> tuple[str, str]:
+    height, width = scenes.size
+    named = f" of {_classes(scenes.classes)}" if scenes.classes else ""
+    about = (
+        f"Images with {scenes.source}{named}: {scenes.train:,} to train on, {scenes.test:,} for the test; most have"
+        f" {width} x {height} pixels."
+    )
+    share = min(1.0, LONGEST_SIDE / max(scenes.size))
+    sides = [max(32, round(side * share / 16) * 16) for side in scenes.size]
+    model = "detector" if scenes.source == "boxes" else "segmenter"
+    moves = "mosaic = 0.3" if scenes.source == "boxes" else "crop = 0.5"
+    training = _inline(_training(scenes.train, "adamw", 0.02).replace("batch_size = 64", "batch_size = 16"))
+    return (
+        about,
+        f"""[data]
+source = "{scenes.source}"
+folder = {written(folder)}
+image_size = {sides!s:<12}# height and width; larger sees more and takes longer
+{_splits(scenes.train)}
+
+[views]
+distinct = 8            # the student learns from eight views of each image
+scale = 0.4             # larger or smaller by up to this share
+{moves}
+
+[teacher]
+model = "{model}"
+options = {{encoder = "resnet", width = 64}}
+training = {{{training}, ema_decay = 0.99}}
+
+[student]               # this network is shipped
+model = "{model}"
+options = {{width = 32}}
+training = {{{training}, ema_decay = 0.99}}
+
+[distil]
+task_weight = 1.0
+kd_weight = 0.5
+
+{_budget(5, 300)}""",
+    )
 
 
 def _image_recipe(data: str, train: int, size_kb: int) -> str:

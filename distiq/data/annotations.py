@@ -51,6 +51,22 @@ def read_part(folder: Path, part: str) -> Part:
     Raises:
         UserError: no annotations, or those of two formats; a file cannot be read, or an image is missing.
     """
+    readers = _readers(folder, part)
+    if not readers:
+        raise UserError(f"{folder}: no annotations of a {part} part; give it {FORMATS.replace('train', part)}")
+    if len(readers) > 1:
+        places = " and ".join(place for place, _ in readers)
+        raise UserError(f"{folder}: the {part} part is annotated twice, in {places}; leave one of the two")
+    return readers[0][1]()
+
+
+def has_annotations(folder: Path) -> bool:
+    """Whether a folder's training images have annotated boxes."""
+    return bool(_readers(folder, "train"))
+
+
+def _readers(folder: Path, part: str) -> list[tuple[str, Callable[[], Part]]]:
+    """Where annotations of a part lie, and what reads each."""
     readers: list[tuple[str, Callable[[], Part]]] = []
     if coco := _first(_coco_files(folder, part)):
         readers.append((str(coco), lambda: _read_coco(coco, folder, part)))
@@ -59,12 +75,7 @@ def read_part(folder: Path, part: str) -> Part:
     if yolo := _yolo_files(folder, part):
         place = next((text.parent for _, text in yolo if text.is_file()), yolo[0][1].parent)
         readers.append((f"{place}/*.txt", lambda: _read_yolo(yolo, folder)))
-    if not readers:
-        raise UserError(f"{folder}: no annotations of a {part} part; give it {FORMATS.replace('train', part)}")
-    if len(readers) > 1:
-        places = " and ".join(place for place, _ in readers)
-        raise UserError(f"{folder}: the {part} part is annotated twice, in {places}; leave one of the two")
-    return readers[0][1]()
+    return readers
 
 
 def _first(files: Iterator[Path]) -> Path | None:

@@ -74,14 +74,33 @@ def _named_classes(folder: Path, void: int) -> tuple[tuple[str, ...], int]:
     return tuple(names), void
 
 
-def _pairs(folder: Path, part: str) -> list[tuple[Path, Path]]:
-    """Each image of a part with its mask, sorted."""
-    for images, masks in (
+def has_masks(folder: Path) -> bool:
+    """Whether a folder's training images have masks."""
+    *apart, (beside, _) = _places(folder, "train")
+    if any(images.is_dir() and masks.is_dir() for images, masks in apart):
+        return True
+    files = [file for file in walk(beside) if file.suffix.lower() in IMAGE_SUFFIXES] if beside.is_dir() else []
+    return bool(files) and 2 * sum(_is_mask(file, files) for file in files) == len(files)
+
+
+def images_of(folder: Path, part: str) -> list[Path]:
+    """The images of a part that have masks."""
+    return [image for image, _ in _pairs(folder, part)]
+
+
+def _places(folder: Path, part: str) -> tuple[tuple[Path, Path], ...]:
+    """Where images and masks of a part may lie."""
+    return (
         (folder / part / "images", folder / part / "masks"),
         (folder / "images" / part, folder / "masks" / part),
         (folder / part, folder / f"{part}_masks"),
         (folder / part, folder / part),
-    ):
+    )
+
+
+def _pairs(folder: Path, part: str) -> list[tuple[Path, Path]]:
+    """Each image of a part with its mask, sorted."""
+    for images, masks in _places(folder, part):
         if images.is_dir() and masks.is_dir():
             return _matched(images, masks)
     raise UserError(

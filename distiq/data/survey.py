@@ -6,13 +6,15 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from distiq.data.annotations import has_annotations, read_part
 from distiq.data.audio import CLIP_SUFFIXES
 from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
 from distiq.data.columns import read_columns, sorted_classes
 from distiq.data.folders import class_names, walk
 from distiq.data.images import IMAGE_SUFFIXES
+from distiq.data.masks import has_masks, images_of
 from distiq.data.sound import read_sound
 from distiq.device.run import MISSING
 from distiq.errors import UserError
@@ -80,7 +82,18 @@ class Texts(NamedTuple):
     pair: str
 
 
-Survey = Images | Clips | Rows | Texts
+class Scenes(NamedTuple):
+    """Images with masks or boxes; `size` is the median of (height, width). Of masks, classes may have no names."""
+
+    folder: Path
+    source: Literal["masks", "boxes"]
+    classes: tuple[str, ...]
+    train: int
+    test: int
+    size: tuple[int, int]
+
+
+Survey = Images | Clips | Rows | Texts | Scenes
 
 
 def survey(path: Path) -> Survey:
@@ -93,6 +106,8 @@ def survey(path: Path) -> Survey:
         return _manifest(path) or _columns(path.parent, path.name, _test_file(path))
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the folder of your data, or its file of training rows")
+    if has_annotations(path) or has_masks(path):
+        return _scenes(path)
     if (path / "train").is_dir():
         return _class_folders(path)
     if files := sorted(file for file in path.iterdir() if file.suffix.lower() in COLUMN_SUFFIXES):
@@ -114,6 +129,15 @@ def survey(path: Path) -> Survey:
         f"{path}: holds nothing that distiq reads; it takes train/<class>/ and test/<class>/ of images or clips,"
         f" or train and test as {', '.join(COLUMN_SUFFIXES)}"
     )
+
+
+def _scenes(folder: Path) -> Scenes:
+    if has_annotations(folder):
+        parts = [read_part(folder, part) for part in ("train", "test")]
+        files = [image.file for image in parts[0].images]
+        return Scenes(folder, "boxes", parts[0].names, len(files), len(parts[1].images), _image_form(files)[0])
+    train, test = (images_of(folder, part) for part in ("train", "test"))
+    return Scenes(folder, "masks", (), len(train), len(test), _image_form(train)[0])
 
 
 # Folders of classes ---------------------------------------------------------------------------------------------------

@@ -32,6 +32,23 @@ def logit_mse(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @full_precision
+def channel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
+    """Channel-wise distillation: where each class lies, as a distribution over positions, batch and channel mean.
+
+    Shu et al. 2021, "Channel-wise knowledge distillation for dense prediction" (arXiv:2011.13256), equation 3:
+    KL(teacher || student) of a softmax over the positions of each channel, times T^2.
+
+    Shapes: both (B, C, ...) with positions behind the channels.
+    """
+    refuse_unless(student.shape == teacher.shape, "channel_kd", student, teacher, SAME_CLASSES)
+    if student.ndim < 3:
+        raise ValueError("channel_kd: compares where classes lie, but these outputs have no positions; use kd")
+    ours, theirs = (F.log_softmax(one.flatten(2) / temperature, dim=2) for one in (student, teacher))
+    divergence = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+    return divergence * temperature**2 / (student.shape[0] * student.shape[1])
+
+
+@full_precision
 def dkd(
     student: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
 ) -> Tensor:

@@ -16,6 +16,7 @@ from distiq.distillation.feature_losses import (
 )
 from distiq.distillation.learned_losses import CRD, MGD, VID, ReviewKD, SimilarityQueue
 from distiq.distillation.logit_losses import (
+    channel_kd,
     dist,
     dkd,
     logit_mse,
@@ -53,6 +54,7 @@ __all__ = [
     "attention_mse",
     "attention_transfer",
     "bernoulli_kd",
+    "channel_kd",
     "correlation_congruence",
     "dist",
     "dkd",

@@ -7,7 +7,14 @@ from pydantic import Field, field_validator, model_validator
 from distiq.recipe.part import Part, changed
 
 OutputLoss = Literal[
-    "kd", "soft_cross_entropy", "logit_mse", "dkd", "dist", "logit_standardization_kd", "multi_level_kd"
+    "kd",
+    "soft_cross_entropy",
+    "logit_mse",
+    "dkd",
+    "dist",
+    "logit_standardization_kd",
+    "multi_level_kd",
+    "channel_kd",
 ]
 LayerLoss = Literal[
     "hint_mse", "feature_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd", "vid", "mgd",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distiq.distillation.logit_losses import (
+    channel_kd,
     dist,
     dkd,
     logit_mse,
@@ -181,6 +182,20 @@ def test_kd_of_maps_is_the_formula_over_positions(temperature: float, maps: tupl
 @pytest.mark.parametrize("loss", MAPS)
 def test_every_position_of_a_map_counts_as_a_sample(loss: Loss, maps: tuple[Tensor, Tensor]):
     torch.testing.assert_close(loss(*maps), loss(*(positions(outputs) for outputs in maps)))
+
+
+def test_channel_kd_compares_where_each_class_lies(maps: tuple[Tensor, Tensor]):
+    expected = sum(
+        sum(q * math.log(q / p) for p, q in zip(softened(ours, 2.0), softened(theirs, 2.0), strict=True))
+        for ours, theirs in zip(*(outputs.flatten(2).flatten(0, 1).tolist() for outputs in maps), strict=True)
+    )
+    rows = maps[0].shape[0] * maps[0].shape[1]
+    assert channel_kd(*maps, temperature=2.0).item() == pytest.approx(4 * expected / rows, rel=1e-4)
+    assert channel_kd(maps[1] + 3, maps[1]).item() == pytest.approx(0, abs=1e-6), (
+        "what is added to a map does not matter"
+    )
+    with pytest.raises(ValueError, match="these outputs have no positions; use kd"):
+        channel_kd(maps[0][:, :, 0, 0], maps[1][:, :, 0, 0])
 
 
 def test_dkd_of_maps_takes_the_label_of_each_position(maps: tuple[Tensor, Tensor]):

@@ -17,6 +17,7 @@ SHAPES = {
     ),
     (4, 3, 6, 6): (
         "hint_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd_hcl", "VID", "MGD", "ReviewKD",
+        "channel_kd",
     ),
     (5, 8): (
         "similarity_preserving", "rkd", "pkt", "correlation_congruence", "embedding_cosine", "CRD", "SimilarityQueue",
