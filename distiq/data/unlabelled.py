@@ -1,8 +1,6 @@
 """Training samples without labels: a teacher alone says what they are."""
 
-import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +9,8 @@ from distiq.data.audio import CLIP_SUFFIXES, Audio
 from distiq.data.columns import read_lines
 from distiq.data.folders import walk
 from distiq.data.holdout import repeated, spread_over_labels
-from distiq.data.images import IMAGE_SUFFIXES, Images, read_image
-from distiq.data.pack import Store, decoded, packed
+from distiq.data.images import IMAGE_SUFFIXES, Images, read_images
+from distiq.data.pack import Store
 from distiq.data.samples import InMemory, Samples, Split
 from distiq.data.splits import Data, with_unlabelled
 from distiq.data.text import Text
@@ -32,12 +30,7 @@ def with_files(data: Data, place: Path, store: Store | None) -> Data:
     match preprocessing:
         case Images():
             files = _files(place, IMAGE_SUFFIXES, "images")
-            read = partial(read_image, shape=preprocessing.shape)
-            is_large = store is not None and len(files) * math.prod(preprocessing.shape) > store.memory_bytes
-            if store is not None and is_large:
-                samples = packed(files, read, preprocessing.shape, store.folder, store.watch)
-            else:
-                samples = InMemory(torch.stack(list(decoded(files, read))))
+            (samples,) = read_images([files], preprocessing.shape, store, preprocessing.letterbox)
         case Audio():
             clips = _files(place, CLIP_SUFFIXES, "clips")
             samples = InMemory(torch.stack([preprocessing.read(str(file))[0] for file in clips]))

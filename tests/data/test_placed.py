@@ -5,8 +5,10 @@ from distiq.data.images import Images
 from distiq.data.labels import VOID
 from distiq.data.placed import Placement, moved_boxes
 from distiq.data.samples import Split, in_memory
+from distiq.data.splits import Data
 from distiq.data.views import Views
 from distiq.recipe.data import ViewSettings
+from distiq.training.batches import Batches
 
 SIZE = (24, 32)
 PLAIN = ViewSettings(flip=False, shift=0)
@@ -70,6 +72,17 @@ def test_a_view_depends_on_seed_number_and_index_alone():
         whole, one = view(split, ALL, 2), view(split, ALL, 2, [4])
         assert torch.equal(whole.inputs[4:5], one.inputs) and torch.equal(whole.labels[4:5], one.labels)
         assert not torch.equal(whole.inputs, view(split, ALL, 3).inputs)
+
+
+def test_a_training_goes_on_within_an_epoch_of_mosaics_with_the_same_views():
+    for split in spots():
+        images = Images((3, *SIZE), mean=(0.5,) * 3, std=(1.0,) * 3)
+        data = Data("drawn", ("spot", "other"), split, split, split, split, images)
+        batches = Batches(data, Views(ALL, 3), 2, 0)
+        whole, rest = list(batches.epoch(1)), list(batches.epoch(1, start=1))
+        assert len(whole) == 3 and len(rest) == 2
+        for one, other in zip(whole[1:], rest, strict=True):
+            assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
 
 
 def test_beyond_the_image_is_grey_and_void():
