@@ -90,7 +90,7 @@ def _of_boxes(data: Data, kept: Tensor) -> ScenesRecord:
             table[-1, int(shown[column, 0])] += 1
         mixed = sum(there[row, 0] != shown[column, 0] for row, column in pairs)
         wrong.append((len(missed), len(extra), int(mixed)))
-    order = sorted(range(len(wrong)), key=lambda index: -sum(wrong[index]))[:WORST]
+    order = sorted((index for index in range(len(wrong)) if sum(wrong[index])), key=lambda index: -sum(wrong[index]))
     worst = [
         SceneRecord(
             index=index,
@@ -98,7 +98,7 @@ def _of_boxes(data: Data, kept: Tensor) -> ScenesRecord:
             truth_png=_outlined(data, index, targets[index]),
             found_png=_outlined(data, index, kept[index]),
         )
-        for index in order
+        for index in order[:WORST]
     ]
     found = matches(kept, targets, len(names))
     return ScenesRecord(
