@@ -73,23 +73,17 @@ def _match(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray
         overlaps(ours[:, :4], theirs[:, :4], crowd) if len(ours) and len(theirs) else np.zeros((len(ours), len(theirs)))
     )
     hits, ignored = np.zeros((2, len(THRESHOLDS), len(ours)), bool)
-    for level, threshold in enumerate(THRESHOLDS):
-        free = np.ones(len(theirs), bool)
-        for row in range(len(ours)):
-            match = _best(shared[row], free, crowd, min(threshold, 1 - 1e-10))
-            if match >= 0:
-                free[match] = crowd[match]
-                hits[level, row], ignored[level, row] = not crowd[match], crowd[match]
+    limits = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
+    free = np.tile(~crowd, (len(THRESHOLDS), 1))
+    for row in np.flatnonzero((shared >= limits[0]).any(1)):
+        able = shared[row] >= limits
+        own = able & free
+        # The object that overlaps most, the last of equals.
+        match = own.shape[1] - 1 - np.where(own, shared[row], -1.0)[:, ::-1].argmax(1)
+        hits[:, row] = own.any(1)
+        free[hits[:, row], match[hits[:, row]]] = False
+        ignored[:, row] = ~hits[:, row] & (able & crowd).any(1)
     return ours[:, 4], hits, ignored
-
-
-def _best(shared: np.ndarray, free: np.ndarray, crowd: np.ndarray, threshold: float) -> int:
-    """The free object that overlaps most, the last of equals; else such a crowd; -1 where there is none."""
-    for group in (free & ~crowd, crowd):
-        able = np.flatnonzero(group & (shared >= threshold))
-        if len(able):
-            return int(able[::-1][shared[able[::-1]].argmax()])
-    return -1
 
 
 def average_precision(one: Matches, weights: np.ndarray | None = None) -> np.ndarray:
