@@ -9,6 +9,7 @@ int8 where that is asked for.
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -210,12 +211,14 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
     weights, floats, activations = [], [], set()
     pinned = {operation.inputs[1] for operation in graph.operators if _reads_pins(graph, operation, schema)}
     kinds = [model.operatorCodes[one.opcodeIndex].builtinCode for one in graph.operators]
-    tables, ends = set(), set()
+    tables, ends, transposed = set(), set(), []
     for kind, operation in zip(kinds, graph.operators, strict=True):
         if kind == schema.BuiltinOperator.EMBEDDING_LOOKUP:
             tables.add(operation.inputs[1])
         elif kind in {getattr(schema.BuiltinOperator, name) for name in BESIDE_VALUES}:
             ends |= set(operation.inputs)
+        elif kind == schema.BuiltinOperator.TRANSPOSE_CONV:
+            transposed.append(operation.inputs[1])
     for number, tensor in enumerate(graph.tensors):
         data, quantization = model.buffers[tensor.buffer].data, tensor.quantization
         if data is None and quantization is not None and quantization.scale is not None:
@@ -229,7 +232,25 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             array = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
             floats += [array, *(_channels_first(array, axis) for axis in (0, 3) if array.ndim == CONVOLUTION_AXES)]
+    floats += _of_groups([_float_array(model, number) for number in transposed])
     return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations))
+
+
+def _float_array(model: Any, number: int) -> np.ndarray:
+    """A constant tensor of float32; empty where a tensor is none."""
+    tensor = model.subgraphs[0].tensors[number]
+    data = model.buffers[tensor.buffer].data
+    return np.zeros(0, np.float32) if data is None else np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
+
+
+def _of_groups(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Float weights (O / G, I, H, W) of transposed convolutions, of which a file holds G parts (O / G, H, W, I / G)."""
+    whole = []
+    for first, last in combinations(range(len(parts) + 1), 2):
+        run = parts[first:last]
+        if len(run) > 1 and run[0].ndim == CONVOLUTION_AXES and all(part.shape == run[0].shape for part in run):
+            whole.append(np.concatenate(run, 3).transpose(0, 3, 1, 2))
+    return whole
 
 
 def _has_pins(content: bytes) -> bool:

@@ -6,22 +6,46 @@ stand among the others.
 """
 
 import copy
-from typing import Any
+import math
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from distiq.runtimes.lowering import DEQUANTIZE, MOVING, QUANTIZE, is_operation
+from distiq.runtimes.lowering import CARRYING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, is_operation
 
 aten = torch.ops.aten
-ISLANDS = {
-    aten.avg_pool1d.default, aten.avg_pool2d.default, aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default,
-    aten.upsample_linear1d.vec, aten.upsample_linear1d.default, aten.elu.default,
+SAME = {
+    *MOVING, *CARRYING, aten.amax.default, aten.amin.default, aten.cat.default, aten.channel_shuffle.default,
+    aten.constant_pad_nd.default, aten.flip.default, aten.max_pool1d.default, aten.max_pool2d.default,
+    aten.maximum.default, aten.minimum.default, aten.pad.default, aten.pixel_shuffle.default,
+    aten.pixel_unshuffle.default, aten.repeat.default, aten.roll.default, aten.squeeze.dims, aten.stack.default,
+    aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default,
 }  # fmt: skip
-"""Whose input and result the converter gives the same quantization parameters."""
+"""What the converter gives the quantization parameters of its result to, and to what it reads."""
+KERNELS = SAME | {
+    aten.abs.default, aten.add.Tensor, aten.bmm.default, aten.clamp.default, aten.clamp_max.default,
+    aten.clamp_min.default, aten.conv1d.default, aten.conv2d.default, aten.embedding.default, aten.exp.default,
+    aten.fill.Tensor, aten.gelu.default, aten.hardsigmoid.default, aten.hardswish.default, aten.hardtanh.default,
+    aten.linear.default, aten.matmul.default, aten.mean.dim, aten.mul.Tensor, aten.neg.default, aten.prelu.default,
+    aten.relu.default, aten.relu6.default, aten.rsub.Scalar, aten.sigmoid.default, aten.silu.default, aten.sub.Tensor,
+    aten.tanh.default,
+}  # fmt: skip
+"""What has an integer kernel that gives the graph's values, each on quantization parameters of its own. Others have
+none, parts of them have (of an ELU, a selection that gives its input and result the same ones), or they have one of
+less precision: XNNPACK's leaky ReLU multiplies by eight bits."""
 FIXED = {aten.softmax.int, aten.log_softmax.int}
 """Whose int8 kernels have one set of quantization parameters for all results."""
+POOLING = {aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default}
 COMPOSITE = "distiq.float32"
+
+
+class _Place(NamedTuple):
+    """Where a tensor stands among an operation's arguments."""
+
+    number: int
 
 
 class _Island(nn.Module):
@@ -29,19 +53,30 @@ class _Island(nn.Module):
 
     def __init__(self, node: fx.Node) -> None:
         super().__init__()
+        places = {source: _Place(number) for number, source in enumerate(node.all_input_nodes)}
         self.operation: Any = node.target
-        self.places = [place for place, one in enumerate(node.args) if isinstance(one, fx.Node)]
-        self.rest, self.named = [None if isinstance(one, fx.Node) else one for one in node.args], dict(node.kwargs)
+        self.arguments: Any = _mapped((node.args, dict(node.kwargs)), fx.Node, lambda source: places[source])
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *sources: Any) -> Tensor:
+        """sources: what the operation reads, in order; sizes among them stay outside of the composite."""
         from litert_torch.hlfb import StableHLOCompositeBuilder
 
         composite = StableHLOCompositeBuilder(COMPOSITE)
+        tensors = [one for one in sources if isinstance(one, Tensor)]
         marked = composite.mark_inputs(*tensors)
-        arguments = list(self.rest)
-        for place, tensor in zip(self.places, marked if len(tensors) > 1 else [marked], strict=True):
-            arguments[place] = tensor
-        return composite.mark_outputs(self.operation(*arguments, **self.named))
+        rest = iter(marked if len(tensors) > 1 else [marked])
+        read = [next(rest) if isinstance(one, Tensor) else one for one in sources]
+        arguments, named = _mapped(self.arguments, _Place, lambda place: read[place.number])
+        return composite.mark_outputs(self.operation(*arguments, **named))
+
+
+def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Nested arguments with all that is of a kind changed."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(one, kind, change) for key, one in value.items()}
+    return [_mapped(one, kind, change) for one in value] if isinstance(value, list | tuple) else value
 
 
 def with_islands(graph: fx.GraphModule) -> fx.GraphModule:
@@ -49,32 +84,78 @@ def with_islands(graph: fx.GraphModule) -> fx.GraphModule:
 
     Such a graph is for files of integers alone, where nothing may be float32: a value lands a step beside there.
     """
-    if all(is_operation(one, DEQUANTIZE) for one in graph.graph.output_node().all_input_nodes):
-        return graph
-    for node in list(graph.graph.nodes):
-        is_fixed = node.target in FIXED and _comes_from_integers(node.all_input_nodes[0])
-        if not (node.target in ISLANDS or is_fixed) or not _goes_to_integers(node):
+    _read_apart(graph)
+    has_integer_outputs = all(is_operation(one, DEQUANTIZE) for one in graph.graph.output_node().all_input_nodes)
+    for node in [] if has_integer_outputs else list(graph.graph.nodes):
+        if not _is_island(node):
             continue
         name = f"{node.name}_island"
         graph.add_submodule(name, _Island(node))
         with graph.graph.inserting_before(node):
-            made = graph.graph.call_module(name, tuple(one for one in node.args if isinstance(one, fx.Node)))
+            made = graph.graph.call_module(name, tuple(node.all_input_nodes))
         node.replace_all_uses_with(made)
         graph.graph.erase_node(node)
     graph.recompile()
     return graph
 
 
+def _read_apart(graph: fx.GraphModule) -> None:
+    """Dequantizes for each reader by itself: the converter mistakes the layout of values that several readers have."""
+    for node in list(graph.graph.nodes):
+        for reader in list(node.users)[1:] if is_operation(node, DEQUANTIZE) else []:
+            with graph.graph.inserting_before(node):
+                reader.replace_input_with(node, graph.graph.node_copy(node))
+
+
+def _is_island(node: fx.Node) -> bool:
+    grids = _grids_behind(node)
+    if not grids or not node.all_input_nodes or is_operation(node, DEQUANTIZE) or _is_size(node):
+        return False
+    if any(user.target is operator.getitem for user in node.users) or any(map(_is_weight, node.all_input_nodes)):
+        return False
+    if node.target in FIXED:
+        return _comes_from_integers(node.all_input_nodes[0])
+    if node.target in SAME:
+        return any(_is_changed(one, grids) for one in node.all_input_nodes)
+    return node.target not in KERNELS and not _is_global(node)
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether it gives a size of a tensor, or what Python makes of such."""
+    return node.target is aten.sym_size.int or not isinstance(node.target, torch._ops.OpOverload)
+
+
+def _is_weight(node: fx.Node) -> bool:
+    return is_operation(node, WEIGHT_DEQUANTIZE)
+
+
+def _is_global(node: fx.Node) -> bool:
+    """Whether it is pooling to one value, which is a mean."""
+    return node.target in POOLING and math.prod(torch.tensor(node.args[1]).flatten().tolist()) == 1
+
+
+def _grids_behind(node: fx.Node) -> set[Any]:
+    """The quantization parameters that a node's values get, through operations that keep them."""
+    grids: set[Any] = set()
+    for user in node.users:
+        if is_operation(user, QUANTIZE):
+            grids.add(user.args[1:])
+        elif user.target in SAME:
+            grids |= _grids_behind(user)
+    return grids
+
+
+def _is_changed(source: fx.Node, grids: set[Any]) -> bool:
+    """Whether quantization parameters that are handed on to a source would change what it gives."""
+    if is_operation(source, DEQUANTIZE):
+        return grids != {source.args[1:]}
+    return source.op in ("call_function", "call_module") and len(source.users) > 1
+
+
 def _comes_from_integers(source: fx.Node) -> bool:
-    while source.target in MOVING:
+    while source.target in SAME:
         source = source.all_input_nodes[0]
     return is_operation(source, DEQUANTIZE)
-
-
-def _goes_to_integers(node: fx.Node) -> bool:
-    return any(
-        is_operation(user, QUANTIZE) or (user.target in MOVING and _goes_to_integers(user)) for user in node.users
-    )
 
 
 def inline_composites(model: Any) -> None:
@@ -88,7 +169,14 @@ def inline_composites(model: Any) -> None:
         else:
             inlined.append(operation)
     graph.operators = inlined
-    del model.subgraphs[1:]
+    if not any(_reads_subgraph(operation) for operation in inlined):
+        del model.subgraphs[1:]
+
+
+def _reads_subgraph(operation: Any) -> bool:
+    """Whether another graph of the file belongs to an operation, such as the sum of a reduction over windows."""
+    both = operation.builtinOptions, operation.builtinOptions2
+    return any(name.lower().endswith("subgraphindex") for one in both if one is not None for name in vars(one))
 
 
 def _opened(graph: Any, composite: Any, inside: Any) -> list[Any]:

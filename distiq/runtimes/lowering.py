@@ -180,12 +180,18 @@ def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
 
 
 def with_float_joints(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which quantized values and others are joined in float32, as the graph joins them.
+    """A copy in which quantized values and others are joined in float32, and given as outputs, as the graph does it.
 
     LiteRT's converter would quantize the others by the same scale, such as a transformer's class token by that of the
-    patches, and cut off what lies beyond. It does not look through an addition, here of nothing.
+    patches, and cut off what lies beyond; and give an output quantized that something else reads so. It does not look
+    through an addition, here of nothing.
     """
     graph = _copy(reference)
+    last = graph.graph.output_node()
+    for one in last.all_input_nodes:
+        if any(is_operation(user, QUANTIZE) for user in one.users):
+            with graph.graph.inserting_before(last):
+                last.replace_input_with(one, graph.graph.call_function(aten.add.Tensor, (one, VANISHING)))
     for node in list(graph.graph.nodes):
         arguments: Any = node.args
         read = {aten.cat.default: arguments[:1], aten.where.self: arguments[1:]}.get(node.target, ())  # type: ignore[call-overload]

@@ -204,7 +204,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensors]] = {
     "3-D": (three_dimensions, drawn(2, 8, 12, 16)),
 }
 REFUSED = {
-    ("litert", "in place"): "LiteRT cannot convert this network",
     ("executorch", "gru"): "ExecuTorch cannot run this file",
     ("executorch", "3-D"): "ExecuTorch cannot run this file",
 }

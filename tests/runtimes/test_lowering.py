@@ -153,6 +153,25 @@ def test_quantized_values_and_others_meet_in_float32(images: Tensor):
     torch.testing.assert_close(graph(images), reference(images), rtol=0, atol=1e-6)
 
 
+def test_an_output_that_is_also_quantized_is_given_as_it_is():
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self.head(x)
+            return logits, logits.amax(1) > 0
+
+    reference = quantize(Sure().eval(), torch.randn(32, 4)).reference()
+    quantized = [
+        node for node in reference.graph.output_node().all_input_nodes if node.target is torch.ops.aten.linear.default
+    ]
+    assert len(quantized) == 1
+    given = with_float_joints(reference).graph.output_node().all_input_nodes[0]
+    assert given.target is torch.ops.aten.add.Tensor, "LiteRT would give the integers that the comparison reads"
+
+
 @pytest.mark.parametrize(("high", "kept"), [(1.0, 0), (0.9, 1)])
 def test_a_clamp_that_quantization_repeats_is_dropped(high: float, kept: int):
     """Integers -128 to 127 of scale 1 / 255 and zero point -128 stand for 0 to 1: a clamp to that range is idle."""
