@@ -21,12 +21,13 @@ from distiq.data.calls import Calls, Input, names_in, read_calls
 from distiq.data.inputs import Preparation
 from distiq.errors import UserError
 from distiq.files import write_atomically
+from distiq.models.onnx_file import every_node, subgraphs_of
 from distiq.progress import Watch
 from distiq.quantization.scheme import Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import operations, pair_sums
-from distiq.runtimes.onnx_plan import STANDARD, subgraphs_of
-from distiq.runtimes.onnx_qdq import every_node, open_graph, with_float16_weights
+from distiq.runtimes.onnx_plan import STANDARD
+from distiq.runtimes.onnx_qdq import open_graph, with_float16_weights
 from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, open_session
 from distiq.timing.latency import latencies
 

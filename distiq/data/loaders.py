@@ -1,5 +1,6 @@
 """DataLoaders: inputs and labels of all their batches, whatever form a batch has: in memory, or in a pack."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ def collect(
     Args:
         loader: batches as tuples or lists, such as (inputs, labels) or (inputs, labels, indices), or as dicts.
         inputs, labels: which part of a batch is which, by place or key; by default the first and the second, of dicts
-            what is called so. What else a batch holds is left out.
+            what is called so. What else a batch holds is left out; a warning names it unless both are named.
         transform: what brings samples of unequal sizes to one: "resize" (images, bilinear with antialiasing), "crop"
             (the middle is kept) or "pad" (zeros around; of token numbers behind).
         size: of a sample's last dimensions, such as (224, 224); by default "pad" takes the largest that occurs and
@@ -117,6 +118,8 @@ def _pairs(
     """Of each batch its samples, as tensors (B, ...) of one shape each, and its labels."""
     for number, batch in enumerate(_batches(loader, transform)):
         own, theirs = _parts(batch, inputs, labels, f"batch {number}")
+        if number == 0 and len(batch) > 2 and (inputs is None or labels is None):
+            _warn_of_the_rest(batch, own, theirs)
         yield _tensors(own, f"batch {number}"), _label_tensor(theirs, f"batch {number}")
 
 
@@ -154,6 +157,16 @@ def _parts(batch: Any, inputs: Key | None, labels: Key | None, where: str) -> tu
             f"collect: {where} is one {type(batch).__name__} without labels; let the data set give (input, label)"
         )
     return batch[_place(batch, inputs, 0, where)], batch[_place(batch, labels, 1, where)]
+
+
+def _warn_of_the_rest(batch: Any, own: Any, own_labels: Any) -> None:
+    parts = list(batch.items() if isinstance(batch, Mapping) else enumerate(batch))
+    read = [repr(key) for part in (own, own_labels) for key, value in parts if value is part]
+    rest = ", ".join(repr(key) for key, value in parts if value is not own and value is not own_labels)
+    said = f"inputs={read[0]}, labels={read[-1]}"
+    warnings.warn(
+        f"collect: of each batch {rest} is left out; {said} are read: name both where others are meant", stacklevel=4
+    )
 
 
 def _place(batch: Sequence[Any], asked: Key | None, usual: int, where: str) -> int:

@@ -15,20 +15,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnx.inliner
 import torch
 import torch.nn.functional as F
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor, nn
 
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
+from distiq.models.onnx_file import open_onnx
 from distiq.models.onnx_operations import EXPORT_AGAIN, LAYERS, OPERATIONS, fold_batch_norm
 from distiq.models.signature import Tensors, by_name, call, in_order, split, tensors_of
 
 TRIED_ROWS = 3
-QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
-             "ConvInteger", "MatMulInteger"}  # fmt: skip
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AttributeError)
 
 
@@ -102,13 +100,13 @@ def read_onnx(path: Path, example: Tensors | None = None, logits: bool = False) 
             holds an operation or attribute that distiq does not read, or mixes the samples of a batch.
     """
     path = Path(path)
-    proto = _proto(path)
+    proto = open_onnx(path)
     try:
         return _Reader(proto, example).network(logits)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except FAILURES as error:
-        raise UserError(f"{path}: distiq reads no network from this graph: {_first_line(error)}") from error
+        raise UserError(f"{path}: distiq reads no network from this graph: {first_line(error)}") from error
 
 
 def is_onnx(model: str) -> bool:
@@ -125,28 +123,6 @@ def files_of_onnx(path: Path) -> list[Path]:
     outside = [ExternalDataInfo(tensor).location for tensor in graph.initializer if uses_external_data(tensor)]
     files = [path.parent / name for name in sorted(set(outside)) if (path.parent / name).is_file()]
     return [path, *(file for file in files if file.resolve().is_relative_to(path.parent.resolve()))]
-
-
-def _proto(path: Path) -> ModelProto:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        proto = onnx.load(str(path))
-        proto = onnx.inliner.inline_local_functions(proto)
-    except Exception as error:  # protobuf's and onnx's kinds share no base
-        raise UserError(f"{path}: damaged, or no ONNX file ({_first_line(error)}); copy it again") from error
-    if not proto.graph.node:
-        raise UserError(f"{path}: holds no operations, or is no ONNX file")
-    quantized = sorted({node.op_type for node in proto.graph.node} & QUANTIZED)
-    if quantized:
-        raise UserError(
-            f"{path}: is quantized already ({', '.join(quantized)}); give the float32 file that it was made from"
-        )
-    return proto
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Reader:

@@ -5,19 +5,18 @@ norm is left.
 """
 
 import math
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from distiq.models.slices import cut_by_slices
 from distiq.quantization.affine import FOLDABLE, NORMS, fold_constants, fold_norms, scaled_by
 from distiq.quantization.guard import STANDS_FOR
 from distiq.quantization.operations import GATE, GATED, GATES, aten
 from distiq.quantization.regions import among_norms, feature_maps, is_float_tensor
 from distiq.quantization.weights import constant_of, drop_unread, new_weight
 
-CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 WRITING = {aten.slice_scatter.default, aten.select_scatter.default}
 MOST_COPIES = 4  # of a shared weight: as int8 they take what it took as float32
 PASSING = {aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default,
@@ -104,19 +103,9 @@ def _replace(graph: fx.GraphModule, node: fx.Node, result: fx.Node) -> None:
 
 
 def _cut_by_slices(graph: fx.GraphModule) -> None:
-    """Slices in place of chunks and splits, whose results stand in a list; in float32 they stay, for short files."""
-    in_float = among_norms(graph)
-    for node in list(graph.graph.nodes):
-        if node.target not in CUTTING or in_float.intersection(node.users):
-            continue
-        axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-        ends = list(accumulate(part.shape[axis] for part in node.meta["val"]))
-        if not all(isinstance(end, int) for end in ends):  # the batch itself is cut
-            continue
-        for part in list(node.users):
-            end = ends[part.args[1]]  # type: ignore[index]
-            size = part.meta["val"].shape[axis]
-            _replace(graph, part, _call(graph, part, aten.slice.Tensor, node.args[0], axis, end - size, end))
+    """Slices in place of chunks and splits; in float32 these stay, for short files."""
+    for piece, part in cut_by_slices(graph.graph, among_norms(graph)).items():
+        piece.meta[STANDS_FOR] = part
 
 
 def _join_slices(graph: fx.GraphModule) -> None:

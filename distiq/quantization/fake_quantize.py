@@ -4,7 +4,9 @@ It first watches (calibration), then simulates the grid, with gradients that pas
 `prepare_pt2e` places it and `convert_pt2e` replaces it by a quantize / dequantize pair with the same numbers.
 """
 
+import contextlib
 import math
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import torch
@@ -16,6 +18,19 @@ from distiq.quantization.ranges import Function, Histogram, activation_range
 from distiq.quantization.scheme import Scheme
 
 LARGEST_BIAS = 2.0**30
+
+
+@contextlib.contextmanager
+def only_enabled(network: nn.Module, enabled: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Of a network's fake-quantizers these quantize; the others let values pass, and their observers see none."""
+    modules: list[Any] = [module for module in network.modules() if hasattr(module, "enabled")]
+    for module in modules:
+        module.enabled = module in enabled
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.enabled = True
 
 
 class ActivationFakeQuantize(ObserverBase):

@@ -4,11 +4,9 @@ Where the quantize / dequantize pairs stand decides whether a runtime computes i
 convolution and its activation, or a missing one behind an addition, leaves an island of float32.
 """
 
-import contextlib
 import copy
 import operator
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -27,6 +25,7 @@ from distiq.quantization.fake_quantize import (
     BiasFakeQuantize,
     DynamicFakeQuantize,
     PerChannelWeightFakeQuantize,
+    only_enabled,
 )
 from distiq.quantization.guard import check_unchanged, outputs_of
 from distiq.quantization.operations import ACTIVATIONS, GATE, GATED, MAXIMA, WEIGHTED, aten
@@ -90,22 +89,9 @@ def prepare(graph: fx.GraphModule, scheme: Scheme) -> fx.GraphModule:
     _insert_bias_fake_quantizers(prepared)
     if scheme.mode == "dynamic":
         _insert_dynamic_fake_quantizers(prepared)
-    with _disabled(prepared):
+    with only_enabled(prepared):
         check_unchanged(traced, prepared, *traced.meta[EXAMPLE])
     return prepared
-
-
-@contextlib.contextmanager
-def _disabled(prepared: fx.GraphModule) -> Iterator[None]:
-    """All fake-quantizers let values pass, and no observer sees them."""
-    modules: list[Any] = [module for module in prepared.modules() if hasattr(module, "enabled")]
-    for module in modules:
-        module.enabled = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.enabled = True
 
 
 def _check_integers(prepared: fx.GraphModule) -> None:

@@ -10,14 +10,14 @@ from distiq.errors import UserError
 from distiq.models.signature import NAMES, Tensors, batch_size, by_name, each, in_order, tensors_of
 from distiq.models.weights import in_float32
 from distiq.numerics import symmetric_bounds
-from distiq.progress import Watch
+from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
-from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize
+from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize, only_enabled
 from distiq.quantization.graph import bias_fake_quantizers, convert, export_graph, parameter_of, prepare
 from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.streaming import MOST_SAMPLES, chunks_of, few
+from distiq.quantization.streaming import KEPT_BYTES, MOST_SAMPLES, chunks_of, few
 from distiq.quantization.weights import layer_of
 
 CHUNK = 256
@@ -35,6 +35,7 @@ class QuantizedModel(nn.Module):
         if scheme.attention and not has_products_on_grids(prepared):
             scheme = replace(scheme, attention=False)  # the network has none, and no record should tell of it
         self.prepared, self.scheme = prepared, scheme
+        self.rounding_samples: int | None = None  # that weights or biases were rounded by, where memory allowed no more
         for parameter in prepared.parameters():
             # Folding batch norm makes biases that take no gradient, and leaves its own parameters behind unused.
             parameter.requires_grad_(parameter.is_floating_point())
@@ -107,12 +108,19 @@ def quantize(
         equalize_layers(quantized.prepared, calibration)
     if scheme.mode == "static":
         calibrate(quantized, calibration)
+    read = most = min(count, MOST_SAMPLES)
     if scheme.rounding == "gptq":
-        round_weights(quantized.prepared, calibration)
+        read = round_weights(quantized.prepared, calibration)
     elif scheme.rounding in ("adaround", "brecq"):
         reconstruct(quantized.prepared, few(calibration, MOST_SAMPLES), scheme, seed, watch)
     elif scheme.correct_biases:
-        correct_biases(quantized.prepared, calibration)
+        read = correct_biases(quantized.prepared, calibration)
+    if read < most:
+        quantized.rounding_samples = read
+        (watch or Silent()).note(
+            f"weights and biases are rounded by {read} of {count} calibration samples: between two layers the values of"
+            f" more take over {KEPT_BYTES >> 20} MB"
+        )
     return quantized
 
 
@@ -126,13 +134,10 @@ def has_products_on_grids(prepared: fx.GraphModule) -> bool:
 @torch.no_grad()
 def calibrate(quantized: QuantizedModel, calibration: Tensors) -> None:
     """Shows the samples to the watching points, then fixes their grids: those of the float network's values."""
-    weights = [module for module in quantized.modules() if isinstance(module, PerChannelWeightFakeQuantize)]
-    for point in weights:
-        point.enabled = False
-    for chunk in chunks_of(quantized.prepared, calibration):
-        quantized.prepared(*chunk)
-    for point in weights:
-        point.enabled = True
+    watching = {module for module in quantized.modules() if not isinstance(module, PerChannelWeightFakeQuantize)}
+    with only_enabled(quantized, watching):
+        for chunk in chunks_of(quantized.prepared, calibration):
+            quantized.prepared(*chunk)
     for observer in points(quantized):
         observer.freeze()
     for node, bias_point in bias_fake_quantizers(quantized.prepared):

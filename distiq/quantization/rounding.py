@@ -34,22 +34,26 @@ LAZY = 128  # columns whose losses reach those behind them in one product (GPTQ'
 
 
 @torch.no_grad()
-def round_weights(prepared: fx.GraphModule, samples: Tensors) -> None:
+def round_weights(prepared: fx.GraphModule, samples: Tensors) -> int:
     """Replaces the weights of a calibrated graph by grid values, in place, and corrects its biases.
 
     Args:
         prepared: its points simulate. samples: (N, ...) as the network sees them.
+
+    Returns:
+        how many of the samples it read: 256, or as many as `streaming.KEPT_BYTES` hold between two layers.
     """
-    Rounding(prepared, samples).run()
+    return Rounding(prepared, samples).run()
 
 
 @torch.no_grad()
-def correct_biases(prepared: fx.GraphModule, samples: Tensors) -> None:
+def correct_biases(prepared: fx.GraphModule, samples: Tensors) -> int:
     """Adds to each bias of a calibrated graph what its layer's output lost on average, in place, layer by layer.
 
-    Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2) of weights as they are.
+    Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2) of weights as they are. Returns the
+    samples read, as `round_weights` does.
     """
-    Rounding(prepared, samples, only_biases=True).run()
+    return Rounding(prepared, samples, only_biases=True).run()
 
 
 class Rounding:
@@ -61,9 +65,11 @@ class Rounding:
         self.networks = SideBySide(prepared, samples, self._is_layer)
         self.rounded: set[nn.Parameter] = set()
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Rounds layer by layer; returns how many samples were read."""
         for layer, part in zip(self.networks.layers, self.networks.parts, strict=False):  # nothing reads the last part
             self._round(layer, part)
+        return self.networks.count
 
     def _is_layer(self, node: fx.Node) -> bool:
         return node.target in WEIGHTED and isinstance(self._module(weights_node(node)), PerChannelWeightFakeQuantize)

@@ -1,7 +1,6 @@
 """Sensitivity: what each grid costs at the network's output, alone. No labels are needed."""
 
-import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,7 +11,12 @@ from distiq.models.signature import one_output
 from distiq.numerics import sqnr_db
 from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import changed_fake_quantizers
-from distiq.quantization.fake_quantize import ActivationFakeQuantize, DynamicFakeQuantize, PerChannelWeightFakeQuantize
+from distiq.quantization.fake_quantize import (
+    ActivationFakeQuantize,
+    DynamicFakeQuantize,
+    PerChannelWeightFakeQuantize,
+    only_enabled,
+)
 from distiq.quantization.quantize import QuantizedModel
 from distiq.quantization.streaming import chunks_of
 from distiq.quantization.weights import layer_of
@@ -116,21 +120,8 @@ def divergence(reference: Tensor, outputs: Tensor) -> float:
 def _outputs(
     quantized: QuantizedModel, samples: Tensor, active: Collection[Point], read: Callable[[Any], Tensor]
 ) -> Tensor:
-    with _only(quantized, active):
+    with only_enabled(quantized.prepared, active):
         return torch.cat([read(quantized(*chunk)) for chunk in chunks_of(quantized.prepared, samples)])
-
-
-@contextlib.contextmanager
-def _only(quantized: QuantizedModel, active: Collection[Point]) -> Iterator[None]:
-    """These points put values on their grids, all others let them pass."""
-    points = [grid.point for grid in grids(quantized)]
-    for point in points:
-        point.enabled = any(point is other for other in active)
-    try:
-        yield
-    finally:
-        for point in points:
-            point.enabled = True
 
 
 def _place(node: fx.Node) -> str:

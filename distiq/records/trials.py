@@ -74,9 +74,10 @@ class TrialRecord(Record):
     test set: they decide the verdict. `sqnr_db` is of the logits on the validation split, or of
     the noisiest of their parts; `sqnr_by_part` has each, such as "boxes" and "scores". `runtimes` are those of
     the recipe, the one of `deployed` first; the float32 student has none. `reduced_layers` have 7-bit weights so
-    that sums of two products fit into 16 bits (`quantize.reduce_range`). `layer_bits` are the layers whose weights
-    have fewer bits than the others. `bit_operations` are those of one sample: multiply-adds times bits of weight and
-    activation.
+    that sums of two products fit into 16 bits (`quantize.reduce_range`). `rounding_samples` are those that weights or
+    biases were rounded by where memory allowed fewer than 256; None where it did not. `layer_bits` are the layers whose
+    weights have fewer bits than the others. `bit_operations` are those of one sample: multiply-adds times bits of
+    weight and activation.
     """
 
     rung: str
@@ -92,6 +93,7 @@ class TrialRecord(Record):
     training: TrainingRecord | None = None
     runtimes: tuple[RuntimeRecord, ...] = ()
     reduced_layers: tuple[str, ...] = ()
+    rounding_samples: int | None = None
     layer_bits: dict[str, int] = {}
     bit_operations: int | None = None
 

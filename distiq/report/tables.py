@@ -485,12 +485,13 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
     excess = [f"+{amount(breach.excess)} {breach.unit}" for breach in trial.breaches]
     on_test = [f"test: {broken_limits(trial.test_breaches)}"] if trial.test_breaches != trial.breaches else []
     reduced = f"; 7-bit weights in {len(trial.reduced_layers)} layers" if trial.reduced_layers else ""
+    read = f"; rounded by {trial.rounding_samples} samples" if trial.rounding_samples else ""
     fewer = "".join(
         f"; {bits}-bit weights in {', '.join(layer for layer, own in trial.layer_bits.items() if own == bits)}"
         for bits in sorted(set(trial.layer_bits.values()))
     )
     return Row(
-        Cell(trial.rung, trial.reason + reduced + fewer),
+        Cell(trial.rung, trial.reason + reduced + read + fewer),
         (
             *(
                 Cell(figure(own.primary), change(own.primary, reference.primary))

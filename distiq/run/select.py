@@ -103,6 +103,7 @@ def judge_trial(
         training=made.training,
         runtimes=(runtimes[number], *others),
         reduced_layers=made.reduced_layers,
+        rounding_samples=made.rounding_samples,
         layer_bits=made.layer_bits,
         bit_operations=made.bit_operations,
     )

@@ -58,6 +58,7 @@ class QuantizedRecord(Record):
     cost: FileCost
     training: TrainingRecord | None
     reduced_layers: tuple[str, ...]
+    rounding_samples: int | None
     layer_bits: dict[str, int]
     bit_operations: int | None
 
@@ -273,6 +274,7 @@ def _measured(
         cost=cost,
         training=training,
         reduced_layers=quantized.reduced_layers(),
+        rounding_samples=quantized.rounding_samples,
         layer_bits=dict(quantized.scheme.layer_bits),
         bit_operations=bit_operations(products(quantized.prepared, example_of(data))),
     )

@@ -10,7 +10,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +33,7 @@ from distiq.models.signature import (
     in_order,
     positional,
 )
+from distiq.models.slices import cut_by_slices
 from distiq.models.trace import trace
 from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs, with_float_weights
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight
@@ -42,7 +42,6 @@ from distiq.runtimes.silence import silence
 aten = torch.ops.aten
 LARGEST_BATCH = 32
 """Memory for the values between operators is planned for so many samples; a larger batch is split."""
-CUTTING = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
 GROUPS = 6  # where a transposed convolution's arguments say how many
 CHAR = 1  # of ExecuTorch's ScalarType: int8
@@ -303,7 +302,7 @@ def _lowered(network: Positional) -> bytes:
     largest = tuple(_repeated(one, LARGEST_BATCH) for one in network.inputs)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     exported = trace(replace(network, inputs=largest), [{0: batch} for _ in largest])
-    _cut_by_slices(exported.graph)
+    cut_by_slices(exported.graph)
     exported = constant_prop_pass(exported, {aten.embedding.default, aten.full.default, *_QUANT_PRIMITIVES})
     named = {} if network.has_usual_names else {NAMES_METHOD: _as_bytes([network.input_names, network.output_names])}
     lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=named or None)
@@ -316,25 +315,6 @@ def _as_bytes(names: Any) -> Tensor:
 
 def _repeated(example: Tensor, count: int) -> Tensor:
     return example.repeat(-(-count // len(example)), *[1] * (example.ndim - 1))[:count].contiguous()
-
-
-def _cut_by_slices(graph: fx.Graph) -> None:
-    """Slices in place of chunks and splits: these the lowering plans for the batch of the example alone."""
-    for node in list(graph.nodes):
-        if node.target not in CUTTING:
-            continue
-        axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-        ends = list(accumulate(part.shape[axis] for part in node.meta["val"]))
-        if not all(isinstance(end, int) for end in ends):  # the batch itself is cut
-            continue
-        for part in list(node.users):
-            end = ends[part.args[1]]
-            cut = (node.args[0], axis, end - part.meta["val"].shape[axis], end)
-            with graph.inserting_before(part):
-                piece = graph.call_function(aten.slice.Tensor, cut)
-            piece.meta = dict(part.meta)
-            part.replace_all_uses_with(piece)
-    graph.eliminate_dead_code()
 
 
 def _read(content: bytes) -> tuple[Any, list[dict[str, Any]], dict[str, bytes]]:

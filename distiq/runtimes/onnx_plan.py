@@ -8,8 +8,9 @@ and computes in float32. Where the pairs stand follows what ONNX Runtime fuses i
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
+from distiq.models.onnx_file import subgraphs_of
 from distiq.runtimes.onnx_branches import branches_of, every_graph
 from distiq.runtimes.onnx_graph import initializers
 
@@ -73,14 +74,6 @@ class Plan(NamedTuple):
 
 def attributes_of(node: NodeProto) -> dict[str, object]:
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-
-
-def subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs that a node of control flow holds."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def captured(node: NodeProto) -> Iterator[str]:

@@ -11,18 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from distiq.errors import UserError
+from distiq.models.onnx_file import open_onnx
 from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
-from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, initializers
-from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan, subgraphs_of
+from distiq.runtimes.onnx_graph import DQ, Q, initializers
+from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan
 from distiq.runtimes.onnx_runtime import open_session, optimized
 from distiq.runtimes.onnx_tables import with_integer_tables
 
-QUANTIZED = {Q, DQ, DYNAMIC_Q, "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "MatMulNBits"}
 OLDEST_OPSET = 13  # the first whose pairs have scales for each channel
 OLDEST_FORMAT = 8  # of ONNX files: before 4 every constant had to be an input
 CONTRIBUTED = "com.microsoft"  # where ONNX Runtime has such pairs for older opsets
@@ -55,7 +54,7 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
     Raises:
         UserError: the file is missing, damaged or quantized already, or ONNX Runtime does not load it.
     """
-    model = _read(path)
+    model = open_onnx(path)
     constants = initializers(model.graph)
     kept = [entry for entry in model.graph.input if entry.name in given or entry.name not in constants]
     del model.graph.input[:]
@@ -74,31 +73,6 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
     for graph in every_graph(model.graph):
         with_hard_swish(graph)
     return model
-
-
-def _read(path: Path) -> ModelProto:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        model = onnx.load(str(path))
-        model = onnx.inliner.inline_local_functions(model)
-    except Exception as error:  # protobuf's and onnx's kinds share no base
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged, or no ONNX file ({reason}); copy it again") from error
-    quantized = sorted({node.op_type for node in every_node(model.graph)} & QUANTIZED)
-    if quantized:
-        raise UserError(
-            f"{path}: is quantized already ({', '.join(quantized)}); give the float32 file that it was made from"
-        )
-    return model
-
-
-def every_node(graph: GraphProto) -> Iterator[NodeProto]:
-    """The nodes of a graph and of the graphs within them."""
-    for node in graph.node:
-        yield node
-        for inner in subgraphs_of(node):
-            yield from every_node(inner)
 
 
 def _take_constants(graph: GraphProto) -> None:

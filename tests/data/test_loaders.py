@@ -29,6 +29,7 @@ NUMBERS = torch.tensor([1, 0])
         {"x": IMAGES, "y": NUMBERS},
     ],
 )
+@pytest.mark.filterwarnings("ignore:collect. of each batch")
 def test_batches_of_any_form_are_joined(batch):
     inputs, labels = collect([batch, batch])
     assert torch.equal(inputs, torch.cat([IMAGES, IMAGES]))
@@ -45,6 +46,13 @@ def test_parts_may_be_named():
     assert torch.equal(collect([(NUMBERS, 0, IMAGES)], inputs=2, labels=0)[0], IMAGES)
     batch = {"left": IMAGES, "right": IMAGES + 1, "kind": NUMBERS}
     assert torch.equal(collect([batch], inputs="right", labels="kind")[0], IMAGES + 1)
+
+
+def test_parts_that_are_left_out_are_named():
+    with pytest.warns(UserWarning, match=r"of each batch 2 is left out; inputs=0, labels=1 are read"):
+        collect([(IMAGES, NUMBERS, torch.arange(2))])
+    with pytest.warns(UserWarning, match=r"of each batch 'box' is left out; inputs='image', labels='label' are read"):
+        collect([{"image": IMAGES, "box": NUMBERS, "label": NUMBERS + 0}])
 
 
 def test_soft_labels_are_kept():
@@ -72,6 +80,7 @@ def test_unequal_sizes_need_a_named_transform():
     torch.testing.assert_close(resized, torch.ones(2, 3, 8, 8))
 
 
+@pytest.mark.filterwarnings("ignore:collect. of each batch")
 @pytest.mark.parametrize("as_dict", [False, True])
 def test_a_data_loader_of_unequal_samples(as_dict: bool):
     images = [torch.full((3, height, 4), height, dtype=torch.uint8) for height in (2, 3, 4)]

@@ -1,15 +1,17 @@
 """Float and quantized network side by side: the values of both, whatever the chunks, and the memory that is said."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from distiq.progress import Silent
 from distiq.quantization import streaming
 from distiq.quantization.operations import WEIGHTED
 from distiq.quantization.quantize import QuantizedModel, quantize
+from distiq.quantization.scheme import Scheme
 from distiq.quantization.streaming import FloatRun, Pair, SideBySide
 from tests.quantization.conftest import make
 
@@ -88,6 +90,24 @@ def test_memory_does_not_grow_with_the_samples(monkeypatch: pytest.MonkeyPatch):
     few, many = (peak(quantized, torch.randn(count, 1, 12, 12)) for count in (100, 400))
     assert few == many
     assert 2**18 < many <= 2**19  # used, and no more
+
+
+def test_fewer_samples_than_usual_are_said_and_recorded(monkeypatch: pytest.MonkeyPatch):
+    class Notes(Silent):
+        said: ClassVar[list[str]] = []
+
+        def note(self, text: str) -> None:
+            self.said.append(text)
+
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+    samples, scheme = torch.randn(40, 1, 12, 12), Scheme(rounding="gptq")
+    assert quantize(network, samples, scheme, watch=Notes()).rounding_samples is None
+    assert Notes.said == []
+    monkeypatch.setattr(streaming, "KEPT_BYTES", 2**13)
+    quantized = quantize(network, samples, scheme, watch=Notes())
+    networks = SideBySide(quantized.prepared, samples, is_layer)
+    assert networks.count < 40 and quantized.rounding_samples == networks.count
+    assert Notes.said[0].startswith(f"weights and biases are rounded by {networks.count} of 40 calibration samples")
 
 
 @torch.no_grad()
