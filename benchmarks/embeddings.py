@@ -31,7 +31,6 @@ from distiq.data.views import Views
 from distiq.distillation.feature_losses import embedded
 from distiq.distillation.relation_losses import embedding_cosine
 from distiq.evaluation.evaluate import outputs
-from distiq.evaluation.neighbours import Neighbours, same_neighbours
 from distiq.files import write_atomically
 from distiq.models.build import Tokens, build
 from distiq.models.text import trim_vocabulary
@@ -41,6 +40,7 @@ from distiq.quantization.quantize import quantize
 from distiq.recipe.data import DataSettings, TextSettings, ViewSettings
 from distiq.recipe.training import ModelSettings, TrainingSettings
 from distiq.runtimes.export import export, load, size_bytes
+from distiq.tasks.neighbours import Neighbours, same_neighbours
 from distiq.timing.latency import latencies
 from distiq.training.batches import Batch, Batches
 from distiq.training.fit import Losses, fit

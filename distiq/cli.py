@@ -314,10 +314,13 @@ def predict(
         Path | None, typer.Option(help="boxes, masks: a folder for the images with what is found drawn into them")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="boxes, masks: one JSON object an image")] = False,
+    out: Annotated[Path | None, typer.Option(help="embeddings: write the vectors of all samples here, as .npy")] = None,
 ) -> None:
     """Predicts samples with a bundle's model file."""
     with _explained():
         import json
+
+        import numpy
 
         from distiq.bundle.open import Bundle, Prediction
         from distiq.bundle.stream import hear
@@ -327,6 +330,9 @@ def predict(
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
 
         opened = Bundle(bundle)
+        vectors: list[numpy.ndarray] = []
+        if out is not None and opened.decoding != "vector":
+            raise UserError(f"{bundle}: --out is for vectors, but this model gives {opened.about.get('task')}")
         if opened.pair and len(samples) % 2:
             raise UserError(f"{bundle}: this model compares two texts, but {len(samples)} are given; give both")
         seconds = samples[1::2] if opened.pair else [""] * len(samples)
@@ -352,12 +358,18 @@ def predict(
                     typer.echo(f"  {in_line(thing)}")
                 continue
             prepared = opened.prepare(sample, second)
+            if out is not None:
+                vectors.append(opened.outputs(prepared.inputs))
+                continue
             for note in prepared.notes:
                 typer.secho(printable(note), err=True, fg="yellow")
             answers = opened.in_words(prepared.inputs, top)
             for number, answer in enumerate(answers, start=1):
                 place = f"{name}, row {number}" if len(answers) > 1 else name
                 typer.echo(f"{place}: {answer}")
+        if out is not None:
+            numpy.save(out, numpy.concatenate(vectors))
+            typer.echo(f"{out}: {len(samples)} vectors of {vectors[0].shape[1]}")
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")

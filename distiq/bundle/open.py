@@ -156,6 +156,10 @@ class Bundle:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
         return torch.softmax(logits, 1) if self.decoding == "softmax" else torch.sigmoid(logits)
 
+    def outputs(self, inputs: Tensor) -> np.ndarray:
+        """What the model gives for inputs (B, ...) as an array, such as vectors (B, width)."""
+        return one_output(self.run(inputs)).numpy()
+
     @property
     def finds_spans(self) -> bool:
         """Whether the model marks parts of raw texts."""

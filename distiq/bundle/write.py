@@ -33,6 +33,9 @@ OUTPUTS: dict[Decoding, str] = {
     "boxes": "by stride, classes_8: logits, and boxes_8: softplus gives the distances of a position's centre to the"
     " left, upper, right and lower side, in strides; or both in one, corners in pixels before logits; see objects_in in"
     " run.py",
+    "transcript": "logits (labels, frames); the largest of each frame, repeats merged, without blanks (the first),"
+    " is the text",
+    "vector": "a vector of length 1",
     "none": "what the task's own code decodes",
 }
 

@@ -252,7 +252,7 @@ def _speaker(row: dict[str, str | None]) -> str:
 
 def _parted(listed: Sequence[Labelled], held_out: Sequence[str], manifest: Path, validation: str) -> list[Labelled]:
     if held_out:
-        _check_speakers(held_out, {row.speaker for row in listed})
+        check_speakers(held_out, {row.speaker for row in listed})
         return [row._replace(part="test" if row.speaker in held_out else "train") for row in listed]
     parts = ("train", "test", *([validation] if validation else []))
     for row in listed:
@@ -262,7 +262,8 @@ def _parted(listed: Sequence[Labelled], held_out: Sequence[str], manifest: Path,
     return list(listed)
 
 
-def _check_speakers(held_out: Sequence[str], speakers: Iterable[str]) -> None:
+def check_speakers(held_out: Sequence[str], speakers: Iterable[str]) -> None:
+    """Raises UserError unless all held-out speakers are there, and others, too."""
     speakers = sorted(set(speakers))
     if unknown := [name for name in held_out if name not in speakers]:
         raise UserError(
@@ -330,7 +331,7 @@ def spoken_digits(settings: AudioSettings) -> Loaded:
         UserError: a held-out speaker is unknown, or all are held out.
     """
     if settings.held_out:
-        _check_speakers(settings.held_out, DIGIT_SPEAKERS)
+        check_speakers(settings.held_out, DIGIT_SPEAKERS)
     fit = _Fitting(settings)
     inputs: dict[bool, list[Tensor]] = {True: [], False: []}
     labels: dict[bool, list[int]] = {True: [], False: []}

@@ -165,7 +165,7 @@ def check_labels(
         lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
         numbers: samples of this kind may have a number each.
     """
-    if form_of(labels) is TAGS:
+    if form_of(labels) in (TAGS, SYMBOLS):
         return _check_tags(labels, samples, classes, noun, where, lowest)
     if form_of(labels) is MASK:
         return _check_masks(labels, samples, classes, where)
@@ -281,5 +281,5 @@ def _check_numbers(labels: Tensor, name: str, where: str, varied: bool, lowest: 
     if not torch.isfinite(given).all():
         first = int((~torch.isfinite(labels)).nonzero()[0])
         raise UserError(f"{where}: the {name} of text {first} is {float(labels[first])}; give each a finite number")
-    if varied and len(given.unique()) < 2:
+    if varied and len(given.unique()) < 2 and (len(given) or lowest != UNLABELLED):  # nobody needs to know one
         raise UserError(f"{where}: every {name} is the same; there is nothing to learn")

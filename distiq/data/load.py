@@ -14,9 +14,11 @@ from distiq.data.images import FASHION_MNIST_CLASSES, Images, fashion_mnist, ima
 from distiq.data.masks import masked_images
 from distiq.data.pack import Store
 from distiq.data.samples import Loaded
+from distiq.data.sentences import sentences
 from distiq.data.splits import Data, split
 from distiq.data.tables import table
 from distiq.data.text import texts
+from distiq.data.transcripts import spoken_strings, transcripts
 from distiq.data.unlabelled import with_fewer_labels, with_files
 from distiq.errors import UserError
 from distiq.factory import call_factory
@@ -40,11 +42,13 @@ def load(settings: DataSettings, seed: int, folder: Path | None = None, watch: W
         if not isinstance(data, Data):
             raise UserError(f"data.source: {settings.source} returned {type(data).__name__}; return a distiq.Data")
         return data
+    if settings.source == "pairs":
+        return sentences(settings, seed)
     store = Store(folder, settings.memory_mb * 10**6, watch or Silent()) if folder else None
     if settings.hub.name:
         loaded = _of_hub(settings, store)
     else:
-        loaded = _read(settings, Path(settings.folder), settings.validation_part, store)
+        loaded = _read(settings, Path(settings.folder), settings.validation_part, store, seed)
     if settings.train:
         loaded = _spread(loaded, settings.train)
     data = split(settings.source, loaded, settings.validation, settings.calibration, seed)
@@ -63,7 +67,7 @@ def _of_hub(settings: DataSettings, store: Store | None) -> Loaded:
     return loaded._replace(classes=written.classes, notes=(*loaded.notes, *written.notes))
 
 
-def _read(settings: DataSettings, folder: Path, validation: str, store: Store | None) -> Loaded:
+def _read(settings: DataSettings, folder: Path, validation: str, store: Store | None, seed: int = 0) -> Loaded:
     match settings.source:
         case "fashion_mnist":
             train, test = fashion_mnist(folder, settings.download) if settings.folder else packaged_fashion_mnist()
@@ -91,10 +95,15 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
             return texts(settings)
         case "entities":
             return entities(settings)
+        case "transcripts":
+            return transcripts(settings)
+        case "digit_strings":
+            return spoken_strings(settings, seed)
         case unknown:
             raise UserError(
                 f'data.source: "{unknown}" is unknown; take "fashion_mnist", "folder", "masks", "boxes", "bccd",'
-                ' "spoken_digits", "audio", "adult", "table", "text", "entities" or "file.py:function"'
+                ' "spoken_digits", "audio", "adult", "table", "text", "entities", "pairs", "transcripts",'
+                ' "digit_strings" or "file.py:function"'
             )
 
 

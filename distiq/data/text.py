@@ -24,6 +24,7 @@ from distiq.data.columns import (
 from distiq.data.hub import HubColumns, hub_columns
 from distiq.data.samples import Encoded, Loaded, Samples, Split, in_chunks, in_memory, name_of
 from distiq.data.tokenizer import TextEncoder, check_same_tokens, load_tokenizer, train_tokenizer
+from distiq.device.run import special_around
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TextSettings
 from distiq.records.record import Modality
@@ -114,6 +115,14 @@ class Text:
         if os.path.isfile(sample):
             notes = (f"{sample}: a file is called so, but its name is what was read; give texts themselves", *notes)
         return Encoded(inputs, notes)
+
+    @property
+    def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The special tokens in front of a text and behind it; none where no tokenizer says so."""
+        if not self.tokenizer:
+            return (), ()
+        front, behind = special_around(TextEncoder(self.tokenizer, self.shape[0]).tokenizer)
+        return tuple(front), tuple(behind)
 
     @property
     def pads_left(self) -> bool:

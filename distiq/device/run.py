@@ -98,7 +98,7 @@ COLOURS = (
     (210, 245, 60), (250, 190, 212), (0, 128, 128), (170, 110, 40), (128, 0, 0), (128, 128, 0), (0, 0, 128),
 )  # fmt: skip
 
-AT_PLACES = ("spans",)
+AT_PLACES = ("spans", "transcript")
 """Decodings of outputs (B, labels, ...) that have each label at every place."""
 
 Arrays = Union[np.ndarray, dict[str, np.ndarray]]
@@ -208,7 +208,10 @@ def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
     inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
     if inputs and inputs[1:] != tuple(shape):
         return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
-    decoding, outputs = about.get("decoding"), None if about.get("decoding") in ("none", "mask", "boxes") else outputs
+    decoding, outputs = (
+        about.get("decoding"),
+        None if about.get("decoding") in ("none", "vector", "mask", "boxes") else outputs,
+    )
     if outputs and outputs[1 : 2 if decoding in AT_PLACES else None] != (len(labels),):
         return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
     if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
@@ -1049,6 +1052,24 @@ def span_in_words(span: Span) -> str:
     return f'{span.begin} to {span.end}: {span.label} "{printable(span.text)}" {100 * span.probability:.1f} %'
 
 
+def greedy(logits: np.ndarray) -> list[int]:
+    """The likeliest symbol of each frame of (symbols, frames), repeats merged, then without blanks, which are 0."""
+    likely = logits.argmax(0)
+    is_new = np.concatenate([[True], likely[1:] != likely[:-1]])
+    return [int(number) for number in likely[is_new] if number]
+
+
+def joint_of(symbols: Sequence[str]) -> str:
+    """What stands between symbols: nothing between characters, a space between words."""
+    return "" if all(len(symbol) == 1 for symbol in symbols[1:]) else " "
+
+
+def text_of(logits: np.ndarray, about: dict[str, Any], top: int = 0) -> str:
+    """The text that frames write; "|" is a space."""
+    symbols = about["labels"]
+    return joint_of(symbols).join(symbols[number] for number in greedy(logits)).replace("|", " ")
+
+
 def token_tags(logits: np.ndarray, about: dict[str, Any], top: int = 0) -> str:
     """The tag of each token of (labels, tokens); padding, which is zero, has none."""
     tokens = np.abs(logits).max(0) > 0
@@ -1471,7 +1492,7 @@ def number(output: np.ndarray, about: dict[str, Any]) -> str:
 
 
 def written(output: np.ndarray, about: dict[str, Any], top: int = MOST_SHOWN) -> str:
-    """The first values of an output that means nothing here."""
+    """The first values of an output that is a vector, or means nothing here."""
     values = " ".join(f"{value:.4g}" for value in output.ravel()[:top])
     return values + (" ..." if output.size > top else "")
 
@@ -1514,6 +1535,12 @@ DECODINGS = {
     ),
     "mask": Decoding(repainted, named_objects, said_objects),
     "boxes": Decoding(beyond, named_objects, said_objects),
+    "transcript": Decoding(
+        lambda found, expected, _: np.array([greedy(one) != greedy(two) for one, two in zip(found, expected)]),
+        text_of,
+        text_of,
+    ),
+    "vector": Decoding(beyond, written, written),
     "none": Decoding(beyond, written, written),
 }
 """By the name that preprocessing.json gives; "none" are outputs that only the task's own code understands."""
@@ -1630,6 +1657,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
     parser.add_argument("--batch", type=int, default=32, help="samples per call where throughput is measured (32)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a size of batch is timed (2)")
+    parser.add_argument("--out", type=Path, help="embeddings: write the vectors of all samples here, as .npy")
     parser.add_argument("--top", type=int, default=3, help="how many classes to name (3)")
     given = parser.parse_args(arguments)
     if min(given.threads or 1, given.batch, given.top) < 1 or given.threads == 0:
@@ -1647,6 +1675,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         pair = bool(about.get("pair")) and not any(one.endswith(".npy") for one in given.samples)
         if pair and len(given.samples) % 2:
             raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
+        embeddings: list[np.ndarray] = []
         for first in range(0, len(given.samples), 2 if pair else 1):
             sample, second = given.samples[first], given.samples[first + 1] if pair else ""
             if about.get("decoding") == "spans" and about.get("tokenizer") and not sample.endswith(".npy"):
@@ -1663,10 +1692,17 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             if isinstance(outputs, dict):
                 show_outputs(sample, outputs)
                 continue
+            if given.out and about.get("decoding") == "vector":
+                embeddings.append(outputs)
+                continue
             for number, logits in enumerate(outputs):
                 place = f"{sample}[{number}]" if len(outputs) > 1 else sample
                 said = decoding_of(about).said(logits, about, given.top)
                 print(f"{place}: {said}")
+        if given.out:
+            if not embeddings:
+                raise Refused("--out writes vectors of samples; this model gives none")
+            np.save(given.out, np.concatenate(embeddings))
         if not given.samples or given.time:
             vectors = read_tensors(folder / "vectors.safetensors")
         if given.time:

@@ -30,7 +30,7 @@ from distiq.training.batches import Batch, Batches
 from distiq.training.distributed import gathered
 from distiq.training.fit import Losses, fit, validation_metric
 
-WITHOUT_CLASSES = ("kd", "logit_mse")
+WITHOUT_CLASSES = ("kd", "logit_mse", "sequence_kd")
 """Losses between outputs that need no classes that exclude one another."""
 
 
@@ -243,6 +243,8 @@ def _check_output_losses(task: Task, settings: DistilSettings, data: Data, views
                 f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which the outputs of'
                 f' {task.name} do not bear; take "float16"'
             )
+    if any(loss.name == "sequence_kd" for loss in settings.losses) and task.decoding != "transcript":
+        raise UserError(f"distil.losses: sequence_kd is of texts that are written; the task is {task.name}: use kd")
     if not any(loss.name == "dkd" for loss in settings.losses):
         return
     if form_of(data.train.labels) is SHARES:

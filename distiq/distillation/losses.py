@@ -31,6 +31,7 @@ from distiq.distillation.relation_losses import (
     rkd,
     similarity_preserving,
 )
+from distiq.distillation.sequence_losses import sequence_kd
 from distiq.distillation.token_losses import (
     attention_ce,
     attention_mse,
@@ -75,6 +76,7 @@ __all__ = [
     "pkt",
     "reviewkd_hcl",
     "rkd",
+    "sequence_kd",
     "similarity_preserving",
     "soft_cross_entropy",
 ]

@@ -140,19 +140,27 @@ class AudioGRU(nn.Module):
         return self.classifier(self.recurrent(frames)[0][:, -1])
 
 
+class AudioGRUFrames(AudioGRU):
+    """An `AudioGRU` that classifies its state after every frame, for CTC: (B, T) -> (B, classes, frames)."""
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        frames = torch.relu(self.stem(self.frontend(waveforms))).transpose(1, 2)
+        return self.classifier(self.recurrent(frames)[0]).transpose(1, 2)
+
+
 class AudioFrames(nn.Module):
-    """Tokens for every stretch of sound, for connectionist temporal classification (CTC): convolutions over time.
+    """Symbols for every stretch of sound, for connectionist temporal classification (CTC): convolutions over time.
 
     Args:
-        tokens: how many there are; the first is the blank.
+        classes: symbols; the first is the blank.
         frontend: as for `DSCNN`.
         width: channels; the first convolution halves the number of frames.
         blocks: pairs of a depthwise convolution over 5 frames and a pointwise one.
 
-    Shapes: (B, T) waveforms in -1..1 -> (B, tokens, frames) logits.
+    Shapes: (B, T) waveforms in -1..1 -> (B, classes, frames) logits.
     """
 
-    def __init__(self, tokens: int, frontend: LogMel | MFCC, width: int = 48, blocks: int = 3) -> None:
+    def __init__(self, classes: int, frontend: LogMel | MFCC, width: int = 48, blocks: int = 3) -> None:
         super().__init__()
         self.frontend = frontend
         self.stem = _normed(nn.Conv1d(frontend.rows, width, 5, 2, 2, bias=False))
@@ -161,7 +169,7 @@ class AudioFrames(nn.Module):
             for _ in range(blocks)
         ]
         self.blocks = nn.Sequential(*(_normed(convolution) for pair in pairs for convolution in pair))
-        self.classifier = nn.Conv1d(width, tokens, 1)
+        self.classifier = nn.Conv1d(width, classes, 1)
 
     def forward(self, waveforms: Tensor) -> Tensor:
         return self.classifier(self.blocks(self.stem(self.frontend(waveforms))))

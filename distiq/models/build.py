@@ -5,7 +5,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.models.adapted import Adapted
-from distiq.models.audio import DSCNN, AudioGRU, AudioResNet
+from distiq.models.audio import DSCNN, AudioFrames, AudioGRU, AudioGRUFrames, AudioResNet
 from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS, audio_classifier
 from distiq.models.bc_resnet import BCResNet
 from distiq.models.checkpoint import SUFFIXES, load_weights
-from distiq.models.conformer import Conformer
+from distiq.models.conformer import Conformer, ConformerFrames
 from distiq.models.detector import Detector
 from distiq.models.efficientnet_lite import (
     efficientnet_lite0,
@@ -39,6 +39,7 @@ from distiq.models.signature import OutputForm, check_kept
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.text_tags import TagBiLSTM, TagCNN
 from distiq.models.transformer import CUTS, TokenLogits, TokenTags, cut_encoder, text_classifier
+from distiq.models.vectors import Around, static_vectors, text_encoder
 from distiq.models.weights import usable
 from distiq.progress import Watch
 
@@ -55,6 +56,9 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "audio_gru": AudioGRU,
     "bc_resnet": BCResNet,
     "conformer": Conformer,
+    "ctc_cnn": AudioFrames,
+    "ctc_gru": AudioGRUFrames,
+    "ctc_conformer": ConformerFrames,
     "mlp": MLP,
     "plain": PlainNet,
     "segmenter": Segmenter,
@@ -67,6 +71,7 @@ TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
 }
 TAG_BUILT_IN: dict[str, Callable[..., nn.Module]] = {"text_bilstm": TagBiLSTM, "text_cnn": TagCNN}
 KEEP_CHANNELS = "keep_channels"
+STATIC, WIDTH = "static", 256
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
 GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, or made of other options
@@ -75,7 +80,8 @@ GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, 
 class Tokens(NamedTuple):
     """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use; of
     pairs, the token that ends the first text, where what follows counts as a second segment; whether the tokenizer pads
-    in front; whether each token has outputs of its own."""
+    in front; what the network gives: outputs for each text, for each token, or a vector; the special tokens, and those
+    in front of a text and behind it."""
 
     vocabulary: int
     pad: int
@@ -83,7 +89,9 @@ class Tokens(NamedTuple):
     used: tuple[int, ...]
     separator: int | None = None
     pads_left: bool = False
-    each: bool = False
+    gives: Literal["classes", "tags", "vector"] = "classes"
+    special: tuple[int, ...] = ()
+    around: Around = ((), ())
 
 
 class ModelChoice(Protocol):
@@ -161,6 +169,22 @@ def build(
         load_weights(model, Path(choice.weights), choice.trust, watch, new_head=not _is_finished(choice, role))
     usable(model, f"{role}: {choice.weights or choice.model}", watch)
     check_output(model, form or OutputForm(classes), example, role)
+    return model
+
+
+def static(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tensor, tokens: Tokens) -> nn.Module:
+    """A student that is a table of the teacher's token vectors: `model = "static"`, with the option `width`.
+
+    Raises:
+        UserError: an option is none, or the teacher gives no vectors of that width.
+    """
+    if strange := [name for name in choice.options if name not in ("width", *TABLES[:1])]:
+        raise UserError(f'student.options: static has no option "{strange[0]}"; it has width, {TABLES[0]}')
+    with _explained("student.options"):
+        width = choice.options.get("width", WIDTH)
+        model = static_vectors(teacher, tokens.vocabulary, tokens.special, tokens.around, width)
+    _shrink_table(model, choice, "student", tokens)
+    check_output(model, form, example, "student")
     return model
 
 
@@ -273,7 +297,9 @@ def _create(
             with _explained(
                 f'{where}: transformers cannot build "{name}" with {choice.options}, {source or "no weights"}'
             ):
-                kind = TokenTags if tokens.each else TokenLogits
+                if tokens.gives == "vector":
+                    return text_encoder(name, source, tokens.vocabulary, tokens.pad, choice.options)
+                kind = TokenTags if tokens.gives == "tags" else TokenLogits
                 model = text_classifier(
                     kind,
                     name,
@@ -306,7 +332,7 @@ def _create(
 
 
 def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, tokens: Tokens | None) -> nn.Module:
-    known_here = (TAG_BUILT_IN if tokens.each else TEXT_BUILT_IN) if tokens else BUILT_IN
+    known_here = {"classes": TEXT_BUILT_IN, "tags": TAG_BUILT_IN, "vector": {}}[tokens.gives] if tokens else BUILT_IN
     if choice.model not in known_here:
         what = " for texts" if tokens else ""
         hub = f'; a hub name is written model = "transformers:NAME" (such as bert), weights = "{choice.model}"'

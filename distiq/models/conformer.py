@@ -111,3 +111,11 @@ class Conformer(nn.Module):
     def forward(self, waveforms: Tensor) -> Tensor:
         frames = torch.relu(self.stem(self.frontend(waveforms))).transpose(1, 2)
         return self.classifier(self.blocks(frames).mean(1))
+
+
+class ConformerFrames(Conformer):
+    """A `Conformer` that classifies every frame, for CTC: (B, T) -> (B, classes, frames)."""
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        frames = torch.relu(self.stem(self.frontend(waveforms))).transpose(1, 2)
+        return self.classifier(self.blocks(frames)).transpose(1, 2)

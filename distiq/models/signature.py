@@ -197,8 +197,9 @@ def one_output(returned: Any) -> Tensor:
 
 
 class OutputForm(NamedTuple):
-    """What a task reads of a network: how many outputs for each sample, at how many dimensions of places, such as none
-    of a class, one of tokens, two of pixels; and how whatever the network returns becomes that one tensor."""
+    """What a task reads of a network: how many outputs for each sample (0: any number), at how many dimensions of
+    places, such as none of a class, one of tokens, two of pixels; and how whatever the network returns becomes that one
+    tensor."""
 
     outputs: int
     dimensions: int = 0
@@ -212,7 +213,7 @@ class OutputForm(NamedTuple):
 
     def fits(self, outputs: Tensor) -> bool:
         """Whether outputs (B, outputs, ...) have this form."""
-        return outputs.ndim == 2 + self.dimensions and outputs.shape[1] == self.outputs
+        return outputs.ndim == 2 + self.dimensions and self.outputs in (0, outputs.shape[1])
 
 
 def call(model: Callable[..., Any], inputs: Tensors) -> Tensors:

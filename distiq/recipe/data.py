@@ -160,13 +160,40 @@ class EntitySettings(Part):
     )
 
 
+class TranscriptSettings(Part):
+    """Clips with a text each; source = "transcripts" reads data.audio.manifest, source = "digit_strings" makes some."""
+
+    symbols: Literal["characters", "words"] = Field("characters", description="what a text is written in")
+    vocabulary: tuple[str, ...] = Field(
+        (), description='the symbols, such as ["yes", "no"]; empty takes those of the training texts; "|" is a space'
+    )
+    lower: bool = Field(True, description="texts are brought to lower case")
+    digits: int = Field(5, ge=1, description="digit_strings: digits of a string, at most")
+    strings: int = Field(2400, ge=1, description="digit_strings: how many to train on, with those held out")
+    test_strings: int = Field(500, ge=1, description="digit_strings: how many to test on")
+
+
+class PairSettings(Part):
+    """Texts for embeddings; source = "pairs". Their tokens are made as data.text says: tokenizer, length."""
+
+    train: str = Field(
+        "train.csv", description="pairs: the file of texts to learn from, alone or in pairs; their scores are not read"
+    )
+    test: str = Field("test.csv", description="pairs: the file of pairs with scores to measure on")
+    header: tuple[Name, ...] = Field((), description="names of all columns, where the files' first line is no header")
+    first: Name = Field("text", description="the column of the text, or of the first of two")
+    second: Name = Field("other", description="the column of the second text; files to learn from may lack it")
+    score: Name = Field("score", description="the column of the score: how alike the two are, in any unit")
+
+
 class DataSettings(Part):
     """Where the samples come from and how they are split."""
 
     source: str = Field(
         "fashion_mnist",
         description='"fashion_mnist", "folder" (images), "masks", "boxes" (images with them), "bccd",'
-        ' "spoken_digits", "audio", "adult", "table", "text", "entities", or "file.py:function"',
+        ' "spoken_digits", "audio", "adult", "table", "text", "entities", "pairs", "transcripts", "digit_strings",'
+        ' or "file.py:function"',
     )
     folder: str = Field(
         "",
@@ -215,6 +242,8 @@ class DataSettings(Part):
     table: TableSettings = Field(default_factory=TableSettings)
     text: TextSettings = Field(default_factory=TextSettings)
     entities: EntitySettings = Field(default_factory=EntitySettings)
+    pairs: PairSettings = Field(default_factory=PairSettings)
+    transcripts: TranscriptSettings = Field(default_factory=TranscriptSettings)
 
     @property
     def validation_part(self) -> str:
@@ -246,7 +275,8 @@ class DataSettings(Part):
     def _validation_is_a_number_or_a_place(self) -> Self:
         if isinstance(self.validation, int) and self.validation < 1:
             raise ValueError(f"validation = {self.validation}: hold out at least 1 training sample, or name a place")
-        has_one_set = self.source in ("bccd", "fashion_mnist", "spoken_digits", "adult") or ".py:" in self.source
+        own_sets = ("bccd", "fashion_mnist", "spoken_digits", "digit_strings", "adult")
+        has_one_set = self.source in own_sets or ".py:" in self.source
         if self.validation_part and has_one_set:
             raise ValueError(
                 f'validation = "{self.validation}" is a folder, a file or a split, but source = "{self.source}" has'

@@ -15,6 +15,7 @@ OutputLoss = Literal[
     "logit_standardization_kd",
     "multi_level_kd",
     "channel_kd",
+    "sequence_kd",
 ]
 LayerLoss = Literal[
     "hint_mse", "feature_mse", "attention_transfer", "fsp", "nst_poly", "nst_gaussian", "reviewkd", "vid", "mgd",

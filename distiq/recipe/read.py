@@ -166,6 +166,8 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         raise UserError(f'{path}: data.folder: source = "{recipe.data.source}" needs the folder of {what}')
     if recipe.data.source == "audio" and not (recipe.data.folder or recipe.data.hub.name):
         raise UserError(f'{path}: data.folder: source = "audio" needs a folder of clips')
+    if recipe.data.source == "pairs" and not recipe.data.folder:
+        raise UserError(f'{path}: data.folder: source = "pairs" needs the folder of data.pairs.train and .test')
     if recipe.data.source in ("table", "text") and not (recipe.data.folder or recipe.data.text.hub):
         kind = recipe.data.source
         hub = ", or a data set in data.text.hub" if kind == "text" else ""

@@ -94,6 +94,10 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
     """
     for network in models.all:
         check_output(network.module, task_of(data).form(data.train.labels[:2]), data.example, network.role)
+        with torch.no_grad():
+            outputs = task_of(data).read(network.module.eval()(data.example))
+        if why := task_of(data).unfit(outputs, data.train.labels):
+            raise UserError(f"{network.role}: {why}")
         if isinstance(data.preprocessing, Audio):
             check_rate(network.module, data.preprocessing.rate, network.role)
         if network.role != "teacher":

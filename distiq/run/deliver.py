@@ -16,6 +16,7 @@ from distiq.evaluation.cost import parameter_count
 from distiq.evaluation.statistics import paired_bootstrap, paired_interval
 from distiq.files import replace_folder
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
+from distiq.models.vectors import StaticVectors, TokenVectors, check_vectors, save_vectors
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.models import Column, ModelRecord
 from distiq.records.run import AdviceRecord, DropRecord, RunRecord, VerdictRecord
@@ -45,7 +46,12 @@ from distiq.tasks.task import Task
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
-OWN = ("model*", "config.json", "tokenizer*.json", "special_tokens_map.json", ".*.partial")  # names in that folder
+VECTORS = "vectors"  # of a student that gives vectors: a folder for sentence-transformers and model2vec
+OWN = (
+    "model*", "modules.json", "config*.json", "sentence_bert_config.json", "1_Pooling", "2_Normalize", "1_Normalize",
+    "tokenizer*.json", "special_tokens_map.json", ".*.partial",
+)  # fmt: skip
+"""The names of files in these folders."""
 
 
 def write_run(
@@ -148,13 +154,14 @@ def _of_counts(one: Tensor, other: Tensor, figure: Callable[[Tensor], Tensor], s
 
 
 def _resampled(task: Task, reference: Tensor, outputs: Tensor, targets: Tensor) -> tuple[float, float, float]:
-    """By scoring samples that are drawn again and again."""
+    """By scoring samples that are drawn again and again; those that are judged together are drawn together."""
 
-    def drop(rows: Tensor) -> float:
+    def drop(drawn: Tensor) -> float:
+        rows = (drawn.unsqueeze(1) * task.together + torch.arange(task.together)).flatten()
         before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
         return before - after
 
-    return paired_bootstrap(drop, len(targets))
+    return paired_bootstrap(drop, len(targets) // task.together)
 
 
 def _task_record(data: Data) -> TaskRecord:
@@ -207,11 +214,32 @@ def _written(
     ledger.watch.stage("writing bundle and report")
     fed = as_fed(data, recipe.export)
     write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept)
-    if isinstance(student.module, TokenLogits):
+    if isinstance(student.module, TokenVectors | StaticVectors):
+        _save_vectors(ledger, data, student.module)
+    elif isinstance(student.module, TokenLogits):
         _save_for_transformers(ledger, data, student.module, file)
     record.save(ledger.records / "run.json")
     write_report(ledger.records, ledger.folder / "report.html")
     return record
+
+
+def _save_vectors(ledger: Ledger, data: Data, student: TokenVectors | StaticVectors) -> None:
+    """The float32 student as a folder that sentence-transformers loads, of a static one also model2vec."""
+    folder = ledger.folder / VECTORS
+    partial = folder.with_name(f".{VECTORS}.partial")
+    assert isinstance(data.preprocessing, Text)
+    if not data.preprocessing.tokenizer:
+        ledger.watch.note(f"no folder {VECTORS}: the data have no tokenizer")
+        return
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        save_vectors(student, partial, data.preprocessing.to_json())
+        check_vectors(student, partial, example_of(data))
+    except Exception as error:  # the library raises its own kinds
+        shutil.rmtree(partial, ignore_errors=True)
+        ledger.watch.note(f"no folder {VECTORS}: {type(student).__name__} is not saved whole ({reason_of(error)})")
+        return
+    replace_folder(partial, folder, OWN)
 
 
 def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, file: ModelFile) -> None:

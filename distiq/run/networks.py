@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate.utils import set_seed
@@ -20,7 +21,7 @@ from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.distillation.adapt import adapted, example_of
 from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
-from distiq.models.build import Tokens, build, cut
+from distiq.models.build import STATIC, Tokens, build, cut, static
 from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.predictor import Predictor, build_predictor
 from distiq.models.signature import read_outputs
@@ -167,6 +168,8 @@ def _built(
     if isinstance(settings, TeacherSettings) and settings.predict:
         tried = data.normalize(data.calibration.drawn(SAMPLES).inputs)
         return build_predictor(settings.predict, data, settings.options, tried)
+    if isinstance(settings, StudentSettings) and settings.model == STATIC and teacher is not None and tokens:
+        return static(teacher, settings, form, data.example, tokens)
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
@@ -196,8 +199,11 @@ def _tokens(data: Data) -> Tokens | None:
     text = data.preprocessing
     if not isinstance(text, Text):
         return None
-    return Tokens(text.vocabulary, text.pad, *data.used_tokens(), text.separator, text.pads_left,
-                  data.labels.form is TAGS)  # fmt: skip
+    gives: Literal["classes", "tags", "vector"] = "tags" if data.labels.form is TAGS else "classes"
+    if task_of(data).decoding == "vector":
+        gives = "vector"
+    used = data.used_tokens()
+    return Tokens(text.vocabulary, text.pad, *used, text.separator, text.pads_left, gives, text.special, text.around)
 
 
 # What decides a network before it is trained --------------------------------------------------------------------------

@@ -5,27 +5,42 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from distiq.data.labels import BOXES, CLASS, LABEL_SET, MASK, NUMBER, SHARES, TAGS, LabelForm, Labels
+from distiq.data.labels import (
+    BOXES,
+    CLASS,
+    LABEL_SET,
+    MASK,
+    NUMBER,
+    SHARES,
+    SYMBOLS,
+    TAGS,
+    LabelForm,
+    Labels,
+)
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.factory import call_factory
 from distiq.files import sha256_of_file
 from distiq.tasks.classification import classification
 from distiq.tasks.detection import detection
+from distiq.tasks.embedding import embedding
 from distiq.tasks.multi_label import multi_label
 from distiq.tasks.regression import regression
 from distiq.tasks.segmentation import segmentation
 from distiq.tasks.task import Task
 from distiq.tasks.tokens import tokens
+from distiq.tasks.transcripts import transcript
 
 TASKS: tuple[tuple[LabelForm, Callable[[Labels], Task]], ...] = (
     (CLASS, classification),
     (SHARES, classification),
     (LABEL_SET, multi_label),
     (NUMBER, regression),
+    (NUMBER, embedding),
     (TAGS, tokens),
     (MASK, segmentation),
     (BOXES, detection),
+    (SYMBOLS, transcript),
 )
 """The form of the labels and the task; of tasks with labels of one form the first is taken unless another is named."""
 

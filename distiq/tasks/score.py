@@ -22,7 +22,7 @@ def kept(task: Task, returned: Any) -> Tensor:
         UserError: the number of outputs is not the task's, or one is not finite.
     """
     outputs = task.read(returned).float()
-    if outputs.ndim < 2 or outputs.shape[1] != task.outputs:
+    if outputs.ndim < 2 or task.outputs not in (0, outputs.shape[1]):
         raise UserError(
             f"the model gives {tuple(outputs.shape)} for {len(outputs)} samples; {task.name} needs {task.outputs}"
             f" output{'s' if task.outputs > 1 else ''} each"

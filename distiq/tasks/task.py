@@ -12,9 +12,9 @@ from distiq.numerics import sqnr_db
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Metric, Quality
 
-Decoding = Literal["softmax", "sigmoid", "number", "spans", "mask", "boxes", "none"]
-"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, spans, a class for each
-pixel, boxes, or nothing."""
+Decoding = Literal["softmax", "sigmoid", "number", "spans", "vector", "transcript", "mask", "boxes", "none"]
+"""What a bundle's runner makes of an output: probabilities of classes, of each label, a number, spans, a vector, a
+text, a class for each pixel, boxes, or nothing."""
 
 
 class Scores(NamedTuple):
@@ -58,6 +58,11 @@ def no_places(_targets: Tensor) -> tuple[int, ...]:
     return ()
 
 
+def always_fit(_outputs: Tensor, _targets: Tensor) -> str:
+    """For tasks whose targets every network of the task's form can predict."""
+    return ""
+
+
 def as_they_are(outputs: Tensor) -> Tensor:
     """For tasks that score the outputs themselves."""
     return outputs
@@ -79,7 +84,7 @@ class Task:
     Args:
         name: in recipes, records and bundles.
         predicts: what is predicted of a sample, in words.
-        outputs: channels of the network's output, dimension 1.
+        outputs: channels of the network's output, dimension 1; 0 where any number serves.
         classes: that a network tells apart, where it gives more than their logits; 0: as many as outputs.
         loss: outputs and targets, every one of them known -> the loss of each sample, (N,) float32. It is also given
             `label_smoothing` where it `smooths_labels`.
@@ -102,6 +107,8 @@ class Task:
         read: whatever a network or a file returns -> outputs (N, outputs, ...).
         keep: outputs (N, outputs, ...) -> (N, ...), what is kept of them to be scored.
         parts: names of what recall is measured of in `Scores.per_class`, where that is not of the classes.
+        unfit: outputs of a network and the training targets -> why it cannot be trained on them; empty where it can.
+        together: so many samples, one behind the other, are judged as one.
         counts: outputs and targets (N, ...) -> (N, k) float64, of each sample what the primary metric is made of;
         of_counts: sums of these (..., k) -> its value (...). By both, differences have intervals. None where a mean of
             `correct` says it, or where the metric is no figure of sums.
@@ -133,6 +140,8 @@ class Task:
     read: Callable[[Any], Tensor] = one_output
     keep: Callable[[Tensor], Tensor] = as_they_are
     parts: tuple[str, ...] = ()
+    unfit: Callable[[Tensor, Tensor], str] = always_fit
+    together: int = 1
     counts: Callable[[Tensor, Tensor], Tensor] | None = None
     of_counts: Callable[[Tensor], Tensor] | None = None
     components: Callable[[Tensor], dict[str, Tensor]] = one_part
@@ -148,7 +157,7 @@ class Task:
 
     def zeros(self, targets: Tensor) -> Tensor:
         """Outputs of zeros for targets (N, ...), to try the task on."""
-        return torch.zeros(len(targets), self.outputs, *self.places(targets))
+        return torch.zeros(len(targets), max(1, self.outputs), *self.places(targets))
 
     def form(self, targets: Tensor) -> OutputForm:
         """What the task reads of a network."""

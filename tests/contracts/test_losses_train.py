@@ -31,7 +31,7 @@ from distiq.recipe.training import TrainingSettings
 from distiq.tasks.choose import task_of
 from distiq.training.batches import Batches
 
-NAMES = [*get_args(OutputLoss), *get_args(LayerLoss)]
+NAMES = [*(name for name in get_args(OutputLoss) if name != "sequence_kd"), *get_args(LayerLoss)]
 CLASSES = 3
 
 

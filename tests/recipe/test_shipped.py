@@ -11,6 +11,7 @@ from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
 OF_USERS = {
     "ag_news": "texts",
     "sst2": "texts",
+    "stsb": "texts",
     "own_photos": "mine",
     "camvid": "mine",
 }  # recipes whose data do not come with distiq

@@ -22,6 +22,7 @@ SHAPES = {
     (5, 8): (
         "similarity_preserving", "rkd", "pkt", "correlation_congruence", "embedding_cosine", "CRD", "SimilarityQueue",
     ),
+    (3, 5, 9): ("sequence_kd",),
     (2, 4, 12): ("hidden_mse", "hidden_cosine", "pkd_cls", "gram_token_mse", "minilm_relation"),
     (2, 3, 4, 4): ("attention_mse", "attention_ce"),
 }  # fmt: skip

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from distiq.evaluation import neighbours
-from distiq.evaluation.neighbours import nearest, same_neighbours
+from distiq.tasks import neighbours
+from distiq.tasks.neighbours import nearest, same_neighbours
 
 
 def circle(*degrees: float) -> torch.Tensor:

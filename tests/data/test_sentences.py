@@ -1,0 +1,68 @@
+"""Texts for embeddings: texts without labels to learn from, pairs with scores to measure on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distiq.data.load import load
+from distiq.data.splits import Data, check_data
+from distiq.errors import UserError
+from distiq.recipe.data import DataSettings, PairSettings, TextSettings
+
+pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+TRAIN = "text,other,score\n" + "".join(f"a film {word},the {word},{number}\n" for number, word in enumerate("bcdefghi"))
+TEST = "text,other,score\nfilm,the,1\nthe film,film the,3\nfilm,film,5\n"
+
+
+def made(folder: Path, validation: int | str = 3, train: str = TRAIN, test: str = TEST, **pairs) -> Data:
+    (folder / "train.csv").write_text(train)
+    (folder / "test.csv").write_text(test)
+    return load(
+        DataSettings(
+            source="pairs", folder=str(folder), validation=validation, calibration=2, pairs=PairSettings(**pairs),
+            text=TextSettings(length=8),
+        ),
+        0,
+    )  # fmt: skip
+
+
+def words(data: Data, numbers: torch.Tensor) -> list[str]:
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_str(data.preprocessing.tokenizer).decode_batch(numbers.tolist())
+
+
+def test_pairs_stand_one_text_behind_the_other(tmp_path: Path):
+    data = made(tmp_path, train=TRAIN + "film b,film c,1\n")
+    check_data(data)
+    assert data.task == "embedding"
+    assert words(data, data.test.inputs) == ["film", "the", "the film", "film the", "film", "film"]
+    assert data.test.labels.tolist() == [1, 1, 3, 3, 5, 5]
+    assert data.validation.labels.tolist()[0::2] == data.validation.labels.tolist()[1::2]
+    assert (len(data.validation), len(data.calibration), len(data.train)) == (6, 2, 18 - 6 - 2)
+    assert data.train.labels.isnan().all()
+    held = set(words(data, data.validation.inputs))
+    assert not held & {*words(data, data.train.inputs), *words(data, data.calibration.inputs)}
+
+
+def test_texts_to_learn_from_may_stand_alone(tmp_path: Path):
+    data = made(tmp_path, "test.csv", train="text\n" + "".join(f"film {word}\n" for word in "abcdef"))
+    assert len(data.train) == 4
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "message"),
+    [
+        ("test.csv", "text,other\nred,blue\n", r"test\.csv: 1 of 1 pairs have no score in the column \"score\""),
+        ("test.csv", "text,other,score\nred,blue,1\nold,new,\na,b,2\n", "1 of 3 pairs have no score .* row 2"),
+        ("test.csv", "text,other,score\nred,blue,high\n", 'row 1 has the score "high", which is no number'),
+        ("test.csv", "text,score\nred,1\n", 'row 1 has no text in the column "other"'),
+        ("test.csv", "text,other,score\na,b,1\nc,d,1\ne,f,1\n", "3 pairs with 1 scores rank nothing"),
+        ("test.csv", "sentence,other,score\na,b,1\n", 'no column "text"'),
+        (20, TEST, "8 pairs have a score, but data.validation = 20"),
+    ],
+)
+def test_pairs_without_scores_are_refused_where_scores_are_asked(tmp_path: Path, validation, test: str, message: str):
+    with pytest.raises(UserError, match=message):
+        made(tmp_path, validation, test=test)
