@@ -272,6 +272,28 @@ def show(folder: RunFolder) -> None:
         show_records(folder / "records", Console(highlight=False))
 
 
+@app.command(epilog="Example: `distiq compare runs/one runs/two --out compared.html`")
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="run folders; each is compared with the first")],
+    out: Annotated[Path | None, typer.Option(help="also write the comparison here, as one HTML file")] = None,
+    json: Annotated[Path | None, typer.Option(help="also write the record here")] = None,
+) -> None:
+    """Shows several runs side by side: quality with the paired interval, size, time, and what their recipes do
+    otherwise."""
+    with _explained():
+        from distiq.commands.compare import compare as compare_runs
+        from distiq.report.runs import write_runs
+        from distiq.report.show import show_runs
+
+        record = compare_runs(folders)
+        show_runs(record, Console(highlight=False))
+        if json is not None:
+            record.save(json)
+        if out is not None:
+            write_runs(record, out)
+            typer.echo(str(out))
+
+
 @app.command(epilog="Example: `distiq clean runs/fashion_mnist --dry-run`, then `distiq clean runs/fashion_mnist`")
 def clean(
     folder: RunFolder,

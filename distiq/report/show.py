@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distiq.records.ablation import AblationRecord
+from distiq.records.comparison import RunsRecord
 from distiq.records.diagnosis import DiagnosisRecord
 from distiq.records.models import Column, ModelRecord
 from distiq.records.run import OwnFileRecord, RunRecord
@@ -135,6 +136,24 @@ def show_search(search: SearchRecord, run: Path, console: Console) -> None:
     console.print(table)
     console.print(Text(f"In a recipe:\n{search.student_toml}"), soft_wrap=True)
     console.print(Text(f"Its bundle: distiq deliver {run}"), soft_wrap=True)
+
+
+def show_runs(record: RunsRecord, console: Console) -> None:
+    """Prints several runs side by side, and the keys of their recipes that differ."""
+    from distiq.report.runs import HEADINGS, run_rows, setting_rows
+
+    table = _table("")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right")
+    for row in run_rows(record):
+        table.add_row(
+            Text(row.head.text), *(Text("\n".join(filter(None, (cell.text, cell.note)))) for cell in row.cells)
+        )
+    console.print(table)
+    if record.differing:
+        _heading(console, "What their recipes do otherwise")
+    for key, values in setting_rows(record):
+        console.print(Text(f"  {key}: {'; '.join(values)}"), soft_wrap=True)
 
 
 def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
