@@ -8,8 +8,9 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,8 +43,6 @@ from distiq.runtimes.silence import silence
 aten = torch.ops.aten
 LARGEST_BATCH = 32
 """Memory for the values between operators is planned for so many samples; a larger batch is split."""
-TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
-GROUPS = 6  # where a transposed convolution's arguments say how many
 CHAR = 1  # of ExecuTorch's ScalarType: int8
 TYPES = {1: torch.int8, 3: torch.int32, 4: torch.int64, 6: torch.float32, 11: torch.bool}  # of its ScalarType
 NAMES_METHOD = "distiq_names"
@@ -65,14 +64,9 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
     Raises:
         UserError: an operation has no form in ExecuTorch, or the program does not run.
     """
-    if is_quantized(model):
-        assert isinstance(model, fx.GraphModule)
-        graph: nn.Module = with_float_outputs(with_float_weights(model, _is_grouped_transposed), choosing=True)
-    else:
-        graph = float_copy(model)
     try:
         with silence(), torch.no_grad():
-            content = _lowered(positional(graph, example))
+            content = _converted(model, example)
     except Exception as error:  # the lowering raises many kinds
         raise UserError(f"{path}: ExecuTorch cannot convert this network: {first_line(error)}") from error
     try:
@@ -85,10 +79,49 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
     write_atomically(path, content)
 
 
-def _is_grouped_transposed(node: fx.Node) -> bool:
-    """Whether XNNPACK has only a float32 kernel of a layer: a transposed convolution with a scale for each channel."""
-    arguments: Any = node.args
-    return node.target in TRANSPOSED and len(arguments) > GROUPS and arguments[GROUPS] > 1
+def _converted(model: nn.Module, example: Tensors) -> bytes:
+    """A program; layers for whose integer weights XNNPACK has no kernel hold their values, in float32.
+
+    Such are transposed convolutions of several groups, or of one dimension; and all convolutions of one dimension where
+    it finds the integers of one, but not those of its input, behind the axis that it adds to both.
+    """
+    if not is_quantized(model):
+        return bytes(_lowered(positional(float_copy(model), example)).to_executorch().buffer)
+    assert isinstance(model, fx.GraphModule)
+    in_float: set[str] = set()
+    while True:
+        graph = with_float_outputs(with_float_weights(model, partial(_reads, names=in_float)), choosing=True)
+        try:
+            lowered = _lowered(positional(graph, example))
+        except Exception:  # the lowering raises many kinds
+            if flat := _stored_weights(model, aten.conv1d.default) - in_float:
+                in_float |= flat
+                continue
+            raise
+        left = _integer_weights(lowered.exported_program()) - in_float
+        if not left:
+            return bytes(lowered.to_executorch().buffer)
+        in_float |= left
+
+
+def _stored_weights(graph: fx.GraphModule, operation: Any) -> set[str]:
+    """The names of the integer weights that such layers read."""
+    layers: list[Any] = [node for node in graph.graph.nodes if node.target is operation]
+    return {str(layer.args[1].args[0].target) for layer in layers if layer.args[1].args}
+
+
+def _reads(layer: fx.Node, names: Collection[str]) -> bool:
+    """Whether a layer's integer weights are stored under one of these names."""
+    weight: Any = layer.args[1] if layer.op == "call_function" and len(layer.args) > 1 else None
+    stored: Any = weight.args[0] if isinstance(weight, fx.Node) and weight.args else None
+    return isinstance(stored, fx.Node) and str(stored.target) in names
+
+
+def _integer_weights(program: Any) -> set[str]:
+    """The names of the weights that a lowered program dequantizes outside of XNNPACK, for which it has no operation."""
+    stored = {**program.graph_signature.inputs_to_buffers, **program.graph_signature.inputs_to_parameters}
+    nodes = [node for node in program.graph.nodes if "dequantize_per_channel" in str(node.target)]
+    return {stored[node.args[0].name].rpartition(".")[2] for node in nodes if node.args[0].name in stored}
 
 
 class _Pool:
@@ -292,7 +325,7 @@ def _by_output_of_group(array: np.ndarray, groups: int) -> np.ndarray:
     return parts.transpose(1, 0, 4, 2, 3).reshape(parts.shape[1], -1, *array.shape[1:3])
 
 
-def _lowered(network: Positional) -> bytes:
+def _lowered(network: Positional) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.exir.operator.util import _QUANT_PRIMITIVES
@@ -305,8 +338,7 @@ def _lowered(network: Positional) -> bytes:
     cut_by_slices(exported.graph)
     exported = constant_prop_pass(exported, {aten.embedding.default, aten.full.default, *_QUANT_PRIMITIVES})
     named = {} if network.has_usual_names else {NAMES_METHOD: _as_bytes([network.input_names, network.output_names])}
-    lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=named or None)
-    return bytes(lowered.to_executorch().buffer)
+    return to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()], constant_methods=named or None)
 
 
 def _as_bytes(names: Any) -> Tensor:

@@ -30,6 +30,8 @@ from distiq.runtimes.runtime import (
 from distiq.runtimes.silence import silence
 
 ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
+VECTORS = 2  # axes of a batch of vectors
+VERGE = 0.01  # of the step of integer sums
 FREE = {"Broadcast", "Convert", "FakeQuantize", "Reorder", "Reshape", "ShapeOf", "Squeeze", "Transpose", "Unsqueeze"}
 """What computes nothing: conversions, shapes, layouts, and views of a tensor. All else computes."""
 LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
@@ -61,6 +63,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
                     converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
                 _round_before_sums(converted)
                 _keep_reduced_axes(converted)
+                _bias_every_layer(converted)
                 openvino.save_model(converted, target, compress_to_fp16=False)
         except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
             raise UserError(f"{path}: OpenVINO cannot convert this network: {_first_line(error)}") from error
@@ -219,6 +222,45 @@ def _keep_reduced_axes(model: Any) -> None:
             for reader in node.output(0).get_target_inputs():
                 if reader.get_node().get_type_name() != "Result":  # the network's output keeps its name
                     reader.replace_source_output(squeezed)
+
+
+def _bias_every_layer(model: Any) -> None:
+    """Adds a bias to linear layers of vectors that have none: a hundredth of the step of their integer sums.
+
+    OpenVINO 2026.4 computes small batches of such layers, one behind the other, in one kernel. Where a layer has no
+    bias, that kernel takes its integer sums for floats. No sum is rounded otherwise by this but one on the verge.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or node.output(0).get_partial_shape().rank.get_length() != VECTORS:
+            continue
+        readers = list(node.output(0).get_target_inputs())
+        step, scales = _step_of(node.input_value(0).get_node()), _scales_of(node.input_value(1).get_node())
+        if (
+            step is None
+            or scales is None
+            or any(one.get_node().get_type_name() in ("Add", "Result") for one in readers)
+        ):
+            continue
+        biased = opset13.add(node, np.float32(VERGE * step) * scales.reshape(1, -1).astype(np.float32)).output(0)
+        for reader in readers:
+            reader.replace_source_output(biased)
+
+
+def _step_of(node: Any) -> float | None:
+    """The scale of what a FakeQuantize gives."""
+    if node.get_type_name() != "FakeQuantize":
+        return None
+    low, high = (float(end.get_node().data.item()) for end in node.input_values()[3:])
+    return (high - low) / (int(node.get_attributes()["levels"]) - 1)
+
+
+def _scales_of(node: Any) -> np.ndarray | None:
+    """The scales of integer weights behind Convert and Multiply."""
+    if node.get_type_name() != "Multiply" or _constant(node.input_value(0).get_node()) is None:
+        return None
+    return _constant(node.input_value(1).get_node())
 
 
 def _is_of_convolution(node: Any) -> bool:
