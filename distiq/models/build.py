@@ -81,7 +81,7 @@ class Tokens(NamedTuple):
     """Of a task on texts: the size of the vocabulary, numbers of the padding and the unknown token, tokens in use; of
     pairs, the token that ends the first text, where what follows counts as a second segment; whether the tokenizer pads
     in front; what the network gives: outputs for each text, for each token, or a vector; the special tokens, and those
-    in front of a text and behind it."""
+    in front of a text and behind it; how often each token stands in the training texts, where that matters."""
 
     vocabulary: int
     pad: int
@@ -92,6 +92,7 @@ class Tokens(NamedTuple):
     gives: Literal["classes", "tags", "vector"] = "classes"
     special: tuple[int, ...] = ()
     around: Around = ((), ())
+    counts: Tensor | None = None
 
 
 class ModelChoice(Protocol):
@@ -182,7 +183,8 @@ def static(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: T
         raise UserError(f'student.options: static has no option "{strange[0]}"; it has width, {TABLES[0]}')
     with _explained("student.options"):
         width = choice.options.get("width", WIDTH)
-        model = static_vectors(teacher, tokens.vocabulary, tokens.special, tokens.around, width)
+        counts = torch.zeros(tokens.vocabulary) if tokens.counts is None else tokens.counts
+        model = static_vectors(teacher, tokens.vocabulary, tokens.special, tokens.around, counts, width)
     _shrink_table(model, choice, "student", tokens)
     check_output(model, form, example, "student")
     return model

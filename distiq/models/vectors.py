@@ -17,7 +17,7 @@ from distiq.models.transformer import CUTS, TokenLogits, check_saved, cut_encode
 Around = tuple[tuple[int, ...], tuple[int, ...]]
 POOLINGS = ("mean", "cls", "max")
 SMALLEST = 1e-12  # of a squared length
-RARE = 1e-3  # tokens of this share of all count half
+RARE = 3e-4  # tokens of this share of all count half
 AT_ONCE = 1024
 
 
@@ -133,14 +133,15 @@ def _pooling_of(folder: Path) -> str:
 
 @torch.no_grad()
 def static_vectors(
-    teacher: nn.Module, vocabulary: int, special: Sequence[int], around: Around, width: int
+    teacher: nn.Module, vocabulary: int, special: Sequence[int], around: Around, counts: Tensor, width: int
 ) -> StaticVectors:
     """A table of what the teacher makes of each token alone, its `width` principal components, rare tokens weighing
-    more: a / (a + p), where p falls as the number of the token rises, as in vocabularies that are sorted by frequency.
+    more: a / (a + p), where p is the share of a token in the training texts.
 
     Args:
         teacher: token numbers (B, L) -> (B, width).
         around: the special tokens in front of a text and behind it.
+        counts: how often each token stands in the training texts, (V,).
 
     Raises:
         ValueError: the teacher's vectors are no wider than that.
@@ -154,7 +155,7 @@ def static_vectors(
     centred = vectors - vectors.mean(0)
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :width]
     directions = directions * torch.where(directions.abs().max(0).values == directions.max(0).values, 1.0, -1.0)
-    shares = 1 / (numbers.double() - len(special)).clamp(min=1)
+    shares = counts.double().index_fill(0, torch.tensor(special, dtype=torch.int64), 0) + 0.5
     shares = shares / shares.sum()
     table = (centred @ directions) * (RARE / (RARE + shares)).unsqueeze(1)
     table[list(special)] = 0

@@ -203,7 +203,10 @@ def _tokens(data: Data) -> Tokens | None:
     if task_of(data).decoding == "vector":
         gives = "vector"
     used = data.used_tokens()
-    return Tokens(text.vocabulary, text.pad, *used, text.separator, text.pads_left, gives, text.special, text.around)
+    counts = data.train.inputs.flatten().bincount(minlength=text.vocabulary) if gives == "vector" else None
+    return Tokens(
+        text.vocabulary, text.pad, *used, text.separator, text.pads_left, gives, text.special, text.around, counts
+    )
 
 
 # What decides a network before it is trained --------------------------------------------------------------------------

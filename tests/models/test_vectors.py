@@ -63,11 +63,11 @@ def test_a_table_is_made_of_the_teachers_vectors():
             place = torch.where(tokens[:, 1] == 5, 0, torch.where(tokens[:, 1] == 6, 1, 2))
             return torch.eye(4)[place]
 
-    network = static_vectors(Teacher(), 10, (0, 1, 2, 3), ((2,), (3,)), 2)
+    network = static_vectors(Teacher(), 10, (0, 1, 2, 3), ((2,), (3,)), torch.zeros(10), 2)
     rows = network.embedding.weight
     assert not rows[:4].any()
     sides = [(rows[one] / rows[one].norm() - rows[two] / rows[two].norm()).norm() for one, two in ((5, 6), (5, 7))]
     assert min(sides) > 0.5
     torch.testing.assert_close(rows[7] / rows[7].norm(), rows[9] / rows[9].norm())
     with pytest.raises(ValueError, match="width = 5: the teacher's vectors have 4"):
-        static_vectors(Teacher(), 10, (0, 1, 2, 3), ((2,), (3,)), 5)
+        static_vectors(Teacher(), 10, (0, 1, 2, 3), ((2,), (3,)), torch.zeros(10), 5)
