@@ -64,6 +64,8 @@ def starter(name: str, data: Path | None, path: Path) -> tuple[str, str]:
             about, body = _rows(surveyed, folder)
         case survey.Texts():
             about, body = _texts(surveyed, folder)
+        case survey.Names():
+            about, body = _names(surveyed, folder)
     return about, f'name = "{name}"\n\n{body}'
 
 
@@ -289,6 +291,41 @@ model = "text_cnn"
 training = {{{_inline(_training(texts.train, "adamw", 0.004))}}}
 
 {_budget(2, 1000)}""",
+    )
+
+
+def _names(names: "survey.Names", folder: str) -> tuple[str, str]:
+    kinds = _classes(names.kinds).replace("classes", "kinds")
+    about = f"Sentences with spans of {kinds}: {names.train:,} to train on; most have no more than {names.words} words."
+    length = next((size for size in TEXT_LENGTHS if size >= 1.3 * names.words + 2), TEXT_LENGTHS[-1])
+    return (
+        about,
+        f"""[data]
+source = "entities"
+folder = {written(folder)}
+{_splits(names.train)}
+
+[data.entities]
+train = {written(names.parts[0])}
+test = {written(names.parts[1])}
+
+[data.text]             # without `tokenizer` one is trained on these texts
+length = {length:<16}# tokens of a window; longer texts are read in several
+
+[views]
+distinct = 1            # texts are shown as they are
+
+# A pretrained teacher is better: model = "transformers:bert", finetune = true, and the same folder or hub name as
+# `weights` here and as `tokenizer` above, such as "sentence-transformers/all-MiniLM-L6-v2".
+[teacher]
+model = "text_bilstm"
+training = {{{_inline(_training(names.train, "adamw", 0.004))}}}
+
+[student]               # this network is shipped
+model = "text_cnn"
+training = {{{_inline(_training(names.train, "adamw", 0.004))}}}
+
+{_budget(4, 2000)}""",
     )
 
 

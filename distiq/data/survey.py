@@ -16,8 +16,10 @@ from distiq.data.folders import class_names, walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.masks import has_masks, images_of
 from distiq.data.sound import read_sound
+from distiq.data.tagged import OUTSIDE, read_tagged
 from distiq.device.run import MISSING
 from distiq.errors import UserError
+from distiq.recipe.data import EntitySettings
 
 SAMPLED = 200  # files or rows that are opened
 LABEL_NAMES = ("label", "labels", "class", "target", "y", "category", "sentiment", "income", "species")
@@ -25,6 +27,9 @@ PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hy
 TEXT_WORDS = 4  # words on average from which a column holds texts
 MOST_CLASSES = 200
 MOST_CATEGORIES = 100  # of one column; more make a name or a key
+
+
+TAGGED_SUFFIX = ".conll"
 
 
 class Images(NamedTuple):
@@ -82,6 +87,16 @@ class Texts(NamedTuple):
     pair: str
 
 
+class Names(NamedTuple):
+    """Two files of words with tags, and of what kinds the spans are; most sentences have no more than `words` words."""
+
+    folder: Path
+    kinds: tuple[str, ...]
+    train: int
+    parts: tuple[str, str]
+    words: int
+
+
 class Scenes(NamedTuple):
     """Images with masks or boxes; `size` is the median of (height, width). Of masks, classes may have no names."""
 
@@ -93,7 +108,7 @@ class Scenes(NamedTuple):
     size: tuple[int, int]
 
 
-Survey = Images | Clips | Rows | Texts | Scenes
+Survey = Images | Clips | Rows | Texts | Names | Scenes
 
 
 def survey(path: Path) -> Survey:
@@ -104,12 +119,16 @@ def survey(path: Path) -> Survey:
     """
     if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
         return _manifest(path) or _columns(path.parent, path.name, _test_file(path))
+    if path.is_file() and path.suffix.lower() == TAGGED_SUFFIX:
+        return _names(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the folder of your data, or its file of training rows")
     if has_annotations(path) or has_masks(path):
         return _scenes(path)
     if (path / "train").is_dir():
         return _class_folders(path)
+    if tagged := sorted(path.glob(f"train*{TAGGED_SUFFIX}")):
+        return _names(tagged[0])
     if files := sorted(file for file in path.iterdir() if file.suffix.lower() in COLUMN_SUFFIXES):
         if listed := next((clips for file in files if (clips := _manifest(file))), None):
             return listed
@@ -219,6 +238,17 @@ def _test_file(train: Path) -> str:
     raise UserError(
         f"{train.parent}: no test{train.suffix} beside {train.name}; put a part of the rows there, to measure on"
     )
+
+
+def _names(train: Path) -> Names:
+    """Words with tags: the tag stands in the last column."""
+    settings = EntitySettings()
+    sentences = read_tagged(train, settings).sentences
+    tags = {tag for sentence in sentences for tag in sentence.tags if tag != OUTSIDE}
+    lengths = sorted(len(sentence.words) for sentence in sentences)
+    words = lengths[math.ceil(0.95 * len(lengths)) - 1]
+    kinds = tuple(sorted({tag[2:] for tag in tags}))
+    return Names(train.parent, kinds, len(sentences), (train.name, _test_file(train)), words)
 
 
 def _header(file: Path) -> tuple[list[str], tuple[str, ...]]:

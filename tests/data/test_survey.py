@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from distiq.data.survey import Clips, Images, Rows, Texts, survey
+from distiq.data.survey import Clips, Images, Names, Rows, Texts, survey
 from distiq.errors import UserError
 
 
@@ -120,3 +120,11 @@ def test_class_folders_without_a_test_part_are_refused(tmp_path: Path):
         Image.new("L", (8, 8)).save(tmp_path / name / "1.png")
     with pytest.raises(UserError, match=r"holds the folders cat, dog, but no train and test; move them"):
         survey(tmp_path)
+
+
+def test_words_with_tags(tmp_path):
+    for part, count in (("train", 20), ("test", 5)):
+        (tmp_path / f"{part}.conll").write_text("Ann B-person\nsaw O\nRome B-place\n\n" * count)
+    surveyed = survey(tmp_path)
+    assert surveyed == Names(tmp_path, ("person", "place"), 20, ("train.conll", "test.conll"), 3)
+    assert survey(tmp_path / "train.conll") == surveyed
