@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test check test-slow bench docs clean
+.PHONY: run test check test-slow test-board bench docs clean
 
 run: .venv/ready
 	$(BIN)/distiq run fashion_mnist
@@ -16,6 +16,10 @@ check: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# C files on emulated boards; skipped where gcc-arm-none-eabi or qemu-system-arm is not installed.
+test-board: .venv/ready
+	$(BIN)/python -m pytest -m "slow or not slow" tests/runtimes/test_c99_board.py
 
 # A run that misses its budget (exit code 3) leaves a run to measure all the same.
 bench: .venv/ready

@@ -7,6 +7,7 @@ from distiq.bundle.open import EXAMPLES
 from distiq.records.quality import Metric
 from distiq.records.record import NOUNS
 from distiq.records.run import RunRecord
+from distiq.records.speed import CostRecord
 from distiq.records.trials import TrialRecord
 
 
@@ -66,6 +67,7 @@ def _card_text(
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
     if run.task.tolerance:
         agrees = f"{run.task.tolerance} on {agrees}"
+    board = _board(cost)
     metrics = "\n".join(_metric_row(metric, test.samples, noun) for metric in (test.primary, *test.metrics))
     return (
         f"""# {run.name}
@@ -77,7 +79,7 @@ def _card_text(
 {metrics}
 | teacher ({run.teacher.model}) | {teacher.in_words} |
 | size | {cost.size_bytes:,} bytes |
-| latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |{by_length}
+{board}| latency, batch 1, {latency.threads} thread(s) | {latency.p50_ms:.3f} ms (p95 {latency.p95_ms:.3f}) |{by_length}
 | agrees with the simulated graph | {agrees} |
 
 {run.verdict.sentence}
@@ -93,6 +95,13 @@ Without distiq, `python run.py` checks, answers and times the file; it needs num
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
         + "\n"
     )
+
+
+def _board(cost: CostRecord) -> str:
+    """Rows of what a file takes of a microcontroller, where that was measured."""
+    flash, ram = "flash of a Cortex-M4, code and constants", "RAM, arena with inputs and outputs"
+    rows = ((flash, cost.flash_bytes), (ram, cost.ram_bytes))
+    return "".join(f"| {what} | {size:,} bytes |\n" for what, size in rows if size is not None)
 
 
 def _metric_row(metric: Metric, samples: int, noun: str) -> str:

@@ -41,7 +41,7 @@ OUTPUTS: dict[Decoding, str] = {
 
 CARD_TEXT = "CARD.md"
 MODELS = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.tflite", "model.pte", "model.pt2",
-          "model.c", "model.h")  # fmt: skip
+          "model.c", "model.h", "vectors.h", "main.c", "Makefile", "CMakeLists.txt", "qemu.c", "qemu.ld")  # fmt: skip
 OWN = (*MODELS, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
 """The names of a bundle's files; whatever else lies in the folder is somebody's and stays there."""
 
@@ -82,6 +82,8 @@ def write_parts(
     samples = data.test.drawn(VECTOR_COUNT)
     inputs = data.normalize(samples.inputs)
     outputs = load(folder / model.name)(inputs)
+    write_beside = runtime_of(model).write_beside
+    beside = write_beside(folder / model.name, inputs, outputs) if write_beside else ()
     vectors = {**_named("inputs", inputs), **_named("outputs", outputs), "labels": samples.labels}
     if name := data.preprocessing.raw_name:
         vectors[name] = samples.inputs
@@ -92,7 +94,7 @@ def write_parts(
         about["tokenizer"] = TOKENIZER
     _write_json(folder / PREPROCESSING, about)
     write_atomically(folder / RUNNER, (importlib.resources.files("distiq") / "device" / "run.py").read_bytes())
-    names = [*(part.name for part in files_of(model)), PREPROCESSING, VECTORS, RUNNER]
+    names = [*(part.name for part in (*files_of(model), *beside)), PREPROCESSING, VECTORS, RUNNER]
     if tokenizer:
         names.append(TOKENIZER)
     return {name: sha256_of_file(folder / name) for name in names}

@@ -470,8 +470,10 @@ def inductor(model: Path, threads: int) -> Predict:
     return predict
 
 
+# GCC 12 makes wrong code of the kernels' loops for AVX-512VL; tests/runtimes/test_c99_board.py found it.
+WITHOUT = ("-mno-avx512f",) if platform.machine() in ("x86_64", "AMD64") else ()
 COMPILED = ("-std=c99", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC",
-            "-shared")  # fmt: skip
+            "-shared", *WITHOUT)  # fmt: skip
 ABOUT_C = "/* distiq "  # the line of a C file that says what it takes and gives
 
 
@@ -529,7 +531,7 @@ def library(model: Path, define: str) -> ctypes.PyDLL:
         return ctypes.PyDLL(str(made))
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=16)
 def machine_code(source: bytes, header: bytes, name: str, define: str) -> bytes:
     """What the compiler makes of a C file; kept, since one file is opened many times."""
     if not compiler():

@@ -24,12 +24,27 @@ class Budget(Part):
     )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
+    flash_kb: float | None = Field(
+        None,
+        gt=0,
+        description="most flash of a microcontroller, in kilobytes of 1000 bytes: code of a Cortex-M4 and constants",
+    )
+    ram_kb: float | None = Field(
+        None,
+        gt=0,
+        description="most RAM of a microcontroller, in kilobytes of 1000 bytes: the arena, inputs and outputs",
+    )
     bit_operations_m: float | None = Field(
         None,
         gt=0,
         description="most bit operations of one sample, in millions: multiply-adds times bits of weight and activation;"
         " for accelerators, the runtimes here compute narrow weights as int8",
     )
+
+    @property
+    def of_board(self) -> tuple[float | None, float | None]:
+        """What a microcontroller has, in kilobytes: flash and RAM."""
+        return self.flash_kb, self.ram_kb
 
     @property
     def limits(self) -> dict[str, float]:

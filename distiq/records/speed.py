@@ -84,7 +84,8 @@ class PeakRecord(Record):
 
 
 class CostRecord(Record):
-    """What a file costs: bytes on disk, memory of a fresh process that loads and runs it, time.
+    """What a file costs: bytes on disk, memory of a fresh process that loads and runs it, time; of a file for
+    microcontrollers also bytes of their flash and RAM.
 
     `file` names it within the run, such as "student-static"; the comparison's keys are these names.
     """
@@ -96,6 +97,8 @@ class CostRecord(Record):
     macs: int
     peak_memory_bytes: int | None
     latency: tuple[LatencyRecord, ...]
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
 
     def at_batch(self, batch: int) -> LatencyRecord:
         return next(entry for entry in self.latency if entry.batch == batch)

@@ -51,6 +51,8 @@ WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {
     "size_kb": ("file size", "kB"),
     "latency_ms": ("latency, one sample", "ms"),
+    "flash_kb": ("flash of a Cortex-M4", "kB"),
+    "ram_kb": ("RAM, arena with inputs and outputs", "kB"),
     "bit_operations_m": ("bit operations, one sample", "million"),
 }
 """Limits that no metric is of: what they limit, and the unit."""

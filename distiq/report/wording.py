@@ -112,6 +112,16 @@ def next_step(
             f"Make the student smaller: the file is {worst.measured / worst.allowed:.2f} times the limit; lower its"
             " width or the channels of its head (student.options)."
         )
+    if worst.limit == "flash_kb":
+        return (
+            f"Make the student smaller: it takes {worst.measured / worst.allowed:.2f} times the flash; lower its width"
+            " or the channels of its head (student.options)."
+        )
+    if worst.limit == "ram_kb":
+        return (
+            f"Make the student's feature maps smaller: it takes {worst.measured / worst.allowed:.2f} times the RAM;"
+            " raise the stride of its first layers, or lower their width (student.options)."
+        )
     if worst.limit == "bit_operations_m":
         return (
             f"Make the student cheaper: it takes {worst.measured / worst.allowed:.2f} times the bit operations; lower"

@@ -92,7 +92,7 @@ def standing(made: QuantizedRecord) -> ladder.Measured:
     cost = made.cost
     return ladder.Measured(
         made.deployed.scores.validation, cost.size_bytes, cost.timed("", cost.alone).at_batch(1).p50_ms,
-        made.bit_operations,
+        made.bit_operations, cost.flash_bytes, cost.ram_bytes,
     )  # fmt: skip
 
 

@@ -20,12 +20,15 @@ class Next(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a budget is held against: quality on one split, bytes, milliseconds of one sample, bit operations."""
+    """What a budget is held against: quality on one split, bytes, milliseconds of one sample, bit operations,
+    bytes of a microcontroller's flash and RAM."""
 
     quality: Quality
     size_bytes: int
     latency_ms: float
     bit_operations: int | None = None
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
 
 
 class Tried(Protocol):
@@ -65,6 +68,8 @@ def judge(budget: Budget, teacher: Quality, trial: Measured) -> tuple[Breach, ..
         + [
             ("size_kb", "size", budget.size_kb, trial.size_bytes / 1000, "kB"),
             ("latency_ms", "latency", budget.latency_ms, trial.latency_ms, "ms"),
+            ("flash_kb", "flash", budget.flash_kb, (trial.flash_bytes or 0) / 1000, "kB"),
+            ("ram_kb", "RAM", budget.ram_kb, (trial.ram_bytes or 0) / 1000, "kB"),
             (
                 "bit_operations_m",
                 "bit operations",

@@ -29,7 +29,7 @@ from distiq.records.record import Record
 from distiq.records.speed import CostRecord, LatencyRecord
 from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.train import TrainedNetwork
-from distiq.runtimes.export import export, load, runtime_named, runtime_of, size_bytes
+from distiq.runtimes.export import export, footprint, load, runtime_named, runtime_of, size_bytes
 from distiq.runtimes.uint8_input import Uint8Input
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import score
@@ -105,6 +105,8 @@ class FileCost(Record):
     macs: int
     peak_memory_bytes: int | None
     alone: Latencies = ()
+    flash_bytes: int | None = None
+    ram_bytes: int | None = None
 
     def timed(self, file: str, latency: Latencies) -> CostRecord:
         """The cost under the file's name in the run, with latencies that were measured beside other files."""
@@ -116,6 +118,8 @@ class FileCost(Record):
             macs=self.macs,
             peak_memory_bytes=self.peak_memory_bytes,
             latency=latency,
+            flash_bytes=self.flash_bytes,
+            ram_bytes=self.ram_bytes,
         )
 
 
@@ -314,7 +318,7 @@ def file_cost(path: Path, model: nn.Module, data: Data, conditions: Conditions, 
         model: the float network, for parameters and operations.
     """
     fed = as_fed(data, conditions.export)
-    loaded = {"": load(path, conditions.threads)}
+    loaded, board = {"": load(path, conditions.threads)}, footprint(path)
     return FileCost(
         runtime=runtime_of(path).title,
         size_bytes=size_bytes(path),
@@ -322,6 +326,8 @@ def file_cost(path: Path, model: nn.Module, data: Data, conditions: Conditions, 
         macs=multiply_adds(model, example_of(data)),
         peak_memory_bytes=peak_memory_bytes(path, fed.normalize(data.test.drawn(1).inputs)),
         alone=side_by_side(loaded, conditions.threads, fed, turns)[""],
+        flash_bytes=board.flash_bytes,
+        ram_bytes=board.ram_bytes,
     )
 
 

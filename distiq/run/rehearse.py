@@ -19,7 +19,8 @@ from distiq.run.climb import plain_scheme
 from distiq.run.ledger import Ledger
 from distiq.run.measure import Conditions, as_fed, conditions_of, export_file, reason_of
 from distiq.run.networks import Models, Network
-from distiq.runtimes.export import load, runtime_named
+from distiq.runtimes.export import footprint, load, runtime_named
+from distiq.runtimes.runtime import Footprint
 
 SAMPLES = 16  # that the rehearsal calibrates on
 T = TypeVar("T")
@@ -39,18 +40,26 @@ def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None
         data=data,
         scheme=replace(plain_scheme(recipe, None), float_modules=recipe.quantize.float_modules or ()),
         conditions=[conditions_of(recipe, runtime) for runtime in recipe.measure.runtimes],
+        board=Footprint(*(None if limit is None else round(1000 * limit) for limit in recipe.budget.of_board)),
     )
     ledger.once("rehearsal", "trying the files of the untrained student", make)
 
 
 def try_files(
-    *, student: Network, kept: tuple[int, ...], data: Data, scheme: Scheme, conditions: list[Conditions]
+    *,
+    student: Network,
+    kept: tuple[int, ...],
+    data: Data,
+    scheme: Scheme,
+    conditions: list[Conditions],
+    board: Footprint,
 ) -> None:
     """Makes, writes and runs them in a temporary folder.
 
     Args:
         kept: of a trimmed vocabulary, the tokens that the student knows.
         conditions: of each runtime.
+        board: what a microcontroller has for a quantized file, where that is limited; training changes nothing of it.
     """
     model = copy.deepcopy(student.module).eval()
     samples = data.normalize(data.calibration.inputs[:SAMPLES])
@@ -64,10 +73,25 @@ def try_files(
                 what = f"a {form} file of {runtime_named(own.runtime).title}"
                 _tried(what, partial(export_file, network, path, data, own.export))
                 _tried(what, partial(_run, path, fed.normalize(data.calibration.inputs[:2])))
+            check_footprint(path, board)
         first = Path(folder) / conditions[0].runtime / "float32" / conditions[0].model_file
         _tried(
             "a bundle", partial(write_parts, Path(folder) / "bundle", first, as_fed(data, conditions[0].export), kept)
         )
+
+
+def check_footprint(path: Path, board: Footprint) -> None:
+    """Raises UserError where a quantized file takes more of a microcontroller than there is."""
+    remedies = {
+        "flash_kb": "of flash; lower the student's width",
+        "ram_kb": "of RAM; raise the stride of the student's first layers, lower their width",
+    }
+    for (key, what), most, needed in zip(remedies.items(), board, footprint(path), strict=True):
+        if most is not None and needed is not None and needed > most:
+            raise UserError(
+                f"budget.{key} = {most / 1000:g}: the student's file takes {needed / 1000:.1f} kB {what}, or raise the"
+                " limit"
+            )
 
 
 def _run(path: Path, inputs: Tensors) -> Tensors:

@@ -15,7 +15,7 @@ from distiq.run import ladder
 from distiq.run.deploy import TrialFile
 from distiq.run.measure import FileCost, MeasuredNetwork, column
 from distiq.run.trial import Trial
-from distiq.runtimes.export import size_bytes
+from distiq.runtimes.export import footprint, size_bytes
 from distiq.tasks.choose import task_of
 
 
@@ -135,10 +135,11 @@ def _float_trial(
 def _breaches(recipe: Recipe, reference: MeasuredNetwork, own: Column, operations: int | None) -> Broken:
     """The limits that a file breaks on the validation and on the test split."""
     assert own.cost is not None
-    size, latency_ms, teacher = own.cost.size_bytes, own.cost.at_batch(1).p50_ms, reference.scores
+    cost, teacher = own.cost, reference.scores
+    beside = cost.size_bytes, cost.at_batch(1).p50_ms, operations, cost.flash_bytes, cost.ram_bytes
     return Broken(
-        ladder.judge(recipe.budget, teacher.validation, ladder.Measured(own.validation, size, latency_ms, operations)),
-        ladder.judge(recipe.budget, teacher.test, ladder.Measured(own.test, size, latency_ms, operations)),
+        ladder.judge(recipe.budget, teacher.validation, ladder.Measured(own.validation, *beside)),
+        ladder.judge(recipe.budget, teacher.test, ladder.Measured(own.test, *beside)),
     )
 
 
@@ -151,6 +152,7 @@ def _cost_elsewhere(file: TrialFile, student: MeasuredNetwork) -> FileCost:
         parameters=student.cost.parameters,
         macs=student.cost.macs,
         peak_memory_bytes=None,
+        **footprint(file.path)._asdict(),
     )
 
 

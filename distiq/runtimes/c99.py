@@ -4,6 +4,10 @@ The file computes one sample, its feature maps with channels last, in a static a
 rescaled in float32; with -DDISTIQ_Q31 by an int32 multiplier and a shift, for cores without a float unit.
 """
 
+import math
+import shutil
+import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +33,14 @@ from distiq.models.signature import (
     positional,
 )
 from distiq.models.trace import copied, trace
+from distiq.runtimes.c99_board import write_board
 from distiq.runtimes.c99_lower import lowered_to_c
 from distiq.runtimes.c99_program import Value, planned
 from distiq.runtimes.c99_write import about_of, parameters_of, steps_of, written
-from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Work
+from distiq.runtimes.runtime import FileOptions, Footprint, QuantizationParameters, Runtime, Work
 
+CROSS = "arm-none-eabi-gcc"
+FOR_BOARD = ("-Os", "-ffp-contract=off", "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 FREE = {"quantize", "dequantize", "copy", "transpose", "fill", "pad", "concat"}
 """Operations that compute nothing."""
 
@@ -52,7 +59,7 @@ def export_c99(model: nn.Module, example: Tensors, path: Path, options: FileOpti
         graph = network.module
         assert isinstance(graph, fx.GraphModule)
         with torch.no_grad():
-            program = lowered_to_c(graph, network.inputs, options.integer_io)
+            program = lowered_to_c(graph, network.inputs, options.integer_io, options.named)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     sides = (network.input_names, program.inputs), (network.output_names, program.outputs)
@@ -137,14 +144,18 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many operations of each kind compute in each type."""
     by_kind: dict[str, Counter[str]] = {}
     for name, kind, _ in steps_of(_text(path)):
-        by_kind.setdefault(name, Counter())[kind] += 1
+        by_kind.setdefault(name.rpartition("/")[2], Counter())[kind] += 1
     return {name: dict(counts) for name, counts in sorted(by_kind.items())}
 
 
 def float_operations(path: Path) -> tuple[str, ...]:
-    """The operations that compute in float32, as "number (kind)"."""
-    steps = enumerate(steps_of(_text(path)))
-    return tuple(f"{number} ({name})" for number, (name, kind, _) in steps if kind == "float32" and name not in FREE)
+    """The operations that compute in float32, as "number (kind)"; those of a named module as "module/number (kind)"."""
+    names = []
+    for number, (name, kind, _) in enumerate(steps_of(_text(path))):
+        module, slash, operation = name.rpartition("/")
+        if kind == "float32" and operation not in FREE:
+            names.append(f"{module}{slash}{number} ({operation})")
+    return tuple(names)
 
 
 def work(path: Path, _shapes: Sequence[Sequence[int]]) -> Work | None:
@@ -156,6 +167,41 @@ def work(path: Path, _shapes: Sequence[Sequence[int]]) -> Work | None:
 def parts(path: Path) -> tuple[Path, ...]:
     """The C file and its header."""
     return path, path.with_suffix(".h")
+
+
+def footprint(path: Path) -> Footprint:
+    """Flash of a Cortex-M4 (-Os, code and constants), and RAM: the arena, inputs and outputs.
+
+    Flash is None where no cross compiler is installed.
+
+    Raises:
+        UserError: the cross compiler refuses the file.
+    """
+    about = _about(path)
+    passed = sum(
+        math.prod(abs(size) for size in one.shape) * (1 if one.dtype == torch.int8 else 4)
+        for side in Signature.from_json(about)
+        for one in side
+    )
+    return Footprint(None if lacks_cross_compiler() else _flash(path), about["arena_bytes"] + passed)
+
+
+def lacks_cross_compiler() -> str:
+    """What has to be installed to measure flash, in a sentence; empty where it is here."""
+    if shutil.which(CROSS):
+        return ""
+    return f"C99: {CROSS}, which measures flash, is not found here: install gcc-arm-none-eabi"
+
+
+def _flash(path: Path) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "model.o"
+        words = [CROSS, *runner.COMPILED[:1], *FOR_BOARD, "-c", str(path), "-o", str(made)]
+        compiled = subprocess.run(words, capture_output=True, text=True)
+        if compiled.returncode:
+            raise UserError(f"{path}: {CROSS} refuses it: {first_line(Exception(compiled.stderr))}")
+        sizes = subprocess.run(["arm-none-eabi-size", str(made)], capture_output=True, text=True, check=True).stdout
+    return sum(int(one) for one in sizes.splitlines()[1].split()[:2])
 
 
 C99 = Runtime(
@@ -175,4 +221,7 @@ C99 = Runtime(
     work=work,
     parts=parts,
     lacks_tool=lacks_compiler,
+    write_beside=write_board,
+    footprint=footprint,
+    lacks_measure=lacks_cross_compiler,
 )

@@ -39,6 +39,10 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 #endif
 
 /* kernel layer: types */
+/* Not inlined: with AVX-512VL, GCC 12.2 would make wrong code of these loops within those of a depthwise layer. */
+#ifdef __GNUC__
+__attribute__((noinline))
+#endif
 static void finished(const distiq_layer *layer, int32_t first, int32_t count, const int32_t *sums, void *out) {
   if (layer->gives_float) {
     float *values = (float *)out + first;
@@ -75,7 +79,7 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
       }
       sums[i] = s0, sums[i + 1] = s1, sums[i + 2] = s2, sums[i + 3] = s3;
     }
-    for (; i < count && i < DISTIQ_BLOCK; i++, weights += depth) {
+    for (; i < count; i++, weights += depth) {
       int32_t sum = 0;
       for (int32_t k = 0; k < depth; k++) sum += row[k] * weights[k];
       sums[i] = sum;
@@ -467,4 +471,61 @@ static void matmul_f32(const distiq_matmul *m, const float *a, const float *b, f
         for (int32_t k = 0; k < m->depth; k++) sum += a[row * m->depth + k] * b[column * m->depth + k];
         *out++ = sum;
       }
+}
+
+/* kernel log_mel: logarithm */
+/* Logarithms of the power in bands of frequencies, frame by frame; tables of one turn, (length,). */
+typedef struct {
+  const float *window, *cosines, *sines, *weights;
+  const int32_t *first, *start; /* of each band its lowest frequency, and where its weights begin; one more start */
+  int32_t length, hop, frames, bands;
+  float floor, centre, spread;
+} distiq_log_mel;
+
+/* Cooley and Tukey's transform of a length that is a power of two, in place. */
+static void transformed(const distiq_log_mel *m, float *real, float *imaginary) {
+  for (int32_t i = 1, j = 0; i < m->length; i++) {
+    int32_t bit = m->length >> 1;
+    for (; j & bit; bit >>= 1) j ^= bit;
+    j ^= bit;
+    if (i < j) {
+      float swapped = real[i];
+      real[i] = real[j], real[j] = swapped;
+    }
+  }
+  for (int32_t half = 1; half < m->length; half *= 2) {
+    int32_t step = m->length / (2 * half);
+    for (int32_t start = 0; start < m->length; start += 2 * half)
+      for (int32_t k = 0; k < half; k++) {
+        int32_t a = start + k, b = a + half;
+        float cosine = m->cosines[k * step], sine = m->sines[k * step];
+        float x = real[b] * cosine + imaginary[b] * sine, y = imaginary[b] * cosine - real[b] * sine;
+        real[b] = real[a] - x, imaginary[b] = imaginary[a] - y;
+        real[a] += x, imaginary[a] += y;
+      }
+  }
+}
+
+static void log_mel(const distiq_log_mel *m, const float *in, float *real, float *out) {
+  float *imaginary = real + m->length;
+  int is_power_of_two = (m->length & (m->length - 1)) == 0;
+  for (int32_t frame = 0; frame < m->frames; frame++, in += m->hop) {
+    for (int32_t t = 0; t < m->length; t++) real[t] = in[t] * m->window[t], imaginary[t] = 0.0f;
+    if (is_power_of_two) transformed(m, real, imaginary);
+    for (int32_t k = 0; k <= m->length / 2; k++) {
+      float x = real[k], y = imaginary[k];
+      if (!is_power_of_two) {
+        x = 0.0f, y = 0.0f;
+        for (int32_t t = 0, turn = 0; t < m->length; t++, turn = (turn + k) % m->length)
+          x += real[t] * m->cosines[turn], y += real[t] * m->sines[turn];
+      }
+      imaginary[k] = x * x + y * y;
+    }
+    for (int32_t band = 0; band < m->bands; band++) {
+      const float *weights = m->weights + m->start[band], *power = imaginary + m->first[band];
+      float sum = 0.0f;
+      for (int32_t i = 0; i < m->start[band + 1] - m->start[band]; i++) sum += weights[i] * power[i];
+      out[(size_t)band * m->frames + frame] = (logarithm(sum + m->floor) - m->centre) / m->spread;
+    }
+  }
 }

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from distiq.errors import UserError
 from distiq.models.signature import AffineParameters
+from distiq.runtimes.c99_frontend import find_log_mel, log_mel
 from distiq.runtimes.c99_layers import (
     HIGH,
     LOW,
@@ -57,11 +58,14 @@ CLAMPS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"}
 LARGEST_FLOAT = 3.4e38
 
 
-def lowered_to_c(graph: fx.GraphModule, rows: Sequence[Tensor], integer_io: bool) -> Program:
+def lowered_to_c(
+    graph: fx.GraphModule, rows: Sequence[Tensor], integer_io: bool, modules: Sequence[str] = ()
+) -> Program:
     """The graph as C calls.
 
     Args:
         rows: its inputs, of which shapes and types alone are read.
+        modules: paths of modules that steps carry in their names.
         integer_io: inputs and outputs are integers as the graph quantizes them.
 
     Raises:
@@ -80,8 +84,15 @@ def lowered_to_c(graph: fx.GraphModule, rows: Sequence[Tensor], integer_io: bool
             case "output":
                 lowering.finish(node.args[0])
             case _:
+                lowering.program.module = _module_of(node, modules)
                 lowering.known[node] = lowering.result(node)
     return lowering.program
+
+
+def _module_of(node: fx.Node, modules: Sequence[str]) -> str:
+    """The one of the modules that a node computes in, as the start of a name: "frontend/"."""
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return next((f"{module}/" for module in modules if module in stack), "")
 
 
 class Lowering:
@@ -162,6 +173,10 @@ class Lowering:
                 return self.reshaped(node, value, arguments, named)
             case _ if name in VIEWS:
                 return self.viewed(node, value, arguments, named)
+            case "conv1d" if (front_end := find_log_mel(node, arguments[1], self.known)) is not None:
+                features = log_mel(program, value, front_end, pair((*arguments[3:], 1)[0], 1, 1)[1])
+                self.known |= dict.fromkeys(front_end.nodes, features)
+                return features
             case "conv1d" | "conv2d":
                 return self.fused(found, self.convolution(node, arguments, found))
             case "linear":

@@ -78,7 +78,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Program:
-    """Steps and constants, in the order in which they are made."""
+    """Steps and constants, in the order in which they are made; `module` is the named one that the next are of."""
 
     steps: list[Step] = field(default_factory=list)
     arrays: list[Array] = field(default_factory=list)
@@ -86,6 +86,7 @@ class Program:
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
     count: int = 0
+    module: str = ""
 
     def name(self, letter: str) -> str:
         self.count += 1
@@ -126,7 +127,18 @@ class Program:
         kind: Kind = "float32" if seen.affine is None else "int8"
         buffers = tuple(one.buffer for one in reads)
         self.steps.append(
-            Step(kernel, struct, fields, buffers, writes.buffer, scratch, tuple(passed), operation, kind, macs)
+            Step(
+                kernel,
+                struct,
+                fields,
+                buffers,
+                writes.buffer,
+                scratch,
+                tuple(passed),
+                self.module + operation,
+                kind,
+                macs,
+            )
         )
         return writes
 

@@ -103,7 +103,13 @@ def _kernels(used: set[str]) -> str:
 
 
 def _array(array: Array) -> str:
-    name, values, about, of_q31 = array
+    note = f"{ABOUT}{json.dumps({array.name: array.about})} */\n" if array.about else ""
+    text = note + array_text(array.name, array.values)
+    return f"#ifdef DISTIQ_Q31\n{text}\n#endif" if array.of_q31 else text
+
+
+def array_text(name: str, values: np.ndarray) -> str:
+    """A constant in C."""
     flat = values.reshape(-1)
     texts = [_float(one) for one in flat] if values.dtype == np.float32 else map(str, flat.tolist())
     lines, line = [], ""
@@ -113,10 +119,8 @@ def _array(array: Array) -> str:
             line = ""
         line += f"{text}, "
     lines.append(line)
-    note = f"{ABOUT}{json.dumps({name: about})} */\n" if about else ""
     body = "\n  ".join(one.rstrip() for one in lines)
-    text = f"{note}static const {C_TYPES[str(values.dtype)]} {name}[{flat.size}] = {{\n  {body}\n}};"
-    return f"#ifdef DISTIQ_Q31\n{text}\n#endif" if of_q31 else text
+    return f"static const {C_TYPES[str(values.dtype)]} {name}[{flat.size}] = {{\n  {body}\n}};"
 
 
 def _float(value: Any) -> str:
@@ -238,4 +242,4 @@ def parameters_of(text: str) -> QuantizationParameters:
 
 def steps_of(text: str) -> list[tuple[str, str, int]]:
     """Each call's operation, the type that it computes in, and its multiply-adds."""
-    return [(name, kind, int(macs)) for name, kind, macs in re.findall(r"; /\* (\w+) (\w+) (\d+) \*/$", text, re.M)]
+    return [(name, kind, int(macs)) for name, kind, macs in re.findall(r"; /\* ([\w./]+) (\w+) (\d+) \*/$", text, re.M)]

@@ -1,8 +1,11 @@
 """check_runtimes(): what a recipe asks of runtimes is refused before any work, where they cannot give it."""
 
+from collections.abc import Sequence
+
 from distiq.errors import UserError
 from distiq.recipe.recipe import Recipe
 from distiq.runtimes.export import RUNTIMES, refusal, require, runtime_named
+from distiq.runtimes.runtime import Runtime
 
 
 def check_runtimes(recipe: Recipe) -> None:
@@ -28,5 +31,22 @@ def check_runtimes(recipe: Recipe) -> None:
             f"export.integer_io = true, but of all runtimes files of {able} alone take integers; add it to"
             " measure.runtimes, or set integer_io to false"
         )
+    _check_board(recipe, runtimes)
     for runtime in runtimes:
         require(runtime, to_write=True)
+
+
+def _check_board(recipe: Recipe, runtimes: Sequence[Runtime]) -> None:
+    """Flash and RAM of a microcontroller can be measured of every file."""
+    limits = [f"budget.{name}" for name in ("flash_kb", "ram_kb") if getattr(recipe.budget, name) is not None]
+    if not limits:
+        return
+    if others := [f'"{one.name}"' for one in runtimes if one.footprint is None]:
+        able = " or ".join(f'"{one.name}"' for one in RUNTIMES if one.footprint)
+        raise UserError(
+            f"{limits[0]} limits files for microcontrollers, and measure.runtimes names {', '.join(others)}; measure in"
+            f" {able} alone, or leave the limit out"
+        )
+    for runtime in runtimes:
+        if "budget.flash_kb" in limits and runtime.lacks_measure and (why := runtime.lacks_measure()):
+            raise UserError(f"budget.flash_kb: {why}")

@@ -22,7 +22,7 @@ from distiq.runtimes.litert import LITERT
 from distiq.runtimes.lowering import is_quantized, qparams_of
 from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
 from distiq.runtimes.openvino import OPENVINO
-from distiq.runtimes.runtime import FileOptions, Runtime
+from distiq.runtimes.runtime import FileOptions, Footprint, Runtime
 from distiq.runtimes.saturation import saturation
 from distiq.runtimes.uint8_input import Uint8Input
 
@@ -159,6 +159,12 @@ def checksums(path: Path) -> dict[str, str]:
 def size_bytes(path: Path) -> int:
     """Size of the model on disk, all its files."""
     return sum(file.stat().st_size for file in files_of(path))
+
+
+def footprint(path: Path) -> Footprint:
+    """What a file takes of a microcontroller, as far as that is known."""
+    measured = runtime_of(path).footprint
+    return measured(path) if measured else Footprint(None, None)
 
 
 def runtime_of(path: Path) -> Runtime:

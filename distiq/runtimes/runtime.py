@@ -20,6 +20,16 @@ class Work(NamedTuple):
     is_int8: bool
 
 
+class Footprint(NamedTuple):
+    """What a file takes of a microcontroller, in bytes: flash is code and constants, RAM all that it writes to.
+
+    None is what is not known, such as flash where no cross compiler is installed.
+    """
+
+    flash_bytes: int | None
+    ram_bytes: int | None
+
+
 class FileOptions(NamedTuple):
     """How a file differs from the plain one, which takes and gives float32.
 
@@ -142,6 +152,9 @@ class Runtime:
         parts: the files that a model consists of.
         may_saturate: whether a file's integers can saturate on an x86 CPU without VNNI, whose kernels would add two
             products in 16 bits.
+        write_beside: writes what a bundle has beside a file to replay samples, given with their outputs; returns it.
+        footprint: what a file takes of a microcontroller's flash and RAM.
+        lacks_measure: says what is not here that measuring flash takes, with what to install.
         lacks_tool: says what else is needed to write a file and is not here, with what to install.
     """
 
@@ -165,3 +178,6 @@ class Runtime:
     parts: Callable[[Path], tuple[Path, ...]] = one_file
     may_saturate: Callable[[Path], bool] = lambda _path: False
     lacks_tool: Callable[[], str] | None = None
+    write_beside: Callable[[Path, Tensors, Tensors], tuple[Path, ...]] | None = None
+    footprint: Callable[[Path], Footprint] | None = None
+    lacks_measure: Callable[[], str] | None = None

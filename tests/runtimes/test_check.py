@@ -16,6 +16,10 @@ from distiq.runtimes.check import check_runtimes
             'files of executorch take normalized float32; set it to false, or measure in "onnxruntime", "openvino", "l',
         ),
         (
+            {"budget": {"ram_kb": 64}},
+            'budget.ram_kb limits files for microcontrollers, and measure.runtimes names "onnx',
+        ),
+        (
             {"export": {"integer_io": True}},
             'files of "litert" or "c99" alone take integers; add it to',
         ),
