@@ -146,6 +146,8 @@ class Bundle:
                 return [self.likeliest(probabilities, top) for probabilities in shares]
             case "number":
                 raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
+            case "boxes" | "mask":
+                raise UserError(f"{self.folder}: this model finds things in images; ask `objects` for them")
             case _:
                 raise UserError(
                     f"{self.folder}: what this model gives is decoded by the code of its task"

@@ -52,17 +52,16 @@ def placed_views(
     """
     draws = draw(indices, DRAWS + MOSAIC + 8)
     height, width = split.samples.shape[1:]
-    own = Placed(split.fetch(indices), split.labels[indices])
-    views = _moved(own, placement(settings, height, width, draws))
+    is_joined = draws[:, DRAWS] < settings.mosaic
+    plain, joined = (~is_joined).nonzero().flatten(), is_joined.nonzero().flatten()
+    own = Placed(split.fetch(indices[plain]), split.labels[indices[plain]])
+    views = _moved(own, placement(settings, height, width, draws[plain]))
     if not settings.mosaic:
         return views
-    chosen = (draws[:, DRAWS] < settings.mosaic).nonzero().flatten()
-    views = views._replace(labels=_with_room(views.labels))
-    if not len(chosen):
-        return views
-    images, labels = views.images.clone(), views.labels.clone()
-    images[chosen], labels[chosen] = _mosaic(split, indices[chosen], settings, draw, draws[chosen, DRAWS + 1 :])
-    return Placed(images, labels)
+    mosaics = _mosaic(split, indices[joined], settings, draw, draws[joined, DRAWS + 1 :])
+    order = torch.cat([plain, joined]).argsort()
+    labels = torch.cat([_with_room(views.labels), mosaics.labels])
+    return Placed(torch.cat([views.images, mosaics.images])[order], labels[order])
 
 
 def placement(settings: ViewSettings, height: int, width: int, draws: Tensor) -> Placement:

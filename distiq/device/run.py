@@ -98,7 +98,7 @@ COLOURS = (
     (210, 245, 60), (250, 190, 212), (0, 128, 128), (170, 110, 40), (128, 0, 0), (128, 128, 0), (0, 0, 128),
 )  # fmt: skip
 
-AT_PLACES = ("spans", "transcript")
+AT_PLACES = ("spans", "transcript", "mask")
 """Decodings of outputs (B, labels, ...) that have each label at every place."""
 
 Arrays = Union[np.ndarray, dict[str, np.ndarray]]
@@ -208,11 +208,16 @@ def unfit(about: dict[str, Any], vectors: dict[str, tuple[int, ...]]) -> str:
     inputs, outputs = vectors.get("inputs"), vectors.get("outputs")
     if inputs and inputs[1:] != tuple(shape):
         return f"says that a sample is {tuple(shape)}, but then the model does not run on {inputs}, the test vectors"
-    decoding, outputs = (
-        about.get("decoding"),
-        None if about.get("decoding") in ("none", "vector", "mask", "boxes") else outputs,
-    )
-    if outputs and outputs[1 : 2 if decoding in AT_PLACES else None] != (len(labels),):
+    decoding = about.get("decoding")
+    if decoding == "boxes":
+        heads = {one[1] for name, one in vectors.items() if name.startswith("outputs.classes_")}
+        if (heads or {outputs[1] - 4 if outputs else 0}) != {len(labels)}:
+            return f"names {len(labels)} labels, but the test vectors' outputs are of other classes"
+    elif (
+        outputs
+        and decoding not in ("none", "vector")
+        and outputs[1 : 2 if decoding in AT_PLACES else None] != (len(labels),)
+    ):
         return f"names {len(labels)} labels, but the test vectors' outputs are {outputs}"
     if about.get("target") and not all(is_finite(about["target"][name]) for name in ("mean", "std")):
         return "gives no mean and standard deviation of its numbers"

@@ -128,6 +128,18 @@ class Logits(nn.Module):
         return self.model(pixel_values=images).logits
 
 
+class MapLogits(nn.Module):
+    """A transformers segmenter as a plain network: pixels in, logits of every pixel out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        coarse = self.model(pixel_values=images).logits
+        return nn.functional.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)
+
+
 def build(
     choice: ModelChoice,
     classes: int,
@@ -164,7 +176,8 @@ def build(
         model = _hearing(choice, classes, example.shape[1], role, names, watch)
     else:
         made = _Choice(choice.model, options, choice.weights)
-        model = _create(made, classes, example.shape[1], role, tokens, names, _is_finished(choice, role), watch)
+        finished, is_map = _is_finished(choice, role), form is not None and form.dimensions == 2
+        model = _create(made, classes, example.shape[1], role, tokens, names, finished, watch, is_map)
     _shrink_table(model, choice, role, tokens)
     if choice.weights and not _comes_from_hub(choice):
         load_weights(model, Path(choice.weights), choice.trust, watch, new_head=not _is_finished(choice, role))
@@ -282,6 +295,7 @@ def _create(
     names: Sequence[str],
     finished: bool,
     watch: Watch | None,
+    is_map: bool,
 ) -> nn.Module:
     where = f"{role}.model"
     if ".py:" in choice.model:
@@ -315,6 +329,8 @@ def _create(
                     watch,
                 )
                 return kind(model, tokens.pad, tokens.separator, tokens.pads_left)
+        case "transformers" if is_map:
+            return _segmenter(name, choice, classes, channels, where)
         case "transformers":
             return _transformers(name, choice, classes, channels, where, names, finished, watch)
         case "timm":
@@ -394,6 +410,20 @@ def _transformers(
         return Logits(auto.from_config(config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
+
+
+def _segmenter(name: str, choice: ModelChoice, classes: int, channels: int, where: str) -> nn.Module:
+    """A segmenter of images by config, or from a folder or hub name, with a head for these classes."""
+    transformers = _require("transformers", where)
+    auto = transformers.AutoModelForSemanticSegmentation
+    source = choice.weights if _comes_from_hub(choice) else ""
+    with _explained(f"{where}: transformers cannot build {source or name} with {choice.options}"):
+        if source:
+            return MapLogits(
+                auto.from_pretrained(source, num_labels=classes, ignore_mismatched_sizes=True, **choice.options)
+            )
+        config = transformers.AutoConfig.for_model(name, num_labels=classes, num_channels=channels, **choice.options)
+        return MapLogits(auto.from_config(config))
 
 
 @contextlib.contextmanager

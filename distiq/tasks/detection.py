@@ -69,7 +69,7 @@ def loss(outputs: Tensor, targets: Tensor, size: Sequence[int]) -> Tensor:
     Args:
         size: (height, width) of the images.
     """
-    outputs = outputs.float()
+    outputs, targets = outputs.float(), _without_padding(targets)
     boxes, logits = outputs[:, :4].transpose(1, 2), outputs[:, 4:].transpose(1, 2)
     positions = positions_of(size, outputs.shape[2])
     positions = positions._replace(centres=positions.centres.to(outputs.device))
@@ -80,6 +80,14 @@ def loss(outputs: Tensor, targets: Tensor, size: Sequence[int]) -> Tensor:
     apart = 1 - overlap(boxes, targets[:, :, 1:5].gather(1, rows), generalized=True)
     weighted = apart * learned.scores.sum(2) * learned.learning
     return ((entropy * ~learned.ignored).sum(1) + BOX_WEIGHT * weighted.sum(1)) / total
+
+
+def _without_padding(targets: Tensor) -> Tensor:
+    """The boxes of each image before its padding, as many rows as the image with the most has."""
+    is_padding = targets[:, :, 0] < 0
+    order = is_padding.long().argsort(dim=1, stable=True).unsqueeze(2).expand(-1, -1, targets.shape[2])
+    most = max(1, int((~is_padding).sum(1).max()))
+    return targets.gather(1, order)[:, :most]
 
 
 @full_precision

@@ -1,8 +1,15 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from distiq.errors import UserError
+from distiq.models.build import build
+from distiq.models.checkpoint import load_weights
+from distiq.models.efficientnet_lite import efficientnet_lite0
 from distiq.models.segmenter import Segmenter
+from distiq.models.signature import OutputForm
 from distiq.quantization.quantize import quantize
+from distiq.recipe.training import StudentSettings
 from distiq.runtimes.export import export, load, operations
 
 
@@ -20,3 +27,26 @@ def test_the_int8_file_enlarges_and_moves_integers(tmp_path):
     export(quantized, tmp_path / "model.onnx", images[:2])
     assert operations(tmp_path / "model.onnx")["Resize"] == {"int8": 1}
     assert torch.allclose(load(tmp_path / "model.onnx")(images), quantized(images), atol=1e-4)
+
+
+def test_published_weights_fit_the_encoder_and_the_rest_is_trained(tmp_path):
+    whole = efficientnet_lite0(5)
+    names = {own: theirs for theirs, own in whole.published_names().items()}
+    save_file({names[name]: value for name, value in whole.state_dict().items()}, tmp_path / "lite0.safetensors")
+    network = Segmenter(3, encoder="efficientnet_lite0", width=8)
+    load_weights(network, tmp_path / "lite0.safetensors", new_head=True)
+    own = network.state_dict()["pyramid.encoder.blocks.3.depthwise.0.weight"]
+    assert torch.equal(own, whole.state_dict()["blocks.3.depthwise.0.weight"])
+    with pytest.raises(UserError, match=r"do not fit the network: .* missing .*pyramid.laterals"):
+        load_weights(network, tmp_path / "lite0.safetensors")
+
+
+def test_a_segmenter_of_transformers_by_its_config():
+    pytest.importorskip("transformers")
+    options = {
+        "depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1],
+        "decoder_hidden_size": 8,
+    }  # fmt: skip
+    settings = StudentSettings(model="transformers:segformer", options=options)
+    network = build(settings, 3, torch.zeros(1, 3, 64, 64), "student", form=OutputForm(3, 2)).eval()
+    assert network(torch.zeros(2, 3, 64, 96)).shape == (2, 3, 64, 96)
