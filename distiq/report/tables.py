@@ -237,6 +237,11 @@ def float_modules_sentence(run: RunRecord) -> str:
     )
 
 
+def _by_part(trial: TrialRecord) -> str:
+    """Signal to noise of each part of the outputs: "boxes 41.3 dB, scores 35.0 dB"."""
+    return ", ".join(f"{name} {decibels(value)}" for name, value in trial.sqnr_by_part.items())
+
+
 def ladder_rows(run: RunRecord) -> tuple[Row, ...]:
     """One row for each trial in the order in which they ran, under LADDER_HEADINGS; the chosen one is marked."""
     return tuple(_ladder_row(run, trial) for trial in run.trials)
@@ -502,7 +507,7 @@ def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
             Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
             Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
             Cell(percent(trial.agreement)),
-            Cell(decibels(trial.sqnr_db)),
+            Cell(decibels(trial.sqnr_db), _by_part(trial)),
             Cell(operation_names(trial.float_operations) or "none", _intended(trial)),
             Cell(broken_limits(trial.breaches), "; ".join(excess + on_test)),
             Cell(duration(trial.seconds), run.estimates.get(trial.rung, "")),

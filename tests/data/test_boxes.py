@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from distiq.data.boxes import boxed_images, packaged_bccd
 from distiq.errors import UserError
@@ -70,3 +71,18 @@ def test_the_packed_blood_cells():
     rows = loaded.test.labels[loaded.test.labels[:, :, 0] >= 0]
     assert float(rows[:, 3].max()) <= 80 and bool((rows[:, 3] > rows[:, 1]).all())
     assert torch.equal(packaged_bccd((3, 60, 80)).test.labels, loaded.test.labels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8000, 50), (3, 900)])
+def test_images_of_any_size(tmp_path: Path, size: tuple[int, int]):
+    folder = draw_boxes(tmp_path, 4, 2)
+    content = json.loads((folder / "train.json").read_text())
+    Image.new("RGB", size, (200, 0, 0)).save(folder / "images" / "odd.png")
+    content["images"].append({"id": 999, "file_name": "odd.png", "width": size[0], "height": size[1]})
+    content["annotations"].append({"id": 999, "image_id": 999, "category_id": 10, "bbox": [0, 0, *size]})
+    (folder / "train.json").write_text(json.dumps(content))
+    loaded = boxed_images(folder, SHAPE)
+    label, x0, y0, x1, y1, _ = loaded.train.labels[4, 0].tolist()
+    assert (label, x0, y0) == (0, 0, 0) and 0 < x1 <= 64 and 0 < y1 <= 48
+    seen = (loaded.train.inputs[4, 0] == 200).nonzero().max(0).values + 1
+    assert seen.tolist() == [max(1, round(y1)), max(1, round(x1))], "the box is the image"
