@@ -10,6 +10,7 @@ from distiq.errors import UserError
 from distiq.models.build import Logits, build, check_output
 from distiq.models.checkpoint import load_weights
 from distiq.models.resnet import ResNet
+from distiq.models.signature import OutputForm
 from distiq.recipe.training import StudentSettings
 
 SHAPE = (1, 8, 8)
@@ -117,7 +118,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(file, name, message):
 
 def test_classes_in_place_of_a_number_are_refused():
     with pytest.raises(UserError, match=r"answers \(1, 3\) .* but the data has a number each; .* both have one output"):
-        check_output(ResNet(3, 1, [4], 1), 1, torch.zeros(1, *SHAPE), "student")
+        check_output(ResNet(3, 1, [4], 1), OutputForm(1), torch.zeros(1, *SHAPE), "student")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -125,7 +126,7 @@ def test_the_trial_changes_nothing(training):
     torch.manual_seed(0)
     model = ResNet(3, 1, [4], 1).train(training)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    check_output(model, 3, torch.zeros(1, *SHAPE), "student")
+    check_output(model, OutputForm(3), torch.zeros(1, *SHAPE), "student")
     assert model.training is training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

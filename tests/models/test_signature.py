@@ -11,6 +11,7 @@ from distiq.errors import UserError
 from distiq.models.build import check_output
 from distiq.models.signature import (
     AffineParameters,
+    OutputForm,
     Signature,
     TensorSpec,
     batch_size,
@@ -110,7 +111,7 @@ def test_a_network_that_changes_its_input_is_refused():
     with pytest.raises(UserError, match=r"changes its input in place; write x = x - 1"):
         positional(Centred(), A.clone())
     with pytest.raises(UserError, match="student: the network changes its input in place"):
-        check_output(Centred(), A.shape[1], A[:1].clone(), "student")
+        check_output(Centred(), OutputForm(A.shape[1]), A[:1].clone(), "student")
 
 
 def test_a_network_of_one_tensor_stays_as_it_is():
