@@ -46,7 +46,6 @@ class Segmenter(nn.Module):
         self.classifier = nn.Conv2d(width, classes * stride**2, 1)
         self.stride = stride
         draw(self.head)
-        nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:

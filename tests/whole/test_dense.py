@@ -27,11 +27,11 @@ scale = 0.2
 [teacher]
 model = "{model}"
 options = {{encoder = "resnet", stem = 16, stages = [[24, 1, 2], [32, 1, 2], [48, 1, 2]], width = 32}}
-training = {{epochs = 60, batch_size = 8, optimizer = "adamw", learning_rate = 0.004, ema_decay = 0.9}}
+training = {{epochs = 60, batch_size = 8, optimizer = "adamw", learning_rate = 0.01, ema_decay = 0.9}}
 [student]
 model = "{model}"
 options = {{encoder = "resnet", stem = 8, stages = [[16, 1, 2], [24, 1, 2], [32, 1, 2]], width = 24}}
-training = {{epochs = 60, batch_size = 8, optimizer = "adamw", learning_rate = 0.004, ema_decay = 0.9}}
+training = {{epochs = 60, batch_size = 8, optimizer = "adamw", learning_rate = 0.01, ema_decay = 0.9}}
 [distil]
 teacher = "live"
 temperature = 1.0
