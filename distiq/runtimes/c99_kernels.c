@@ -43,25 +43,31 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 #ifdef __GNUC__
 __attribute__((noinline))
 #endif
-static void finished(const distiq_layer *layer, int32_t first, int32_t count, const int32_t *sums, void *out) {
+static void finished(const distiq_layer *layer, int32_t first, int32_t count, const int32_t *restrict sums,
+                     void *restrict out) {
+  /* Copies: a store of bytes might change what `layer` points to, for all that a compiler knows. */
+  const float *scales = layer->scales + first, rescale = layer->rescale;
+  int32_t zero = layer->zero_out, low = layer->low, high = layer->high;
   if (layer->gives_float) {
     float *values = (float *)out + first;
-    for (int32_t i = 0; i < count; i++) values[i] = (float)sums[i] * layer->scales[first + i] * layer->rescale;
+    for (int32_t i = 0; i < count; i++) values[i] = (float)sums[i] * scales[i] * rescale;
     return;
   }
   int8_t *values = (int8_t *)out + first;
-  for (int32_t i = 0; i < count; i++) {
 #ifdef DISTIQ_Q31
-    int32_t value = rescaled(sums[i], layer->multipliers[first + i], layer->shifts[first + i]);
+  const int32_t *multipliers = layer->multipliers + first;
+  const uint8_t *shifts = layer->shifts + first;
+  for (int32_t i = 0; i < count; i++)
+    values[i] = (int8_t)clamped(rescaled(sums[i], multipliers[i], shifts[i]) + zero, low, high);
 #else
-    int32_t value = rounded((float)sums[i] * layer->scales[first + i] * layer->rescale);
+  for (int32_t i = 0; i < count; i++)
+    values[i] = (int8_t)clamped(rounded((float)sums[i] * scales[i] * rescale) + zero, low, high);
 #endif
-    values[i] = (int8_t)clamped(value + layer->zero_out, layer->low, layer->high);
-  }
 }
 
-/* Sums of products of one row with `outs` rows of weights, in blocks. */
-static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int8_t *row, int32_t depth,
+/* Sums of products of one row with `outs` rows of weights, in blocks. The row is of int16: compilers find the
+   multiply-add of pairs for such. */
+static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int16_t *row, int32_t depth,
                      void *out) {
   int32_t sums[DISTIQ_BLOCK];
   for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
@@ -72,16 +78,17 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
       const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
       int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
       for (int32_t k = 0; k < depth; k++) {
-        s0 += row[k] * w0[k];
-        s1 += row[k] * w1[k];
-        s2 += row[k] * w2[k];
-        s3 += row[k] * w3[k];
+        int16_t value = row[k];
+        s0 += value * (int16_t)w0[k];
+        s1 += value * (int16_t)w1[k];
+        s2 += value * (int16_t)w2[k];
+        s3 += value * (int16_t)w3[k];
       }
       sums[i] = s0, sums[i + 1] = s1, sums[i + 2] = s2, sums[i + 3] = s3;
     }
     for (; i < count; i++, weights += depth) {
       int32_t sum = 0;
-      for (int32_t k = 0; k < depth; k++) sum += row[k] * weights[k];
+      for (int32_t k = 0; k < depth; k++) sum += row[k] * (int16_t)weights[k];
       sums[i] = sum;
     }
     for (i = 0; i < count; i++) sums[i] += layer->bias[first + start + i];
@@ -90,30 +97,34 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
 }
 
 /* kernel linear_s8: layer */
-static void linear_s8(const distiq_layer *layer, const int8_t *in, void *out) {
+static void linear_s8(const distiq_layer *layer, const int8_t *in, int16_t *wide, void *out) {
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
-  for (int32_t row = 0; row < layer->width; row++)
-    products(layer, 0, layer->out_channels, in + (size_t)row * layer->channels, layer->channels,
+  for (int32_t row = 0; row < layer->width; row++, in += layer->channels) {
+    for (int32_t k = 0; k < layer->channels; k++) wide[k] = in[k];
+    products(layer, 0, layer->out_channels, wide, layer->channels,
              (int8_t *)out + (size_t)row * layer->out_channels * bytes);
+  }
 }
 
 /* kernel conv_s8: layer */
-static void conv_s8(const distiq_layer *layer, const int8_t *in, int8_t *patch, void *out) {
+static void conv_s8(const distiq_layer *layer, const int8_t *in, int16_t *patch, void *out) {
   int32_t depth = layer->channels / layer->groups, outs = layer->out_channels / layer->groups;
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
   int8_t *result = (int8_t *)out;
   for (int32_t y = 0; y < layer->out_height; y++)
     for (int32_t x = 0; x < layer->out_width; x++, result += layer->out_channels * bytes)
       for (int32_t group = 0; group < layer->groups; group++) {
-        int8_t *to = patch;
+        int16_t *to = patch;
         for (int32_t ky = 0; ky < layer->kernel_h; ky++)
           for (int32_t kx = 0; kx < layer->kernel_w; kx++, to += depth) {
             int32_t row = y * layer->stride_h - layer->pad_top + ky * layer->dilation_h;
             int32_t column = x * layer->stride_w - layer->pad_left + kx * layer->dilation_w;
-            if (row < 0 || row >= layer->height || column < 0 || column >= layer->width)
-              memset(to, layer->zero_in, (size_t)depth);
-            else
-              memcpy(to, in + ((size_t)row * layer->width + column) * layer->channels + group * depth, (size_t)depth);
+            if (row < 0 || row >= layer->height || column < 0 || column >= layer->width) {
+              for (int32_t k = 0; k < depth; k++) to[k] = (int16_t)layer->zero_in;
+            } else {
+              const int8_t *from = in + ((size_t)row * layer->width + column) * layer->channels + group * depth;
+              for (int32_t k = 0; k < depth; k++) to[k] = from[k];
+            }
           }
         products(layer, group * outs, outs, patch, (int32_t)(to - patch), result);
       }

@@ -212,9 +212,9 @@ def _integer_layer(
     to = program.new(layout, found.affine if found else None)
     fields["rescale"] = (value.buffer, to.buffer if found else None)
     scratch = None
-    if name == "conv_s8":
+    if name != "depthwise_s8":
         count = fields["kernel_h"] * fields["kernel_w"] * (fields["channels"] // fields["groups"])
-        scratch = Buffer(program.name("p"), count, "int8")
+        scratch = Buffer(program.name("p"), count, "int16")
     operation = {"linear_s8": "linear", "conv_s8": "conv", "depthwise_s8": "depthwise"}[name]
     return program.step(name, "distiq_layer", fields, [value], to, operation, macs, scratch)
 

@@ -13,8 +13,8 @@ from distiq.models.signature import AffineParameters
 
 ALIGNMENT = 16
 MOST_AXES = 6  # of a move
-Kind = Literal["int8", "float32"]
-WIDTH = {"int8": 1, "float32": 4}
+Kind = Literal["int8", "int16", "float32"]
+WIDTH = {"int8": 1, "int16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from distiq.models.signature import AffineParameters, Signature
 from distiq.runtimes.c99_program import Arena, Array, Buffer, Program, Step, Value, order_of
 from distiq.runtimes.runtime import QuantizationParameters, Weight
 
-C_TYPES = {"int8": "int8_t", "int32": "int32_t", "uint8": "uint8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "uint8_t", "float32": "float"}
 ABOUT = "/* distiq "
 LINE = 118
 FILE = "c99_kernels.c"
