@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.labels import is_labelled
+from distiq.data.sentences import EMBEDDING
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.data.views import Views
@@ -79,7 +80,8 @@ class Batches:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order, size = self._order(generator)
         rounds = -(-len(order) // size)
-        if isinstance(text := self.data.preprocessing, Text):
+        text = self.data.preprocessing
+        if isinstance(text, Text) and self.data.task != EMBEDDING:  # vectors learn from texts of unlike length
             order = by_length(order, text.lengths(self.data.train.inputs), self.batch_size, generator)
         for step in range(start, len(self)):
             number = self.views.number(epoch * rounds + step * self.batch_size // size)
