@@ -1,7 +1,8 @@
 """Architectures of transformers in four runtimes, small and drawn: each file answers as its graph, or is refused before
 a training would begin, since a run tries the files of the untrained student first.
 
-`REFUSED` says what a runtime cannot hold, `ROUNDED` where its integer kernels round otherwise than the simulation.
+`REFUSED` says what a runtime cannot hold. Where single integers of a graph stand on the verge of the next, a file need
+not be nearer to it than the graph is to itself with float results changed in their last places.
 """
 
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build
+from distiq.models.signature import tensors_of
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
-from distiq.runtimes.export import export, load, require, runtime_named
+from distiq.runtimes.export import differences, export, load, require, runtime_named
 
 pytestmark = pytest.mark.slow
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -72,24 +74,35 @@ REFUSED: dict[tuple[str, str], str] = {
     ("executorch", "beit"): "ExecuTorch cannot run this file",
     ("executorch", "fnet"): "ExecuTorch cannot convert this network",
 }
-ROUNDED: dict[tuple[str, str], float] = {
-    ("onnxruntime", "deberta-v2"): 45,
-    ("onnxruntime", "swin"): 50,
-    ("onnxruntime", "swinv2"): 40,
-    ("openvino", "vit"): 50,
-    ("openvino", "swin"): 50,
-    ("openvino", "swinv2"): 40,
-    ("litert", "convbert"): 38,
-    ("executorch", "swin"): 50,
-    ("executorch", "swinv2"): 40,
-}
-"""SQNR in dB that is reached instead, by single steps of int8 that fall to the other side."""
+CHANGE, SEEDS = 1e-6, 3  # of float results: some of float32's last places, as sums in another order differ
 
 
 class Made(NamedTuple):
     name: str
     quantized: QuantizedModel
     inputs: Tensor
+
+
+class Changed(fx.Interpreter):
+    """Runs a graph with its float results, but for those of quantization itself, changed in their last places."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if n.op != "call_function" or not is_float or "quantize" in str(n.target):
+            return value
+        return value * (1 + CHANGE * torch.randn_like(value))
+
+
+@torch.no_grad()
+def least_db(made: Made) -> float:
+    """The SQNR that a file has to reach: 60 dB, or what a change of last places leaves of the graph's outputs."""
+    reference = made.quantized.reference()
+    outputs, worst = tensors_of(reference(made.inputs))[0], LEAST_DB
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        worst = min(worst, sqnr_db(outputs, tensors_of(Changed(reference).run(made.inputs))[0]))
+    return worst
 
 
 class Choice(NamedTuple):
@@ -155,4 +168,6 @@ def test_a_file_answers_as_its_graph_or_is_refused(runtime: str, made: Made, tmp
         assert list(tmp_path.iterdir()) == []
         return
     deployed = load(export(made.quantized, path, made.inputs[:2]))(made.inputs)
-    assert sqnr_db(made.quantized(made.inputs), deployed) > ROUNDED.get((runtime, made.name), LEAST_DB)
+    found = sqnr_db(made.quantized(made.inputs), deployed)
+    assert found > LEAST_DB or found > least_db(made)
+    assert differences(made.quantized, path) == ""
