@@ -82,8 +82,7 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
 def _converted(model: nn.Module, example: Tensors) -> bytes:
     """A program; layers for whose integer weights XNNPACK has no kernel hold their values, in float32.
 
-    Such are transposed convolutions of several groups, or of one dimension; and all convolutions of one dimension where
-    it finds the integers of one, but not those of its input, behind the axis that it adds to both.
+    Such are transposed convolutions of several groups, or of one dimension.
     """
     if not is_quantized(model):
         return bytes(_lowered(positional(float_copy(model), example)).to_executorch().buffer)
@@ -91,23 +90,11 @@ def _converted(model: nn.Module, example: Tensors) -> bytes:
     in_float: set[str] = set()
     while True:
         graph = with_float_outputs(with_float_weights(model, partial(_reads, names=in_float)), choosing=True)
-        try:
-            lowered = _lowered(positional(graph, example))
-        except Exception:  # the lowering raises many kinds
-            if flat := _stored_weights(model, aten.conv1d.default) - in_float:
-                in_float |= flat
-                continue
-            raise
+        lowered = _lowered(positional(graph, example))
         left = _integer_weights(lowered.exported_program()) - in_float
         if not left:
             return bytes(lowered.to_executorch().buffer)
         in_float |= left
-
-
-def _stored_weights(graph: fx.GraphModule, operation: Any) -> set[str]:
-    """The names of the integer weights that such layers read."""
-    layers: list[Any] = [node for node in graph.graph.nodes if node.target is operation]
-    return {str(layer.args[1].args[0].target) for layer in layers if layer.args[1].args}
 
 
 def _reads(layer: fx.Node, names: Collection[str]) -> bool:

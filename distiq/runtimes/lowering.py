@@ -269,7 +269,7 @@ def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
 
 def qparams_of(reference: fx.GraphModule) -> QuantizationParameters:
     """The integers, scales and zero points of the reference graph."""
-    weights, activations = [], set()
+    weights, constants, activations = [], [], set()
     for node in reference.graph.nodes:
         arguments: Any = node.args
         if is_operation(node, WEIGHT_DEQUANTIZE):
@@ -277,7 +277,11 @@ def qparams_of(reference: fx.GraphModule) -> QuantizationParameters:
             weights.append(Weight(np.moveaxis(integers, arguments[3], 0), scales))
         elif is_operation(node, QUANTIZE):
             activations.add((float(np.float32(arguments[1])), arguments[2]))
-    return QuantizationParameters(tuple(weights), (), frozenset(activations))
+        elif is_operation(node, DEQUANTIZE) and arguments[0].op == "get_attr":
+            scale = np.array(arguments[1], np.float32)
+            activations.add((float(scale), arguments[2]))
+            constants.append(Weight(_attribute(reference, arguments[0]).numpy(), scale))
+    return QuantizationParameters(tuple(weights), (), frozenset(activations), constants=tuple(constants))
 
 
 def _attribute(graph: fx.GraphModule, node: fx.Node) -> Tensor:

@@ -65,17 +65,19 @@ class Weight(NamedTuple):
 class QuantizationParameters(NamedTuple):
     """What a quantized file or graph holds: integer weights, float32 weights, and (scale, zero point) of activations.
 
-    Zero points are those of int8. `tolerance` is how exactly the scales of activations could be read.
+    Zero points are those of int8. `tolerance` is how exactly the scales of activations could be read. `constants` are
+    the graph's constant activations, such as embeddings of relative positions, which a file may hold as integers.
     """
 
     weights: tuple[Weight, ...]
     floats: tuple[np.ndarray, ...]
     activations: frozenset[tuple[float, int]]
     tolerance: float = 1e-9
+    constants: tuple[Weight, ...] = ()
 
     def differs_from(self, graph: "QuantizationParameters") -> str:
         """What in these parameters, read from a file, is not the graph's; empty where all is."""
-        expected = {_bytes_of(weight.integers, weight.scales) for weight in graph.weights}
+        expected = {_bytes_of(weight.integers, weight.scales) for weight in (*graph.weights, *graph.constants)}
         stored = {_bytes_of(weight.integers, weight.scales) for weight in self.weights}
         if stored - expected:
             return f"{len(stored - expected)} integer weights are not the graph's"

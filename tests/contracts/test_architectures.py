@@ -1,8 +1,8 @@
 """Architectures of transformers in four runtimes, small and drawn: each file answers as its graph, or is refused before
 a training would begin, since a run tries the files of the untrained student first.
 
-`REFUSED` says what a runtime cannot hold. Where single integers of a graph stand on the verge of the next, a file need
-not be nearer to it than the graph is to itself with float results changed in their last places.
+`REFUSED` says what a runtime cannot hold. Where a sum stands on the verge of the next integer, a runtime that adds in
+another order takes that one: such steps are in a few samples, so the median sample shows whether anything else differs.
 """
 
 from pathlib import Path
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from distiq.errors import UserError
 from distiq.models.build import Tokens, build
-from distiq.models.signature import tensors_of
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.slow
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 RUNTIMES = ("onnxruntime", "openvino", "litert", "executorch")
 VOCABULARY, LENGTH, COUNT = 60, 16, 32
-LEAST_DB = 60.0
+LEAST_DB, LEAST_OF_ALL_DB = 60.0, 40.0
 WIDTH: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -43,6 +42,7 @@ IMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "resnet": (32, {**BLOCKS, "embedding_size": 16, "layer_type": "basic"}),
     "regnet": (32, {**BLOCKS, "embedding_size": 16, "groups_width": 8}),
     "mobilenet_v1": (32, {"depth_multiplier": 0.25, "min_depth": 8, "image_size": 32}),
+    "mobilenet_v2": (32, {"depth_multiplier": 0.25, "min_depth": 8, "image_size": 32}),
 }
 POSITIONS = {**WIDTH, "max_position_embeddings": 32}
 NARROW, AS_WIDE = {**POSITIONS, "embedding_size": 16}, {**POSITIONS, "embedding_size": 32}
@@ -74,35 +74,12 @@ REFUSED: dict[tuple[str, str], str] = {
     ("executorch", "beit"): "ExecuTorch cannot run this file",
     ("executorch", "fnet"): "ExecuTorch cannot convert this network",
 }
-CHANGE, SEEDS = 1e-6, 3  # of float results: some of float32's last places, as sums in another order differ
 
 
 class Made(NamedTuple):
     name: str
     quantized: QuantizedModel
     inputs: Tensor
-
-
-class Changed(fx.Interpreter):
-    """Runs a graph with its float results, but for those of quantization itself, changed in their last places."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        is_float = isinstance(value, Tensor) and value.is_floating_point()
-        if n.op != "call_function" or not is_float or "quantize" in str(n.target):
-            return value
-        return value * (1 + CHANGE * torch.randn_like(value))
-
-
-@torch.no_grad()
-def least_db(made: Made) -> float:
-    """The SQNR that a file has to reach: 60 dB, or what a change of last places leaves of the graph's outputs."""
-    reference = made.quantized.reference()
-    outputs, worst = tensors_of(reference(made.inputs))[0], LEAST_DB
-    for seed in range(SEEDS):
-        torch.manual_seed(seed)
-        worst = min(worst, sqnr_db(outputs, tensors_of(Changed(reference).run(made.inputs))[0]))
-    return worst
 
 
 class Choice(NamedTuple):
@@ -168,6 +145,8 @@ def test_a_file_answers_as_its_graph_or_is_refused(runtime: str, made: Made, tmp
         assert list(tmp_path.iterdir()) == []
         return
     deployed = load(export(made.quantized, path, made.inputs[:2]))(made.inputs)
-    found = sqnr_db(made.quantized(made.inputs), deployed)
-    assert found > LEAST_DB or found > least_db(made)
+    simulated = made.quantized(made.inputs)
+    median = float(torch.tensor([sqnr_db(*pair) for pair in zip(simulated, deployed, strict=True)]).median())
+    assert median > LEAST_DB
+    assert sqnr_db(simulated, deployed) > LEAST_OF_ALL_DB
     assert differences(made.quantized, path) == ""

@@ -129,6 +129,26 @@ def test_each_kind_of_difference_is_named():
     assert near.differs_from(graph) == ""
 
 
+def test_constant_activations_are_no_strange_weights():
+    class Positions(nn.Module):
+        """Products of what the input gives with rows that stand for positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.layer = nn.Parameter(torch.randn(6, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) @ self.layer(self.rows.unsqueeze(0)).transpose(1, 2)
+
+    torch.manual_seed(0)
+    graph = qparams_of(quantize(Positions().eval(), torch.randn(32, 5, 4)).reference())
+    (rows,) = graph.constants
+    assert rows.integers.shape == (1, 6, 4) and rows.scales.ndim == 0
+    assert graph._replace(weights=(*graph.weights, rows)).differs_from(graph) == ""
+    other = rows._replace(integers=-rows.integers)
+    assert "1 integer weights are not" in graph._replace(weights=(*graph.weights, other)).differs_from(graph)
+
+
 class ClassToken(nn.Module):
     """A token far beyond the range of the patches that it stands beside, as in a trained transformer for images."""
 
