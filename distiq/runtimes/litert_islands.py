@@ -163,9 +163,12 @@ def inline_composites(model: Any) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
     graph, inlined = model.subgraphs[0], []
+    instead: dict[int, int] = {}  # of what a composite gives as it has read it
     for operation in graph.operators:
+        operation.inputs = [instead.get(int(one), int(one)) for one in operation.inputs]
         if model.operatorCodes[operation.opcodeIndex].builtinCode == schema.BuiltinOperator.STABLEHLO_COMPOSITE:
-            inlined += _opened(graph, operation, model.subgraphs[operation.builtinOptions2.decompositionSubgraphIndex])
+            inside = model.subgraphs[operation.builtinOptions2.decompositionSubgraphIndex]
+            inlined += _opened(graph, operation, inside, instead)
         else:
             inlined.append(operation)
     graph.operators = inlined
@@ -179,14 +182,20 @@ def _reads_subgraph(operation: Any) -> bool:
     return any(name.lower().endswith("subgraphindex") for one in both if one is not None for name in vars(one))
 
 
-def _opened(graph: Any, composite: Any, inside: Any) -> list[Any]:
-    """The operations of a composite's graph, which read and give tensors of the graph that it stands in."""
+def _opened(graph: Any, composite: Any, inside: Any, instead: dict[int, int]) -> list[Any]:
+    """The operations of a composite's graph, which read and give tensors of the graph that it stands in.
+
+    `instead` gets what is to be read in the place of results that none of these operations makes.
+    """
+    made = {int(one) for operation in inside.operators for one in operation.outputs}
     outside = dict(zip(inside.inputs, composite.inputs, strict=True))
-    outside |= dict(zip(inside.outputs, composite.outputs, strict=True))
+    results = list(zip(inside.outputs, composite.outputs, strict=True))
+    outside |= {inner: outer for inner, outer in results if int(inner) in made}
     for number, tensor in enumerate(inside.tensors):
         if number not in outside:
             graph.tensors.append(tensor)
             outside[number] = len(graph.tensors) - 1
+    instead |= {int(outer): int(outside[inner]) for inner, outer in results if int(inner) not in made}
     opened = []
     for operation in inside.operators:
         moved = copy.copy(operation)

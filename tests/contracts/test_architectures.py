@@ -33,6 +33,7 @@ WIDTH: dict[str, Any] = {
 PATCHES = {**WIDTH, "image_size": 32, "patch_size": 8}
 WINDOWS = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 BLOCKS = {"hidden_sizes": [16, 32], "depths": [1, 1]}
+REDUCED = {"sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2]}
 IMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "vit": (32, PATCHES),
     "beit": (32, {**PATCHES, "use_relative_position_bias": True, "use_mask_token": False}),
@@ -43,6 +44,10 @@ IMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "regnet": (32, {**BLOCKS, "embedding_size": 16, "groups_width": 8}),
     "mobilenet_v1": (32, {"depth_multiplier": 0.25, "min_depth": 8, "image_size": 32}),
     "mobilenet_v2": (32, {"depth_multiplier": 0.25, "min_depth": 8, "image_size": 32}),
+    "segformer": (
+        32,
+        {**BLOCKS, **REDUCED, "num_encoder_blocks": 2, "num_attention_heads": [1, 2], "decoder_hidden_size": 16},
+    ),
 }
 POSITIONS = {**WIDTH, "max_position_embeddings": 32}
 NARROW, AS_WIDE = {**POSITIONS, "embedding_size": 16}, {**POSITIONS, "embedding_size": 32}

@@ -13,6 +13,7 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, load, runtime_of
+from distiq.runtimes.litert_islands import inline_composites
 
 pytest.importorskip("litert_torch", reason="LiteRT is not installed")
 
@@ -59,3 +60,37 @@ def test_they_give_what_the_graph_gives(functions, tmp_path: Path):
     assert {"exp", "leaky_relu", "sqrt", "div"} <= kinds
     assert functions is FEW or {"average_pool_2d", "resize_bilinear", "stablehlo_reduce_window"} <= kinds
     assert "stablehlo_composite" not in kinds, "what a composite holds is named"
+
+
+def test_what_a_composite_gives_unchanged_is_read_from_its_source():
+    from ai_edge_litert import schema_py_generated as schema
+
+    def operation(code: int, source: int, result: int) -> schema.OperatorT:
+        made = schema.OperatorT()
+        made.opcodeIndex, made.inputs, made.outputs = code, [source], [result]
+        return made
+
+    def subgraph(tensors: int, result: int, *operations: schema.OperatorT) -> schema.SubGraphT:
+        made = schema.SubGraphT()
+        made.tensors, made.operators = [schema.TensorT() for _ in range(tensors)], list(operations)
+        made.inputs, made.outputs = [0], [result]
+        return made
+
+    codes = [schema.OperatorCodeT(), schema.OperatorCodeT()]
+    codes[0].builtinCode, codes[1].builtinCode = (
+        schema.BuiltinOperator.STABLEHLO_COMPOSITE, schema.BuiltinOperator.RELU,
+    )  # fmt: skip
+    composites = [operation(0, 0, 1), operation(0, 1, 2)]
+    for number, composite in enumerate(composites):
+        composite.builtinOptions2 = schema.StableHLOCompositeOptionsT()
+        composite.builtinOptions2.decompositionSubgraphIndex = 1 + number
+    model = schema.ModelT()
+    model.operatorCodes = codes
+    model.subgraphs = [
+        subgraph(4, 3, *composites, operation(1, 2, 3)),
+        subgraph(1, 0),  # gives what it reads
+        subgraph(2, 1, operation(1, 0, 1)),
+    ]
+    inline_composites(model)
+    assert [(list(one.inputs), list(one.outputs)) for one in model.subgraphs[0].operators] == [([0], [2]), ([2], [3])]
+    assert len(model.subgraphs) == 1
