@@ -35,7 +35,7 @@ class TagBiLSTM(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         mask = tokens != self.pad
         states = self.recurrent(self.dropout(self.embedding(tokens)), mask.sum(1).clamp(min=1))
-        return torch.where(mask.unsqueeze(1), self.classifier(self.dropout(states)).transpose(1, 2), 0.0)
+        return self.classifier(self.dropout(states)).transpose(1, 2) * mask.unsqueeze(1).float()
 
 
 class TagCNN(nn.Module):
@@ -74,4 +74,4 @@ class TagCNN(nn.Module):
         states = self.dropout(self.embedding(tokens)).transpose(1, 2)
         for layer in self.layers:
             states = (states + torch.relu(layer(states))) * mask.float()
-        return torch.where(mask, self.classifier(self.dropout(states)), 0.0)
+        return self.classifier(self.dropout(states)) * mask.float()

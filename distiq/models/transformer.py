@@ -69,7 +69,7 @@ class TokenTags(TokenLogits):
     def forward(self, tokens: Tensor) -> Tensor:
         mask = tokens != self.pad
         logits = self.model(input_ids=tokens, attention_mask=mask.long()).logits
-        return torch.where(mask.unsqueeze(1), logits.transpose(1, 2), 0.0)
+        return logits.transpose(1, 2) * mask.unsqueeze(1).to(logits.dtype)
 
 
 def text_classifier(

@@ -108,7 +108,7 @@ def _integer_weights(program: Any) -> set[str]:
     """The names of the weights that a lowered program dequantizes outside of XNNPACK, for which it has no operation."""
     stored = {**program.graph_signature.inputs_to_buffers, **program.graph_signature.inputs_to_parameters}
     nodes = [node for node in program.graph.nodes if "dequantize_per_channel" in str(node.target)]
-    return {stored[node.args[0].name].rpartition(".")[2] for node in nodes if node.args[0].name in stored}
+    return {stored[node.args[0].name].rpartition(".")[2] for node in nodes if node.args and node.args[0].name in stored}
 
 
 class _Pool:
