@@ -83,8 +83,8 @@ def form_of(labels: Tensor) -> LabelForm:
     if form := FORMS.get((plain, labels.ndim)):
         return form
     raise UserError(
-        f"labels are {str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}, which is no form of"
-        " labels; give whole numbers as int64 (labels.long()), numbers as float32"
+        f"labels are {str(labels.dtype).removeprefix('torch.')}; give whole numbers as int64 (labels.long()), numbers"
+        f" as float32, one for each sample; their shape is {tuple(labels.shape)}"
     )
 
 
@@ -165,11 +165,12 @@ def check_labels(
         lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
         numbers: samples of this kind may have a number each.
     """
-    if form_of(labels) in (TAGS, SYMBOLS):
+    form = FORMS.get((labels.dtype, labels.ndim))
+    if form in (TAGS, SYMBOLS):
         return _check_tags(labels, samples, classes, noun, where, lowest)
-    if form_of(labels) is MASK:
+    if form is MASK:
         return _check_masks(labels, samples, classes, where)
-    if form_of(labels) is BOXES:
+    if form is BOXES:
         return _check_boxes(labels, samples, classes, where, lowest)
     if len(labels) != samples or labels.ndim not in (1, 2) or labels.shape[1:] not in ((), (len(classes),)):
         raise UserError(

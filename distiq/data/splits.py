@@ -367,18 +367,21 @@ def from_tensors(
     Raises:
         UserError: as `split`.
     """
-    learned, measured = (_as_split(part) for part in (train, test))
+    learned, measured = _as_split(train, "tensors: training set"), _as_split(test, "tensors: test set")
     names = tuple(classes) if classes is not None else numbered_classes(learned.labels)
     preprocessing = of_tensors(modality, learned.samples, normalized, rate)
     loaded = Loaded(names, learned, measured, preprocessing)
     return split("tensors", loaded, validation, calibration, seed)
 
 
-def _as_split(part: tuple[Tensor, Tensor] | Split) -> Split:
+def _as_split(part: tuple[Tensor, Tensor] | Split, where: str) -> Split:
     if isinstance(part, Split):
         return part
     inputs, labels = part
-    return in_memory(inputs, labels.float() if form_of(labels) is SHARES else labels)
+    try:
+        return in_memory(inputs, labels.float() if form_of(labels) is SHARES else labels)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def _alike(one: Samples, other: Samples) -> bool:

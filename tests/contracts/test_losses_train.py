@@ -31,7 +31,8 @@ from distiq.recipe.training import TrainingSettings
 from distiq.tasks.choose import task_of
 from distiq.training.batches import Batches
 
-NAMES = [*(name for name in get_args(OutputLoss) if name != "sequence_kd"), *get_args(LayerLoss)]
+WITH_PLACES = ("sequence_kd", "channel_kd")  # of outputs at every frame or pixel
+NAMES = [*(name for name in get_args(OutputLoss) if name not in WITH_PLACES), *get_args(LayerLoss)]
 CLASSES = 3
 
 

@@ -57,5 +57,5 @@ def test_classes_without_names_are_numbered(labels, names):
 
 
 def test_labels_of_no_form_are_refused():
-    with pytest.raises(UserError, match=r"int16 of shape \(3,\), which is no form of labels"):
+    with pytest.raises(UserError, match=r"labels are int16; give whole numbers as int64 .* shape is \(3,\)"):
         form_of(torch.zeros(3, dtype=torch.int16))

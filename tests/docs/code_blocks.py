@@ -27,7 +27,7 @@ SMALL = {  # what `distiq run` and `distiq quantize` of a page are given on top,
     ),
     "bench": ("--plain", "--rounds", "1", "--seconds", "0.01"),
 }  # fmt: skip
-FOREIGN = {"scp", "cd"}  # words of a shell that are no command of this project
+FOREIGN = {"scp", "cd", "cp", "apt-get"}  # words of a shell that are no command of this project
 
 
 class Block(NamedTuple):
@@ -60,7 +60,8 @@ def check_command(words: list[str]) -> None:
         group: Any = typer.main.get_command(app)
         group.commands[words[1]].make_context(words[1], words[2:])
     elif words[0] == "make":
-        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), words
+        places = ROOT / "Makefile", ROOT / "distiq/runtimes/c99_board/Makefile"  # the project's, and that of a bundle
+        assert any(re.search(rf"^{words[1]}:", place.read_text(), re.M) for place in places), words
     elif words[0] == "pip":
         _check_pip(words)
     elif words[:2] == ["python", "run.py"]:

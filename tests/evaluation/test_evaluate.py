@@ -69,5 +69,5 @@ def test_outputs_that_are_not_finite_are_refused(value: float, data: Data):
 
 
 def test_the_wrong_number_of_classes_is_refused(data: Data):
-    with pytest.raises(UserError, match=r"gives \(300, 2\) for 300 samples; classification needs 3 outputs each"):
+    with pytest.raises(UserError, match=r"gives \(\d+, 2\) for \d+ samples; classification needs 3 outputs each"):
         evaluate(lambda images: oracle(images)[:, :2], data)
