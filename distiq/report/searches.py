@@ -1,6 +1,7 @@
 """What a search found, in words, rows and a picture."""
 
 import json
+import math
 
 from matplotlib.axes import Axes
 
@@ -65,9 +66,12 @@ def search_plot(search: SearchRecord) -> str:
             axes.scatter(*_at(one), s=size + 8, color=INK[ink], zorder=2 if one in front else 1)
         for one in front:
             write(axes, str(one.number), _at(one), (6, 5), "ink")
-        if limit := search.limits.get("latency_ms"):
+        slowest = max(_at(one)[0] for one in trained)
+        limit = search.limits.get("latency_ms", math.inf)
+        if limit < 2 * slowest:  # a far one would press all candidates together
             axes.axvline(limit, color=INK["limit"], linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
         axes.grid(axis="y")
+        axes.set_title(f"validation {metric.title}{f', {metric.unit}' * bool(metric.unit)}")
         axes.set_xlabel("latency of one sample, ms")
 
     metric = search.test.primary
