@@ -100,6 +100,8 @@ def search(
     """
     if processes.count() > 1:
         raise UserError("distiq search runs in one process; start several with one --storage, each with its own --run")
+    if recipe.student.is_searched:
+        _limits(recipe, None)  # before anything is read or trained
     began = time.monotonic()
     settings = changed(recipe.search, {key: value for key, value in (("trials", trials), ("hours", hours)) if value})
     with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
