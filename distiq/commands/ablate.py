@@ -127,7 +127,7 @@ def _record(
     results: Mapping[str, list[Step[Predicted]]],
 ) -> AblationRecord:
     """The comparison of every two arms, from the predictions of each in every seed."""
-    correct = {arm: torch.stack([correct_of(data, step) for step in steps]) for arm, steps in results.items()}
+    correct = {arm: torch.stack([_correct(data, step) for step in steps]) for arm, steps in results.items()}
     seeds = len(next(iter(results.values())))
     return AblationRecord(
         name=recipe.name,
@@ -145,7 +145,7 @@ def _record(
     )
 
 
-def correct_of(data: Data, step: Step[Predicted]) -> torch.Tensor:
+def _correct(data: Data, step: Step[Predicted]) -> torch.Tensor:
     """Which test samples a network predicts right, (N,) bool."""
     task = task_of(data)
     assert task.correct is not None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from distiq.errors import UserError
 from distiq.records.ablation import AblationRecord
-from distiq.report.reading import read_record, read_run
+from distiq.report.reading import read_record, read_run, read_search
 from distiq.run.ledger import Ledger
 
 STEP = re.compile(r".+-[0-9a-f]{16}(\.partial|\.damaged(-\d+)?)?")
@@ -24,7 +24,7 @@ class Unnamed(NamedTuple):
 
 
 def clean(run: Path, dry_run: bool = False) -> tuple[Unnamed, ...]:
-    """Removes the steps, packs and stored teachers' outputs that neither the run's record nor its ablation's names.
+    """Removes the steps, packs and stored teachers' outputs that no record of the run, its ablation or search names.
 
     These are of earlier settings, unfinished, or were set aside as damaged. What has no name of distiq's stays.
 
@@ -57,6 +57,8 @@ def _named(records: Path) -> set[str]:
     ablation = records / "ablation.json"
     if ablation.is_file():
         named |= set(read_record(ablation, AblationRecord, "`distiq ablate RECIPE` again writes it").steps)
+    if (search := read_search(records)) is not None:
+        named |= set(search.steps)
     return named
 
 

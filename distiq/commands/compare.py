@@ -12,7 +12,7 @@ from torch import Tensor
 from distiq.data.load import load
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.evaluation.statistics import paired_bootstrap, paired_interval
+from distiq.evaluation.paired import paired_drop
 from distiq.recipe.read import read_recipe
 from distiq.records.comparison import ComparedRun, PairedRecord, RunsRecord
 from distiq.records.run import RunRecord
@@ -98,19 +98,8 @@ def _outputs(folder: Path, run: RunRecord) -> Tensor | None:
 
 def _paired(data: Data, own: Tensor, reference: Tensor) -> PairedRecord:
     task, targets = task_of(data), data.test.labels
-    if task.correct is not None:
-        found, before = (task.correct(task.decode(one), targets).unsqueeze(0) for one in (own, reference))
-        ends = paired_interval(found, before)
-    else:
-
-        def gain(rows: Tensor) -> float:
-            after, first = (task.score(one[rows], targets[rows]).primary.goodness for one in (own, reference))
-            return after - first
-
-        ends = paired_bootstrap(gain, len(targets))
-    scale = task.score(own, targets).primary.scale
-    difference, low, high = (scale * end for end in ends)
-    return PairedRecord(difference=difference, interval=(low, high))
+    worse, low, high = paired_drop(task, task.score(own, targets).primary, reference, own, targets)
+    return PairedRecord(difference=-worse, interval=(-high, -low))
 
 
 def differing(recipes: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -280,18 +280,24 @@ length = {length:<16}# tokens kept of a text
 [views]
 distinct = 1            # texts are shown as they are
 
+{_networks_for_texts(texts.train)}
+
+{_budget(2, 1000)}""",
+    )
+
+
+def _networks_for_texts(train: int) -> str:
+    training = _inline(_training(train, "adamw", 0.004))
+    return f"""\
 # A pretrained teacher is better: model = "transformers:bert", finetune = true, and the same folder or hub name as
 # `weights` here and as `tokenizer` above, such as "sentence-transformers/all-MiniLM-L6-v2".
 [teacher]
 model = "text_bilstm"
-training = {{{_inline(_training(texts.train, "adamw", 0.004))}}}
+training = {{{training}}}
 
 [student]               # this network is shipped
 model = "text_cnn"
-training = {{{_inline(_training(texts.train, "adamw", 0.004))}}}
-
-{_budget(2, 1000)}""",
-    )
+training = {{{training}}}"""
 
 
 def _names(names: "survey.Names", folder: str) -> tuple[str, str]:
@@ -315,15 +321,7 @@ length = {length:<16}# tokens of a window; longer texts are read in several
 [views]
 distinct = 1            # texts are shown as they are
 
-# A pretrained teacher is better: model = "transformers:bert", finetune = true, and the same folder or hub name as
-# `weights` here and as `tokenizer` above, such as "sentence-transformers/all-MiniLM-L6-v2".
-[teacher]
-model = "text_bilstm"
-training = {{{_inline(_training(names.train, "adamw", 0.004))}}}
-
-[student]               # this network is shipped
-model = "text_cnn"
-training = {{{_inline(_training(names.train, "adamw", 0.004))}}}
+{_networks_for_texts(names.train)}
 
 {_budget(4, 2000)}""",
     )

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import load_file
+
 from distiq import environment
-from distiq.commands.ablate import Predicted, correct_of, predict
+from distiq.commands.ablate import Predicted, predict
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.evaluation.statistics import paired_interval
+from distiq.evaluation.paired import paired_drop
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
@@ -29,7 +31,7 @@ from distiq.report.reading import read_search
 from distiq.run.candidates import JudgedWatch, Yardstick, cost_of, yardstick
 from distiq.run.check import check_networks, check_training
 from distiq.run.ledger import Ledger, Step
-from distiq.run.measure import reason_of
+from distiq.run.measure import LOGITS, reason_of
 from distiq.run.networks import Models, Network, build_network
 from distiq.run.prepare import read_data
 from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 STORAGE = "search.journal"
 RECORD = "search.json"
-CANDIDATE, FOLDER = "candidate", "folder"  # what the storage keeps of a trial
+CANDIDATE, FOLDER, REACHED = "candidate", "folder", "reached"  # what the storage keeps of a trial
 Space = Callable[[Any], Choice]
 
 
@@ -218,7 +220,9 @@ def _take_up(study: "optuna.Study", folder: Path) -> None:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if trial.user_attrs.get(FOLDER) == str(folder.resolve()):
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params, user_attrs={FOLDER: trial.user_attrs[FOLDER]})
+            reached = {str(epoch): value for epoch, value in trial.intermediate_values.items()}
+            before = trial.user_attrs.get(REACHED, {})
+            study.enqueue_trial(trial.params, user_attrs={FOLDER: trial.user_attrs[FOLDER], REACHED: before | reached})
 
 
 def _candidates(study: "optuna.Study") -> list[Candidate]:
@@ -245,8 +249,7 @@ def _try_one(ledger: Ledger, study: "optuna.Study", shared: Shared, seed: int, b
         excess = getattr(candidate.cost, key) / most - 1 if candidate.cost else math.inf
         trial.set_constraint(key, excess)
     trial.set_user_attr(CANDIDATE, candidate.model_dump_json())
-    is_trained = candidate.outcome == "trained" and candidate.validation is not None
-    if is_trained and candidate.validation is not None:
+    if candidate.outcome == "trained" and candidate.validation is not None:
         study.tell(trial, candidate.validation.goodness)
     else:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -281,12 +284,17 @@ def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict
     if over:
         return make(outcome="over the limits", why=", ".join(over), cost=cost)
     reached: list[tuple[int, float]] = []
+    for epoch, goodness in trial.user_attrs.get(REACHED, {}).items():  # before a kill: the same stages are behind it
+        trial.report(goodness, int(epoch))
+        trial.should_prune()
     watch = JudgedWatch(ledger.watch, partial(_judge, trial, reached))
     try:
         trained = train_student(ledger, recipe, shared.data, network, shared.source, shared.teacher, watch=watch)
     except Stopped:
         why = f"others were better after {reached[-1][0]} epochs"
         return make(outcome="stopped", why=why, cost=cost, epochs=reached[-1][0])
+    except UserError as error:  # such as a loss that is not finite; a full disk is raised again
+        return make(outcome="refused", why=reason_of(error), cost=cost)
     training = trained.step.record.training
     assert training is not None
     return make(outcome="trained", cost=cost, epochs=len(training.epochs), validation=training.epochs[-1].validation)
@@ -384,10 +392,6 @@ def _test(ledger: Ledger, recipe: Recipe, shared: Shared) -> Step[Predicted]:
 
 
 def _compared(data: Data, chosen: Step[Predicted], own: Step[Predicted], cost: CandidateCost) -> ComparedRecord:
-    first, second = chosen.record.test.primary, own.record.test.primary
-    difference, interval = (first.value - second.value) * first.scale, None
-    if task_of(data).correct is not None:
-        found, given = (correct_of(data, step).unsqueeze(0) for step in (chosen, own))
-        mean, low, high = paired_interval(found, given)
-        difference, interval = 100 * mean, (100 * low, 100 * high)
-    return ComparedRecord(own=own.record.test, own_cost=cost, difference=difference, interval=interval)
+    found, given = (load_file(step.folder / LOGITS)["test"] for step in (chosen, own))
+    worse, low, high = paired_drop(task_of(data), own.record.test.primary, given, found, data.test.labels)
+    return ComparedRecord(own=own.record.test, own_cost=cost, difference=-worse, interval=(-high, -low))

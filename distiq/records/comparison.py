@@ -5,8 +5,8 @@ from distiq.records.record import Record
 
 
 class PairedRecord(Record):
-    """How a run's delivered file differs from the first run's on the same test samples, in points or the metric's unit,
-    with its paired interval of 95 %."""
+    """How much better a run's delivered file is than the first run's on the same test samples, in points or the
+    metric's unit, with its paired interval of 95 %."""
 
     difference: float
     interval: tuple[float, float]

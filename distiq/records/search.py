@@ -37,16 +37,16 @@ class Candidate(Record):
 
 
 class ComparedRecord(Record):
-    """The found student against the recipe's own on the test set, both float32 after their last epoch, found minus own.
+    """The found student against the recipe's own on the test set, both float32 after their last epoch.
 
-    `difference` is in points, or in the metric's unit; `interval` is the paired one of 95 %, None where the task's
-    predictions are not right or wrong.
+    `difference` says how much better the found one is, in points or the metric's unit; `interval` is the paired one of
+    95 %.
     """
 
     own: Quality
     own_cost: CandidateCost
     difference: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
 
 
 class SearchRecord(Record):

@@ -25,14 +25,11 @@ def search_sentence(search: SearchRecord) -> str:
         said += f", {chosen.cost.latency_ms:.3g} ms and {chosen.cost.size_kb:.1f} kB as a quantized file"
     if (compared := search.compared) is None:
         return said + "."
-    interval = ""
-    if compared.interval is not None:
-        low, high = compared.interval
-        interval = f" (95 % interval {low:+.2f} to {high:+.2f}, one seed)"
-    own = compared.own_cost
+    own, (low, high) = compared.own_cost, compared.interval
     return (
         f"{said}; the recipe's own student has {compared.own.primary.in_words}, {own.latency_ms:.3g} ms and"
-        f" {own.size_kb:.1f} kB: {compared.difference:+.2f} {metric.drop_unit}{interval}."
+        f" {own.size_kb:.1f} kB: {compared.difference:+.2f} {metric.drop_unit} (95 %"
+        f" interval {low:+.2f} to {high:+.2f}, one seed)."
     )
 
 

@@ -2,9 +2,7 @@
 
 import datetime
 import shutil
-from collections.abc import Callable
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from distiq.bundle.write import write_bundle
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.evaluation.cost import parameter_count
-from distiq.evaluation.statistics import paired_bootstrap, paired_interval
+from distiq.evaluation.paired import paired_drop
 from distiq.files import replace_folder
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.models.vectors import StaticVectors, TokenVectors, check_vectors, save_vectors
@@ -41,8 +39,6 @@ from distiq.run.trial import QuantizedTeacher
 from distiq.runtimes.export import checksums
 from distiq.runtimes.onnx_runtime import with_mask
 from distiq.tasks.choose import task_of
-from distiq.tasks.intervals import bootstrap_interval
-from distiq.tasks.task import Task
 from distiq.training import processes
 
 TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
@@ -125,43 +121,10 @@ def _verdict(
 def _drop(recipe: Recipe, data: Data, teacher: MeasuredNetwork, outputs: Tensor) -> DropRecord:
     """What the delivered file's outputs for the test set lose against the teacher's, with its paired interval."""
     task, metric, targets = task_of(data), teacher.scores.test.primary, data.test.labels
-    reference = teacher.logits["test"]
-    if task.correct is not None:
-        correct = [task.correct(task.decode(one), targets).unsqueeze(0) for one in (reference, outputs)]
-        interval = paired_interval(correct[0], correct[1])
-    elif task.counts is not None and task.of_counts is not None:
-        sign = 1 if metric.higher_is_better else -1
-        interval = _of_counts(task.counts(reference, targets), task.counts(outputs, targets), task.of_counts, sign)
-    elif task.drop is not None:
-        interval = task.drop(reference, outputs, targets)
-    else:
-        interval = _resampled(task, reference, outputs, targets)
-    value, low, high = (metric.scale * end for end in interval)
+    value, low, high = paired_drop(task, metric, teacher.logits["test"], outputs, targets)
     return DropRecord(
         title=drop_title(metric), value=value, interval=(low, high), unit=metric.drop_unit, allowed=recipe.budget.drop
     )
-
-
-def _of_counts(one: Tensor, other: Tensor, figure: Callable[[Tensor], Tensor], sign: int) -> tuple[float, float, float]:
-    """The difference of a figure of sums, first minus second times `sign`, with its paired bootstrap interval."""
-    width = one.shape[1]
-
-    def difference(sums: Tensor) -> Tensor:
-        return sign * (figure(sums[..., :width]) - figure(sums[..., width:]))
-
-    both = torch.cat([one, other], 1)
-    return float(difference(both.sum(0))), *bootstrap_interval(both, difference)
-
-
-def _resampled(task: Task, reference: Tensor, outputs: Tensor, targets: Tensor) -> tuple[float, float, float]:
-    """By scoring samples that are drawn again and again; those that are judged together are drawn together."""
-
-    def drop(drawn: Tensor) -> float:
-        rows = (drawn.unsqueeze(1) * task.together + torch.arange(task.together)).flatten()
-        before, after = (task.score(one[rows], targets[rows]).primary.goodness for one in (reference, outputs))
-        return before - after
-
-    return paired_bootstrap(drop, len(targets) // task.together)
 
 
 def _task_record(data: Data) -> TaskRecord:

@@ -15,6 +15,7 @@ from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Metric
 from distiq.records.search import Candidate, CandidateCost
+from distiq.run.candidates import JudgedWatch
 
 pytest.importorskip("optuna", reason="optuna is not installed")
 
@@ -108,25 +109,23 @@ def test_what_is_over_the_limits_is_not_trained_and_the_best_is_delivered(recipe
 
 @pytest.mark.slow
 def test_a_search_that_was_killed_ends_with_the_same_choice(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
-    from distiq.run import train as training
-
     whole = search(recipe, run=Path("runs/whole"))
-    distil, calls = training.distil, []
+    epoch, firsts = JudgedWatch.epoch, []
 
-    def killed(*arguments, **named):
-        calls.append(named["stage"])
-        if calls.count("student") % 2 == 1:
-            raise KeyboardInterrupt
-        return distil(*arguments, **named)
+    def killed(watch: JudgedWatch, number: int, goodness: float | None) -> None:
+        epoch(watch, number, goodness)
+        firsts.append(number)
+        if number == 1:
+            raise KeyboardInterrupt  # the next process goes on with the second epoch
 
-    monkeypatch.setattr(training, "distil", killed)
+    monkeypatch.setattr(JudgedWatch, "epoch", killed)
     for _ in range(20):
         try:
             again = search(recipe, run=Path("runs/killed"))
             break
         except KeyboardInterrupt:
             continue
-    assert calls.count("student") > 2
+    assert firsts.count(1) == firsts.count(2) > 2
     assert [(one.model, one.options, one.outcome, one.validation) for one in again.candidates] == [
         (one.model, one.options, one.outcome, one.validation) for one in whole.candidates
     ]
@@ -148,6 +147,19 @@ def test_spaces_that_give_no_network(recipe: Recipe, function: str, said: str):
     tree = recipe.model_dump(mode="json")
     tree["search"] |= {"space": tree["search"]["space"].replace(":narrow", f":{function}"), "trials": 2}
     with pytest.raises(UserError, match=said):
+        search(parse_recipe(tree))
+
+
+def test_a_training_that_fails_ends_its_candidate_not_the_search(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    from distiq.commands import search as searching
+
+    def diverges(*_: object, **__: object) -> None:
+        raise UserError("student: the loss part(s) task became nan in epoch 1")
+
+    monkeypatch.setattr(searching, "train_student", diverges)
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {"trials": 2}
+    with pytest.raises(UserError, match=r"none of 2 candidates holds .* became nan in epoch 1"):
         search(parse_recipe(tree))
 
 
