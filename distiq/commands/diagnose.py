@@ -25,7 +25,7 @@ from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.ranges import activation_range, percentile_range
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import SAMPLES, grids, sensitivity
+from distiq.quantization.sensitivity import SAMPLES, enough, grids, sensitivity
 from distiq.recipe.read import read_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.records.diagnosis import DiagnosisRecord, FindingRecord
@@ -141,6 +141,7 @@ def read_case(ledger: Ledger) -> Case:
     assert rung.ranges is not None
     scheme = replace(plain_scheme(recipe, run.float_modules), ranges=rung.ranges, percentile=recipe.quantize.percentile)
     quantized = quantize(student, calibration, scheme)
+    looked_at = calibration[drawn(len(calibration), enough(calibration[0].numel()))]
     ledger.watch.stage("quantizing every tensor alone")
     return Case(
         ledger.folder,
@@ -154,7 +155,7 @@ def read_case(ledger: Ledger) -> Case:
         rung,
         scheme,
         quantized,
-        sensitivity(quantized, calibration[drawn(len(calibration), SAMPLES)], rung.name, ledger.watch, task_of(data)),
+        sensitivity(quantized, looked_at, rung.name, ledger.watch, task_of(data)),
     )
 
 

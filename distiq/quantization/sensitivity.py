@@ -25,6 +25,8 @@ from distiq.tasks.classification import rows
 from distiq.tasks.task import Task, one_part
 
 SAMPLES = 128
+FEWEST = 16
+VALUES = SAMPLES * 3 * 96 * 96  # of the inputs of all samples together: large ones average as well over fewer
 Point = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
 
 
@@ -47,6 +49,11 @@ def grids(quantized: QuantizedModel) -> list[Grid]:
         elif isinstance(point, ActivationFakeQuantize | DynamicFakeQuantize):
             by_module.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
     return list(by_module.values())
+
+
+def enough(values: int) -> int:
+    """How many samples of so many input values tell where the noise comes from."""
+    return max(FEWEST, min(SAMPLES, VALUES // max(1, values)))
 
 
 def sensitivity(

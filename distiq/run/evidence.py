@@ -1,5 +1,6 @@
 """What is measured of a network before rungs are chosen: what int8 does to a front-end, where the noise comes from."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from distiq.models.audio import front_ends
 from distiq.progress import Watch
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import SAMPLES, sensitivity
+from distiq.quantization.sensitivity import enough, sensitivity
 from distiq.records.record import Record
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.trials import FloatModulesRecord
@@ -86,7 +87,8 @@ def noise_of(ledger: Ledger, data: Data, network: MeasuredNetwork, scheme: Schem
 
 def look(place: Place, *, network: TrainedNetwork, data: Data, scheme: Scheme, seed: int) -> SensitivityRecord:
     """The step that quantizes every tensor alone."""
-    samples = data.normalize(data.calibration.drawn(SAMPLES).inputs)
+    count = enough(math.prod(data.calibration.samples.shape))
+    samples = data.normalize(data.calibration.drawn(count).inputs)
     quantized = calibrated(network.module, data, scheme, seed, place.watch)
     return sensitivity(quantized, samples, scheme.mode, place.watch, task_of(data))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import divergence, grids, mean_share, sensitivity
+from distiq.quantization.sensitivity import divergence, enough, grids, mean_share, sensitivity
 
 
 def weights_of(model: nn.Module) -> list[str]:
@@ -101,3 +101,7 @@ def test_divergence_of_two_coins():
 
 def test_divergence_of_a_single_output_is_half_the_squared_difference():
     assert divergence(torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [1.0]])) == pytest.approx((0.25 + 1) / 4)
+
+
+def test_large_inputs_are_looked_at_in_smaller_number():
+    assert [enough(3 * side * side) for side in (32, 96, 192, 1024)] == [128, 128, 32, 16]
