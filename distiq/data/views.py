@@ -13,12 +13,13 @@ from torch import Tensor
 
 from distiq.data.audio import Audio
 from distiq.data.images import Images
-from distiq.data.labels import BOXES, MASK, LabelForm, form_of
+from distiq.data.labels import BOXES, MASK, SYMBOLS, LabelForm, form_of
 from distiq.data.placed import placed_views
 from distiq.data.preprocessing import Preprocessing
 from distiq.data.samples import Split
 from distiq.data.text import Text, Words
-from distiq.data.waveforms import hushed, louder, moved, with_noise
+from distiq.data.voices import CURVES, revoiced
+from distiq.data.waveforms import hushed, louder, moved, sounding, with_noise
 from distiq.errors import UserError
 from distiq.recipe.data import ViewSettings
 from distiq.records.record import NOUNS
@@ -127,7 +128,8 @@ class Views:
             case Text() if words is not None:
                 return Shown(self.read(samples, number, indices, words), labels)
             case Audio():
-                return Shown(self.heard(samples, number, indices), labels)
+                whole = form_of(labels) is SYMBOLS
+                return Shown(self.heard(samples, number, indices, preprocessing.rate, whole), labels)
             case Images() if form_of(labels) in (MASK, BOXES):
                 placed = placed_views(split, indices, self.settings, partial(uniform, self.seed, number))
                 return Shown(self.recoloured(placed.images, number, indices), placed.labels)
@@ -205,19 +207,34 @@ class Views:
         replaced = free & (chance >= settings.mask) & (chance < settings.mask + settings.replace)
         return torch.where(replaced, words.pool[(drawn * len(words.pool)).long()], tokens)
 
-    def heard(self, clips: Tensor, number: int, indices: Tensor) -> Tensor:
+    def heard(self, clips: Tensor, number: int, indices: Tensor, rate: int, whole: bool = False) -> Tensor:
         """View `number` of samples `indices`, whose clips are given.
+
+        Args:
+            rate: samples per second.
+            whole: no sound leaves the window, since a text says what is in it.
 
         Shapes: (B, T), (B,) -> (B, T), of the clips' type.
         """
         settings, window = self.settings.audio, clips.shape[1]
         indices = indices.to(clips.device)
-        draws = uniform(self.seed, number, indices, 8)
-        both_ways = 2 * draws[:, :3] - 1
+        draws = uniform(self.seed, number, indices, 16)
+        both_ways = 2 * draws - 1
         waves = clips.float()
+        begin, end = sounding(waves) if whole else (torch.full_like(draws[:, 0], (window - 1) / 2), None)
+        if settings.stretch or settings.voice or settings.curve_db:
+            tempo, pitch = 1 + both_ways[:, 8] * settings.stretch, 1 + both_ways[:, 9] * settings.voice
+            if end is not None:
+                tempo = torch.maximum(tempo, (end - begin) / (window - begin))
+                end = begin + (end - begin) / tempo
+            curve = both_ways[:, 10 : 10 + CURVES] * (settings.curve_db / CURVES)
+            waves = revoiced(waves, rate, tempo, pitch, curve, begin)
         if settings.shift or settings.speed:
-            shift = (both_ways[:, 0] * settings.shift * window).round()
-            waves = moved(waves, shift, 1 + both_ways[:, 1] * settings.speed)
+            shift, speed = (both_ways[:, 0] * settings.shift * window).round(), 1 + both_ways[:, 1] * settings.speed
+            if end is not None:
+                speed = torch.maximum(speed, (end - begin) / window)
+                shift = shift.clamp(-begin, (window - begin - (end - begin) / speed).floor())
+            waves = moved(waves, shift, speed, begin)
         if settings.gain_db:
             waves = louder(waves, both_ways[:, 2] * settings.gain_db)
         if settings.mask:

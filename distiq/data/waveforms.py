@@ -7,15 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def moved(clips: Tensor, shift: Tensor, speed: Tensor) -> Tensor:
-    """Every clip later by `shift` samples and played `speed` times as fast around its middle; silence comes in.
+def moved(clips: Tensor, shift: Tensor, speed: Tensor, origin: Tensor) -> Tensor:
+    """Every clip later by `shift` samples and played `speed` times as fast around sample `origin`; silence comes in.
 
     Between two samples lies the straight line; a faster clip is also higher in pitch.
     """
-    length = clips.shape[1]
-    middle = (length - 1) / 2
-    time = torch.arange(length, dtype=torch.float32, device=clips.device)
-    place = middle + (time - middle - shift.unsqueeze(1)) * speed.unsqueeze(1)
+    time = torch.arange(clips.shape[1], dtype=torch.float32, device=clips.device)
+    start = origin.unsqueeze(1)
+    place = start + (time - start - shift.unsqueeze(1)) * speed.unsqueeze(1)
     left = place.floor()
     share = place - left
     return _at(clips, left.long()) * (1 - share) + _at(clips, left.long() + 1) * share
@@ -25,6 +24,14 @@ def _at(clips: Tensor, places: Tensor) -> Tensor:
     """clips[b, places[b, t]], zero outside."""
     inside = (places >= 0) & (places < clips.shape[1])
     return clips.gather(1, places.clamp(0, clips.shape[1] - 1)) * inside
+
+
+def sounding(clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every clip (B, T) the first sample that is not zero, and the place behind the last one; 0 and 1 of silence."""
+    loud = clips != 0
+    loud[:, 0] |= ~loud.any(1)
+    first, last = loud.int().argmax(1), loud.flip(1).int().argmax(1)
+    return first.float(), (clips.shape[1] - last).float()
 
 
 def louder(clips: Tensor, decibels: Tensor) -> Tensor:

@@ -314,6 +314,13 @@ class AudioViewSettings(Part):
 
     shift: float = Field(0.1, ge=0, le=1, description="move in time by up to this share of the window, either way")
     speed: float = Field(0.0, ge=0, lt=1, description="play faster or slower by up to this share, pitch with it")
+    stretch: float = Field(0.0, ge=0, lt=1, description="spoken faster or slower by up to this share, at its own pitch")
+    voice: float = Field(
+        0.0, ge=0, lt=1, description="pitch and formants higher or lower by up to this share, at their own pace"
+    )
+    curve_db: float = Field(
+        0.0, ge=0, description="as another microphone would hear it: low and high frequencies by up to so many decibels"
+    )
     gain_db: float = Field(6.0, ge=0, description="louder or quieter by up to so many decibels")
     noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
     snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")

@@ -9,13 +9,17 @@ from torch import Tensor
 from distiq.data.audio import Audio
 from distiq.data.samples import in_memory
 from distiq.data.views import Views, uniform, white_noise
-from distiq.data.waveforms import hushed, louder, moved, with_noise
+from distiq.data.waveforms import hushed, louder, moved, sounding, with_noise
 from distiq.errors import UserError
 from distiq.recipe.data import AudioViewSettings, ViewSettings
 from distiq.recipe.read import parse_recipe
 
 LENGTH = 800
-EVERYTHING = {"shift": 0.2, "speed": 0.1, "gain_db": 6.0, "noise": 0.5, "mask": 0.2}
+RATE = 8000
+EVERYTHING = {
+    "shift": 0.2, "speed": 0.1, "gain_db": 6.0, "noise": 0.5, "mask": 0.2, "stretch": 0.2, "voice": 0.2,
+    "curve_db": 9.0,
+}  # fmt: skip
 STILL = dict.fromkeys(EVERYTHING, 0.0)
 
 
@@ -32,31 +36,31 @@ def clips(count: int = 12, dtype: torch.dtype = torch.int16) -> Tensor:
 def test_a_view_is_the_same_in_any_order_and_any_batch(dtype: torch.dtype):
     """To the bit: more clips than a vector register holds numbers, so that some fall into its remainder."""
     sounds, everyone, made = clips(75, dtype), torch.arange(75), views(**EVERYTHING | {"noise": 1.0})
-    whole = made.heard(sounds, 5, everyone)
+    whole = made.heard(sounds, 5, everyone, RATE)
     assert whole.dtype == dtype
     order = torch.randperm(75, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(made.heard(sounds[order], 5, order), whole[order])
+    assert torch.equal(made.heard(sounds[order], 5, order, RATE), whole[order])
     parts = everyone.split([1, 4, 7, 1, 40, 22])
-    assert torch.equal(torch.cat([made.heard(sounds[part], 5, part) for part in parts]), whole)
+    assert torch.equal(torch.cat([made.heard(sounds[part], 5, part, RATE) for part in parts]), whole)
 
 
 def test_views_differ_by_number_seed_and_index():
     one = clips(1).expand(3, -1)
     made = views(**EVERYTHING)
-    first = made.heard(one, 0, torch.arange(3))
+    first = made.heard(one, 0, torch.arange(3), RATE)
     assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first, made.heard(one, 1, torch.arange(3)))
-    assert not torch.equal(first, Views(made.settings, 4).heard(one, 0, torch.arange(3)))
+    assert not torch.equal(first, made.heard(one, 1, torch.arange(3), RATE))
+    assert not torch.equal(first, Views(made.settings, 4).heard(one, 0, torch.arange(3), RATE))
 
 
 def test_without_any_change_a_view_is_the_clip():
-    assert torch.equal(views(**STILL).heard(clips(), 0, torch.arange(12)), clips())
+    assert torch.equal(views(**STILL).heard(clips(), 0, torch.arange(12), RATE), clips())
 
 
 def test_a_split_of_clips_is_shown_through_its_views():
     split = in_memory(clips(), torch.arange(12))
     shown = views(**EVERYTHING).shown(split, Audio(split.samples.shape, 8000), 2, torch.tensor([4, 1]))
-    assert torch.equal(shown.inputs, views(**EVERYTHING).heard(clips()[[4, 1]], 2, torch.tensor([4, 1])))
+    assert torch.equal(shown.inputs, views(**EVERYTHING).heard(clips()[[4, 1]], 2, torch.tensor([4, 1]), RATE))
     assert shown.labels.tolist() == [4, 1]
 
 
@@ -68,15 +72,15 @@ def test_a_moved_clip_comes_later_and_silence_comes_in(shift: int):
         expected[:, shift:] = sounds[:, : LENGTH - shift]
     else:
         expected[:, :shift] = sounds[:, -shift:]
-    torch.testing.assert_close(moved(sounds, torch.full((2,), float(shift)), torch.ones(2)), expected)
+    torch.testing.assert_close(moved(sounds, torch.full((2,), float(shift)), torch.ones(2), torch.zeros(2)), expected)
 
 
 def test_a_faster_clip_is_higher_by_the_same_factor():
     time = torch.arange(LENGTH, dtype=torch.float32)
     tone = torch.sin(2 * math.pi * time / 40).unsqueeze(0)
-    fast = moved(tone, torch.zeros(1), torch.tensor([1.25]))
-    middle = slice(LENGTH // 4, 3 * LENGTH // 4)
     centre = (LENGTH - 1) / 2
+    fast = moved(tone, torch.zeros(1), torch.tensor([1.25]), torch.tensor([centre]))
+    middle = slice(LENGTH // 4, 3 * LENGTH // 4)
     expected = torch.sin(2 * math.pi * (centre + (time - centre) * 1.25) / 40)
     # The straight line between samples of a sine of 40 samples is off by at most (2 pi / 40)^2 / 8.
     torch.testing.assert_close(fast[0, middle], expected[middle], atol=(2 * math.pi / 40) ** 2 / 8 + 1e-4, rtol=0)
@@ -125,9 +129,28 @@ def test_a_hushed_stretch_is_silent_and_the_rest_is_not():
 
 def test_loud_clips_are_held_at_full_scale():
     loud = torch.full((4, LENGTH), 30000, dtype=torch.int16)
-    found = views(**STILL | {"gain_db": 20.0}).heard(loud, 0, torch.arange(4))
+    found = views(**STILL | {"gain_db": 20.0}).heard(loud, 0, torch.arange(4), RATE)
     assert int(found.min()) > 0, "a sample that wrapped would be negative"
     assert int(found.max()) == 32767
+
+
+def test_sound_that_a_text_says_never_leaves_the_window():
+    """Slower, and later: the first and the last sample are still there, in a window that it fills."""
+    sounds = torch.zeros(40, LENGTH)
+    sounds[:, 100:700] = 1000.0
+    made = views(**STILL | {"speed": 0.5, "shift": 0.5})
+    whole, cut = (made.heard(sounds, 0, torch.arange(40), RATE, whole) for whole in (True, False))
+    speed = 1 + 0.5 * (2 * uniform(3, 0, torch.arange(40), 2)[:, 1] - 1)
+    length = 600 / speed.clamp(min=600 / LENGTH)
+    assert ((whole > 0).sum(1) - length).abs().max() <= 2
+    assert (((cut > 0).sum(1) - 600 / speed).abs() > 2).any()
+
+
+def test_what_sounds_is_found():
+    sounds = torch.zeros(3, 10)
+    sounds[0, 2:5], sounds[1, 9] = 1, -1
+    begin, end = sounding(sounds)
+    assert (begin.tolist(), end.tolist()) == ([2, 9, 0], [5, 10, 1])
 
 
 def test_a_range_that_begins_above_its_end_is_refused():
