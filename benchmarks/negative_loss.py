@@ -1,11 +1,11 @@
-"""Can a student on narrow grids, taught, beat its float32 self that was not? Trainings on grids, several seeds, paired.
+"""Can a student of few bits, taught, beat its float32 self that was not? Quantized trainings, several seeds, paired.
 
     python benchmarks/negative_loss.py [recipes/fashion_mnist.toml] [--set data.train=12512] [--seeds 5]
 
-Each seed trains the recipe's student without and with its teacher, in float32; puts the taught one on grids by
+Each seed trains the recipe's student without and with its teacher, in float32; quantizes the taught one by
 calibration alone (8 bits of weights; 4 and 3 with closed-form rounding) and trains it on there, with the stored
-teacher and without (`quantize.training`). Full test set, simulated grids (that the files agree, the records of `distiq
-run` say). Interrupted, the same command goes on; students of benchmarks/knowledge.py in the run folder serve again.
+teacher and without (`quantize.training`). Full test set, simulated integers (the records of `distiq run` say that the
+files agree). Interrupted, the same command goes on; students of benchmarks/knowledge.py in the run folder serve again.
 """
 
 import argparse

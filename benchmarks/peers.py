@@ -153,14 +153,14 @@ def load_fixed_tflite(path: Path, threads: int) -> Predict:
 
 
 def load_integer_tflite(path: Path) -> Predict:
-    """Runs a .tflite file of a single sample whose ends may be integers: floats go on its grid and come from it."""
+    """Runs a .tflite file of a single sample; where its input and output are integers, floats are quantized for it."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
     entry, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
-    def on_grid(sample: np.ndarray) -> np.ndarray:
+    def quantized(sample: np.ndarray) -> np.ndarray:
         scale, zero_point = entry["quantization"]
         if scale:
             bounds = np.iinfo(entry["dtype"])
@@ -168,7 +168,7 @@ def load_integer_tflite(path: Path) -> Predict:
         return sample.astype(entry["dtype"])
 
     def run(sample: np.ndarray) -> Tensor:
-        interpreter.set_tensor(entry["index"], on_grid(sample))
+        interpreter.set_tensor(entry["index"], quantized(sample))
         interpreter.invoke()
         answer, (scale, zero_point) = interpreter.get_tensor(result["index"]), result["quantization"]
         return torch.from_numpy((answer.astype(np.float32) - zero_point) * (scale or 1.0))

@@ -24,7 +24,7 @@ from distiq import environment
 from distiq.files import write_atomically
 from distiq.models.resnet import ResNet
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
-from distiq.quantization.quantize import points, quantize
+from distiq.quantization.quantize import activation_fake_quantizers, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.tasks.classification import kd
 
@@ -42,10 +42,10 @@ def fresh() -> nn.Module:
 
 def distiq_qat(images: Tensor, bits: int, learn_ranges: bool = False) -> nn.Module:
     quantized = quantize(fresh().eval(), images, Scheme(weight_bits=bits))  # type: ignore[arg-type]
-    for point in quantized.modules():
-        if isinstance(point, PerChannelWeightFakeQuantize) and bits < 8:
-            point.learn()
-    for activation in points(quantized) if learn_ranges else ():
+    for module in quantized.modules():
+        if isinstance(module, PerChannelWeightFakeQuantize) and bits < 8:
+            module.learn()
+    for activation in activation_fake_quantizers(quantized) if learn_ranges else ():
         activation.learn()
     return quantized.to(memory_format=torch.channels_last).train()
 

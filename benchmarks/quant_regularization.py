@@ -4,10 +4,10 @@
         [--only kurtosis]
 
 Each seed trains the recipe's student with its teacher and each term in turn, with the same starting weights, order and
-views, and puts it on grids by calibration alone: 8 bits, and weights of 4 bits rounded to the nearest and in closed
+views, and quantizes it by calibration alone: 8 bits, and weights of 4 bits rounded to the nearest and in closed
 form. What counts is float32's accuracy minus the quantized one, against the same of the student without a term (full
-test set, simulated grids; intervals over seeds and images). Weights bring a term to 5 to 11 % of the label loss at the
-start, none was tuned; a recipe with terms of its own (--set distil.quant_regularization.kurtosis=1.0) has
+test set, simulated integers; intervals over seeds and images). Weights bring a term to 5 to 11 % of the label loss at
+the start, none was tuned; a recipe with terms of its own (--set distil.quant_regularization.kurtosis=1.0) has
 a row for them, "recipe".
 Interrupted, the same command goes on.
 """

@@ -164,7 +164,7 @@ def onnxruntime_with(method: str) -> Maker:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod[method],
-            # With all of them on grids the mask's -3e38 spoils its neighbours: a third of the answers flip.
+            # With all of them quantized the mask's -3e38 spoils its neighbours: a third of the answers flip.
             op_types_to_quantize=["MatMul", "Gemm", "Gather"] if is_text else None,
         )
         return load(folder / "static.onnx")

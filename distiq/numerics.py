@@ -1,6 +1,6 @@
 """Scale, zero point, rounding, error: pure functions, and the independent ruler of the tests.
 
-An affine grid stands for ``value = (q - zero_point) * scale`` with q an integer of `bits` bits, signed
+Affine quantization stands for ``value = (q - zero_point) * scale`` with q an integer of `bits` bits, signed
 (Jacob et al. 2018, arXiv:1712.05877, equation 1). Rounding is half to even, as in every runtime.
 """
 
@@ -22,17 +22,17 @@ def drawn(count: int, most: int) -> Tensor:
 
 
 def affine_bounds(bits: int) -> tuple[int, int]:
-    """Smallest and largest integer of a signed grid: (-128, 127) for 8 bits."""
+    """Smallest and largest signed integer: (-128, 127) for 8 bits."""
     return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def symmetric_bounds(bits: int) -> tuple[int, int]:
-    """The same, without the most negative number: (-127, 127) for 8 bits, so that the grid is symmetric."""
+    """The same, without the most negative number: (-127, 127) for 8 bits, so that the range is symmetric."""
     return -(2 ** (bits - 1) - 1), 2 ** (bits - 1) - 1
 
 
 def affine_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of the signed grid that spans [low, high], widened to hold zero exactly.
+    """Scale and zero point of signed integers that span [low, high], widened to hold zero exactly.
 
     Args:
         low, high: tensors of one shape; low <= high.
@@ -48,12 +48,12 @@ def affine_qparams(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor
 
 
 def symmetric_scale(largest_magnitude: Tensor, bits: int) -> Tensor:
-    """Scale of the symmetric grid whose largest value is `largest_magnitude`; its zero point is 0."""
+    """Scale of symmetric quantization whose largest value is `largest_magnitude`; the zero point is 0."""
     return torch.clamp(largest_magnitude.float() / symmetric_bounds(bits)[1], min=SMALLEST_SCALE)
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bounds: tuple[int, int]) -> Tensor:
-    """The integers of `x` on a grid, as int64; scale and zero point broadcast against x."""
+    """The integers that stand for `x`, as int64; scale and zero point broadcast against x."""
     return torch.clamp(torch.round(x / scale) + zero_point, *bounds).long()
 
 
@@ -64,7 +64,7 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 @torch.library.custom_op("distiq::dynamic_fake_quantize", mutates_args=())
 def dynamic_fake_quantize(x: Tensor) -> Tensor:
-    """x in float32, rounded to the 8-bit affine grid that spans it, as ONNX's DynamicQuantizeLinear defines that grid.
+    """x in float32, rounded to 8-bit affine integers that span it, as ONNX's DynamicQuantizeLinear defines them.
 
     One operation in an exported graph, so that a runtime's own can take its place. The gradient passes straight
     through it.

@@ -26,7 +26,7 @@ def test_bounds(bits, affine, symmetric):
 
 @pytest.mark.parametrize(("low", "high"), RANGES)
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_affine_grid_spans_the_range_and_holds_zero(low, high, bits):
+def test_an_affine_range_spans_the_range_and_holds_zero(low, high, bits):
     scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
     smallest, largest = affine_bounds(bits)
     assert smallest <= int(zero_point) <= largest
@@ -38,7 +38,7 @@ def test_affine_grid_spans_the_range_and_holds_zero(low, high, bits):
     assert abs(float(ends[1]) - max(high, 0)) <= 0.5001 * float(scale)
 
 
-def test_affine_grid_by_hand():
+def test_affine_parameters_by_hand():
     scale, zero_point = affine_qparams(torch.tensor([-1.0, 0.0]), torch.tensor([1.55, 5.1]), 8)
     torch.testing.assert_close(scale, torch.tensor([0.01, 0.02]))
     assert zero_point.tolist() == [-28, -128]
@@ -46,7 +46,7 @@ def test_affine_grid_by_hand():
 
 
 @pytest.mark.parametrize("low_high", [(0.0, 0.0), (1e-12, 1e-12), (-1e-30, 1e-30)])
-def test_a_degenerate_range_still_gives_a_grid(low_high):
+def test_a_degenerate_range_still_gives_parameters(low_high):
     scale, zero_point = affine_qparams(torch.tensor(low_high[0]), torch.tensor(low_high[1]), 8)
     assert float(scale) == SMALLEST_SCALE
     q = quantize(torch.zeros(3), scale, zero_point, affine_bounds(8))
@@ -54,7 +54,7 @@ def test_a_degenerate_range_still_gives_a_grid(low_high):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_symmetric_grid_ends_at_the_largest_magnitude(bits):
+def test_a_symmetric_range_ends_at_the_largest_magnitude(bits):
     scale = symmetric_scale(torch.tensor([0.5, 3.0, 0.0]), bits)
     largest = symmetric_bounds(bits)[1]
     torch.testing.assert_close(largest * scale[:2], torch.tensor([0.5, 3.0]))
@@ -100,7 +100,7 @@ def test_sqnr_by_hand():
 
 @pytest.mark.parametrize("bits", [8, 10, 12])
 def test_sqnr_of_a_sine_grows_by_six_db_a_bit(bits):
-    # Bennett 1948: a sine over the whole range of an n-bit grid has 6.02 n + 1.76 dB.
+    # Bennett 1948: a sine over the whole range of n bits has 6.02 n + 1.76 dB.
     sine = torch.sin(torch.linspace(0, 2000 * math.pi, 200_003, dtype=torch.float64))
     scale, zero_point = affine_qparams(torch.tensor(-1.0), torch.tensor(1.0), bits)
     back = dequantize(quantize(sine, scale.double(), zero_point, affine_bounds(bits)), scale.double(), zero_point)

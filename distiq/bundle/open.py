@@ -320,7 +320,7 @@ class Bundle:
     def check(self) -> Check:
         """Replays the test vectors here.
 
-        Another processor may round sums of float differently, which moves a logit by a step or two of its grid: a
+        Another processor may round sums of float differently, which moves a logit by an integer or two: a
         difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed answer is not. A number has
         changed where it differs by more.
 

@@ -25,7 +25,7 @@ from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.ranges import activation_range, percentile_range
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import SAMPLES, enough, grids, sensitivity
+from distiq.quantization.sensitivity import SAMPLES, enough, quantized_tensors, sensitivity
 from distiq.recipe.read import read_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.records.diagnosis import DiagnosisRecord, FindingRecord
@@ -376,11 +376,11 @@ def _logits(case: Case, model: nn.Module, samples: Tensor) -> Tensor:
 @torch.no_grad()
 def _stretched(model: nn.Module, samples: Tensor, scheme: Scheme) -> dict[str, float]:
     """Width of each activation's range by the scheme over that of what 99.9 % of its values need, by place."""
-    watching = QuantizedModel(prepare(export_graph(model, samples[:2]), scheme), scheme)
+    observed = QuantizedModel(prepare(export_graph(model, samples[:2]), scheme), scheme)
     for chunk in samples.split(SAMPLES):
-        watching(chunk)
+        observed(chunk)
     stretched: dict[str, float] = {}
-    for place, _, fake_quantize in grids(watching):
+    for place, _, fake_quantize in quantized_tensors(observed):
         if not isinstance(fake_quantize, ActivationFakeQuantize):
             continue
         histogram = fake_quantize.histogram

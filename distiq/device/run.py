@@ -415,7 +415,7 @@ def named_tensors(interpreter: Any) -> tuple[dict[str, dict[str, Any]], dict[str
 
 
 def as_taken(inputs: np.ndarray, tensor: dict[str, Any]) -> np.ndarray:
-    """Inputs as a tensor of LiteRT takes them: floats on its grid if it is of int8, token numbers as int32."""
+    """Inputs as a tensor of LiteRT takes them: quantized floats if it is of int8, token numbers as int32."""
     if tensor["dtype"] == np.int8 and inputs.dtype.kind == "f":
         scale, zero_point = tensor["quantization"]
         steps = np.rint(inputs.astype(np.float32) * (np.float32(1) / np.float32(scale))) + np.float32(zero_point)

@@ -1,7 +1,7 @@
 """Terms that make the float student easy to quantize while it is distilled: kurtosis, range, balance, noise.
 
-What a grid of b bits costs grows with the square of its range over the spread of what lies on it. So weights shall be
-spread evenly over their grids, activations shall have no far outliers, the channels of a depthwise layer shall be
+The error of b bits grows with the square of the range over the spread of the values. So weights shall be
+spread evenly over their ranges, activations shall have no far outliers, the channels of a depthwise layer shall be
 alike, and the network shall not mind weights that are off by half a step. Nothing here knows the quantization itself.
 """
 
@@ -32,7 +32,7 @@ def kurtosis_loss(weight: Tensor) -> Tensor:
     """(kurtosis - 1.8)^2 of a layer's weights (outputs, ...), each over the largest of its output channel.
 
     Shkolnik et al. 2020, "Robust quantization: one model to rule them all" (arXiv:2002.07686); 1.8 is
-    the kurtosis of the uniform distribution. The paper's grids span a layer, ours an output channel: hence the
+    the kurtosis of the uniform distribution. The paper's ranges span a layer, here an output channel: hence the
     division, without which a network could please the term by scales that batch norm takes back.
     """
     rows = weight.flatten(1)
@@ -60,14 +60,14 @@ def balance_loss(weight: Tensor) -> Tensor:
     """1 - the mean over the output channels of their range over the largest one, weights (outputs, ...).
 
     Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction" (arXiv:1906.04721),
-    section 4.1: the precision of a channel on the grid of its layer.
+    section 4.1: the precision of a channel in the range of its layer.
     """
     ranges = weight.flatten(1).abs().amax(1)
     return 1 - (ranges / ranges.amax().clamp_min(SMALLEST_SCALE)).mean()
 
 
 def folded(weight: Tensor, norm: _BatchNorm | None) -> Tensor:
-    """The weights (outputs, ...) with the batch norm behind their layer folded in, as they will lie on grids.
+    """The weights (outputs, ...) with the batch norm behind their layer folded in, as they will be quantized.
 
     The variance follows the length of a channel's weights, as it does in training: scaling a channel changes nothing.
     """
@@ -81,7 +81,7 @@ def folded(weight: Tensor, norm: _BatchNorm | None) -> Tensor:
 
 
 def noisy(weight: Tensor, share: float, bits: int) -> Tensor:
-    """A random share of the weights (outputs, ...) off by up to half a step of their output channel's grid.
+    """A random share of the weights (outputs, ...) off by up to half the scale of their output channel.
 
     Uniform noise as in Defossez et al. 2021, "Differentiable model compression via pseudo quantization noise"
     (arXiv:2104.09987), on a part of the weights as in Fan et al. 2020, "Training with quantization noise

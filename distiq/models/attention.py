@@ -1,4 +1,4 @@
-"""Attention in an exported graph, written out: for converters, and for grids at its products."""
+"""Attention in an exported graph, written out: for converters, and for quantized factors of its products."""
 
 from typing import Any
 

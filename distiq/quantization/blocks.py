@@ -26,7 +26,7 @@ BESIDE = {
 
 
 class Span(NamedTuple):
-    """Consecutive nodes, without those that no sample changes, and the layers among them whose weights have grids.
+    """Consecutive nodes, without those that no sample changes, and the layers among them whose weights are quantized.
 
     Where there are layers, the last node is where float and quantized network are compared.
     """
@@ -61,7 +61,7 @@ def _moving(prepared: fx.GraphModule) -> list[fx.Node]:
 
 
 def _layer_test(prepared: fx.GraphModule) -> Callable[[fx.Node], bool]:
-    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
+    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared module has several names
 
     def is_layer(node: fx.Node) -> bool:
         if node.target not in WEIGHTED:
@@ -90,22 +90,22 @@ def _by_layer(nodes: Sequence[fx.Node], is_layer: Callable[[fx.Node], bool]) -> 
 
 
 def _touched(prepared: fx.GraphModule) -> dict[fx.Node, bool]:
-    """The nodes whose values quantization changes, in order; and whether they are points of activations."""
+    """The nodes whose values quantization changes, in order; and whether they are fake-quantized activations."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     touched: dict[fx.Node, bool] = {}
     for node in _moving(prepared):
         is_fake_quantize = isinstance(modules.get(str(node.target)), ActivationFakeQuantize)
         sources = node.all_input_nodes
-        reads_grid = any(
+        reads_quantized_weights = any(
             isinstance(modules.get(str(source.target)), PerChannelWeightFakeQuantize) for source in sources
         )
-        if is_fake_quantize or reads_grid or any(source in touched for source in sources):
+        if is_fake_quantize or reads_quantized_weights or any(source in touched for source in sources):
             touched[node] = is_fake_quantize
     return touched
 
 
 def _pieces(prepared: fx.GraphModule, touched: dict[fx.Node, bool]) -> list[list[fx.Node]]:
-    """The graph cut behind each node that alone carries what is touched; never between a value and its point."""
+    """The graph cut behind each node that alone carries what is touched; never in front of a fake-quantizer."""
     place = {node: number for number, node in enumerate(prepared.graph.nodes)}
     pieces: list[list[fx.Node]] = [[]]
     reach = 0  # the last place that reads one of the touched values so far

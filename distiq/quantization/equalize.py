@@ -1,6 +1,6 @@
-"""Scales moved between neighbours, so that no channel spoils the grid that it shares: the float network stays as it is.
+"""Scales moved between neighbours, so that no channel widens the range it shares: the float network stays as it is.
 
-Two ways, both on a prepared graph whose points watch and have seen nothing yet (batch norm is folded there):
+Two ways, both on a prepared graph whose observers have seen nothing yet (batch norm is folded there):
 
 - between two weighted layers: cross-layer equalization (Nagel et al. 2019, "Data-free quantization through weight
   equalization and bias correction", arXiv:1906.04721, section 4.1);
@@ -61,9 +61,9 @@ def pairs(prepared: fx.GraphModule) -> list[Pair]:
             continue
         activated = behind.target in RELUS | CLIPS
         between, ceiling = (behind, _ceiling(behind)) if activated else (first, math.inf)
-        point = _only_reader(between)
-        second = _only_reader(point) if point is not None and graph.is_fake_quantize(point) else None
-        if second is None or second.target not in LAYERS or second.args[0] is not point or not graph.owns(second):
+        quantized = _only_reader(between)
+        second = _only_reader(quantized) if quantized is not None and graph.is_fake_quantize(quantized) else None
+        if second is None or second.target not in LAYERS or second.args[0] is not quantized or not graph.owns(second):
             continue
         weight: Any = second.args[1]
         if not graph.is_fake_quantize(weight):  # it stays in float32
@@ -78,9 +78,9 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
     graph = _Graph(prepared)
     groups = []
     for norm in prepared.graph.nodes:
-        if norm.target not in NORMALIZATIONS or not all(graph.is_fake_quantize(point) for point in norm.users):
+        if norm.target not in NORMALIZATIONS or not all(map(graph.is_fake_quantize, norm.users)):
             continue
-        layers = tuple(layer for point in norm.users for layer in point.users)
+        layers = tuple(layer for reader in norm.users for layer in reader.users)
         linear = all(layer.target is aten.linear.default and layer.args[0] in norm.users for layer in layers)
         owned = all(graph.owns(node) for node in (norm, *layers))
         if layers and linear and owned and len(norm.args[1]) == 1:
@@ -89,8 +89,8 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
 
 
 def changed_fake_quantizers(prepared: fx.GraphModule) -> set[nn.Module]:
-    """The points whose grids equalization changes relative to their values: of what lies between, and of its readers'
-    weights. The first layer's own grids, one for each channel, are only scaled."""
+    """The fake-quantize modules whose ranges equalization changes relative to their values: of what lies between, and
+    of its readers' weights. The first layer's own ranges, one for each channel, are only scaled."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     layers = [pair.second for pair in pairs(prepared)]
     layers += [layer for group in normalized(prepared) for layer in group.layers]
@@ -160,7 +160,7 @@ def migration_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tens
 def within_limits(scales: Tensor, highest: Tensor, ceiling: float) -> Tensor:
     """The scales, held so that no channel reaches the ceiling, or grows beyond the widest, that does not already.
 
-    A common factor changes nothing on the grids. So widths are compared after division by the median scale, and the
+    A common factor changes no quantized value. So widths are compared after division by the median scale, and the
     factor is free to make room below the ceiling; or, where channels lie there and have to stay, to make their own
     scales 1 on (geometric) average, so that the others are in proportion to them.
 
@@ -193,7 +193,7 @@ class _Graph:
         return isinstance(self.modules.get(str(node.target)), FAKE_QUANTIZERS)
 
     def _parameter(self, argument: object) -> nn.Parameter | None:
-        """The parameter that an argument of a layer reads, through its point; fixed weights are none."""
+        """The parameter that an argument of a layer reads, through its fake-quantize module; fixed weights are none."""
         if isinstance(argument, fx.Node) and self.is_fake_quantize(argument):
             argument = argument.args[0]
         if not isinstance(argument, fx.Node) or argument.op != "get_attr":

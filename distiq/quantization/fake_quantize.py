@@ -1,7 +1,7 @@
-"""A quantization point: the module that stands in a prepared graph where a tensor will be put on a grid.
+"""Fake-quantize modules: they stand in a prepared graph wherever a tensor will be quantized.
 
-It first watches (calibration), then simulates the grid, with gradients that pass straight through it. torchao's
-`prepare_pt2e` places it and `convert_pt2e` replaces it by a quantize / dequantize pair with the same numbers.
+During calibration they observe, then they simulate quantization, with a straight-through gradient. torchao's
+`prepare_pt2e` places them and `convert_pt2e` replaces each by a quantize / dequantize pair with the same numbers.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def only_enabled(network: nn.Module, enabled: Collection[nn.Module] = ()) -> Ite
 
 
 class ActivationFakeQuantize(ObserverBase):
-    """A per-tensor grid, affine, or symmetric where values lie on both sides of zero.
+    """Per-tensor fake quantization: affine, or symmetric where values lie on both sides of zero.
 
     `scale` and `zero_point` are set by `freeze`, and saved with the graph; `learn` trains the scale.
     """
@@ -44,7 +44,7 @@ class ActivationFakeQuantize(ObserverBase):
     ) -> None:
         super().__init__(dtype)
         self.quant_min, self.quant_max, self.qscheme, self.scheme = quant_min, quant_max, qscheme, scheme
-        self.mode: Literal["watch", "simulate"] = "watch"
+        self.mode: Literal["observe", "simulate"] = "observe"
         self.enabled = True  # while it is not, values pass unchanged
         self.histogram = Histogram()
         self.through: Function | None = None  # what alone reads the values; see `mse_range`
@@ -55,9 +55,9 @@ class ActivationFakeQuantize(ObserverBase):
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mode == "watch" and self.enabled:
+        if self.mode == "observe" and self.enabled:
             self.histogram.update(x)
-        if self.mode == "watch" or not self.enabled:
+        if self.mode == "observe" or not self.enabled:
             return x
         zero_point = int(self.zero_point)
         low, high = self.quant_min - zero_point, self.quant_max - zero_point
@@ -66,11 +66,11 @@ class ActivationFakeQuantize(ObserverBase):
         return _FakeQuantizeFunction.apply(x, float(self.scale), low, high)
 
     def freeze(self) -> None:
-        """Sets the grid from what was seen and begins to simulate."""
+        """Sets scale and zero point from the observed values and begins to simulate."""
         seen = self.histogram
         wide = (seen.low, seen.high)
         low, high = wide if self.keeps_extremes else activation_range(seen, self.scheme, self.through)
-        if self.qscheme == torch.per_tensor_symmetric and low < 0:  # else zero stands at its end
+        if self.qscheme == torch.per_tensor_symmetric and low < 0:  # else zero is one end of the range
             high = max(high, -low * self.quant_max / -self.quant_min)
             low = high * self.quant_min / self.quant_max
         scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
@@ -80,7 +80,7 @@ class ActivationFakeQuantize(ObserverBase):
         self.mode = "simulate"
 
     def learn(self) -> None:
-        """Makes the scale of a frozen grid a parameter that begins where it is; the zero point stays."""
+        """Makes the frozen scale a parameter that starts at its value; the zero point stays."""
         scale = self.scale.clone()
         del self.scale
         self.scale = nn.Parameter(scale)
@@ -136,7 +136,7 @@ class _LearnedStepFunction(torch.autograd.Function):
 
 
 class DynamicFakeQuantize(nn.Module):
-    """An affine per-tensor grid that is made anew from the values of each batch."""
+    """Affine per-tensor fake quantization whose scale and zero point are computed from each batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class DynamicFakeQuantize(nn.Module):
 class PerChannelWeightFakeQuantize(ObserverBase):
     """Symmetric scales per output channel: made from the weights as they are, kept by `fix`, or trained by `learn`.
 
-    `smallest_scale` keeps a channel's grid wide enough for its bias: see `BiasFakeQuantize`. torchao hands the
+    `smallest_scale` keeps a channel's range wide enough for its bias: see `BiasFakeQuantize`. torchao hands the
     channel axis only to a class whose name says "PerChannel".
     """
 
@@ -166,7 +166,7 @@ class PerChannelWeightFakeQuantize(ObserverBase):
         self.register_buffer("scale", None)
 
     def fix(self, scale: Tensor) -> None:
-        """Keeps these scales (channels,) from now on: rounding has put the weights on their grid."""
+        """Keeps these scales (channels,) from now on: rounding has made the weights multiples of them."""
         self.scale = scale.detach().clone()
 
     def follow(self) -> None:
@@ -219,24 +219,24 @@ def learned_step(weight: Tensor, scale: Tensor, bound: int, axis: int = 0) -> Te
 
 
 class BiasFakeQuantize(nn.Module):
-    """The bias of a weighted layer on the grid of its accumulator: int32 of scale s_x * s_w (Jacob et al. 2018).
+    """The bias of a weighted layer, quantized as its accumulator is: int32 of scale s_x * s_w (Jacob et al. 2018).
 
-    Integer kernels add the bias there. For a depthwise layer that grid can be as coarse as the layer's output, so the
-    simulation has to know it, or the deployed file answers differently.
+    Integer kernels add the bias there. For a depthwise layer that scale can be as coarse as the output's, so the
+    simulation must round the bias too, or the deployed file gives other outputs.
     """
 
     def __init__(self, activation: ActivationFakeQuantize, weight: PerChannelWeightFakeQuantize) -> None:
         super().__init__()
         self.pair = (activation, weight)  # in a tuple, so that they are not registered a second time
-        self.value = torch.empty(0)  # the bias on its grid, while the graph is converted
+        self.value = torch.empty(0)  # the rounded bias, while the graph is converted
 
     def forward(self, bias: Tensor) -> Tensor:
         activation, weight = self.pair
-        if activation.mode == "watch" or not (activation.enabled and weight.enabled):
+        if activation.mode == "observe" or not (activation.enabled and weight.enabled):
             return bias
-        return bias + (self.on_grid(bias.detach()) - bias.detach())
+        return bias + (self.rounded(bias.detach()) - bias.detach())
 
-    def on_grid(self, bias: Tensor) -> Tensor:
+    def rounded(self, bias: Tensor) -> Tensor:
         scale = self.scale()
         scale = scale.repeat(len(bias) // len(scale))  # groups of a transposed convolution have the same scales
         return torch.round(bias / scale) * scale
@@ -246,7 +246,7 @@ class BiasFakeQuantize(nn.Module):
         return activation.calculate_qparams()[0] * weight.calculate_qparams()[0]
 
     def freeze(self, bias: Tensor) -> None:
-        """Widens the weights' grid where the bias would not fit into 31 bits: on a channel of almost no weight."""
+        """Raises the weights' scale where the bias would not fit into 31 bits: in a channel of almost no weight."""
         activation, weight = self.pair
         needed = bias.detach().abs().max() / (activation.calculate_qparams()[0] * LARGEST_BIAS)
         weight.smallest_scale.copy_(torch.clamp(needed, min=SMALLEST_SCALE))

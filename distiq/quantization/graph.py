@@ -176,7 +176,7 @@ def _keep_extremes(prepared: fx.GraphModule) -> None:
 
 
 def _insert_dynamic_fake_quantizers(prepared: fx.GraphModule) -> None:
-    """A grid of each batch in front of the linear layers that have integer weights; those of one source share it."""
+    """Quantizes the input of each linear layer with integer weights, batch by batch; one source is quantized once."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     made: dict[fx.Node, fx.Node] = {}
     for node in list(prepared.graph.nodes):
@@ -185,7 +185,7 @@ def _insert_dynamic_fake_quantizers(prepared: fx.GraphModule) -> None:
             continue
         source = arguments[0]
         if source not in made:
-            name = f"dynamic_point_{len(made)}"
+            name = f"dynamic_fake_quantize_{len(made)}"
             prepared.add_submodule(name, DynamicFakeQuantize())
             with prepared.graph.inserting_after(source):
                 made[source] = prepared.graph.call_module(name, (source,))
@@ -195,64 +195,64 @@ def _insert_dynamic_fake_quantizers(prepared: fx.GraphModule) -> None:
 
 
 def convert(prepared: fx.GraphModule) -> fx.GraphModule:
-    """The reference graph: integer weights, and quantize / dequantize pairs in place of the points."""
+    """The reference graph: integer weights, and quantize / dequantize pairs in place of the fake-quantize modules."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prepared = copy.deepcopy(prepared)
         for node in prepared.graph.nodes:
-            # Grids of weights are made from the weights as they are now, whether or not the graph has run with them.
-            point = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
-            if isinstance(point, PerChannelWeightFakeQuantize):
-                point(parameter_of(prepared, node))
-        for node, bias_point in bias_fake_quantizers(prepared):
-            bias_point.value = bias_point.on_grid(parameter_of(prepared, node).detach())
+            # Scales come from the weights as they are now, whether or not the graph has run with them.
+            module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(module, PerChannelWeightFakeQuantize):
+                module(parameter_of(prepared, node))
+        for node, bias_fake_quantize in bias_fake_quantizers(prepared):
+            bias_fake_quantize.value = bias_fake_quantize.rounded(parameter_of(prepared, node).detach())
         _fold_bias_fake_quantizers(prepared)
         return convert_pt2e(prepared)
 
 
 def bias_fake_quantizers(prepared: fx.GraphModule) -> list[tuple[fx.Node, BiasFakeQuantize]]:
-    """The points of biases and the nodes that stand for them."""
-    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
+    """The fake-quantize modules of biases and the nodes that call them."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared module has several names
     called = [(node, modules[str(node.target)]) for node in prepared.graph.nodes if node.op == "call_module"]
     return [(node, module) for node, module in called if isinstance(module, BiasFakeQuantize)]
 
 
 def parameter_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Parameter:
-    """The parameter that a point's node reads."""
+    """The parameter that a fake-quantize module's node reads."""
     source: Any = node.args[0]
     return operator.attrgetter(str(source.target))(prepared)
 
 
 def _insert_bias_fake_quantizers(prepared: fx.GraphModule) -> None:
-    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
+    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared module has several names
     for number, node in enumerate(list(prepared.graph.nodes)):
         arguments: Any = node.args
         if node.target not in WEIGHTED or len(arguments) < 3 or not isinstance(arguments[2], fx.Node):
             continue
         activation, weight = (modules.get(str(argument.target)) for argument in arguments[:2])
         if isinstance(activation, ActivationFakeQuantize) and isinstance(weight, PerChannelWeightFakeQuantize):
-            name = f"bias_point_{number}"
+            name = f"bias_fake_quantize_{number}"
             prepared.add_submodule(name, BiasFakeQuantize(activation, weight))
             with prepared.graph.inserting_before(node):
-                point = prepared.graph.call_module(name, (arguments[2],))
-            node.replace_input_with(arguments[2], point)
+                rounded = prepared.graph.call_module(name, (arguments[2],))
+            node.replace_input_with(arguments[2], rounded)
     prepared.recompile()
 
 
 def _fold_bias_fake_quantizers(prepared: fx.GraphModule) -> None:
-    """Puts every bias on its grid for good and takes its point away."""
+    """Replaces every bias by its rounded value and removes its fake-quantize module."""
     sources: set[Any] = set()
-    for node, point in bias_fake_quantizers(prepared):
+    for node, fake_quantize in bias_fake_quantizers(prepared):
         bias = parameter_of(prepared, node)
         source: Any = node.args[0]
         value: Any = source
-        if source in sources:  # a layer that is used twice has another grid the second time
+        if source in sources:  # a layer that is used twice has other scales the second time
             name = f"{node.target}_value"
-            prepared.register_parameter(name, nn.Parameter(point.value.clone(), requires_grad=False))
+            prepared.register_parameter(name, nn.Parameter(fake_quantize.value.clone(), requires_grad=False))
             with prepared.graph.inserting_before(node):
                 value = prepared.graph.get_attr(name)
         else:
-            bias.data = point.value.clone()
+            bias.data = fake_quantize.value.clone()
         sources.add(source)
         node.replace_all_uses_with(value)
         prepared.graph.erase_node(node)

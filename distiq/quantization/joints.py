@@ -35,10 +35,10 @@ def unlike_joints(graph: fx.GraphModule, samples: Tensor) -> list[Joint]:
     joints = [node for node in graph.graph.nodes if node in behind and node.target is aten.cat.default]
     if not joints:
         return []
-    watching = _Watching(graph, joints)
+    observer = _RangeObserver(graph, joints)
     with torch.no_grad():
-        watching.run(*for_graph(samples, graph))
-    return [Joint(node.name, ranges) for node, ranges in watching.ranges.items() if _are_unlike(ranges)]
+        observer.run(*for_graph(samples, graph))
+    return [Joint(node.name, ranges) for node, ranges in observer.ranges.items() if _are_unlike(ranges)]
 
 
 def _are_unlike(ranges: Sequence[tuple[float, float]]) -> bool:
@@ -46,7 +46,7 @@ def _are_unlike(ranges: Sequence[tuple[float, float]]) -> bool:
     return max(widths) > UNLIKE * max(min(widths), 1e-12)
 
 
-class _Watching(fx.Interpreter):
+class _RangeObserver(fx.Interpreter):
     """Runs a graph and keeps the ranges of what some of its nodes join."""
 
     def __init__(self, graph: fx.GraphModule, joints: Sequence[fx.Node]) -> None:

@@ -29,7 +29,7 @@ def choose_bits(noise: ByBits, limits: Sequence[tuple[ByBits, float]]) -> dict[s
     Where no choice keeps all limits, each layer takes what costs the least.
 
     Args:
-        noise: power at the network's output, with this layer's weights alone on a grid of so many bits.
+        noise: power at the network's output, with this layer's weights alone quantized to so many bits.
         limits: what the layers cost in bytes or in bit operations, and what that may be in sum.
     """
     choices = [(layer, bits) for layer, powers in noise.items() for bits in powers]
@@ -111,10 +111,10 @@ class _Counting(fx.Interpreter):
         while factor.target in MOVING:
             factor = factor.all_input_nodes[0]
         match self.modules.get(str(factor.target)):
-            case PerChannelWeightFakeQuantize() as point:
-                return point.quant_max.bit_length() + 1  # symmetric, of b bits it ends at 2^(b-1) - 1
-            case ActivationFakeQuantize() as point:
-                return point.scheme.activation_bits
+            case PerChannelWeightFakeQuantize() as module:
+                return module.quant_max.bit_length() + 1  # symmetric, of b bits it ends at 2^(b-1) - 1
+            case ActivationFakeQuantize() as module:
+                return module.scheme.activation_bits
             case DynamicFakeQuantize():
                 return 8
         return FLOAT_BITS

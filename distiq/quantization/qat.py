@@ -1,4 +1,4 @@
-"""Quantization-aware training: the quantized model goes on learning on its grids.
+"""Quantization-aware training: the quantized model is trained further.
 
 It starts from the calibrated model, with batch norm folded. Activations keep their calibrated ranges, unless their
 scales are to be learned, too. 8-bit scales of weights follow the weights, also those that rounding had fixed; those of
@@ -18,7 +18,7 @@ from distiq.numerics import symmetric_bounds
 from distiq.progress import Watch
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
-from distiq.quantization.quantize import QuantizedModel, points
+from distiq.quantization.quantize import QuantizedModel, activation_fake_quantizers
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.part import changed
 from distiq.recipe.training import QATSettings, TrainingSettings
@@ -71,11 +71,11 @@ def train_quantized(
         raise UserError(f'{stage}: precision = "{training.precision}" cannot hold 8-bit values exactly; take "float32"')
     training, task = changed(training, {"precision": "float32"}), task or task_of(data)
 
-    for point in quantized.modules():
-        if isinstance(point, PerChannelWeightFakeQuantize):
-            point.learn() if point.quant_max < EIGHT_BITS else point.follow()
+    for module in quantized.modules():
+        if isinstance(module, PerChannelWeightFakeQuantize):
+            module.learn() if module.quant_max < EIGHT_BITS else module.follow()
     if learn_ranges:
-        for activation in points(quantized):
+        for activation in activation_fake_quantizers(quantized):
             activation.learn()
 
     def metric(objective: nn.Module) -> Metric:
@@ -101,9 +101,9 @@ def train_quantized(
 
 @torch.no_grad()
 def _hold_biases(quantized: QuantizedModel) -> None:
-    """Widens the grids of weights whose accumulators have become too fine for their biases; no grid narrows."""
-    for node, point in bias_fake_quantizers(quantized.prepared):
-        smallest = point.pair[1].smallest_scale
+    """Raises the scales of weights whose accumulators have become too fine for their biases; none is lowered."""
+    for node, bias_fake_quantize in bias_fake_quantizers(quantized.prepared):
+        smallest = bias_fake_quantize.pair[1].smallest_scale
         before = smallest.clone()
-        point.freeze(parameter_of(quantized.prepared, node))
+        bias_fake_quantize.freeze(parameter_of(quantized.prepared, node))
         smallest.clamp_(min=before)

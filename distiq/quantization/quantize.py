@@ -1,4 +1,4 @@
-"""quantize(): a float network becomes one on integer grids, by calibration alone or by training."""
+"""quantize(): post-training quantization of a float network."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,15 +24,15 @@ CHUNK = 256
 
 
 class QuantizedModel(nn.Module):
-    """A network whose weights and activations lie on integer grids, simulated in float32.
+    """A network with quantized weights and activations, simulated in float32.
 
-    It runs like any module and can be trained (the gradient passes straight through the grids). `reference()` is the
+    It runs like any module and can be trained (with straight-through gradients). `reference()` is the
     PT2E graph with integer weights, which the runtimes' files are lowered from; both give the same numbers.
     """
 
     def __init__(self, prepared: fx.GraphModule, scheme: Scheme) -> None:
         super().__init__()
-        if scheme.attention and not has_products_on_grids(prepared):
+        if scheme.attention and not has_quantized_products(prepared):
             scheme = replace(scheme, attention=False)  # the network has none, and no record should tell of it
         self.prepared, self.scheme = prepared, scheme
         self.rounding_samples: int | None = None  # that weights or biases were rounded by, where memory allowed no more
@@ -62,9 +62,9 @@ class QuantizedModel(nn.Module):
         ]
         return tuple(
             layer
-            for layer, point in layers
-            if isinstance(point, PerChannelWeightFakeQuantize)
-            and point.quant_max < symmetric_bounds(self.scheme.bits_of(layer))[1]
+            for layer, module in layers
+            if isinstance(module, PerChannelWeightFakeQuantize)
+            and module.quant_max < symmetric_bounds(self.scheme.bits_of(layer))[1]
         )
 
     def reference(self) -> fx.GraphModule:
@@ -124,8 +124,8 @@ def quantize(
     return quantized
 
 
-def has_products_on_grids(prepared: fx.GraphModule) -> bool:
-    """Whether two activations are multiplied as matrices anywhere, both on grids."""
+def has_quantized_products(prepared: fx.GraphModule) -> bool:
+    """Whether two quantized activations are multiplied as matrices anywhere."""
     for_qat = {name for name, module in prepared.named_modules() if isinstance(module, ActivationFakeQuantize)}
     products = [node for node in prepared.graph.nodes if node.target is torch.ops.aten.matmul.default]
     return any(all(str(factor.target) in for_qat for factor in node.args) for node in products)
@@ -133,18 +133,18 @@ def has_products_on_grids(prepared: fx.GraphModule) -> bool:
 
 @torch.no_grad()
 def calibrate(quantized: QuantizedModel, calibration: Tensors) -> None:
-    """Shows the samples to the watching points, then fixes their grids: those of the float network's values."""
-    watching = {module for module in quantized.modules() if not isinstance(module, PerChannelWeightFakeQuantize)}
-    with only_enabled(quantized, watching):
+    """Observes the float network's values for the samples, then sets scales and zero points from them."""
+    observers = {module for module in quantized.modules() if not isinstance(module, PerChannelWeightFakeQuantize)}
+    with only_enabled(quantized, observers):
         for chunk in chunks_of(quantized.prepared, calibration):
             quantized.prepared(*chunk)
-    for observer in points(quantized):
-        observer.freeze()
-    for node, bias_point in bias_fake_quantizers(quantized.prepared):
-        bias_point.freeze(parameter_of(quantized.prepared, node))
+    for fake_quantize in activation_fake_quantizers(quantized):
+        fake_quantize.freeze()
+    for node, bias_fake_quantize in bias_fake_quantizers(quantized.prepared):
+        bias_fake_quantize.freeze(parameter_of(quantized.prepared, node))
 
 
-def points(quantized: QuantizedModel) -> list[ActivationFakeQuantize]:
+def activation_fake_quantizers(quantized: QuantizedModel) -> list[ActivationFakeQuantize]:
     return [module for module in quantized.modules() if isinstance(module, ActivationFakeQuantize)]
 
 
@@ -152,8 +152,8 @@ def restore(model: nn.Module, example: Tensors, scheme: Scheme, state: dict[str,
     """The quantized model whose `state_dict()` was saved: the float model gives the graph, the state the numbers."""
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
     with torch.no_grad():
-        for point in points(quantized):
-            point.mode = "simulate"
+        for fake_quantize in activation_fake_quantizers(quantized):
+            fake_quantize.mode = "simulate"
         for name, module in quantized.named_modules():
             if isinstance(module, PerChannelWeightFakeQuantize) and f"{name}.scale" in state:
                 module.fix(state[f"{name}.scale"])

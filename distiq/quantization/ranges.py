@@ -102,7 +102,7 @@ def mse_range(histogram: Histogram, bits: int, through: Function | None = None) 
     """The range of least mean squared error, of rounding and clipping together; both ends are searched at once.
 
     `through`: a function, alike for all values, that alone reads them; the error is that of its results. What SiLU
-    makes of far negative values is hardly told apart, so that their share of the grid is better spent elsewhere.
+    makes of far negative values is hardly told apart, so that their share of the integers is better spent elsewhere.
 
     As functions of the two ends, what clipping costs and, but for the phase of the steps, what rounding costs are
     convex: a coarse search finds the valley, and four finer ones around the best its bottom, to a thousandth of the
@@ -129,10 +129,10 @@ def mse_range(histogram: Histogram, bits: int, through: Function | None = None) 
 
 
 def entropy_range(histogram: Histogram, bits: int) -> tuple[float, float]:
-    """The range whose grid values are distributed most like the values themselves (least KL divergence).
+    """The range whose quantized values are distributed most like the values themselves (least KL divergence).
 
-    Migacz 2017, "8-bit inference with TensorRT" (GTC 2017), for affine grids: values beyond the range count at its
-    edges, and a level's share is spread over the bins that it stands for. Both ends shrink, one after the other,
+    Migacz 2017, "8-bit inference with TensorRT" (GTC 2017), for affine quantization: values beyond the range count at
+    its edges, and a level's share is spread over the bins that it stands for. Both limits shrink, one after the other,
     twice; a side that is zero stays.
     """
     centers, counts = histogram.centers_and_counts()
@@ -172,7 +172,7 @@ def squared_errors(
 
 
 def divergences(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bits: int) -> Tensor:
-    """KL(values, grid values) of every candidate range in nat: (CANDIDATES,)."""
+    """KL(values, quantized values) of every candidate range in nat: (CANDIDATES,)."""
     scale, zero_point = affine_qparams(lows, highs, bits)
     smallest, largest = affine_bounds(bits)
     filled = (counts > 0).double()
@@ -181,7 +181,7 @@ def divergences(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bi
         inside = ((centers >= low) & (centers <= high)).double()
         levels = torch.clamp(torch.round(centers / step) + zero, smallest, largest).long() - smallest
         empty = torch.zeros(largest - smallest + 1, dtype=torch.float64)
-        # What is cut off counts at the edges for the values, and is not there for the grid.
+        # What is cut off counts at the edges of the values, and not at all among the quantized ones.
         shares = counts * inside
         outside = counts * (1 - inside)
         edges = (inside.nonzero()[0], inside.nonzero()[-1]) if inside.any() else (0, -1)

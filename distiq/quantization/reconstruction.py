@@ -48,10 +48,10 @@ def float_values(prepared: fx.GraphModule) -> dict[str, Tensor]:
 def reconstruct(
     prepared: fx.GraphModule, samples: Tensors, scheme: Scheme, seed: int = 0, watch: Watch | None = None
 ) -> None:
-    """Replaces the weights of a calibrated graph by grid values, in place, part by part.
+    """Replaces the weights of a calibrated graph by quantized values, in place, part by part.
 
     Args:
-        prepared: its points simulate.
+        prepared: its fake-quantize modules simulate.
         samples: (N, ...) as the network sees them.
         scheme: "adaround" goes by layers, "brecq" by blocks.
 
@@ -71,8 +71,8 @@ def reconstruct(
 
 
 def fix_scales(prepared: fx.GraphModule, spans: list[Span]) -> None:
-    """Gives the weights of layers that have no fixed grid yet one of least squared error, in place."""
-    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared grid stands under several names
+    """Fixes the scales of weights that have none fixed yet, by least squared error, in place."""
+    modules = dict(prepared.named_modules(remove_duplicate=False))  # a shared module has several names
     for layer in (layer for span in spans for layer in span.layers):
         node: Any = layer.args[1]
         fake_quantize, weight = modules[str(node.target)], parameter_of(prepared, node)
@@ -215,7 +215,7 @@ class Reconstruction:
             steps.done(step + 1, error.item())
 
     def _error(self, nodes: Nodes, weights: dict[fx.Node, Tensor]) -> float:
-        """Squared error of a part's output over all samples, with these weights and all activations on their grids."""
+        """Squared error of a part's output over all samples, with these weights and all activations quantized."""
         constants, total = self._constants(nodes, for_qat=True), 0.0
         for number in range(self.count):
             values = self._values(nodes, constants | _entering(nodes, self.quantized, number) | weights, True)

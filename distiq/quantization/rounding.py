@@ -35,10 +35,10 @@ LAZY = 128  # columns whose losses reach those behind them in one product (GPTQ'
 
 @torch.no_grad()
 def round_weights(prepared: fx.GraphModule, samples: Tensors) -> int:
-    """Replaces the weights of a calibrated graph by grid values, in place, and corrects its biases.
+    """Replaces the weights of a calibrated graph by quantized values, in place, and corrects its biases.
 
     Args:
-        prepared: its points simulate. samples: (N, ...) as the network sees them.
+        prepared: its fake-quantize modules simulate. samples: (N, ...) as the network sees them.
 
     Returns:
         how many of the samples it read: 256, or as many as `streaming.KEPT_BYTES` hold between two layers.
@@ -205,12 +205,12 @@ def choose_scale(weight: Tensor, variance: Tensor, bound: int, search: bool, siz
         least = torch.full_like(full, math.inf)
         for shrink in torch.linspace(1.0, 0.35, SHRINKS).tolist():
             scale = full * shrink
-            error = ((_on_grid(weight, scale, bound) - weight).square() * variance).sum(3, keepdim=True)
+            error = ((_to_nearest(weight, scale, bound) - weight).square() * variance).sum(3, keepdim=True)
             best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
     return best.expand_as(weight).reshape(shape)
 
 
-def _on_grid(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
+def _to_nearest(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
     return torch.clamp(torch.round(weight / scale), -bound, bound) * scale
 
 
@@ -219,7 +219,7 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
 
     Columns go in the order of falling variance ("act order").
 
-    Shapes: (G, O, K), (G, K, K), (G, O, K) or (G, O, 1) -> (G, O, K), on the grid.
+    Shapes: (G, O, K), (G, K, K), (G, O, K) or (G, O, 1) -> (G, O, K), on the quantization grid.
     """
     groups, _, columns = weight.shape
     diagonal = covariance.diagonal(dim1=1, dim2=2)
@@ -239,7 +239,7 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
         for column in range(block.stop - start):
             value = own[:, :, column : column + 1]
             place = slice(start + column, start + column + 1)
-            rounded[:, :, place] = _on_grid(value, scale[:, :, place], bound)
+            rounded[:, :, place] = _to_nearest(value, scale[:, :, place], bound)
             loss = (value - rounded[:, :, place]) / own_factor[:, column, column].view(groups, 1, 1)
             own[:, :, column:] -= loss * own_factor[:, column : column + 1, column:]
             losses[:, :, column : column + 1] = loss
@@ -250,7 +250,7 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
 def descend(
     weight: Tensor, rounded: Tensor, covariance: Tensor, scale: Tensor, bound: int, smallest: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Takes rounded weights further down: each in turn to the grid value that is best beside all others as they are.
+    """Takes rounded weights further down: each in turn to the integer that is best beside all others as they are.
 
     Behdin et al. 2023, "QuantEase" (arXiv:2309.01885), from GPTQ's result; no step makes the layer's output worse.
     Before each sweep a row gets the scale of least error for its integers.
@@ -258,7 +258,7 @@ def descend(
     Args:
         smallest: what no scale falls below; without it the scales stay.
 
-    Shapes: (G, O, K), (G, O, K), (G, K, K), (G, O, K) -> (G, O, K) on the grid, (G, O, K) scales.
+    Shapes: (G, O, K), (G, O, K), (G, K, K), (G, O, K) -> (G, O, K) on the quantization grid, (G, O, K) scales.
     """
     columns = weight.shape[2]
     diagonal = covariance.diagonal(dim1=1, dim2=2)
@@ -280,7 +280,7 @@ def descend(
             for column in range(block.stop - start):
                 place = start + column
                 wished = rounded[:, :, place] - own[:, :, column] / diagonal[:, place].unsqueeze(1)
-                quantized = _on_grid(wished, scale[:, :, place], bound)
+                quantized = _to_nearest(wished, scale[:, :, place], bound)
                 change = quantized - rounded[:, :, place]
                 rounded[:, :, place] = quantized
                 own += change.unsqueeze(2) * own_covariance[:, column].unsqueeze(1)

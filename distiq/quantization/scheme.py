@@ -20,20 +20,20 @@ class Scheme:
     Args:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
         activation_bits: 8; of a static scheme also 16, for which runtimes have no integer kernels.
-        mode: where activations get grids. "static": everywhere, from calibration. "dynamic": at the inputs of linear
-            layers, each time from the values of that batch, so that a sample's answer depends a little on the others;
-            all other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and
-            computed with as float32. In these two, tables of embeddings have 8 bits.
+        mode: where activations are quantized. "static": everywhere, from calibration. "dynamic": at the inputs of
+            linear layers, from each batch by itself, so that a sample's output depends a little on the others; all
+            other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and computed
+            with as float32. In these two, tables of embeddings have 8 bits.
         group_size: weight-only, 4 bits and fewer: so many inputs of a linear layer share a scale, where its width is a
             multiple of that; 0 takes one scale for each output.
-        rounding: each weight to the nearest grid value, or all of a layer together so that its output on the
+        rounding: each weight to the nearest integer, or all of a layer together so that its output on the
             calibration samples changes least: in closed form ("gptq"), with the biases corrected, or learned
             ("adaround"); or all of a block together so that the block's output changes least ("brecq", with QDrop).
         iterations: steps in which "adaround" learns each layer and "brecq" each block.
         rounding_start: what the learned ones begin with: "gptq", whose scales and biases they keep, or "nearest", as
             in their papers.
         equalize: move scales between neighbouring layers, and from normalizations into the layers that read them, so
-            that no channel spoils the grid that it shares; the float network stays the same.
+            that no channel widens the range that it shares; the float network stays the same.
         correct_biases: add to each bias what its layer's output lost on average; "gptq" does it, too.
         ranges: how a range is read from what calibration saw: the range of least mean squared error ("mse"), its
             extremes ("minmax"), the share `percentile` of it, the range of least divergence ("entropy"), or a moving
@@ -43,12 +43,12 @@ class Scheme:
         layer_bits: weight bits of single layers by module path, in place of `weight_bits`.
         reduce_range: at most 7 bits for the weights of every layer in which a kernel could add two products in 16 bits,
             so that x86 CPUs without VNNI give the same integers. That is every layer with two weights or more per
-            output channel: the largest weight of a channel stands at the end of its grid, +-127, and beside it one of
-            2 is too much. The grid, not the weights of the moment, decides, so rounding and training keep the promise.
+            output channel: the largest weight of a channel becomes +-127, and beside it one of 2 is too
+            much. The scale, not the weights of the moment, decides, so rounding and training keep the promise.
         integer_io: static, 8 bits: the network's input and output are quantized, too, so that a file can take and give
             integers; else the last layer's result is float32.
-        attention: static: products of two activations, as attention has, lie on grids, too, symmetric where values lie
-            on both sides of zero, which kernels want there.
+        attention: static: products of two activations, as in attention, are quantized, too: symmetrically where values
+            lie on both sides of zero, as kernels want it there.
     """
 
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8

@@ -1,4 +1,4 @@
-"""Sensitivity: what each grid costs at the network's output, alone. No labels are needed."""
+"""Sensitivity: what quantizing each tensor alone costs at the network's output. No labels are needed."""
 
 from collections.abc import Callable, Collection
 from typing import Any, Literal, NamedTuple
@@ -27,27 +27,27 @@ from distiq.tasks.task import Task, one_part
 SAMPLES = 128
 FEWEST = 16
 VALUES = SAMPLES * 3 * 96 * 96  # of the inputs of all samples together: large ones average as well over fewer
-Point = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
+FakeQuantize = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
 
 
-class Grid(NamedTuple):
-    """A grid of the network: the module path that it belongs to, what lies on it, and its point."""
+class QuantizedTensor(NamedTuple):
+    """A tensor that the network quantizes: the module path it belongs to, what it is, its fake-quantize module."""
 
     place: str
     part: Literal["weights", "activations"]
-    point: Point
+    fake_quantize: FakeQuantize
 
 
-def grids(quantized: QuantizedModel) -> list[Grid]:
-    """All grids in the order of the network; one that several values share stands once."""
+def quantized_tensors(quantized: QuantizedModel) -> list[QuantizedTensor]:
+    """All quantized tensors in the order of the network; tensors that share a fake-quantize module count once."""
     modules = dict(quantized.prepared.named_modules(remove_duplicate=False))
-    by_module: dict[nn.Module, Grid] = {}
+    by_module: dict[nn.Module, QuantizedTensor] = {}
     for node in quantized.prepared.graph.nodes:
-        point = modules.get(str(node.target)) if node.op == "call_module" else None
-        if isinstance(point, PerChannelWeightFakeQuantize):
-            by_module.setdefault(point, Grid(layer_of(node.all_input_nodes[0]), "weights", point))
-        elif isinstance(point, ActivationFakeQuantize | DynamicFakeQuantize):
-            by_module.setdefault(point, Grid(_place(node.all_input_nodes[0]), "activations", point))
+        module, source = modules.get(str(node.target)) if node.op == "call_module" else None, node.all_input_nodes[:1]
+        if isinstance(module, PerChannelWeightFakeQuantize):
+            by_module.setdefault(module, QuantizedTensor(layer_of(source[0]), "weights", module))
+        elif isinstance(module, ActivationFakeQuantize | DynamicFakeQuantize):
+            by_module.setdefault(module, QuantizedTensor(_place(source[0]), "activations", module))
     return list(by_module.values())
 
 
@@ -63,7 +63,7 @@ def sensitivity(
     watch: Watch | None = None,
     task: Task | None = None,
 ) -> SensitivityRecord:
-    """Switches every grid on alone, and all weights and all activations together, and compares the outputs.
+    """Quantizes every tensor alone, then all weights and all activations together, and compares the outputs.
 
     Args:
         quantized: its weights rounded to the nearest; closed-form rounding or training has no float32 to compare with.
@@ -72,7 +72,7 @@ def sensitivity(
         task: which outputs it reads, and which parts they have, of which the noisiest counts; by default the logits.
     """
     watch = watch or Silent()
-    every = grids(quantized)
+    tensors = quantized_tensors(quantized)
     read, parts = (task.read, task.components) if task else (one_output, one_part)
     reference = _outputs(quantized, samples, (), read)
 
@@ -80,28 +80,28 @@ def sensitivity(
         own = parts(outputs)
         return min(sqnr_db(part, own[name]) for name, part in parts(reference).items())
 
-    def noise(place: str, part: Literal["weights", "activations"], points: list[Point]) -> NoiseRecord:
-        outputs = _outputs(quantized, samples, points, read)
+    def noise(place: str, part: Literal["weights", "activations"], active: list[FakeQuantize]) -> NoiseRecord:
+        outputs = _outputs(quantized, samples, active, read)
         db = sqnr(outputs)
         mixed = task is not None and task.class_dimension is None and reference.shape[1] > 1
         nat = 10 ** (-db / 10) / 2 if mixed else divergence(reference, outputs)
         return NoiseRecord(place=place, part=part, sqnr_db=db, divergence_nat=nat)
 
     single = []
-    for number, grid in enumerate(every):
-        watch.step(number + 1, len(every), {"grid": grid.place})
-        single.append(noise(grid.place, grid.part, [grid.point]))
+    for number, tensor in enumerate(tensors):
+        watch.step(number + 1, len(tensors), {"tensor": tensor.place})
+        single.append(noise(tensor.place, tensor.part, [tensor.fake_quantize]))
     changed = changed_fake_quantizers(quantized.prepared)
-    power = {grid.point: 10 ** (-result.sqnr_db / 10) for grid, result in zip(every, single, strict=True)}
-    total, balanced = sum(power.values()), sum(power[point] for point in power if point in changed)
+    power = {one.fake_quantize: 10 ** (-result.sqnr_db / 10) for one, result in zip(tensors, single, strict=True)}
+    total, balanced = sum(power.values()), sum(power[module] for module in power if module in changed)
     return SensitivityRecord(
         rung=rung,
         samples=len(samples),
-        weights=noise("all", "weights", [grid.point for grid in every if grid.part == "weights"]),
-        activations=noise("all", "activations", [grid.point for grid in every if grid.part == "activations"]),
-        grids=tuple(single),
+        weights=noise("all", "weights", [one.fake_quantize for one in tensors if one.part == "weights"]),
+        activations=noise("all", "activations", [one.fake_quantize for one in tensors if one.part == "activations"]),
+        tensors=tuple(single),
         balanced_share=(balanced / total if total else 0.0) if changed else None,
-        mean_share=mean_share(reference, _outputs(quantized, samples, [grid.point for grid in every], read)),
+        mean_share=mean_share(reference, _outputs(quantized, samples, [one.fake_quantize for one in tensors], read)),
     )
 
 
@@ -125,7 +125,7 @@ def divergence(reference: Tensor, outputs: Tensor) -> float:
 
 @torch.no_grad()
 def _outputs(
-    quantized: QuantizedModel, samples: Tensor, active: Collection[Point], read: Callable[[Any], Tensor]
+    quantized: QuantizedModel, samples: Tensor, active: Collection[FakeQuantize], read: Callable[[Any], Tensor]
 ) -> Tensor:
     with only_enabled(quantized.prepared, active):
         return torch.cat([read(quantized(*chunk)) for chunk in chunks_of(quantized.prepared, samples)])

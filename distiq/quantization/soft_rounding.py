@@ -1,4 +1,4 @@
-"""Soft rounding: weights between two neighbours of their grid, which learning decides on.
+"""Soft rounding: weights between two neighbours on their quantization grid, which learning decides on.
 
 Nagel et al. 2020, "Up or down? Adaptive rounding for post-training quantization" (arXiv:2004.10568), equations 22-24.
 """
@@ -11,7 +11,7 @@ EDGE = 0.02  # how near to 0 or 1 a rounding may begin: at the ends themselves i
 
 
 class SoftRounding(nn.Module):
-    """The weights of a layer, each between two neighbours of its grid: scale * (lower + h(v)), h in 0..1.
+    """The weights of a layer, each between two neighbours on its grid: scale * (lower + h(v)), h in 0..1.
 
     Args:
         weight: of the float network.

@@ -96,7 +96,7 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
-    def _ranges_are_of_grids(self) -> Self:
+    def _ranges_belong_to_integers(self) -> Self:
         if self.distil.quant_regularization.range and self.quantize.mode == "weight_only":
             raise ValueError(
                 f"distil.quant_regularization.range = {self.distil.quant_regularization.range:g}, but quantize.mode ="

@@ -6,9 +6,9 @@ from distiq.records.record import Record
 
 
 class NoiseRecord(Record):
-    """What a grid costs at the network's output while everything else stays float32.
+    """What quantizing a tensor costs at the network's output while everything else stays float32.
 
-    `place` is the module path of the layer, or of the operation behind whose output the grid lies. `sqnr_db` is of the
+    `place` is the module path of the layer, or of the operation that gives the tensor. `sqnr_db` is of the
     logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities: by so much the
     cross entropy with float32's own answers grows, which is the change of the loss where there are no labels. Of a
     single output it is that of normal distributions of unit variance, half the squared difference.
@@ -21,18 +21,18 @@ class NoiseRecord(Record):
 
 
 class SensitivityRecord(Record):
-    """Where the noise of quantization comes from: all weights alone, all activations alone, and each grid alone.
+    """Where the noise of quantization comes from: all weights alone, all activations alone, and each tensor alone.
 
     `rung` names the trial; `samples` is the number of unlabelled calibration samples. `balanced_share` is the share of
-    the noise power of all single grids that comes from those that equalization changes, None where there is none to
-    change; `mean_share` the share of the noise of all grids together that is the same for every sample.
+    the noise power of all single tensors that comes from those whose ranges equalization changes, None where there is
+    none to change; `mean_share` the share of the noise of all tensors together that is the same for every sample.
     """
 
     rung: str
     samples: int
     weights: NoiseRecord
     activations: NoiseRecord
-    grids: tuple[NoiseRecord, ...]
+    tensors: tuple[NoiseRecord, ...]
     balanced_share: float | None = None
     mean_share: float = 0.0
 
@@ -45,9 +45,9 @@ class SensitivityRecord(Record):
     def noise_of_weights(self) -> dict[str, float]:
         """The noise power of each layer's weights; a recurrent layer has several of them."""
         power: dict[str, float] = {}
-        for grid in self.grids:
-            if grid.part == "weights":
-                power[grid.place] = power.get(grid.place, 0.0) + 10 ** (-grid.sqnr_db / 10)
+        for noise in self.tensors:
+            if noise.part == "weights":
+                power[noise.place] = power.get(noise.place, 0.0) + 10 ** (-noise.sqnr_db / 10)
         return power
 
     def worst_layers(self, most: int) -> tuple[tuple[str, ...], float]:

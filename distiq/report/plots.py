@@ -130,8 +130,8 @@ def teacher_effect(ablation: AblationRecord) -> str:
     return drawn(draw, "Effect of the teacher on test accuracy", height=height + 50, boxes=[(16, 34, 368, height)])
 
 
-def noise_by_grid(record: SensitivityRecord, most: int) -> str:
-    """The noisiest grids as bars: the share of the noise that each makes alone, weights and activations apart."""
+def noise_by_tensor(record: SensitivityRecord, most: int) -> str:
+    """The noisiest tensors as bars: the share of the noise that each makes alone, weights and activations apart."""
     shown = noise_shares(record)[:most]
     height = 19.0 * len(shown)
 

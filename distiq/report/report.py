@@ -15,7 +15,7 @@ from distiq.report import figures, measurements, reading, tables
 from distiq.report.lengths import length_headings, length_rows
 
 MOST_CLASSES = 20
-MOST_GRIDS = 12
+MOST_TENSORS = 12
 
 
 def write_report(records: Path, target: Path) -> None:
@@ -76,8 +76,8 @@ def render(
         ablation_plot=Markup(plots.teacher_effect(ablation)) if ablation else "",
         diagnosis=diagnosis,
         noise=noise,
-        noise_rows=tables.noise_rows(noise, MOST_GRIDS) if noise else (),
-        noise_plot=Markup(plots.noise_by_grid(noise, MOST_GRIDS)) if noise else "",
+        noise_rows=tables.noise_rows(noise, MOST_TENSORS) if noise else (),
+        noise_plot=Markup(plots.noise_by_tensor(noise, MOST_TENSORS)) if noise else "",
         form=reading.delivered_form(run),
         heading=tables.verdict_heading(run),
         limits=tables.budget_lines(run),

@@ -157,7 +157,7 @@ def show_runs(record: RunsRecord, console: Console) -> None:
 
 
 def show_diagnosis(diagnosis: DiagnosisRecord, console: Console) -> None:
-    """Prints why accuracy dropped: the cause, what was checked, the noisiest grids."""
+    """Prints why accuracy dropped: the cause, what was checked, the noisiest tensors."""
     _heading(console, "Why did accuracy drop?")
     console.print(Text(f"{diagnosis.looked_at} {diagnosis.cause}"))
     for finding in diagnosis.findings:
@@ -232,7 +232,7 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
     """Prints what an int8 file is beside the float32 file that it was made from."""
     show_bench(record.bench, console)
     before, after = record.bench.files
-    grid = Table.grid(padding=(0, 2))
+    layout = Table.grid(padding=(0, 2))
     held_out = f"{record.compared_samples} held-out samples, {record.calibration_samples} calibrated; no labels"
     rows = [] if record.agreement is None else [("Equal answers", percent(record.agreement), held_out)]
     rows += [("SQNR of the outputs", decibels(record.sqnr_db), held_out if record.agreement is None else "")]
@@ -251,8 +251,8 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
         verdict, _, reason = record.pair_sums.partition(": ")
         rows += [("Sums in 16 bits", verdict, reason)]
     for what, value, note in rows:
-        grid.add_row(Text(what), Text(value, "bold"), Text(note, "dim"))
-    console.print(grid)
+        layout.add_row(Text(what), Text(value, "bold"), Text(note, "dim"))
+    console.print(layout)
     for sentence in record.notes:
         console.print(Text(f"- {sentence}"))
     if slower and record.delivered == "int8":
@@ -272,10 +272,10 @@ def _print_verdict(run: RunRecord, console: Console) -> None:
         console.print(Text.assemble(("Next step: ", "bold"), run.verdict.next_step))
     if limits := budget_lines(run):
         console.print(Text(f"Budget: {'; '.join(limits)}", "dim"))
-    grid = Table.grid(padding=(0, 2))
+    layout = Table.grid(padding=(0, 2))
     for headline in headlines(run):
-        grid.add_row(Text(headline.label), Text(headline.value, "bold"), Text(headline.note, "dim"))
-    console.print(Padding(grid, (1, 0, 0, 0)))
+        layout.add_row(Text(headline.label), Text(headline.value, "bold"), Text(headline.note, "dim"))
+    console.print(Padding(layout, (1, 0, 0, 0)))
 
 
 def _print_measurements(run: RunRecord, console: Console) -> None:

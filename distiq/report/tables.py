@@ -466,14 +466,14 @@ NOISE_HEADINGS = (
 
 
 def noise_shares(record: SensitivityRecord) -> tuple[tuple[NoiseRecord, float], ...]:
-    """Every grid with its share of the noise power that the grids make one by one; the noisiest first."""
-    power = [(noise, 10 ** (-noise.sqnr_db / 10)) for noise in record.grids]
+    """Every tensor with its share of the noise power that quantizing them one by one makes; the noisiest first."""
+    power = [(noise, 10 ** (-noise.sqnr_db / 10)) for noise in record.tensors]
     total = sum(value for _, value in power) or 1.0
     return tuple(sorted(((noise, value / total) for noise, value in power), key=lambda entry: -entry[1]))
 
 
 def noise_rows(record: SensitivityRecord, most: int) -> tuple[Row, ...]:
-    """All weights, all activations, then the noisiest grids, under NOISE_HEADINGS."""
+    """All weights, all activations, then the noisiest tensors, under NOISE_HEADINGS."""
 
     def row(name: str, noise: NoiseRecord, share: float, marked: bool = False) -> Row:
         cells = (Cell(decibels(noise.sqnr_db)), Cell(nats(noise.divergence_nat)), Cell(percent(share, 0)))

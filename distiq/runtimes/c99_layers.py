@@ -198,7 +198,7 @@ def _integer_layer(
         sums = sums - zero_point * weights.integers.flatten(1).double().sum(1)
     scales = program.array(weights.scales.detach().float().numpy())
     about = {"weight": scales, **order.about(weights.integers)}
-    # What a 32-bit accumulator cannot hold would have been cut by the simulation's grid of biases.
+    # What a 32-bit accumulator cannot hold would have been clipped by the simulation's rounded biases.
     integers = sums.round().clamp(-LARGEST_SUM, LARGEST_SUM).numpy().astype(np.int32)
     fields |= {
         "weights": program.array(order.stored(weights.integers), about), "bias": program.array(integers),

@@ -36,7 +36,7 @@ from distiq.models.signature import (
 )
 from distiq.models.slices import cut_by_slices
 from distiq.models.trace import trace
-from distiq.runtimes.lowering import PINS, float_copy, is_quantized, with_float_outputs, with_float_weights
+from distiq.runtimes.lowering import RANGE_COLUMNS, float_copy, is_quantized, with_float_outputs, with_float_weights
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight
 from distiq.runtimes.silence import silence
 
@@ -247,11 +247,11 @@ def _outside(program: Any) -> list[str]:
 def _steps(parts: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Each operation's kind and the type that it computes in, that of its first result, in XNNPACK's names."""
     for part in parts:
-        kinds, pinned = {value["id_out"]: value["datatype"] for value, _ in _values(part)}, _reading_pins(part)
+        kinds, widened = {value["id_out"]: value["datatype"] for value, _ in _values(part)}, _with_range_columns(part)
         for node in part["xnodes"]:
             sides = node["xnode_union"]
             result = next(value for key, value in sides.items() if key in ("output_id", "output1_id"))
-            multiplies_integers = sides.get("filter_id") in pinned
+            multiplies_integers = sides.get("filter_id") in widened
             yield node["xnode_union_type"], kinds[sides["input1_id"] if multiplies_integers else result]
 
 
@@ -260,7 +260,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
     program, parts, named = _read(path.read_bytes())
     weights, floats, activations = _tables(program), [], set()
     for part in parts:
-        pinned, transposed = _reading_pins(part), _groups_of_transposed(part)
+        widened, transposed = _with_range_columns(part), _groups_of_transposed(part)
         stored = [named.get(entry["named_key"], b"") for entry in part["constant_data"]]
         for value, quantization in _values(part):
             data = stored[value["constant_buffer_idx"]]
@@ -268,7 +268,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
                 activations.add((quantization["scale"], quantization["zero_point"]))
             elif value["datatype"] == "xnn_datatype_qcint8":
                 array = np.frombuffer(data, np.int8).reshape(value["dims"])
-                array = array[:, :-PINS] if value["id_out"] in pinned else array
+                array = array[:, :-RANGE_COLUMNS] if value["id_out"] in widened else array
                 scales = np.frombuffer(stored[quantization["scale_buffer_idx"]], np.float32)
                 weights.append(Weight(_channels_first(array, quantization["channel_dim"]), scales))
             elif value["datatype"] == "xnn_datatype_fp32" and data and len(value["dims"]) > 1:
@@ -291,8 +291,8 @@ def _tables(program: Any) -> list[Weight]:
     return tables
 
 
-def _reading_pins(part: dict[str, Any]) -> set[int]:
-    """The weights of linear layers that multiply integers, on a grid that is made from each row, and give float32."""
+def _with_range_columns(part: dict[str, Any]) -> set[int]:
+    """The weights of linear layers that multiply integers, whose scale comes from each row, and give float32."""
     kinds = {value["id_out"]: value["datatype"] for value, _ in _values(part)}
     layers = [node["xnode_union"] for node in part["xnodes"] if node["xnode_union_type"] == "XNNFullyConnected"]
     return {layer["filter_id"] for layer in layers if kinds[layer["input1_id"]] == "xnn_datatype_qdint8"}

@@ -1,9 +1,9 @@
 """LiteRT (formerly TensorFlow Lite): everything that touches it. XNNPACK runs the .tflite files.
 
 litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one,
-int8 at the ends that lie on grids, and float32 weights in tables and in linear layers with a float32 result; all are
-mended in the finished file, so that it takes any batch of float32 samples and holds the graph's integers. The ends stay
-int8 where that is asked for.
+int8 at quantized inputs and outputs, and float32 weights in tables and in linear layers with a float32 result; all are
+mended in the finished file, so that it takes any batch of float32 samples and holds the graph's integers. Inputs and
+outputs stay int8 where that is asked for.
 """
 
 import copy
@@ -38,7 +38,7 @@ from distiq.models.signature import (
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.litert_islands import inline_composites, with_islands
 from distiq.runtimes.lowering import (
-    PINS,
+    RANGE_COLUMNS,
     float_copy,
     is_quantized,
     qparams_of,
@@ -90,7 +90,7 @@ def export_litert(model: nn.Module, example: Tensors, path: Path, options: FileO
         example = each(lambda one: torch.arange(one.numel()).remainder(256).to(torch.uint8).view_as(one), example)
     if _takes_any_batch(dynamic, example):
         content = dynamic
-    elif _has_pins(content):
+    elif _has_range_columns(content):
         content = _converted(model, example, path, options, one_sample=True)
     write_atomically(path, content)
 
@@ -193,7 +193,7 @@ def _steps(model: Any) -> Iterator[tuple[str, Any, int]]:
         first = graph.tensors[operation.inputs[0]].type if len(operation.inputs) else result.type
         compares = first in _floats(schema) and result.type not in (schema.TensorType.INT8, schema.TensorType.UINT8)
         computed_in = first if compares else result.type
-        if _reads_pins(graph, operation, schema):
+        if _reads_range_columns(graph, operation, schema):
             computed_in = schema.TensorType.INT8
         yield names[model.operatorCodes[operation.opcodeIndex].builtinCode], result, computed_in
 
@@ -209,7 +209,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
     model = _model(path.read_bytes())
     graph = model.subgraphs[0]
     weights, floats, activations = [], [], set()
-    pinned = {operation.inputs[1] for operation in graph.operators if _reads_pins(graph, operation, schema)}
+    widened = {operation.inputs[1] for operation in graph.operators if _reads_range_columns(graph, operation, schema)}
     kinds = [model.operatorCodes[one.opcodeIndex].builtinCode for one in graph.operators]
     tables, ends, transposed = set(), set(), []
     for kind, operation in zip(kinds, graph.operators, strict=True):
@@ -226,7 +226,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
             activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0]) - moved))
         elif data is not None and tensor.type == schema.TensorType.INT8 and number not in ends:
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
-            array = array[:, :-PINS] if number in pinned else array
+            array = array[:, :-RANGE_COLUMNS] if number in widened else array
             array = _channels_first(array, quantization.quantizedDimension)
             weights.append(Weight(array, quantization.scale, is_multiplied=number not in tables))
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
@@ -253,15 +253,15 @@ def _of_groups(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     return whole
 
 
-def _has_pins(content: bytes) -> bool:
+def _has_range_columns(content: bytes) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
     graph = _model(content).subgraphs[0]
-    return any(_reads_pins(graph, operation, schema) for operation in graph.operators)
+    return any(_reads_range_columns(graph, operation, schema) for operation in graph.operators)
 
 
-def _reads_pins(graph: Any, operation: Any, schema: Any) -> bool:
-    """Whether it multiplies integer weights by a float32 input, whose grid its kernel makes."""
+def _reads_range_columns(graph: Any, operation: Any, schema: Any) -> bool:
+    """Whether it multiplies integer weights by a float32 input, whose scale its kernel computes."""
     if not isinstance(operation.builtinOptions, schema.FullyConnectedOptionsT):
         return False
     types = [graph.tensors[number].type for number in operation.inputs[:2]]
@@ -354,13 +354,13 @@ def _with_float_input(content: bytes) -> bytes:
 
 
 def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
-    """Holds the integers of tables, and of linear layers that read pins, where the converter has left their values."""
+    """Holds the integers of tables, and of linear layers with range columns, where the converter left their values."""
     from ai_edge_litert import schema_py_generated as schema
 
     by_bytes = {}
     for weight in weights:
         if weight.integers.ndim == 2 and weight.scales.ndim == 1:
-            wide = weight._replace(integers=np.pad(weight.integers, ((0, 0), (0, PINS))))
+            wide = weight._replace(integers=np.pad(weight.integers, ((0, 0), (0, RANGE_COLUMNS))))
             by_bytes["EMBEDDING_LOOKUP", dequantized(weight).tobytes()] = weight
             by_bytes["FULLY_CONNECTED", dequantized(wide).tobytes()] = wide
     model = _model(content)
@@ -381,7 +381,7 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
         tensor.buffer = len(model.buffers) - 1
         model.buffers[-1].data = np.frombuffer(stored.integers.tobytes(), np.uint8)
         if kind == "FULLY_CONNECTED":
-            operation.builtinOptions.asymmetricQuantizeInputs = True  # a grid from the smallest to the largest value
+            operation.builtinOptions.asymmetricQuantizeInputs = True  # a range from the smallest to the largest value
     used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}
     for number, buffer in enumerate(model.buffers):
         if number not in used:
@@ -409,7 +409,7 @@ def _with_float_output(content: bytes) -> bytes:
 
 
 def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
-    """Takes uint8 pixels in place of normalized float32: as integers of the first grid where they are, else normalized.
+    """Takes uint8 pixels in place of normalized float32: as the input's integers where they are, else normalized.
 
     The normalization is CAST, DIV, SUB and DIV in float32, in the order of `Uint8Input.normalized`.
     """
@@ -421,11 +421,11 @@ def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
     entry = copy.copy(graph.tensors[inside])
     entry.type = schema.TensorType.UINT8
     readers = [operation for operation in graph.operators if inside in list(operation.inputs)]
-    grid = graph.tensors[readers[0].outputs[0]].quantization if len(readers) == 1 else None
-    if grid is not None and grid.scale is not None and len(grid.scale) == 1:
-        scale, zero_point = np.array(grid.scale, np.float32), np.array(grid.zeroPoint) + UNSIGNED
+    first = graph.tensors[readers[0].outputs[0]].quantization if len(readers) == 1 else None
+    if first is not None and first.scale is not None and len(first.scale) == 1:
+        scale, zero_point = np.array(first.scale, np.float32), np.array(first.zeroPoint) + UNSIGNED
         if uint8_input.are_integers_of(scale, zero_point):
-            entry.quantization = copy.copy(grid)
+            entry.quantization = copy.copy(first)
             entry.quantization.zeroPoint = zero_point
             graph.tensors[inside] = entry
             return _content(model)

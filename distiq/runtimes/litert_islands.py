@@ -108,15 +108,15 @@ def _read_apart(graph: fx.GraphModule) -> None:
 
 
 def _is_island(node: fx.Node) -> bool:
-    grids = _grids_behind(node)
-    if not grids or not node.all_input_nodes or is_operation(node, DEQUANTIZE) or _is_size(node):
+    parameters = _quantized_behind(node)
+    if not parameters or not node.all_input_nodes or is_operation(node, DEQUANTIZE) or _is_size(node):
         return False
     if any(user.target is operator.getitem for user in node.users) or any(map(_is_weight, node.all_input_nodes)):
         return False
     if node.target in FIXED:
         return _comes_from_integers(node.all_input_nodes[0])
     if node.target in SAME:
-        return any(_is_changed(one, grids) for one in node.all_input_nodes)
+        return any(_is_changed(one, parameters) for one in node.all_input_nodes)
     return node.target not in KERNELS and not _is_global(node)
 
 
@@ -134,21 +134,21 @@ def _is_global(node: fx.Node) -> bool:
     return node.target in POOLING and math.prod(torch.tensor(node.args[1]).flatten().tolist()) == 1
 
 
-def _grids_behind(node: fx.Node) -> set[Any]:
+def _quantized_behind(node: fx.Node) -> set[Any]:
     """The quantization parameters that a node's values get, through operations that keep them."""
-    grids: set[Any] = set()
+    parameters: set[Any] = set()
     for user in node.users:
         if is_operation(user, QUANTIZE):
-            grids.add(user.args[1:])
+            parameters.add(user.args[1:])
         elif user.target in SAME:
-            grids |= _grids_behind(user)
-    return grids
+            parameters |= _quantized_behind(user)
+    return parameters
 
 
-def _is_changed(source: fx.Node, grids: set[Any]) -> bool:
+def _is_changed(source: fx.Node, parameters: set[Any]) -> bool:
     """Whether quantization parameters that are handed on to a source would change what it gives."""
     if is_operation(source, DEQUANTIZE):
-        return grids != {source.args[1:]}
+        return parameters != {source.args[1:]}
     return source.op in ("call_function", "call_module") and len(source.users) > 1
 
 

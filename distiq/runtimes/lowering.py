@@ -1,4 +1,4 @@
-"""The reference graph as runtimes want it, without a change of any value, and its grids, to compare a file's with.
+"""The reference graph as runtimes want it, without a change of any value; and its quantization parameters.
 
 The reference graph holds integer weights, and quantize / dequantize pairs at its activations.
 """
@@ -25,12 +25,12 @@ QUANTIZE, DEQUANTIZE = "quantize_per_tensor.default", "dequantize_per_tensor.def
 WEIGHT_DEQUANTIZE = "dequantize_per_channel.default"
 SHIFT = 128  # from int8 to uint8
 LEVELS = 256
-PINS = 2
+RANGE_COLUMNS = 2
 """Columns beside the input of a linear layer: see `with_float_outputs`."""
-FEWEST_PINNED = 2**14
+FEWEST_WIDENED = 2**14
 """Weights of a linear layer from which on products of integers are worth the operations around them."""
 VANISHING = 1e-30
-"""Times a value it is nothing beside the end of a grid; a zero would make the converter fold it."""
+"""Times a value it is nothing beside a limit of the range; a zero would make the converter fold it."""
 ACTIVATIONS = {
     aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default,
     aten.clamp.default, aten.clamp_min.default,
@@ -62,20 +62,20 @@ def float_copy(model: nn.Module) -> nn.Module:
 
 
 def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sample: bool = False) -> fx.GraphModule:
-    """A copy for runtimes that have no integer kernel with a float32 result but one that makes its own grid.
+    """A copy for runtimes that have no integer kernel with a float32 result but one that quantizes its input itself.
 
-    Such a kernel multiplies integers of a float32 input, on a grid from the smallest to the largest value of each row.
-    Linear layers whose result stays float32 get two columns beside their input here, the ends of its grid in the graph,
-    and two columns of zeros beside their weights: the kernel finds the graph's own grid, and no product changes.
+    Such a kernel quantizes each row of a float32 input to a range from its smallest to its largest value. Linear layers
+    whose result stays float32 get two columns beside their input here, the limits of its range in the graph, and two
+    columns of zeros beside their weights: the kernel arrives at the graph's own scale, and no product changes.
     All others whose result stays float32, and small ones, hold their weights as float32: the same values, dequantized.
 
     Args:
-        choosing: operations of the graph are to find the grid, as ExecuTorch's lowering wants it.
+        choosing: operations of the graph are to compute scale and zero point, as ExecuTorch's lowering wants it.
         one_sample: the file's batch is fixed, and the columns may become constants.
     """
     graph = _copy(reference)
     _quantize_before_moving(graph)
-    pinned: dict[tuple[Any, ...], fx.Node] = {}
+    widened: dict[tuple[Any, ...], fx.Node] = {}
     for node in list(graph.graph.nodes):
         if not is_operation(node, WEIGHT_DEQUANTIZE) or any(_result_is_quantized(user) for user in node.users):
             continue
@@ -83,36 +83,36 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sa
             for reader in list(node.users):
                 reader.replace_all_uses_with(_scaled_rows(graph, node, reader))
             continue
-        few = _attribute(graph, node.args[0]).numel() < FEWEST_PINNED
-        if few or not all(_is_pinnable(user, node) for user in node.users):
+        few = _attribute(graph, node.args[0]).numel() < FEWEST_WIDENED
+        if few or not all(_takes_range(user, node) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
             continue
         integers = _attribute(graph, node.args[0])
-        wide = _new_buffer(graph, f"{node.name}_wide", F.pad(integers, (0, PINS)), node)
+        wide = _new_buffer(graph, f"{node.name}_wide", F.pad(integers, (0, RANGE_COLUMNS)), node)
         node.replace_input_with(node.args[0], wide)
         for layer in list(node.users):
             source: Any = layer.args[0]
-            if source.args not in pinned:
-                pinned[source.args] = _with_pins(graph, source, integers.shape[1], choosing, one_sample)
-            read = pinned[source.args]
-            layer.replace_input_with(source, _on_chosen_grid(graph, read, source, layer) if choosing else read)
+            if source.args not in widened:
+                widened[source.args] = _with_range(graph, source, integers.shape[1], choosing, one_sample)
+            read = widened[source.args]
+            layer.replace_input_with(source, _quantized_by_row(graph, read, source, layer) if choosing else read)
     return _cleaned(graph)
 
 
 def _quantize_before_moving(graph: fx.GraphModule) -> None:
-    """Puts layers' results on their grid at once where they are first reshaped and transposed, as in attention."""
+    """Quantizes layers' results before they are reshaped and transposed, as in attention, not after."""
     for layer in [node for node in graph.graph.nodes if node.target is aten.linear.default]:
         last = layer
         while len(last.users) == 1 and (user := next(iter(last.users))).target in MOVING:
             last = user
-        grids = {user.args[1:] for user in last.users if is_operation(user, QUANTIZE)}
-        if last is layer or len(grids) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
+        parameters = {user.args[1:] for user in last.users if is_operation(user, QUANTIZE)}
+        if last is layer or len(parameters) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
             continue
-        (grid,), (first,) = grids, layer.users
+        (one,), (first,) = parameters, layer.users
         with graph.graph.inserting_before(first):
             call, library = graph.graph.call_function, torch.ops.quantized_decomposed
-            integers = call(library.quantize_per_tensor.default, (layer, *grid))
-            first.replace_input_with(layer, call(library.dequantize_per_tensor.default, (integers, *grid)))
+            integers = call(library.quantize_per_tensor.default, (layer, *one))
+            first.replace_input_with(layer, call(library.dequantize_per_tensor.default, (integers, *one)))
 
 
 def _scaled_rows(graph: fx.GraphModule, table: fx.Node, reader: fx.Node) -> fx.Node:
@@ -126,50 +126,51 @@ def _scaled_rows(graph: fx.GraphModule, table: fx.Node, reader: fx.Node) -> fx.N
         return call(aten.mul.Tensor, (call(aten._to_copy.default, (rows,), {"dtype": torch.float32}), scale))
 
 
-def _is_pinnable(layer: fx.Node, weight: fx.Node) -> bool:
-    """Whether it is a linear layer on grids of 8 bits with a scale for each of its outputs."""
+def _takes_range(layer: fx.Node, weight: fx.Node) -> bool:
+    """Whether it is a linear layer with an input of 8 bits and a scale for each of its outputs."""
     if layer.target is not aten.linear.default or layer.args[1] is not weight or weight.args[3] != 0:
         return False
     source: Any = layer.args[0]
     return is_operation(source, DEQUANTIZE) and source.args[4] - source.args[3] == LEVELS - 1
 
 
-def _with_pins(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool, one_sample: bool) -> fx.Node:
-    """(..., width + PINS): the values of a dequantize node and the ends of its grid, right behind its integers.
+def _with_range(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool, one_sample: bool) -> fx.Node:
+    """(..., width + RANGE_COLUMNS): the values of a dequantize node, then the limits of their range.
 
     They are put together as integers: to add them in float32 is a pass over four times the bytes. Only ExecuTorch adds
     them, beside padding of integers, since its partitioner finds a cycle in the other form.
     """
     arguments: Any = source.args
     integers, scale, zero_point, low, high, _ = arguments
-    before, grid, library = integers.next, arguments[1:], torch.ops.quantized_decomposed
+    before, parameters, library = integers.next, arguments[1:], torch.ops.quantized_decomposed
     quantize, dequantize = library.quantize_per_tensor.default, library.dequantize_per_tensor.default
-    ends = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
-    pins = _new_buffer(graph, f"{source.name}_pins", F.pad(ends, (width, 0)) if choosing else ends, before)
+    limits = torch.tensor([(low - zero_point) * scale, (high - zero_point) * scale])
+    columns = F.pad(limits, (width, 0)) if choosing else limits
+    added = _new_buffer(graph, f"{source.name}_range", columns, before)
     with graph.graph.inserting_before(before):
         call = graph.graph.call_function
         values = call(dequantize, arguments)
         if choosing:
-            wider = call(aten.constant_pad_nd.default, (values, [0, PINS], 0.0))
-            return call(aten.add.Tensor, (call(dequantize, (call(quantize, (wider, *grid)), *grid)), pins))
-        # As constants the ends would have one size of batch.
-        some = call(aten.slice.Tensor, (values, -1, 0, PINS))
+            wider = call(aten.constant_pad_nd.default, (values, [0, RANGE_COLUMNS], 0.0))
+            return call(aten.add.Tensor, (call(dequantize, (call(quantize, (wider, *parameters)), *parameters)), added))
+        # As constants the limits would have one size of batch.
+        some = call(aten.slice.Tensor, (values, -1, 0, RANGE_COLUMNS))
         nothing = call(aten.mul.Tensor, (some, 0.0 if one_sample else VANISHING))
-        beside = call(quantize, (call(aten.add.Tensor, (nothing, pins)), *grid))
-        both = call(aten.cat.default, ([values, call(dequantize, (beside, *grid))], -1))
-        return call(dequantize, (call(quantize, (both, *grid)), *grid))
+        beside = call(quantize, (call(aten.add.Tensor, (nothing, added)), *parameters))
+        both = call(aten.cat.default, ([values, call(dequantize, (beside, *parameters))], -1))
+        return call(dequantize, (call(quantize, (both, *parameters)), *parameters))
 
 
-def _on_chosen_grid(graph: fx.GraphModule, values: fx.Node, source: fx.Node, reader: fx.Node) -> fx.Node:
-    """The values on the grid from their smallest to their largest; each layer has its own, which XNNPACK wants."""
+def _quantized_by_row(graph: fx.GraphModule, values: fx.Node, source: fx.Node, reader: fx.Node) -> fx.Node:
+    """The values, quantized from their smallest to their largest; each layer has its own pair, which XNNPACK wants."""
     arguments: Any = source.args
     low, high, kind = arguments[3:6]
     with graph.graph.inserting_before(reader):
         call, library = graph.graph.call_function, torch.ops.quantized_decomposed
         chosen = call(library.choose_qparams.tensor, (values, low, high, SMALLEST_SCALE, kind))
-        grid = [call(operator.getitem, (chosen, number)) for number in range(2)]
-        integers = call(library.quantize_per_tensor.tensor, (values, *grid, low, high, kind))
-        return call(library.dequantize_per_tensor.tensor, (integers, *grid, low, high, kind))
+        parameters = [call(operator.getitem, (chosen, number)) for number in range(2)]
+        integers = call(library.quantize_per_tensor.tensor, (values, *parameters, low, high, kind))
+        return call(library.dequantize_per_tensor.tensor, (integers, *parameters, low, high, kind))
 
 
 def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
@@ -212,7 +213,7 @@ def _scale_of(node: fx.Node) -> tuple[Any, ...] | None:
 
 
 def without_idle_clips(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy without clamps whose result is quantized by what saturates at the same ends: that is the clamp."""
+    """A copy without clamps whose result is quantized to a range with the same limits: quantizing clamps."""
     graph = _copy(reference)
     for node in list(graph.graph.nodes):
         if node.target is aten.clamp.default and node.users and all(_saturates(node, user) for user in node.users):
@@ -221,13 +222,13 @@ def without_idle_clips(reference: fx.GraphModule) -> fx.GraphModule:
 
 
 def _saturates(clamp: fx.Node, user: fx.Node) -> bool:
-    """Whether a clamp's ends are the smallest and the largest integer of what quantizes its result, or beyond them."""
+    """Whether a clamp's limits are the smallest and the largest integer of its quantized result, or beyond them."""
     if not is_operation(user, QUANTIZE):
         return False
     arguments: Any = user.args
     _, scale, zero_point, smallest, largest, _ = arguments
-    ends: Any = (*clamp.args[1:], None, None)
-    low, high = ends[:2]
+    limits: Any = (*clamp.args[1:], None, None)
+    low, high = limits[:2]
     return (low is None or round(low / scale) + zero_point <= smallest) and (
         high is None or round(high / scale) + zero_point >= largest
     )
@@ -244,7 +245,7 @@ def with_float_weights(reference: fx.GraphModule, computes_in_float: Callable[[f
 
 
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which integer weights are float32 weights behind a quantize / dequantize pair on their grid."""
+    """A copy in which integer weights are float32 weights behind a quantize / dequantize pair."""
     graph = _copy(reference)
     quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
     for node in list(graph.graph.nodes):
@@ -258,7 +259,7 @@ def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
 
 
 def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which int8 activations are uint8, their zero points moved by 128: the same grids."""
+    """A copy in which int8 activations are uint8, their zero points moved by 128: the same values."""
     graph = _copy(reference)
     for node in graph.graph.nodes:
         if is_operation(node, QUANTIZE) or is_operation(node, DEQUANTIZE):

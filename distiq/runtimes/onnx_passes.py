@@ -19,11 +19,11 @@ FREE = {Q, DQ, DYNAMIC_Q, "Cast", "CastLike", "Constant", "ConstantOfShape", "Ex
         "Shape", "Size", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
 """Nodes that compute nothing: conversions, constants, shapes, and views of a tensor. All others compute."""
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
-NARROW_OPSET = 21  # the first with INT4, and with grids of 16 bits
+NARROW_OPSET = 21  # the first with INT4, and with activations of 16 bits
 CONTRIB = "com.microsoft"
-WIDE_PRODUCTS = {"MatMul"}  # the others stay DQ: behind a grid ONNX Runtime puts their float weights on int8 of its own
+WIDE_PRODUCTS = {"MatMul"}  # the others stay DQ: ONNX Runtime would quantize their float weights behind a Q itself
 RECURRENT_WEIGHTS = {"Split"}  # into gates, in front of an LSTM, which is computed in float32
-FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may put its input on int8 grids
+FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may quantize its input to int8
 
 
 def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | None, for_openvino: bool) -> None:
@@ -36,7 +36,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
     if Q in types:
         _fold_padding(graph)
         _drop_needless_clips(graph)
-        _drop_repeated_grids(graph)
+        _drop_repeated_quantization(graph)
         _transpose_stored_weights(graph)
         _look_up_integers(graph)
         _dequantize_when_loaded(graph, RECURRENT_WEIGHTS)
@@ -60,11 +60,11 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
             _drop_zero_points_of_weights(graph)
         else:
             _multiply_groups(proto)
-            _multiply_on_dynamic_grids(graph)
+            _multiply_dynamically_quantized(graph)
             _dequantize_when_loaded(graph, None)
             _pack_narrow_weights(proto)
     if uint8_input is not None:
-        take_uint8(graph, uint8_input, on_grid=not for_openvino)  # OpenVINO wants a float input in front of a grid
+        take_uint8(graph, uint8_input, as_integers=not for_openvino)  # a FakeQuantize of OpenVINO reads floats
     _drop_dead_ends(graph)
     _drop_default_attributes(graph)
     _shorten_names(graph)
@@ -115,7 +115,7 @@ def _restore_global_pooling(graph: GraphProto) -> None:
 
 
 def _drop_needless_clips(graph: GraphProto) -> None:
-    """Removes a Relu or Clip whose result is put on a grid that saturates at the same ends: the grid is the clip."""
+    """Removes a Relu or Clip whose result is quantized to a range with the same limits: quantizing clips."""
     constants, given = initializers(graph), {output.name for output in graph.output}
     consumers = consumers_of(graph)
     for node in list(graph.node):
@@ -128,25 +128,25 @@ def _drop_needless_clips(graph: GraphProto) -> None:
 
 
 def _saturates(clip: NodeProto, quantize: NodeProto, constants: dict[str, TensorProto]) -> bool:
-    """Whether every value beyond the clip's ends falls on the grid's ends, as the clip's ends themselves do."""
+    """Whether the smallest and the largest integer stand for the clip's limits, and for all values beyond them."""
     scale, zero_point = value_of(constants, quantize.input[1]), value_of(constants, quantize.input[2])
     if scale is None or zero_point is None or scale.size != 1:
         return False
     low: float | None = 0.0
     high: float | None = None
     if clip.op_type == "Clip":
-        ends = [value_of(constants, name) if name else None for name in clip.input[1:]] + [None, None]
-        low, high = (None if end is None else float(end) for end in ends[:2])
-    limits = np.iinfo(zero_point.dtype)
+        limits = [value_of(constants, name) if name else None for name in clip.input[1:]] + [None, None]
+        low, high = (None if limit is None else float(limit) for limit in limits[:2])
+    integers = np.iinfo(zero_point.dtype)
 
-    def on_grid(value: float) -> float:
+    def integer_of(value: float) -> float:
         return float(np.rint(value / float(scale)) + int(zero_point))
 
-    return (low is None or on_grid(low) <= limits.min) and (high is None or on_grid(high) >= limits.max)
+    return (low is None or integer_of(low) <= integers.min) and (high is None or integer_of(high) >= integers.max)
 
 
-def _drop_repeated_grids(graph: GraphProto) -> None:
-    """Removes Q -> DQ behind DQ -> Reshape-like when it repeats the grid that the values are on already."""
+def _drop_repeated_quantization(graph: GraphProto) -> None:
+    """Removes Q -> DQ behind DQ -> Reshape-like when the values are quantized by the same parameters already."""
     producers = {name: node for node in graph.node for name in node.output}
     consumers = consumers_of(graph)
     for node in list(graph.node):
@@ -186,8 +186,8 @@ def _fold_padding(graph: GraphProto) -> None:
         if own is not None:
             convolution.attribute.remove(own)
         convolution.attribute.append(helper.make_attribute("pads", [int(amount) for amount in pads]))
-        behind_grid = any(node.op_type == DQ and node.output[0] == pad.input[0] for node in graph.node)
-        (convolution if behind_grid else chain[1]).input[0] = pad.input[0]  # the graph's input gets its grid here
+        behind_pair = any(node.op_type == DQ and node.output[0] == pad.input[0] for node in graph.node)
+        (convolution if behind_pair else chain[1]).input[0] = pad.input[0]  # the graph's input is quantized here
 
 
 def _transpose_stored_weights(graph: GraphProto) -> None:
@@ -240,7 +240,7 @@ def _look_up_integers(graph: GraphProto) -> None:
 
 
 def _store_activations_unsigned(graph: GraphProto) -> None:
-    """int8 activations become uint8: zero point + 128, the same grid. Weights, which are initializers, stay int8."""
+    """int8 activations become uint8: zero point + 128, the same values. Weights, which are initializers, stay int8."""
     constants = initializers(graph)
     moved: dict[str, str] = {}
     stored = set(constants)  # weights, and what is made of them alone
@@ -261,7 +261,7 @@ def _store_activations_unsigned(graph: GraphProto) -> None:
 
 
 def _drop_zero_points_of_weights(graph: GraphProto) -> None:
-    """Grids of weights are symmetric: without a zero point it is 0."""
+    """Weights are quantized symmetrically: without a zero point it is 0."""
     constants = initializers(graph)
     for node in graph.node:
         if node.op_type == DQ and node.input[0] in constants and len(node.input) > 2:
@@ -271,7 +271,7 @@ def _drop_zero_points_of_weights(graph: GraphProto) -> None:
 
 
 def _store_last_bias_as_integers(graph: GraphProto) -> None:
-    """The bias of a Gemm whose result stays float32 goes on the accumulator's grid: int32 of scale s_x * s_w.
+    """The bias of a Gemm whose result stays float32 is quantized as the accumulator is: int32 of scale s_x * s_w.
 
     ONNX Runtime does so itself for layers whose result is quantized; only with it does this one run in integers.
     """
@@ -296,9 +296,9 @@ def _store_last_bias_as_integers(graph: GraphProto) -> None:
         graph.initializer.append(numpy_helper.from_array(integers, f"{name}_i32"))
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         pair_node = helper.make_node(
-            DQ, [f"{name}_i32", f"{name}_scale"], [f"{name}_grid"], axis=0 if scale.size > 1 else None
+            DQ, [f"{name}_i32", f"{name}_scale"], [f"{name}_dequantized"], axis=0 if scale.size > 1 else None
         )
-        node.input[2] = f"{name}_grid"
+        node.input[2] = f"{name}_dequantized"
         graph.node.insert(position, pair_node)
 
 
@@ -330,10 +330,10 @@ def _pack_narrow_weights(proto: ModelProto) -> None:
 
 
 def is_wide(graph: GraphProto) -> bool:
-    """Whether activations lie on grids of 16 bits, for which there are no integer kernels."""
+    """Whether activations have 16 bits, for which there are no integer kernels."""
     constants = initializers(graph)
-    grids = (constants.get(node.input[2]) for node in graph.node if node.op_type == Q)
-    return any(grid is not None and grid.data_type == TensorProto.INT16 for grid in grids)
+    zero_points = (constants.get(node.input[2]) for node in graph.node if node.op_type == Q)
+    return any(one is not None and one.data_type == TensorProto.INT16 for one in zero_points)
 
 
 def _raise_opset(proto: ModelProto) -> None:
@@ -386,10 +386,10 @@ def _multiply_groups(proto: ModelProto) -> None:
     _drop_dead_ends(graph)
 
 
-def _multiply_on_dynamic_grids(graph: GraphProto) -> None:
-    """A product of a batch on its own grid and integer weights becomes MatMulInteger and what scales its result.
+def _multiply_dynamically_quantized(graph: GraphProto) -> None:
+    """A product of a dynamically quantized batch and integer weights becomes MatMulInteger and what scales its result.
 
-    ONNX Runtime fuses these, the grid and the bias into one kernel; the same in QDQ form only where no bias is inside.
+    ONNX Runtime fuses these, the quantization and the bias into one kernel; in QDQ form only where there is no bias.
     """
     constants = initializers(graph)
     producers = {name: node for node in graph.node for name in node.output}
@@ -403,7 +403,7 @@ def _multiply_on_dynamic_grids(graph: GraphProto) -> None:
         made = producers.get(values.input[0])
         if made is None or made.op_type != DYNAMIC_Q:
             continue
-        weight, (grid, step, zero_point) = weights.input[0], made.output
+        weight, (batch, step, zero_point) = weights.input[0], made.output
         if node.op_type == "Gemm":  # torch's transposes its weights
             integers = value_of(constants, weight)
             assert integers is not None
@@ -414,7 +414,7 @@ def _multiply_on_dynamic_grids(graph: GraphProto) -> None:
         sums, floats, scale, product = (f"dynamic_{number}_{part}" for part in ("sums", "floats", "scale", "product"))
         bias = node.input[2] if len(node.input) > 2 else ""
         replacement = [
-            helper.make_node("MatMulInteger", [grid, weight, zero_point], [sums]),
+            helper.make_node("MatMulInteger", [batch, weight, zero_point], [sums]),
             helper.make_node("Cast", [sums], [floats], to=TensorProto.FLOAT),
             helper.make_node("Mul", [step, weights.input[1]], [scale]),
             helper.make_node("Mul", [floats, scale], [product] if bias else list(node.output)),
@@ -430,7 +430,7 @@ def _multiply_on_dynamic_grids(graph: GraphProto) -> None:
 def _dequantize_when_loaded(graph: GraphProto, readers: set[str] | None) -> None:
     """Integer weights of float32 layers become float32 by Cast and Mul, which ONNX Runtime folds when it loads a file.
 
-    A DQ would be computed at each run, or be fused to a product with its input on int8 grids that nobody asked for.
+    A DQ would be computed at each run, or be fused to a product whose input would be quantized to int8, too.
 
     Args:
         readers: operations whose weights are meant; None for all.

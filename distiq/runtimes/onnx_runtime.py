@@ -1,7 +1,7 @@
 """ONNX Runtime: everything that touches it. Export, loading, running node by node, what a file holds.
 
 The int8 file holds the same scales and integer weights as the PT2E graph. Activations are stored as uint8 instead of
-int8 with the zero point moved by 128: the same grid, and the type that its x86 kernels are written for.
+int8 with the zero point moved by 128: the same values, and the type that its x86 kernels are written for.
 """
 
 import copy
@@ -52,7 +52,7 @@ FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "ConvIn
                   "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}  # fmt: skip
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.UNDEFINED}
 GIVING_FLOATS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
-QGEMM_OUTPUT = 8  # inputs of a QGemm that has a grid for its output
+QGEMM_OUTPUT = 8  # inputs of a QGemm that quantizes its output
 RESULTS: dict[str, Any] = {
     **dict.fromkeys(("Shape", "Size"), TensorProto.INT64),
     **dict.fromkeys(
@@ -200,7 +200,7 @@ def _between(proto: ModelProto, source: Any, result: str) -> ModelProto:
 
 
 class Integers(NamedTuple):
-    """What a DequantizeLinear reads: integers, and the scale and zero point of their grid."""
+    """What a DequantizeLinear reads: integers, their scale and their zero point."""
 
     values: np.ndarray
     scale: np.ndarray
@@ -437,7 +437,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
 
     A table of embeddings is read row by row, its scales by the same numbers; a transposed weight is turned back.
     Weights that are float32 once the file is loaded stand behind Cast and Mul, those in groups in a MatMulNBits, those
-    beside dynamic grids in a MatMulInteger.
+    beside dynamically quantized inputs in a MatMulInteger.
     """
     graph = onnx.load(str(path)).graph
     constants, consumers = initializers(graph), consumers_of(graph)

@@ -1,7 +1,7 @@
 """A keyword spotter in chunks: an exported ONNX file becomes one with chunk and state in, answer and state out.
 
 It is for networks of a front-end, one convolution over frames and a recurrent unit (`audio_gru`), float or int8, and
-computes with the file's own weights and grids. Its states are the samples that the next frame begins with, the frames
+computes with the file's own weights and scales. Its states are the samples that the next frame begins with, the frames
 that the next convolution reads (its left context), the recurrent unit's state, and how many chunks it has heard.
 
 A network with global pooling has no such form: its answer is the mean over a window, whose first frames have to be

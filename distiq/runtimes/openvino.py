@@ -59,7 +59,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
             with silence():
                 converted = openvino.convert_model(source)
                 if all(operation.get_type_name() != "FakeQuantize" for operation in converted.get_ops()):
-                    # Else OpenVINO puts what meets integer weights on int8 grids that nobody asked for.
+                    # Else OpenVINO quantizes what meets integer weights to int8, though nobody asked for it.
                     converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
                 _round_before_sums(converted)
                 _keep_reduced_axes(converted)
@@ -187,10 +187,10 @@ def _compiled(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 
 
 def _round_before_sums(model: Any) -> None:
-    """Rounds what a convolution adds to a sum, in steps of its grid, before it is put on that grid.
+    """Rounds what a convolution adds to a sum to multiples of its scale, in front of its FakeQuantize.
 
-    OpenVINO computes convolution, grid, sum and grid in one kernel and leaves the rounding of the first grid out: one
-    sum in five is a step off then. A rounding of its own stays, in the same kernel.
+    OpenVINO computes convolution, FakeQuantize, sum and FakeQuantize in one kernel and leaves the first rounding out:
+    one sum in five is a step off then. An explicit rounding stays, in the same kernel.
     """
     from openvino import opset13
 
@@ -274,8 +274,8 @@ def _is_of_convolution(node: Any) -> bool:
 def quantization_parameters(path: Path) -> QuantizationParameters:
     """The integer weights, scales and zero points that the file holds.
 
-    Weights stand there as int8 behind Convert and Multiply, rows of tables behind a Gather, too; grids of activations
-    as FakeQuantize, by their ends.
+    Weights stand there as int8 behind Convert and Multiply, rows of tables behind a Gather, too; ranges of activations
+    as FakeQuantize, by their limits.
     """
     import openvino
 

@@ -41,10 +41,10 @@ class Saturation(NamedTuple):
 
 
 def saturation(parameters: QuantizationParameters) -> Saturation:
-    """Counts the channels from the integers: exact for the worst inputs that the grids allow.
+    """Counts the channels from the integers: exact for the worst inputs that the ranges allow.
 
-    The largest input is taken as 255, which is never too small and rarely too large: a grid ends at a value that
-    calibration reached or clipped; only where branches share a grid may one of them stay below. Which weights are
+    The largest input is taken as 255, which is never too small and rarely too large: a range ends at a value that
+    calibration reached or clipped; only where branches share a range may one of them stay below. Which weights are
     neighbours is the kernel's choice, so every pair of a channel counts, also in depthwise layers, which some kernels
     multiply in other ways.
     """
@@ -74,7 +74,7 @@ def emulate(path: Path, saturating: bool = True) -> Callable[[Tensor], Tensor]:
 
     Raises:
         UserError: the file is missing, damaged or not in QDQ form, or a layer has s8 inputs, a padding by name or
-            weights whose grid is not symmetric.
+            weights whose zero point is not 0.
     """
 
     def compute(layer: IntegerLayer) -> np.ndarray | None:

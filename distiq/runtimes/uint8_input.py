@@ -1,7 +1,7 @@
 """A file that takes uint8 pixels and normalizes them itself, so that no device can do it otherwise.
 
-Where the input's grid has one step for each pixel value, which full-range images of one channel give, the pixel is its
-integer: the file reads it as it is, and nothing is computed. Elsewhere the file begins with the normalization in
+Where the input's quantization has one step for each pixel value, as for full-range images of one channel, the pixel is
+its integer: the file reads it as it is, and nothing is computed. Elsewhere the file begins with the normalization in
 float32, the same three operations in the same order as before.
 """
 
@@ -28,22 +28,22 @@ class Uint8Input(NamedTuple):
         return (LEVELS.astype(np.float32) / np.float32(255) - mean) / std
 
     def are_integers_of(self, scale: np.ndarray, zero_point: np.ndarray) -> bool:
-        """Whether a grid of 0..255 puts every pixel value, once normalized, on the integer of the same value."""
+        """Whether every pixel value, once normalized, is quantized to the integer 0..255 of the same value."""
         integers = np.rint(self.normalized() / scale) + zero_point
         return bool((np.clip(integers, 0, 255) == LEVELS).all())
 
 
-def take_uint8(graph: GraphProto, uint8_input: Uint8Input, on_grid: bool = True) -> None:
+def take_uint8(graph: GraphProto, uint8_input: Uint8Input, as_integers: bool = True) -> None:
     """Makes uint8 pixels the graph's input, in place of normalized float32.
 
     Args:
-        on_grid: read pixels as integers of the input's grid where they are.
+        as_integers: read pixels as the input's quantized integers where they are.
     """
     entry = graph.input[0]
     entry.type.tensor_type.elem_type = TensorProto.UINT8
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers = [node for node in graph.node if entry.name in node.input]
-    if on_grid and all(_is_identity(node, constants, uint8_input) for node in readers):
+    if as_integers and all(_is_identity(node, constants, uint8_input) for node in readers):
         for quantize in readers:
             _read_instead(graph, quantize.output[0], entry.name)
             graph.node.remove(quantize)

@@ -1,6 +1,6 @@
 """fit(): the one training loop, on Accelerate.
 
-It knows nothing of teachers or grids: an objective turns a batch into named losses, and fit lowers their sum. Order,
+An objective turns a batch into named losses, and fit lowers their sum; teachers and quantization stay outside. Order,
 views and schedule are pure functions of (seed, epoch, step), so a checkpoint needs only weights, optimizer and the
 random state, and a killed training ends with the same weights as one that was not.
 """

@@ -89,7 +89,7 @@ def test_the_command_prints_a_table_and_writes_the_record(tmp_path: Path):
     assert BenchRecord.load(tmp_path / "times.json").files[0].runtime == "ONNX Runtime"
 
 
-def test_the_grid_of_settings_stands_below(tmp_path: Path):
+def test_the_table_of_settings_stands_below(tmp_path: Path):
     path = foreign(tmp_path / "small.onnx", ["n", 4])
     quick = ["--rounds", "2", "--seconds", "0.002", "--tune", "--threads", "2", "--json", str(tmp_path / "times.json")]
     result = CliRunner().invoke(app, ["bench", str(path), *quick])

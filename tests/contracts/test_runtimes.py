@@ -84,7 +84,7 @@ def images_of(count: int, seed: int) -> Tensor:
 
 
 class Files(NamedTuple):
-    """A float network, the same on grids, and their files in one runtime."""
+    """A float network, the same quantized, and their files in one runtime."""
 
     runtime: str
     family: str
@@ -140,7 +140,7 @@ def test_the_int8_file_answers_as_the_simulated_graph(files: Files, images: Tens
     with torch.no_grad():
         simulated = files.quantized(images)
     deployed = load(files.int8_file)(images)
-    # Kernels rescale and round in their own ways: now and then a value lands one step of its grid beside.
+    # Kernels rescale and round in their own ways: now and then a value lands one integer beside.
     span = simulated.max() - simulated.min()
     assert (deployed - simulated).abs().max() < 0.03 * span
     assert (deployed - simulated).abs().mean() < 0.005 * span

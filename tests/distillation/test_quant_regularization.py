@@ -60,7 +60,7 @@ def test_kurtosis_by_hand(values: list[float], kurtosis: float):
     assert kurtosis_loss(weight).item() == pytest.approx((kurtosis - 1.8) ** 2)
 
 
-def test_weights_spread_evenly_over_their_grid_cost_nothing():
+def test_weights_spread_evenly_over_their_range_cost_nothing():
     even = torch.linspace(-1, 1, 4001).repeat(2, 1)
     assert kurtosis_loss(even).item() == pytest.approx(0.0, abs=1e-5)
     normal = torch.randn(4, 50_000, generator=torch.Generator().manual_seed(0)).clamp(-3, 3)

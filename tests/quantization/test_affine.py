@@ -11,7 +11,7 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.affine import NORMS
 from distiq.quantization.graph import export_graph
 from distiq.quantization.operations import TRANSPOSED, aten
-from distiq.quantization.quantize import points, quantize
+from distiq.quantization.quantize import activation_fake_quantizers, quantize
 
 CLASSES, CHANNELS = 3, 6
 
@@ -182,7 +182,7 @@ def test_a_transposed_convolution_takes_its_norm(rows: Tensor):
 def test_a_norm_of_the_batch_is_computed_in_float(rows: Tensor):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
     quantized = quantize(model, rows)
-    assert len(points(quantized)) == 2, "input and result of the convolution"
+    assert len(activation_fake_quantizers(quantized)) == 2, "input and result of the convolution"
     with torch.no_grad():
         assert sqnr_db(model(rows), quantized(rows)) > 30
         assert sqnr_db(quantized(rows), quantized.reference()(rows)) > 80

@@ -22,7 +22,7 @@ from distiq.quantization.equalize import (
 from distiq.quantization.graph import export_graph, prepare
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import grids, sensitivity
+from distiq.quantization.sensitivity import quantized_tensors, sensitivity
 from distiq.quantization.streaming import FloatRun
 from tests.quantization.conftest import make
 
@@ -129,10 +129,10 @@ def test_a_channel_at_the_clip_stays_and_no_other_gets_there(images: Tensor):
     (between,) = (pair.between for pair in pairs(graph) if pair.ceiling == 6)
 
     def highest() -> Tensor:
-        watching = _Largest(graph, {between: 1})
+        observer = _Largest(graph, {between: 1})
         with torch.no_grad():
-            watching.run(images)
-        return watching.largest[between]
+            observer.run(images)
+        return observer.largest[between]
 
     before, weight = highest(), graph.last.weight.clone()
     at_clip = before == 6
@@ -172,7 +172,7 @@ def test_an_uneven_network_is_mended(images: Tensor):
 
 
 @torch.no_grad()
-def test_tiny_weights_under_a_large_bias_do_not_widen_the_grid(images: Tensor):
+def test_tiny_weights_under_a_large_bias_do_not_widen_the_range(images: Tensor):
     """Weight decay leaves such channels behind; equation 11 alone would blow up their constant."""
     model = chain(seed=1, gain=0.1)
     model.norm.weight[0], model.norm.bias[0] = 1e-6, 1.0
@@ -280,12 +280,12 @@ def test_outliers_are_shared_between_normalization_and_layers(encoder: Encoder, 
     assert [len(group.layers) for group in groups] == [3, 1]
     migrate_outliers(graph, tokens)
     torch.testing.assert_close(in_float(graph, tokens), expected, rtol=1e-5, atol=1e-5)
-    watching = _Largest(graph, {group.norm: -1 for group in groups})
+    observer = _Largest(graph, {group.norm: -1 for group in groups})
     with torch.no_grad():
-        watching.run(tokens)
+        observer.run(tokens)
     weights = torch.cat([graph.q.weight, graph.k.weight, graph.v.weight]).abs().amax(0)
     # With alpha = 0.5 both are sqrt(max|X| max|W|).
-    torch.testing.assert_close(watching.largest[groups[0].norm], weights, rtol=1e-4, atol=0)
+    torch.testing.assert_close(observer.largest[groups[0].norm], weights, rtol=1e-4, atol=0)
 
 
 @torch.no_grad()
@@ -307,7 +307,8 @@ def test_a_normalization_that_something_else_reads_is_left(tokens: Tensor):
 def test_what_equalization_changes(images: Tensor):
     graph = prepared(chain(), images)
     changed = changed_fake_quantizers(graph)
-    found = {(grid.place, grid.part) for grid in grids(QuantizedModel(graph, Scheme())) if grid.point in changed}
+    tensors = quantized_tensors(QuantizedModel(graph, Scheme()))
+    found = {(one.place, one.part) for one in tensors if one.fake_quantize in changed}
     assert {place for place, part in found if part == "weights"} == {"depthwise", "last"}
     assert len(found) == 4
 

@@ -1,4 +1,4 @@
-"""Grids of weights and biases."""
+"""Fake quantization of weights, biases and activations."""
 
 import math
 
@@ -25,7 +25,7 @@ def quantized_layer(weight: torch.Tensor, bias: torch.Tensor, rounding: str = "g
     return quantize(model, torch.randn(32, weight.shape[1], 4, 4), Scheme(rounding=rounding))
 
 
-def test_a_bias_is_simulated_on_its_accumulators_grid():
+def test_a_bias_is_rounded_as_its_accumulator_is():
     torch.manual_seed(1)
     quantized = quantized_layer(torch.randn(3, 2, 1, 1), torch.randn(3))
     node, point = bias_fake_quantizers(quantized.prepared)[0]
@@ -35,11 +35,11 @@ def test_a_bias_is_simulated_on_its_accumulators_grid():
     assert ((point(bias) - bias).abs() <= point.scale() / 2 * 1.001).all()
 
 
-def test_the_reference_graph_holds_the_bias_on_its_grid():
+def test_the_reference_graph_holds_the_rounded_bias():
     torch.manual_seed(1)
     quantized = quantized_layer(torch.randn(3, 2, 1, 1), torch.randn(3))
     node, point = bias_fake_quantizers(quantized.prepared)[0]
-    wanted = point.on_grid(parameter_of(quantized.prepared, node).detach())
+    wanted = point.rounded(parameter_of(quantized.prepared, node).detach())
     held = [value for value in quantized.reference().state_dict().values() if value.shape == wanted.shape]
     assert any(torch.equal(value, wanted) for value in held if value.is_floating_point())
 
@@ -83,7 +83,7 @@ def test_learning_begins_with_the_same_values():
     assert not point.calculate_qparams()[0].requires_grad
 
 
-def test_the_gradient_passes_a_bias_point_unchanged():
+def test_the_gradient_passes_a_bias_fake_quantizer_unchanged():
     quantized = quantized_layer(torch.randn(2, 1, 1, 1), torch.randn(2))
     bias = torch.randn(2, requires_grad=True)
     bias_fake_quantizers(quantized.prepared)[0][1](bias).sum().backward()

@@ -1,4 +1,4 @@
-"""Modules that stay in float32: no grid inside, everything else on integers, and the file says so."""
+"""Modules that stay in float32: nothing quantized inside, everything else on integers, and the file says so."""
 
 from pathlib import Path
 
@@ -38,18 +38,18 @@ def network(clips: Tensor) -> DSCNN:
     return model.eval()
 
 
-def test_no_grid_stands_inside(network: DSCNN, clips: Tensor):
+def test_nothing_is_quantized_inside(network: DSCNN, clips: Tensor):
     graph = quantize(network, clips, KEPT).reference().graph
     inside = [node for node in graph.nodes if is_within(node, ("frontend",))]
-    grids = [node for node in graph.nodes if "quantize" in str(node.target)]
+    pairs = [node for node in graph.nodes if "quantize" in str(node.target)]
     assert len(inside) > 10
-    touched = {other for node in grids for other in (*node.all_input_nodes, *node.users)}
+    touched = {other for node in pairs for other in (*node.all_input_nodes, *node.users)}
     assert not touched & set(inside)
-    assert grids
+    assert pairs
 
 
 def test_int8_in_the_front_end_would_cost_decibels(network: DSCNN, clips: Tensor):
-    """The evidence for leaving it out: a power spectrum spans far more than the 48 dB of an 8-bit grid."""
+    """The evidence for leaving it out: a power spectrum spans far more than the 48 dB of 8 bits."""
     with torch.no_grad():
         wanted = network(clips)
         everywhere, kept = (sqnr_db(wanted, quantize(network, clips, scheme)(clips)) for scheme in (Scheme(), KEPT))
@@ -70,7 +70,7 @@ def test_the_file_computes_the_rest_in_integers_and_agrees(network: DSCNN, clips
     assert sqnr_db(simulated, deployed) > 35
 
 
-def test_it_can_be_trained_on_its_grids(network: DSCNN, clips: Tensor):
+def test_it_can_be_trained_quantized(network: DSCNN, clips: Tensor):
     from distiq.data.splits import from_tensors
     from distiq.recipe.training import QATSettings
     from distiq.training.fit import Losses

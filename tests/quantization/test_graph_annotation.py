@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from distiq.quantization.quantize import points, quantize
+from distiq.quantization.quantize import activation_fake_quantizers, quantize
 
 aten, decomposed = torch.ops.aten, torch.ops.quantized_decomposed
 Q, DQ = decomposed.quantize_per_tensor.default, decomposed.dequantize_per_tensor.default
@@ -28,7 +28,7 @@ def nodes(graph: fx.Graph, target: object) -> list[fx.Node]:
 
 
 def source(dequantized: fx.Node) -> tuple[fx.Node, tuple]:
-    """What stands on a grid behind a dequantize node, and the grid."""
+    """What a dequantize node gives quantized, and its parameters."""
     assert dequantized.target == DQ
     quantized = dequantized.args[0]
     assert quantized.target == Q
@@ -36,14 +36,14 @@ def source(dequantized: fx.Node) -> tuple[fx.Node, tuple]:
     return quantized.args[0], quantized.args[1:]
 
 
-def test_one_grid_per_value(graph: fx.Graph):
+def test_one_pair_per_value(graph: fx.Graph):
     # input, conv + relu, depthwise + relu6, 1x1 conv, add + relu, cat, max pool, average pool, flatten
     assert len(nodes(graph, Q)) == 9
     assert len(nodes(graph, decomposed.dequantize_per_channel.default)) == 4  # weights
     assert all(any(user.target == DQ for user in node.users) for node in nodes(graph, Q))
 
 
-def test_every_operation_reads_grids(graph: fx.Graph):
+def test_every_operation_reads_quantized_values(graph: fx.Graph):
     reading = [
         aten.conv2d.default,
         aten.add.Tensor,
@@ -59,7 +59,7 @@ def test_every_operation_reads_grids(graph: fx.Graph):
         assert part.target == DQ
 
 
-def test_biases_lie_on_their_accumulator_s_grid(reference: fx.GraphModule):
+def test_biases_are_multiples_of_their_accumulator_s_scale(reference: fx.GraphModule):
     """Multiples of (scale of the input) * (scale of the weights), per channel (Jacob et al. 2018, section 2.4)."""
     layers = [*nodes(reference.graph, aten.conv2d.default), *nodes(reference.graph, aten.linear.default)]
     assert len(layers) == 4
@@ -71,7 +71,7 @@ def test_biases_lie_on_their_accumulator_s_grid(reference: fx.GraphModule):
         torch.testing.assert_close(steps, steps.round(), rtol=1e-6, atol=1e-6)
 
 
-def test_no_grid_between_a_layer_and_its_activation(graph: fx.Graph):
+def test_no_pair_between_a_layer_and_its_activation(graph: fx.Graph):
     activations = [*nodes(graph, aten.relu.default), *nodes(graph, aten.relu6.default)]
     assert len(activations) == 3
     before = {node.args[0].target for node in activations}
@@ -84,27 +84,27 @@ def test_the_last_layer_stays_float(graph: fx.Graph):
     assert [user.op for user in linear.users] == ["output"]
 
 
-def test_concatenated_values_share_their_grid_with_the_result(graph: fx.Graph):
+def test_concatenated_values_share_their_parameters_with_the_result(graph: fx.Graph):
     (cat,) = nodes(graph, aten.cat.default)
-    grids = {source(part)[1] for part in cat.args[0]}
+    parameters = {source(part)[1] for part in cat.args[0]}
     (behind,) = cat.users
-    assert grids == {behind.args[1:]}
+    assert parameters == {behind.args[1:]}
 
 
 @pytest.mark.parametrize("target", [aten.max_pool2d.default, aten.flatten.using_ints])
-def test_moving_values_keeps_their_grid(target: object, graph: fx.Graph):
+def test_moving_values_keeps_their_parameters(target: object, graph: fx.Graph):
     (node,) = nodes(graph, target)
     (behind,) = node.users
     assert source(node.args[0])[1] == behind.args[1:]
 
 
-def test_an_average_gets_its_own_grid(graph: fx.Graph):
+def test_an_average_gets_its_own_parameters(graph: fx.Graph):
     (node,) = nodes(graph, aten.avg_pool2d.default)
     (behind,) = node.users
     assert source(node.args[0])[1] != behind.args[1:]
 
 
-def test_a_value_of_two_readers_has_one_grid(graph: fx.Graph):
+def test_a_value_of_two_readers_is_quantized_once(graph: fx.Graph):
     """relu of the first convolution feeds the depthwise one and the addition."""
     (first,) = [node for node in nodes(graph, aten.relu.default) if node.args[0].target == aten.conv2d.default]
     (quantized,) = first.users
@@ -146,19 +146,19 @@ class Joined(nn.Module):
 def test_a_value_may_be_joined_with_itself(parts: str, images: Tensor):
     quantized = quantize(Joined(parts).eval(), images[:64])
     reference = quantized.reference()
-    grids = {source(part)[1] for part in nodes(reference.graph, torch.ops.aten.cat.default)[0].args[0]}
-    assert len(grids) == 1
+    parameters = {source(part)[1] for part in nodes(reference.graph, torch.ops.aten.cat.default)[0].args[0]}
+    assert len(parameters) == 1
     with torch.no_grad():
         assert torch.equal(reference(images), quantized(images))
 
 
 @pytest.mark.parametrize(("gated", "through"), [(nn.SiLU, F.silu), (nn.Hardswish, F.hardswish), (nn.Sigmoid, None)])
-def test_a_grid_in_front_of_a_gated_product_knows_what_is_made_of_its_values(
+def test_an_observer_in_front_of_a_gated_product_knows_what_is_made_of_its_values(
     gated: type[nn.Module], through: object, images: Tensor
 ):
     channels = images.shape[1]
     model = nn.Sequential(nn.Conv2d(channels, 4, 3), gated(), nn.Flatten(), nn.LazyLinear(2))
     model(images[:2])
-    _, behind_conv, *rest = points(quantize(model.eval(), images[:8]))
+    _, behind_conv, *rest = activation_fake_quantizers(quantize(model.eval(), images[:8]))
     assert behind_conv.through is through
-    assert all(point.through is None for point in rest)
+    assert all(one.through is None for one in rest)

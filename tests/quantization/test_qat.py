@@ -1,4 +1,4 @@
-"""Training on the grids: weights learn, activation grids stay, the best epoch is kept."""
+"""Quantization-aware training: weights learn, ranges of activations stay, the best epoch is kept."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from distiq.progress import Silent
 from distiq.quantization.fake_quantize import LARGEST_BIAS, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.qat import train_quantized
-from distiq.quantization.quantize import QuantizedModel, points, quantize, restore
+from distiq.quantization.quantize import QuantizedModel, activation_fake_quantizers, quantize, restore
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.data import ViewSettings
 from distiq.recipe.training import TrainingSettings
@@ -37,16 +37,16 @@ def quantized(resnet: nn.Module, data: Data) -> QuantizedModel:
     return quantize(resnet, data.normalize(data.calibration.inputs))
 
 
-def test_loss_falls_weights_move_grids_stay(quantized: QuantizedModel, data: Data):
-    grids = [(point.scale.clone(), point.zero_point.clone()) for point in points(quantized)]
+def test_loss_falls_weights_move_ranges_stay(quantized: QuantizedModel, data: Data):
+    before = [(one.scale.clone(), one.zero_point.clone()) for one in activation_fake_quantizers(quantized)]
     weights = {name: value.clone() for name, value in quantized.named_parameters()}
     record = train_quantized(quantized, task, data, settings(5), views=STILL)
     assert record.epochs[-1].losses["task"] < 0.8 * record.epochs[0].losses["task"]
-    assert [(point.scale, point.zero_point) for point in points(quantized)] == grids
+    assert [(one.scale, one.zero_point) for one in activation_fake_quantizers(quantized)] == before
     assert all(not torch.equal(weights[name], value) for name, value in quantized.named_parameters())
 
 
-def test_narrow_grids_learn_their_steps_and_are_kept(resnet: nn.Module, data: Data):
+def test_narrow_weights_learn_their_scales_and_are_kept(resnet: nn.Module, data: Data):
     calibration = data.normalize(data.calibration.inputs)
     scheme = Scheme(weight_bits=4)
     quantized = quantize(resnet, calibration, scheme)
@@ -98,7 +98,7 @@ def test_learned_ranges_move_survive_a_kill_and_reach_the_file(resnet: nn.Module
         return quantized
 
     whole, fixed = train(), quantize(resnet, calibration, scheme)
-    for learned, before in zip(points(whole), points(fixed), strict=True):
+    for learned, before in zip(activation_fake_quantizers(whole), activation_fake_quantizers(fixed), strict=True):
         assert not torch.equal(learned.scale, before.scale) and torch.equal(learned.zero_point, before.zero_point)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "checkpoint.safetensors", Killed())
@@ -115,14 +115,14 @@ def test_biases_still_fit_into_31_bits_behind_ranges_that_training_made_small(da
     layer = nn.Linear(144, 4)
     nn.init.constant_(layer.bias, 1000.0)
     quantized = quantize(nn.Sequential(nn.Flatten(), layer), data.normalize(data.calibration.inputs), Scheme())
-    _, bias_point = bias_fake_quantizers(quantized.prepared)[0]
-    activation = bias_point.pair[0]
+    _, bias_fake_quantize = bias_fake_quantizers(quantized.prepared)[0]
+    activation = bias_fake_quantize.pair[0]
 
     def shrinking(_logits: Tensor, _batch: Batch) -> Losses:
         return Losses(step=1e3 * activation.scale)
 
     train_quantized(quantized, shrinking, data, settings(2), views=STILL, learn_ranges=True)
-    assert ((layer.bias / bias_point.scale()).abs() <= LARGEST_BIAS * 1.001).all()
+    assert ((layer.bias / bias_fake_quantize.scale()).abs() <= LARGEST_BIAS * 1.001).all()
 
 
 def scales(quantized: QuantizedModel) -> dict[str, Tensor]:
@@ -151,7 +151,7 @@ def test_simulated_stays_the_reference(quantized: QuantizedModel, data: Data):
 
 
 @pytest.mark.parametrize("learning_rate", [0.02, 2.0])
-def test_the_best_epoch_on_the_grids_is_kept(learning_rate: float, quantized: QuantizedModel, data: Data):
+def test_the_best_quantized_epoch_is_kept(learning_rate: float, quantized: QuantizedModel, data: Data):
     training = settings(4, learning_rate).model_copy(update={"clip_norm": 1.0})
     record = train_quantized(quantized, task, data, training, views=STILL)
     accuracies = [epoch.validation.value for epoch in record.epochs]
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_refused(quantized: QuantizedModel, data: D
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_a_precision_that_cannot_carry_the_grid_is_refused(precision):
+def test_a_precision_that_cannot_carry_8_bits_is_refused(precision):
     training = TrainingSettings(precision=precision)
     with pytest.raises(UserError, match=f'precision = "{precision}" cannot hold 8-bit values exactly; take "float32"'):
         train_quantized(None, None, None, training)  # type: ignore[arg-type]

@@ -41,8 +41,8 @@ def histogram(*parts: Tensor) -> Histogram:
 
 def squared_error(values: Tensor, low: float, high: float, bits: int = 8, counts: Tensor | None = None) -> float:
     """The mean over the values, or the sum over so many of each."""
-    grid = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
-    squares = (dequantize(quantize(values, *grid, affine_bounds(bits)), *grid) - values).double().square()
+    parameters = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
+    squares = (dequantize(quantize(values, *parameters, affine_bounds(bits)), *parameters) - values).double().square()
     return squares.mean().item() if counts is None else (squares * counts).sum().item()
 
 
@@ -156,7 +156,7 @@ def test_pieces_are_counted_as_one(monkeypatch: pytest.MonkeyPatch, sample: Tens
 
 
 def slow_divergence(found: Histogram, low: float, high: float, bits: int) -> float:
-    """KL(values, grid values) in nat, bin by bin."""
+    """KL(values, quantized values) in nat, bin by bin."""
     scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
     pairs = [(c, n) for c, n in zip(*(x.tolist() for x in found.centers_and_counts()), strict=True) if n]
     kept = [(center, count) for center, count in pairs if low <= center <= high]
@@ -216,7 +216,7 @@ def test_relu_output_keeps_its_zero(method: str):
 
 @pytest.mark.parametrize("method", get_args(RangeMethod))
 @pytest.mark.parametrize("value", [0.0, 3.0, -3.0])
-def test_a_constant_activation_has_a_grid(method: str, value: float):
+def test_a_constant_activation_has_a_range(method: str, value: float):
     low, high = activation_range(histogram(torch.full((100,), value)), Scheme(ranges=method))
     scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), 8)
     assert dequantize(quantize(torch.tensor(value), scale, zero_point, affine_bounds(8)), scale, zero_point).item() == (
@@ -231,8 +231,8 @@ def test_mse_behind_a_function_spends_its_levels_where_the_function_differs():
 
     def error(low: float, high: float) -> float:
         scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), 4)
-        grid = (torch.clamp(torch.round(values / scale) + zero_point, *affine_bounds(4)) - zero_point) * scale
-        return float((F.silu(grid) - F.silu(values)).square().mean())
+        quantized = (torch.clamp(torch.round(values / scale) + zero_point, *affine_bounds(4)) - zero_point) * scale
+        return float((F.silu(quantized) - F.silu(values)).square().mean())
 
     assert told[0] > plain[0]
     shares = torch.linspace(0.1, 1, 30).tolist()

@@ -59,7 +59,7 @@ def test_no_layer_comes_out_worse_than_nearest_on_what_it_gets(
 
 
 def weights(quantized: QuantizedModel) -> list[tuple[str, Tensor, Tensor, int]]:
-    """Of every layer: its name, its weights in steps of their grid, the steps, the end of the grid."""
+    """Of every layer: its name, its weights in multiples of their scale, the scales, the largest integer."""
     modules = dict(quantized.prepared.named_modules(remove_duplicate=False))
     found = []
     for node in quantized.prepared.graph.nodes:
@@ -74,7 +74,7 @@ def weights(quantized: QuantizedModel) -> list[tuple[str, Tensor, Tensor, int]]:
 
 @pytest.mark.parametrize("start", ["nearest", "gptq"])
 @pytest.mark.parametrize("method", ["adaround", "brecq"])
-def test_ends_on_the_grid_and_the_same_grid_is_exported(method: str, start: str, small: nn.Module, images: Tensor):
+def test_weights_become_integers_which_are_exported(method: str, start: str, small: nn.Module, images: Tensor):
     scheme = Scheme(weight_bits=3, rounding=method, rounding_start=start, iterations=20)  # type: ignore[arg-type]
     quantized = quantize(small, images[:48], scheme, seed=1)
     for name, steps, scale, bound in weights(quantized):

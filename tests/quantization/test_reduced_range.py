@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.data.splits import Data
-from distiq.numerics import quantize as on_grid
+from distiq.numerics import quantize as integers_of
 from distiq.quantization.fake_quantize import PerChannelWeightFakeQuantize
 from distiq.quantization.graph import parameter_of
 from distiq.quantization.qat import train_quantized
@@ -37,7 +37,7 @@ def integers(quantized: QuantizedModel) -> dict[str, Tensor]:
             weight, scale = parameter_of(quantized.prepared, node).detach().flatten(1), point.calculate_qparams()[0]
             bounds = (-point.quant_max, point.quant_max)
             layer = layer_of(node.all_input_nodes[0])
-            found[layer] = on_grid(weight, scale.unsqueeze(1), torch.zeros(1), bounds)
+            found[layer] = integers_of(weight, scale.unsqueeze(1), torch.zeros(1), bounds)
     return found
 
 

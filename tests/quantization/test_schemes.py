@@ -1,4 +1,4 @@
-"""Schemes beside the static one: what lies on grids, and on which; what cannot be is refused with the nearest."""
+"""Schemes beside the static one: what they quantize, and how; what cannot be is refused with the nearest."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def weights_of(quantized: QuantizedModel) -> dict[tuple[int, ...], tuple[Tensor,
 
 
 @pytest.mark.parametrize("values", [[-1.0, 0.3, 2.0], [0.1, 5.0], [-3.0, -0.2], [0.0, 0.0]])
-def test_a_dynamic_grid_is_that_of_the_onnx_specification(values: list[float]):
+def test_dynamic_quantization_is_that_of_the_onnx_specification(values: list[float]):
     x = np.array(values, np.float32)
     low, high = min(x.min(), np.float32(0)), max(x.max(), np.float32(0))
     scale = np.float32((high - low) / np.float32(255)) if high > low else np.float32(1)
@@ -57,7 +57,7 @@ def test_a_dynamic_grid_is_that_of_the_onnx_specification(values: list[float]):
     torch.testing.assert_close(dynamic_fake_quantize(torch.tensor(x)), torch.tensor(expected), rtol=0, atol=0)
 
 
-def test_the_gradient_passes_straight_through_a_dynamic_grid():
+def test_the_gradient_passes_straight_through_dynamic_quantization():
     x = torch.tensor([-1.0, 0.3, 2.0], requires_grad=True)
     (dynamic_fake_quantize(x) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
     assert torch.equal(x.grad, torch.tensor([1.0, 2.0, 3.0]))
@@ -73,7 +73,7 @@ def test_simulation_reference_and_restored_model_give_the_same(scheme: Scheme, w
             assert torch.equal(again(part), quantized(part))
 
 
-def test_a_group_has_the_grid_of_its_largest_weight(words: Words, tokens: Tensor):
+def test_a_group_has_the_scale_of_its_largest_weight(words: Words, tokens: Tensor):
     found = weights_of(quantize(words, tokens, GROUPED))
     groups = words.up.weight.detach().reshape(48, 16)  # 24 outputs, 32 inputs in two groups
     integers, scales = found[48, 16]
@@ -103,13 +103,13 @@ def test_closed_form_rounding_knows_groups(words: Words, tokens: Tensor):
 
 
 @pytest.mark.parametrize(("scheme", "shares"), [(DYNAMIC, (0.01, 0.99)), (WEIGHT_ONLY, (1, 1))], ids=str)
-def test_the_noise_of_dynamic_grids_is_that_of_activations(scheme: Scheme, shares, words: Words, tokens: Tensor):
+def test_the_noise_of_dynamic_quantization_is_that_of_activations(scheme: Scheme, shares, words: Words, tokens: Tensor):
     found = sensitivity(quantize(words, tokens, scheme), tokens)
     assert shares[0] <= found.weights_share <= shares[1]
 
 
 @pytest.mark.parametrize("scheme", [DYNAMIC, GROUPED], ids=str)
-def test_they_can_be_trained_on_their_grids(scheme: Scheme, words: Words, tokens: Tensor):
+def test_they_can_be_trained_quantized(scheme: Scheme, words: Words, tokens: Tensor):
     quantized = quantize(words, tokens, scheme)
     quantized(tokens).square().sum().backward()
     gradients = [p.grad for p in quantized.parameters() if p.ndim > 1]

@@ -1,4 +1,4 @@
-"""What each grid costs at the output: against networks in which the cause was planted."""
+"""What each quantized tensor costs at the output: against networks in which the cause was planted."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.quantization.sensitivity import divergence, enough, grids, mean_share, sensitivity
+from distiq.quantization.sensitivity import divergence, enough, mean_share, quantized_tensors, sensitivity
 
 
 def weights_of(model: nn.Module) -> list[str]:
@@ -18,25 +18,25 @@ def weights_of(model: nn.Module) -> list[str]:
 
 
 def test_every_layer_stands_once(network: nn.Module, images: Tensor):
-    found = grids(quantize(network, images, Scheme()))
-    assert sorted(grid.place for grid in found if grid.part == "weights") == sorted(weights_of(network))
-    assert found[0].part == "weights"
-    assert {"input"} <= {grid.place for grid in found if grid.part == "activations"}
-    assert len({id(grid.point) for grid in found}) == len(found)
+    tensors = quantized_tensors(quantize(network, images, Scheme()))
+    assert sorted(tensor.place for tensor in tensors if tensor.part == "weights") == sorted(weights_of(network))
+    assert tensors[0].part == "weights"
+    assert {"input"} <= {tensor.place for tensor in tensors if tensor.part == "activations"}
+    assert len({id(tensor.fake_quantize) for tensor in tensors}) == len(tensors)
 
 
-def test_all_grids_together_are_the_quantized_network(network: nn.Module, images: Tensor):
+def test_all_tensors_together_are_the_quantized_network(network: nn.Module, images: Tensor):
     quantized = quantize(network, images, Scheme())
     expected = quantized(images)
     sensitivity(quantized, images[:16])
-    assert torch.equal(quantized(images), expected)  # the grids are on again
+    assert torch.equal(quantized(images), expected)  # the fake-quantize modules are on again
 
 
 def test_the_planted_layer_is_found(mixed: nn.Module, images: Tensor):
     calm = sensitivity(quantize(mixed, images, Scheme()), images[:64])
     with torch.no_grad():
         weight = mixed.get_submodule("project").weight
-        weight[:, 0] *= 400  # every channel's grid has to span this one input, which hardly ever speaks
+        weight[:, 0] *= 400  # every channel's range has to span this one input, which hardly ever speaks
         mixed.get_submodule("depthwise").weight[0] /= 400
         mixed.get_submodule("norm2").running_mean[0] /= 400
         mixed.get_submodule("norm2").running_var[0] /= 400**2
@@ -54,7 +54,7 @@ def test_an_outlier_is_the_activations_fault(mixed: nn.Module, images: Tensor):
     found = sensitivity(quantize(mixed, samples, Scheme()), images[1:65])
     calm = sensitivity(quantize(mixed, images, Scheme()), images[1:65])
     assert found.weights_share < 0.1
-    at_input = [next(grid.sqnr_db for grid in record.grids if grid.place == "input") for record in (found, calm)]
+    at_input = [next(noise.sqnr_db for noise in record.tensors if noise.place == "input") for record in (found, calm)]
     assert at_input[0] < at_input[1] - 20
 
 
@@ -62,7 +62,7 @@ def test_leaving_the_worst_layer_in_float_takes_its_noise_away(mixed: nn.Module,
     quantized = quantize(mixed, images, Scheme())
     layer = sensitivity(quantized, images[:64]).worst_layers(1)[0][0]
     left = quantize(mixed, images, Scheme(float_modules=(layer,)))
-    assert layer not in [grid.place for grid in grids(left) if grid.part == "weights"]
+    assert layer not in [tensor.place for tensor in quantized_tensors(left) if tensor.part == "weights"]
     with torch.no_grad():
         reference = copy.deepcopy(mixed)(images)
         assert sqnr_db(reference, left(images)) > sqnr_db(reference, quantized(images))
@@ -72,7 +72,7 @@ def test_shares_by_hand(images: Tensor):
     layer = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
     with torch.no_grad():
         layer[1].weight.copy_(torch.randint(-127, 128, (4, 144)).float())
-        layer[1].weight[:, 0] = 127.0  # so that the grid's step is 1 and the weights lie on it
+        layer[1].weight[:, 0] = 127.0  # so that the scale is 1 and the weights are integers
     found = sensitivity(quantize(layer, images, Scheme()), images[:32])
     assert found.weights.sqnr_db == math.inf
     assert found.weights_share == 0.0
@@ -88,7 +88,7 @@ def test_the_share_of_the_mean_by_hand():
 def test_what_moved_scales_would_change_is_told(mixed: nn.Module, resnet: nn.Module, images: Tensor):
     assert sensitivity(quantize(mixed, images, Scheme()), images[:16]).balanced_share is None
     found = sensitivity(quantize(resnet, images, Scheme()), images[:16])
-    power = {(grid.place, grid.part): 10 ** (-grid.sqnr_db / 10) for grid in found.grids}
+    power = {(noise.place, noise.part): 10 ** (-noise.sqnr_db / 10) for noise in found.tensors}
     second = [power[place, part] for place, part in power if part == "weights" and place.endswith("conv2")]
     assert sum(second) / sum(power.values()) < found.balanced_share < 1
 

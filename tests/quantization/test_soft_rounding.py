@@ -12,7 +12,7 @@ BOUND = 7
 
 
 def soft(shift: float = 0.0, held: float = 0.0) -> tuple[Tensor, SoftRounding]:
-    """Weights in steps of their grid, and their rounding; it starts so far from the nearest."""
+    """Weights in multiples of their scale, and their rounding; it starts so far from the nearest."""
     weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     scale = weight.abs().amax(1, keepdim=True) / BOUND
     steps = weight / scale
@@ -22,7 +22,7 @@ def soft(shift: float = 0.0, held: float = 0.0) -> tuple[Tensor, SoftRounding]:
 
 def test_begins_at_the_float_weights():
     steps, rounding = soft()
-    # Where a weight lies on the grid, it begins a fiftieth of a step beside it.
+    # Where a weight is a multiple already, it begins a fiftieth of a step beside it.
     torch.testing.assert_close(rounding() / rounding.scale, steps, rtol=0, atol=EDGE + 1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Grids in networks over token numbers: a table's rows, and weighted layers alone where layers are normalized."""
+"""Quantization of networks over token numbers: rows of a table, and weighted layers beside normalizations."""
 
 import pytest
 import torch
@@ -42,13 +42,13 @@ def count(model: nn.Module, target: object) -> int:
     return sum(node.target == target for node in model.graph.nodes)  # type: ignore[union-attr]
 
 
-def test_only_weighted_layers_read_grids_beside_a_normalization(block: Block, tokens: Tensor):
+def test_only_weighted_layers_read_integers_beside_a_normalization(block: Block, tokens: Tensor):
     reference = quantize(block, tokens).reference()
     assert count(reference, decomposed.quantize_per_tensor.default) == 3  # inputs of up, down and classifier
     assert count(reference, decomposed.dequantize_per_channel.default) == 4  # their weights, and the table
 
 
-def test_a_table_has_a_grid_for_each_row(block: Block, tokens: Tensor):
+def test_a_table_has_a_scale_for_each_row(block: Block, tokens: Tensor):
     with torch.no_grad():
         block.embedding.weight[3] *= 100  # one row's size is no other row's error
     quantized = quantize(block, tokens)
@@ -76,7 +76,7 @@ def test_the_answers_stay_near_those_of_float(block: Block, tokens: Tensor, roun
         assert sqnr_db(block(tokens), found) > 25
 
 
-def test_it_can_be_trained_on_its_grids(block: Block, tokens: Tensor):
+def test_it_can_be_trained_quantized(block: Block, tokens: Tensor):
     quantized = quantize(block, tokens)
     quantized(tokens).square().sum().backward()
     gradients = [p.grad for p in quantized.parameters() if p.shape == block.embedding.weight.shape]
@@ -98,7 +98,7 @@ class Attending(nn.Module):
         return self.classifier(attend(self.query(x), self.key(x), self.value(x)).mean(1))
 
 
-def test_products_of_activations_have_symmetric_grids_and_shares_begin_at_zero(tokens: Tensor):
+def test_products_of_activations_are_symmetric_and_shares_begin_at_zero(tokens: Tensor):
     torch.manual_seed(0)
     network = Attending().eval()
     with torch.no_grad():
@@ -107,9 +107,9 @@ def test_products_of_activations_have_symmetric_grids_and_shares_begin_at_zero(t
     assert not any("matmul" in str(node.target) for node in plain.reference().graph.nodes)
     reference = quantized.reference()
     products = [node for node in reference.graph.nodes if node.target is torch.ops.aten.matmul.default]
-    grids = [[factor.args for factor in node.args] for node in products]
-    assert all(len(arguments) == 6 for pair in grids for arguments in pair), "each factor is dequantized"
-    assert [[arguments[2] for arguments in pair] for pair in grids] == [[0, 0], [-128, 0]]
+    factors = [[factor.args for factor in node.args] for node in products]
+    assert all(len(arguments) == 6 for pair in factors for arguments in pair), "each factor is dequantized"
+    assert [[arguments[2] for arguments in pair] for pair in factors] == [[0, 0], [-128, 0]]
     with torch.no_grad():
         assert sqnr_db(network(tokens), quantized(tokens)) > sqnr_db(network(tokens), plain(tokens)) - 6
 

@@ -239,7 +239,7 @@ def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["minmax", "qat", "minmax"]')
 
 
-def test_attention_on_grids_that_nothing_calibrates_is_refused(tmp_path: Path):
+def test_attention_in_int8_that_nothing_calibrates_is_refused(tmp_path: Path):
     text = refusal(tmp_path, '[quantize]\nattention = true\nmode = "dynamic"')
     assert 'quantize: attention = true, but mode = "dynamic" has no calibrated ranges' in text
     assert load_recipe(write(tmp_path, "[quantize]\nattention = true")).quantize.attention
@@ -255,7 +255,7 @@ def test_a_reduced_range_that_changes_nothing_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "auto"])
-def test_grids_are_trained_in_float32(tmp_path, precision):
+def test_quantized_networks_are_trained_in_float32(tmp_path, precision):
     message = refusal(tmp_path, f'[quantize.training]\nprecision = "{precision}"')
     assert (
         f'training.precision = "{precision}" cannot hold 8-bit integers and their scales exactly; take "float32"'
@@ -394,7 +394,7 @@ def test_tables_can_be_added_to_what_init_writes(tmp_path):
     assert len(recipe.assistants) == 1
 
 
-def test_training_on_grids_has_something_to_learn():
+def test_quantization_aware_training_has_something_to_learn():
     pair = {"name": "feature_mse", "student": "a", "teacher": "b"}
     settings = parse_recipe({"distil": {"teacher": "live", "task_weight": 0.0, "kd_weight": 0.0, "losses": [pair]}})
     assert [loss.name for loss in settings.distil.for_qat().output_losses] == ["kd"]

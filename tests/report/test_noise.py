@@ -1,10 +1,10 @@
-"""The noise of a run's grids as a table and as a plot."""
+"""The noise of a run's quantized tensors as a table and as a plot."""
 
 import pytest
 
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 from distiq.records.trials import Breach
-from distiq.report.plots import noise_by_grid
+from distiq.report.plots import noise_by_tensor
 from distiq.report.tables import broken_limits, noise_rows, noise_shares
 
 
@@ -17,7 +17,7 @@ FOUND = SensitivityRecord(
     samples=128,
     weights=noise("all", "weights", 20.0),
     activations=noise("all", "activations", 30.0),
-    grids=(noise("input", "activations", 30.0), noise("stem.0", "weights", 20.0), noise("", "activations", 30.0)),
+    tensors=(noise("input", "activations", 30.0), noise("stem.0", "weights", 20.0), noise("", "activations", 30.0)),
 )
 
 
@@ -41,6 +41,6 @@ def test_a_broken_limit_is_named_in_a_word():
 
 
 def test_the_plot_names_places_and_decibels():
-    plot = noise_by_grid(FOUND, most=3)
+    plot = noise_by_tensor(FOUND, most=3)
     assert all(text in plot for text in ("stem.0", "input", "output", "20.0 dB"))
-    assert noise_by_grid(FOUND, most=3) == plot
+    assert noise_by_tensor(FOUND, most=3) == plot

@@ -72,7 +72,7 @@ def test_an_ablation_or_diagnosis_of_another_run_is_not_shown(make_run: MakeRun,
     weights, activations = (
         NoiseRecord(place="", part=part, sqnr_db=30.0, divergence_nat=0.0) for part in ("weights", "activations")
     )
-    noise = SensitivityRecord(rung="static", samples=1, weights=weights, activations=activations, grids=())
+    noise = SensitivityRecord(rung="static", samples=1, weights=weights, activations=activations, tensors=())
     for basis, step, shown in [("data", "trial-1", True), ("other data", "trial-1", False), ("data", "trial-2", False)]:
         found = DiagnosisRecord(
             rung="static", basis=basis, step=step, findings=(), cause="", cure=(), sensitivity=noise

@@ -215,7 +215,7 @@ def evidence(
         samples=8,
         weights=noise("all", "weights", weights_db),
         activations=noise("all", "activations", activations_db),
-        grids=tuple(noise(f"layer{number}", "weights", db) for number, db in enumerate(layers_db)),
+        tensors=tuple(noise(f"layer{number}", "weights", db) for number, db in enumerate(layers_db)),
         balanced_share=balanced,
         mean_share=mean,
     )

@@ -1,4 +1,4 @@
-"""Small networks with batch norm that has seen something, as float modules, on grids, and as files."""
+"""Small networks with batch norm that has seen something, as float modules, quantized, and as files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ class Gates(nn.Module):
 
 
 class Exported(NamedTuple):
-    """A float network, the same on grids, and both files."""
+    """A float network, the same quantized, and both files."""
 
     model: nn.Module
     quantized: QuantizedModel

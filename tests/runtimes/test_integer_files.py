@@ -1,4 +1,4 @@
-"""Files that take and give int8: the graph's own grids at both ends, the answers of the file of floats."""
+"""Files that take and give int8: the graph's own parameters at inputs and outputs, the outputs of the float file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 class Made(NamedTuple):
-    """A network on grids, and its files of floats and of integers."""
+    """A quantized network, and its files of floats and of integers."""
 
     quantized: QuantizedModel
     floats: Path
@@ -46,7 +46,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def ends(quantized: QuantizedModel) -> list[tuple[float, int]]:
-    """Scale and zero point of the first and of the last grid of the graph."""
+    """Scale and zero point of the input and of the output of the graph."""
     nodes = [node for node in quantized.reference().graph.nodes if "quantize_per_tensor" in str(node.target)]
     return [(float(np.float32(node.args[1])), int(node.args[2])) for node in (nodes[0], nodes[-1])]
 
@@ -59,17 +59,17 @@ def opened(path: Path) -> Any:
     return interpreter
 
 
-def test_both_ends_are_int8_on_the_graphs_own_grids(made: Made):
-    interpreter, grids = opened(made.integers), ends(made.quantized)
+def test_input_and_output_are_int8_with_the_graphs_own_parameters(made: Made):
+    interpreter, parameters = opened(made.integers), ends(made.quantized)
     found = (interpreter.get_input_details()[0], interpreter.get_output_details()[0])
     assert [end["dtype"] for end in found] == [np.int8, np.int8]
-    assert [end["quantization"] for end in found] == grids
+    assert [end["quantization"] for end in found] == parameters
     stated = [one for side in signature(made.integers) for one in side]
-    assert [(one.dtype, one.quantization) for one in stated] == [(torch.int8, grid) for grid in grids]
+    assert [(one.dtype, one.quantization) for one in stated] == [(torch.int8, pair) for pair in parameters]
     assert [one.quantization for side in signature(made.floats) for one in side] == [None, None]
 
 
-def test_a_program_that_knows_the_grids_alone_gets_the_answers_of_the_file_of_floats(made: Made):
+def test_a_program_that_knows_the_parameters_alone_gets_the_outputs_of_the_float_file(made: Made):
     interpreter, ((scale, zero_point), (step, zero)) = opened(made.integers), ends(made.quantized)
     images = images_of(200, 2)
     integers = ((images * (1 / scale)).round() + zero_point).clamp(-128, 127).to(torch.int8)
@@ -82,7 +82,7 @@ def test_a_program_that_knows_the_grids_alone_gets_the_answers_of_the_file_of_fl
         assert torch.equal(logits[0], answer)
 
 
-def test_floats_are_put_on_the_grids_where_the_file_is_run(made: Made):
+def test_floats_are_quantized_where_the_file_is_run(made: Made):
     images = images_of(200, 4)
     expected = load(made.floats)(images)
     assert torch.equal(load(made.integers)(images), expected)
@@ -95,15 +95,15 @@ def test_it_answers_as_the_simulated_graph_and_nothing_is_float(made: Made):
     with torch.no_grad():
         simulated = made.quantized(images)
     found, span = load(made.integers)(images), float(simulated.max() - simulated.min())
-    # Kernels rescale and round in their own ways: now and then a value lands one step of its grid beside.
+    # Kernels rescale and round in their own ways: now and then a value lands one integer beside.
     assert float((found - simulated).abs().max()) < 0.03 * span
     assert float((found - simulated).abs().mean()) < 0.005 * span
     assert float_operations(made.integers) == ()
     assert differences(made.quantized, made.integers) == ""
-    assert len(simulated.unique()) <= 256, "the logits lie on a grid of 8 bits"
+    assert len(simulated.unique()) <= 256, "the logits have 8 bits"
 
 
-def test_other_runtimes_files_of_the_same_graph_give_floats_of_the_same_grid(made: Made, tmp_path: Path):
+def test_other_runtimes_files_of_the_same_graph_give_floats_of_the_same_scale(made: Made, tmp_path: Path):
     path = export(made.quantized, tmp_path / "model.onnx", images_of(2, 3))
     with torch.no_grad():
         simulated = made.quantized(images_of(200, 6))
@@ -194,7 +194,7 @@ def test_clamped_functions_are_computed_in_integers(activation: type[nn.Module],
     assert float_operations(path) == ()
 
 
-def test_what_has_no_grids_or_no_form_is_refused(tmp_path: Path):
+def test_what_has_no_integers_or_no_form_is_refused(tmp_path: Path):
     network, inputs = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(8, 4)
     for model in (network, quantize(network, inputs, Scheme())):
         with pytest.raises(

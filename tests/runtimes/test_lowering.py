@@ -1,4 +1,4 @@
-"""What converters are given is the reference graph: no value changes, and its grids are told from others."""
+"""Converters get the reference graph: no value changes, and other quantization parameters are told from its own."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
 from distiq.runtimes.lowering import (
-    PINS,
+    RANGE_COLUMNS,
     is_quantized,
     qparams_of,
     with_float_joints,
@@ -40,26 +40,27 @@ def test_a_small_last_layer_holds_float_weights(exported):
 
 
 def test_a_float_result_is_of_the_graph_s_own_integers(exported, images: Tensor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(lowering, "FEWEST_PINNED", 1)
+    monkeypatch.setattr(lowering, "FEWEST_WIDENED", 1)
     reference = exported.quantized.reference()
     before, after = qparams_of(reference), qparams_of(with_float_outputs(reference))
     assert after.activations == before.activations
     assert is_quantized(reference) and not is_quantized(exported.model)
     (last,) = [(one, two) for one, two in zip(before.weights, after.weights, strict=True) if one[0].ndim == 2]
-    assert (last[0].integers == last[1].integers[:, :-PINS]).all() and not last[1].integers[:, -PINS:].any()
+    assert (last[0].integers == last[1].integers[:, :-RANGE_COLUMNS]).all()
+    assert not last[1].integers[:, -RANGE_COLUMNS:].any()
     assert (last[0].scales == last[1].scales).all()
     chosen = with_float_outputs(reference, choosing=True)
     kinds = Counter(str(node.target) for node in chosen.graph.nodes)
     assert kinds["quantized_decomposed.choose_qparams.tensor"] == 1
     with torch.no_grad():
         torch.testing.assert_close(chosen(images[:20]), reference(images[:20]), rtol=1e-5, atol=1e-5)
-    scaled = images[:20] * torch.linspace(0.1, 3, 20)[:, None, None, None]  # rows of other ranges, on the same grid
+    scaled = images[:20] * torch.linspace(0.1, 3, 20)[:, None, None, None]  # rows of other ranges, the same parameters
     with torch.no_grad():
         torch.testing.assert_close(chosen(scaled), reference(scaled), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("choosing", [False, True])
-def test_a_layer_whose_result_is_only_moved_to_its_grid_reads_no_pins(choosing: bool):
+def test_a_layer_whose_result_is_moved_before_it_is_quantized_reads_no_columns(choosing: bool):
     """The queries of an attention: reshaped and transposed before they are quantized, they multiply integers alone."""
 
     class Products(nn.Module):
@@ -123,8 +124,8 @@ def test_each_kind_of_difference_is_named():
     other = weight._replace(integers=-weight.integers)
     assert "1 integer weights are not the graph's" in graph._replace(weights=(other,)).differs_from(graph)
     assert "are not in the file" in graph._replace(weights=()).differs_from(graph)
-    for grid in ((0.1, 4), (0.11, 3)):
-        assert "quantizes no activation so" in graph._replace(activations=frozenset({grid})).differs_from(graph)
+    for parameters in ((0.1, 4), (0.11, 3)):
+        assert "quantizes no activation so" in graph._replace(activations=frozenset({parameters})).differs_from(graph)
     near = graph._replace(activations=frozenset({(0.1000004, 3)}), tolerance=1e-6)
     assert near.differs_from(graph) == ""
 
@@ -198,9 +199,9 @@ def test_a_clamp_that_quantization_repeats_is_dropped(high: float, kept: int):
     graph = fx.Graph()
     x = graph.placeholder("x")
     clamped = graph.call_function(torch.ops.aten.clamp.default, (x, 0.0, high))
-    grid = (1 / 255, -128, -128, 127, torch.int8)
-    integers = graph.call_function(torch.ops.quantized_decomposed.quantize_per_tensor.default, (clamped, *grid))
-    graph.output(graph.call_function(torch.ops.quantized_decomposed.dequantize_per_tensor.default, (integers, *grid)))
+    parameters, library = (1 / 255, -128, -128, 127, torch.int8), torch.ops.quantized_decomposed
+    integers = graph.call_function(library.quantize_per_tensor.default, (clamped, *parameters))
+    graph.output(graph.call_function(library.dequantize_per_tensor.default, (integers, *parameters)))
     module = fx.GraphModule({}, graph)
     changed, values = without_idle_clips(module), torch.linspace(-1, 2, 301)
     assert sum(node.target is torch.ops.aten.clamp.default for node in changed.graph.nodes) == kept

@@ -15,7 +15,7 @@ from distiq.evaluation.cost import multiply_adds
 from distiq.models.resnet import ResNet
 from distiq.models.signature import call
 from distiq.numerics import sqnr_db
-from distiq.quantization.quantize import points, quantize
+from distiq.quantization.quantize import activation_fake_quantizers, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
 from distiq.runtimes.onnx_passes import SMALLEST_PACKED
@@ -98,13 +98,13 @@ def test_every_integer_and_scale_is_the_reference_graph_s(exported):
     found = {array.tobytes() for array in known.values() if array.dtype == np.int8 and array.ndim > 1}
     assert found == weights
 
-    grids = {
+    parameters = {
         (np.float32(node.args[1]), node.args[2] + 128)
         for node in reference.graph.nodes
         if node.target == DECOMPOSED.quantize_per_tensor.default
     }
     stored = {(known[node.input[1]].item(), known[node.input[2]].item()) for node in of_type(proto, "QuantizeLinear")}
-    assert stored == grids
+    assert stored == parameters
 
     scales = {
         reference.get_buffer(node.args[1].target).numpy().tobytes()
@@ -128,9 +128,9 @@ def test_a_hard_swish_is_integer_throughout(images: Tensor, tmp_path: Path):
 def test_learned_steps_of_activations_are_those_of_the_file(exported, images: Tensor, tmp_path: Path):
     quantized = quantize(exported.model, images, Scheme(weight_bits=4))
     with torch.no_grad():
-        for number, point in enumerate(points(quantized)):
-            point.learn()
-            point.scale.mul_(0.8 + 0.05 * (number % 7))  # as training would
+        for number, fake_quantize in enumerate(activation_fake_quantizers(quantized)):
+            fake_quantize.learn()
+            fake_quantize.scale.mul_(0.8 + 0.05 * (number % 7))  # as training would
         path = export(quantized, tmp_path / "learned.onnx", images[:2])
         deployed, simulated = load(path)(images), quantized(images)
     assert float_operations(path) == ()
@@ -161,7 +161,7 @@ def test_moved_scales_leave_the_file_all_integer(exported, images: Tensor, tmp_p
     assert (deployed - simulated).abs().mean() < 1e-4 * (simulated.max() - simulated.min())
 
 
-def test_no_activation_is_left_that_its_grid_does(exported):
+def test_no_activation_is_left_that_quantization_does(exported):
     counts = operation_counts(exported.int8_file)
     assert counts["Relu"] == counts["Clip"] == 0
     assert operation_counts(exported.float_file)["Relu"] + operation_counts(exported.float_file)["Clip"] > 0
@@ -180,7 +180,7 @@ def test_a_channel_of_almost_no_weight_keeps_its_bias(images: Tensor, tmp_path: 
 
 
 class Clipped(nn.Module):
-    """A convolution, clamped to [low, high], then a shift that moves the values of the grid behind the clamp."""
+    """A convolution, clamped to [low, high], then a shift that moves the quantized values behind the clamp."""
 
     def __init__(self, low: float, high: float, also: float) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Clipped(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         clipped = self.conv(images).clamp(self.low, self.high)
-        # Concatenated values share one grid, so the other part widens the clamp's.
+        # Concatenated values share one range, so the other part widens the clamp's.
         return self.linear(torch.cat([clipped, clipped * 0 + self.also], 1).flatten(1))
 
 
@@ -197,7 +197,7 @@ class Clipped(nn.Module):
     ("low", "high", "also", "left"),
     [(0.0, 0.5, 0.25, 0), (-0.25, 0.75, 0.0, 0), (0.0, 0.5, -1.0, 1), (0.0, 0.5, 2.0, 1)],
 )
-def test_a_clip_goes_only_if_its_grid_saturates_alike(low, high, also, left, images: Tensor, tmp_path: Path):
+def test_a_clip_goes_only_if_its_range_saturates_alike(low, high, also, left, images: Tensor, tmp_path: Path):
     torch.manual_seed(0)
     quantized = quantize(Clipped(low, high, also), 3 * images[:64])
     path = export(quantized, tmp_path / "model.onnx", images)

@@ -124,7 +124,7 @@ def test_a_weight_only_file_runs_in_float32_as_a_float_file_would(name: str, gro
     assert not any("Quantize" in kind or "Integer" in kind for kind in counts), "nothing is unpacked at each run"
     nodes = [node for node in onnx.load(str(files[name][1])).graph.node if node.op_type == "MatMulNBits"]
     levels = {entry.i for node in nodes for entry in node.attribute if entry.name == "accuracy_level"}
-    assert levels == ({1} if grouped else set()), "4 would put activations on int8 grids"
+    assert levels == ({1} if grouped else set()), "4 would quantize activations to int8"
     assert pair_sums(files[name][1]) == "", "no integers are multiplied that could saturate"
 
 

@@ -167,7 +167,7 @@ def test_a_recurrence_is_computed_in_float_from_integer_weights(scheme: Scheme, 
     assert len(stored) == 4  # input and state of two directions
 
 
-def test_a_recurrence_is_trained_on_its_grids():
+def test_a_recurrence_is_trained_quantized():
     model = NETWORKS["text_bilstm"]()
     quantized = quantize(model, texts(32))
     quantized(texts(8)).square().sum().backward()
@@ -223,7 +223,7 @@ def test_optimum_loads_the_folder(saved: tuple[nn.Module, Path]):
 def test_a_transformer_s_linear_layers_are_of_the_graph_s_integers(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(lowering, "FEWEST_PINNED", 1)
+    monkeypatch.setattr(lowering, "FEWEST_WIDENED", 1)
     runtime = installed(tmp_path / f"model{ending}")
     torch.manual_seed(0)
     model = small_bert(layers=2).eval()

@@ -67,7 +67,7 @@ def test_colours_of_their_own_scale_are_normalized_in_the_file_by_name(tmp_path)
     assert len(float_operations(after)) == 3  # two divisions and a subtraction
 
 
-def test_a_grid_that_does_not_hold_every_pixel_is_not_taken_for_one_that_does(tmp_path):
+def test_a_range_that_does_not_hold_every_pixel_is_not_taken_for_one_that_does(tmp_path):
     model = quantize(network(GREY, False), normalized(images_of(GREY) // 2, GREY))  # calibration saw the darker half
     images, example = images_of(GREY), normalized(images_of(GREY, 2), GREY)
     before = export(model, tmp_path / "normalized.onnx", example)

@@ -36,7 +36,7 @@ def test_a_finished_run_is_examined_and_nothing_is_trained(run_copy: Path):
     assert found.rung == trial.rung and f'the int8 file of the rung "{trial.rung}"' in found.looked_at
     assert ("weights rounded to the nearest" in found.looked_at) == (trial.rung == "qat")
     assert checks["ranges"].text.count(" dB") == 3
-    places = [grid.place for grid in found.sensitivity.grids if grid.part == "weights"]
+    places = [noise.place for noise in found.sensitivity.tensors if noise.part == "weights"]
     assert places == sorted(set(places), key=places.index) and len(places) == len(run_layers())
     assert run.sensitivity is not None and run.sensitivity.weights == found.sensitivity.weights
 

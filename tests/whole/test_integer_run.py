@@ -30,7 +30,7 @@ def test_the_bundle_takes_and_gives_int8(recipe_file, tmp_path):
     assert {name: end["type"] for name, end in ends.items()} == {"input": "int8", "output": "int8"}
     outputs = load_file(bundle.folder / VECTORS)["outputs"].numpy()
     steps = outputs / np.float32(ends["output"]["scale"])
-    assert np.allclose(steps, np.rint(steps), atol=1e-3), "logits are whole steps of the card's grid"
+    assert np.allclose(steps, np.rint(steps), atol=1e-3), "logits are whole multiples of the card's scale"
     assert f"input with scale {ends['input']['scale']:.9g}, zero point" in (bundle.folder / "CARD.md").read_text()
     assert bundle.check().passed
     done = subprocess.run([sys.executable, "run.py"], cwd=bundle.folder, capture_output=True, text=True, check=True)

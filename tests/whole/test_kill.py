@@ -64,7 +64,7 @@ def losses(run: Path) -> dict[str, list]:
 
 QUICK = {
     "student, in an epoch": in_an_epoch_of("student"),
-    "training on grids, in an epoch": in_an_epoch_of("trial-qat"),
+    "quantization-aware training, in an epoch": in_an_epoch_of("trial-qat"),
 }
 MANY = {
     "teacher, in an epoch": in_an_epoch_of("teacher"),
@@ -73,7 +73,7 @@ MANY = {
     "student, later": lambda run: steps_done(run, "student") >= 10,
     "measuring the student": while_measuring("student-float32"),
     "measuring a trial": while_measuring("trial-static"),
-    "training on grids": in_an_epoch_of("trial-qat"),
+    "quantization-aware training": in_an_epoch_of("trial-qat"),
     "measuring the trained trial": while_measuring("trial-qat"),
     "before the end": lambda run: any(run.glob("steps/trial-qat-*/record.json")),
 }

@@ -41,7 +41,7 @@ def steps(run: Path) -> set[str]:
 
 
 def check_alike(run: Path, other: Path) -> None:
-    """The same steps, and their tensors and losses but for rounding, which training on a grid may carry over a step."""
+    """The same steps, and their tensors and losses but for rounding, which quantization may carry over a step."""
     assert steps(run) == steps(other)
     for name in sorted(steps(other)):
         allowed = 0.05 if name.startswith("trial-qat") else 1e-4
