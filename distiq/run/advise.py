@@ -95,9 +95,9 @@ def learned_samples(scores: Scores) -> str:
     if validation.interval[0] <= test.interval[1] or test.drop(validation) < LEARNED:
         return ""
     return (
-        f"the teacher has {validation.in_words} on the validation split, but {test.figure} on the test set: it seems"
-        " to have learned the validation samples, so that every student seems to lose more than it does; name samples"
-        " that it never saw in data.validation"
+        f"the teacher has {validation.in_words} on the validation split, but {test.figure} on the test set: either"
+        " it was trained on the validation samples, and every student seems to lose more than it does, or they are"
+        " easier than the test set; for the former, name samples that it never saw in data.validation"
     )
 
 
