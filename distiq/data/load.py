@@ -78,11 +78,11 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
         case "masks":
             shape = (settings.channels, *settings.image_sides)
             return _grouped(masked_images(folder, shape, settings.void, validation, store), settings.group)
-        case "boxes":
+        case "bccd" if not settings.folder:
+            return packaged_bccd((settings.channels, *settings.image_sides))
+        case "boxes" | "bccd":
             loaded = boxed_images(folder, (settings.channels, *settings.image_sides), validation, store)
             return _grouped(loaded, settings.group)
-        case "bccd":
-            return packaged_bccd((settings.channels, *settings.image_sides))
         case "spoken_digits":
             return spoken_digits(settings.audio)
         case "audio" if settings.audio.manifest:

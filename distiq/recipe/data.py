@@ -7,6 +7,12 @@ from pydantic import Field, model_validator
 
 from distiq.recipe.part import Name, Part
 
+WITHOUT_FOLDER = {
+    "spoken_digits": 'source = "audio"',
+    "digit_strings": 'source = "transcripts"',
+    "adult": 'source = "table" with data.table',
+}
+"""Packaged sets that have no form as a folder, and what reads a folder of the kind."""
 SHORTEST_TEXT = 2  # tokens that a network is shown at least: the length of an exported file begins there
 
 
@@ -199,7 +205,7 @@ class DataSettings(Part):
         "",
         description="fashion_mnist: a folder of IDX files (all 60,000 images; empty takes the packaged part);"
         " folder: holds train/<class>/*.png and test/<class>/*.png; entities: holds the files of data.entities (empty"
-        " takes the packaged WNUT-17)",
+        ' takes the packaged WNUT-17); bccd: images with boxes, as "boxes" reads them (empty takes the packaged BCCD)',
     )
     download: bool = Field(False, description="fashion_mnist: fetch missing IDX files into `folder`, with checksum")
     train: int = Field(0, ge=0, description="use at most so many training samples; 0 takes all")
@@ -267,7 +273,7 @@ class DataSettings(Part):
             re.compile(self.group)
         except re.error as error:
             raise ValueError(f'group = "{self.group}" is no regular expression ({error})') from error
-        if self.group and self.source not in ("masks", "boxes"):
+        if self.group and self.source not in ("masks", "boxes", "bccd"):
             raise ValueError(f'group is for source = "masks" and "boxes"; of "{self.source}" leave it out')
         return self
 
@@ -275,8 +281,8 @@ class DataSettings(Part):
     def _validation_is_a_number_or_a_place(self) -> Self:
         if isinstance(self.validation, int) and self.validation < 1:
             raise ValueError(f"validation = {self.validation}: hold out at least 1 training sample, or name a place")
-        own_sets = ("bccd", "fashion_mnist", "spoken_digits", "digit_strings", "adult")
-        has_one_set = self.source in own_sets or ".py:" in self.source
+        has_one_set = self.source in (*WITHOUT_FOLDER, "fashion_mnist") or ".py:" in self.source
+        has_one_set = has_one_set or (self.source == "bccd" and not self.folder)
         if self.validation_part and has_one_set:
             raise ValueError(
                 f'validation = "{self.validation}" is a folder, a file or a split, but source = "{self.source}" has'
@@ -284,6 +290,15 @@ class DataSettings(Part):
             )
         if self.validation == "":
             raise ValueError('validation = "": give a number, or name a folder, a file or a split')
+        return self
+
+    @model_validator(mode="after")
+    def _a_packaged_set_takes_no_folder(self) -> Self:
+        if self.folder and (own := WITHOUT_FOLDER.get(self.source)):
+            raise ValueError(
+                f'source = "{self.source}" is the packaged set and would not read folder = "{self.folder}";'
+                f" leave it out, or take {own}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,10 @@ import torch
 from PIL import Image
 
 from distiq.data.boxes import boxed_images, packaged_bccd
+from distiq.data.load import load
 from distiq.errors import UserError
+from distiq.recipe.read import load_recipe
+from distiq.recipe.shipped import recipe_file
 from tests.data.drawn_scenes import draw_boxes
 
 SHAPE = (3, 48, 64)
@@ -71,6 +74,13 @@ def test_the_packed_blood_cells():
     rows = loaded.test.labels[loaded.test.labels[:, :, 0] >= 0]
     assert float(rows[:, 3].max()) <= 80 and bool((rows[:, 3] > rows[:, 1]).all())
     assert torch.equal(packaged_bccd((3, 60, 80)).test.labels, loaded.test.labels)
+
+
+def test_the_recipe_of_the_blood_cells_reads_a_folder_of_boxes_in_their_place(tmp_path: Path):
+    draw_boxes(tmp_path)
+    changes = [f'data.folder="{tmp_path}"', "data.image_size=[24,32]", "data.validation=2", "data.calibration=2"]
+    recipe = load_recipe(recipe_file("bccd"), changes)
+    assert load(recipe.data, seed=0).classes == boxed_images(tmp_path, (3, 24, 32)).classes
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8000, 50), (3, 900)])

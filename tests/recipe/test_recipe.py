@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distiq.errors import UserError
+from distiq.recipe.data import WITHOUT_FOLDER
 from distiq.recipe.quantize import QuantizeSettings
 from distiq.recipe.read import load_recipe, parse_recipe
 from distiq.recipe.recipe import Recipe, describe, to_toml
@@ -509,3 +510,9 @@ def test_the_code_that_a_recipe_runs_is_named():
     assert recipe.code() == ("d.py:data", "n.py:net", "w.pt")
     assert Recipe(teacher={"predict": "p.py:f"}).code() == ("p.py:f",)
     assert Recipe().code() == ()
+
+
+@pytest.mark.parametrize("source", WITHOUT_FOLDER)
+def test_a_packaged_set_that_would_not_read_a_folder_says_so(source: str, tmp_path: Path):
+    message = refusal(tmp_path, f'data = {{source = "{source}", folder = "mine"}}')
+    assert WITHOUT_FOLDER[source] in message and '"mine"' in message
