@@ -345,7 +345,7 @@ def predict(
         import numpy
 
         from distiq.bundle.open import Bundle, Prediction
-        from distiq.bundle.stream import hear
+        from distiq.bundle.stream import hear, text_of_clip, write_down
         from distiq.device.run import in_line, show_spans
 
         def words(answers: list[Prediction]) -> str:
@@ -359,6 +359,16 @@ def predict(
             raise UserError(f"{bundle}: this model compares two texts, but {len(samples)} are given; give both")
         seconds = samples[1::2] if opened.pair else [""] * len(samples)
         for sample, second in zip(samples[:: 2 if opened.pair else 1], seconds, strict=True):
+            if opened.decoding == "transcript" and (stream or every is not None):
+                for note in opened.conversions(Path(sample)) if sample != "-" else ():
+                    typer.secho(printable(note), err=True, fg="yellow")
+                for part in write_down(opened, sample, 0.5 if every is None else every):
+                    if part.text:
+                        typer.echo(f"{printable(sample)}, {part.start_s:.2f} to {part.end_s:.2f} s: {part.text}")
+                continue
+            if opened.decoding == "transcript" and opened.is_longer(sample):
+                typer.echo(f"{printable(sample)}: {text_of_clip(opened, sample)}")
+                continue
             if stream or every is not None:
                 step = 0.1 if every is None else every
                 for note in opened.conversions(Path(sample)) if sample != "-" else ():

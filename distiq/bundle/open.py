@@ -212,7 +212,7 @@ class Bundle:
             raise UserError(f"{self.folder}: this model finds no spans in raw texts; ask `run` for its outputs")
         try:
             tokenizer = runner.read_tokenizer(self.folder / TOKENIZER)
-            return runner.spans(text, self._run_arrays, self.about, tokenizer)
+            return runner.spans(text, self.run_arrays, self.about, tokenizer)
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error
 
@@ -258,6 +258,15 @@ class Bundle:
             UserError: the model does not hear, or the file is missing or does not decode.
         """
         return conversions(read_sound(file), self.sound())
+
+    def is_longer(self, file: Path | str) -> bool:
+        """Whether a sound is longer than the model's window.
+
+        Raises:
+            UserError: the model does not hear, or the file is missing or does not decode.
+        """
+        sound, audio = read_sound(Path(file)), self.sound()
+        return len(sound.samples) / sound.rate > audio.seconds
 
     def listen(self, file: Path, every: float, top: int = 3) -> Iterator[StreamPrediction]:
         """Answers a long clip window after window, as a microphone's stream would be.
@@ -308,7 +317,8 @@ class Bundle:
         several = {name.partition(".")[2]: one[:count] for name, one in vectors.items() if name.startswith("inputs.")}
         return several or vectors["inputs"][:count]
 
-    def _run_arrays(self, inputs: runner.Arrays) -> runner.Arrays:
+    def run_arrays(self, inputs: runner.Arrays) -> runner.Arrays:
+        """The model's outputs for inputs (B, ...), both as arrays."""
         given: Tensors = (
             torch.from_numpy(inputs)
             if not isinstance(inputs, dict)
@@ -329,6 +339,6 @@ class Bundle:
         """
         vectors = {name: tensor.numpy() for name, tensor in self.vectors().items()}
         try:
-            return runner.check(self._run_arrays, vectors, self.about)
+            return runner.check(self.run_arrays, vectors, self.about)
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error

@@ -4,6 +4,7 @@ A window's answer is the one that its clip would get. Where the model's file has
 whose front-end stays in float32), every frame is computed once and kept for all the windows that it lies in.
 """
 
+import math
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -16,9 +17,18 @@ from torch import Tensor
 
 from distiq.bundle.open import Bundle, StreamPrediction
 from distiq.data.sound import read_sound, resampled
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.models.signature import Predict, one_output
 from distiq.runtimes.onnx_runtime import FrontEnd, split_front_end
+
+
+class StreamText(NamedTuple):
+    """What a chunk of a stream adds to its text: begin and end of the chunk in seconds."""
+
+    start_s: float
+    end_s: float
+    text: str
 
 
 class Window(NamedTuple):
@@ -101,6 +111,33 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
             f"{source}: the sound ends after {heard / rate:.2f} s, before the first window of {length / rate:g} s is"
             " full; without --stream a short clip is answered with silence around it"
         )
+
+
+def write_down(bundle: Bundle, source: str, every: float) -> Iterator[StreamText]:
+    """What each chunk of a stream adds to its text, and at last what the silence behind it adds; see `written_on`.
+
+    Args:
+        source: as for `hear`. every: seconds of a chunk.
+
+    Raises:
+        UserError: the model writes no texts, its bundle gives no length of a frame or its window is too short, `every`
+            is not positive, the file is missing or does not decode.
+    """
+    audio = bundle.sound()
+    if bundle.decoding != "transcript":
+        raise UserError(f"{bundle.folder}: this model writes no texts; its task is {bundle.about.get('task')}")
+    if not 0 < every < math.inf:
+        raise UserError(f"every = {every:g} s; give a positive time")
+    chunks = _chunks(source, audio.rate, max(1, round(every * audio.rate)))
+    try:
+        yield from map(StreamText._make, runner.written_down(bundle.run_arrays, bundle.about, chunks))
+    except runner.Refused as error:
+        raise UserError(f"{bundle.folder}: {error}") from error
+
+
+def text_of_clip(bundle: Bundle, source: str) -> str:
+    """The text of a clip of any length. Raises UserError as `write_down`."""
+    return runner.whole_text([part.text for part in write_down(bundle, source, bundle.sound().seconds)], bundle.about)
 
 
 def _chunks(source: str, rate: int, size: int) -> Iterator[np.ndarray]:

@@ -47,17 +47,24 @@ OWN = (*MODELS, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.
 
 
 def write_bundle(
-    target: Path, model: Path, run: RunRecord, trial: TrialRecord, data: Data, kept: Sequence[int] = ()
+    target: Path,
+    model: Path,
+    run: RunRecord,
+    trial: TrialRecord,
+    data: Data,
+    kept: Sequence[int] = (),
+    frame: int = 0,
 ) -> None:
     """Writes the bundle beside `target`, then puts it in its place in one step.
 
     Args:
         kept: of a model with a trimmed vocabulary, the tokens that it knows.
+        frame: of a model that writes for every frame of sound, the samples from one to the next; see `frame_samples`.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     fixed = run.comparison.fixed_lengths.get(trial.deployed.cost.file) if trial.deployed.cost else None
-    files = write_parts(partial, model, data, kept, fixed)
+    files = write_parts(partial, model, data, kept, fixed, frame)
     certificate, signature = "" if trial.rung == FLOAT32 else pair_sums(model), runtime_of(model).signature(model)
     integers = integer_io(signature)
     facts = {"model": model.name, "pair_sums": certificate, "signature": signature.to_json(), "integer_io": integers}
@@ -68,13 +75,19 @@ def write_bundle(
 
 
 def write_parts(
-    folder: Path, model: Path, data: Data, kept: Sequence[int] = (), fixed_length: int | None = None
+    folder: Path,
+    model: Path,
+    data: Data,
+    kept: Sequence[int] = (),
+    fixed_length: int | None = None,
+    frame: int = 0,
 ) -> dict[str, str]:
     """Writes all of a bundle but its card; returns the SHA-256 of each file.
 
     Args:
         kept: of a model with a trimmed vocabulary, the tokens that it knows.
         fixed_length: of texts, the one length in tokens that the file takes.
+        frame: as for `write_bundle`.
     """
     make_folder(folder)
     for part in files_of(model):
@@ -88,7 +101,7 @@ def write_parts(
     if name := data.preprocessing.raw_name:
         vectors[name] = samples.inputs
     save_tensors(vectors, folder / VECTORS)
-    about = _preprocessing(data, kept, fixed_length)
+    about = _preprocessing(data, kept, fixed_length) | ({"frame": frame} if frame else {})
     if tokenizer := about.get("tokenizer", ""):
         write_atomically(folder / TOKENIZER, tokenizer.encode())
         about["tokenizer"] = TOKENIZER

@@ -90,6 +90,7 @@ MOST_LINES = 20  # of a message
 LEAST_SCORE = 0.01  # of a box that is kept
 CANDIDATES, MOST_BOXES = 300, 100  # likeliest boxes of an image that are compared, and that are kept
 SAME_OBJECT = 0.6  # overlap (intersection over union) from which the less likely of two boxes of a class is dropped
+AHEAD_S = 0.5  # seconds of sound behind a frame that a stream waits for before it reads it
 SHOWN_SCORE = 0.3  # of a box that is named and drawn
 PADDING = 114  # pixels beside a letterboxed image
 VOID = 255  # the class of a pixel that belongs to none
@@ -234,10 +235,12 @@ def unfit_image(about: dict[str, Any], channels: int) -> str:
     return ""
 
 
-def unfit_sound(about: dict[str, Any], _length: int) -> str:
+def unfit_sound(about: dict[str, Any], length: int) -> str:
     lowest, highest = RATES
     if not is_count(about["rate"], highest) or about["rate"] < lowest:
         return f"gives no rate from {lowest:,} to {highest:,} samples a second"
+    if "frame" in about and not is_count(about["frame"], length):
+        return "gives no length of a frame"
     return "" if about["divide_by"] in (1, 32768) else "does not say what samples are divided by"
 
 
@@ -1072,9 +1075,95 @@ def joint_of(symbols: Sequence[str]) -> str:
 
 
 def text_of(logits: np.ndarray, about: dict[str, Any], top: int = 0) -> str:
-    """The text that frames write; "|" is a space."""
-    symbols = about["labels"]
-    return joint_of(symbols).join(symbols[number] for number in greedy(logits)).replace("|", " ")
+    """The text that frames write."""
+    return spelt(greedy(logits), about["labels"])
+
+
+def spelt(numbers: Sequence[int], symbols: Sequence[str]) -> str:
+    """Symbols as a text; "|" is a space."""
+    return joint_of(symbols).join(symbols[number] for number in numbers).replace("|", " ")
+
+
+class Heard(NamedTuple):
+    """What must be kept of a stream to write on: the state between two chunks.
+
+    window: (T,) the last samples, as the model takes them. begin: its first sample's place in the stream, negative at
+    first. rest: samples behind the window, too few for a frame. read: frames that are read. last: their last symbol.
+    """
+
+    window: np.ndarray
+    begin: int
+    rest: np.ndarray
+    read: int
+    last: int
+
+
+def unheard(about: dict[str, Any]) -> Heard:
+    """The state before anything is heard: silence in the window, which begins at a whole number of frames."""
+    length, frame = about["shape"][0], about.get("frame", 0)
+    if not frame:
+        raise Refused("preprocessing.json: gives no length of a frame, so clips are heard as a whole; make it again")
+    begin = -(-length // frame) * -frame
+    return Heard(np.zeros(length, np.float32), begin, np.zeros(-begin - length, np.float32), 0, 0)
+
+
+def written_on(
+    predict: Predict, about: dict[str, Any], before: Heard, chunk: np.ndarray, is_last: bool = False
+) -> tuple[Heard, list[int]]:
+    """The symbols that a chunk of samples (n,) adds, as numbers, and the state behind it.
+
+    The window moves on by whole frames, and those are read that lie `AHEAD_S` before its end or longer, where it
+    shows as much of what follows as of any other. The last chunk is followed by silence, so that all are read.
+    """
+    frame, window, begin, read, last = about["frame"], before.window, before.begin, before.read, before.last
+    ahead = math.ceil(AHEAD_S * about["rate"] / frame)
+    most = len(window) // frame - 2 * ahead - 1
+    if most < 1:
+        raise Refused(f"its window of {len(window) / about['rate']:g} s is too short for streams")
+    rest = np.concatenate([before.rest, chunk.astype(np.float32)])
+    if is_last:
+        rest = np.pad(rest, (0, (ahead + 1) * frame))
+    numbers: list[int] = []
+    while len(rest) >= frame:
+        size = min(len(rest) // frame, most) * frame
+        window, rest, begin = np.concatenate([window[size:], rest[:size]]), rest[size:], begin + size
+        likely = arrays_of(predict(window[None]))[0][0].argmax(0)
+        first, stop = read - begin // frame, len(likely) - ahead
+        for number in likely[first:stop] if first < stop else ():
+            if number not in (last, 0):
+                numbers.append(int(number))
+            last = int(number)
+        read = max(read, begin // frame + stop)
+    return Heard(window, begin, rest, read, last), numbers
+
+
+def written_down(
+    predict: Predict, about: dict[str, Any], chunks: Iterator[np.ndarray]
+) -> Iterator[tuple[float, float, str]]:
+    """Of every chunk (n,) int16 its begin and end in seconds, and what it adds to the text; then what silence adds."""
+    state, end, rate = unheard(about), 0, about["rate"]
+    for chunk in chunks:
+        begin, end = end, end + len(chunk)
+        state, numbers = written_on(predict, about, state, normalized(chunk[None], about)[0])
+        yield begin / rate, end / rate, spelt(numbers, about["labels"])
+    _, numbers = written_on(predict, about, state, np.zeros(0, np.float32), is_last=True)
+    yield end / rate, end / rate, spelt(numbers, about["labels"])
+
+
+def whole_text(parts: Sequence[str], about: dict[str, Any]) -> str:
+    """The whole text of what chunks add to it."""
+    return joint_of(about["labels"]).join(filter(None, parts))
+
+
+def in_chunks(sample: str, about: dict[str, Any], seconds: float = 0.5) -> Iterator[np.ndarray]:
+    """int16 samples of a WAV file, or of the standard input, raw (-), so many seconds at a time."""
+    size = max(1, round(seconds * about["rate"]))
+    if sample != "-":
+        samples = read_wav(Path(sample), about["rate"])
+        yield from (samples[start : start + size] for start in range(0, len(samples), size))
+        return
+    while block := sys.stdin.buffer.read(2 * size):
+        yield np.frombuffer(block[: len(block) // 2 * 2], "<i2")
 
 
 def token_tags(logits: np.ndarray, about: dict[str, Any], top: int = 0) -> str:
@@ -1631,6 +1720,28 @@ def show_spans(sample: str, found: Sequence[Span]) -> None:
         print(f"{printable(sample)}: none")
 
 
+def is_streamed(sample: str, about: dict[str, Any], stream: bool) -> bool:
+    """Whether a sample is heard chunk by chunk: where that is asked for, and texts of clips longer than the window."""
+    if about.get("decoding") != "transcript":
+        if stream:
+            raise Refused("--stream is for models that write a text, which this one does not")
+        return False
+    is_wav = sample != "-" and not sample.endswith(".npy") and Path(sample).is_file()
+    return stream or (is_wav and len(read_wav(Path(sample), about["rate"])) > about["shape"][0])
+
+
+def show_text(
+    sample: str, parts: Iterator[tuple[float, float, str]], about: dict[str, Any], stream: bool
+) -> None:  # fmt: skip
+    """The text of a clip, or what every chunk adds to it."""
+    if not stream:
+        print(f"{printable(sample)}: {whole_text([text for _, _, text in parts], about)}")
+        return
+    for begin, end, text in parts:
+        if text:
+            print(f"{printable(sample)}, {begin:.2f} to {end:.2f} s: {text}", flush=True)
+
+
 def show_objects(sample: Path, outputs: np.ndarray, about: dict[str, Any], given: argparse.Namespace) -> None:
     """What is found in an image, line by line; the image with it drawn, where that is asked for."""
     is_image = sample.suffix != ".npy"
@@ -1664,6 +1775,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
     parser.add_argument("--batch", type=int, default=32, help="samples per call where throughput is measured (32)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a size of batch is timed (2)")
+    parser.add_argument("--stream", action="store_true", help="texts of sound: chunk by chunk; - is raw int16 input")
     parser.add_argument("--out", type=Path, help="embeddings: write the vectors of all samples here, as .npy")
     parser.add_argument("--top", type=int, default=3, help="how many classes to name (3)")
     given = parser.parse_args(arguments)
@@ -1687,6 +1799,9 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             sample, second = given.samples[first], given.samples[first + 1] if pair else ""
             if about.get("decoding") == "spans" and about.get("tokenizer") and not sample.endswith(".npy"):
                 show_spans(sample, spans(sample, predict, about, read_tokenizer(folder / "tokenizer.json")))
+                continue
+            if is_streamed(sample, about, given.stream):
+                show_text(sample, written_down(predict, about, in_chunks(sample, about)), about, given.stream)
                 continue
             inputs, notes = prepared(sample, about, folder, second)
             sample += f" | {second}" if pair else ""

@@ -36,6 +36,33 @@ def front_ends(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in names if not name.startswith(tuple(f"{other}." for other in names)))
 
 
+def frame_samples(model: nn.Module, length: int) -> int:
+    """Samples from one frame of a network's outputs (B, symbols, frames) to the next; 0 if it takes one length alone.
+
+    Clips that are longer by so many samples than the shortest of one more frame have one frame more again.
+
+    Args:
+        length: of a clip.
+    """
+
+    def frames(samples: int) -> int:
+        with torch.no_grad():
+            return model(torch.zeros(1, samples)).shape[2]
+
+    def shortest(count: int) -> int:
+        low, high = length, 2 * length  # a clip of `low` samples has fewer frames, one of `high` has as many
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if frames(middle) >= count else (middle, high)
+        return high
+
+    try:
+        now = frames(length)
+        return shortest(now + 2) - shortest(now + 1)
+    except Exception:  # a network of one length raises whatever its layers do
+        return 0
+
+
 class DSCNN(nn.Module):
     """A depthwise-separable CNN on log-mel bands or MFCC.
 

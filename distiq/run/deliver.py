@@ -13,6 +13,7 @@ from distiq.data.text import Text
 from distiq.evaluation.cost import parameter_count
 from distiq.evaluation.paired import paired_drop
 from distiq.files import replace_folder
+from distiq.models.audio import frame_samples
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.models.vectors import StaticVectors, TokenVectors, check_vectors, save_vectors
 from distiq.recipe.recipe import Recipe, to_toml
@@ -176,7 +177,8 @@ def _written(
     """Bundle and report on the disk."""
     ledger.watch.stage("writing bundle and report")
     fed = as_fed(data, recipe.export)
-    write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept)
+    frame = frame_samples(student.module, example_of(data).shape[1]) if task_of(data).decoding == "transcript" else 0
+    write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept, frame)
     if isinstance(student.module, TokenVectors | StaticVectors):
         _save_vectors(ledger, data, student.module)
     elif isinstance(student.module, TokenLogits):

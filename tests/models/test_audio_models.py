@@ -3,8 +3,18 @@ import torch
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.audio import DSCNN, AudioFrames, AudioGRU, AudioResNet, check_rate, front_ends
+from distiq.models.audio import (
+    DSCNN,
+    AudioFrames,
+    AudioGRU,
+    AudioGRUFrames,
+    AudioResNet,
+    check_rate,
+    frame_samples,
+    front_ends,
+)
 from distiq.models.build import build
+from distiq.models.conformer import ConformerFrames
 from distiq.models.frontend import front_end
 from distiq.recipe.training import ModelSettings
 
@@ -86,3 +96,12 @@ def test_options_that_do_not_fit_are_refused(options: dict, said: str):
 def test_a_clip_shorter_than_a_frame_is_refused():
     with pytest.raises(UserError, match=r"the network fails on an input of shape \(100,\)"):
         build(ModelSettings(model="ds_cnn", options={"rate": 8000}), 3, torch.zeros(1, 100), "student")
+
+
+@pytest.mark.parametrize(("network", "frame"), [(AudioFrames, 256), (AudioGRUFrames, 256), (ConformerFrames, 256)])
+def test_samples_of_a_frame_are_the_hop_by_the_stride(network: type[nn.Module], frame: int):
+    assert frame_samples(network(4, front_end(8000)).eval(), 8000) == frame
+
+
+def test_a_network_of_one_length_has_no_frames_of_its_own():
+    assert frame_samples(nn.Sequential(nn.Linear(800, 30), nn.Unflatten(1, (3, 10))), 800) == 0
