@@ -1,24 +1,54 @@
 """evaluate(): how good a model is on a labelled split. Eager, simulated and deployed models go through here alike."""
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distiq.data.samples import Split
 from distiq.data.splits import Data
-from distiq.models.signature import Predict
+from distiq.data.text import Text
+from distiq.models.signature import Predict, one_output
 from distiq.records.quality import Quality
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import kept, score
 from distiq.tasks.task import Task
 
 CHUNK = 250
+TRIED, ALIKE = 4, 0.05
+"""Texts on which is tried whether padding changes anything, and by what share of their largest: that of int8 ranges."""
 
 
 @torch.no_grad()
 def outputs(predict: Predict, data: Data, samples: Split, task: Task | None = None) -> Tensor:
     """The outputs for every sample, in order, (N, outputs, ...) float32, or what the task keeps of them."""
-    task = task or task_of(data)
-    return torch.cat([kept(task, predict(data.normalize(part))) for part in samples.chunks(CHUNK)])
+    task, text = task or task_of(data), data.preprocessing
+    if not isinstance(text, Text):
+        return torch.cat([kept(task, predict(data.normalize(part))) for part in samples.chunks(CHUNK)])
+    order = text.lengths(samples.inputs).argsort(stable=True)
+    run = partial(_without_padding, predict, text) if _takes_any_length(predict, text, samples, order) else predict
+    parts = [kept(task, run(samples.fetch(part))) for part in order.split(CHUNK)]
+    return torch.cat(parts)[order.argsort()]
+
+
+def _without_padding(predict: Predict, text: Text, inputs: Tensor) -> Tensor:
+    """Outputs for tokens (B, L), computed without what is padding in every row; tags of padding are zero."""
+    found = one_output(predict(text.trimmed(inputs).contiguous()))
+    return F.pad(found, (0, inputs.shape[1] - text.trimmed(inputs).shape[1])) if found.ndim == 3 else found
+
+
+def _takes_any_length(predict: Predict, text: Text, samples: Split, order: Tensor) -> bool:
+    """Whether padding changes nothing of the outputs of the shortest texts, and may be left out."""
+    inputs = samples.fetch(order[:TRIED])
+    if text.trimmed(inputs).shape == inputs.shape:
+        return False
+    try:
+        short = _without_padding(predict, text, inputs)
+    except Exception:  # of a file that takes one length, whatever its runtime raises
+        return False
+    whole = one_output(predict(inputs))
+    return short.shape == whole.shape and bool((short - whole).abs().max() <= ALIKE * whole.abs().max())
 
 
 def evaluate(
