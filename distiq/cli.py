@@ -337,6 +337,13 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="boxes, masks: one JSON object an image")] = False,
     out: Annotated[Path | None, typer.Option(help="embeddings: write the vectors of all samples here, as .npy")] = None,
+    beam: Annotated[int, typer.Option(help="texts of sound: follow so many texts at once; 0: frame by frame")] = 0,
+    word_list: Annotated[
+        Path | None, typer.Option("--words", help="with --beam: a file of the words that a text may have")
+    ] = None,
+    ngram: Annotated[
+        Path | None, typer.Option(help="with --beam: an n-gram model of words, in the ARPA format")
+    ] = None,
 ) -> None:
     """Predicts samples with a bundle's model file."""
     with _explained():
@@ -346,12 +353,13 @@ def predict(
 
         from distiq.bundle.open import Bundle, Prediction
         from distiq.bundle.stream import hear, text_of_clip, write_down
-        from distiq.device.run import in_line, show_spans
+        from distiq.device.run import NO_BEAM, in_line, show_spans
 
         def words(answers: list[Prediction]) -> str:
             return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
 
         opened = Bundle(bundle)
+        search = opened.search(beam, word_list, ngram)
         vectors: list[numpy.ndarray] = []
         if out is not None and opened.decoding != "vector":
             raise UserError(f"{bundle}: --out is for vectors, but this model gives {opened.about.get('task')}")
@@ -359,6 +367,9 @@ def predict(
             raise UserError(f"{bundle}: this model compares two texts, but {len(samples)} are given; give both")
         seconds = samples[1::2] if opened.pair else [""] * len(samples)
         for sample, second in zip(samples[:: 2 if opened.pair else 1], seconds, strict=True):
+            is_long = opened.decoding == "transcript" and not stream and every is None and opened.is_longer(sample)
+            if beam and (stream or every is not None or is_long):
+                raise UserError(f"{sample}: {NO_BEAM}")
             if opened.decoding == "transcript" and (stream or every is not None):
                 for note in opened.conversions(Path(sample)) if sample != "-" else ():
                     typer.secho(printable(note), err=True, fg="yellow")
@@ -366,7 +377,7 @@ def predict(
                     if part.text:
                         typer.echo(f"{printable(sample)}, {part.start_s:.2f} to {part.end_s:.2f} s: {part.text}")
                 continue
-            if opened.decoding == "transcript" and opened.is_longer(sample):
+            if is_long:
                 typer.echo(f"{printable(sample)}: {text_of_clip(opened, sample)}")
                 continue
             if stream or every is not None:
@@ -395,7 +406,7 @@ def predict(
                 continue
             for note in prepared.notes:
                 typer.secho(printable(note), err=True, fg="yellow")
-            answers = opened.in_words(prepared.inputs, top)
+            answers = opened.texts(prepared.inputs, search) if beam else opened.in_words(prepared.inputs, top)
             for number, answer in enumerate(answers, start=1):
                 place = f"{name}, row {number}" if len(answers) > 1 else name
                 typer.echo(f"{place}: {answer}")

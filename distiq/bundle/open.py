@@ -177,6 +177,22 @@ class Bundle:
         joined = self._joined(outputs) if self.decoding == "boxes" else one_output(outputs).numpy()
         return [said(output, self.about, top) for output in joined]
 
+    def search(self, width: int, words: Path | None = None, ngram: Path | None = None) -> runner.Search:
+        """How `texts` looks for the best text; see `Search` in run.py.
+
+        Raises:
+            UserError: the model writes no texts, or a file is missing or no list of words, or no model of them.
+        """
+        try:
+            return runner.search_of(width, words, ngram, self.about)
+        except runner.Refused as error:
+            raise UserError(str(error)) from error
+
+    def texts(self, inputs: Tensor, search: runner.Search) -> list[str]:
+        """The likeliest text of each input (B, T), over all alignments of its frames."""
+        labels = self.about["labels"]
+        return [runner.spelt(runner.sought(row, labels, search), labels) for row in self.outputs(inputs)]
+
     @staticmethod
     def _joined(outputs: Tensors) -> np.ndarray:
         """A detector's outputs as one array."""

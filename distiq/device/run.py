@@ -90,6 +90,8 @@ MOST_LINES = 20  # of a message
 LEAST_SCORE = 0.01  # of a box that is kept
 CANDIDATES, MOST_BOXES = 300, 100  # likeliest boxes of an image that are compared, and that are kept
 SAME_OBJECT = 0.6  # overlap (intersection over union) from which the less likely of two boxes of a class is dropped
+NO_BEAM = "streams and clips longer than the window are read frame by frame; leave --beam out"
+UNSEEN = -5.0  # log10 of the probability of a word that an n-gram model neither knows nor has <unk> for
 AHEAD_S = 0.5  # seconds of sound behind a frame that a stream waits for before it reads it
 SHOWN_SCORE = 0.3  # of a box that is named and drawn
 PADDING = 114  # pixels beside a letterboxed image
@@ -1084,6 +1086,150 @@ def spelt(numbers: Sequence[int], symbols: Sequence[str]) -> str:
     return joint_of(symbols).join(symbols[number] for number in numbers).replace("|", " ")
 
 
+class Language(NamedTuple):
+    """A model of what words follow one another: for n-grams log10 of their probability and of their backoff weight."""
+
+    order: int
+    grams: dict[tuple[str, ...], tuple[float, float]]
+
+
+class Search(NamedTuple):
+    """How the best text of all frames is looked for.
+
+    width: texts that are followed at once. words: that a text may have; empty allows any. language: how likely words
+    follow one another, or None; weight: of its natural logarithm, bonus: added for each word.
+    """
+
+    width: int
+    words: frozenset[str] = frozenset()
+    language: Language | None = None
+    weight: float = 0.5
+    bonus: float = 0.0
+
+
+def read_words(path: Path) -> frozenset[str]:
+    """A word a line."""
+    try:
+        words = frozenset(nfc(path.read_text(encoding="utf-8-sig")).split())
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path}: cannot be read ({error}); give a word a line, in UTF-8") from error
+    if not words:
+        raise Refused(f"{path}: holds no word")
+    return words
+
+
+def read_arpa(path: Path) -> Language:
+    """An n-gram model in the ARPA format: log10 of the probability, the words, log10 of the backoff weight."""
+    grams: dict[tuple[str, ...], tuple[float, float]] = {}
+    order = 0
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+            section, fields = re.fullmatch(r"\\(\d+)-grams:\s*", line), line.split()
+            if section:
+                order = int(section[1])
+            elif order and fields and not line.startswith("\\"):
+                if len(fields) not in (order + 1, order + 2):
+                    raise ValueError(f"line {number} holds no {order}-gram")
+                grams[tuple(fields[1 : order + 1])] = (float(fields[0]), float([*fields, "0"][order + 1]))
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path}: cannot be read ({error}); give an n-gram model in the ARPA format") from error
+    if not grams:
+        raise Refused(f"{path}: holds no n-grams; give an n-gram model in the ARPA format")
+    return Language(order, grams)
+
+
+def log_probability(language: Language, before: Sequence[str], word: str) -> float:
+    """Natural logarithm of the probability of a word behind others, by Katz's backoff; see `Language`."""
+    history, backoff = tuple(before)[max(0, len(before) - language.order + 1) :], 0.0
+    while True:
+        known = language.grams.get((*history, word))
+        if known:
+            return (known[0] + backoff) * math.log(10)
+        if not history:
+            return (language.grams.get(("<unk>",), (UNSEEN, 0.0))[0] + backoff) * math.log(10)
+        backoff += language.grams.get(history, (0.0, 0.0))[1]
+        history = history[1:]
+
+
+def sought(logits: np.ndarray, symbols: Sequence[str], search: Search) -> list[int]:
+    """The likeliest text of (symbols, frames), over all its alignments, as numbers of symbols.
+
+    Prefix beam search (Hannun et al. 2014, "First-pass large vocabulary continuous speech recognition using
+    bi-directional recurrent DNNs"): of each text the logarithms of the probability that its last frame is a blank, and
+    that it is its last symbol. Words that are not allowed are never begun.
+    """
+    spelling = Spelling(symbols, search)
+    logs = logits - logits.max(0)
+    logs = logs - np.log(np.exp(logs).sum(0))
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    for frame in logs.T.tolist():
+        grown: dict[tuple[int, ...], tuple[float, float]] = {}
+
+        def add(text: tuple[int, ...], blank: float, symbol: float) -> None:
+            before = grown.get(text, (-math.inf, -math.inf))  # noqa: B023
+            grown[text] = (log_sum(before[0], blank), log_sum(before[1], symbol))  # noqa: B023
+
+        likely = sorted(range(1, len(frame)), key=lambda number: -frame[number])[: search.width]
+        for text, (blank, symbol) in beams.items():
+            both = log_sum(blank, symbol)
+            add(text, both + frame[0], symbol + frame[text[-1]] if text else -math.inf)
+            for number in likely:
+                if spelling.allows((*text, number)):
+                    add((*text, number), -math.inf, (blank if text[-1:] == (number,) else both) + frame[number])
+        best = sorted(grown.items(), key=lambda one: -log_sum(*one[1]) - spelling.score(one[0], False))
+        beams = dict(best[: search.width])
+    ended = {text: log_sum(*own) + spelling.score(text, True) for text, own in beams.items() if spelling.is_whole(text)}
+    return list(max(ended.items(), key=lambda one: one[1])[0]) if ended else []
+
+
+def log_sum(one: float, other: float) -> float:
+    """Logarithm of the sum of two numbers whose logarithms are given."""
+    high, low = max(one, other), min(one, other)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+class Spelling:
+    """What words say of texts of symbols: which are allowed, and how likely they are."""
+
+    def __init__(self, symbols: Sequence[str], search: Search) -> None:
+        self.symbols, self.search, self.joint = symbols, search, joint_of(symbols)
+        self.begun = {word[:size] for word in search.words for size in range(len(word) + 1)}
+        self.scores: dict[tuple[str, ...], float] = {(): 0.0}
+
+    def words(self, text: tuple[int, ...]) -> tuple[str, ...]:
+        """Its words, the last one perhaps not whole; "" behind a space."""
+        whole = [self.symbols[number] for number in text]
+        return tuple(whole) if self.joint else tuple("".join(whole).split("|"))
+
+    def allows(self, text: tuple[int, ...]) -> bool:
+        """Whether a text, whose beginning is allowed, may go on so."""
+        if not self.search.words:
+            return True
+        words = self.words(text)
+        if self.joint:
+            return words[-1] in self.search.words
+        return words[-2] in self.search.words if words[-1] == "" else words[-1] in self.begun
+
+    def is_whole(self, text: tuple[int, ...]) -> bool:
+        """Whether a text may end so."""
+        return not self.search.words or not text or self.joint != "" or self.words(text)[-1] in (*self.search.words, "")
+
+    def score(self, text: tuple[int, ...], is_end: bool) -> float:
+        """What its words add to the logarithm of its probability; the last one once it is whole."""
+        if self.search.language is None and not self.search.bonus:
+            return 0.0
+        words = self.words(text)
+        return self._score(tuple(filter(None, words if is_end or self.joint else words[:-1])))
+
+    def _score(self, words: tuple[str, ...]) -> float:
+        if words not in self.scores:
+            own = self.search.bonus
+            if self.search.language:
+                own += self.search.weight * log_probability(self.search.language, ("<s>", *words[:-1]), words[-1])
+            self.scores[words] = self._score(words[:-1]) + own
+        return self.scores[words]
+
+
 class Heard(NamedTuple):
     """What must be kept of a stream to write on: the state between two chunks.
 
@@ -1720,6 +1866,17 @@ def show_spans(sample: str, found: Sequence[Span]) -> None:
         print(f"{printable(sample)}: none")
 
 
+def search_of(width: int, words: Path | None, ngram: Path | None, about: dict[str, Any]) -> Search:
+    """The search for texts that is asked for."""
+    if not width and (words or ngram):
+        raise Refused("a word list or an n-gram model is for a beam search; say how wide it is, such as --beam 8")
+    if width and about.get("decoding") != "transcript":
+        raise Refused("--beam is for models that write a text, which this one does not")
+    if width < 0:
+        raise Refused(f"--beam {width}: follow one text at least")
+    return Search(width, read_words(words) if words else frozenset(), read_arpa(ngram) if ngram else None)
+
+
 def is_streamed(sample: str, about: dict[str, Any], stream: bool) -> bool:
     """Whether a sample is heard chunk by chunk: where that is asked for, and texts of clips longer than the window."""
     if about.get("decoding") != "transcript":
@@ -1775,6 +1932,9 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
     parser.add_argument("--threads", type=int, help="threads of the runtime (those of the card)")
     parser.add_argument("--batch", type=int, default=32, help="samples per call where throughput is measured (32)")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a size of batch is timed (2)")
+    parser.add_argument("--beam", type=int, default=0, help="texts of sound: follow so many texts at once")
+    parser.add_argument("--words", type=Path, help="with --beam: a file of the words that a text may have")
+    parser.add_argument("--ngram", type=Path, help="with --beam: an n-gram model of words in the ARPA format")
     parser.add_argument("--stream", action="store_true", help="texts of sound: chunk by chunk; - is raw int16 input")
     parser.add_argument("--out", type=Path, help="embeddings: write the vectors of all samples here, as .npy")
     parser.add_argument("--top", type=int, default=3, help="how many classes to name (3)")
@@ -1794,6 +1954,7 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         pair = bool(about.get("pair")) and not any(one.endswith(".npy") for one in given.samples)
         if pair and len(given.samples) % 2:
             raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
+        search = search_of(given.beam, given.words, given.ngram, about)
         embeddings: list[np.ndarray] = []
         for first in range(0, len(given.samples), 2 if pair else 1):
             sample, second = given.samples[first], given.samples[first + 1] if pair else ""
@@ -1801,6 +1962,8 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
                 show_spans(sample, spans(sample, predict, about, read_tokenizer(folder / "tokenizer.json")))
                 continue
             if is_streamed(sample, about, given.stream):
+                if given.beam:
+                    raise Refused(f"{sample}: {NO_BEAM}")
                 show_text(sample, written_down(predict, about, in_chunks(sample, about)), about, given.stream)
                 continue
             inputs, notes = prepared(sample, about, folder, second)
@@ -1808,6 +1971,10 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
             for note in notes:
                 print(note, file=sys.stderr)
             outputs = run(predict, inputs, sample)
+            if given.beam:
+                for row in arrays_of(outputs)[0]:
+                    print(f"{printable(sample)}: {spelt(sought(row, about['labels'], search), about['labels'])}")
+                continue
             if about.get("decoding") in ("boxes", "mask"):
                 show_objects(Path(sample), joined_heads(outputs), about, given)
                 continue
