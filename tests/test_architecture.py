@@ -24,7 +24,9 @@ HOMES = {
              "models/onnx_operations"),
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
     "openvino": ("runtimes/openvino",),
-    **dict.fromkeys(("ai_edge_litert", "litert_torch"), ("runtimes/litert", "runtimes/litert_islands")),
+    **dict.fromkeys(("ai_edge_litert", "litert_torch"),
+                    ("runtimes/litert", "runtimes/litert_islands", "runtimes/tflm", "runtimes/tflm_layout")),
+    "tflite_micro": ("runtimes/tflm",),
     "executorch": ("runtimes/executorch",),
 }  # fmt: skip
 HEAVY = {"torch", "torchao", "accelerate", "matplotlib", "transformers", "PIL", "datasets", "pyarrow", *HOMES}

@@ -56,6 +56,7 @@ RUNTIMES = {
     ".pte": ("ExecuTorch", "executorch"),
     ".pt2": ("Inductor", "torch"),
     ".c": ("C99", "a C compiler"),
+    ".tflm": ("TFLM", "tflite-micro"),
 }
 RAW = {"image": "pixels", "audio": "samples"}
 RAW_TYPES = {"image": np.dtype(np.uint8), "audio": np.dtype(np.int16)}
@@ -324,7 +325,7 @@ def load(model: Path, threads: int, options: dict[str, str] | None = None) -> Pr
     title, package = RUNTIMES[model.suffix]
     makers: dict[str, Callable[..., Predict]] = {
         ".onnx": onnx_runtime, ".xml": openvino, ".tflite": litert, ".pte": executorch,
-        ".pt2": inductor, ".c": c99,
+        ".pt2": inductor, ".c": c99, ".tflm": tflm,
     }  # fmt: skip
     try:
         return makers[model.suffix](model, threads, options) if options else makers[model.suffix](model, threads)
@@ -484,7 +485,8 @@ def inductor(model: Path, threads: int) -> Predict:
 WITHOUT = ("-mno-avx512f",) if platform.machine() in ("x86_64", "AMD64") else ()
 COMPILED = ("-std=c99", "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC",
             "-shared", *WITHOUT)  # fmt: skip
-ABOUT_C = "/* distiq "  # the line of a C file that says what it takes and gives
+ABOUT_C = "/* distiq "  # begins what a file for microcontrollers says of itself
+TFLM_ROOM = 1 << 16  # bytes that TFLM is given beside what it took where the file was made
 
 
 def compiler() -> str:
@@ -496,33 +498,74 @@ def compiler() -> str:
 
 def c99(model: Path, _threads: int, asked: dict[str, str] | None = None) -> Predict:
     """Compiles a C file for this processor and calls it, sample by sample; option "define": a macro to compile with."""
-    text = model.read_text(encoding="utf-8")
-    about = json.loads(next((line for line in text.splitlines() if line.startswith(ABOUT_C)), "")[len(ABOUT_C) : -3])
-    name = re.search(r"`(\w+)_run`", text)[1] + "_run"  # type: ignore[index]
+    content = model.read_bytes()
+    about = about_of(content)
+    name = re.search(rb"`(\w+)_run`", content)[1].decode() + "_run"  # type: ignore[index]
     function = getattr(library(model, (asked or {}).get("define", "")), name)
-    takes, gives = ([as_c(tensor) for tensor in about[side]] for side in ("inputs", "outputs"))
-    orders = [[[0, *order] for order in side] for side in about["orders"]]
-    shapes = [[tensor["shape"][axis] for axis in order[1:]] for tensor, order in zip(about["outputs"], orders[1])]
 
     def predict(inputs: Arrays) -> Arrays:
-        arrays = in_order(inputs, [tensor["name"] for tensor in about["inputs"]])
-        laid = [
-            np.ascontiguousarray(as_taken(array, tensor).transpose(order), tensor["dtype"])
-            for array, tensor, order in zip(arrays, takes, orders[0])
-        ]
-        for array, tensor in zip(arrays, about["inputs"]):
-            if list(array.shape[1:]) != tensor["shape"][1:]:
-                raise ValueError(f"{tensor['name']} has shape {list(array.shape)}, the file takes {tensor['shape']}")
-        count = len(arrays[0])
-        outputs = [np.empty((count, *shape), tensor["dtype"]) for shape, tensor in zip(shapes, gives)]
+        laid = as_laid(inputs, about)
+        outputs = [np.empty((len(laid[0]), *shape), kind) for shape, kind in given_shapes(about)]
         both = [*laid, *outputs]
         starts, steps = [array.ctypes.data for array in both], [array.strides[0] for array in both]
-        for row in range(count):
+        for row in range(len(laid[0])):
             function(*(ctypes.c_void_p(start + row * step) for start, step in zip(starts, steps)))
-        plain = [as_floats(one.transpose(np.argsort(order)), to) for one, order, to in zip(outputs, orders[1], gives)]
-        return by_name([np.ascontiguousarray(one) for one in plain], [tensor["name"] for tensor in about["outputs"]])
+        return as_given(outputs, about)
 
     return predict
+
+
+def tflm(model: Path, _threads: int) -> Predict:
+    """Runs a file for microcontrollers in TFLM's own kernels, sample by sample."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    content = model.read_bytes()
+    about = about_of(content)
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=about["arena_bytes"] + TFLM_ROOM)
+
+    def predict(inputs: Arrays) -> Arrays:
+        laid = as_laid(inputs, about)
+        outputs = [np.empty((len(laid[0]), *shape), kind) for shape, kind in given_shapes(about)]
+        for row in range(len(laid[0])):
+            for number, array in enumerate(laid):
+                interpreter.set_input(array[row : row + 1], number)
+            interpreter.invoke()
+            for number, array in enumerate(outputs):
+                array[row] = interpreter.get_output(number)[0]
+        return as_given(outputs, about)
+
+    return predict
+
+
+def about_of(content: bytes) -> dict[str, Any]:
+    """What a file for microcontrollers says of itself: what it takes and gives, with the order of axes in memory."""
+    text = content[content.index(ABOUT_C.encode()) + len(ABOUT_C) :].decode(errors="replace")
+    return json.JSONDecoder().raw_decode(text)[0]
+
+
+def as_laid(inputs: Arrays, about: dict[str, Any]) -> list[np.ndarray]:
+    """Inputs as such a file takes them: axes in their order in memory, integers where it wants such."""
+    laid = []
+    arrays = in_order(inputs, [tensor["name"] for tensor in about["inputs"]])
+    for array, tensor, order in zip(arrays, about["inputs"], about["orders"][0]):
+        if list(array.shape[1:]) != tensor["shape"][1:]:
+            raise ValueError(f"{tensor['name']} has shape {list(array.shape)}, the file takes {tensor['shape']}")
+        taken = as_taken(array, as_c(tensor)).transpose([0, *order])
+        laid.append(np.ascontiguousarray(taken, as_c(tensor)["dtype"]))
+    return laid
+
+
+def given_shapes(about: dict[str, Any]) -> list[tuple[list[int], np.dtype]]:
+    """The shape and type of each output of a sample, as it lies in memory."""
+    both = zip(about["outputs"], about["orders"][1])
+    return [([tensor["shape"][axis] for axis in order], as_c(tensor)["dtype"]) for tensor, order in both]
+
+
+def as_given(outputs: Sequence[np.ndarray], about: dict[str, Any]) -> Arrays:
+    """Outputs as they lie in memory as those of the network: float32, axes in its own order."""
+    both = zip(outputs, about["outputs"], about["orders"][1])
+    plain = [as_floats(one.transpose(np.argsort([0, *order])), as_c(tensor)) for one, tensor, order in both]
+    return by_name([np.ascontiguousarray(one) for one in plain], [tensor["name"] for tensor in about["outputs"]])
 
 
 def as_c(tensor: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ class MeasureSettings(Part):
         ("onnxruntime",),
         min_length=1,
         description='every trial is measured in each, the first is delivered (see quantize.fall_back): "onnxruntime",'
-        ' "openvino", "litert", "executorch", "inductor", "c99"',
+        ' "openvino", "litert", "executorch", "inductor", "c99", "tflm"',
     )
     threads: int = Field(1, ge=1, description="threads of the runtime")
     throughput_batch: int = Field(32, ge=1, description="images per batch when throughput is measured")

@@ -24,10 +24,11 @@ from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
 from distiq.runtimes.openvino import OPENVINO
 from distiq.runtimes.runtime import FileOptions, Footprint, Runtime
 from distiq.runtimes.saturation import saturation
+from distiq.runtimes.tflm import TFLM
 from distiq.runtimes.uint8_input import Uint8Input
 
 LEAST_DB = 10.0  # of a file's outputs on two samples; integers that are rounded otherwise stay above 30
-RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR, C99)
+RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR, C99, TFLM)
 
 
 def export(
@@ -37,7 +38,8 @@ def export(
 
     Args:
         model: a float network or a `QuantizedModel`; it is not changed.
-        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte or .pt2.
+        path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte, .pt2, .c (a .h is put beside it)
+            or .tflm.
         example: one or more normalized samples (B, ...), a dict by name where the network takes several inputs.
         uint8_input: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
         integer_io: the file takes and gives int8, quantized as the scheme has the network's input and output; .tflite

@@ -9,6 +9,7 @@ outputs stay int8 where that is asked for.
 import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.signature import (
     AffineParameters,
+    Positional,
     Predict,
     Signature,
     Tensors,
@@ -67,7 +69,7 @@ BESIDE_VALUES = ("CONCATENATION", "EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "
                  "NOT_EQUAL", "PADV2", "SELECT_V2")  # fmt: skip
 """What reads constants that are no weights: padding, bounds, and values that others are compared with."""
 FILE_IDENTIFIER = b"TFL3"
-CONVOLUTION_AXES = 4
+CONVOLUTION_AXES = IMAGE_AXES = 4
 UNSIGNED = 128  # how far the zero point of uint8 stands from that of int8
 
 
@@ -80,7 +82,7 @@ def export_litert(model: nn.Module, example: Tensors, path: Path, options: FileO
     Raises:
         UserError: an operation has no form in LiteRT.
     """
-    content = _converted(model, example, path, options)
+    content = converted(model, example, path, options)
     try:
         _interpreter(content, 1, path)
     except UserError as error:  # it converts operations that it has no kernel for, such as a sort
@@ -91,21 +93,34 @@ def export_litert(model: nn.Module, example: Tensors, path: Path, options: FileO
     if _takes_any_batch(dynamic, example):
         content = dynamic
     elif _has_range_columns(content):
-        content = _converted(model, example, path, options, one_sample=True)
+        content = converted(model, example, path, options, one_sample=True)
     write_atomically(path, content)
 
 
-def _converted(model: nn.Module, example: Tensors, path: Path, options: FileOptions, one_sample: bool = False) -> bytes:
-    """A .tflite file of a single sample."""
+def converted(
+    model: nn.Module,
+    example: Tensors,
+    path: Path,
+    options: FileOptions,
+    one_sample: bool = False,
+    is_for_micro: bool = False,
+) -> bytes:
+    """A .tflite file of a single sample.
+
+    Args:
+        is_for_micro: inputs and outputs of four axes lie channels last, and no layer multiplies integers by floats.
+    """
     with silence():
         import litert_torch
     try:
         with silence(), torch.no_grad():
-            network = positional(_prepared(model, one_sample), each(lambda one: one[:1].contiguous(), example))
-            converted = litert_torch.convert(network.module, network.inputs, quant_config=_config(model))
-            flat = _model(bytes(converted.model_content()))
+            prepared = _prepared(model, one_sample, has_hybrids=not is_for_micro)
+            network = positional(prepared, each(lambda one: one[:1].contiguous(), example))
+            form = _channels_last(network) if is_for_micro else network
+            made = litert_torch.convert(form.module, form.inputs, quant_config=_config(model))
+            flat = unpacked(bytes(made.model_content()))
             inline_composites(flat)
-            content = _content(flat)
+            content = packed(flat)
     except UserError:
         raise
     except Exception as error:  # the converter raises many kinds
@@ -124,6 +139,17 @@ def _converted(model: nn.Module, example: Tensors, path: Path, options: FileOpti
     return content if uint8_input is None else _with_uint8_input(content, uint8_input)
 
 
+def _channels_last(network: Positional) -> Positional:
+    """The network with inputs and outputs (B, C, H, W) as (B, H, W, C)."""
+    from litert_torch import to_channel_last_io
+
+    taken = [number for number, one in enumerate(network.inputs) if one.ndim == IMAGE_AXES]
+    outputs = tensors_of(network.named(network.module(*network.inputs)))
+    given = [number for number, one in enumerate(outputs) if one.ndim == IMAGE_AXES]
+    inputs = [one.permute(0, 2, 3, 1).contiguous() if one.ndim == IMAGE_AXES else one for one in network.inputs]
+    return replace(network, module=to_channel_last_io(network.module, taken, given).eval(), inputs=tuple(inputs))
+
+
 def load_litert(path: Path, threads: int = 1, _options: Mapping[str, str] = MappingProxyType({})) -> Predict:
     """A `predict` that runs the file; where its batch is fixed to one, sample by sample.
 
@@ -139,7 +165,12 @@ def signature(path: Path) -> Signature:
     """What the file takes and gives; of int8 also how it is quantized."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    inputs, outputs = named_tensors(_interpreter(path.read_bytes(), 1, path))
+    return signature_of(path.read_bytes(), path)
+
+
+def signature_of(content: bytes, path: Path) -> Signature:
+    """What a .tflite file takes and gives; `path` is where it lies, or will."""
+    inputs, outputs = named_tensors(_interpreter(content, 1, path))
     given = tuple(_spec(name, tensor) for name, tensor in inputs.items())
     is_free = all(one.shape[:1] == (-1,) for one in given)  # the file says it of its inputs alone
     return Signature(given, tuple(_spec(name, tensor, is_free) for name, tensor in outputs.items()))
@@ -160,7 +191,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 
     types = {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     by_kind: dict[str, Counter[str]] = {}
-    for kind, _, computed_in in _steps(_model(path.read_bytes())):
+    for kind, _, computed_in in _steps(unpacked(path.read_bytes())):
         by_kind.setdefault(kind.lower(), Counter())[types[computed_in].replace("uint8", "int8")] += 1
     return {kind: dict(counts) for kind, counts in sorted(by_kind.items())}
 
@@ -174,7 +205,7 @@ def _float_operations(content: bytes) -> tuple[str, ...]:
     from ai_edge_litert import schema_py_generated as schema
 
     names = []
-    for number, (kind, result, computed_in) in enumerate(_steps(_model(content))):
+    for number, (kind, result, computed_in) in enumerate(_steps(unpacked(content))):
         if kind not in FREE and computed_in in _floats(schema):
             place = f"{MODULE}/" if bytes(result.name).startswith(MODULE.encode()) else ""
             names.append(f"{place}{number} ({kind.lower()})")
@@ -204,9 +235,13 @@ def _floats(schema: Any) -> tuple[int, ...]:
 
 def quantization_parameters(path: Path) -> QuantizationParameters:
     """The integer weights, scales and zero points that the file holds."""
+    return parameters_of(unpacked(path.read_bytes()))
+
+
+def parameters_of(model: Any) -> QuantizationParameters:
+    """The integer weights, scales and zero points that an unpacked .tflite file holds."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(path.read_bytes())
     graph = model.subgraphs[0]
     weights, floats, activations = [], [], set()
     widened = {operation.inputs[1] for operation in graph.operators if _reads_range_columns(graph, operation, schema)}
@@ -256,7 +291,7 @@ def _of_groups(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
 def _has_range_columns(content: bytes) -> bool:
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = _model(content).subgraphs[0]
+    graph = unpacked(content).subgraphs[0]
     return any(_reads_range_columns(graph, operation, schema) for operation in graph.operators)
 
 
@@ -275,11 +310,11 @@ def _channels_first(array: np.ndarray, output_axis: int) -> np.ndarray:
     return array.transpose(0, 3, 1, 2) if output_axis == 0 else array.transpose(3, 0, 1, 2)
 
 
-def _prepared(model: nn.Module, one_sample: bool) -> nn.Module:
+def _prepared(model: nn.Module, one_sample: bool, has_hybrids: bool = True) -> nn.Module:
     if not is_quantized(model):
         return float_copy(model)
     assert isinstance(model, fx.GraphModule)
-    graph = without_idle_clips(with_float_outputs(with_float_joints(model), one_sample=one_sample))
+    graph = without_idle_clips(with_float_outputs(with_float_joints(model), False, one_sample, has_hybrids))
     return with_islands(with_weight_pairs(with_plain_attention(graph)))
 
 
@@ -293,16 +328,18 @@ def _config(model: nn.Module) -> Any:
     return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(get_symmetric_quantization_config()))
 
 
-def _model(content: bytes) -> Any:
+def unpacked(content: bytes) -> Any:
+    """The model of a .tflite file as objects."""
     from ai_edge_litert import schema_py_generated as schema
 
     return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
 
 
-def _content(model: Any) -> bytes:
+def packed(model: Any, builder: Any = None) -> bytes:
+    """A .tflite file of a model as objects."""
     import flatbuffers
 
-    builder = flatbuffers.Builder(1024)
+    builder = builder or flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
     return bytes(builder.Output())
 
@@ -311,7 +348,7 @@ def _check_integers(content: bytes, path: Path) -> None:
     """Raises UserError unless every operation of the file, from its inputs to its outputs, is one of integers."""
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = _model(content).subgraphs[0]
+    graph = unpacked(content).subgraphs[0]
     floats = _float_operations(content)
     if floats or any(graph.tensors[end].type != schema.TensorType.INT8 for end in (*graph.inputs, *graph.outputs)):
         what = ", ".join(floats) or "its input or output"
@@ -323,7 +360,7 @@ def _check_integers(content: bytes, path: Path) -> None:
 
 def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """Names the inputs and outputs of the file's signature, which the converter numbers: args_0, output_1."""
-    model = _model(content)
+    model = unpacked(content)
     for signature_def in model.signatureDefs:
         for mapped, names in ((signature_def.inputs, inputs), (signature_def.outputs, outputs)):
             numbers = [int(one.name.rpartition(b"_")[2]) for one in mapped]
@@ -331,14 +368,14 @@ def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
                 raise UserError(f"LiteRT files give a tensor once, but {twice[0]} is another output, too; leave it out")
             for one, number in zip(mapped, numbers, strict=True):
                 one.name = names[number].encode()
-    return _content(model)
+    return packed(model)
 
 
 def _with_float_input(content: bytes) -> bytes:
     """Puts a QUANTIZE operation before each int8 input."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(content)
+    model = unpacked(content)
     graph = model.subgraphs[0]
     alone = len(graph.inputs) == 1
     for number, inside in enumerate(graph.inputs):
@@ -350,7 +387,7 @@ def _with_float_input(content: bytes) -> bytes:
         graph.tensors.append(entry)
         _insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
         _replace(model, "inputs", number, len(graph.tensors) - 1)
-    return _content(model)
+    return packed(model)
 
 
 def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
@@ -363,7 +400,7 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
             wide = weight._replace(integers=np.pad(weight.integers, ((0, 0), (0, RANGE_COLUMNS))))
             by_bytes["EMBEDDING_LOOKUP", dequantized(weight).tobytes()] = weight
             by_bytes["FULLY_CONNECTED", dequantized(wide).tobytes()] = wide
-    model = _model(content)
+    model = unpacked(content)
     graph = model.subgraphs[0]
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     for operation in graph.operators:
@@ -386,14 +423,14 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
     for number, buffer in enumerate(model.buffers):
         if number not in used:
             buffer.data = None
-    return _content(model)
+    return packed(model)
 
 
 def _with_float_output(content: bytes) -> bytes:
     """Puts a DEQUANTIZE operation behind each int8 output."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(content)
+    model = unpacked(content)
     graph = model.subgraphs[0]
     alone = len(graph.outputs) == 1
     for number, inside in enumerate(graph.outputs):
@@ -405,7 +442,7 @@ def _with_float_output(content: bytes) -> bytes:
         graph.tensors.append(result)
         _insert(model, len(graph.operators), "DEQUANTIZE", [inside], len(graph.tensors) - 1)
         _replace(model, "outputs", number, len(graph.tensors) - 1)
-    return _content(model)
+    return packed(model)
 
 
 def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
@@ -415,7 +452,7 @@ def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(content)
+    model = unpacked(content)
     graph = model.subgraphs[0]
     inside = graph.inputs[0]
     entry = copy.copy(graph.tensors[inside])
@@ -428,7 +465,7 @@ def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
             entry.quantization = copy.copy(first)
             entry.quantization.zeroPoint = zero_point
             graph.tensors[inside] = entry
-            return _content(model)
+            return packed(model)
     entry.name = b"input"
     graph.tensors.append(entry)
     _replace(model, "inputs", 0, len(graph.tensors) - 1)
@@ -445,7 +482,7 @@ def _with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
         _insert(model, number, kind, inputs, after)
         before = after
     graph.tensors[inside].name = f"{MODULE}/{len(steps)}".encode()
-    return _content(model)
+    return packed(model)
 
 
 def _insert(model: Any, position: int, kind: str, inputs: list[int], output: int) -> None:
@@ -494,7 +531,7 @@ def _with_dynamic_batch(content: bytes) -> bytes:
     """Lets every RESHAPE keep the batch that it finds, and marks the input's batch as open."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = _model(content)
+    model = unpacked(content)
     graph = model.subgraphs[0]
     for number in graph.inputs:
         entry = graph.tensors[number]
@@ -507,7 +544,7 @@ def _with_dynamic_batch(content: bytes) -> bytes:
         if shape[0] == 1:
             shape[0] = -1
             buffer.data = np.frombuffer(shape.tobytes(), np.uint8)
-    return _content(model)
+    return packed(model)
 
 
 def _takes_any_batch(content: bytes, example: Tensors) -> bool:

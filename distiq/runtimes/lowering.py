@@ -61,7 +61,9 @@ def float_copy(model: nn.Module) -> nn.Module:
     return make_contiguous(copy.deepcopy(model).cpu().eval())
 
 
-def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sample: bool = False) -> fx.GraphModule:
+def with_float_outputs(
+    reference: fx.GraphModule, choosing: bool = False, one_sample: bool = False, has_hybrids: bool = True
+) -> fx.GraphModule:
     """A copy for runtimes that have no integer kernel with a float32 result but one that quantizes its input itself.
 
     Such a kernel quantizes each row of a float32 input to a range from its smallest to its largest value. Linear layers
@@ -72,6 +74,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sa
     Args:
         choosing: operations of the graph are to compute scale and zero point, as ExecuTorch's lowering wants it.
         one_sample: the file's batch is fixed, and the columns may become constants.
+        has_hybrids: there is such a kernel; where not, weights of any number are held as float32.
     """
     graph = _copy(reference)
     _quantize_before_moving(graph)
@@ -83,7 +86,7 @@ def with_float_outputs(reference: fx.GraphModule, choosing: bool = False, one_sa
             for reader in list(node.users):
                 reader.replace_all_uses_with(_scaled_rows(graph, node, reader))
             continue
-        few = _attribute(graph, node.args[0]).numel() < FEWEST_WIDENED
+        few = not has_hybrids or _attribute(graph, node.args[0]).numel() < FEWEST_WIDENED
         if few or not all(_takes_range(user, node) for user in node.users):
             node.replace_all_uses_with(_new_parameter(graph, node))
             continue

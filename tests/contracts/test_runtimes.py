@@ -33,7 +33,7 @@ from distiq.runtimes.runtime import Runtime
 
 CLASSES = 4
 NAMES = [runtime.name for runtime in RUNTIMES]
-LAST_LAYER_IN_FLOAT = {"litert", "executorch"}
+LAST_LAYER_IN_FLOAT = {"litert", "executorch", "tflm"}
 """Where it is small, as in these networks; see `lowering.with_float_outputs`."""
 
 
@@ -140,12 +140,14 @@ def test_the_int8_file_answers_as_the_simulated_graph(files: Files, images: Tens
     with torch.no_grad():
         simulated = files.quantized(images)
     deployed = load(files.int8_file)(images)
-    # Kernels rescale and round in their own ways: now and then a value lands one integer beside.
+    # Kernels rescale and round in their own ways: now and then a value lands one integer beside; TFLM's, which round
+    # twice, more often (tests/runtimes/test_tflm.py holds them to LiteRT's reference kernels, to the bit).
     span = simulated.max() - simulated.min()
-    assert (deployed - simulated).abs().max() < 0.03 * span
+    far = 0.06 if files.runtime == "tflm" else 0.03
+    assert (deployed - simulated).abs().max() < far * span
     assert (deployed - simulated).abs().mean() < 0.005 * span
     top = simulated.topk(2, dim=1).values
-    clear = top[:, 0] - top[:, 1] > 0.02 * span
+    clear = top[:, 0] - top[:, 1] > far * span / 1.5
     assert clear.sum() > 200
     assert torch.equal(simulated.argmax(1)[clear], deployed.argmax(1)[clear])
 
@@ -183,8 +185,8 @@ def test_no_layer_but_a_named_one_computes_in_float(files: Files):
         assert sum("fully" in name for name in left) == 1
         left = tuple(name for name in left if "fully" not in name)
     # XNNPACK averages over windows in float32 alone; LiteRT's own kernel would keep the input's scale.
-    allowed = {("executorch", "branches"): 1, ("litert", "branches"): 1}.get((files.runtime, files.family), 0)
-    assert len(left) == allowed, left
+    pools = files.family == "branches" and files.runtime in ("executorch", "litert", "tflm")
+    assert len(left) == int(pools), left
 
 
 CONVERTING = {"dequantizelinear", "dequantize", "fakequantize", "convert", "reorder", "reshape", "transpose"}
@@ -301,6 +303,7 @@ def convolutions(dimensions: int) -> nn.Module:
 
 WITHOUT_VOLUMES = {
     "executorch": r"cannot run this file .* outside XNNPACK: aten::convolution.*other run",
+    "tflm": r"TFLM cannot run this network \(Didn't find op for builtin opcode 'CONV_3D'\)",
     "c99": r"uses aten\.conv3d .*no kernel in C; replace it, or take another runtime",
 }
 
@@ -317,7 +320,8 @@ def test_convolutions_in_one_and_three_dimensions_run_or_are_refused(name: str, 
             export(quantized, path, inputs)
         assert list(tmp_path.iterdir()) == []
         return
-    assert sqnr_db(quantized(inputs), load(export(quantized, path, inputs))(inputs)) > 60
+    least_db = 45 if name == "tflm" else 60
+    assert sqnr_db(quantized(inputs), load(export(quantized, path, inputs))(inputs)) > least_db
     assert differences(quantized, path) == ""
 
 

@@ -21,7 +21,7 @@ from distiq.runtimes.check import check_runtimes
         ),
         (
             {"export": {"integer_io": True}},
-            'files of "litert" or "c99" alone take integers; add it to',
+            'files of "litert" or "c99" or "tflm" alone take integers; add it to',
         ),
         (
             {"quantize": {"mode": "dynamic"}, "measure": {"runtimes": ["openvino"]}},

@@ -58,8 +58,8 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
     },
 }  # fmt: skip
 """Kinds that the float32 file must name; other runtimes fuse or rewrite some of them."""
-QUICK = [runtime.name for runtime in RUNTIMES if runtime.name not in ("inductor", "c99")]
-"""C has no kernel of some of these operations, and is refused: tests/runtimes/test_c99.py."""
+QUICK = [runtime.name for runtime in RUNTIMES if runtime.name not in ("inductor", "c99", "tflm")]
+"""C and TFLM have no kernel of some of these operations, and are refused: test_c99.py, test_tflm.py."""
 
 
 def kinds(names: tuple[str, ...]) -> set[str]:
