@@ -83,6 +83,7 @@ def _card_text(
 | agrees with the simulated graph | {agrees} |
 
 {run.verdict.sentence}
+{run.accelerator.sentence if run.accelerator else ""}
 
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
 {" ".join(facts)}

@@ -60,7 +60,8 @@ class IntegerQuantizer(Quantizer):
         low, high = affine_bounds(scheme.activation_bits)
         kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
         made = ActivationFakeQuantize.with_args(scheme=scheme)
-        self.activation = QuantizationSpec(kind, made, low, high, torch.per_tensor_affine)
+        affine = torch.per_tensor_symmetric if scheme.symmetric_activations else torch.per_tensor_affine
+        self.activation = QuantizationSpec(kind, made, low, high, affine)
         self.factor = QuantizationSpec(kind, made, low, high, torch.per_tensor_symmetric)
         self.quantized: set[fx.Node] = set()  # nodes whose results are
         self.tail: set[fx.Node] = set()

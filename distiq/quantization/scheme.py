@@ -47,6 +47,8 @@ class Scheme:
             much. The scale, not the weights of the moment, decides, so rounding and training keep the promise.
         integer_io: static, 8 bits: the network's input and output are quantized, too, so that a file can take and give
             integers; else the last layer's result is float32.
+        symmetric_activations: static: values that lie on both sides of zero have a zero point of 0, as some
+            accelerators want it; others begin or end at zero.
         attention: static: products of two activations, as in attention, are quantized, too: symmetrically where values
             lie on both sides of zero, as kernels want it there.
     """
@@ -67,6 +69,7 @@ class Scheme:
     group_size: int = 0
     integer_io: bool = False
     attention: bool = False
+    symmetric_activations: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError where no such scheme can be."""
@@ -118,8 +121,9 @@ class Scheme:
         grouped = f" in groups of {self.group_size}" if self.group_size else ""
         plain = ", computed in float32: no speed is claimed" if self.in_float else ""
         logits = ", int8 logits" if self.integer_io else ""
+        symmetric = ", symmetric activations" if self.symmetric_activations else ""
         products = ", attention in int8" if self.attention and self.activation_bits == 8 else ""
-        cures = f"{products}{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
+        cures = f"{symmetric}{products}{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
         match self.mode:
             case "static":
                 return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}"

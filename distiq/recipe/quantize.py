@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from distiq.recipe.part import Part
+from distiq.recipe.target import TargetName
 from distiq.recipe.training import QATSettings
 
 Mode = Literal["static", "dynamic", "weight_only"]
@@ -70,6 +71,11 @@ class QuantizeSettings(Part):
         "static",
         description='"static": int8 throughout, ranges from calibration; "dynamic": linear layers in int8, ranges of'
         ' each batch; "weight_only": integer weights, computed in float32. Tables of embeddings are int8 in all',
+    )
+    target: TargetName = Field(
+        "",
+        description='an accelerator whose compiler is to take the file: "ethos-u", "qnn", "coreml", "rknn"; what it'
+        " lacks is refused before training, by operator",
     )
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = Field(
         8, description="of every layer; 4 and fewer are stored as 4 bits and computed as 8"

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from distiq.records.accelerator import AcceleratorRecord
 from distiq.records.data import DataRecord
 from distiq.records.models import ModelRecord
 from distiq.records.quality import FlipRecord
@@ -84,7 +85,8 @@ class RunRecord(Record):
     """The run as a whole: what was asked, where it ran, how it ended.
 
     `seconds` are those of its steps, whenever they were made; `steps` names their folders by step. `skipped` says why a
-    rung was not tried, `estimates` what each rung costs, as it was known before it was tried. `delivered` holds the
+    rung was not tried, `estimates` what each rung costs, as it was known before it was tried. `accelerator` is what the
+    compiler of `quantize.target` expects of the delivered file. `delivered` holds the
     SHA-256 of each part of the delivered model file.
     """
 
@@ -107,6 +109,7 @@ class RunRecord(Record):
     trials: tuple[TrialRecord, ...]
     skipped: dict[str, str] = {}
     estimates: dict[str, str] = {}
+    accelerator: AcceleratorRecord | None = None
     sensitivity: SensitivityRecord | None = None
     comparison: ComparisonRecord
     flips: tuple[FlipRecord, ...]

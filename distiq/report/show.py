@@ -266,6 +266,8 @@ def _print_verdict(run: RunRecord, console: Console) -> None:
     tone = "green" if run.verdict.met else "red"
     console.print(Text.assemble((verdict_heading(run), f"bold {tone}"), (f"  {run.name}", "dim")))
     console.print(Text(run.verdict.sentence))
+    if run.accelerator is not None:
+        console.print(Text(run.accelerator.sentence))
     for breach in run.verdict.breaches:
         console.print(Text(f"- {breach_sentence(breach)}", tone))
     if run.verdict.next_step:

@@ -29,6 +29,7 @@ from distiq.recipe.recipe import Recipe
 from distiq.run.measure import example_of
 from distiq.run.networks import Models, Network
 from distiq.run.rungs import rungs_of
+from distiq.run.target import check_target, check_target_operators
 from distiq.runtimes.check import check_runtimes
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import check_task
@@ -38,6 +39,7 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
     """Raises UserError if the recipe asks for what this machine, this data, or distiq does not have."""
     rungs_of(recipe.quantize)
     check_runtimes(recipe)
+    check_target(recipe)
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
@@ -144,6 +146,7 @@ def check_export(recipe: Recipe, data: Data, student: Network, watch: Watch | No
         for joint in unlike_joints(graph, example_of(data)):
             watch.note(f"{student.role}: {joint}")
     check_paths(graph, recipe.quantize.float_modules or ())
+    check_target_operators(recipe, graph)
     if recipe.export.integer_io:
         prepare(graph, Scheme(float_modules=_kept_in_float(recipe, model), integer_io=True))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from distiq.data.splits import Data
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.recipe import Recipe
+from distiq.recipe.target import target
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.trials import FloatModulesRecord
 from distiq.run import ladder
@@ -125,7 +126,7 @@ def plain_scheme(recipe: Recipe, decided: FloatModulesRecord | None) -> Scheme:
     Args:
         decided: which modules stay in float32.
     """
-    settings = recipe.quantize
+    settings, profile = recipe.quantize, target(recipe.quantize.target)
     return Scheme(
         settings.weight_bits,
         settings.activation_bits,
@@ -135,4 +136,5 @@ def plain_scheme(recipe: Recipe, decided: FloatModulesRecord | None) -> Scheme:
         group_size=settings.group_size,
         integer_io=recipe.export.integer_io,
         attention=settings.attention,
+        symmetric_activations=profile is not None and profile.symmetric_activations,
     )

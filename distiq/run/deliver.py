@@ -35,6 +35,7 @@ from distiq.run.networks import Models
 from distiq.run.rungs import training_rung
 from distiq.run.scenes import scenes_of
 from distiq.run.select import Selection
+from distiq.run.target import estimate_of
 from distiq.run.train import basis_of
 from distiq.run.trial import QuantizedTeacher
 from distiq.runtimes.export import checksums
@@ -93,6 +94,7 @@ def write_run(
         trials=chosen.shown,
         skipped=dict(climbed.skipped),
         estimates=climbed.estimates,
+        accelerator=estimate_of(recipe, chosen.delivered, file.path),
         sensitivity=climbed.evidence,
         comparison=timings,
         flips=worst_flips(data, student.logits["test"], logits),
