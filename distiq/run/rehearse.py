@@ -11,6 +11,7 @@ from typing import TypeVar
 from distiq.bundle.write import write_parts
 from distiq.data.splits import Data
 from distiq.errors import UserError
+from distiq.models.audio import front_ends
 from distiq.models.signature import Tensors
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
@@ -38,11 +39,17 @@ def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None
         student=models.student,
         kept=models.kept,
         data=data,
-        scheme=replace(plain_scheme(recipe, None), float_modules=recipe.quantize.float_modules or ()),
+        scheme=replace(plain_scheme(recipe, None), float_modules=_kept_in_float(recipe, models.student)),
         conditions=[conditions_of(recipe, runtime) for runtime in recipe.measure.runtimes],
         board=Footprint(*(None if limit is None else round(1000 * limit) for limit in recipe.budget.of_board)),
     )
     ledger.once("rehearsal", "trying the files of the untrained student", make)
+
+
+def _kept_in_float(recipe: Recipe, student: Network) -> tuple[str, ...]:
+    """Those that the recipe names; for a board, which has no room for the Fourier basis of one in int8, front-ends."""
+    asked, is_board = recipe.quantize.float_modules, any(limit is not None for limit in recipe.budget.of_board)
+    return asked if asked is not None else front_ends(student.module) if is_board else ()
 
 
 def try_files(

@@ -517,11 +517,15 @@ static void transformed(const distiq_log_mel *m, float *real, float *imaginary) 
   }
 }
 
-static void log_mel(const distiq_log_mel *m, const float *in, float *real, float *out) {
+/* Of samples as floats, or as the integers of a microphone: 32768 is 1. */
+static void log_mel(const distiq_log_mel *m, const float *in, const int16_t *pcm, float *real, float *out) {
   float *imaginary = real + m->length;
   int is_power_of_two = (m->length & (m->length - 1)) == 0;
-  for (int32_t frame = 0; frame < m->frames; frame++, in += m->hop) {
-    for (int32_t t = 0; t < m->length; t++) real[t] = in[t] * m->window[t], imaginary[t] = 0.0f;
+  for (int32_t frame = 0; frame < m->frames; frame++) {
+    for (int32_t t = 0, at = frame * m->hop; t < m->length; t++, at++) {
+      real[t] = (pcm ? (float)pcm[at] / 32768.0f : in[at]) * m->window[t];
+      imaginary[t] = 0.0f;
+    }
     if (is_power_of_two) transformed(m, real, imaginary);
     for (int32_t k = 0; k <= m->length / 2; k++) {
       float x = real[k], y = imaginary[k];

@@ -17,6 +17,7 @@ C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "u
 ABOUT = "/* distiq "
 LINE = 118
 FILE = "c99_kernels.c"
+LOG_MEL = "log_mel"
 MARK = re.compile(r"^/\* kernel (\w+)(?:: ([\w ]+))? \*/$", re.MULTILINE)
 
 
@@ -46,6 +47,7 @@ def written(program: Program, arena: Arena, signature: Signature, name: str) -> 
         "orders": [_orders(values) for values in (program.inputs, program.outputs)],
         "arena_bytes": arena.size,
         "least_arena_bytes": arena.lower_bound,
+        "pcm16": takes_pcm16(program),
     }
     parts = [
         f"/* Written by distiq. `{prefix}_run` computes one sample; see {name}.h. */",
@@ -170,14 +172,44 @@ def _parameters(program: Program) -> str:
     return ", ".join((*takes, *gives))
 
 
+def takes_pcm16(program: Program) -> bool:
+    """Whether front-ends of sound alone read the network's only input, which a second function takes as int16 then."""
+    if len(program.inputs) > 1:
+        return False
+    sound = program.inputs[0].buffer
+    readers = [step for step in program.steps if sound in step.reads]
+    return bool(readers) and all(step.kernel == LOG_MEL and step.arguments[0] == sound.name for step in readers)
+
+
 def _run(program: Program, arena: Arena, prefix: str) -> str:
-    lines = [f"void {prefix}_run({_parameters(program)}) {{"]
+    """The function of one sample, or both where sound may be int16."""
+    if not takes_pcm16(program):
+        return f"void {prefix}_run({_parameters(program)}) {_body(program, arena, '0')}"
+    sound, outputs = program.inputs[0].buffer.name, _parameters(program).partition(", ")[2]
+    given = ", ".join(one.buffer.name for one in program.outputs)
+    body = _body(program, arena, "pcm")
+    return (
+        f"static void computed(const float *{sound}, const int16_t *pcm, {outputs}) {body}\n\n"
+        f"void {prefix}_run({_parameters(program)}) {{ computed({sound}, 0, {given}); }}\n"
+        f"void {prefix}_run_pcm16(const int16_t *pcm, {outputs}) {{ computed(0, pcm, {given}); }}"
+    )
+
+
+def _body(program: Program, arena: Arena, pcm: str) -> str:
+    """The calls of all kernels.
+
+    Args:
+        pcm: what a front-end reads in place of floats, where that is not null.
+    """
+    lines = ["{"]
     lines += [
         f"  {C_TYPES[buffer.kind]} *const {buffer.name} = ({C_TYPES[buffer.kind]} *)(arena.bytes + {start});"
         for buffer, start in arena.starts.items()
     ]
     for number, step in enumerate(program.steps):
-        passed = ", ".join((f"&s{number}", *step.arguments))
+        first, *others = step.arguments
+        given = (first, pcm, *others) if step.kernel == LOG_MEL else step.arguments
+        passed = ", ".join((f"&s{number}", *given))
         lines.append(f"  {step.kernel}({passed}); /* {step.operation} {step.kind} {step.macs} */")
     return "\n".join([*lines, "}"])
 
@@ -198,7 +230,11 @@ def _header(program: Program, arena: Arena, prefix: str) -> str:
             if value.affine:
                 lines += [f"#define {start}_SCALE {_float(value.affine.scale)}"]
                 lines += [f"#define {start}_ZERO ({value.affine.zero_point})"]
-    return "\n".join([*lines, f"\nvoid {prefix}_run({_parameters(program)});\n\n#endif\n"])
+    lines.append(f"\nvoid {prefix}_run({_parameters(program)});")
+    if takes_pcm16(program):
+        lines += ["\n/* The same for samples as a microphone gives them, in half the memory: 32768 is 1.0f. */"]
+        lines += [f"void {prefix}_run_pcm16(const int16_t *pcm, {_parameters(program).partition(', ')[2]});"]
+    return "\n".join([*lines, "\n#endif\n"])
 
 
 # Reading back ---------------------------------------------------------------------------------------------------------

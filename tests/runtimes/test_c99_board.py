@@ -1,5 +1,6 @@
 """C files on boards: the program beside a file replays its vectors here, and emulated boards give the same bytes."""
 
+import ctypes
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -137,6 +138,20 @@ def test_a_front_end_is_one_operation_that_gives_pytorch_s_features(tmp_path: Pa
         assert [one.rpartition("(")[2] for one in C99.float_operations(path)] == ["log_mel)"]
         torch.testing.assert_close(load(path)(sounds), network(sounds), rtol=0, atol=2e-4)
         assert path.stat().st_size < 40_000, "tables of one turn, not a Fourier basis"
+
+
+@NEEDS_COMPILER
+def test_samples_of_a_microphone_give_the_bytes_of_floats_in_half_the_memory(tmp_path: Path):
+    quantized, _ = quantized_network("keywords")
+    pcm = np.random.default_rng(0).integers(-32768, 32768, (3, 1600)).astype(np.int16)
+    sounds = torch.from_numpy(pcm.astype(np.float32) / 32768)
+    path, outputs = export(quantized, tmp_path / "model.c", sounds), np.empty((3, 10), np.float32)
+    run = runner.library(path, "").model_run_pcm16
+    for row, result in zip(pcm, outputs, strict=True):
+        run(row.ctypes.data_as(ctypes.c_void_p), result.ctypes.data_as(ctypes.c_void_p))
+    assert np.array_equal(outputs, load(path)(sounds).numpy())
+    assert C99.footprint is not None
+    assert C99.footprint(path).ram_bytes == about_of(path.read_text())["arena_bytes"] + 2 * 1600 + 4 * 10
 
 
 def test_a_board_that_is_too_small_is_refused_with_what_the_file_takes(tmp_path: Path):
