@@ -39,6 +39,11 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 #endif
 
 /* kernel layer: types */
+#ifdef __AVX2__
+#include <immintrin.h>
+#define DISTIQ_WIDE(from) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from)))
+#endif
+
 /* Not inlined: with AVX-512VL, GCC 12.2 would make wrong code of these loops within those of a depthwise layer. */
 #ifdef __GNUC__
 __attribute__((noinline))
@@ -65,6 +70,35 @@ static void finished(const distiq_layer *layer, int32_t first, int32_t count, co
 #endif
 }
 
+/* Sums of products of a row with four rows of weights. */
+static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t depth, int32_t *sums) {
+  const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
+  int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0;
+#ifdef __AVX2__ /* the same integers; compilers add up each of the four by itself */
+  __m256i v0 = _mm256_setzero_si256(), v1 = v0, v2 = v0, v3 = v0;
+  for (; k + 16 <= depth; k += 16) {
+    __m256i value = _mm256_loadu_si256((const __m256i *)(row + k));
+    v0 = _mm256_add_epi32(v0, _mm256_madd_epi16(value, DISTIQ_WIDE(w0 + k)));
+    v1 = _mm256_add_epi32(v1, _mm256_madd_epi16(value, DISTIQ_WIDE(w1 + k)));
+    v2 = _mm256_add_epi32(v2, _mm256_madd_epi16(value, DISTIQ_WIDE(w2 + k)));
+    v3 = _mm256_add_epi32(v3, _mm256_madd_epi16(value, DISTIQ_WIDE(w3 + k)));
+  }
+  v0 = _mm256_hadd_epi32(_mm256_hadd_epi32(v0, v1), _mm256_hadd_epi32(v2, v3));
+  __m128i all = _mm_add_epi32(_mm256_castsi256_si128(v0), _mm256_extracti128_si256(v0, 1));
+  _mm_storeu_si128((__m128i *)sums, all);
+  if (k == depth) return;
+  s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+#endif
+  for (; k < depth; k++) {
+    int16_t value = row[k];
+    s0 += value * (int16_t)w0[k];
+    s1 += value * (int16_t)w1[k];
+    s2 += value * (int16_t)w2[k];
+    s3 += value * (int16_t)w3[k];
+  }
+  sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
 /* Sums of products of one row with `outs` rows of weights, in blocks. The row is of int16: compilers find the
    multiply-add of pairs for such. */
 static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int16_t *row, int32_t depth,
@@ -74,18 +108,7 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
     int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK;
     const int8_t *weights = layer->weights + (size_t)(first + start) * depth;
     int32_t i = 0;
-    for (; i + 4 <= count; i += 4, weights += 4 * (size_t)depth) {
-      const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
-      int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-      for (int32_t k = 0; k < depth; k++) {
-        int16_t value = row[k];
-        s0 += value * (int16_t)w0[k];
-        s1 += value * (int16_t)w1[k];
-        s2 += value * (int16_t)w2[k];
-        s3 += value * (int16_t)w3[k];
-      }
-      sums[i] = s0, sums[i + 1] = s1, sums[i + 2] = s2, sums[i + 3] = s3;
-    }
+    for (; i + 4 <= count; i += 4, weights += 4 * (size_t)depth) four_sums(row, weights, depth, sums + i);
     for (; i < count; i++, weights += depth) {
       int32_t sum = 0;
       for (int32_t k = 0; k < depth; k++) sum += row[k] * (int16_t)weights[k];
