@@ -42,6 +42,7 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 #ifdef __AVX2__
 #include <immintrin.h>
 #define DISTIQ_WIDE(from) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from)))
+#define DISTIQ_EIGHT(from) _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(from)))
 #endif
 
 /* Not inlined: with AVX-512VL, GCC 12.2 would make wrong code of these loops within those of a depthwise layer. */
@@ -82,6 +83,14 @@ static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t 
     v1 = _mm256_add_epi32(v1, _mm256_madd_epi16(value, DISTIQ_WIDE(w1 + k)));
     v2 = _mm256_add_epi32(v2, _mm256_madd_epi16(value, DISTIQ_WIDE(w2 + k)));
     v3 = _mm256_add_epi32(v3, _mm256_madd_epi16(value, DISTIQ_WIDE(w3 + k)));
+  }
+  if (k + 8 <= depth) {
+    __m128i value = _mm_loadu_si128((const __m128i *)(row + k));
+    v0 = _mm256_add_epi32(v0, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w0 + k))));
+    v1 = _mm256_add_epi32(v1, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w1 + k))));
+    v2 = _mm256_add_epi32(v2, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w2 + k))));
+    v3 = _mm256_add_epi32(v3, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w3 + k))));
+    k += 8;
   }
   v0 = _mm256_hadd_epi32(_mm256_hadd_epi32(v0, v1), _mm256_hadd_epi32(v2, v3));
   __m128i all = _mm_add_epi32(_mm256_castsi256_si128(v0), _mm256_extracti128_si256(v0, 1));
@@ -154,14 +163,39 @@ static void conv_s8(const distiq_layer *layer, const int8_t *in, int16_t *patch,
 }
 
 /* kernel depthwise_s8: layer */
+static const int8_t no_weights[DISTIQ_BLOCK];
+
+/* Adds two taps of a kernel to the sums of `count` channels. */
+static inline void tapped(const int8_t *in_a, const int8_t *weights_a, const int8_t *in_b, const int8_t *weights_b,
+                          int16_t zero, int32_t count, int32_t *sums) {
+  int32_t i = 0;
+#ifdef __AVX2__ /* products of both, added as one; unpacked halves of a register lie crosswise */
+  __m256i zeros = _mm256_set1_epi16(zero);
+  for (; i + 16 <= count; i += 16) {
+    __m256i a = _mm256_sub_epi16(DISTIQ_WIDE(in_a + i), zeros), b = _mm256_sub_epi16(DISTIQ_WIDE(in_b + i), zeros);
+    __m256i wa = DISTIQ_WIDE(weights_a + i), wb = DISTIQ_WIDE(weights_b + i);
+    __m256i even = _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(wa, wb));
+    __m256i odd = _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), _mm256_unpackhi_epi16(wa, wb));
+    __m256i *to = (__m256i *)(sums + i);
+    _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), _mm256_permute2x128_si256(even, odd, 0x20)));
+    to++;
+    _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), _mm256_permute2x128_si256(even, odd, 0x31)));
+  }
+#endif
+  for (; i < count; i++)
+    sums[i] += (int16_t)(in_a[i] - zero) * weights_a[i] + (int16_t)(in_b[i] - zero) * weights_b[i];
+}
+
 static void depthwise_s8(const distiq_layer *layer, const int8_t *in, void *out) {
   int32_t sums[DISTIQ_BLOCK], channels = layer->channels;
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
   int8_t *result = (int8_t *)out;
+  int16_t zero = (int16_t)layer->zero_in;
   for (int32_t y = 0; y < layer->out_height; y++)
     for (int32_t x = 0; x < layer->out_width; x++, result += channels * bytes)
       for (int32_t start = 0; start < channels; start += DISTIQ_BLOCK) {
         int32_t count = channels - start < DISTIQ_BLOCK ? channels - start : DISTIQ_BLOCK;
+        const int8_t *values_before = 0, *weights_before = 0; /* of a tap that waits for the next */
         for (int32_t i = 0; i < count; i++) sums[i] = layer->bias[start + i];
         for (int32_t ky = 0; ky < layer->kernel_h; ky++) {
           int32_t row = y * layer->stride_h - layer->pad_top + ky * layer->dilation_h;
@@ -171,10 +205,15 @@ static void depthwise_s8(const distiq_layer *layer, const int8_t *in, void *out)
             if (column < 0 || column >= layer->width) continue;
             const int8_t *values = in + ((size_t)row * layer->width + column) * channels + start;
             const int8_t *weights = layer->weights + ((size_t)ky * layer->kernel_w + kx) * channels + start;
-            int16_t zero = (int16_t)layer->zero_in;
-            for (int32_t i = 0; i < count; i++) sums[i] += (int16_t)(values[i] - zero) * weights[i];
+            if (values_before) {
+              tapped(values_before, weights_before, values, weights, zero, count, sums);
+              values_before = 0;
+            } else {
+              values_before = values, weights_before = weights;
+            }
           }
         }
+        if (values_before) tapped(values_before, weights_before, values_before, no_weights, zero, count, sums);
         finished(layer, start, count, sums, result);
       }
 }
