@@ -108,10 +108,9 @@ def test_the_arena_is_near_the_least_that_lives_at_once(network, tmp_path: Path)
 def test_no_memory_is_asked_for(integers: tuple[QuantizedModel, Path]):
     text = integers[1].read_text()
     assert not re.search(r"\b(malloc|calloc|realloc|free|alloca)\b", text)
-    assert set(re.findall(r"#include <(.*?)>", text + integers[1].with_suffix(".h").read_text())) == {
-        "string.h",
-        "stdint.h",
-    }
+    text += integers[1].with_suffix(".h").read_text()
+    for_x86 = "#ifdef __AVX2__\n#include <immintrin.h>\n"
+    assert set(re.findall(r"#include <(.*?)>", text.replace(for_x86, ""))) == {"string.h", "stdint.h"}
 
 
 # Operations in float32 ------------------------------------------------------------------------------------------------
