@@ -51,7 +51,7 @@ RecipeFile = Annotated[
 RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fashion_mnist", show_default=False)]
 Ranges = Literal["mse", "minmax", "percentile", "entropy"]
 Rounding = Literal["nearest", "gptq", "adaround", "brecq"]
-Mode = Literal["static", "dynamic", "weight_only"]
+Mode = Literal["static", "dynamic", "weight_only", "float16"]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 
@@ -494,7 +494,9 @@ def quantize(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="the file to write; .onnx, .xml, .tflite, .pte, .pt2 or .c  [default: MODEL.int8.onnx]"),
+        typer.Option(
+            help="the file to write; .onnx, .xml, .tflite, .pte, .pt2 or .c  [default: MODEL.int8.onnx, .float16.onnx]"
+        ),
     ] = None,
     ranges: Annotated[Ranges, typer.Option(help="how the range of an activation is found")] = "mse",
     rounding: Annotated[
@@ -504,7 +506,8 @@ def quantize(
     equalize: Annotated[bool, typer.Option("--equalize", help="move scales between layers, correct biases")] = False,
     weight_bits: Annotated[int, typer.Option(help="8, 7, 6, 4, 3 or 2")] = 8,
     mode: Annotated[
-        Mode, typer.Option(help="static int8; dynamic: linear layers in int8; weight_only: computed in float32")
+        Mode,
+        typer.Option(help="static int8; dynamic: linear layers in int8; weight_only, float16: computed in float32"),
     ] = "static",
     group_size: Annotated[
         int, typer.Option(help="weight_only, 4 bits: inputs of a linear layer that share a scale")
@@ -546,7 +549,7 @@ def quantize(
             record = quantize_file(
                 model,
                 data,
-                out or model.with_suffix(".int8.onnx"),
+                out or model.with_suffix(".float16.onnx" if mode == "float16" else ".int8.onnx"),
                 scheme_of(
                     ranges,
                     rounding,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 SMALLEST_SCALE = float(torch.finfo(torch.float32).eps)
+HALVED_FROM = 256
+"""Values of a constant from which on two bytes each, in place of four, are worth a conversion in the file."""
 
 
 def drawn(count: int, most: int) -> Tensor:

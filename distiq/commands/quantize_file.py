@@ -97,7 +97,7 @@ def quantize_file(
     seconds: float = 0.2,
     watch: Watch | None = None,
 ) -> OwnFileRecord:
-    """Quantizes a float32 ONNX file, writes the int8 file, and measures both on samples that calibration did not see.
+    """Quantizes a float32 ONNX file, writes the int8 or float16 file, and measures both on samples not calibrated on.
 
     A file that distiq reads becomes a torch graph first, which every rounding and every runtime can have. Any other is
     quantized as the ONNX graph that it is, if `out` is .onnx, too, and so is one that a torch graph made slower or
@@ -156,6 +156,8 @@ def quantize_file(
 def _shortcoming(record: OwnFileRecord, least_db: float) -> str:
     """What a file quantized through a torch graph lacks; empty where nothing."""
     before, after = (file.latency[0].p50_ms for file in record.bench.files)
+    if record.delivered != "int8":
+        return ""
     if record.sqnr_db < least_db:
         return f"through a torch graph it has {record.sqnr_db:.1f} dB"
     return (
@@ -210,12 +212,15 @@ def _through_torch(
         float_operations=runtime.float_operations(out),
         operations=operations(out),
         pair_sums=pair_sums(out),
+        delivered="float16 weights" if scheme.mode == "float16" else "int8",
         notes=("quantized through a torch graph",),
     )
 
 
 def _takes_any_graph(runtime: Runtime, scheme: Scheme) -> bool:
     """Whether a scheme can be had without a torch graph."""
+    if scheme.mode == "float16":
+        return runtime is ONNX_RUNTIME
     plain = Scheme(ranges=scheme.ranges, rounding=scheme.rounding, iterations=scheme.iterations)
     return runtime is ONNX_RUNTIME and scheme.rounding in ("nearest", "gptq") and scheme == plain
 

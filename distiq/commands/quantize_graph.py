@@ -5,6 +5,7 @@ float32 file on samples that calibration did not see, and is never worse: where 
 noisiest layers go back to float32 one by one, and where that does not help the weights are stored in float16.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,9 @@ from distiq.progress import Watch
 from distiq.quantization.scheme import Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import operations, pair_sums
+from distiq.runtimes.onnx_half import round_to_halves
 from distiq.runtimes.onnx_plan import STANDARD
-from distiq.runtimes.onnx_qdq import open_graph, with_float16_weights
+from distiq.runtimes.onnx_qdq import open_graph
 from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, open_session
 from distiq.timing.latency import latencies
 
@@ -37,6 +39,7 @@ SLOWER = 1.03  # than float32: less cannot be told from the noise of the measure
 CALL_MS = 0.02  # what a call itself takes
 TURNS, TURN_S = 6, 0.1  # of the timing that decides
 PARTS = 8  # in which layers go back to float32 for speed
+NO_MIXTURE = "no mixture of int8 and float32 layers was better: the file holds float16 weights, computed in float32"
 NAMED = {"Loop", "Scan", "LSTM", "GRU", "RNN"}
 """Operations that are carried through and named, beside those of other domains than ONNX's own."""
 
@@ -85,10 +88,16 @@ def quantize_graph(
     name, threads = str(files.source), timing.threads
     model = open_graph(files.taken, names_in(files.data), files.folder)
     calibration, held_out = read_calls(files.data, inputs_of(model, name), preparation, samples, COMPARED)
-    watch.stage(f"quantizing the ONNX graph on {calibration.samples} samples")
-    calibrated = calibrate(model, calibration, scheme, name)
-    watch.stage(f"comparing on {held_out.samples} other samples")
-    delivered = deliver(calibrated, open_session(files.taken, threads), held_out, threads, min_sqnr, watch)
+    session, carried = open_session(files.taken, threads), list[str]()
+    if scheme.mode == "float16":
+        watch.stage(f"comparing on {held_out.samples} other samples")
+        delivered = _in_half(model, session, held_out, threads, min_sqnr, ())
+    else:
+        watch.stage(f"quantizing the ONNX graph on {calibration.samples} samples")
+        calibrated = calibrate(model, calibration, scheme, name)
+        watch.stage(f"comparing on {held_out.samples} other samples")
+        delivered = deliver(calibrated, session, held_out, threads, min_sqnr, watch)
+        carried = _carried(calibrated)
     write_atomically(files.out, delivered.model.SerializeToString())
     call = {key: torch.from_numpy(np.array(one)) for key, one in next(iter(held_out.one_by_one())).items()}
     is_own = files.taken == files.source
@@ -113,7 +122,7 @@ def quantize_graph(
         agreement=min(agreement.values(), default=None),
         agreement_by_output=agreement if len(agreement) > 1 else {},
         delivered=delivered.kind,
-        notes=(f"quantized as the ONNX graph that it is: {why}", *_carried(calibrated), *delivered.notes),
+        notes=(f"quantized as the ONNX graph that it is: {why}", *carried, *delivered.notes),
         float_operations=ONNX_RUNTIME.float_operations(files.out),
         operations=operations(files.out),
         pair_sums=pair_sums(files.out) if delivered.kind == "int8" else "",
@@ -254,16 +263,27 @@ def deliver(
     ]
     if attempt is not None:
         return Delivered(attempt.model, attempt.comparison, "int8", (*joined, *notes))
-    half = with_float16_weights(calibrated.model)
-    comparison = compared(
-        reference, open_session(half.SerializeToString(), threads, name="the float16 graph"), held_out
-    )
+    untaken = f"int8 is no better than float32 here ({'; '.join(notes)})"
+    try:
+        return _in_half(calibrated.model, reference, held_out, threads, least_db, (*notes, NO_MIXTURE))
+    except UserError as error:
+        raise UserError(f"{untaken}, and {error}") from error
+
+
+def _in_half(
+    model: ModelProto, reference: Any, held_out: Calls, threads: int, least_db: float, notes: tuple[str, ...]
+) -> Delivered:
+    """The graph with float16 weights.
+
+    Raises:
+        UserError: it is farther from float32 than `least_db`.
+    """
+    half = copy.deepcopy(model)
+    round_to_halves(half)
+    session = open_session(half.SerializeToString(), threads, name="the float16 graph")
+    comparison = compared(reference, session, held_out)
     if comparison.worst_db < least_db:
         raise UserError(
-            f"int8 is no better than float32 here ({'; '.join(notes)}), and float16 weights give"
-            f" {comparison.worst_db:.1f} dB: stay with the float32 file, or lower --min-sqnr"
+            f"float16 weights give {comparison.worst_db:.1f} dB: stay with the float32 file, or lower --min-sqnr"
         )
-    notes.append(
-        "no mixture of int8 and float32 layers was better: the file holds float16 weights, computed in float32"
-    )
-    return Delivered(half, comparison, "float16 weights", tuple(notes))
+    return Delivered(half, comparison, "float16 weights", notes)

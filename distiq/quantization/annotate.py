@@ -68,6 +68,8 @@ class IntegerQuantizer(Quantizer):
         self.in_float: set[fx.Node] = set()
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        if self.scheme.mode == "float16":
+            return model
         self.tail = set() if self.scheme.integer_io else tail(model)
         self.in_float = among_norms(model)
         self.useless, self.constant = only_multiplied(model), set(constant_nodes(model))

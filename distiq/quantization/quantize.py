@@ -14,6 +14,7 @@ from distiq.progress import Silent, Watch
 from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize, only_enabled
 from distiq.quantization.graph import bias_fake_quantizers, convert, export_graph, parameter_of, prepare
+from distiq.quantization.half import halve
 from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
@@ -103,6 +104,8 @@ def quantize(
     scheme, model = scheme or Scheme(rounding="gptq"), in_float32(model, type(model).__name__, watch)
     example = each(lambda one: one[:2] if count > 1 else one.repeat(2, *[1] * (one.ndim - 1)), calibration)
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
+    if scheme.mode == "float16":
+        return _halved(quantized, calibration, watch or Silent())
     if scheme.equalize:
         migrate_outliers(quantized.prepared, calibration)
         equalize_layers(quantized.prepared, calibration)
@@ -121,6 +124,15 @@ def quantize(
             f"weights and biases are rounded by {read} of {count} calibration samples: between two layers the values of"
             f" more take over {KEPT_BYTES >> 20} MB"
         )
+    return quantized
+
+
+def _halved(quantized: QuantizedModel, calibration: Tensors, watch: Watch) -> QuantizedModel:
+    """Rounds the weights to float16 and tells which layers its range does not hold."""
+    own = quantized.scheme.float_modules
+    if beyond := halve(quantized.prepared, calibration, own):
+        watch.note(f"stay in float32, since float16's range does not hold their values: {', '.join(beyond)}")
+    quantized.scheme = replace(quantized.scheme, float_modules=(*own, *beyond))
     return quantized
 
 

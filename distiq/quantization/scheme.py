@@ -23,7 +23,8 @@ class Scheme:
         mode: where activations are quantized. "static": everywhere, from calibration. "dynamic": at the inputs of
             linear layers, from each batch by itself, so that a sample's output depends a little on the others; all
             other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and computed
-            with as float32. In these two, tables of embeddings have 8 bits.
+            with as float32. In these two, tables of embeddings have 8 bits. "float16": nothing is an integer; weights
+            are rounded to half precision and computed with as float32; rounding and ranges mean nothing.
         group_size: weight-only, 4 bits and fewer: so many inputs of a linear layer share a scale, where its width is a
             multiple of that; 0 takes one scale for each output.
         rounding: each weight to the nearest integer, or all of a layer together so that its output on the
@@ -93,7 +94,7 @@ class Scheme:
     @property
     def in_float(self) -> bool:
         """Whether runtimes compute everything in float32: such files are small, and no faster."""
-        return self.mode == "weight_only" or self.activation_bits == 16
+        return self.mode in ("weight_only", "float16") or self.activation_bits == 16
 
     def bits_of(self, path: str) -> int:
         """The weight bits of the layer at a module path, before its range is reduced."""
@@ -129,5 +130,7 @@ class Scheme:
                 return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}"
             case "dynamic":
                 return f"dynamic W{bits}A8 linear layers, int8 tables{cures}"
+            case "float16":
+                return f"float16 weights{kept}{plain}"
             case "weight_only":
                 return f"weight-only W{bits}{grouped}, int8 tables{cures}"

@@ -8,7 +8,7 @@ from distiq.recipe.part import Part
 from distiq.recipe.target import TargetName
 from distiq.recipe.training import QATSettings
 
-Mode = Literal["static", "dynamic", "weight_only"]
+Mode = Literal["static", "dynamic", "weight_only", "float16"]
 NARROW_BITS = 4
 GROUP_SIZES = (0, 16, 32, 64, 128, 256)
 INTEGER_IO_LACKS = (
@@ -31,6 +31,10 @@ def attention_lacks(attention: bool, mode: Mode, reduce_range: bool) -> str:
 
 def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: int, reduce_range: bool) -> str:
     """Why there is no such scheme, and the nearest that there is; empty where there is one."""
+    of_integers = {"weight_bits": weight_bits != 8, "activation_bits": activation_bits != 8,
+                   "group_size": bool(group_size), "reduce_range": reduce_range}  # fmt: skip
+    if mode == "float16" and (names := [name for name, is_set in of_integers.items() if is_set]):
+        return f'{names[0]} is of integers, and mode = "float16" has none; leave it out'
     if activation_bits == 16 and mode != "static":
         nearest = 'mode = "static"' if mode == "dynamic" else "leave activation_bits out"
         what = "8-bit activations" if mode == "dynamic" else "float32 activations"
@@ -70,7 +74,8 @@ class QuantizeSettings(Part):
     mode: Mode = Field(
         "static",
         description='"static": int8 throughout, ranges from calibration; "dynamic": linear layers in int8, ranges of'
-        ' each batch; "weight_only": integer weights, computed in float32. Tables of embeddings are int8 in all',
+        ' each batch; "weight_only": integer weights, computed in float32; "float16": weights in half precision,'
+        " computed in float32. Tables of embeddings are int8 in all but the last",
     )
     target: TargetName = Field(
         "",

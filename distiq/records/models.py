@@ -7,7 +7,7 @@ from distiq.records.record import Record
 from distiq.records.speed import CostRecord
 from distiq.records.training import TrainingRecord
 
-ColumnName = Literal["float32", "int8 simulated", "int8 deployed"]
+ColumnName = Literal["float32", "int8 simulated", "int8 deployed", "float16 simulated", "float16 deployed"]
 
 
 class Column(Record):

@@ -65,6 +65,8 @@ class RuntimeRecord(Record):
 
 FLOAT32 = "float32"
 """The rung that a ladder falls back to: the student as it is."""
+FLOAT16 = "float16"
+"""The rung whose files hold no integers but float16 weights."""
 
 
 class TrialRecord(Record):
@@ -102,6 +104,11 @@ class TrialRecord(Record):
         """The share of the test set on which the simulated graph and the deployed file answer the same; see
         `RuntimeRecord`."""
         return self.runtimes[0].agreement if self.runtimes else 1.0
+
+    @property
+    def form(self) -> str:
+        """What the deployed file's weights are: "int8", "float16" or "float32"."""
+        return self.rung if self.rung in (FLOAT32, FLOAT16) else "int8"
 
     @property
     def float_operations(self) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def length_rows(run: RunRecord) -> tuple[Row, ...]:
     named = {cost.file: Cell(f"{role}, float32", cost.runtime) for role, cost in costs.items() if cost}
     for entry in trial.runtimes:
         named.setdefault(entry.float_file, Cell("student, float32", entry.runtime))
-        named[entry.file] = Cell("student, int8", entry.runtime)
+        named[entry.file] = Cell(f"student, {trial.form}", entry.runtime)
     delivered, own = chosen_trial(run).runtimes, costs["student"]
     file = delivered[0].file if delivered else own.file if own else ""
     return tuple(Row(head, _cells(run, name), marked=name == file) for name, head in named.items())

@@ -113,8 +113,8 @@ def columns_of(run: RunRecord, model: ModelRecord) -> tuple[Column, ...]:
 
 
 def delivered_form(run: RunRecord) -> str:
-    """ "int8", or "float32" where no int8 file was faster."""
-    return FLOAT32 if run.verdict.chosen == FLOAT32 else "int8"
+    """ "int8", or where that was too far from float32, or slower, "float16" or "float32"."""
+    return chosen_trial(run).form
 
 
 def latency_of(run: RunRecord, cost: CostRecord | None, batch: int) -> LatencyRecord | None:

@@ -31,7 +31,7 @@ from distiq.report.figures import (
 )
 from distiq.report.lengths import length_headings, length_rows
 from distiq.report.measurements import read_measurements
-from distiq.report.reading import class_changes, read_ablation, read_diagnosis, read_run
+from distiq.report.reading import class_changes, delivered_form, read_ablation, read_diagnosis, read_run
 from distiq.report.tables import (
     SETTING_HEADINGS,
     Row,
@@ -388,7 +388,7 @@ def _print_classes(run: RunRecord, console: Console) -> None:
         return
     _heading(console, "Classes that lost most")
     table = _table("class")
-    for name in ("teacher", "student", "int8", "change"):
+    for name in ("teacher", "student", delivered_form(run), "change"):
         table.add_column(name, justify="right")
     for change in class_changes(run, most=len(run.teacher.column("float32").test.per_class))[:WORST_CLASSES]:
         shares = (change.teacher, change.student, change.deployed)

@@ -108,7 +108,7 @@ def _changed_headline(delivered: Quality, agreement: float, form: str) -> Headli
     moved = delivered.change_against_float
     name = f"{heading(moved.title)}{f', {moved.note}' if moved.note else ''}" if moved else "Change against float32"
     note = f"the student's own; deployed file and simulation agree on {percent(agreement)}"
-    return Headline(name, figure(moved), note if form == "int8" else "no int8 file is delivered")
+    return Headline(name, figure(moved), note if form != FLOAT32 else "no int8 file is delivered")
 
 
 def measurement_columns(run: RunRecord) -> tuple[tuple[ModelRecord, Column], ...]:
@@ -248,12 +248,12 @@ def ladder_rows(run: RunRecord) -> tuple[Row, ...]:
 
 
 RUNTIME_HEADINGS = (
-    Cell("File", "int8"),
-    Cell("Latency", "int8, one sample"),
+    Cell("File", "quantized"),
+    Cell("Latency", "quantized, one sample"),
     Cell("Against float32", "one sample"),
     Cell("Agreement", "with the simulation"),
     Cell("Test"),
-    Cell("Throughput", "int8"),
+    Cell("Throughput", "quantized"),
     Cell("Within a step", "of the logits"),
     Cell("Integers", "those of the graph"),
     Cell("Float operations left"),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from distiq.records.models import ModelRecord
 from distiq.records.record import ONE, Modality
 from distiq.records.run import DropRecord
-from distiq.records.trials import FLOAT32, Breach, TrialRecord
+from distiq.records.trials import FLOAT16, FLOAT32, Breach, TrialRecord
 
 
 def verdict_sentence(
@@ -66,20 +66,26 @@ def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
     measured = f"medians {medians} ms; turn by turn {1 / speed.ratio:.2f} times its time"
     if speed.verdict != "slower":
         return (
-            f" In {own.runtime} int8 did not measure faster than its own float32 file ({measured}, within the noise):"
-            " it is small, not fast."
+            f" In {own.runtime} {best.form} did not measure faster than its own float32 file ({measured}, within the"
+            " noise): it is small, not fast."
         )
     assert speed.interval is not None
     low, high = (1 / end for end in speed.interval[::-1])
+    name = best.rung if best.form == best.rung else f"{best.rung} int8"
     sentence = (
-        f" In {own.runtime} the {best.rung} int8 file measured slower than its own float32 file ({measured}, 95 %"
-        f" interval {low:.2f} to {high:.2f})"
+        f" In {own.runtime} the {name} file measured slower than its own float32 file ({measured}, 95 % interval"
+        f" {low:.2f} to {high:.2f})"
     )
     if delivered.rung == FLOAT32:
         return f"{sentence}, and no other int8 file is faster than float32: the float32 student is delivered."
     own = delivered.runtimes[0]
     if own.file == best.runtimes[0].file:
         return f"{sentence}: it is small, not fast, and delivered for its size alone."
+    if delivered.form == FLOAT16:
+        return (
+            f"{sentence}; delivered is the float16 file for {own.runtime}, as fast as float32 there and"
+            f" {own.float_size_bytes / own.size_bytes:.2f} times smaller."
+        )
     faster = own.speed.ratio if own.speed else 1.0
     return (
         f"{sentence}; delivered is the {delivered.rung} file for {own.runtime}, {faster:.2f} times faster than float32"

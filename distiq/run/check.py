@@ -37,9 +37,9 @@ from distiq.tasks.score import check_task
 
 def check_recipe(recipe: Recipe, data: Data) -> None:
     """Raises UserError if the recipe asks for what this machine, this data, or distiq does not have."""
-    rungs_of(recipe.quantize)
     check_runtimes(recipe)
     check_target(recipe)
+    rungs_of(recipe.quantize, recipe.export.integer_io, recipe.measure.runtimes)
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)

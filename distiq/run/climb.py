@@ -60,8 +60,13 @@ def climb(
     def noise(scheme: Scheme) -> SensitivityRecord:
         return noise_of(ledger, data, student, scheme, recipe.seed)
 
-    while following := ladder.next_rung(rungs, trials, budget, float_drop, evidence):
-        rung = following.rung
+    def following() -> ladder.Next | None:
+        if found := ladder.next_rung(rungs, trials, budget, float_drop, evidence):
+            return found
+        return ladder.half(rungs, trials) if recipe.quantize.fall_back and _is_slower(trials[-1], student) else None
+
+    while found := following():
+        rung = found.rung
         estimates[rung.name] = _estimate(rung, recipe, data, student, trials)
         if evidence is None and rung.needs_evidence:
             evidence = noise(plain)
@@ -71,9 +76,9 @@ def climb(
         lesson = _lesson(recipe, source) if rung.trains else None
         step, files = quantize_student(ledger, recipe, data, rung.name, title, scheme, student, reference, lesson)
         breaches = ladder.judge(budget, reference.scores.validation, standing(step.record))
-        trials.append(Trial(rung.name, following.reason, scheme, step.record, files, step.seconds, breaches))
+        trials.append(Trial(rung.name, found.reason, scheme, step.record, files, step.seconds, breaches))
         ledger.watch.note(_summary(trials[-1]))
-        if evidence is None and any(breach.of_quality for breach in breaches):
+        if evidence is None and not rung.halves and any(breach.of_quality for breach in breaches):
             evidence = noise(plain)
     skipped = ladder.skipped(rungs, trials, budget, float_drop, evidence) if trials[-1].breaches else {}
     for rung in rungs:
@@ -86,6 +91,13 @@ def _start(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
     untrained = [trial for trial in trials if trial.training is None]
     narrowed = [trial for trial in untrained if rung_named(trial.rung).narrows]
     return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else plain
+
+
+def _is_slower(trial: Trial, student: MeasuredNetwork) -> bool:
+    """Whether a trial's file took longer than the float32 file of the first runtime, each timed alone."""
+    assert student.cost is not None
+    own, plain = (cost.timed("", cost.alone).at_batch(1).p50_ms for cost in (trial.made.cost, student.cost))
+    return own > plain
 
 
 def standing(made: QuantizedRecord) -> ladder.Measured:

@@ -42,7 +42,7 @@ def float_modules(
     Returns:
         None if there is nothing to decide.
     """
-    if asked is None and not front_ends(network.module):
+    if asked is None and (scheme.mode == "float16" or not front_ends(network.module)):
         return None
     make = partial(decide, network=network.trained, data=data, asked=asked, scheme=scheme)
     title = f"what int8 does to the {network.role}'s front-end"

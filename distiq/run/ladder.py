@@ -8,7 +8,7 @@ from distiq.records.quality import Metric, Quality
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import SpeedRecord
 from distiq.records.training import TrainingRecord
-from distiq.records.trials import Breach, TrialRecord
+from distiq.records.trials import FLOAT16, Breach, TrialRecord
 from distiq.run.rungs import Rung
 
 
@@ -146,6 +146,15 @@ def next_rung(
     return Next(rungs[left[0]], f"{reason}: {rungs[left[0]].what}")
 
 
+def half(rungs: Sequence[Rung], trials: Sequence[Tried]) -> Next | None:
+    """The rung of float16 where it was not tried yet: asked once the ladder ends at a file that is no faster than
+    float32. It may be delivered then, being half as large as float32 and as fast."""
+    tried = {trial.rung for trial in trials}
+    is_too_large = any(breach.limit == "size_kb" for breach in trials[-1].breaches)
+    untried = [rung for rung in rungs if rung.halves and rung.name not in tried and not is_too_large]
+    return Next(untried[0], f"int8 measured slower than float32: {untried[0].what}") if untried else None
+
+
 def skipped(
     rungs: Sequence[Rung],
     trials: Sequence[Tried],
@@ -192,17 +201,25 @@ def is_slower(trial: TrialRecord) -> bool:
 def fall_back(best: TrialRecord, others: Sequence[TrialRecord], float32: TrialRecord) -> TrialRecord:
     """What is delivered in place of an int8 file that measured slower than float32.
 
-    The fastest of the other int8 files that is faster than every float32 file; else the float32 student, if its size is
-    within the budget. None may break the limits by more than `best` does. Else `best` itself, for its size.
+    The fastest of the other files that is faster than every float32 file; else that of float16 weights, if it is no
+    slower than float32; else the float32 student, if its size is within the budget. None may break the limits by more
+    than `best` does. Else `best` itself, for its size.
 
     Args:
-        others: the int8 files of all trials and runtimes, each as a trial whose `deployed` and first runtime it is.
+        others: the files of all trials and runtimes, each as a trial whose `deployed` and first runtime it is.
         float32: the student's float32 file as a trial.
     """
     limit = _overrun(best.breaches)
     fast = [trial for trial in others if _is_fast(trial) and _overrun(trial.breaches) <= limit]
     if fast:
         return min(fast, key=lambda trial: trial.runtimes[0].latency[0].p50_ms)
+    halves = [
+        trial
+        for trial in others
+        if trial.form == FLOAT16 and not is_slower(trial) and _overrun(trial.breaches) <= limit
+    ]
+    if halves:
+        return min(halves, key=lambda trial: trial.runtimes[0].latency[0].p50_ms)
     fits = all(breach.limit != "size_kb" for breach in float32.breaches) and _overrun(float32.breaches) <= limit
     return float32 if fits else best
 

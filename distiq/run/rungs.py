@@ -5,7 +5,7 @@ names a rung. A new one is a value and a line in `RUNGS`.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,9 @@ from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.recipe.quantize import Mode, QuantizeSettings
 from distiq.recipe.recipe import Recipe
 from distiq.records.sensitivity import SensitivityRecord
+from distiq.records.trials import FLOAT16
 from distiq.run.narrow import Situation, narrowed
+from distiq.runtimes.export import refusal, runtime_named
 
 FLOAT_LAYERS = 2
 LITTLE, MOST = 0.2, 0.5
@@ -49,6 +51,7 @@ class Rung:
         corrects_biases: no error of the mean is left behind it. leaves_float: some layers stay in float32.
         ranges: how ranges of activations are found, of rungs that differ in that alone; `because`: when they fit.
         cures: what it is tried against in a diagnosis.
+        halves: gives no integers but float16 weights, which are tried where int8 breaks a limit or is slower.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Rung:
     ranges: RangeMethod | None = None
     because: str = ""
     cures: frozenset[Cause] = frozenset()
+    halves: bool = False
 
 
 # Why a rung would be useless ------------------------------------------------------------------------------------------
@@ -147,6 +151,10 @@ def _float_layers(now: Situation) -> Scheme:
 
 def _start(now: Situation) -> Scheme:
     return now.start
+
+
+def _half(now: Situation) -> Scheme:
+    return Scheme(mode="float16", float_modules=now.recipe.quantize.float_modules or ())
 
 
 def _learned_blocks(_recipe: Recipe, _data: Data) -> int:
@@ -269,8 +277,19 @@ QAT = Rung(
     trains=True,
     cures=frozenset({"outliers", "weights", "activations"}),
 )
+HALF = Rung(
+    name=FLOAT16,
+    what="float16 weights, computed in float32: half of float32's size, and its speed",
+    helps="int8 breaks a limit, or measured slower than float32",
+    cost="no more than a file",
+    scheme=_half,
+    modes=("static", "dynamic", "weight_only", "float16"),
+    leaves_float=True,
+    halves=True,
+)
 RUNGS: tuple[Rung, ...] = (
     STATIC, DYNAMIC, WEIGHT_ONLY, ROUNDING, MINMAX, PERCENTILE, EQUALIZE, RECONSTRUCT, LAYERS_IN_FLOAT, MIXED, QAT,
+    HALF,
 )  # fmt: skip
 
 
@@ -291,15 +310,19 @@ def rung_named(name: str) -> Rung:
     return rungs[name]
 
 
-def rungs_of(settings: QuantizeSettings, integer_io: bool = False) -> tuple[Rung, ...]:
+def rungs_of(
+    settings: QuantizeSettings, integer_io: bool = False, runtimes: Sequence[str] = ("onnxruntime",)
+) -> tuple[Rung, ...]:
     """The rungs that a recipe climbs, in its order; where it names none, the mode's, in the order of their cost.
 
     Args:
         integer_io: the file is for devices without float32.
+        runtimes: that files are written for; float16 is climbed by default where all of them have it.
 
     Raises:
-        UserError: one is unknown, or the mode has no such rung.
+        UserError: one is unknown, or the mode or a runtime has no such rung.
     """
+    refused = next(filter(None, (refusal(runtime_named(name), "float16", 8, 0) for name in runtimes)), "")
     of_mode = tuple(rung for rung in RUNGS if settings.mode in rung.modes)
     rungs = tuple(rung for rung in of_mode if rung.is_default)
     if settings.rungs is not None:
@@ -308,10 +331,31 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool = False) -> tuple[Rung
         raise UserError(
             f'quantize.rungs names "{strange[0]}", which mode = "{settings.mode}" has not; it has {_names(of_mode)}'
         )
+    if settings.rungs is not None and any(rung.halves for rung in rungs):
+        _check_half(rungs, integer_io, refused)
     narrow_already = settings.weight_bits <= 4
     return tuple(
-        rung for rung in rungs if not (rung.narrows and narrow_already) and not (rung.leaves_float and integer_io)
+        rung
+        for rung in rungs
+        if not (rung.narrows and narrow_already)
+        and not (rung.leaves_float and integer_io)
+        and not (rung.halves and refused)
     )
+
+
+def _check_half(rungs: Sequence[Rung], integer_io: bool, refused: str) -> None:
+    """Raises UserError where a recipe names the rung of float16 and cannot have it so."""
+    if refused:
+        raise UserError(f"quantize.rungs and measure.runtimes: {refused}")
+    if integer_io:
+        raise UserError(
+            f'quantize.rungs names "{HALF.name}", whose files hold no integers, but export.integer_io = true; leave one'
+            " of the two out"
+        )
+    if not rungs[-1].halves:
+        raise UserError(
+            f'quantize.rungs: "{HALF.name}" gives no integers that "{rungs[-1].name}" could start from; name it last'
+        )
 
 
 def training_rung() -> str:

@@ -10,7 +10,7 @@ from distiq.quantization.mixed import FLOAT_BITS
 from distiq.recipe.recipe import Recipe
 from distiq.records.models import Column
 from distiq.records.speed import ComparisonRecord
-from distiq.records.trials import FLOAT32, Breach, RuntimeRecord, TrialRecord
+from distiq.records.trials import FLOAT16, FLOAT32, Breach, RuntimeRecord, TrialRecord
 from distiq.run import ladder
 from distiq.run.deploy import TrialFile
 from distiq.run.measure import FileCost, MeasuredNetwork, column
@@ -63,7 +63,7 @@ def select(
         for trial, entries in zip(trials, runtimes, strict=True)
         for number in range(len(entries))
     ]
-    reason = f"int8 measured slower than float32 in {best.runtimes[0].runtime}"
+    reason = f"{best.form} measured slower than float32 in {best.runtimes[0].runtime}"
     delivered = ladder.fall_back(best, others, _float_trial(recipe, reference, student, timings, reason))
     assert delivered.deployed.cost is not None
     watch.note(f"{reason}; delivered: {delivered.deployed.cost.file} ({delivered.deployed.cost.runtime})")
@@ -86,14 +86,17 @@ def judge_trial(
     """
     made, file = trial.made, trial.files[number].record
     cost = made.cost if number == 0 else _cost_elsewhere(trial.files[number], student)
-    deployed = column("int8 deployed", file.scores, cost, file.file, timings.files[file.file])
+    is_half = trial.rung == FLOAT16
+    deployed = column(
+        "float16 deployed" if is_half else "int8 deployed", file.scores, cost, file.file, timings.files[file.file]
+    )
     others = tuple(entry for place, entry in enumerate(runtimes) if place != number)
     broken = _breaches(recipe, reference, deployed, made.bit_operations)
     return TrialRecord(
         rung=trial.rung,
         reason=trial.reason,
         scheme=made.scheme,
-        simulated=column("int8 simulated", made.simulated),
+        simulated=column("float16 simulated" if is_half else "int8 simulated", made.simulated),
         deployed=deployed,
         sqnr_db=file.sqnr_db,
         sqnr_by_part=file.sqnr_by_part,

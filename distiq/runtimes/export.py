@@ -70,7 +70,8 @@ def export(
         raise UserError(f"{path}: uint8_input is for networks of one input; normalize images before a call")
     named = getattr(scheme, "float_modules", front_ends(model))
     graph = lowered(model)
-    runtime.export(graph, pair, path, FileOptions(named, uint8_input, integer_io))
+    half = scheme is not None and scheme.mode == "float16"
+    runtime.export(graph, pair, path, FileOptions(named, uint8_input, integer_io, half))
     if uint8_input is None and not integer_io:
         _check_outputs(graph, pair, path)
     return path
@@ -131,10 +132,11 @@ def lowered(model: nn.Module) -> nn.Module:
 
 
 def differences(model: nn.Module, path: Path) -> str:
-    """What of the file's integers and scales is not the quantized graph's; empty where all is."""
+    """What of the file's integers and scales is not the quantized graph's; empty where all is, or there are none."""
     graph = lowered(model)
     assert isinstance(graph, fx.GraphModule)
-    assert is_quantized(graph)
+    if not is_quantized(graph):
+        return ""
     return runtime_of(path).quantization_parameters(path).differs_from(qparams_of(graph))
 
 

@@ -37,6 +37,7 @@ from distiq.models.signature import (
     split,
     tensors_of,
 )
+from distiq.numerics import HALVED_FROM
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.litert_islands import inline_composites, with_islands
 from distiq.runtimes.lowering import (
@@ -125,7 +126,7 @@ def converted(
         raise
     except Exception as error:  # the converter raises many kinds
         raise UserError(f"{path}: LiteRT cannot convert this network: {first_line(error)}") from error
-    _, uint8_input, integer_io = options
+    uint8_input, integer_io = options.uint8_input, options.integer_io
     if integer_io:
         _check_integers(content, path)
     if not integer_io or uint8_input is not None:
@@ -136,7 +137,8 @@ def converted(
         content = _with_integer_weights(content, qparams_of(model).weights)
     if not network.has_usual_names:
         content = _with_names(content, network.input_names, network.output_names)
-    return content if uint8_input is None else _with_uint8_input(content, uint8_input)
+    content = content if uint8_input is None else _with_uint8_input(content, uint8_input)
+    return _with_halves(content) if options.half else content
 
 
 def _channels_last(network: Positional) -> Positional:
@@ -419,11 +421,40 @@ def _with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
         model.buffers[-1].data = np.frombuffer(stored.integers.tobytes(), np.uint8)
         if kind == "FULLY_CONNECTED":
             operation.builtinOptions.asymmetricQuantizeInputs = True  # a range from the smallest to the largest value
+    _drop_unread_buffers(model)
+    return packed(model)
+
+
+def _with_halves(content: bytes) -> bytes:
+    """Stores large constants in float16, behind a DEQUANTIZE, whose values are all those of float16."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = unpacked(content)
+    graph = model.subgraphs[0]
+    for number in range(len(graph.tensors)):
+        tensor = graph.tensors[number]
+        if tensor.type != schema.TensorType.FLOAT32 or (values := _float_array(model, number)).size < HALVED_FROM:
+            continue
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if not (halves.astype(np.float32) == values).all():
+            continue
+        stored, buffer = copy.copy(tensor), schema.BufferT()
+        stored.type, stored.name = schema.TensorType.FLOAT16, tensor.name + b"/float16"
+        buffer.data = np.frombuffer(halves.tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        stored.buffer, tensor.buffer = len(model.buffers) - 1, 0
+        graph.tensors.append(stored)
+        _insert(model, 0, "DEQUANTIZE", [len(graph.tensors) - 1], number)
+    _drop_unread_buffers(model)
+    return packed(model)
+
+
+def _drop_unread_buffers(model: Any) -> None:
     used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}
     for number, buffer in enumerate(model.buffers):
         if number not in used:
             buffer.data = None
-    return packed(model)
 
 
 def _with_float_output(content: bytes) -> bytes:
@@ -608,6 +639,8 @@ def _predict(interpreter: Any, path: Path) -> Predict:
 
 
 def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
+    if mode == "float16":
+        return None
     refusal = only_static_int8(mode, activation_bits, group_size)
     if refusal is None or mode != "dynamic":
         return refusal

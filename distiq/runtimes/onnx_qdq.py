@@ -26,7 +26,6 @@ OLDEST_OPSET = 13  # the first whose pairs have scales for each channel
 OLDEST_FORMAT = 8  # of ONNX files: before 4 every constant had to be an input
 CONTRIBUTED = "com.microsoft"  # where ONNX Runtime has such pairs for older opsets
 LARGEST_INTEGER = 2**30  # of a bias: half of what 32 bits hold
-HALVED_FROM = 1024  # values of a constant that is stored in 16 bits
 
 
 class Parameters(NamedTuple):
@@ -138,30 +137,6 @@ def results_of(session: Any, names: Sequence[str], feed: Mapping[str, np.ndarray
         return list(session.run(list(names), dict(feed)))
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise UserError(f"the network does not run on these samples: {str(error).splitlines()[0]}") from error
-
-
-def with_float16_weights(model: ModelProto) -> ModelProto:
-    """A copy that stores large constants in float16 and computes in float32: ONNX Runtime casts them when it loads."""
-    half = copy.deepcopy(model)
-    for graph in every_graph(half.graph):
-        casts = [_halved(tensor) for tensor in graph.initializer if _can_be_halved(tensor)]
-        nodes = [*casts, *graph.node]
-        del graph.node[:]
-        graph.node.extend(nodes)
-    return half
-
-
-def _can_be_halved(tensor: TensorProto) -> bool:
-    if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < HALVED_FROM:
-        return False
-    return bool(np.abs(numpy_helper.to_array(tensor)).max() <= np.finfo(np.float16).max)
-
-
-def _halved(tensor: TensorProto) -> NodeProto:
-    """Stores a constant in float16; returns the cast that gives its float32 values."""
-    value, name = numpy_helper.to_array(tensor).astype(np.float16), tensor.name
-    tensor.CopyFrom(numpy_helper.from_array(value, f"{name}/float16"))
-    return helper.make_node("Cast", [tensor.name], [name], f"{name}/cast", to=TensorProto.FLOAT)
 
 
 def quantized_graph(

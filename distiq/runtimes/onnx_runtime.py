@@ -43,6 +43,7 @@ from distiq.models.signature import (
 from distiq.models.trace import FROZEN, copied, why_untraced
 from distiq.numerics import dynamic_fake_quantize
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
+from distiq.runtimes.onnx_half import store_halves
 from distiq.runtimes.onnx_passes import FREE, is_wide, rewrite
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight, Work
 
@@ -84,6 +85,8 @@ def export_onnx(
     """
     proto = _to_onnx(model, example)
     rewrite(proto, options.named, options.uint8_input, for_openvino)
+    if options.half:
+        store_halves(proto)
     onnx.checker.check_model(proto, full_check=True)
     write_atomically(path, proto.SerializeToString())
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from distiq.errors import UserError
 from distiq.models.signature import Predict, Signature, Tensors, TensorSpec, by_name, in_order
+from distiq.numerics import HALVED_FROM
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.onnx_runtime import export_onnx
 from distiq.runtimes.runtime import (
@@ -64,6 +65,8 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
                 _round_before_sums(converted)
                 _keep_reduced_axes(converted)
                 _bias_every_layer(converted)
+                if options.half:
+                    _store_halves(converted)
                 openvino.save_model(converted, target, compress_to_fp16=False)
         except Exception as error:  # OpenVINO raises RuntimeError and its own kinds
             raise UserError(f"{path}: OpenVINO cannot convert this network: {_first_line(error)}") from error
@@ -248,6 +251,21 @@ def _bias_every_layer(model: Any) -> None:
             reader.replace_source_output(biased)
 
 
+def _store_halves(model: Any) -> None:
+    """Stores large constants in float16, behind a Convert, whose values are all those of float16: no value changes."""
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.data.dtype != np.float32 or node.data.size < HALVED_FROM:
+            continue
+        with np.errstate(over="ignore"):
+            halves = node.data.astype(np.float16)
+        if (halves.astype(np.float32) == node.data).all():
+            cast = opset13.convert(opset13.constant(halves), "f32").output(0)
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(cast)
+
+
 def _step_of(node: Any) -> float | None:
     """The scale of what a FakeQuantize gives."""
     if node.get_type_name() != "FakeQuantize":
@@ -320,7 +338,7 @@ def _first_line(error: Exception) -> str:
 def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
     if group_size:
         return Refusal("groups of weights", "group_size = 0")
-    if mode == "weight_only":
+    if mode in ("weight_only", "float16"):
         return None
     refusal = only_static_int8(mode, activation_bits, group_size)
     return refusal._replace(nearest='mode = "weight_only" or "static"') if refusal and mode == "dynamic" else refusal

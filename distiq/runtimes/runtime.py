@@ -37,11 +37,13 @@ class FileOptions(NamedTuple):
         named: module paths; where the format keeps names, what computes in them carries the path in its name.
         uint8_input: the file takes uint8 images and normalizes them so.
         integer_io: the file takes (unless it takes uint8 images) and gives int8.
+        half: large constants whose values are those of float16 are stored so and cast when the file is loaded.
     """
 
     named: Sequence[str] = ()
     uint8_input: Uint8Input | None = None
     integer_io: bool = False
+    half: bool = False
 
 
 class Refusal(NamedTuple):
@@ -121,6 +123,8 @@ def only_static_int8(mode: Mode, activation_bits: int, _group_size: int) -> Refu
             return Refusal("activations that are quantized at each run", 'mode = "static"')
         case "weight_only":
             return Refusal("integer weights beside float32 activations", 'mode = "static"')
+        case "float16":
+            return Refusal("float16 weights", 'mode = "static"')
     return None if activation_bits == 8 else Refusal("activations of 16 bits", "activation_bits = 8")
 
 

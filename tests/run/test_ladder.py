@@ -10,7 +10,7 @@ from distiq.records.speed import CostRecord, LatencyRecord, SpeedRecord
 from distiq.records.training import TrainingRecord
 from distiq.records.trials import Breach, RuntimeRecord
 from distiq.records.trials import TrialRecord as Trial
-from distiq.run.ladder import Measured, best, estimate, fall_back, is_slower, judge, next_rung, skipped
+from distiq.run.ladder import Measured, best, estimate, fall_back, half, is_slower, judge, next_rung, skipped
 from distiq.run.rungs import Rung, rung_named
 
 
@@ -383,3 +383,37 @@ def test_a_float_student_that_is_too_large_leaves_int8_for_its_size():
     slow = timed_trial("static", SLOW, breaches=(breach(measured=9.0),))
     large = trial("float32", breach("size_kb", 80, 81))
     assert fall_back(slow, [slow], large) is slow
+
+
+def half_trial(**rest: object) -> Trial:
+    """As fast as float32, beyond which nothing can be told."""
+    return timed_trial("float16", in_runtime(1.0, told=False), **rest)
+
+
+def test_float16_is_delivered_before_float32_where_int8_is_slower():
+    slow = timed_trial("static", SLOW)
+    assert fall_back(slow, [slow, half_trial()], FLOAT).rung == "float16"
+    fast = timed_trial("minmax", in_runtime(3.0, latency_ms=0.02))
+    assert fall_back(slow, [slow, half_trial(), fast], FLOAT) is fast
+    assert fall_back(slow, [slow, half_trial(breaches=(breach(),))], FLOAT) is FLOAT
+    assert fall_back(slow, [slow, timed_trial("float16", SLOW)], FLOAT) is FLOAT
+
+
+@pytest.mark.parametrize(
+    ("rungs", "trials", "tried"),
+    [
+        (("static", "float16"), [trial("static")], "float16"),
+        (("static",), [trial("static")], None),
+        (("static", "float16"), [trial("static"), trial("float16")], None),
+        (("static", "float16"), [trial("static", breach("size_kb", 80, 81))], None),
+    ],
+)
+def test_float16_is_tried_once_where_int8_is_slower(rungs: tuple[str, ...], trials: list[Trial], tried: str | None):
+    following = half(named(*rungs), trials)
+    assert (following and following.rung.name) == tried
+
+
+def test_float16_is_what_is_left_where_int8_breaks_the_budget():
+    tried = [trial("static", breach()), trial("qat", breach())]
+    assert next_rung(named("static", "qat", "float16"), tried, BUDGET, 0.1).rung.name == "float16"
+    assert next_rung(named("static", "qat", "float16"), tried, BUDGET, 1.1) is None, "float32 itself loses too much"

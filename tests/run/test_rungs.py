@@ -23,9 +23,10 @@ def climbed(integer_io: bool = False, **settings: object) -> list[str]:
 @pytest.mark.parametrize(
     ("mode", "rungs"),
     [
-        ("static", ["rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat"]),
-        ("dynamic", ["dynamic", "rounding", "qat"]),
-        ("weight_only", ["weight_only", "rounding", "qat"]),
+        ("static", ["rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat", "float16"]),
+        ("dynamic", ["dynamic", "rounding", "qat", "float16"]),
+        ("weight_only", ["weight_only", "rounding", "qat", "float16"]),
+        ("float16", ["float16"]),
     ],
 )
 def test_a_mode_has_rungs_of_its_own(mode: str, rungs: list[str]):
@@ -54,6 +55,26 @@ def test_what_a_scheme_has_already_is_left_out():
 def test_a_rung_that_cannot_be_climbed_is_refused(settings: dict, message: str):
     with pytest.raises(UserError) as refused:
         climbed(**settings)
+    assert message in str(refused.value)
+
+
+def test_float16_is_climbed_by_default_where_every_runtime_has_it():
+    settings = parse_recipe({}).quantize
+    climbed_in = {name: rungs_of(settings, False, ("onnxruntime", name))[-1].name for name in ("litert", "c99")}
+    assert climbed_in == {"litert": "float16", "c99": "qat"}
+
+
+@pytest.mark.parametrize(
+    ("rungs", "integer_io", "runtimes", "message"),
+    [
+        (["float16"], False, ["c99"], "distiq writes no files of c99 with float16 weights; nearest: "),
+        (["static", "float16"], True, ["litert"], "whose files hold no integers, but export.integer_io = true"),
+        (["float16", "qat"], False, ["onnxruntime"], '"float16" gives no integers that "qat" could start from'),
+    ],
+)
+def test_float16_that_cannot_be_is_refused(rungs: list[str], integer_io: bool, runtimes: list[str], message: str):
+    with pytest.raises(UserError) as refused:
+        rungs_of(parse_recipe({"quantize": {"rungs": rungs}}).quantize, integer_io, runtimes)
     assert message in str(refused.value)
 
 

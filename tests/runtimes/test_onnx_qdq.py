@@ -1,4 +1,4 @@
-"""Pairs in a graph of somebody else's: integer kernels, values by hand, old opsets, float16 weights."""
+"""Pairs in a graph of somebody else's: integer kernels, values by hand, old opsets."""
 
 from collections import Counter
 from pathlib import Path
@@ -17,7 +17,6 @@ from distiq.runtimes.onnx_qdq import (
     open_graph,
     parameters_of,
     quantized_graph,
-    with_float16_weights,
     with_outputs,
 )
 from distiq.runtimes.onnx_runtime import operations
@@ -58,17 +57,6 @@ def test_integers_compute_what_they_stand_for_at_every_opset(opset: int, ir_vers
 def test_parameters_hold_zero_exactly():
     assert parameters_of(-1.0, 254.0) == Parameters(1.0, 1)
     assert parameters_of(2.0, 255.0) == Parameters(1.0, 0)
-
-
-def test_float16_weights_are_half_as_large_and_computed_in_float32():
-    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 64])] for name in "xy"]
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "graph", *ends)
-    graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    half, x = with_float16_weights(model), np.eye(64, dtype=np.float32)
-    np.testing.assert_array_equal(run(half, x), weight.astype(np.float16).astype(np.float32))
-    assert len(half.SerializeToString()) < 0.55 * len(model.SerializeToString())
 
 
 def test_a_part_computes_no_more_than_it_gives():
