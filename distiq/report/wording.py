@@ -81,7 +81,7 @@ def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
     own = delivered.runtimes[0]
     if own.file == best.runtimes[0].file:
         return f"{sentence}: it is small, not fast, and delivered for its size alone."
-    if delivered.form == FLOAT16:
+    if delivered.form == FLOAT16 and own.float_size_bytes is not None:
         return (
             f"{sentence}; delivered is the float16 file for {own.runtime}, as fast as float32 there and"
             f" {own.float_size_bytes / own.size_bytes:.2f} times smaller."
