@@ -67,7 +67,7 @@ def _card_text(
     names, agrees = ", ".join(run.data.classes), f"{100 * trial.agreement:.2f} % of the test {noun}"
     if run.task.tolerance:
         agrees = f"{run.task.tolerance} on {agrees}"
-    board = _board(cost)
+    board, said = _board(cost), _said_of(integers) + _page(run)
     metrics = "\n".join(_metric_row(metric, test.samples, noun) for metric in (test.primary, *test.metrics))
     return (
         f"""# {run.name}
@@ -87,7 +87,7 @@ def _card_text(
 
 Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}) with {versions}.
 {" ".join(facts)}
-{_said_of(integers)}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
+{said}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
 `distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
 Without distiq, `python run.py` checks, answers and times the file; it needs numpy and {cost.runtime} alone.
@@ -96,6 +96,11 @@ Without distiq, `python run.py` checks, answers and times the file; it needs num
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())
         + "\n"
     )
+
+
+def _page(run: RunRecord) -> str:
+    """A line about the page for browsers."""
+    return f"`web/` is a page for browsers (`python -m http.server -d web`). {run.web.sentence}\n" if run.web else ""
 
 
 def _board(cost: CostRecord) -> str:

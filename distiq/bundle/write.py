@@ -39,10 +39,10 @@ OUTPUTS: dict[Decoding, str] = {
     "none": "what the task's own code decodes",
 }
 
-CARD_TEXT = "CARD.md"
+CARD_TEXT, WEB = "CARD.md", "web"
 MODELS = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.tflite", "model.pte", "model.pt2",
           "model.c", "model.h", "vectors.h", "main.c", "Makefile", "CMakeLists.txt", "qemu.c", "qemu.ld")  # fmt: skip
-OWN = (*MODELS, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
+OWN = (*MODELS, WEB, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
 """The names of a bundle's files; whatever else lies in the folder is somebody's and stays there."""
 
 
@@ -54,12 +54,14 @@ def write_bundle(
     data: Data,
     kept: Sequence[int] = (),
     frame: int = 0,
+    page: Path | None = None,
 ) -> None:
     """Writes the bundle beside `target`, then puts it in its place in one step.
 
     Args:
         kept: of a model with a trimmed vocabulary, the tokens that it knows.
         frame: of a model that writes for every frame of sound, the samples from one to the next; see `frame_samples`.
+        page: a finished folder `web`; see `write_web`.
     """
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -71,6 +73,8 @@ def write_bundle(
     _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
     card = _card_text(run, trial, files, certificate, integers, data.preprocessing.pair)
     write_atomically(partial / CARD_TEXT, card.encode())
+    if page is not None:
+        shutil.copytree(page, partial / WEB)
     replace_folder(partial, target, OWN)
 
 

@@ -21,6 +21,7 @@ from distiq.run.rehearse import rehearse
 from distiq.run.select import select
 from distiq.run.train import train_assistants, train_student, train_teacher
 from distiq.run.trial import quantize_teacher
+from distiq.run.web import make_web
 
 
 def compress(
@@ -69,7 +70,8 @@ def compress(
         files = files_of(reference, quantized, baseline, climbed.trials)
         timings = time_together(ledger, recipe, data, files)
         chosen = select(recipe, data, reference, baseline, climbed.trials, timings, ledger.watch)
+        web = make_web(ledger, recipe, data, models, reference, baseline, climbed, chosen)
         return write_run(
             ledger, recipe, data, models, command, reference, quantized, advice, baseline, climbed, files, timings,
-            chosen,
+            chosen, web,
         )  # fmt: skip

@@ -66,3 +66,8 @@ class ExportSettings(Part):
         description="litert: int8 files take and give int8, for devices without float32; the logits get 8 bits, and no"
         " layer stays float32",
     )
+    web: bool = Field(
+        False,
+        description="also a page for browsers, `web` in the bundle: the .onnx file that is fastest in onnxruntime-web,"
+        " measured in headless Chromium (npm, chromium)",
+    )

@@ -12,6 +12,7 @@ from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import BenchRecord, ComparisonRecord
 from distiq.records.task import TaskRecord
 from distiq.records.trials import Breach, FloatModulesRecord, TrialRecord
+from distiq.records.web import WebRecord
 
 
 class OwnFileRecord(Record):
@@ -116,3 +117,4 @@ class RunRecord(Record):
     scenes: ScenesRecord | None = None
     verdict: VerdictRecord
     delivered: dict[str, str] = {}
+    web: WebRecord | None = None

@@ -30,6 +30,7 @@ from distiq.run.measure import example_of
 from distiq.run.networks import Models, Network
 from distiq.run.rungs import rungs_of
 from distiq.run.target import check_target, check_target_operators
+from distiq.run.web import check_web
 from distiq.runtimes.check import check_runtimes
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import check_task
@@ -43,6 +44,7 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
     _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
+    check_web(recipe, data)
     check_training(recipe, data)
 
 

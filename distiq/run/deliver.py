@@ -2,6 +2,7 @@
 
 import datetime
 import shutil
+from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -38,6 +39,7 @@ from distiq.run.select import Selection
 from distiq.run.target import estimate_of
 from distiq.run.train import basis_of
 from distiq.run.trial import QuantizedTeacher
+from distiq.run.web import Delivered
 from distiq.runtimes.export import checksums
 from distiq.runtimes.onnx_runtime import with_mask
 from distiq.tasks.choose import task_of
@@ -66,6 +68,7 @@ def write_run(
     files: Files,
     timings: ComparisonRecord,
     chosen: Selection,
+    web: Delivered | None,
 ) -> RunRecord:
     """Leaves the record of the run, the bundle and the report."""
     teacher_record = _model_record(reference, timings, _quantized_columns(quantized, timings))
@@ -101,8 +104,10 @@ def write_run(
         scenes=scenes_of(data, logits),
         verdict=_verdict(recipe, data, chosen, teacher_record, student_record, _drop(recipe, data, reference, logits)),
         delivered=checksums(file.path),
+        web=web.record if web else None,
     )
-    return processes.on_main(lambda: _written(ledger, recipe, data, models, record, file, chosen, student))
+    page = web.folder if web else None
+    return processes.on_main(lambda: _written(ledger, recipe, data, models, record, file, chosen, student, page))
 
 
 def _verdict(
@@ -175,12 +180,13 @@ def _written(
     file: ModelFile,
     chosen: Selection,
     student: MeasuredNetwork,
+    page: Path | None,
 ) -> RunRecord:
     """Bundle and report on the disk."""
     ledger.watch.stage("writing bundle and report")
     fed = as_fed(data, recipe.export)
     frame = frame_samples(student.module, example_of(data).shape[1]) if task_of(data).decoding == "transcript" else 0
-    write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept, frame)
+    write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept, frame, page)
     if isinstance(student.module, TokenVectors | StaticVectors):
         _save_vectors(ledger, data, student.module)
     elif isinstance(student.module, TokenLogits):

@@ -20,8 +20,10 @@ from distiq.run.climb import plain_scheme
 from distiq.run.ledger import Ledger
 from distiq.run.measure import Conditions, as_fed, conditions_of, export_file, reason_of
 from distiq.run.networks import Models, Network
+from distiq.run.web import packages
 from distiq.runtimes.export import footprint, load, runtime_named
 from distiq.runtimes.runtime import Footprint
+from distiq.training import processes
 
 SAMPLES = 16  # that the rehearsal calibrates on
 T = TypeVar("T")
@@ -34,6 +36,8 @@ def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None
     Raises:
         UserError: one of them fails; the message says which and why.
     """
+    if recipe.export.web:
+        processes.on_main(lambda: packages(data, ledger.cache))
     make = partial(
         try_files,
         student=models.student,

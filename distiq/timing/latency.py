@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from distiq.models.signature import Predict, Tensors, batch_size
 from distiq.records.speed import LatencyRecord
@@ -31,7 +31,7 @@ def latencies(
         for name in names:
             turns[name].append(_turn(models[name], batch, seconds))
     own = dict.fromkeys(models, threads) if isinstance(threads, int) else threads
-    return {name: _summary(values, batch_size(batch), own[name]) for name, values in turns.items()}
+    return {name: summary(values, batch_size(batch), own[name]) for name, values in turns.items()}
 
 
 def _turn(predict: Predict, batch: Tensors, seconds: float) -> list[float]:
@@ -49,7 +49,8 @@ def _turn(predict: Predict, batch: Tensors, seconds: float) -> list[float]:
     return values
 
 
-def _summary(turns: list[list[float]], batch: int, threads: int) -> LatencyRecord:
+def summary(turns: Sequence[Sequence[float]], batch: int, threads: int) -> LatencyRecord:
+    """The record of calls that were timed in turns, in seconds."""
     times = [value for turn in turns for value in turn]
     median = statistics.median(times)
     p95, p99 = (sorted(times)[min(len(times) - 1, int(share * len(times)))] for share in (0.95, 0.99))

@@ -1,0 +1,51 @@
+"""What files measured in a browser, and the one that is delivered for it."""
+
+from distiq.records.quality import Metric
+from distiq.records.record import Record
+from distiq.records.speed import LatencyRecord, SpeedRecord
+from distiq.records.trials import Breach
+
+
+class WebFileRecord(Record):
+    """A file in onnxruntime-web: `form` is "float32", "float16" or "int8".
+
+    `quality` and `agreement`, the share of the same predictions as the same file's in ONNX Runtime, are of the part of
+    the test set that `WebRecord.samples` counts. `speed` is beside the float32 file in the browser, None of itself.
+    `breaches` are the budget's limits on the validation split, of quality and size.
+    """
+
+    form: str
+    size_bytes: int
+    quality: Metric
+    agreement: float
+    latency: LatencyRecord
+    speed: SpeedRecord | None = None
+    breaches: tuple[Breach, ...] = ()
+
+
+class WebRecord(Record):
+    """The files in a browser. `replay` is what the delivered page said of itself when it was opened there."""
+
+    package: str
+    browser: str
+    samples: int
+    of_samples: int
+    files: tuple[WebFileRecord, ...]
+    delivered: str
+    replay: str = ""
+
+    def file(self, form: str) -> WebFileRecord | None:
+        return next((one for one in self.files if one.form == form), None)
+
+    @property
+    def sentence(self) -> str:
+        """What is delivered for the web, and why, where int8 is not."""
+        int8, own = self.file("int8"), self.file(self.delivered)
+        assert own is not None
+        facts = f"{own.latency.p50_ms:.3f} ms, {own.size_bytes / 1000:.1f} kB, {own.quality.in_words}"
+        said = f"In {self.browser} ({self.package}, one thread) the {self.delivered} file is delivered: {facts}."
+        if int8 is not None and int8.speed is not None and int8.speed.verdict == "slower":
+            said += f" There int8 takes {1 / int8.speed.ratio:.2f} times float32's time."
+        if int8 is not None and self.delivered != "int8" and int8.breaches:
+            said += f" The int8 file breaks the {' and the '.join(breach.title for breach in int8.breaches)}."
+        return said
