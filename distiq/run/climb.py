@@ -49,7 +49,7 @@ def climb(
         source: who taught the student, and teaches the quantized one again.
         reference: the teacher, by which the budget is judged.
     """
-    budget, rungs = recipe.budget, rungs_of(recipe.quantize, recipe.export.integer_io)
+    budget, rungs = recipe.budget, rungs_of(recipe.quantize, recipe.export.integer_io, recipe.measure.runtimes)
     modules = float_modules(ledger, data, student, recipe.quantize.float_modules, plain_scheme(recipe, None))
     plain = plain_scheme(recipe, modules)
     float_drop = student.scores.validation.primary.drop(reference.scores.validation.primary)

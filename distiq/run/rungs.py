@@ -310,9 +310,7 @@ def rung_named(name: str) -> Rung:
     return rungs[name]
 
 
-def rungs_of(
-    settings: QuantizeSettings, integer_io: bool = False, runtimes: Sequence[str] = ("onnxruntime",)
-) -> tuple[Rung, ...]:
+def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[str]) -> tuple[Rung, ...]:
     """The rungs that a recipe climbs, in its order; where it names none, the mode's, in the order of their cost.
 
     Args:

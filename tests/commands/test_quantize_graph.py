@@ -114,6 +114,16 @@ def test_float16_weights_are_delivered_where_no_mixture_helps(tmp_path: Path):
     assert record.notes[-1].endswith("the file holds float16 weights, computed in float32")
 
 
+def test_float16_weights_are_had_by_name(tmp_path: Path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), foreign("a", "y")]
+    source, data = outlying(tmp_path, nodes, y=None)
+    out = tmp_path / "half.onnx"
+    record = quantize_file(source, data, out, Scheme(mode="float16"), Preparation(), rounds=1, seconds=0.002)
+    assert (record.delivered, record.pair_sums) == ("float16 weights", "") and record.sqnr_db > 50
+    types = {one.name: one.data_type for one in onnx.load(out).graph.initializer}
+    assert types["w/float16"] == TensorProto.FLOAT16
+
+
 def test_a_runtime_without_the_operation_says_so(tmp_path: Path):
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),

@@ -21,7 +21,7 @@ def _added(monkeypatch: pytest.MonkeyPatch):
 
 def test_recipe_and_documentation_know_it():
     assert rung_named("seven_bits") is SEVEN_BITS
-    assert SEVEN_BITS in rungs_of(parse_recipe({}).quantize), "it is climbed by default"
+    assert SEVEN_BITS in rungs_of(parse_recipe({}).quantize, False, ("onnxruntime",)), "it is climbed by default"
     assert "| `seven_bits` | weights of 7 bits in every layer |" in table()
 
 

@@ -14,10 +14,11 @@ from distiq.recipe.read import parse_recipe
 from distiq.run.rungs import RUNGS, rung_named, rungs_of, table, training_rung
 
 PACKAGE = Path(distiq.__file__).parent
+ORT = ("onnxruntime",)
 
 
 def climbed(integer_io: bool = False, **settings: object) -> list[str]:
-    return [rung.name for rung in rungs_of(parse_recipe({"quantize": settings}).quantize, integer_io)]
+    return [rung.name for rung in rungs_of(parse_recipe({"quantize": settings}).quantize, integer_io, ORT)]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def distiq(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
 
 
+def test_float16_is_asked_for_by_name(own: Path, tmp_path: Path):
+    record = tmp_path / "record.json"
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--mode", "float16", "--json", record)
+    assert result.exit_code == 0, result.output
+    measured = OwnFileRecord.load(record)
+    assert measured.delivered == "float16 weights" and measured.agreement == 1.0 and measured.sqnr_db > 60
+    assert measured.scheme.startswith("float16 weights, computed in float32")
+    assert own.with_suffix(".float16.onnx").is_file(), "named after what it holds"
+
+
 def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path):
     out, record = tmp_path / "small.onnx", tmp_path / "record.json"
     result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", record, "--ranges", "minmax",
