@@ -46,6 +46,6 @@ class WebRecord(Record):
         said = f"In {self.browser} ({self.package}, one thread) the {self.delivered} file is delivered: {facts}."
         if int8 is not None and int8.speed is not None and int8.speed.verdict == "slower":
             said += f" There int8 takes {1 / int8.speed.ratio:.2f} times float32's time."
-        if int8 is not None and self.delivered != "int8" and int8.breaches:
-            said += f" The int8 file breaks the {' and the '.join(breach.title for breach in int8.breaches)}."
-        return said
+        own_limits = {breach.limit for breach in own.breaches}
+        broken = [one.title for one in int8.breaches if one.limit not in own_limits] if int8 is not None else []
+        return said + (f" The int8 file breaks the budget's {' and '.join(broken)}." if broken else "")

@@ -80,10 +80,13 @@ async function work(answer) {
   const inputs = readTensors(await answer.arrayBuffer());
   models[file] ??= await open(ort, new URL(file, document.baseURI).href);
   const outputs = await models[file](inputs), times = [];
+  let calls = 1; // timed together, as many as the clock's steps of 5 microseconds vanish in
   for (const end = performance.now() + 1000 * seconds; performance.now() < end; ) {
     const began = performance.now();
-    await models[file](inputs);
-    times.push(performance.now() - began);
+    for (let call = 0; call < calls; call++) await models[file](inputs);
+    const ms = performance.now() - began;
+    if (ms < 0.5) calls *= 2;
+    else times.push(ms / calls);
   }
   return { "X-Said": JSON.stringify(times), body: writeTensors(outputs) };
 }
