@@ -155,15 +155,18 @@ def _texts(data: Data, about: dict[str, Any], tokenizer: Path) -> list[list[str]
 
 
 def _rows(about: dict[str, Any]) -> list[dict[str, str]]:
-    """Rows of values between and beyond the bins' edges, missing and unseen ones among them."""
+    """Rows: of values on the bins' edges, then of any between and beyond them; the last three lack or invent some."""
     draw, rows = np.random.default_rng(0), []
     for number in range(ROWS):
         row = {}
         for name, facts in about["numeric"].items():
-            low, high = facts["edges"][0], facts["edges"][-1]
-            value = draw.uniform(low - 0.1 * (high - low), high + 0.1 * (high - low))
-            row[name] = "" if number == 1 else f"{value:.6g}"
+            edges = facts["edges"]
+            margin = 0.1 * (edges[-1] - edges[0])
+            among = edges[draw.integers(len(edges))]
+            value = among if number < ROWS // 2 else draw.uniform(edges[0] - margin, edges[-1] + margin)
+            row[name] = "" if number == ROWS - 3 else f"{value:.6g}"
         for name, seen in about["categorical"].items():
-            row[name] = "another" if number == 2 else "?" if number == 3 else str(seen[draw.integers(len(seen))])
+            odd = {ROWS - 2: "another", ROWS - 1: "?"}
+            row[name] = odd.get(number, str(seen[draw.integers(len(seen))]))
         rows.append(row)
     return rows
