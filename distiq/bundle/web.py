@@ -3,7 +3,7 @@
 index.html, page.js      the page; page.json: what it shows, and how samples are prepared
 model.onnx               the file that is fastest there
 vectors.safetensors      its inputs and outputs here, and samples as they come with what preparation makes of them
-ort*.mjs, ort*.wasm      onnxruntime-web; of texts also tokenizers.min.mjs
+ort*.mjs, ort*.wasm      the runtime; of texts also tokenizers.min.mjs
 SHA256SUMS               of all of them: `sha256sum -c SHA256SUMS`
 """
 
@@ -39,7 +39,7 @@ def write_web(
     """Writes the folder.
 
     Args:
-        data: as the file takes it. packages: files of onnxruntime-web, of texts also the tokenizer's.
+        data: as the file takes it. packages: files of the runtime, of texts also the tokenizer's.
         kept: of a model with a trimmed vocabulary, the tokens that it knows.
     """
     write_parts(folder, model, data, kept)

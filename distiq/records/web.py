@@ -7,7 +7,7 @@ from distiq.records.trials import Breach
 
 
 class WebFileRecord(Record):
-    """A file in onnxruntime-web: `form` is "float32", "float16" or "int8".
+    """A file in a browser: `form` is "float32", "float16" or "int8".
 
     `quality` and `agreement`, the share of the same predictions as the same file's in ONNX Runtime, are of the part of
     the test set that `WebRecord.samples` counts. `speed` is beside the float32 file in the browser, None of itself.

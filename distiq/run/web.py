@@ -190,7 +190,7 @@ def measure_web(
         make_folder(folder)
         shutil.copyfile(found[record.delivered].file.path, model)
         write_web(folder, name, model, fed, record, others, kept_tokens)
-        return record.model_copy(update={"replay": browser.replay(folder)})
+        return WebRecord.model_validate(record.model_dump() | {"replay": browser.replay(folder)})
 
 
 def _halved(
