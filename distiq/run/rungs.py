@@ -315,12 +315,15 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
 
     Args:
         integer_io: the file is for devices without float32.
-        runtimes: that files are written for; float16 is climbed by default where all of them have it.
+        runtimes: that files are written for; float16 is climbed by default where all of them have it, and where no
+            accelerator is to compute integers.
 
     Raises:
         UserError: one is unknown, or the mode or a runtime has no such rung.
     """
     refused = next(filter(None, (refusal(runtime_named(name), "float16", 8, 0) for name in runtimes)), "")
+    if settings.target:
+        refused = f'target = "{settings.target}" computes integers alone, and "{HALF.name}" has none; leave one out'
     of_mode = tuple(rung for rung in RUNGS if settings.mode in rung.modes)
     rungs = tuple(rung for rung in of_mode if rung.is_default)
     if settings.rungs is not None:

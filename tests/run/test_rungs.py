@@ -63,6 +63,7 @@ def test_float16_is_climbed_by_default_where_every_runtime_has_it():
     settings = parse_recipe({}).quantize
     climbed_in = {name: rungs_of(settings, False, ("onnxruntime", name))[-1].name for name in ("litert", "c99")}
     assert climbed_in == {"litert": "float16", "c99": "qat"}
+    assert "float16" not in climbed(target="qnn")
 
 
 @pytest.mark.parametrize(
