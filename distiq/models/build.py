@@ -36,6 +36,7 @@ from distiq.models.prune import Importance, prune
 from distiq.models.resnet import ResNet
 from distiq.models.segmenter import Segmenter
 from distiq.models.signature import OutputForm, check_kept
+from distiq.models.speech import speech_network
 from distiq.models.text import EmbeddingBag, TextBiLSTM, TextCNN, factorize_embedding, trim_vocabulary
 from distiq.models.text_tags import TagBiLSTM, TagCNN
 from distiq.models.transformer import CUTS, TokenLogits, TokenTags, cut_encoder, text_classifier
@@ -173,7 +174,8 @@ def build(
             )
         model: nn.Module = read_onnx(Path(choice.model), example, logits=True)
     elif choice.model.partition(":")[2] in (*WAVEFORM_MODELS, *SPECTROGRAM_MODELS) and example.ndim == 2:
-        model = _hearing(choice, classes, example.shape[1], role, names, watch)
+        writes = form is not None and form.dimensions == 1
+        model = _hearing(choice, classes, example.shape[1], role, names, watch, writes)
     else:
         made = _Choice(choice.model, options, choice.weights)
         finished, is_map = _is_finished(choice, role), form is not None and form.dimensions == 2
@@ -377,14 +379,23 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
 
 
 def _hearing(
-    choice: ModelChoice, classes: int, samples: int, role: str, names: Sequence[str], watch: Watch | None
+    choice: ModelChoice,
+    classes: int,
+    samples: int,
+    role: str,
+    names: Sequence[str],
+    watch: Watch | None,
+    writes: bool,
 ) -> nn.Module:
+    """A classifier of sound, or, where it `writes`, a network of frames."""
     _require("transformers", f"{role}.model")
     name = choice.model.partition(":")[2]
     source = choice.weights if _comes_from_hub(choice) else ""
     what = source or f'"{name}" with {choice.options}'
     with _explained(f"{role}.model: transformers cannot build {what}"):
         finished = _is_finished(choice, role)
+        if writes and name not in SPECTROGRAM_MODELS:
+            return speech_network(name, source, classes, choice.options, names, finished, watch)
         return audio_classifier(name, source, classes, samples, choice.options, names, finished, watch)
 
 
