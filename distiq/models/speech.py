@@ -21,6 +21,8 @@ class WaveFrames(Waves):
         normalize, rate: as for `Waves`.
     """
 
+    rows: Tensor
+
     def __init__(self, model: nn.Module, rows: Sequence[int], normalize: bool = True, rate: int = 0) -> None:
         super().__init__(model, normalize, rate)
         self.register_buffer("rows", torch.tensor(rows), persistent=False)
