@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
+import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,9 @@ from distiq.training import processes
 
 if TYPE_CHECKING:
     from distiq.recipe.recipe import Recipe
+    from distiq.records.documents import PredictionRecord
+    from distiq.records.record import Record
+    from distiq.records.search import SearchRecord
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
 for noisy in ("torchao", "torch.utils._pytree"):
@@ -52,6 +56,9 @@ RunFolder = Annotated[Path, typer.Argument(help="a run folder, such as runs/fash
 Ranges = Literal["mse", "minmax", "percentile", "entropy"]
 Rounding = Literal["nearest", "gptq", "adaround", "brecq"]
 Mode = Literal["static", "dynamic", "weight_only", "float16"]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="print the result as one JSON document; all else goes to standard error")
+]
 BundleFolder = Annotated[Path, typer.Argument(help="a bundle, such as runs/fashion_mnist/bundle", show_default=False)]
 
 
@@ -61,12 +68,13 @@ def run(
     set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set distil.temperature=2`")] = [],  # noqa: B006
     folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/NAME")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it goes on where it was.
 
     Exit codes: 0 the budget holds, 2 the input is refused, 3 the budget is missed (the best file is delivered).
     """
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.recipe.read import load_recipe
         from distiq.recipe.shipped import recipe_file
 
@@ -76,7 +84,7 @@ def run(
             place = folder or Path("runs") / settings.name
             _search(settings, None, None, folder, "", plain, file)
             settings, folder = _found(place, None), place
-        _compress(settings, folder, plain, file)
+        _compress(settings, folder, plain, file, answer)
 
 
 @app.command(epilog="Example: `distiq search fashion_mnist --trials 40`, then `distiq deliver runs/fashion_mnist`")
@@ -90,19 +98,20 @@ def search(
     set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set budget.size_kb=60`")] = [],  # noqa: B006
     folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/NAME")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Finds the student: each candidate's file is timed untrained, those that hold the budget learn in stages.
 
     Without budget.size_kb and budget.latency_ms, candidates must be as small and as fast as the recipe's own student.
     Interrupted, the same command goes on.
     """
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.recipe.read import load_recipe
         from distiq.recipe.shipped import recipe_file
 
         file = recipe_file(recipe)
         settings = load_recipe(file, set_)
-        _search(settings, trials, hours, folder, storage, plain, file)
+        answer(_search(settings, trials, hours, folder, storage, plain, file))
 
 
 @app.command(epilog="Example: `distiq deliver runs/fashion_mnist --point 12`")
@@ -112,13 +121,14 @@ def deliver(
         int | None, typer.Option(help="a candidate of the front; by default the one that was chosen")
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Makes the bundle of a student that a search found: what the search has trained is not trained again.
 
     Exit codes as of `distiq run`.
     """
-    with _explained():
-        _compress(_found(folder, point), folder, plain, None)
+    with _explained(as_json) as answer:
+        _compress(_found(folder, point), folder, plain, None, answer)
 
 
 @app.command(epilog="Example: `distiq ablate fashion_mnist --seeds 5`")
@@ -128,12 +138,13 @@ def ablate(
     set_: Annotated[list[str], typer.Option("--set", help="override a key: `--set distil.temperature=2`")] = [],  # noqa: B006
     folder: Annotated[Path | None, typer.Option("--run", help="the run folder; by default runs/NAME")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Says whether the teacher helps: the same student without it, with its outputs, with the recipe's losses.
 
     Interrupted, the same command goes on. The result also stands in the run's report.
     """
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.recipe.read import load_recipe
         from distiq.recipe.shipped import recipe_file
 
@@ -151,6 +162,7 @@ def ablate(
         if not processes.is_main():
             return
         show_ablation(record, console)
+        answer(record)
         if (place / "records" / "run.json").exists():
             write_report(place / "records", place / "report.html")
             console.print(f"report: {place / 'report.html'}", markup=False)
@@ -164,11 +176,13 @@ def diagnose(
         bool, typer.Option("--trust", help="run the code that the run's recipe names, such as file.py:function")
     ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Says why a run's int8 file lost accuracy: the checklist, each fake-quantizer alone, the cause, the cure."""
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.commands.diagnose import diagnose as diagnose_run
         from distiq.commands.diagnose import recipe_of
+        from distiq.records.documents import DiagnosedRecord
         from distiq.report.report import write_report
         from distiq.report.show import show, show_diagnosis
 
@@ -191,6 +205,7 @@ def diagnose(
             show(folder / "records", console)
             write_report(folder / "records", folder / "report.html")
         console.print(f"report: {folder / 'report.html'}", markup=False)
+        answer(DiagnosedRecord(diagnosis=diagnosis, cured=record))
         if record is not None and not record.verdict.met:
             raise typer.Exit(BUDGET_MISSED)
 
@@ -203,39 +218,57 @@ def init(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="write every key, its default and its meaning")] = False,
     force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Looks at your data and writes a recipe for it: the lines that matter, explained.
 
     Beside it stands the recipe's JSON schema, by which editors complete keys.
     """
-    with _explained():
+    with _explained(as_json) as answer:
+        from distiq.commands.init import SCHEMA_FILE
         from distiq.commands.init import init as write_recipe
+        from distiq.records.documents import StarterRecord
 
-        typer.echo(write_recipe(path, data, every_key=all_, force=force))
-        typer.echo(f"{path} written; run it with: distiq run {path}")
+        about = write_recipe(path, data, every_key=all_, force=force)
+        typer.echo(f"{about}\n{path} written; run it with: distiq run {path}")
+        answer(StarterRecord(recipe=str(path), schema_file=str(path.with_name(SCHEMA_FILE)), about=about))
 
 
 @app.command(epilog="Examples: `distiq recipes`, `distiq recipes fashion_mnist`")
 def recipes(
     name: Annotated[str, typer.Argument(help="print this recipe", show_default=False)] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Lists the recipes that come with distiq; `distiq run NAME` runs one."""
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
+        from distiq.records.documents import ShippedRecipe, ShippedRecipes
 
-        if name:
-            typer.echo(recipe_file(name).read_text(encoding="utf-8").strip())
-        else:
-            for shipped, file in shipped_recipes().items():
-                typer.echo(f"{shipped:<20}{summary(file)}")
+        files = {name: recipe_file(name)} if name else shipped_recipes()
+        found = tuple(
+            ShippedRecipe(name=shipped, about=summary(file), toml=file.read_text(encoding="utf-8").strip())
+            for shipped, file in files.items()
+        )
+        for one in found:
+            typer.echo(one.toml if name else f"{one.name:<20}{one.about}")
+        answer(ShippedRecipes(recipes=found))
 
 
-@app.command(epilog="Example: `distiq schema > distiq.schema.json`")
-def schema() -> None:
-    """Prints the JSON schema of a recipe, by which editors complete its keys."""
-    from distiq.recipe.recipe import schema as recipe_schema
+@app.command(epilog="Examples: `distiq schema > distiq.schema.json`, `distiq schema show`")
+def schema(
+    command: Annotated[
+        str, typer.Argument(help="print the schema of what this command prints with --json", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Prints the JSON schema of a recipe, by which editors complete its keys; or that of a command's JSON document."""
+    with _explained():  # what it prints is JSON in any case
+        from distiq.recipe.recipe import schema as recipe_schema
+        from distiq.records.documents import DOCUMENTS, document_schema
 
-    typer.echo(recipe_schema().strip())
+        if command and command not in {*DOCUMENTS, "schema"}:
+            raise UserError(f"{command}: prints no JSON document; these do: {', '.join(DOCUMENTS)}")
+        typer.echo(document_schema(command) if command else recipe_schema().strip())
 
 
 @app.command(
@@ -246,12 +279,17 @@ def report(
     folder: RunFolder,
     measurement: Annotated[
         list[Path],
-        typer.Option(help="take in what `distiq bench BUNDLE --json` or `python run.py --time --json` wrote elsewhere"),
+        typer.Option(
+            help="take in what `distiq bench BUNDLE --json > FILE` or `run.py --time --json FILE` wrote elsewhere"
+        ),
     ] = [],  # noqa: B006
+    as_json: AsJson = False,
 ) -> None:
     """Makes a run's report.html again, from its records alone. Measurements taken in stay in the records."""
-    with _explained():
-        from distiq.report.measurements import keep_measurement
+    with _explained(as_json) as answer:
+        from distiq.records.documents import ReportRecord
+        from distiq.report.measurements import keep_measurement, read_measurements
+        from distiq.report.reading import read_run
         from distiq.report.report import write_report
         from distiq.report.show import show_machines
 
@@ -261,34 +299,37 @@ def report(
         if measurement:
             show_machines(folder / "records", Console(highlight=False))
         typer.echo(str(folder / "report.html"))
+        kept = read_measurements(folder / "records", read_run(folder / "records"))
+        answer(ReportRecord(report=str(folder / "report.html"), measurements=kept))
 
 
 @app.command(epilog="Example: `distiq show runs/fashion_mnist`")
-def show(folder: RunFolder) -> None:
+def show(folder: RunFolder, as_json: AsJson = False) -> None:
     """Prints a run's result in the terminal."""
-    with _explained():
+    with _explained(as_json) as answer:
+        from distiq.report.reading import read_run
         from distiq.report.show import show as show_records
 
         show_records(folder / "records", Console(highlight=False))
+        answer(read_run(folder / "records"))
 
 
 @app.command(epilog="Example: `distiq compare runs/one runs/two --out compared.html`")
 def compare(
     folders: Annotated[list[Path], typer.Argument(help="run folders; each is compared with the first")],
     out: Annotated[Path | None, typer.Option(help="also write the comparison here, as one HTML file")] = None,
-    json: Annotated[Path | None, typer.Option(help="also write the record here")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Shows several runs side by side: quality with the paired interval, size, time, and what their recipes do
     otherwise."""
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.commands.compare import compare as compare_runs
         from distiq.report.runs import write_runs
         from distiq.report.show import show_runs
 
         record = compare_runs(folders)
         show_runs(record, Console(highlight=False))
-        if json is not None:
-            record.save(json)
+        answer(record)
         if out is not None:
             write_runs(record, out)
             typer.echo(str(out))
@@ -298,16 +339,20 @@ def compare(
 def clean(
     folder: RunFolder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be removed, remove nothing")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Removes from a finished run what its records do not name: steps of earlier settings, unfinished or damaged ones,
     stored outputs of earlier teachers."""
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.commands.clean import clean as clean_run
+        from distiq.records.documents import CleanRecord, UnnamedFolder
 
         unnamed = clean_run(folder, dry_run)
         for entry in unnamed:
             typer.echo(f"{entry.size_bytes:>15,} bytes  {entry.path}")
         total = sum(entry.size_bytes for entry in unnamed)
+        removed = tuple(UnnamedFolder(path=str(entry.path), size_bytes=entry.size_bytes) for entry in unnamed)
+        answer(CleanRecord(dry_run=dry_run, folders=removed, size_bytes=total))
         typer.echo(f"{total:>15,} bytes in {len(unnamed)} folders {'would be ' if dry_run else ''}removed")
 
 
@@ -335,7 +380,6 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(help="boxes, masks: a folder for the images with what is found drawn into them")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="boxes, masks: one JSON object an image")] = False,
     out: Annotated[Path | None, typer.Option(help="embeddings: write the vectors of all samples here, as .npy")] = None,
     beam: Annotated[int, typer.Option(help="texts of sound: follow so many texts at once; 0: frame by frame")] = 0,
     word_list: Annotated[
@@ -344,93 +388,46 @@ def predict(
     ngram: Annotated[
         Path | None, typer.Option(help="with --beam: an n-gram model of words, in the ARPA format")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Predicts samples with a bundle's model file."""
-    with _explained():
-        import json
+    with _explained(as_json) as answer:
+        from distiq.commands.predict import predict as predictions
+        from distiq.records.documents import PredictionsRecord
 
-        import numpy
-
-        from distiq.bundle.open import Bundle, Prediction
-        from distiq.bundle.stream import hear, text_of_clip, write_down
-        from distiq.device.run import NO_BEAM, in_line, show_spans
-
-        def words(answers: list[Prediction]) -> str:
-            return "  ".join(f"{name} {100 * share:.1f} %" for name, share in answers)
-
-        opened = Bundle(bundle)
-        search = opened.search(beam, word_list, ngram)
-        vectors: list[numpy.ndarray] = []
-        if out is not None and opened.decoding != "vector":
-            raise UserError(f"{bundle}: --out is for vectors, but this model gives {opened.about.get('task')}")
-        if opened.pair and len(samples) % 2:
-            raise UserError(f"{bundle}: this model compares two texts, but {len(samples)} are given; give both")
-        seconds = samples[1::2] if opened.pair else [""] * len(samples)
-        for sample, second in zip(samples[:: 2 if opened.pair else 1], seconds, strict=True):
-            is_long = opened.decoding == "transcript" and not stream and every is None and opened.is_longer(sample)
-            if beam and (stream or every is not None or is_long):
-                raise UserError(f"{sample}: {NO_BEAM}")
-            if opened.decoding == "transcript" and (stream or every is not None):
-                for note in opened.conversions(Path(sample)) if sample != "-" else ():
-                    typer.secho(printable(note), err=True, fg="yellow")
-                for part in write_down(opened, sample, 0.5 if every is None else every):
-                    if part.text:
-                        typer.echo(f"{printable(sample)}, {part.start_s:.2f} to {part.end_s:.2f} s: {part.text}")
-                continue
-            if is_long:
-                typer.echo(f"{printable(sample)}: {text_of_clip(opened, sample)}")
-                continue
-            if stream or every is not None:
-                step = 0.1 if every is None else every
-                for note in opened.conversions(Path(sample)) if sample != "-" else ():
-                    typer.secho(printable(note), err=True, fg="yellow")
-                windows = hear(opened, sample, step, smooth, top) if stream else opened.listen(Path(sample), step, top)
-                for heard in windows:
-                    typer.echo(
-                        f"{printable(sample)}, {heard.start_s:.2f} to {heard.end_s:.2f} s: {words(heard.answers)}"
-                    )
-                continue
-            if opened.finds_spans:
-                show_spans(sample, opened.spans(sample))
-                continue
-            name = printable(f"{sample} | {second}" if second else sample)
-            if opened.decoding in ("boxes", "mask"):
-                found = opened.objects(sample, draw)
-                typer.echo(json.dumps({"image": name, "found": found}) if as_json else f"{name}: {len(found)} found")
-                for thing in () if as_json else found:
-                    typer.echo(f"  {in_line(thing)}")
-                continue
-            prepared = opened.prepare(sample, second)
-            if out is not None:
-                vectors.append(opened.outputs(prepared.inputs))
-                continue
-            for note in prepared.notes:
+        made = []
+        for one in predictions(
+            bundle, samples, top=top, every=every, stream=stream, smooth=smooth, draw=draw, out=out, beam=beam,
+            words=word_list, ngram=ngram,
+        ):  # fmt: skip
+            for note in one.notes:
                 typer.secho(printable(note), err=True, fg="yellow")
-            answers = opened.texts(prepared.inputs, search) if beam else opened.in_words(prepared.inputs, top)
-            for number, answer in enumerate(answers, start=1):
-                place = f"{name}, row {number}" if len(answers) > 1 else name
-                typer.echo(f"{place}: {answer}")
+            if out is None:
+                _say_prediction(one)
+            made += [one] if as_json or out is not None else []  # a microphone's windows never end
         if out is not None:
-            numpy.save(out, numpy.concatenate(vectors))
-            typer.echo(f"{out}: {len(samples)} vectors of {vectors[0].shape[1]}")
+            typer.echo(f"{out}: {len(made)} vectors of {len(made[0].vector)}")
+        answer(PredictionsRecord(bundle=str(bundle), predictions=tuple(made)))
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")
-def check(bundle: BundleFolder) -> None:
+def check(bundle: BundleFolder, as_json: AsJson = False) -> None:
     """Replays a bundle's test vectors on this machine. Exit code 3 if the file predicts differently here."""
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.bundle.open import Bundle
+        from distiq.records.documents import ReplayRecord
 
         replay = Bundle(bundle).check()
         typer.echo("\n".join(replay.lines))
+        answer(ReplayRecord.model_validate(replay._asdict()))
         if not replay.passed:
             raise typer.Exit(BUDGET_MISSED)
 
 
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
-    " `distiq bench model.onnx --shape 3,224,224 --json times.json`,"
-    " `distiq bench runs/fashion_mnist/bundle --json device.json`, `distiq bench sound.onnx sound.xml --rate 8000`"
+    " `distiq bench model.onnx --shape 3,224,224 --json > times.json`,"
+    " `distiq bench runs/fashion_mnist/bundle --json > device.json`, `distiq bench sound.onnx sound.xml --rate 8000`"
 )
 def bench(
     files: Annotated[
@@ -453,11 +450,11 @@ def bench(
         int, typer.Option(min=0, help="of files that take sound: samples per second; bundles say their own")
     ] = 0,
     tune: Annotated[bool, typer.Option("--tune", help="also time the settings of each file's runtime")] = False,
-    json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Times model files side by side on this machine: latency of one sample, throughput of a batch."""
-    with _explained():
+    with _explained(as_json) as answer:
         shapes = dict(_named_shape(part) for part in shape.split(" ") if part)
         from distiq.commands.bench import bench as bench_files
         from distiq.report.show import show_bench
@@ -476,8 +473,7 @@ def bench(
                 watch=watch,
             )
         show_bench(record, console)
-        if json is not None:
-            record.save(json)
+        answer(record)
 
 
 @app.command(
@@ -535,11 +531,11 @@ def quantize(
         bool, typer.Option("--attention", help="products within attention in int8, too (static; slower in .pt2)")
     ] = False,
     threads: Annotated[int, typer.Option(min=1, help="threads of each runtime")] = 1,
-    json: Annotated[Path | None, typer.Option(help="also write the record, with this machine's facts, here")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines instead of a live display")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Makes an int8 file from your own float32 ONNX file and measures both side by side; without labels or PyTorch."""
-    with _explained():
+    with _explained(as_json) as answer:
         from distiq.commands.quantize_file import quantize_file, scheme_of
         from distiq.data.inputs import Preparation
         from distiq.report.show import show_own_file
@@ -571,8 +567,7 @@ def quantize(
                 watch=watch,
             )
         show_own_file(record, console)
-        if json is not None:
-            record.save(json)
+        answer(record)
 
 
 def _trusted(run: Path) -> bool:
@@ -601,7 +596,7 @@ def _search(
     storage: str,
     plain: bool,
     file: Path,
-) -> None:
+) -> "SearchRecord":
     from distiq.commands.search import search as find
     from distiq.report.show import show_search
 
@@ -612,6 +607,7 @@ def _search(
             recipe_file=file,
         )  # fmt: skip
     show_search(record, folder or Path("runs") / settings.name, console)
+    return record
 
 
 def _found(folder: Path, point: int | None) -> "Recipe":
@@ -621,7 +617,9 @@ def _found(folder: Path, point: int | None) -> "Recipe":
     return found(folder, point)
 
 
-def _compress(settings: "Recipe", folder: Path | None, plain: bool, file: Path | None) -> None:
+def _compress(
+    settings: "Recipe", folder: Path | None, plain: bool, file: Path | None, answer: "Callable[[Record], None]"
+) -> None:
     from distiq.commands.compress import compress
     from distiq.report.show import show
 
@@ -634,16 +632,37 @@ def _compress(settings: "Recipe", folder: Path | None, plain: bool, file: Path |
         return
     show(place / "records", console)
     console.print(f"report: {place / 'report.html'}\nbundle: {place / 'bundle'}", markup=False)
+    answer(record)
     if not record.verdict.met:
         raise typer.Exit(BUDGET_MISSED)
 
 
+def _say_prediction(one: "PredictionRecord") -> None:
+    """A prediction in words, with what it is of."""
+    place = printable(f"{one.sample} | {one.second}" if one.second else one.sample)
+    if one.start_s is not None:
+        place += f", {one.start_s:.2f} to {one.end_s:.2f} s"
+    if one.row is not None:
+        place += f", row {one.row}"
+    if one.spans:
+        typer.echo("\n".join(f"{place}: {line}" for line in one.text.splitlines()))
+    else:
+        typer.echo(f"{place}: {one.text}")
+
+
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Prints what a user can put right as one message, without a traceback."""
+def _explained(as_json: bool = False) -> Iterator["Callable[[Record], None]"]:
+    """Prints what a user can put right as one message, without a traceback.
+
+    It gives a function that takes the command's record: with `as_json` that is all that standard output gets.
+    """
+    documents: list[str] = []
     try:
-        with processes.one_voice():
-            yield
+        with processes.one_voice(), _all_to_stderr() if as_json else contextlib.nullcontext():
+            yield lambda record: documents.append(record.model_dump_json(indent=1) if as_json else "")
+    except typer.Exit:
+        _print_document(documents)
+        raise
     except UserError as error:
         typer.secho(f"distiq: {error}", err=True, fg="red")
         raise typer.Exit(BAD_INPUT) from None
@@ -659,6 +678,28 @@ def _explained() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
+
+    else:
+        _print_document(documents)
+
+
+def _print_document(documents: list[str]) -> None:
+    if any(documents) and processes.is_main():
+        typer.echo(documents[-1])
+
+
+@contextlib.contextmanager
+def _all_to_stderr() -> Iterator[None]:
+    """What is printed meanwhile goes to standard error, also where a library's C++ or another process prints it."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -142,8 +142,7 @@ class Bundle:
         """
         match self.decoding:
             case "softmax" | "sigmoid":
-                shares = self.probabilities(one_output(self.run(inputs)))
-                return [self.likeliest(probabilities, top) for probabilities in shares]
+                return self.classes_of(self.run(inputs), top)
             case "number":
                 raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
             case "boxes" | "mask":
@@ -154,26 +153,30 @@ class Bundle:
                     f" ({self.about.get('task')}) alone; ask `run` for its outputs"
                 )
 
+    def classes_of(self, outputs: Tensors, top: int = 3) -> list[list[Prediction]]:
+        """The likeliest classes that logits (B, classes) say."""
+        return [self.likeliest(shares, top) for shares in self.probabilities(one_output(outputs))]
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, classes): of one class a sample the softmax; of several labels each one's own."""
         return torch.softmax(logits, 1) if self.decoding == "softmax" else torch.sigmoid(logits)
 
-    def outputs(self, inputs: Tensor) -> np.ndarray:
-        """What the model gives for inputs (B, ...) as an array, such as vectors (B, width)."""
-        return one_output(self.run(inputs)).numpy()
+    @staticmethod
+    def vectors_of(outputs: Tensors) -> np.ndarray:
+        """One output as an array, such as vectors (B, width)."""
+        return one_output(outputs).numpy()
 
     @property
     def finds_spans(self) -> bool:
         """Whether the model marks parts of raw texts."""
         return self.decoding == "spans" and bool(self.about.get("tokenizer"))
 
-    def in_words(self, inputs: Tensor, top: int = 3) -> list[str]:
-        """What the model predicts for each input (B, ...)."""
+    def said(self, outputs: Tensors, top: int = 3) -> list[str]:
+        """What outputs say of each sample of a batch, in words."""
         try:
             said = runner.decoding_of(self.about).said
         except runner.Refused as error:
             raise UserError(f"{self.folder}: {error}") from error
-        outputs = self.run(inputs)
         joined = self._joined(outputs) if self.decoding == "boxes" else one_output(outputs).numpy()
         return [said(output, self.about, top) for output in joined]
 
@@ -188,10 +191,10 @@ class Bundle:
         except runner.Refused as error:
             raise UserError(str(error)) from error
 
-    def texts(self, inputs: Tensor, search: runner.Search) -> list[str]:
-        """The likeliest text of each input (B, T), over all alignments of its frames."""
+    def texts(self, outputs: Tensors, search: runner.Search) -> list[str]:
+        """The likeliest text of each sample, over all alignments of its frames, from logits (B, symbols, frames)."""
         labels = self.about["labels"]
-        return [runner.spelt(runner.sought(row, labels, search), labels) for row in self.outputs(inputs)]
+        return [runner.spelt(runner.sought(row, labels, search), labels) for row in self.vectors_of(outputs)]
 
     @staticmethod
     def _joined(outputs: Tensors) -> np.ndarray:
@@ -253,8 +256,12 @@ class Bundle:
         """
         if self.decoding != "number":
             raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
+        return self.numbers_of(self.run(inputs))
+
+    def numbers_of(self, outputs: Tensors) -> Tensor:
+        """What outputs (B, 1) say, in the unit of the data, (B,)."""
         target = self.about["target"]
-        return target["mean"] + target["std"] * one_output(self.run(inputs))[:, 0]
+        return target["mean"] + target["std"] * one_output(outputs)[:, 0]
 
     def sound(self) -> Audio:
         """How the model hears.

@@ -17,9 +17,9 @@ ONE: dict[Modality, str] = {"image": "one image", "audio": "one clip", "text": "
 
 
 class Record(BaseModel):
-    """A frozen value that is written to and read from one JSON file."""
+    """A frozen value that is written to and read from one JSON file. Infinite numbers are strings there: "Infinity"."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     def save(self, path: Path) -> None:
         """Writes the record as JSON; the file appears whole or not at all."""

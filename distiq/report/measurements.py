@@ -9,7 +9,7 @@ from distiq.records.speed import BenchFile, BenchRecord
 from distiq.report.reading import REMEDY, read_record, read_run
 
 FOLDER = "measurements"
-WRITE_IT = "`distiq bench BUNDLE --json FILE`, or `python run.py --time --json FILE` in the bundle, writes it"
+WRITE_IT = "`distiq bench BUNDLE --json > FILE`, or `python run.py --time --json FILE` in the bundle, writes it"
 
 
 def keep_measurement(records: Path, file: Path) -> None:

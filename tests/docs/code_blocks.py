@@ -27,7 +27,7 @@ SMALL = {  # what `distiq run` and `distiq quantize` of a page are given on top,
     ),
     "bench": ("--plain", "--rounds", "1", "--seconds", "0.01"),
 }  # fmt: skip
-FOREIGN = {"scp", "cd", "cp", "apt-get"}  # words of a shell that are no command of this project
+FOREIGN = {"scp", "cd", "cp", "apt-get", "jq"}  # words of a shell that are no command of this project
 
 
 class Block(NamedTuple):
@@ -52,8 +52,8 @@ def commands(block: Block) -> list[list[str]]:
 
 def check_command(words: list[str]) -> None:
     """Refuses a command that distiq, the Makefile, pyproject.toml or a script does not know."""
-    if "|" in words:
-        check_command(words[words.index("|") + 1 :])
+    if {"|", ">"} & set(words):
+        check_command(part_of_distiq(words))
     elif words[:4] == ["accelerate", "launch", "-m", "distiq"]:
         check_command(words[3:])
     elif words[0] == "distiq":
@@ -72,6 +72,15 @@ def check_command(words: list[str]) -> None:
         assert all(f'"{word}"' in script for word in words if word.startswith("--")), words
     else:
         assert words[0] in FOREIGN, f"{words[0]}: a block of the docs calls what no test knows"
+
+
+def part_of_distiq(words: list[str]) -> list[str]:
+    """The command of a line with a pipe or a redirection, such as "arecord ... | distiq ..." or "distiq ... > FILE"."""
+    line = words[: words.index(">")] if ">" in words else words
+    if "|" not in line:
+        return line
+    left, right = line[: line.index("|")], line[line.index("|") + 1 :]
+    return left if left[0] == "distiq" else right
 
 
 def _check_pip(words: list[str]) -> None:
@@ -103,8 +112,10 @@ class Sandbox:
     def command(self, words: list[str]) -> None:
         check_command(words)
         sound = b""
-        if "|" in words:
-            words, sound = words[words.index("|") + 1 :], bytes(2 * 8000)
+        target = words[words.index(">") + 1] if ">" in words else ""
+        if "|" in words and words[0] != "distiq":
+            sound = bytes(2 * 8000)
+        words = part_of_distiq(words)
         if words[0] == "cd":
             self.place = self.folder / "runs/fashion_mnist" / words[1]
         elif words[:2] == ["python", "run.py"]:
@@ -118,6 +129,8 @@ class Sandbox:
                 result = CliRunner().invoke(app, [*words[1:], *SMALL.get(words[1], ())], input=sound or None)
             allowed = (0, 3) if words[1] == "run" else (0,)  # one epoch need not meet a budget
             assert result.exit_code in allowed, f"{shlex.join(words)}\n{result.output}\n{result.exception!r}"
+            if target:
+                (self.folder / target).write_text(result.stdout)
 
     def _is_long(self, words: list[str]) -> bool:
         """A shipped recipe on its own data, or what reads its run: tests/test_installed.py runs one."""

@@ -75,7 +75,7 @@ def test_the_readmes_commands_run(folder: Path):
 def test_the_commands_of_a_page_run(page: Path, folder: Path):
     if page.name == "devices.md":
         compress(load_recipe(folder / "tiny.toml"), run=folder / "runs/fashion_mnist")
-        Sandbox(folder).command(["distiq", "bench", "runs/fashion_mnist/bundle", "--json", "pi.json"])
+        Sandbox(folder).command(["distiq", "bench", "runs/fashion_mnist/bundle", "--json", ">", "pi.json"])
         shutil.copy("pi.json", "phone.json")
     run_page(page, folder)
 

@@ -127,7 +127,7 @@ UNTIMED = re.sub(r'"latency":\[.*?\]', '"latency":[]', measured(0.3).model_dump_
 def test_what_is_no_measurement_is_refused(content: str | None, save_run: SaveRun, tmp_path: Path):
     if content is not None:
         (tmp_path / "device.json").write_text(content)
-    with pytest.raises(UserError, match=r"device\.json: .*distiq bench BUNDLE --json FILE"):
+    with pytest.raises(UserError, match=r"device\.json: .*distiq bench BUNDLE --json > FILE"):
         keep_measurement(save_run(), tmp_path / "device.json")
 
 

@@ -69,7 +69,7 @@ def test_a_folder_becomes_a_bundle_that_finds_things(tmp_path: Path, on_device, 
         next((folder / ("test" if kind == "masks" else "images")).glob("*.png")),
     )
     said = CliRunner().invoke(app, ["predict", str(bundle), str(image), "--json", "--draw", str(tmp_path / "drawn")])
-    found = json.loads(said.stdout)["found"]
+    found = json.loads(said.stdout)["predictions"][0]["found"]
     assert found and found[0]["label"] in run.data.classes and (tmp_path / "drawn" / image.name).is_file()
     if kind == "boxes":
         assert all(0 <= side <= 64 for thing in found for side in thing["box"]) and found[0]["score"] > LEAST_SCORE

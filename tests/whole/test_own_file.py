@@ -53,11 +53,11 @@ def test_a_file_of_two_inputs_and_outputs_is_quantized_by_name(tmp_path: Path):
     samples = {name: torch.randn(160, size, 8, 12, generator=generator) for name, size in (("depth", 1), ("image", 3))}
     source = export(TwoEnds().eval(), tmp_path / "two.onnx", {name: one[:2] for name, one in samples.items()})
     np.savez(tmp_path / "samples.npz", **{name: one.numpy() for name, one in samples.items()})
-    out, record = tmp_path / "int8.onnx", tmp_path / "record.json"
-    result = distiq(source, "--data", tmp_path / "samples.npz", "--out", out, "--json", record)
+    out = tmp_path / "int8.onnx"
+    result = distiq(source, "--data", tmp_path / "samples.npz", "--out", out, "--json")
     assert result.exit_code == 0, result.output
-    assert "SQNR of boxes" in result.stdout and "SQNR of scores" in result.stdout
-    measured = OwnFileRecord.load(record)
+    assert "SQNR of boxes" in result.stderr and "SQNR of scores" in result.stderr
+    measured = OwnFileRecord.model_validate_json(result.stdout)
     assert measured.sqnr_by_output.keys() == {"boxes", "scores"}
     # Half of the samples calibrate; of 40 they would miss the others' extremes, and 26 dB be left.
     assert 40 < measured.sqnr_db == min(measured.sqnr_by_output.values())
@@ -114,19 +114,19 @@ def test_float16_is_asked_for_by_name(own: Path, tmp_path: Path):
 
 
 def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path):
-    out, record = tmp_path / "small.onnx", tmp_path / "record.json"
-    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", record, "--ranges", "minmax",
+    out = tmp_path / "small.onnx"
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", "--ranges", "minmax",
                     "--rounding", "nearest")  # fmt: skip
     assert result.exit_code == 0, result.output
     for part in ("Equal answers", "20 held-out samples", "SQNR of the outputs", "Batch 32", "Float operations left  0"):
-        assert part in result.stdout, result.stdout
-    found = OwnFileRecord.load(record)
+        assert part in result.stderr, result.stderr
+    found = OwnFileRecord.model_validate_json(result.stdout)
     assert (found.calibration_samples, found.compared_samples, found.float_operations) == (20, 20, ())
     assert found.pair_sums.startswith("not certified") and "--reduce-range" in found.pair_sums
     assert found.operations["QLinearConv"] == {"int8": 2}
     one = found.bench.files[1].latency[0].p50_ms > found.bench.files[0].latency[0].p50_ms
     many = found.bench.files[1].latency[1].p50_ms > found.bench.files[0].latency[1].p50_ms
-    assert ("measured slower" in result.stdout) == (one or many)
+    assert ("measured slower" in result.stderr) == (one or many)
     images = torch.from_numpy(np.load(own.with_name("samples.npy")))
     same = quantize(network(), images[::2], scheme_of("minmax", "nearest", False, 8, False))
     torch.testing.assert_close(load(out)(images), same(images), rtol=1e-4, atol=1e-4)
@@ -296,10 +296,9 @@ def test_a_file_of_texts_with_a_mask_becomes_one_that_works_it_out(tmp_path: Pat
     tokens = torch.randint(1, 20, (40, 6), generator=torch.Generator().manual_seed(0))
     tokens[::3, 4:] = 0
     np.save(tmp_path / "tokens.npy", tokens.numpy())
-    record = tmp_path / "record.json"
-    result = distiq(path, "--data", tmp_path / "tokens.npy", "--out", out, "--json", record)
+    result = distiq(path, "--data", tmp_path / "tokens.npy", "--out", out, "--json")
     assert result.exit_code == 0, result.output
-    found = OwnFileRecord.load(record)
+    found = OwnFileRecord.model_validate_json(result.stdout)
     assert found.sqnr_db > 25
     assert [file.file for file in found.bench.files] == [str(path), str(out)]
     assert found.bench.files[0].sha256 == checksums(path)

@@ -56,10 +56,10 @@ def samples(kind: str) -> dict[str, np.ndarray]:
 
 
 def distiq(source: Path, data: Path, folder: Path) -> OwnFileRecord:
-    out, record = folder / "out.onnx", folder / "record.json"
-    result = CliRunner().invoke(app, ["quantize", *map(str, (source, "--data", data, "--out", out, "--json", record))])
+    out = folder / "out.onnx"
+    result = CliRunner().invoke(app, ["quantize", *map(str, (source, "--data", data, "--out", out, "--json"))])
     assert result.exit_code == 0, result.output
-    return OwnFileRecord.load(record)
+    return OwnFileRecord.model_validate_json(result.stdout)
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])

@@ -90,7 +90,9 @@ def test_vectors_are_written_and_loaded_elsewhere(finished: tuple[Path, RunRecor
     assert result.exit_code == 0, result.output
     vectors = np.load(out)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
-    assert Bundle(bundle).outputs(Bundle(bundle).prepare(TEXTS[0]).inputs)[0] == pytest.approx(vectors[0], abs=1e-6)
+    assert Bundle(bundle).vectors_of(Bundle(bundle).run(Bundle(bundle).prepare(TEXTS[0]).inputs))[0] == pytest.approx(
+        vectors[0], abs=1e-6
+    )
     readers = [("sentence_transformers", "SentenceTransformer")]
     if kind == "static":
         readers.append(("model2vec", "StaticModel"))
