@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from distiq.data.splits import Data
-from distiq.progress import Watch
+from distiq.progress import Silent, Watch
 from distiq.recipe.recipe import Recipe
 from distiq.records.run import RunRecord
 from distiq.run.advise import advise
@@ -19,6 +19,7 @@ from distiq.run.networks import build_models
 from distiq.run.prepare import keep_recipe, read_data
 from distiq.run.rehearse import rehearse
 from distiq.run.select import select
+from distiq.run.tracking import Tracking
 from distiq.run.train import train_assistants, train_student, train_teacher
 from distiq.run.trial import quantize_teacher
 from distiq.run.web import make_web
@@ -52,8 +53,11 @@ def compress(
     Raises:
         UserError: something in the recipe or the data is refused, or the folder cannot be used.
     """
-    with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
+    folder = run or Path("runs") / recipe.name
+    tracking = Tracking(recipe, folder, command, watch or Silent())
+    with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
         data = read_data(recipe, ledger, data)
+        tracking.read(data)
         check_recipe(recipe, data)
         models = build_models(recipe, data, ledger.watch, teacher, student)
         check_models(recipe, data, models, ledger.watch)
@@ -71,7 +75,9 @@ def compress(
         timings = time_together(ledger, recipe, data, files)
         chosen = select(recipe, data, reference, baseline, climbed.trials, timings, ledger.watch)
         web = make_web(ledger, recipe, data, models, reference, baseline, climbed, chosen)
-        return write_run(
+        record = write_run(
             ledger, recipe, data, models, command, reference, quantized, advice, baseline, climbed, files, timings,
             chosen, web,
         )  # fmt: skip
+        tracking.finished(record)
+        return record

@@ -24,6 +24,7 @@ from distiq.recipe.part import Part
 from distiq.recipe.quantize import INTEGER_IO_LACKS, QuantizeSettings
 from distiq.recipe.search import SearchSettings
 from distiq.recipe.toml import described, plain
+from distiq.recipe.track import TrackSettings
 from distiq.recipe.training import (
     AssistantSettings,
     ModelSettings,
@@ -57,6 +58,7 @@ class Recipe(Part):
     measure: MeasureSettings = Field(default_factory=MeasureSettings)
     search: SearchSettings = Field(default_factory=SearchSettings)
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    track: TrackSettings = Field(default_factory=TrackSettings)
 
     @field_validator("name")
     @classmethod

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -46,6 +46,13 @@ class Place(NamedTuple):
     watch: Watch
 
 
+class Follower(Protocol):
+    """Is told which step is being made, and what came of it; of one that was found there, that alone."""
+
+    def begins(self, step: str) -> None: ...
+    def ends(self, step: str, record: object, folder: Path) -> None: ...
+
+
 class Ledger:
     """A run folder, held by one run at a time. Use it as a context.
 
@@ -57,6 +64,7 @@ class Ledger:
         watch: told what is being made, what was damaged and what was saved of it.
         recipe_file: where the run's recipe stands, if it was read from a file; it is never written to.
         chosen: the folder was named by the user and may serve several recipes.
+        follower: told of every step.
 
     Raises:
         UserError: on entering, when another run holds the folder, it is not distiq's, is that of another recipe, or
@@ -64,12 +72,17 @@ class Ledger:
     """
 
     def __init__(
-        self, folder: Path, watch: Watch | None = None, recipe_file: Path | None = None, chosen: bool = True
+        self,
+        folder: Path,
+        watch: Watch | None = None,
+        recipe_file: Path | None = None,
+        chosen: bool = True,
+        follower: Follower | None = None,
     ) -> None:
         self.folder, self.watch = Path(folder), watch or Silent()
         self.records, self.cache = self.folder / "records", self.folder / "cache"
         self.used: dict[str, Step[Any]] = {}
-        self._recipe_file, self._chosen = recipe_file, chosen
+        self._recipe_file, self._chosen, self._follower = recipe_file, chosen, follower
         self._lock = FileLock(self.folder / LOCK)
 
     def __enter__(self) -> "Ledger":
@@ -146,11 +159,15 @@ class Ledger:
         if step is None:
             partial, record, began = _partial(final), None, time.monotonic()
             with _writing(partial):
+                if self._follower:
+                    self._follower.begins(name)
                 if together or processes.is_main():
                     (watch or self.watch).stage(title)
                     record = make(Place(partial, self.cache, watch or self.watch))
                 step = processes.on_main(lambda: _kept_from_now(record, partial, final, key, time.monotonic() - began))
         self.used[step.folder.name] = step
+        if self._follower:
+            self._follower.ends(name, step.record, step.folder)
         return step
 
     def _kept(self, final: Path, key: str, kind: type[R]) -> Step[R] | None:

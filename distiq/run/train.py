@@ -247,6 +247,6 @@ def time_precision(
 def basis_of(recipe: Recipe, data: Data, models: Models) -> str:
     """Says which teacher, student and data a record is of: a hash of the recipe without what comes after their
     training, of the data, and of the networks."""
-    later = {"name", "quantize", "export", "budget", "measure", "evaluation"}
+    later = {"name", "quantize", "export", "budget", "measure", "evaluation", "track"}
     own = [recipe.model_dump(mode="json", exclude=later), data.digest(), [network.key for network in models.all]]
     return sha256_of_json(own)[:16]

@@ -1,0 +1,384 @@
+"""A run as trackers see it: one run, a child for each trial, whatever was killed or could not be reached in between.
+
+track/entries.jsonl   what there is to tell, line by line, written as it happens
+track/state.json      which recipe that is of, the trackers' ids of the runs, how far each tracker was told
+
+A thread reads the lines and tells them, so that no tracker keeps a training waiting; what one was not told when the
+process died, or while its server was away, it is told when the same command runs again.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import shutil
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from distiq import environment
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.files import make_folder, sha256_of_json, write_atomically
+from distiq.progress import Watch
+from distiq.recipe.recipe import Recipe
+from distiq.records.quality import Quality
+from distiq.records.run import RunRecord
+from distiq.records.training import TrainingRecord
+from distiq.run.measure import LOGITS
+from distiq.run.trackers import Point, Tracker, check_packages, tracker_named
+from distiq.training import processes
+
+CURVE = 200  # values of a curve, at most
+SECONDS = 1.0  # between two looks at what there is to tell
+RETRY = 30.0  # seconds until a tracker that did not answer is tried again
+PATIENCE = 60.0  # seconds that the end of a run waits for its trackers
+NO_FILES = {LOGITS, "record.json", "step.json"}  # of a trial's step: distiq's own
+
+
+class Tracking:
+    """Passes on to `watch` what happens, and tells it to the recipe's trackers. Use it as a context, in the ledger's.
+
+    Raises:
+        UserError: a tracker's package is missing; on entering, a tracker cannot be reached.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, command: str, watch: Watch) -> None:
+        self.recipe, self.folder, self.command, self.watch = recipe, Path(folder), command, watch
+        self.place = self.folder / "track"
+        self.on = bool(recipe.track.chosen) and processes.is_main()
+        self.run, self.scope, self.done = "", "", 0  # "" is the run itself, else the rung of a trial
+        self.making = False  # whether a step of the ledger is under way
+        self.last: dict[str, int] = {}  # the step that each curve has reached
+        self.said: set[str] = set()  # parameters and files that were told
+        self.senders: list[_Sender] = []
+        if self.on:
+            check_packages(recipe.track)
+
+    def __enter__(self) -> "Tracking":
+        if not self.on:
+            return self
+        digest = sha256_of_json(self.recipe.model_dump(mode="json", exclude={"track"}))
+        state = _state(self.place)
+        if state.get("recipe") != digest:
+            shutil.rmtree(self.place, ignore_errors=True)
+            state = {"recipe": digest, "trackers": {}}
+        make_folder(self.place)
+        before = self._read_back()
+        self.senders = [_Sender(name, self.recipe, self.folder, state) for name in self.recipe.track.chosen]
+        for sender in self.senders:
+            sender.open()
+        for sender in self.senders:
+            sender.thread.start()
+        if before == "running":
+            self._write(kind="state", state="running", why="killed, and taken up again")
+        else:
+            self._write(kind="state", state="running", why="taken up again" if before else "")
+        self._parameters(
+            {
+                "command": self.command,
+                **_flat(self.recipe.model_dump(mode="json"), ""),
+                **{f"version.{name}": one for name, one in environment.describe().versions.items()},
+            }
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self.on:
+            return
+        state = "finished" if kind is None else "killed" if issubclass(kind, KeyboardInterrupt) else "failed"
+        if self.run:
+            self._write(kind="state", run=self.run, state=state)
+        self._write(kind="state", state=state, why=f"{value}" if kind else "")
+        until = time.monotonic() + PATIENCE
+        for sender in self.senders:
+            sender.end(until - time.monotonic())
+            if left := sender.left:
+                self.watch.note(
+                    f"tracking: {sender.name} was not told the last {left} bytes of {self.place / 'entries.jsonl'};"
+                    " the same command tells them"
+                )
+
+    # What a run does --------------------------------------------------------------------------------------------------
+
+    def read(self, data: Data) -> None:
+        """The data was read."""
+        if self.on:
+            self._parameters({"data.digest": data.digest(), "data.train": str(len(data.train))})
+
+    def begins(self, step: str) -> None:
+        """A step of the ledger is being made, of that name."""
+        if self.on:
+            self._go_to(step)
+            self.making, self.done = True, 0
+
+    def ends(self, step: str, record: object, folder: Path) -> None:
+        """A step is there, made or found."""
+        if not self.on:
+            return
+        self._go_to(step)
+        self.making = False
+        training = getattr(record, "training", None)
+        if isinstance(training, TrainingRecord):
+            self._history(training)
+        self._values(_figures(record), 0)
+        if self.run:
+            for file in sorted(path for path in folder.iterdir() if path.is_file() and path.name not in NO_FILES):
+                self._file(file, "files")
+        self._say()
+
+    def finished(self, record: RunRecord) -> None:
+        """The run's record is written, with bundle and report."""
+        if not self.on:
+            return
+        for trial in record.trials:
+            self._enter(trial.rung)
+            self._parameters({"rung": trial.rung, "scheme": trial.scheme, "reason": trial.reason})
+        self._enter("")
+        self._parameters({"data.digest": record.data.digest})
+        delivered = next(trial.deployed for trial in record.trials if trial.rung == record.verdict.chosen)
+        self._values({"budget met": float(record.verdict.met), **_of_quality("delivered", delivered.test)}, 0)
+        self._write(kind="parameters", values={"delivered": record.verdict.chosen})
+        for name in ("report.html", "recipe.toml", "records", "bundle"):
+            self._write(kind="file", path=str(self.folder / name), folder="")
+
+    # A watch ----------------------------------------------------------------------------------------------------------
+
+    def stage(self, title: str) -> None:
+        self.watch.stage(title)
+        self._say()
+
+    def note(self, text: str) -> None:
+        self.watch.note(text)
+
+    def step(self, done: int, total: int, values: Mapping[str, float | str]) -> None:
+        self.watch.step(done, total, values)
+        if self.making:
+            self.done = done
+            if done % max(1, total // CURVE) == 0 or done == total:
+                numbers = {key: one for key, one in values.items() if isinstance(one, float) and key != "samples/s"}
+                self._values(numbers, done)
+
+    def epoch(self, number: int, goodness: float | None) -> None:
+        self.watch.epoch(number, goodness)
+        if self.making and goodness is not None:
+            self._values({"validation": goodness}, self.done)
+
+    # Lines ------------------------------------------------------------------------------------------------------------
+
+    def _go_to(self, step: str) -> None:
+        """The run that a step belongs to: that of its trial, or the run itself."""
+        self._enter(step.removeprefix("trial-") if step.startswith("trial-") else "")
+        self.scope = "" if self.run else step
+
+    def _enter(self, run: str) -> None:
+        if run == self.run:
+            return
+        if self.run:
+            self._write(kind="state", run=self.run, state="finished")
+        self.run, self.scope = run, ""
+        if run:
+            self._write(kind="state", run=run, state="running")
+
+    def _history(self, training: TrainingRecord) -> None:
+        """The epochs of a training that nobody watched, or that its watch did not come to."""
+        for entry in training.epochs:
+            step = entry.epoch * training.steps // max(1, len(training.epochs))
+            metric = {"validation": entry.validation.goodness} if entry.validation else {}
+            self._values({**entry.losses, "lr": entry.learning_rate, **metric}, step)
+
+    def _values(self, values: Mapping[str, float], step: int) -> None:
+        """Metrics of a step; those that their curve has behind it are left out: a resumed training repeats them."""
+        named = {f"{self.scope}/{key}" if self.scope else key: one for key, one in values.items()}
+        fresh = {
+            key: one
+            for key, one in named.items()
+            if math.isfinite(one) and self.last.get(f"{self.run}|{key}", -1) < step
+        }
+        if fresh:
+            self.last |= {f"{self.run}|{key}": step for key in fresh}
+            self._write(kind="metrics", run=self.run, step=step, values=fresh)
+
+    def _parameters(self, values: Mapping[str, str]) -> None:
+        fresh = {key: one for key, one in values.items() if f"{self.run}|{key}" not in self.said}
+        if fresh:
+            self.said |= {f"{self.run}|{key}" for key in fresh}
+            self._write(kind="parameters", run=self.run, values=fresh)
+
+    def _file(self, path: Path, folder: str) -> None:
+        if f"{self.run}|{path}" not in self.said:
+            self.said.add(f"{self.run}|{path}")
+            self._write(kind="file", run=self.run, path=str(path), folder=folder)
+
+    def _write(self, **entry: Any) -> None:
+        line = json.dumps({"time_ms": int(1000 * time.time()), "run": "", **entry})
+        with (self.place / "entries.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def _read_back(self) -> str:
+        """What was told before; returns the last state of the run, empty where there was none."""
+        state, file = "", self.place / "entries.jsonl"
+        whole = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if whole and not whole.endswith("\n"):  # the kill fell into the line
+            whole = whole[: whole.rfind("\n") + 1]
+            write_atomically(file, whole.encode())
+        for entry in map(json.loads, whole.splitlines()):
+            run = entry["run"]
+            match entry["kind"]:
+                case "metrics":
+                    for key in entry["values"]:
+                        self.last[f"{run}|{key}"] = max(entry["step"], self.last.get(f"{run}|{key}", -1))
+                case "parameters":
+                    self.said |= {f"{run}|{key}" for key in entry["values"]}
+                case "file":
+                    self.said.add(f"{run}|{entry['path']}")
+                case _:
+                    state = state if run else entry["state"]
+        return state
+
+    def _say(self) -> None:
+        for sender in self.senders:
+            if problem := sender.problem_to_say():
+                self.watch.note(
+                    f"tracking: {sender.name} does not take what it is told ({problem}); the run goes on, and tells it"
+                    " again later"
+                )
+
+
+class _Sender:
+    """Tells one tracker what stands in the lines, in a thread of its own."""
+
+    def __init__(self, name: str, recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:
+        self.name, self.recipe, self.folder = name, recipe, folder
+        self.file, self.state_file = folder / "track" / "entries.jsonl", folder / "track" / "state.json"
+        self.state = state
+        self.own: dict[str, Any] = state["trackers"].setdefault(
+            f"{name} {getattr(recipe.track, name)}", {"ids": {}, "told": 0}
+        )
+        self.opened: set[str] = set()
+        self.problem, self.was_said, self.ending = "", False, threading.Event()
+        self.thread = threading.Thread(target=self._work, name=f"tracking {name}", daemon=True)
+
+    def open(self) -> None:
+        """Opens the run.
+
+        Raises:
+            UserError: the tracker cannot be reached.
+        """
+        try:
+            logging.getLogger("alembic").setLevel(logging.ERROR)  # of a fresh database, line by line
+            self.tracker: Tracker = tracker_named(self.name, self.recipe.track, self.recipe.name, self.folder)
+            self._id("")
+        except Exception as error:  # every package raises its own
+            where = f'mlflow = "{self.recipe.track.mlflow}"' if self.name == "mlflow" else f"{self.name} = true"
+            raise UserError(
+                f"track.{where}: cannot be reached ({_short(error)}); start it, correct the address, or leave it out"
+            ) from error
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not told."""
+        return self.file.stat().st_size - self.own["told"] if self.file.is_file() else 0
+
+    def end(self, seconds: float) -> None:
+        self.ending.set()
+        self.thread.join(max(0.0, seconds))
+
+    def problem_to_say(self) -> str:
+        """Why the tracker does not answer, once."""
+        if not self.problem or self.was_said:
+            return ""
+        self.was_said = True
+        return self.problem
+
+    def _work(self) -> None:
+        while True:
+            ending = self.ending.wait(RETRY if self.problem else SECONDS)
+            try:
+                while self._tell_some():
+                    pass
+                self.problem = ""
+            except Exception as error:  # every package raises its own; the run goes on
+                self.problem = _short(error)
+            if ending:
+                return
+
+    def _tell_some(self) -> bool:
+        """Tells the lines that are there; returns whether there were some."""
+        if not self.left:
+            return False
+        with self.file.open("rb") as file:
+            file.seek(self.own["told"])
+            lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        entries = [json.loads(line) for line in lines.splitlines()]
+        for run in dict.fromkeys(entry["run"] for entry in entries):
+            self._tell(self._id(run), [entry for entry in entries if entry["run"] == run])
+        self.own["told"] += len(lines)
+        write_atomically(self.state_file, json.dumps(self.state).encode())
+        return bool(lines)
+
+    def _tell(self, run: str, entries: Sequence[dict[str, Any]]) -> None:
+        of = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in
+              ("parameters", "metrics", "file", "state")}  # fmt: skip
+        for entry in of["parameters"]:
+            self.tracker.parameters(run, entry["values"])
+        self.tracker.metrics(run, [Point(one["time_ms"], one["step"], one["values"]) for one in of["metrics"]])
+        for entry in of["file"]:
+            with contextlib.suppress(FileNotFoundError):  # a step that was made again since
+                self.tracker.file(run, Path(entry["path"]), entry["folder"])
+        for entry in of["state"]:
+            self.tracker.state(run, entry["state"], entry.get("why", ""))
+
+    def _id(self, run: str) -> str:
+        """The tracker's id of a run, which is opened where this process has not yet."""
+        if run not in self.opened:
+            name, parent = run or self.folder.resolve().name, self.own["ids"].get("", "") if run else ""
+            self.own["ids"][run] = self.tracker.open(name, parent, self.own["ids"].get(run, ""))
+            self.opened.add(run)
+            write_atomically(self.state_file, json.dumps(self.state).encode())
+        return self.own["ids"][run]
+
+
+def _state(place: Path) -> dict[str, Any]:
+    try:
+        return json.loads((place / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _flat(tree: Mapping[str, Any], before: str) -> dict[str, str]:
+    """Keys of a recipe with their places: "student.training.epochs"."""
+    rows: dict[str, str] = {}
+    for key, value in tree.items():
+        rows |= _flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": json.dumps(value)}
+    return rows
+
+
+def _of_quality(place: str, quality: Quality) -> dict[str, float]:
+    return {f"{place}/{metric.name}": metric.value for metric in (quality.primary, *quality.metrics)}
+
+
+def _figures(record: object) -> dict[str, float]:
+    """What a step measured: quality by split, size, latency, SQNR; empty of a step that measures nothing."""
+    deployed = getattr(record, "deployed", None)
+    scores, cost = getattr(deployed or record, "scores", None), getattr(record, "cost", None)
+    rows: dict[str, float] = {}
+    for split in ("validation", "test"):
+        if isinstance(quality := getattr(scores, split, None), Quality):
+            rows |= _of_quality(split, quality)
+    if cost is not None:
+        rows["size_bytes"] = float(cost.size_bytes)
+        rows["latency_ms"] = cost.timed("", cost.alone).at_batch(1).p50_ms
+    if deployed is not None:
+        rows["sqnr_db"] = deployed.sqnr_db
+    return rows
