@@ -424,6 +424,26 @@ def check(bundle: BundleFolder, as_json: AsJson = False) -> None:
             raise typer.Exit(BUDGET_MISSED)
 
 
+@app.command(epilog="Example: `distiq push runs/fashion_mnist/bundle me/shoes --dry-run`")
+def push(
+    bundle: BundleFolder,
+    repository: Annotated[str, typer.Argument(help="on the Hugging Face hub: user/name", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="of a repository that is not there yet")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent, send nothing")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sends a bundle to the Hugging Face hub, with its README.md as the model's card."""
+    with _explained(as_json) as answer:
+        from distiq.commands.push import push as push_bundle
+
+        record = push_bundle(bundle, repository, private=private, dry_run=dry_run)
+        for file in record.files:
+            typer.echo(f"{file.size_bytes:>15,} bytes  {file.name}")
+        total = sum(file.size_bytes for file in record.files)
+        typer.echo(f"{total:>15,} bytes {f'would go to {repository}' if dry_run else record.url}")
+        answer(record)
+
+
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
     " `distiq bench model.onnx --shape 3,224,224 --json > times.json`,"

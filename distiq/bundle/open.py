@@ -5,7 +5,7 @@ run.py               checks, answers and times the file with numpy and its runti
 preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
 tokenizer.json       of texts: how they are cut into tokens
 vectors.safetensors  inputs and the outputs that this file gave where it was made
-card.json, CARD.md   what it is, what it was made from, how it was measured, hashes
+card.json, README.md   what it is, what it was made from, how it was measured, hashes
 """
 
 import math

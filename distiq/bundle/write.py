@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from distiq.bundle.card import _card, _card_text
+from distiq.bundle.hub import front_matter
 from distiq.bundle.open import CARD, PREPROCESSING, RUNNER, TOKENIZER, VECTOR_COUNT, VECTORS
 from distiq.data.splits import Data
 from distiq.data.text import Text
@@ -39,10 +40,10 @@ OUTPUTS: dict[Decoding, str] = {
     "none": "what the task's own code decodes",
 }
 
-CARD_TEXT, WEB = "CARD.md", "web"
+README, WEB = "README.md", "web"
 MODELS = ("model.onnx", "model.onnx.data", "model.xml", "model.bin", "model.tflite", "model.pte", "model.pt2",
           "model.c", "model.h", "vectors.h", "main.c", "Makefile", "CMakeLists.txt", "qemu.c", "qemu.ld")  # fmt: skip
-OWN = (*MODELS, WEB, CARD, CARD_TEXT, PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
+OWN = (*MODELS, WEB, CARD, README, "CARD.md", PREPROCESSING, RUNNER, TOKENIZER, VECTORS, ".*.partial")
 """The names of a bundle's files; whatever else lies in the folder is somebody's and stays there."""
 
 
@@ -72,7 +73,7 @@ def write_bundle(
     facts = {"model": model.name, "pair_sums": certificate, "signature": signature.to_json(), "integer_io": integers}
     _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
     card = _card_text(run, trial, files, certificate, integers, data.preprocessing.pair)
-    write_atomically(partial / CARD_TEXT, card.encode())
+    write_atomically(partial / README, (front_matter(run, trial) + card).encode())
     if page is not None:
         shutil.copytree(page, partial / WEB)
     replace_folder(partial, target, OWN)

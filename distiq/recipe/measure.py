@@ -1,5 +1,7 @@
 """How files are measured, evaluated and exported."""
 
+from typing import ClassVar
+
 from pydantic import Field, field_validator
 
 from distiq.recipe.data import SHORTEST_TEXT
@@ -56,7 +58,9 @@ class EvaluationSettings(Part):
 
 
 class ExportSettings(Part):
-    """What the exported files take."""
+    """What the exported files take, and what is said of them."""
+
+    WITHOUT_EFFECT: ClassVar[frozenset[str]] = frozenset({"licence"})
 
     uint8_input: bool = Field(
         False, description="images: files take uint8 and normalize it themselves (onnxruntime, openvino, litert)"
@@ -70,4 +74,7 @@ class ExportSettings(Part):
         False,
         description="also a page for browsers, `web` in the bundle: the .onnx file that is fastest in onnxruntime-web,"
         " measured in headless Chromium (npm, chromium)",
+    )
+    licence: str = Field(
+        "", description='of the model, for its README.md on a hub, such as "apache-2.0"; empty says nothing'
     )

@@ -80,6 +80,22 @@ class ReplayRecord(Record):
     lines: tuple[str, ...]
 
 
+class PushedFile(Record):
+    """A file that goes to a hub."""
+
+    name: str
+    size_bytes: int
+
+
+class PushRecord(Record):
+    """What `distiq push` sent to a repository, or would send (`dry_run`); `url` is that of the commit."""
+
+    repository: str
+    dry_run: bool
+    files: tuple[PushedFile, ...]
+    url: str
+
+
 class ClassShare(Record):
     """A class and its probability."""
 
@@ -151,6 +167,7 @@ DOCUMENTS: dict[str, type[Record]] = {
     "check": ReplayRecord,
     "bench": BenchRecord,
     "quantize": OwnFileRecord,
+    "push": PushRecord,
 }
 """By command. That of `distiq schema` is a JSON schema itself."""
 

@@ -31,7 +31,8 @@ def test_the_bundle_is_c_that_checks_itself(recipe_file, tmp_path):
     assert cost.ram_bytes is not None
     bundle = Bundle(tmp_path / "run" / "bundle")
     assert (
-        f"| RAM, arena with inputs and outputs | {cost.ram_bytes:,} bytes |" in (bundle.folder / "CARD.md").read_text()
+        f"| RAM, arena with inputs and outputs | {cost.ram_bytes:,} bytes |"
+        in (bundle.folder / "README.md").read_text()
     )
     assert {"model.c", "model.h", "main.c", "Makefile"} <= json.loads((bundle.folder / CARD).read_text())[
         "sha256"

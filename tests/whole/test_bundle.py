@@ -27,12 +27,12 @@ def test_card_says_what_it_is_and_hashes_every_file(bundle: Path):
     assert "drop = -200.0" in card["made_from"]["recipe"]
     assert card["float_operations"] == []
     assert card["measured"]["cost"]["size_bytes"] == (bundle / "model.onnx").stat().st_size
-    assert {file.name for file in bundle.iterdir()} == {*PARTS, "card.json", "CARD.md"}
+    assert {file.name for file in bundle.iterdir()} == {*PARTS, "card.json", "README.md"}
 
 
 def test_card_s_text_has_the_measured_accuracy(bundle: Path):
     measured = json.loads((bundle / "card.json").read_text())["measured"]["test"]
-    text = (bundle / "CARD.md").read_text()
+    text = (bundle / "README.md").read_text()
     assert f"accuracy, {measured['samples']} test images | {100 * measured['primary']['value']:.2f} %" in text
 
 

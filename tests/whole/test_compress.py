@@ -410,4 +410,4 @@ def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, tmp
         assert ", reduced range" in trial.scheme and trial.agreement > 0.95
         (folder,) = tmp_path.glob(f"steps/trial-{trial.rung}-*")
         assert export.pair_sums(folder / "model.onnx").startswith("certified")
-    assert "Sums of two 8-bit products are certified" in (tmp_path / "bundle" / "CARD.md").read_text()
+    assert "Sums of two 8-bit products are certified" in (tmp_path / "bundle" / "README.md").read_text()

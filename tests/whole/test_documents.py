@@ -22,7 +22,9 @@ QUICK = {
     "init": "init {tmp}/my.toml --data {photos}", "recipes": "recipes adult", "schema": "schema",
     "report": "report {run}", "show": "show {run}", "compare": "compare {run} {run}",
     "clean": "clean {run} --dry-run", "predict": "predict {run}/bundle {photos}/test/dark/000.png",
-    "check": "check {run}/bundle", "bench": "bench {run}/bundle --rounds 1 --seconds 0.002 --batch 2 --plain",
+    "check": "check {run}/bundle",
+    "push": "push {run}/bundle me/tiny --dry-run",
+    "bench": "bench {run}/bundle --rounds 1 --seconds 0.002 --batch 2 --plain",
 }  # fmt: skip
 LONG = {
     "run": "run {recipe} --run {run}", "ablate": "ablate {recipe} --run {run} --seeds 1", "diagnose": "diagnose {run}",

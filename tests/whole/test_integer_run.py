@@ -31,7 +31,7 @@ def test_the_bundle_takes_and_gives_int8(recipe_file, tmp_path):
     outputs = load_file(bundle.folder / VECTORS)["outputs"].numpy()
     steps = outputs / np.float32(ends["output"]["scale"])
     assert np.allclose(steps, np.rint(steps), atol=1e-3), "logits are whole multiples of the card's scale"
-    assert f"input with scale {ends['input']['scale']:.9g}, zero point" in (bundle.folder / "CARD.md").read_text()
+    assert f"input with scale {ends['input']['scale']:.9g}, zero point" in (bundle.folder / "README.md").read_text()
     assert bundle.check().passed
     done = subprocess.run([sys.executable, "run.py"], cwd=bundle.folder, capture_output=True, text=True, check=True)
     assert "pass: 32 vectors, 0 answers changed, largest difference 0 " in done.stdout

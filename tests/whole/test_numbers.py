@@ -152,7 +152,7 @@ def test_the_bundle_answers_in_the_unit_of_the_data(run: RunRecord, folder: Path
     assert told.output.strip() == f"the film is dull: stars {low:.4g}"
     with pytest.raises(UserError, match="this model answers a number, no classes; ask `numbers`"):
         opened.predict("the film is dull")
-    card = (opened.folder / "CARD.md").read_text()
+    card = (opened.folder / "README.md").read_text()
     assert "Predicts a number: stars." in card and "| RMSE, 48 test texts |" in card
     assert runner.main([], opened.folder) == 0
     import numpy as np

@@ -175,7 +175,7 @@ def test_the_bundle_gives_outputs_that_its_code_decodes(run: RunRecord, folder: 
     said = CliRunner().invoke(app, ["predict", str(opened.folder), str(folder / "one.csv")])
     values = [float(value) for value in said.output.split(": ")[1].split()]
     assert said.exit_code == 0 and len(values) == 3 and all(value > 0 for value in values)
-    assert "Predicts a level of 0 to 3" in (opened.folder / "CARD.md").read_text()
+    assert "Predicts a level of 0 to 3" in (opened.folder / "README.md").read_text()
 
 
 def test_the_teacher_s_help_is_counted_in_right_predictions(folder: Path):

@@ -101,7 +101,7 @@ def test_the_bundle_answers_two_texts(run: RunRecord, folder: Path):
     assert told.output.splitlines() == [
         f"{one} | {other}: better {number:.4g}" for (one, other), number in zip((pair, pair[::-1]), found, strict=True)
     ]
-    assert 'distiq predict . "a text" "another text"' in (opened.folder / "CARD.md").read_text()
+    assert 'distiq predict . "a text" "another text"' in (opened.folder / "README.md").read_text()
 
 
 def test_half_a_pair_is_refused(run: RunRecord, folder: Path):

@@ -141,7 +141,7 @@ def test_the_preprocessing_says_rate_and_window(run: Path):
     assert (found["modality"], found["rate"], found["shape"], found["divide_by"]) == ("audio", RATE, [1000], 32768)
     vectors = load_file(run / "bundle" / "vectors.safetensors")
     assert torch.equal(vectors["samples"].float() / 32768, vectors["inputs"])
-    assert "distiq predict . clip.wav" in (run / "bundle" / "CARD.md").read_text()
+    assert "distiq predict . clip.wav" in (run / "bundle" / "README.md").read_text()
 
 
 def test_check_passes_where_it_was_made(run: Path):

@@ -120,7 +120,7 @@ def test_texts_of_every_length_that_there_is_are_timed(run: RunRecord, folder: P
     assert [entry.tokens for entry in lengths] == [4, 12], "texts have up to 12 tokens"
     assert all(entry.files.keys() == run.comparison.files.keys() for entry in lengths)
     assert run.comparison.fixed_lengths == {}
-    card = (folder / "run" / "bundle" / "CARD.md").read_text()
+    card = (folder / "run" / "bundle" / "README.md").read_text()
     assert "latency, 4 tokens" in card and "tokens alone" not in card
     assert "4 tokens" in CliRunner().invoke(app, ["show", str(folder / "run")]).output
 
@@ -139,7 +139,7 @@ def test_a_file_of_a_fixed_length_is_said_to_be_one_and_is_fed_padded_texts(
     }
     short, whole = found.comparison.lengths
     assert short.files.keys() == found.comparison.files.keys() - fixed.keys() and fixed.keys() < whole.files.keys()
-    assert "takes texts of 12 tokens alone" in (copied / "bundle" / "CARD.md").read_text()
+    assert "takes texts of 12 tokens alone" in (copied / "bundle" / "README.md").read_text()
     assert "not taken" in CliRunner().invoke(app, ["show", str(copied)]).output
     opened = Bundle(copied / "bundle")
     assert opened.prepare("a film").inputs.shape == (1, 12)
