@@ -444,6 +444,19 @@ def push(
         answer(record)
 
 
+@app.command(epilog="Example: `distiq mcp work`, as the command of a server in an assistant's settings")
+def mcp(
+    folder: Annotated[Path, typer.Argument(help="all that the assistant may read and write lies in it")],
+    trust: Annotated[bool, typer.Option("--trust", help="recipes may name code, such as file.py:function")] = False,
+) -> None:
+    """Serves run, show, quantize, bench, diagnose and predict to an assistant (Model Context Protocol, on standard
+    input and output)."""
+    with _explained():
+        from distiq.commands.mcp import serve
+
+        serve(folder, trust)
+
+
 @app.command(
     epilog="Examples: `distiq bench model.onnx`, `distiq bench float.xml int8.xml int8.tflite --threads 2 --batch 64`,"
     " `distiq bench model.onnx --shape 3,224,224 --json > times.json`,"
