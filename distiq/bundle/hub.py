@@ -5,28 +5,34 @@ import tomllib
 from pathlib import Path
 
 from distiq.records.quality import Metric
+from distiq.records.record import Modality
 from distiq.records.run import RunRecord
 from distiq.records.trials import TrialRecord
+from distiq.tasks.task import Decoding
 
-PIPELINES = {
-    ("classification", "image"): "image-classification", ("classification", "audio"): "audio-classification",
-    ("classification", "text"): "text-classification", ("classification", "table"): "tabular-classification",
-    ("multi_label", "image"): "image-classification", ("multi_label", "audio"): "audio-classification",
-    ("multi_label", "text"): "text-classification", ("regression", "table"): "tabular-regression",
-    ("regression", "text"): "text-classification", ("segmentation", "image"): "image-segmentation",
-    ("detection", "image"): "object-detection", ("tokens", "text"): "token-classification",
-    ("transcripts", "audio"): "automatic-speech-recognition", ("embedding", "text"): "sentence-similarity",
-}  # fmt: skip
-"""The hub's name of a task, by distiq's and by modality; of others there is none."""
+OF_CLASSES: dict[Modality, str] = {
+    "image": "image-classification",
+    "audio": "audio-classification",
+    "text": "text-classification",
+    "table": "tabular-classification",
+}
+PIPELINES: dict[Decoding, str] = {
+    "mask": "image-segmentation",
+    "boxes": "object-detection",
+    "spans": "token-classification",
+    "transcript": "automatic-speech-recognition",
+    "vector": "sentence-similarity",
+}
+"""The hub's names of tasks."""
 NAME_OF_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def front_matter(run: RunRecord, trial: TrialRecord) -> str:
+def front_matter(run: RunRecord, trial: TrialRecord, decoding: Decoding) -> str:
     """The YAML head: each metric of the delivered file on the test set, with its interval of 95 % where it has one."""
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe, test = tomllib.loads(run.recipe_toml), trial.deployed.test
-    data, task = recipe.get("data", {}), PIPELINES.get((run.task.name, run.data.modality))
+    data, task = recipe.get("data", {}), pipeline_of(decoding, run.data.modality)
     hub_data = hub_name(data.get("hub", {}).get("name", "")) or hub_name(data.get("text", {}).get("hub", ""))
     assert trial.deployed.cost is not None
     results = [
@@ -59,6 +65,15 @@ def front_matter(run: RunRecord, trial: TrialRecord) -> str:
         eval_results=results,
     )
     return f"---\n{card.to_yaml()}\n---\n\n"
+
+
+def pipeline_of(decoding: Decoding, modality: Modality) -> str | None:
+    """The hub's name of a task; None where it has none."""
+    if decoding in ("softmax", "sigmoid"):
+        return OF_CLASSES[modality]
+    if decoding == "number" and modality == "table":
+        return "tabular-regression"
+    return PIPELINES.get(decoding)
 
 
 def hub_name(name: str) -> str:

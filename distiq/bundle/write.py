@@ -73,7 +73,7 @@ def write_bundle(
     facts = {"model": model.name, "pair_sums": certificate, "signature": signature.to_json(), "integer_io": integers}
     _write_json(partial / CARD, {**facts, **_card(run, trial, files)})
     card = _card_text(run, trial, files, certificate, integers, data.preprocessing.pair)
-    write_atomically(partial / README, (front_matter(run, trial) + card).encode())
+    write_atomically(partial / README, (front_matter(run, trial, task_of(data).decoding) + card).encode())
     if page is not None:
         shutil.copytree(page, partial / WEB)
     replace_folder(partial, target, OWN)

@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "work"
     run_record(rungs=("static",)).save(place / "runs" / "one" / "records" / "run.json")
     (tmp_path / "secret" / "train").mkdir(parents=True)
+    (tmp_path / "secret" / "w.safetensors").write_bytes(b"")
     (place / "out.toml").write_text(RECIPE.format(folder=tmp_path / "secret"))
     (place / "code.toml").write_text('[data]\nsource = "own.py:data"\n')
     (place / "own.py").write_text("def data():\n    raise SystemExit('it was run')\n")

@@ -125,7 +125,7 @@ def test_licence_base_model_and_data_stand_in_the_card(small_bundle: Path):
         "data": {"source": "folder", "hub": {"name": "uoft-cs/cifar10", "label": "label"}},
     })  # fmt: skip
     told = RunRecord.model_validate({**dict(run), "recipe_toml": to_toml(recipe)})
-    data = ModelCard(front_matter(told, chosen_trial(told)) + "# x").data
+    data = ModelCard(front_matter(told, chosen_trial(told), "softmax") + "# x").data
     assert (data.license, data.base_model, data.datasets) == ("mit", "google/vit-base", ["uoft-cs/cifar10"])
     assert data.eval_results[0].dataset_type == "uoft-cs/cifar10"
 
