@@ -27,7 +27,7 @@ def test_the_bundle_has_sources_and_the_record_an_estimate(recipe_file, tmp_path
     assert record.accelerator is not None
     assert (record.accelerator.on_cpu, record.accelerator.left) == (0, ())
     bundle = Bundle(tmp_path / "run" / "bundle")
-    assert record.accelerator.sentence in (bundle.folder / "CARD.md").read_text()
+    assert record.accelerator.sentence in (bundle.folder / "README.md").read_text()
     listed = json.loads((bundle.folder / CARD).read_text())["sha256"]
     assert {"model.tflm", "model_data.cc", "model_data.h", "model_resolver.h"} <= listed.keys()
     assert bundle.check().passed
