@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distiq.bundle.open import CARD, Bundle
-from distiq.bundle.write import README
+from distiq.bundle.write import README, WEB
 from distiq.errors import UserError
 from distiq.records.documents import PushedFile, PushRecord
 
@@ -30,7 +30,8 @@ def push(bundle: Path, repository: str, *, private: bool = False, dry_run: bool 
     except HFValidationError as error:
         raise UserError(f"{repository}: no name of a repository ({error}); write user/name") from error
     opened = Bundle(bundle)
-    names = sorted({*opened.card["sha256"], CARD, README})
+    page = [str(file.relative_to(opened.folder)) for file in (opened.folder / WEB).rglob("*") if file.is_file()]
+    names = sorted({*opened.card["sha256"], CARD, README, *page})
     if missing := [name for name in names if not (opened.folder / name).is_file()]:
         raise UserError(f"{opened.folder / missing[0]}: missing; make the bundle again with distiq run")
     files = tuple(PushedFile(name=name, size_bytes=(opened.folder / name).stat().st_size) for name in names)

@@ -154,10 +154,12 @@ def test_a_dry_run_says_names_and_sizes_and_reaches_nothing(small_bundle: Path, 
 
 def test_all_of_a_bundle_goes_there_and_nothing_else(small_bundle: Path, hub: type[Hub]):
     (small_bundle / "notes.txt").write_text("mine")
+    (small_bundle / "web").mkdir()
+    (small_bundle / "web" / "index.html").write_text("a page")
     told = push(small_bundle, "me/tiny")
     assert hub.repositories == ["tiny"] and told.url.endswith("/me/tiny/commit/1")
     assert hub.files == {file.name: (small_bundle / file.name).read_bytes() for file in told.files}
-    assert "README.md" in hub.files and "notes.txt" not in hub.files
+    assert {"README.md", "web/index.html"} <= set(hub.files) and "notes.txt" not in hub.files
 
 
 def test_what_the_hub_refuses_is_said(small_bundle: Path, hub: type[Hub], monkeypatch):
