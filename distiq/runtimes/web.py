@@ -3,6 +3,7 @@
 The browser asks a small server on this machine for work and sends back what came out: nothing else drives it.
 """
 
+import contextlib
 import hashlib
 import importlib.resources
 import json
@@ -200,7 +201,8 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.site.shutdown()
         self.site.server_close()
