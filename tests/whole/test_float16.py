@@ -43,6 +43,7 @@ def run(settings: Recipe, data: Data, folder: Path) -> RunRecord:
     return compress(settings, run=folder, teacher=network(6), student=network(32), data=data)
 
 
+@pytest.mark.slow
 def test_a_recipe_asks_for_it_by_name(data: Data, tmp_path: Path):
     record = run(recipe(quantize={"mode": "float16"}), data, tmp_path)
     (trial,) = record.trials
