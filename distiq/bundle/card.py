@@ -36,6 +36,7 @@ def _card(run: RunRecord, trial: TrialRecord, files: dict[str, str]) -> dict[str
         "agreement_with_simulation": trial.agreement,
         "float_operations": list(trial.float_operations),
         "runtimes": [entry.model_dump(mode="json") for entry in trial.runtimes],
+        "web": run.web.model_dump(mode="json") if run.web else None,
         "environment": run.environment.model_dump(mode="json"),
         "sha256": files,
     }

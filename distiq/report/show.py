@@ -15,6 +15,7 @@ from distiq.records.models import Column, ModelRecord
 from distiq.records.run import OwnFileRecord, RunRecord
 from distiq.records.search import SearchRecord
 from distiq.records.speed import BenchRecord, gmac_per_s
+from distiq.records.trials import FLOAT32
 from distiq.report.figures import (
     NOTHING,
     amount,
@@ -268,6 +269,8 @@ def _print_verdict(run: RunRecord, console: Console) -> None:
     console.print(Text(run.verdict.sentence))
     if run.accelerator is not None:
         console.print(Text(run.accelerator.sentence))
+    if run.web is not None:
+        console.print(Text(run.web.sentence))
     for breach in run.verdict.breaches:
         console.print(Text(f"- {breach_sentence(breach)}", tone))
     if run.verdict.next_step:
@@ -281,7 +284,8 @@ def _print_verdict(run: RunRecord, console: Console) -> None:
 
 
 def _print_measurements(run: RunRecord, console: Console) -> None:
-    _heading(console, "Float32, int8 simulated, int8 deployed")
+    quantized = "int8" if delivered_form(run) == FLOAT32 else delivered_form(run)
+    _heading(console, f"Float32, {quantized} simulated, {quantized} deployed")
     columns = measurement_columns(run)
     if len(columns) <= 4:
         console.print(_measurements(run, columns))
