@@ -17,7 +17,7 @@ from distiq.models.onnx_inputs import one_input
 from distiq.models.signature import Predict, Tensors, TensorSpec, by_name, each, tensors_of
 from distiq.progress import Silent, Watch
 from distiq.records.speed import BenchFile, BenchRecord, LatencyRecord
-from distiq.records.trials import FLOAT32
+from distiq.records.trials import FLOAT16, FLOAT32
 from distiq.runtimes.export import checksums, load, require, runtime_of, size_bytes
 from distiq.runtimes.runtime import Work
 from distiq.timing.latency import latencies
@@ -120,7 +120,7 @@ def _timed(
 def _opened(path: Path, threads: int | None, shape: Shape, rate: int, folder: Path) -> _Opened:
     if path.is_dir():
         bundle = Bundle(path, threads)
-        macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] != FLOAT32
+        macs, is_int8 = bundle.card["measured"]["cost"]["macs"], bundle.card["rung"] not in (FLOAT16, FLOAT32)
         sound_s = bundle.preprocessing.seconds if isinstance(bundle.preprocessing, Audio) else 0.0
         sample: Tensors = bundle.inputs(1)
         return _Opened(bundle.model, bundle.model, bundle.threads, bundle.run, sample, Work(macs, is_int8), sound_s)

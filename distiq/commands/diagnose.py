@@ -31,7 +31,7 @@ from distiq.recipe.recipe import Recipe
 from distiq.records.diagnosis import DiagnosisRecord, FindingRecord
 from distiq.records.run import RunRecord
 from distiq.records.sensitivity import SensitivityRecord
-from distiq.records.trials import FLOAT32, TrialRecord
+from distiq.records.trials import INT8, TrialRecord
 from distiq.report.reading import chosen_trial, read_run
 from distiq.run.climb import plain_scheme
 from distiq.run.ladder import best
@@ -134,8 +134,8 @@ def read_case(ledger: Ledger) -> Case:
     student = _load_student(ledger.folder, run, recipe, data)
     calibration = data.normalize(data.calibration.inputs)
     trial = chosen_trial(run)
-    if trial.rung == FLOAT32:
-        trial = best([other for other in run.trials if other.rung != FLOAT32])
+    if trial.form != INT8:
+        trial = best([other for other in run.trials if other.form == INT8])
     # Rounding and training leave no float32 weights to compare with: then the plain ranges are looked at.
     rung = next((rung for rung in BY_RANGES if rung.name == trial.rung), BY_RANGES[0])
     assert rung.ranges is not None
@@ -166,6 +166,8 @@ def _refuse_others(folder: Path, run: RunRecord, recipe: Recipe) -> None:
             f"{folder}: its scheme is {run.trials[0].scheme}; diagnose looks for the causes of static int8 alone;"
             ' nearest: the same recipe with quantize.mode = "static" and activation_bits = 8'
         )
+    if all(trial.form != INT8 for trial in run.trials):
+        raise UserError(f"{folder}: the run made no int8 file to look at; add a rung of integers to quantize.rungs")
 
 
 def _load_student(folder: Path, run: RunRecord, recipe: Recipe, data: Data) -> nn.Module:

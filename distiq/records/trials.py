@@ -67,6 +67,8 @@ FLOAT32 = "float32"
 """The rung that a ladder falls back to: the student as it is."""
 FLOAT16 = "float16"
 """The rung whose files hold no integers but float16 weights."""
+INT8 = "int8"
+"""What the files of all other rungs hold."""
 
 
 class TrialRecord(Record):
@@ -108,7 +110,7 @@ class TrialRecord(Record):
     @property
     def form(self) -> str:
         """What the deployed file's weights are: "int8", "float16" or "float32"."""
-        return self.rung if self.rung in (FLOAT32, FLOAT16) else "int8"
+        return self.rung if self.rung in (FLOAT32, FLOAT16) else INT8
 
     @property
     def float_operations(self) -> tuple[str, ...]:

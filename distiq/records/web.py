@@ -3,7 +3,7 @@
 from distiq.records.quality import Metric
 from distiq.records.record import Record
 from distiq.records.speed import LatencyRecord, SpeedRecord
-from distiq.records.trials import Breach
+from distiq.records.trials import INT8, Breach
 
 
 class WebFileRecord(Record):
@@ -40,7 +40,7 @@ class WebRecord(Record):
     @property
     def sentence(self) -> str:
         """What is delivered for the web, and why, where int8 is not."""
-        int8, own = self.file("int8"), self.file(self.delivered)
+        int8, own = self.file(INT8), self.file(self.delivered)
         assert own is not None
         facts = f"{own.latency.p50_ms:.3f} ms, {own.size_bytes / 1000:.1f} kB, {own.quality.in_words}"
         said = f"In {self.browser} ({self.package}, one thread) the {self.delivered} file is delivered: {facts}."

@@ -24,7 +24,7 @@ from distiq.recipe.budget import Budget
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Quality
 from distiq.records.speed import LatencyRecord
-from distiq.records.trials import FLOAT16, FLOAT32
+from distiq.records.trials import FLOAT16, FLOAT32, INT8
 from distiq.records.web import WebFileRecord, WebRecord
 from distiq.run import ladder
 from distiq.run.climb import Climbed
@@ -44,7 +44,6 @@ from distiq.timing.latency import summary
 SHOWN = ("softmax", "sigmoid", "number")  # decodings that the page knows
 MOST = 2048  # samples of the test set that a file answers in the browser
 CHUNK = 64
-INT8 = "int8"
 
 
 class Turns(NamedTuple):
