@@ -147,12 +147,12 @@ def next_rung(
 
 
 def half(rungs: Sequence[Rung], trials: Sequence[Tried]) -> Next | None:
-    """The rung of float16 where it was not tried yet: asked once the ladder ends at a file that is no faster than
-    float32. It may be delivered then, being half as large as float32 and as fast."""
+    """The rung of float16 where it was not tried yet: asked once the ladder ends at a file that is not clearly faster
+    than float32. It may be delivered then, being half as large as float32 and as fast."""
     tried = {trial.rung for trial in trials}
     is_too_large = any(breach.limit == "size_kb" for breach in trials[-1].breaches)
     untried = [rung for rung in rungs if rung.halves and rung.name not in tried and not is_too_large]
-    return Next(untried[0], f"int8 measured slower than float32: {untried[0].what}") if untried else None
+    return Next(untried[0], f"int8 may be no faster than float32: {untried[0].what}") if untried else None
 
 
 def skipped(
