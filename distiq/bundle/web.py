@@ -149,7 +149,7 @@ def _texts(data: Data, about: dict[str, Any], tokenizer: Path) -> list[list[str]
     """Texts of the test set as the tokenizer writes them, odd ones, and one that is too long; of pairs two each."""
     reader = runner.read_tokenizer(tokenizer)
     decoded = [reader.decode(one.tolist()) for one in data.test.drawn(TEXTS).inputs]
-    own = [text for text in decoded if text.strip()]
+    own = [text.replace(" ##", "") for text in decoded if text.strip()]  # pieces of words, where no decoder joins them
     texts = [*own, *PROBES, " ".join(own * (1 + about["shape"][0] // TEXTS))]
     return [[text, texts[number - 1]] if about.get("pair") else [text] for number, text in enumerate(texts)]
 
