@@ -47,6 +47,7 @@ _HOMES = {
     "mutual": "distiq.distillation.mutual",
     "quantize": "distiq.quantization.quantize",
     "reuse_classifier": "distiq.distillation.simkd",
+    "show": "distiq.report.notebook",
     "train_quantized": "distiq.quantization.qat",
     "with_unlabelled": "distiq.data.splits",
     "write_report": "distiq.report.report",

@@ -18,7 +18,7 @@ from distiq.recipe.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-SHOWN_ONLY = {"text", "cpp", "kotlin", "swift", "js"}  # C++ and JavaScript have tests of their own
+SHOWN_ONLY = {"text", "json", "yaml", "cpp", "kotlin", "swift", "js"}  # C++ and JavaScript have tests of their own
 SMALL = {  # what `distiq run` and `distiq quantize` of a page are given on top, so that they take seconds
     "run": (
         "--plain", "--set", "teacher.training.epochs=1", "--set", "student.training.epochs=1",

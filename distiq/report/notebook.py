@@ -1,0 +1,49 @@
+"""show(run): a run inside a notebook, or in the terminal."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from distiq.report.reading import read_run
+from distiq.report.show import show as show_records
+
+WIDTH = 100  # of the tables, in columns
+
+
+class Shown:
+    """A run as notebooks render it: verdict, tables, plots; elsewhere its text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.records = Path(folder) / "records"
+        self.run = read_run(self.records)
+
+    def __repr__(self) -> str:
+        return self._recorded().export_text()
+
+    def _repr_html_(self) -> str:
+        from distiq.report import plots  # loads matplotlib
+
+        trainings = (("teacher", self.run.teacher.training), ("student", self.run.student.training))
+        curves = [plots.training_curves(one, name) for name, one in trainings if one is not None and one.epochs]
+        trade_offs = [plots.quality_against_size(self.run), plots.quality_against_latency(self.run)]
+        pictures = "".join(f'<div style="max-width:640px">{one}</div>' for one in (*trade_offs, *curves))
+        style = "<pre style='line-height:1.25;overflow-x:auto'>{code}</pre>"
+        return self._recorded().export_html(inline_styles=True, code_format=style) + pictures
+
+    def _recorded(self) -> Console:
+        console = Console(record=True, file=io.StringIO(), width=WIDTH, highlight=False)
+        show_records(self.records, console)
+        return console
+
+
+def show(run: Path | str) -> Shown:
+    """A run for the last line of a notebook's cell.
+
+    Args:
+        run: its folder, such as runs/fashion_mnist.
+
+    Raises:
+        UserError: it is no run that came to its end.
+    """
+    return Shown(Path(run))
