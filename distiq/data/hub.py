@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,19 @@ from distiq.errors import UserError
 from distiq.files import make_folder, sha256_of_json, write_atomically
 from distiq.recipe.data import HubSettings
 
+OF_COMMIT = re.compile(r"@([0-9a-f]{40})/")
 UNLABELLED = -1  # what hubs write where the labels of a test set are kept back
 
 
 class HubColumns(NamedTuple):
-    """Columns as text; and the names of the classes, in the hub's order, of a column that has some."""
+    """Columns as text; and the names of the classes, in the hub's order, of a column that has some.
+
+    `notes` say which revision was read.
+    """
 
     columns: Columns
     classes: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def hub_columns(name: str, subset: str, split: str, needed: Sequence[str]) -> HubColumns:
@@ -40,7 +46,13 @@ def hub_columns(name: str, subset: str, split: str, needed: Sequence[str]) -> Hu
     check_names(rows.column_names, needed, where)
     of_classes = {column: getattr(rows.features[column], "names", None) for column in needed}
     classes = {column: tuple(map(nfc, names)) for column, names in of_classes.items() if names is not None}
-    return HubColumns({column: _cells(rows, column, where) for column in needed}, classes)
+    return HubColumns({column: _cells(rows, column, where) for column in needed}, classes, revision_note(name, rows))
+
+
+def revision_note(name: str, rows: Any) -> tuple[str, ...]:
+    """Which commit of the hub's repository rows were read from, in words; nothing of a folder."""
+    found = OF_COMMIT.search(" ".join(rows.info.download_checksums or ()))  # hf://datasets/NAME@COMMIT/FILE
+    return (f"{name}: revision {found[1]}",) if found else ()
 
 
 def _split_of(name: str, subset: str, split: str, key: str) -> Any:
@@ -117,7 +129,9 @@ def hub_folder(hub: HubSettings, parts: Mapping[str, str], kind: Literal["Image"
         for part, rows in splits.items():
             _write_files(rows, samples[part], hub.label, kind, folder / part, classes, f"{hub.name}, {parts[part]}")
         write_atomically(folder / DONE, b"")
-    return HubFolder(folder, classes, (f"{hub.name}: its files stand in {folder}",))
+    return HubFolder(
+        folder, classes, (f"{hub.name}: its files stand in {folder}", *revision_note(hub.name, splits["train"]))
+    )
 
 
 def _sample_column(rows: Any, hub: HubSettings, kind: str, split: str) -> str:

@@ -206,7 +206,7 @@ def texts(settings: DataSettings) -> Loaded:
         rows = part.columns
         encoded = encoder.encode(rows[of_text.text], file, seconds=rows[of_text.pair] if of_text.pair else ())
         splits.append(in_memory(encoded.inputs, _labels(of_text, rows, labels, file)))
-        notes += encoded.notes
+        notes += [*encoded.notes, *(note for note in part.notes if note not in notes)]
     groups = groups_of([part.columns for part in parts], of_text.group, files) if of_text.group else ()
     names = of_text.names or labels
     validation = splits[2] if settings.validation_part else None

@@ -63,6 +63,12 @@ def pretrained_classifier(
     return model
 
 
+def revision_of(network: nn.Module) -> str:
+    """The commit of the hub's repository that transformers loaded a network from; empty of a folder or file."""
+    configs = (getattr(module, "config", None) for module in network.modules())
+    return next((commit for config in configs if (commit := getattr(config, "_commit_hash", None))), "")
+
+
 def refuse_decoders(config: Any) -> None:
     """Raises ValueError for networks that write their answer token by token."""
     if getattr(config, "is_encoder_decoder", False):

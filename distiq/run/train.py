@@ -17,6 +17,7 @@ from distiq.distillation.distil import Distillation, distil
 from distiq.distillation.teacher import LiveTeacher, Teacher
 from distiq.files import save_tensors, sha256_of_json
 from distiq.models.layout import make_contiguous
+from distiq.models.pretrained import revision_of
 from distiq.progress import Watch
 from distiq.recipe.data import TextViewSettings, ViewSettings
 from distiq.recipe.distil import DistilSettings, QuantRegularizationSettings
@@ -142,7 +143,7 @@ def keep_weights(place: Place, *, network: Network) -> Trained:
     """The step of a network that is not trained here: its weights."""
     save_tensors(make_contiguous(network.fresh(network.seed)).state_dict(), place.folder / WEIGHTS)
     given, predictor = network.is_given, network.is_predictor
-    origin = "given" if given else "a callable" if predictor else f"loaded from {network.source}"
+    origin = "given" if given else "a callable" if predictor else f"loaded from {_source(network)}"
     return Trained(origin=origin, training=None)
 
 
@@ -190,8 +191,14 @@ def _summary(record: TrainingRecord) -> str:
     return f"{record.steps} steps in {record.seconds:.0f} s ({record.precision}){validated}"
 
 
+def _source(network: Network) -> str:
+    """Where weights were loaded from, with the commit of a hub's repository."""
+    commit = revision_of(network.module) if network.source else ""
+    return f"{network.source}, revision {commit}" if commit else network.source
+
+
 def _origin(network: Network, is_taught: bool) -> str:
-    source = network.source
+    source = _source(network)
     if network.is_cut:
         source = "the teacher's weights" + ("" if is_taught else " before its training")
     return f"trained here from {source}" if source else "trained here"

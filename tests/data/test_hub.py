@@ -2,13 +2,14 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from distiq.data.hub import hub_columns
+from distiq.data.hub import hub_columns, revision_note
 from distiq.data.load import load
 from distiq.errors import UserError
 from distiq.recipe.data import AudioSettings, DataSettings, HubSettings, TextSettings
@@ -44,6 +45,13 @@ def test_a_recipe_s_texts(folder: Path):
     data = load(DataSettings(source="text", text=text, validation=1, calibration=1), seed=0)
     assert data.classes == ("bad", "good")
     assert data.test.labels.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+def test_the_revision_that_was_read_is_noted():
+    commit = "0b2714987fa478483af9968de7c934580d0bb9a2"
+    rows = SimpleNamespace(info=SimpleNamespace(download_checksums={f"hf://datasets/a/b@{commit}/x/train.parquet": {}}))
+    assert revision_note("a/b", rows) == (f"a/b: revision {commit}",)
+    assert revision_note("films", SimpleNamespace(info=SimpleNamespace(download_checksums=None))) == ()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """transformers' classifiers by folder: images as texts and sound; labels by name or number; no head in silence."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from distiq.errors import UserError
 from distiq.models.build import build
-from distiq.models.pretrained import rows_of
+from distiq.models.pretrained import revision_of, rows_of
 from distiq.progress import Silent
 from distiq.recipe.training import StudentSettings, TeacherSettings
 
@@ -105,3 +107,10 @@ def test_nameless_labels_of_another_number_are_refused():
         rows_of(("LABEL_0", "LABEL_1"), ("a", "b", "c"), finished=True)
     with pytest.raises(ValueError, match=r"Its labels: n0, .*, n7, \.\.\. \(1,000 in all\)\. The data's classes: a\."):
         rows_of(tuple(f"n{n}" for n in range(1000)), ("a",), finished=True)
+
+
+def test_the_commit_of_the_hub_is_found_within_a_network():
+    inner = nn.Linear(2, 2)
+    inner.config = SimpleNamespace(_commit_hash="a" * 40)
+    assert revision_of(nn.Sequential(nn.ReLU(), inner)) == "a" * 40
+    assert revision_of(nn.Linear(2, 2)) == ""
