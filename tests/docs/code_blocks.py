@@ -1,6 +1,7 @@
 """The code blocks of README and docs, and how each kind of them is run."""
 
 import contextlib
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -67,6 +68,8 @@ def check_command(words: list[str]) -> None:
     elif words[:2] == ["python", "run.py"]:
         runner = (ROOT / "distiq/device/run.py").read_text()
         assert all(f'"{word}"' in runner for word in words if word.startswith("--")), words
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]), words
     elif words[0] == "python":
         script = (ROOT / words[1]).read_text()
         assert all(f'"{word}"' in script for word in words if word.startswith("--")), words
