@@ -645,9 +645,9 @@ def _search(
 
 def _found(folder: Path, point: int | None) -> "Recipe":
     """The recipe of a search with the student that it found."""
-    from distiq.commands.search import found
+    from distiq.commands.search import chosen_recipe
 
-    return found(folder, point)
+    return chosen_recipe(folder, point)
 
 
 def _compress(

@@ -34,7 +34,7 @@ from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import export, load, operations, pair_sums, refusal, require, runtime_of
-from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, rename_ends
+from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, rename_inputs_and_outputs
 from distiq.runtimes.runtime import Runtime
 from distiq.runtimes.uint8_input import Uint8Input
 from distiq.tasks.classification import agreement as same_predictions
@@ -187,7 +187,7 @@ def _through_torch(
     quantized = quantize(read.network, calibration, scheme, watch=watch)
     export(quantized, out, each(lambda one: one[:2], calibration), inside, scheme.integer_io)
     if runtime is ONNX_RUNTIME:
-        rename_ends(out, read.network.entries, list(read.network.results))
+        rename_inputs_and_outputs(out, read.network.entries, list(read.network.results))
     watch.stage(f"comparing on {batch_size(held_out)} other samples")
     outputs = _outputs(load(out, threads), each(preparation.pixels, held_out) if uint8_input else held_out, CHUNK)
     timed = bench(

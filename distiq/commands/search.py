@@ -129,7 +129,7 @@ def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
     return changed(recipe, {"student": changed(recipe.student, student)})
 
 
-def found(folder: Path, number: int | None = None) -> Recipe:
+def chosen_recipe(folder: Path, number: int | None = None) -> Recipe:
     """The recipe of the search in a run folder with the student that it chose, or another of its front.
 
     Raises:
@@ -392,6 +392,6 @@ def _test(ledger: Ledger, recipe: Recipe, shared: Shared) -> Step[Predicted]:
 
 
 def _compared(data: Data, chosen: Step[Predicted], own: Step[Predicted], cost: CandidateCost) -> ComparedRecord:
-    found, given = (load_file(step.folder / LOGITS)["test"] for step in (chosen, own))
-    worse, low, high = paired_drop(task_of(data), own.record.test.primary, given, found, data.test.labels)
+    of_chosen, of_own = (load_file(step.folder / LOGITS)["test"] for step in (chosen, own))
+    worse, low, high = paired_drop(task_of(data), own.record.test.primary, of_own, of_chosen, data.test.labels)
     return ComparedRecord(own=own.record.test, own_cost=cost, difference=-worse, interval=(-high, -low))

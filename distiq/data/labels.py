@@ -234,8 +234,8 @@ def _check_boxes(boxes: Tensor, samples: int, classes: Sequence[str], where: str
             f"{where}: {samples} images but boxes of shape {tuple(boxes.shape)}; give (N, most boxes, 6) as class, x0,"
             " y0, x1, y1, crowd, rows of class -1 where an image has fewer"
         )
-    known = boxes[is_labelled(boxes)] if lowest == UNLABELLED else boxes
-    rows = known[known[:, :, 0] != UNLABELLED]
+    labelled = boxes[is_labelled(boxes)] if lowest == UNLABELLED else boxes
+    rows = labelled[labelled[:, :, 0] != UNLABELLED]
     if not torch.isfinite(rows).all():
         raise UserError(f"{where}: a box is not finite; correct it or take it out")
     numbers = rows[:, 0]

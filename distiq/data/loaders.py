@@ -56,9 +56,9 @@ def collect(
     """
     samples: list[Tensor] = []
     all_labels: list[Tensor] = []
-    for own, theirs in _pairs(loader, inputs, labels, transform):
+    for own, own_labels in _pairs(loader, inputs, labels, transform):
         samples += own
-        all_labels.append(theirs)
+        all_labels.append(own_labels)
     if not samples:
         raise UserError("collect: the loader gives no batch")
     shapes = {tuple(part.shape[1:]) for part in samples}
@@ -96,13 +96,13 @@ def from_loader(
     all_labels: list[Tensor] = []
 
     def batches() -> Iterator[Tensor]:
-        for own, theirs in _pairs(loader, inputs, labels, transform):
+        for own, own_labels in _pairs(loader, inputs, labels, transform):
             shapes = sorted({tuple(part.shape[1:]) for part in own})
             if transform and not size:
                 raise UserError(f'from_loader: transform="{transform}" needs a size; give size=(height, width)')
             if len(shapes) > 1 or transform:
                 own = list(_fitted(own, shapes, transform, size))
-            all_labels.append(theirs)
+            all_labels.append(own_labels)
             yield torch.cat(own)
 
     samples = pack_batches(batches(), Path(folder))
@@ -117,10 +117,10 @@ def _pairs(
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Of each batch its samples, as tensors (B, ...) of one shape each, and its labels."""
     for number, batch in enumerate(_batches(loader, transform)):
-        own, theirs = _parts(batch, inputs, labels, f"batch {number}")
+        own, own_labels = _parts(batch, inputs, labels, f"batch {number}")
         if number == 0 and len(batch) > 2 and (inputs is None or labels is None):
-            _warn_of_the_rest(batch, own, theirs)
-        yield _tensors(own, f"batch {number}"), _label_tensor(theirs, f"batch {number}")
+            _warn_of_the_rest(batch, own, own_labels)
+        yield _tensors(own, f"batch {number}"), _label_tensor(own_labels, f"batch {number}")
 
 
 def _batches(loader: Iterable[Any], transform: Transform | None) -> Iterator[Any]:

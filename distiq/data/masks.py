@@ -153,10 +153,10 @@ def _read_masks(
             )
         strange = mask[(mask >= classes) & (mask != VOID)]
         if len(strange):
-            known = f"{len(names)} classes (0 to {len(names) - 1})" if names else f"at most {classes} classes"
+            expected = f"{len(names)} classes (0 to {len(names) - 1})" if names else f"at most {classes} classes"
             raise UserError(
-                f"{path}: holds the value {int(strange[0])}, but there are {known}; name the class in {NAMES}, or set"
-                " data.void to the value of pixels without one"
+                f"{path}: holds the value {int(strange[0])}, but there are {expected}; name the class in {NAMES}, or"
+                " set data.void to the value of pixels without one"
             )
         rows, columns = runner.fitted_size(*mask.shape, shape)
         masks[number, :rows, :columns] = torch.from_numpy(_resized(mask, rows, columns))

@@ -202,13 +202,13 @@ def check_same_tokens(tokenizer: str, folder: Path, where: str) -> None:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         return
     here, there = _from_json(tokenizer), load_tokenizer(str(folder))
-    ours, theirs = (
+    own, other = (
         {number: token for token, number in one.get_vocab(with_added_tokens=True).items()} for one in (here, there)
     )
-    differing = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
+    differing = [number for number in sorted({*own, *other}) if own.get(number) != other.get(number)]
     if differing:
         named = "; ".join(
-            f'{number} is "{theirs.get(number, "")}" there and "{ours.get(number, "")}" here'
+            f'{number} is "{other.get(number, "")}" there and "{own.get(number, "")}" here'
             for number in differing[:SHOWN]
         )
         raise UserError(

@@ -55,11 +55,11 @@ class Distillation(nn.Module):
         self.student, self.easy, self.task = student, easy, task
         self.terms = nn.ModuleList(terms)
         self.teacher, self.settings, self.label_smoothing = teacher, settings, label_smoothing
-        self.wanted = settings.layer_losses if teacher is not None else ()
-        self.names = numbered(self.wanted)
+        self.layer_losses = settings.layer_losses if teacher is not None else ()
+        self.names = numbered(self.layer_losses)
         if isinstance(teacher, MeanTeacher):
             self.followed = teacher.follow(student)
-        self.paths = [path for loss in self.wanted for path in loss.student]
+        self.paths = [path for loss in self.layer_losses for path in loss.student]
 
     def forward(self, batch: Batch) -> Losses:
         with feature_hooks(self.student, self.paths) as features:
@@ -71,7 +71,7 @@ class Distillation(nn.Module):
         features, (logits, knowledge, batch) = _gathered(features, batch), common(logits, knowledge, batch)
         named = output_losses(self.task, logits, batch, knowledge, self.settings, self.label_smoothing)
         if knowledge is not None:
-            for name, loss, term in zip(self.names, self.wanted, self.terms, strict=True):
+            for name, loss, term in zip(self.names, self.layer_losses, self.terms, strict=True):
                 named[name] = loss.weight * term(_layers(loss, features, knowledge, batch))
         named.update(eased)
         return named
@@ -91,8 +91,8 @@ def _gathered(features: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
 
 
 def _layers(loss: KnowledgeLoss, seen: dict[str, Tensor], knowledge: Knowledge, batch: Batch) -> Layers:
-    ours, theirs = [seen[path] for path in loss.student], [knowledge.features[path] for path in loss.teacher]
-    return Layers(ours, theirs, batch.indices, batch.mask)
+    student, teacher = [seen[path] for path in loss.student], [knowledge.features[path] for path in loss.teacher]
+    return Layers(student, teacher, batch.indices, batch.mask)
 
 
 def output_losses(

@@ -50,9 +50,10 @@ def fsp(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tenso
 
     Shapes: two maps (B, C1, H1, W1), (B, C2, H2, W2) of the student; two of the teacher, with as many channels.
     """
-    ours, theirs = _flow(*student), _flow(*teacher)
-    refuse_unless(ours.shape == theirs.shape, "fsp", ours, theirs, "choose layers of equal width, or add a projection")
-    return (ours - theirs).square().mean()
+    student_flow, teacher_flow = _flow(*student), _flow(*teacher)
+    remedy = "choose layers of equal width, or add a projection"
+    refuse_unless(student_flow.shape == teacher_flow.shape, "fsp", student_flow, teacher_flow, remedy)
+    return (student_flow - teacher_flow).square().mean()
 
 
 def _flow(first: Tensor, second: Tensor) -> Tensor:
@@ -78,9 +79,9 @@ def nst_gaussian(student: Tensor, teacher: Tensor) -> Tensor:
     As `nst_poly`; s^2 is the mean squared distance between the student's and the teacher's maps (section 4.1 of the
     paper), without gradient.
     """
-    ours, theirs = _unit_maps("nst_gaussian", student, teacher)
+    student_maps, teacher_maps = _unit_maps("nst_gaussian", student, teacher)
     # Unit vectors: |x - y|^2 = 2 - 2 x y.
-    spread = (2 - 2 * (ours @ theirs.transpose(1, 2))).mean().detach().clamp(min=1e-8)
+    spread = (2 - 2 * (student_maps @ teacher_maps.transpose(1, 2))).mean().detach().clamp(min=1e-8)
     return _mmd("nst_gaussian", student, teacher, lambda products: torch.exp(-(1 - products) / spread))
 
 
@@ -90,12 +91,12 @@ def _unit_maps(loss: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Ten
 
 
 def _mmd(loss: str, student: Tensor, teacher: Tensor, kernel) -> Tensor:  # type: ignore[no-untyped-def]
-    ours, theirs = _unit_maps(loss, student, teacher)
+    student_maps, teacher_maps = _unit_maps(loss, student, teacher)
 
     def mean(x: Tensor, y: Tensor) -> Tensor:
         return kernel(x @ y.transpose(1, 2)).mean()
 
-    return mean(theirs, theirs) + mean(ours, ours) - 2 * mean(ours, theirs)
+    return mean(teacher_maps, teacher_maps) + mean(student_maps, student_maps) - 2 * mean(student_maps, teacher_maps)
 
 
 @full_precision
@@ -115,8 +116,8 @@ def reviewkd_hcl(student: Tensor, teacher: Tensor) -> Tensor:
         if level >= student.shape[2]:
             continue
         weight /= 2
-        ours, theirs = F.adaptive_avg_pool2d(student, level), F.adaptive_avg_pool2d(teacher, level)
-        total = total + weight * F.mse_loss(ours, theirs)
+        pooled = (F.adaptive_avg_pool2d(maps, level) for maps in (student, teacher))
+        total = total + weight * F.mse_loss(*pooled)
         weights += weight
     return total / weights
 

@@ -141,16 +141,16 @@ class CRD(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor, indices: Tensor) -> Tensor:
         indices = indices.to(self.bank.device)
-        ours = F.normalize(widened(self.student(student)), dim=1)
-        theirs = F.normalize(widened(self.teacher(teacher)), dim=1)
+        own = F.normalize(widened(self.student(student)), dim=1)
+        target = F.normalize(widened(self.teacher(teacher)), dim=1)
         samples = self.bank.shape[1]
         others = torch.randint(samples - 1, (len(indices), self.negatives), device=indices.device)
         others = others + (others >= indices.unsqueeze(1))  # every sample but the own one
         drawn = torch.cat([indices.unsqueeze(1), others], 1)
         with torch.autocast(student.device.type, enabled=False):
-            terms = [self._contrast(number, ours if number else theirs, drawn) for number in (0, 1)]
+            terms = [self._contrast(number, own if number else target, drawn) for number in (0, 1)]
         if self.training:
-            self._remember(indices, torch.stack([ours, theirs]).detach())
+            self._remember(indices, torch.stack([own, target]).detach())
         return terms[0] + terms[1]
 
     def _contrast(self, bank: int, embedding: Tensor, drawn: Tensor) -> Tensor:
@@ -198,17 +198,17 @@ class SimilarityQueue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        ours = F.normalize(widened(self.project(student)), dim=1)
-        theirs = F.normalize(widened(teacher), dim=1)
+        own = F.normalize(widened(self.project(student)), dim=1)
+        target = F.normalize(widened(teacher), dim=1)
         with torch.autocast(student.device.type, enabled=False):
             queue = self.queue.clone()  # it changes below, before the gradient is computed
-            (log_ours, log_theirs) = (
-                (torch.cat([(x * theirs).sum(1, keepdim=True), x @ queue.t()], 1) / temperature).log_softmax(1)
-                for x, temperature in zip((ours, theirs), self.temperatures, strict=True)
+            (log_student, log_teacher) = (
+                (torch.cat([(x * target).sum(1, keepdim=True), x @ queue.t()], 1) / temperature).log_softmax(1)
+                for x, temperature in zip((own, target), self.temperatures, strict=True)
             )
         if self.training:
-            self._enqueue(theirs)
-        return -(log_theirs.exp() * log_ours).sum(1).mean()
+            self._enqueue(target)
+        return -(log_teacher.exp() * log_student).sum(1).mean()
 
     @torch.no_grad()
     def _enqueue(self, embeddings: Tensor) -> None:

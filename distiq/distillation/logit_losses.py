@@ -43,8 +43,8 @@ def channel_kd(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) ->
     refuse_unless(student.shape == teacher.shape, "channel_kd", student, teacher, SAME_CLASSES)
     if student.ndim < 3:
         raise ValueError("channel_kd: compares where classes lie, but these outputs have no positions; use kd")
-    ours, theirs = (F.log_softmax(one.flatten(2) / temperature, dim=2) for one in (student, teacher))
-    divergence = F.kl_div(ours, theirs, reduction="sum", log_target=True)
+    student_log, teacher_log = (F.log_softmax(one.flatten(2) / temperature, dim=2) for one in (student, teacher))
+    divergence = F.kl_div(student_log, teacher_log, reduction="sum", log_target=True)
     return divergence * temperature**2 / (student.shape[0] * student.shape[1])
 
 
@@ -63,10 +63,10 @@ def dkd(
         raise ValueError(
             "dkd: needs at least three classes, since it compares the classes other than the label; use kd"
         )
-    ours, our_rest = _label_and_rest(rows(student) / temperature, labels.flatten())
-    theirs, their_rest = _label_and_rest(rows(teacher) / temperature, labels.flatten())
-    target = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    others = F.kl_div(our_rest.log_softmax(1), their_rest.log_softmax(1), reduction="batchmean", log_target=True)
+    student_label, student_rest = _label_and_rest(rows(student) / temperature, labels.flatten())
+    teacher_label, teacher_rest = _label_and_rest(rows(teacher) / temperature, labels.flatten())
+    target = F.kl_div(student_label, teacher_label, reduction="batchmean", log_target=True)
+    others = F.kl_div(student_rest.log_softmax(1), teacher_rest.log_softmax(1), reduction="batchmean", log_target=True)
     return (alpha * target + beta * others) * temperature**2
 
 
@@ -88,9 +88,9 @@ def dist(
     T^2 as in the authors' code.
     """
     refuse_unless(student.shape == teacher.shape, "dist", student, teacher, SAME_CLASSES)
-    ours, theirs = (rows(student) / temperature).softmax(1), (rows(teacher) / temperature).softmax(1)
-    between = 1 - _pearson(ours, theirs).mean()
-    within = 1 - _pearson(ours.t(), theirs.t()).mean()
+    student_shares, teacher_shares = (rows(student) / temperature).softmax(1), (rows(teacher) / temperature).softmax(1)
+    between = 1 - _pearson(student_shares, teacher_shares).mean()
+    within = 1 - _pearson(student_shares.t(), teacher_shares.t()).mean()
     return (beta * between + gamma * within) * temperature**2
 
 
@@ -129,8 +129,8 @@ def multi_level_kd(
     batch, classes = student.shape
     terms = []
     for temperature in temperatures:
-        ours, theirs = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
-        samples = (ours @ ours.t() - theirs @ theirs.t()).square().sum() / batch
-        relations = (ours.t() @ ours - theirs.t() @ theirs).square().sum() / classes
+        p, q = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
+        samples = (p @ p.t() - q @ q.t()).square().sum() / batch
+        relations = (p.t() @ p - q.t() @ q).square().sum() / classes
         terms.append(kd(student, teacher, temperature=temperature) + samples + relations)
     return torch.stack(terms).mean()

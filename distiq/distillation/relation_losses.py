@@ -16,8 +16,8 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     Tung and Mori 2019, "Similarity-preserving knowledge distillation" (arXiv:1907.09682), equations 1 to 4.
     """
     refuse_unless(len(student) == len(teacher), "similarity_preserving", student, teacher, SAME_SAMPLES)
-    ours, theirs = (F.normalize(x.flatten(1) @ x.flatten(1).t()) for x in (student, teacher))
-    return (ours - theirs).square().mean()
+    student, teacher = (F.normalize(x.flatten(1) @ x.flatten(1).t()) for x in (student, teacher))
+    return (student - teacher).square().mean()
 
 
 @full_precision
@@ -28,12 +28,12 @@ def rkd(student: Tensor, teacher: Tensor, *, distance: float = 25.0, angle: floa
     all pairs and triples, the diagonal included, as in the authors' code. Memory grows with B^2 D + B^3.
     """
     refuse_unless(len(student) == len(teacher), "rkd", student, teacher, SAME_SAMPLES)
-    ours, theirs = student.flatten(1), teacher.flatten(1)
+    student, teacher = student.flatten(1), teacher.flatten(1)
     total = student.new_zeros(())
     if distance:
-        total = total + distance * F.smooth_l1_loss(_distances(ours), _distances(theirs))
+        total = total + distance * F.smooth_l1_loss(_distances(student), _distances(teacher))
     if angle:
-        total = total + angle * F.smooth_l1_loss(_angles(ours), _angles(theirs))
+        total = total + angle * F.smooth_l1_loss(_angles(student), _angles(teacher))
     return total
 
 
@@ -60,8 +60,8 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
     equations 4 and 5.
     """
     refuse_unless(len(student) == len(teacher), "pkt", student, teacher, SAME_SAMPLES)
-    ours, theirs = _neighbours(student.flatten(1)), _neighbours(teacher.flatten(1))
-    return (theirs * torch.log((theirs + 1e-7) / (ours + 1e-7))).mean()
+    student, teacher = _neighbours(student.flatten(1)), _neighbours(teacher.flatten(1))
+    return (teacher * torch.log((teacher + 1e-7) / (student + 1e-7))).mean()
 
 
 def _neighbours(x: Tensor) -> Tensor:
@@ -80,10 +80,10 @@ def correlation_congruence(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the widths differ; a linear projection to one width makes them alike.
     """
-    ours, theirs = student.flatten(1), teacher.flatten(1)
+    student, teacher = student.flatten(1), teacher.flatten(1)
     remedy = "add a linear projection of both to one width"
-    refuse_unless(ours.shape == theirs.shape, "correlation_congruence", ours, theirs, remedy)
-    difference = (ours - theirs).abs()
+    refuse_unless(student.shape == teacher.shape, "correlation_congruence", student, teacher, remedy)
+    difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum(1).mean()
 
 
@@ -94,6 +94,6 @@ def embedding_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the widths differ; a linear projection makes them alike.
     """
-    ours, theirs = student.flatten(1), teacher.flatten(1)
-    refuse_unless(ours.shape == theirs.shape, "embedding_cosine", ours, theirs, "add a linear projection")
-    return (1 - F.cosine_similarity(ours, theirs)).mean()
+    student, teacher = student.flatten(1), teacher.flatten(1)
+    refuse_unless(student.shape == teacher.shape, "embedding_cosine", student, teacher, "add a linear projection")
+    return (1 - F.cosine_similarity(student, teacher)).mean()

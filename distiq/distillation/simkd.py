@@ -53,16 +53,16 @@ def reuse_classifier(
         UserError: a path does not exist, what is pooled is no map, or the networks' maps differ in size.
     """
     student, teacher = copy.deepcopy(student), freeze(copy.deepcopy(teacher))
-    ours, theirs = (_pooled(model, pool, example) for model in (student, teacher))
-    if ours.shape[2:] != theirs.shape[2:]:
+    student_maps, teacher_maps = (_pooled(model, pool, example) for model in (student, teacher))
+    if student_maps.shape[2:] != teacher_maps.shape[2:]:
         raise UserError(
-            f"reuse_classifier: the student pools {tuple(ours.shape)}, the teacher {tuple(theirs.shape)}; change the"
-            " student's strides so that both have one height and width"
+            f"reuse_classifier: the student pools {tuple(student_maps.shape)}, the teacher {tuple(teacher_maps.shape)};"
+            " change the student's strides so that both have one height and width"
         )
     for model in (student, teacher):
         with feature_hooks(model, [classifier]):
             pass  # it is there, or the error says what is near it
-    between = projector(ours.shape[1], theirs.shape[1], factor)
+    between = projector(student_maps.shape[1], teacher_maps.shape[1], factor)
     student.set_submodule(pool, nn.Sequential(between, student.get_submodule(pool)))
     student.set_submodule(classifier, teacher.get_submodule(classifier))
     return student

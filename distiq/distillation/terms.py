@@ -54,8 +54,8 @@ class Pairs(nn.Module):
     def forward(self, layers: Layers) -> Tensor:
         terms = []
         for student, teacher, projection in zip(layers.student, layers.teacher, self.projections, strict=True):
-            ours, theirs = (embedded(x, layers.mask) if self.pooled else x for x in (student, teacher))
-            terms.append(self.loss(projection(ours), theirs, **self.options))
+            own, target = (embedded(x, layers.mask) if self.pooled else x for x in (student, teacher))
+            terms.append(self.loss(projection(own), target, **self.options))
         return torch.stack(terms).sum()
 
 
@@ -69,7 +69,7 @@ class TokenPairs(nn.Module):
 
     def forward(self, layers: Layers) -> Tensor:
         pairs = zip(layers.student, layers.teacher, self.projections, strict=True)
-        terms = [self.loss(project(ours), theirs, layers.mask, **self.options) for ours, theirs, project in pairs]
+        terms = [self.loss(project(own), target, layers.mask, **self.options) for own, target, project in pairs]
         return torch.stack(terms).sum()
 
 
@@ -98,7 +98,7 @@ class Flows(nn.Module):
             zip(layers.teacher, layers.teacher[1:], strict=False),
             strict=True,
         )
-        return torch.stack([losses.fsp(ours, theirs) for ours, theirs in pairs]).sum()
+        return torch.stack([losses.fsp(student, teacher) for student, teacher in pairs]).sum()
 
 
 class Review(nn.Module):
@@ -137,8 +137,8 @@ def layer_term(settings: KnowledgeLoss, example: Layers, samples: int) -> nn.Mod
     """
     options = settings.options
     pairs = list(zip(example.student, example.teacher, strict=True))
-    widths = [(embedded(ours).shape[1], embedded(theirs).shape[1]) for ours, theirs in pairs]
-    channels = [(ours.shape[1], theirs.shape[1]) for ours, theirs in pairs]
+    widths = [(embedded(student).shape[1], embedded(teacher).shape[1]) for student, teacher in pairs]
+    channels = [(student.shape[1], teacher.shape[1]) for student, teacher in pairs]
     if example.mask is not None and settings.name in PADDED:
         _same_rank(settings.name, pairs, (2,), "of texts they would count padding; take hidden_mse or minilm_relation")
     match settings.name:
@@ -184,11 +184,11 @@ def layer_term(settings: KnowledgeLoss, example: Layers, samples: int) -> nn.Mod
 
 
 def _same_rank(name: str, pairs: Sequence[tuple[Tensor, Tensor]], ranks: tuple[int, ...], remedy: str = "") -> None:
-    for ours, theirs in pairs:
-        if ours.ndim != theirs.ndim or ours.ndim not in ranks:
+    for student, teacher in pairs:
+        if student.ndim != teacher.ndim or student.ndim not in ranks:
             maps = "choose layers that are both (B, C, H, W)" + (" or both (B, C)" if 2 in ranks else "")
             raise ValueError(
-                f"student {tuple(ours.shape)} and teacher {tuple(theirs.shape)} do not fit; {remedy or maps}"
+                f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)} do not fit; {remedy or maps}"
             )
 
 

@@ -35,8 +35,8 @@ def pkd_cls(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Ten
     """Squared distance of the first tokens' states, of unit length (Sun et al. 2019, "Patient knowledge
     distillation", arXiv:1908.09355, equation 7). The first is never padding: `mask` is not read."""
     refuse_unless(student.shape == teacher.shape, "pkd_cls", student, teacher, PROJECT)
-    ours, theirs = (F.normalize(states[:, 0], dim=1) for states in (student, teacher))
-    return (ours - theirs).square().sum(1).mean()
+    student, teacher = (F.normalize(states[:, 0], dim=1) for states in (student, teacher))
+    return (student - teacher).square().sum(1).mean()
 
 
 @full_precision
@@ -70,11 +70,11 @@ def gram_token_mse(
 
     Neuron selectivity transfer as TextBrewer has it (`mmd`); the teacher may be wider.
     """
-    ours, theirs = (first @ second.transpose(1, 2) / second.shape[2] for first, second in (student, teacher))
-    refuse_unless(ours.shape == theirs.shape, "gram_token_mse", ours, theirs, "both need the same tokens")
-    weights = _weights(ours, mask)
+    own, target = (first @ second.transpose(1, 2) / second.shape[2] for first, second in (student, teacher))
+    refuse_unless(own.shape == target.shape, "gram_token_mse", own, target, "both need the same tokens")
+    weights = _weights(own, mask)
     pairs = weights.unsqueeze(2) * weights.unsqueeze(1)
-    return ((ours - theirs).square() * pairs).sum() / pairs.sum()
+    return ((own - target).square() * pairs).sum() / pairs.sum()
 
 
 @full_precision

@@ -69,7 +69,7 @@ class Detector(nn.Module):
     def published_names(self) -> dict[str, str]:
         """Of the encoder, where it has published weights."""
         names: dict[str, str] = getattr(self.pyramid.encoder, "published_names", dict)()
-        return {theirs: f"pyramid.encoder.{name}" if name else "" for theirs, name in names.items()}
+        return {published: f"pyramid.encoder.{name}" if name else "" for published, name in names.items()}
 
 
 def _head(width: int, outputs: int, depth: int) -> nn.Sequential:

@@ -131,13 +131,13 @@ class _Reader:
     def __init__(self, proto: ModelProto, example: Tensors | None) -> None:
         graph = proto.graph
         self.opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-        self.known: dict[str, Any] = {tensor.name: _constant(tensor) for tensor in graph.initializer}
-        inputs = [entry for entry in graph.input if entry.name not in self.known]
+        self.constants: dict[str, Any] = {tensor.name: _constant(tensor) for tensor in graph.initializer}
+        inputs = [entry for entry in graph.input if entry.name not in self.constants]
         names, self.outputs = [entry.name for entry in inputs], [output.name for output in graph.output]
         if not names or not self.outputs:
             raise UserError(f"has {len(names)} inputs and {len(self.outputs)} outputs; {EXPORT_AGAIN}")
         examples = [None] * len(names) if example is None else in_order(example, names, "the file")
-        self.nodes = _in_order(list(graph.node), {*self.known, *names})
+        self.nodes = _in_order(list(graph.node), {*self.constants, *names})
         self.alias: dict[str, str] = {}
         self.origin: dict[str, str] = {}  # of a constant that is computed, such as a transposed weight
         self.layer_behind: dict[str, nn.Module] = {}
@@ -164,7 +164,7 @@ class _Reader:
                 raise UserError(text if text.startswith(title) else f"{title}: {text}") from error
         self.module.results = {name: self.alias.get(own, own) for name, own in self.module.results.items()}
         for name, own in self.module.results.items():
-            if own in self.known:
+            if own in self.constants:
                 raise UserError(f'the output "{name}" does not depend on the input')
             if own not in self.values:
                 raise UserError(f'no operation makes its output "{name}"; {EXPORT_AGAIN}')
@@ -180,7 +180,7 @@ class _Reader:
         while inputs and inputs[-1] is None:
             inputs.pop()
         if node.op_type == "Constant":
-            self.known[node.output[0]] = _written(attributes)
+            self.constants[node.output[0]] = _written(attributes)
             return
         if node.op_type in ("Identity", "Dropout"):
             self._rename(node.output[0], inputs[0])
@@ -211,14 +211,14 @@ class _Reader:
     def _argument(self, name: str) -> Any:
         """None where an optional input is left out, a constant, or the name of a value."""
         name = self.alias.get(name, name)
-        return None if not name else self.known[name] if name in self.known else Value(name)
+        return None if not name else self.constants[name] if name in self.constants else Value(name)
 
     def _rename(self, name: str, source: Any) -> None:
         if isinstance(source, Value):
             self.alias[name] = source.name
             self.readers[source.name] += self.readers[name] - 1
         else:
-            self.known[name] = source
+            self.constants[name] = source
 
     def _folds(self, op: str, inputs: list[Any], attributes: dict[str, Any], output: str) -> bool:
         """Whether a batch norm or a bias went into the layer that alone it reads."""
@@ -289,7 +289,7 @@ class _Reader:
         if not any(isinstance(item, Value) for item in inputs):
             step = Step(title, run, tuple(inputs), tuple(node.output))
             self.origin |= dict.fromkeys(node.output, self.origin.get(node.input[0], node.input[0]))
-            self.known |= {name: _plain(item) for name, item in self.module.run(step, {}).items()}
+            self.constants |= {name: _plain(item) for name, item in self.module.run(step, {}).items()}
             return
         read = [self._read(item, name, max(ranks, default=1)) for item, name in zip(inputs, node.input, strict=False)]
         self._add(Step(title, run, tuple(read), tuple(node.output)))

@@ -154,10 +154,10 @@ def _read(model: nn.Module, example: Tensor) -> Groups:
         raise UserError(f"keep_channels: the network cannot be traced ({first_line(error)})") from error
     kinds = (InputKind.PARAMETER, InputKind.BUFFER)
     named = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.kind in kinds}
-    groups, known = Groups(), dict[tuple[str, int], Layout]()
+    groups, by_name = Groups(), dict[tuple[str, int], Layout]()
     for node in program.graph.nodes:
         if node.op == "call_function":
-            _visit(node, groups, named, known)
+            _visit(node, groups, named, by_name)
         elif node.op == "output":
             _fix_all(node, groups, named)
     for use in groups.uses:
@@ -166,7 +166,7 @@ def _read(model: nn.Module, example: Tensor) -> Groups:
     return groups
 
 
-def _visit(node: fx.Node, groups: Groups, named: dict[str, str | None], known: dict[tuple[str, int], Layout]) -> None:
+def _visit(node: fx.Node, groups: Groups, named: dict[str, str | None], by_name: dict[tuple[str, int], Layout]) -> None:
     """Says where the channels of an operation's output come from; what is not understood keeps all its inputs'."""
     given: tuple[Any, ...] = node.args
     kind = node.target.overloadpacket.__name__ if hasattr(node.target, "overloadpacket") else ""
@@ -177,41 +177,41 @@ def _visit(node: fx.Node, groups: Groups, named: dict[str, str | None], known: d
     def use(name: str | None, dimension: int, layout: Layout) -> None:
         if name is None:
             return
-        if (before := known.get((name, dimension))) is not None:
+        if (before := by_name.get((name, dimension))) is not None:
             _join(before, layout)
-        known[name, dimension] = layout
+        by_name[name, dimension] = layout
         groups.uses.append(Use(name, dimension, layout))
 
-    found: Layout | None = None
+    result: Layout | None = None
     if kind in CONVOLUTIONS and len(inputs) == 1 and (weight := weights[1]):
-        found = _convolution(node, weight, weights[2] if len(weights) > 2 else None, layouts[0], use)
+        result = _convolution(node, weight, weights[2] if len(weights) > 2 else None, layouts[0], use)
     elif kind == "linear" and len(inputs) == 1 and (weight := weights[1]) and _dimensions(inputs[0]) == 2:
-        found = (Segment(Channels(_shape(node)[1])),)
-        use(weight, 0, found)
+        result = (Segment(Channels(_shape(node)[1])),)
+        use(weight, 0, result)
         use(weight, 1, layouts[0])
-        use(weights[2] if len(weights) > 2 else None, 0, found)
+        use(weights[2] if len(weights) > 2 else None, 0, result)
     elif kind == "batch_norm" and len(inputs) == 1:
-        found = layouts[0]
+        result = layouts[0]
         for name in weights[1:5]:
-            use(name, 0, found)
+            use(name, 0, result)
     elif kind == "prelu" and len(inputs) == 1:
-        found = layouts[0]
+        result = layouts[0]
         if _shape(given[1])[0] > 1:
-            use(weights[1], 0, found)
+            use(weights[1], 0, result)
     elif (kind in KEEPING and len(inputs) == 1) or (kind == "mean" and _keeps_channels(node)):
-        found = layouts[0]
+        result = layouts[0]
     elif kind in JOINING and not any(weights):
-        found = _joined(inputs, layouts)
+        result = _joined(inputs, layouts)
     elif kind == "cat" and (given[1:] or (0,))[0] == 1:
         parts = [_layout(groups, one) for one in given[0]]
-        found = tuple(segment for part in parts for segment in part)
+        result = tuple(segment for part in parts for segment in part)
     elif kind in ("flatten", "view", "reshape", "_unsafe_view") and _flattens(node):
         repeat = _shape(node)[1] // _shape(inputs[0])[1]
-        found = tuple(Segment(segment.channels, segment.repeat * repeat) for segment in layouts[0])
-    if found is None or sum(segment.size for segment in found) != (_shape(node) or (0, 0))[1:2][0]:
+        result = tuple(Segment(segment.channels, segment.repeat * repeat) for segment in layouts[0])
+    if result is None or sum(segment.size for segment in result) != (_shape(node) or (0, 0))[1:2][0]:
         _fix_all(node, groups, named)
         return
-    groups.layouts[node] = found
+    groups.layouts[node] = result
 
 
 def _convolution(

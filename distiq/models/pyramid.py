@@ -90,7 +90,7 @@ class LiteEncoder(Encoder):
     def published_names(self) -> dict[str, str]:
         """As `EfficientNetLite.published_names`; what only its classifier needs is called ""."""
         own = self.state_dict()
-        return {theirs: name if name in own else "" for theirs, name in self._published.items()}
+        return {published: name if name in own else "" for published, name in self._published.items()}
 
 
 def _channels(block: Block) -> int:

@@ -122,8 +122,8 @@ def _join_slices(graph: fx.GraphModule) -> None:
         if node.target is aten.select_scatter.default:
             part = _call(graph, node, aten.unsqueeze.default, part, axis)
         before, after = (
-            [_call(graph, node, aten.slice.Tensor, whole, axis, *ends)] if ends[0] < ends[1] else []
-            for ends in ((0, written.start), (written.stop, size))
+            [_call(graph, node, aten.slice.Tensor, whole, axis, *bounds)] if bounds[0] < bounds[1] else []
+            for bounds in ((0, written.start), (written.stop, size))
         )
         _replace(graph, node, _call(graph, node, aten.cat.default, [*before, part, *after], axis))
 

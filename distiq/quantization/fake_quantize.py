@@ -114,8 +114,8 @@ class _LearnedStepFunction(torch.autograd.Function):
 
     For x on step q it is q - x / scale where x lies inside, and q where it is clipped, times the gradient of the value.
     The sum is divided by sqrt(values of a sample * largest step), so that scales and weights learn at like speed.
-    Deviations: inside is where x's own gradient passes, up to half a step beyond the ends; the largest step is counted
-    from the smallest, and zero keeps its place among them.
+    Deviations: inside is where x's own gradient passes, up to half a step beyond the limits; the largest step is
+    counted from the smallest, and zero keeps its place among them.
     """
 
     @staticmethod

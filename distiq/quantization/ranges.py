@@ -14,7 +14,7 @@ BINS = 16384
 PIECE = 2**17  # values that are counted at once: they stay in a core's cache
 CANDIDATES = 80
 NARROWEST = 2.0**-6  # of the extremes: in a narrower range the steps of 8 bits would be finer than the bins
-FIRST, NEXT = 16, 9  # ends tried on each side: first, and around the best
+FIRST, NEXT = 16, 9  # limits tried on each side: first, and around the best
 ZOOMS = 4
 SMOOTHING = 0.1
 Function = Callable[[Tensor], Tensor]
@@ -99,14 +99,14 @@ def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, fl
 
 
 def mse_range(histogram: Histogram, bits: int, through: Function | None = None) -> tuple[float, float]:
-    """The range of least mean squared error, of rounding and clipping together; both ends are searched at once.
+    """The range of least mean squared error, of rounding and clipping together; both limits are searched at once.
 
     `through`: a function, alike for all values, that alone reads them; the error is that of its results. What SiLU
     makes of far negative values is hardly told apart, so that their share of the integers is better spent elsewhere.
 
-    As functions of the two ends, what clipping costs and, but for the phase of the steps, what rounding costs are
+    As functions of the two limits, what clipping costs and, but for the phase of the steps, what rounding costs are
     convex: a coarse search finds the valley, and four finer ones around the best its bottom, to a thousandth of the
-    range. No end goes beyond the extremes.
+    range. No limit goes beyond the extremes.
     """
     if 2**bits > BINS:
         # Steps finer than the bins: to cut one value off costs more than that narrows the rounding of 10^9 others.
@@ -118,7 +118,7 @@ def mse_range(histogram: Histogram, bits: int, through: Function | None = None) 
     factors = ratio ** torch.arange(FIRST, dtype=torch.float64)
     for _ in range(1 + ZOOMS):
         pairs = torch.cartesian_prod(
-            *((factors * share).clamp(max=1.0) if end else best[:1] for share, end in zip(best, extremes, strict=True))
+            *((factors * share).clamp(max=1.0) if far else best[:1] for share, far in zip(best, extremes, strict=True))
         )
         lows, highs = (pairs * extremes).unbind(1)
         best = pairs[squared_errors(centers, counts, lows, highs, bits, through).argmin()]

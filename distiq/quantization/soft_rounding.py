@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 STRETCH, SHIFT = 1.2, -0.1  # zeta - gamma and gamma of the rectified sigmoid
-EDGE = 0.02  # how near to 0 or 1 a rounding may begin: at the ends themselves it could not move
+EDGE = 0.02  # how near to 0 or 1 a rounding may begin: at 0 and 1 themselves it could not move
 
 
 class SoftRounding(nn.Module):

@@ -90,7 +90,7 @@ def keyword_errors(run: RunRecord) -> str:
     if not curves:
         return ""
     allowed = curves[0][1].allowed_false_accepts
-    # Good networks leave most of the square empty: what is shown ends beyond their equal errors.
+    # Good networks leave most of the square empty: the axes stop beyond their equal errors.
     end = min(1.0, max(0.05, 3 * allowed, *(3 * curve.equal_error_rate for _, curve in curves)))
 
     def draw(axes: Axes) -> None:

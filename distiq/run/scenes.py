@@ -57,8 +57,8 @@ def _painted(data: Data, index: int, mask: Tensor) -> str:
     colours = torch.from_numpy(coloured(mask.numpy())).permute(2, 0, 1).float()
     if colours.shape[1:] != image.shape[1:]:
         colours = torch.nn.functional.interpolate(colours.unsqueeze(0), image.shape[1:], mode="nearest")[0]
-    known = (mask != VOID) if mask.shape == image.shape[1:] else torch.ones(image.shape[1:], dtype=torch.bool)
-    return png_of(torch.where(known, (image + colours) / 2, image).byte())
+    labelled = (mask != VOID) if mask.shape == image.shape[1:] else torch.ones(image.shape[1:], dtype=torch.bool)
+    return png_of(torch.where(labelled, (image + colours) / 2, image).byte())
 
 
 def _pixels(data: Data, index: int) -> Tensor:
@@ -100,13 +100,13 @@ def _of_boxes(data: Data, kept: Tensor) -> ScenesRecord:
         )
         for index in order[:WORST]
     ]
-    found = matches(kept, targets, len(names))
+    by_class = matches(kept, targets, len(names))
     return ScenesRecord(
         worst=tuple(worst),
         rows=(*names, NOTHING),
         columns=(*names, MISSED),
         confusion=tuple(tuple(row) for row in table.tolist()),
-        precision={name: tuple(precision_at_recalls(one)) for name, one in zip(names, found, strict=True)},
+        precision={name: tuple(precision_at_recalls(one)) for name, one in zip(names, by_class, strict=True)},
     )
 
 

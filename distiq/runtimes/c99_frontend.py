@@ -20,7 +20,7 @@ LARGEST_ERROR = 1e-4
 """Of a basis in float32 beside the one that the transform computes."""
 
 
-class Found(NamedTuple):
+class LogMel(NamedTuple):
     """A front-end in a graph: its nodes, the last of which gives the features, and its numbers."""
 
     nodes: tuple[fx.Node, ...]
@@ -31,11 +31,11 @@ class Found(NamedTuple):
     spread: float
 
 
-def find_log_mel(conv: fx.Node, basis: Any, known: Mapping[fx.Node, Any]) -> Found | None:
+def find_log_mel(conv: fx.Node, basis: Any, constants: Mapping[fx.Node, Any]) -> LogMel | None:
     """The front-end that a convolution with a windowed Fourier basis begins; None where it is another network's.
 
     Args:
-        known: constants of the graph so far.
+        constants: constants of the graph so far.
     """
     if not isinstance(basis, Tensor) or basis.ndim != 3 or basis.shape[1] != 1 or conv.args[2:3] not in ((), (None,)):
         return None
@@ -49,7 +49,7 @@ def find_log_mel(conv: fx.Node, basis: Any, known: Mapping[fx.Node, Any]) -> Fou
     if power is None or power.target is not aten.add.Tensor or set(power.args) != set(halves[-2:]):
         return None
     mel = _only_user(power, aten.matmul.default)
-    filters = known.get(mel.args[0]) if mel is not None and isinstance(mel.args[0], fx.Node) else None
+    filters = constants.get(mel.args[0]) if mel is not None and isinstance(mel.args[0], fx.Node) else None
     raised = _only_user(mel, aten.add.Tensor) if mel is not None and isinstance(filters, Tensor) else None
     logarithm = _only_user(raised, aten.log.default) if raised is not None else None
     if mel is None or raised is None or logarithm is None or not isinstance(raised.args[1], float):
@@ -61,7 +61,7 @@ def find_log_mel(conv: fx.Node, basis: Any, known: Mapping[fx.Node, Any]) -> Fou
         if last is not None and last.args[0] is nodes[-1] and isinstance(last.args[1], int | float):
             nodes.append(last)
             numbers[place] = float(last.args[1])
-    return Found(tuple(nodes), window, filters, raised.args[1], *numbers)
+    return LogMel(tuple(nodes), window, filters, raised.args[1], *numbers)
 
 
 def _only_user(node: fx.Node, target: Any) -> fx.Node | None:
@@ -74,9 +74,9 @@ def _halves(square: fx.Node, frequencies: int) -> list[fx.Node]:
     users = list(square.users)
     if len(users) == 1 and users[0].target in (aten.chunk.default, aten.split.Tensor):
         return [users[0], *users[0].users]
-    ends: set[Any] = {one.args[2:4] for one in users if one.target is aten.slice.Tensor}
+    slices: set[Any] = {one.args[2:4] for one in users if one.target is aten.slice.Tensor}
     lower = (0, frequencies)
-    return users if ends in ({lower, (frequencies, end)} for end in (2 * frequencies, LAST)) else []
+    return users if slices in ({lower, (frequencies, end)} for end in (2 * frequencies, LAST)) else []
 
 
 def _window(basis: Tensor) -> Tensor | None:
@@ -94,13 +94,13 @@ def _angles(length: int) -> Tensor:
     return torch.arange(length, dtype=torch.float64) * (2 * math.pi / length)
 
 
-def log_mel(program: Program, value: Value, found: Found, hop: int) -> Value:
+def log_mel(program: Program, value: Value, frontend: LogMel, hop: int) -> Value:
     """(1, 1, T) -> (1, bands, frames)."""
     value = in_order(program, value, range(value.layout.ndim))
-    length, bands = len(found.window), len(found.filters)
+    length, bands = len(frontend.window), len(frontend.filters)
     frames = (value.layout.shape[2] - length) // hop + 1
     first, start, weights = [], [0], []
-    for band in found.filters.numpy():
+    for band in frontend.filters.numpy():
         inside = np.flatnonzero(band)
         low, high = (int(inside[0]), int(inside[-1]) + 1) if len(inside) else (0, 0)
         first.append(low)
@@ -108,13 +108,13 @@ def log_mel(program: Program, value: Value, found: Found, hop: int) -> Value:
         start.append(start[-1] + high - low)
     angles = _angles(length)
     fields = {
-        "window": program.array(found.window.float().numpy()),
+        "window": program.array(frontend.window.float().numpy()),
         "cosines": program.array(torch.cos(angles).float().numpy()),
         "sines": program.array(torch.sin(angles).float().numpy()),
         "weights": program.array(np.concatenate(weights).astype(np.float32)),
         "first": program.array(np.array(first, np.int32)), "start": program.array(np.array(start, np.int32)),
         "length": length, "hop": hop, "frames": frames, "bands": bands,
-        "floor": found.floor, "centre": found.centre, "spread": found.spread,
+        "floor": frontend.floor, "centre": frontend.centre, "spread": frontend.spread,
     }  # fmt: skip
     to = program.new(ordered_layout((1, bands, frames), (0, 1, 2)))
     scratch = Buffer(program.name("p"), 2 * length, "float32")

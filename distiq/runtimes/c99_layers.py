@@ -38,8 +38,8 @@ class Stored(NamedTuple):
         return self.integers.float() * self.scales.view(-1, *[1] * (self.integers.ndim - 1))
 
 
-class Behind(NamedTuple):
-    """What quantizes a result: the node that does it last before, how, and between which integers."""
+class Quantized(NamedTuple):
+    """How a result is quantized: the last node that is fused in front of it, by which parameters, to which integers."""
 
     last: fx.Node
     affine: AffineParameters
@@ -47,19 +47,19 @@ class Behind(NamedTuple):
     high: int
 
 
-def behind(node: fx.Node) -> Behind | None:
+def quantized_into(node: fx.Node) -> Quantized | None:
     """How a node's result is quantized, behind a clamp of its own or at once; None where it stays float32."""
     users = list(node.users)
     last, low, high = node, -math.inf, math.inf
     if len(users) == 1 and users[0].target in ACTIVATIONS:
         last = users[0]
-        low, high = ends(last)
-    found: set[Any] = {user.args[1:5] for user in last.users}
-    if len(found) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
+        low, high = limits(last)
+    parameters: set[Any] = {user.args[1:5] for user in last.users}
+    if len(parameters) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
         return None
-    scale, zero_point, smallest, largest = next(iter(found))
+    scale, zero_point, smallest, largest = next(iter(parameters))
     inside = [min(max(_integer(end, scale, zero_point), smallest), largest) for end in (low, high)]
-    return Behind(last, AffineParameters(float(scale), int(zero_point)), *inside)
+    return Quantized(last, AffineParameters(float(scale), int(zero_point)), *inside)
 
 
 def operation_name(node: fx.Node) -> str:
@@ -68,7 +68,7 @@ def operation_name(node: fx.Node) -> str:
     return name.rstrip("_") if not name.startswith("_") else name
 
 
-def ends(clamp: fx.Node) -> tuple[float, float]:
+def limits(clamp: fx.Node) -> tuple[float, float]:
     """Between which values a clamp lets through."""
     name = operation_name(clamp)
     if name in ("relu", "relu6"):
@@ -103,7 +103,7 @@ def pair(value: Any, axes: int, missing: int) -> tuple[int, int]:
 
 
 def convolution(
-    program: Program, value: Value, weights: Stored | Tensor, bias: Tensor | None, shape: Shape, found: Behind | None
+    program: Program, value: Value, weights: Stored | Tensor, bias: Tensor | None, shape: Shape, into: Quantized | None
 ) -> Value:
     """(1, C, H, W) or (1, C, T) -> the same of the output's channels."""
     is_flat = value.layout.ndim == CONVOLUTION_AXES - 1
@@ -135,7 +135,7 @@ def convolution(
         axes = (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1)
         order = Order(tuple(kernel.shape), axes)
         name = "linear_s8" if is_point else "depthwise_s8" if is_depthwise else "conv_s8"
-        made = _integer_layer(program, name, image, weights, bias, order, fields, layout, found, macs)
+        made = _integer_layer(program, name, image, weights, bias, order, fields, layout, into, macs)
     else:
         values = weights.values if isinstance(weights, Stored) else weights
         order = Order(tuple(kernel.shape), (0, 2, 3, 1))
@@ -145,7 +145,7 @@ def convolution(
 
 
 def linear(
-    program: Program, value: Value, weights: Stored | Tensor, bias: Tensor | None, found: Behind | None
+    program: Program, value: Value, weights: Stored | Tensor, bias: Tensor | None, into: Quantized | None
 ) -> Value:
     """(1, ..., I) -> (1, ..., O); the columns of the weights follow a feature map that lies in another order."""
     stored = weights.integers if isinstance(weights, Stored) else weights
@@ -167,7 +167,7 @@ def linear(
     }  # fmt: skip
     macs = rows * outs * width
     if isinstance(weights, Stored) and value.affine is not None:
-        return _integer_layer(program, "linear_s8", value, weights, bias, order, fields, layout, found, macs)
+        return _integer_layer(program, "linear_s8", value, weights, bias, order, fields, layout, into, macs)
     values = weights.values if isinstance(weights, Stored) else weights
     return _float_layer(program, "linear_f32", value, values, bias, order, fields, layout, macs)
 
@@ -188,7 +188,7 @@ class Order(NamedTuple):
 
 def _integer_layer(
     program: Program, name: str, value: Value, weights: Stored, bias: Tensor | None, order: Order,
-    fields: dict[str, Any], layout: Tensor, found: Behind | None, macs: int,
+    fields: dict[str, Any], layout: Tensor, into: Quantized | None, macs: int,
 ) -> Value:  # fmt: skip
     assert value.affine is not None
     scale, zero_point = value.affine
@@ -202,15 +202,15 @@ def _integer_layer(
     integers = sums.round().clamp(-LARGEST_SUM, LARGEST_SUM).numpy().astype(np.int32)
     fields |= {
         "weights": program.array(order.stored(weights.integers), about), "bias": program.array(integers),
-        "scales": scales, "gives_float": int(found is None), "zero_in": zero_point,
+        "scales": scales, "gives_float": int(into is None), "zero_in": zero_point,
     }  # fmt: skip
-    if found is not None:
-        ratio = steps / float(np.float32(found.affine.scale))
+    if into is not None:
+        ratio = steps / float(np.float32(into.affine.scale))
         parts = dict(zip(("multipliers", "shifts"), fixed(ratio.numpy()), strict=True))
-        fields |= {"zero_out": found.affine.zero_point, "low": found.low, "high": found.high}
+        fields |= {"zero_out": into.affine.zero_point, "low": into.low, "high": into.high}
         fields |= {"Q31": {name: program.array(one, of_q31=True) for name, one in parts.items()}}
-    to = program.new(layout, found.affine if found else None)
-    fields["rescale"] = (value.buffer, to.buffer if found else None)
+    to = program.new(layout, into.affine if into else None)
+    fields["rescale"] = (value.buffer, to.buffer if into else None)
     scratch = None
     if name != "depthwise_s8":
         count = fields["kernel_h"] * fields["kernel_w"] * (fields["channels"] // fields["groups"])
@@ -254,19 +254,19 @@ def as_float(program: Program, value: Value) -> Value:
     return program.step("dequantize", "distiq_affine", fields, [value], to, "dequantize")
 
 
-def average(program: Program, value: Value, fields: dict[str, Any], layout: Tensor, found: Behind | None) -> Value:
+def average(program: Program, value: Value, fields: dict[str, Any], layout: Tensor, into: Quantized | None) -> Value:
     """Means over windows of (1, height, width, channels) in memory; `fields` are those of a pool."""
-    if found is None or value.affine is None:
+    if into is None or value.affine is None:
         return program.step(
             "average_f32", "distiq_pool", fields, [as_float(program, value)], program.new(layout), "average"
         )
-    to = program.new(layout, found.affine)
+    to = program.new(layout, into.affine)
     divisor = fields["divisor"] or 1
-    ratio = float(np.float32(value.affine.scale)) / float(np.float32(found.affine.scale)) / divisor
+    ratio = float(np.float32(value.affine.scale)) / float(np.float32(into.affine.scale)) / divisor
     multiplier, shift = fixed(np.array([ratio]))
     fields |= {
-        "rescale": (value.buffer, to.buffer), "zero_in": value.affine.zero_point, "zero_out": found.affine.zero_point,
-        "low": found.low, "high": found.high, "Q31": {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
+        "rescale": (value.buffer, to.buffer), "zero_in": value.affine.zero_point, "zero_out": into.affine.zero_point,
+        "low": into.low, "high": into.high, "Q31": {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
     }  # fmt: skip
     return program.step("average_s8", "distiq_pool", fields, [value], to, "average")
 

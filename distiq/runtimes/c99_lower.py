@@ -13,16 +13,16 @@ from distiq.runtimes.c99_frontend import find_log_mel, log_mel
 from distiq.runtimes.c99_layers import (
     HIGH,
     LOW,
-    Behind,
+    Quantized,
     Shape,
     Stored,
     as_float,
-    behind,
     convolution,
-    ends,
+    limits,
     linear,
     operation_name,
     pair,
+    quantized_into,
 )
 from distiq.runtimes.c99_operations import (
     BINARY,
@@ -74,18 +74,18 @@ def lowered_to_c(
     lowering = Lowering(graph, integer_io)
     inputs = iter(rows)
     for node in graph.graph.nodes:
-        if node in lowering.known:
+        if node in lowering.values:
             continue
         match node.op:
             case "placeholder":
-                lowering.known[node] = lowering.given(node, next(inputs))
+                lowering.values[node] = lowering.given(node, next(inputs))
             case "get_attr":
-                lowering.known[node] = operator.attrgetter(str(node.target))(graph)
+                lowering.values[node] = operator.attrgetter(str(node.target))(graph)
             case "output":
                 lowering.finish(node.args[0])
             case _:
                 lowering.program.module = _module_of(node, modules)
-                lowering.known[node] = lowering.result(node)
+                lowering.values[node] = lowering.result(node)
     return lowering.program
 
 
@@ -96,11 +96,11 @@ def _module_of(node: fx.Node, modules: Sequence[str]) -> str:
 
 
 class Lowering:
-    """What is known of a graph's nodes so far: values in C, constants, numbers."""
+    """The values of a graph's nodes so far: in C, constants, numbers."""
 
     def __init__(self, graph: fx.GraphModule, integer_io: bool) -> None:
         self.graph, self.integer_io, self.program = graph, integer_io, Program()
-        self.known: dict[fx.Node, Any] = {}
+        self.values: dict[fx.Node, Any] = {}
         self.floats: dict[Value, Value] = {}
 
     def given(self, node: fx.Node, row: Tensor) -> Value:
@@ -109,15 +109,15 @@ class Lowering:
             kind = str(row.dtype).removeprefix("torch.")
             raise UserError(f"C99: the network takes {kind} as {node.name}; C files take float32 and int8 alone")
         layout = ordered_layout((1, *row.shape[1:]), channels_last(row.ndim))
-        found = behind(node) if self.integer_io else None
-        value = self.program.new(layout, found.affine if found else None)
+        into = quantized_into(node) if self.integer_io else None
+        value = self.program.new(layout, into.affine if into else None)
         self.program.inputs.append(value)
         return value
 
     def finish(self, returned: Any) -> None:
         """Outputs lie in buffers of their own."""
         for node in returned if isinstance(returned, tuple | list) else (returned,):
-            value = self.known[node]
+            value = self.values[node]
             if not isinstance(value, Value):
                 raise UserError("C99: the network gives a constant; leave that output out")
             value = settled(self.program, value)
@@ -132,8 +132,8 @@ class Lowering:
 
     def result(self, node: fx.Node) -> Any:
         """What a node gives."""
-        arguments: Any = fx.map_arg(node.args, self.known.__getitem__)
-        named: Any = fx.map_arg(node.kwargs, self.known.__getitem__)
+        arguments: Any = fx.map_arg(node.args, self.values.__getitem__)
+        named: Any = fx.map_arg(node.kwargs, self.values.__getitem__)
         target: Any = node.target
         if is_operation(node, WEIGHT_DEQUANTIZE):
             integers, scales, _, axis = arguments[:4]
@@ -162,7 +162,7 @@ class Lowering:
         return self.program.step("quantize", "distiq_affine", fields, [value], to, "quantize")
 
     def operation(self, node: fx.Node, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        program, value, found = self.program, arguments[0], behind(node)
+        program, value, into = self.program, arguments[0], quantized_into(node)
         is_integer = isinstance(value, Value) and value.affine is not None
         match name:
             case _ if name in PASSING:
@@ -173,17 +173,17 @@ class Lowering:
                 return self.reshaped(node, value, arguments, named)
             case _ if name in VIEWS:
                 return self.viewed(node, value, arguments, named)
-            case "conv1d" if (front_end := find_log_mel(node, arguments[1], self.known)) is not None:
+            case "conv1d" if (front_end := find_log_mel(node, arguments[1], self.values)) is not None:
                 features = log_mel(program, value, front_end, pair((*arguments[3:], 1)[0], 1, 1)[1])
-                self.known |= dict.fromkeys(front_end.nodes, features)
+                self.values |= dict.fromkeys(front_end.nodes, features)
                 return features
             case "conv1d" | "conv2d":
-                return self.fused(found, self.convolution(node, arguments, found))
+                return self.fused(into, self.convolution(node, arguments, into))
             case "linear":
                 weights, bias = arguments[1], (*arguments[2:], named.get("bias"))[0]
-                return self.fused(found, linear(program, value, weights, bias, found))
+                return self.fused(into, linear(program, value, weights, bias, into))
             case "cat":
-                return joined(program, arguments[0], (*arguments[1:], 0)[0], found)
+                return joined(program, arguments[0], (*arguments[1:], 0)[0], into)
             case "pad" | "constant_pad_nd":
                 return padded(program, value, arguments[1], _filling(node, name, arguments, named))
             case "softmax" | "_softmax" | "log_softmax" | "_log_softmax":
@@ -193,16 +193,16 @@ class Lowering:
             case "batch_norm":
                 return self.normalized(value, arguments)
             case _ if name in POOLS:
-                pooled = POOLS[name](program, node, value, arguments, named, found)
-                return pooled if "max" in name else self.fused(found, pooled)
+                pooled = POOLS[name](program, node, value, arguments, named, into)
+                return pooled if "max" in name else self.fused(into, pooled)
             case _ if name in BINARY and _is_pair(arguments):
-                return self.fused(found, binary(program, name, arguments, found))
+                return self.fused(into, binary(program, name, arguments, into))
             case _ if name in CLAMPS | UNARY.keys() or name in BINARY:
-                if is_integer and found is not None:
+                if is_integer and into is not None:
                     function = _function(node, named, arguments)
-                    return self.fused(found, table(program, value, function, found.affine, found.low, found.high))
+                    return self.fused(into, table(program, value, function, into.affine, into.low, into.high))
                 if name in CLAMPS:
-                    low, high = (min(max(end, -LARGEST_FLOAT), LARGEST_FLOAT) for end in ends(node))
+                    low, high = (min(max(limit, -LARGEST_FLOAT), LARGEST_FLOAT) for limit in limits(node))
                     return float_unary(program, "clamp", value, low, high)
                 if name in BINARY:
                     return binary(program, name, arguments, None)
@@ -213,10 +213,10 @@ class Lowering:
             " another runtime"
         )
 
-    def fused(self, found: Behind | None, value: Value) -> Value:
+    def fused(self, into: Quantized | None, value: Value) -> Value:
         """The clamp that was computed with its layer has the same result."""
-        if found is not None and value.affine is not None:
-            self.known[found.last] = value
+        if into is not None and value.affine is not None:
+            self.values[into.last] = value
         return value
 
     def reshaped(self, node: fx.Node, value: Value, arguments: tuple[Any, ...], named: dict[str, Any]) -> Value:
@@ -240,7 +240,7 @@ class Lowering:
             return value._replace(layout=layouts)
         return [value._replace(layout=one) for one in layouts]
 
-    def convolution(self, node: fx.Node, arguments: tuple[Any, ...], found: Behind | None) -> Value:
+    def convolution(self, node: fx.Node, arguments: tuple[Any, ...], into: Quantized | None) -> Value:
         missing: Any = (None, 1, 0, 1, 1)[len(arguments) - 2 :]
         value, weights, bias, stride, pad, dilation, groups = arguments + missing
         axes = value.layout.ndim - 2
@@ -252,7 +252,7 @@ class Lowering:
                 raise UserError(f"C99: {node.name} is padded on one side more than on the other; pad the input instead")
             pad = [one // 2 for one in total] if pad == "same" else 0
         pads = pair(pad, axes, 0)
-        return convolution(self.program, value, weights, bias, Shape(strides, pads, dilations, int(groups)), found)
+        return convolution(self.program, value, weights, bias, Shape(strides, pads, dilations, int(groups)), into)
 
     def normalized(self, value: Value, arguments: tuple[Any, ...]) -> Value:
         _, weight, bias, mean, variance, _, _, epsilon = arguments[:8]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distiq.errors import UserError
 from distiq.models.signature import AffineParameters
-from distiq.runtimes.c99_layers import HIGH, LOW, Behind, as_float, fixed, linear
+from distiq.runtimes.c99_layers import HIGH, LOW, Quantized, as_float, fixed, linear
 from distiq.runtimes.c99_program import (
     Program,
     Value,
@@ -56,13 +56,13 @@ def float_unary(program: Program, name: str, value: Value, low: float = 0.0, hig
     return program.step(f"{name}_f32", "distiq_unary", fields, [value], to, name)
 
 
-def binary(program: Program, name: str, arguments: Sequence[Any], found: Behind | None) -> Value:
+def binary(program: Program, name: str, arguments: Sequence[Any], into: Quantized | None) -> Value:
     """A sum, difference, product or quotient of two tensors, or of one and constants."""
     first, second = arguments[1::-1] if name == "rsub" else arguments[:2]
     operation = BINARY[name]
     both_integers = all(isinstance(one, Value) and one.affine is not None for one in (first, second))
-    if both_integers and found is not None and operation != "div":
-        return _integers(program, operation, first, second, found)
+    if both_integers and into is not None and operation != "div":
+        return _integers(program, operation, first, second, into)
     first, second = (
         as_float(program, one) if isinstance(one, Value) else torch.as_tensor(one).float() for one in (first, second)
     )
@@ -72,18 +72,18 @@ def binary(program: Program, name: str, arguments: Sequence[Any], found: Behind 
     return program.step(f"{operation}_f32", "distiq_pair_f32", fields, [first, second], to, operation)
 
 
-def _integers(program: Program, operation: str, first: Value, second: Value, found: Behind) -> Value:
+def _integers(program: Program, operation: str, first: Value, second: Value, into: Quantized) -> Value:
     first, second, inner = _aligned(program, first, second, commutes=operation != "sub")
     assert first.affine is not None
     assert second.affine is not None
-    to = program.new(same_layout(first), found.affine)
+    to = program.new(same_layout(first), into.affine)
     sign = -1.0 if operation == "sub" else 1.0
     scales = [float(np.float32(one.scale)) for one in (first.affine, second.affine)]
-    step = float(np.float32(found.affine.scale))
+    step = float(np.float32(into.affine.scale))
     fields: dict[str, Any] = {
         "count": to.buffer.count, "inner": inner, "scale_a": (first.buffer, None), "scale_b": (second.buffer, None),
         "rescale": 1.0 / step, "zero_a": first.affine.zero_point, "zero_b": second.affine.zero_point,
-        "zero_out": found.affine.zero_point, "low": found.low, "high": found.high,
+        "zero_out": into.affine.zero_point, "low": into.low, "high": into.high,
     }  # fmt: skip
     if operation == "sub":
         fields["negated"] = True
@@ -139,12 +139,12 @@ def _widened(program: Program, one: Any, shape: Sequence[int], order: Sequence[i
     return in_order(program, one._replace(layout=one.layout.expand(tuple(shape))), order or range(len(shape)))
 
 
-def joined(program: Program, parts: Sequence[Any], axis: int, found: Behind | None) -> Value:
+def joined(program: Program, parts: Sequence[Any], axis: int, into: Quantized | None) -> Value:
     """Tensors one behind another along an axis."""
     parts = [one if isinstance(one, Value) else program.constant(one[:1], range(one.ndim)) for one in parts]
     affines = {one.affine for one in parts}
-    affine = found.affine if found is not None else next(iter(affines))
-    if None in affines or (found is None and len(affines) > 1):
+    affine = into.affine if into is not None else next(iter(affines))
+    if None in affines or (into is None and len(affines) > 1):
         parts, affine = [as_float(program, one) for one in parts], None
     else:
         parts = [one if one.affine == affine else table(program, one, lambda x: x, affine) for one in parts]

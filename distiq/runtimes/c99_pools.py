@@ -6,7 +6,7 @@ from typing import Any
 from torch import fx
 
 from distiq.errors import UserError
-from distiq.runtimes.c99_layers import Behind, average, maximum, operation_name, pair
+from distiq.runtimes.c99_layers import Quantized, average, maximum, operation_name, pair
 from distiq.runtimes.c99_program import Program, Value, channels_last, in_order, order_of, ordered_layout, settled
 
 
@@ -38,7 +38,7 @@ def _max_pool(program: Program, _node: fx.Node, value: Value, arguments: Any, _n
 
 
 def _avg_pool(
-    program: Program, node: fx.Node, value: Value, arguments: Any, _named: Any, found: Behind | None
+    program: Program, node: fx.Node, value: Value, arguments: Any, _named: Any, into: Quantized | None
 ) -> Value:
     value = in_order(program, value, channels_last(value.layout.ndim))
     missing: Any = (None, None, 0, False, True, None)[len(arguments) - 1 :]
@@ -52,10 +52,12 @@ def _avg_pool(
         fields["divisor"] = divisor or fields["kernel_h"] * fields["kernel_w"]
     elif not is_padded and not ceil:
         fields["divisor"] = fields["kernel_h"] * fields["kernel_w"]
-    return average(program, value, fields, layout, found)
+    return average(program, value, fields, layout, into)
 
 
-def _adaptive(program: Program, node: fx.Node, value: Value, arguments: Any, _named: Any, found: Behind | None) -> Any:
+def _adaptive(
+    program: Program, node: fx.Node, value: Value, arguments: Any, _named: Any, into: Quantized | None
+) -> Any:
     axes = value.layout.ndim - 2
     sizes = [arguments[1]] * axes if isinstance(arguments[1], int) else list(arguments[1])
     lengths = value.layout.shape[2:]
@@ -69,10 +71,12 @@ def _adaptive(program: Program, node: fx.Node, value: Value, arguments: Any, _na
     if "max" in operation_name(node):
         pooled = _max_pool(program, node, value, (value, kernel), None, None)
         return (pooled, None) if "max" in operation_name(node) and "getitem" in str(list(node.users)[:1]) else pooled
-    return _avg_pool(program, node, value, (value, kernel), None, found)
+    return _avg_pool(program, node, value, (value, kernel), None, into)
 
 
-def _reduced(program: Program, node: fx.Node, value: Value, arguments: Any, named: Any, found: Behind | None) -> Value:
+def _reduced(
+    program: Program, node: fx.Node, value: Value, arguments: Any, named: Any, into: Quantized | None
+) -> Value:
     """Means or maxima over some axes: windows over (what lies before, the axes, what lies behind) in memory."""
     value, shape = settled(program, value), tuple(value.layout.shape)
     given = (*arguments[1:], named.get("dim"))[0]
@@ -100,7 +104,7 @@ def _reduced(program: Program, node: fx.Node, value: Value, arguments: Any, name
     if operation_name(node) == "amax":
         made = maximum(program, value, fields, layout)
     else:
-        made = average(program, value, fields, layout, found)
+        made = average(program, value, fields, layout, into)
     if keep:
         return made
     for axis in reversed(axes):

@@ -166,8 +166,8 @@ def order_of(layout: Tensor) -> tuple[int, ...] | None:
 
 def lies_in(layout: Tensor, order: Sequence[int]) -> bool:
     """Whether a tensor is dense with its axes in that order."""
-    found = order_of(layout)
-    return found is not None and [axis for axis in found if layout.shape[axis] > 1] == [
+    axes = order_of(layout)
+    return axes is not None and [axis for axis in axes if layout.shape[axis] > 1] == [
         axis for axis in order if layout.shape[axis] > 1
     ]
 

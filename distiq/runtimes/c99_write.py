@@ -252,11 +252,11 @@ def about_of(text: str) -> dict[str, Any]:
 def arrays_of(text: str) -> dict[str, np.ndarray]:
     """The constants of a C file, by name."""
     types = {value: name for name, value in C_TYPES.items()}
-    found = {}
+    arrays = {}
     for kind, name, body in re.findall(r"static const (\w+) (\w+)\[\d+\] = \{([^}]*)\}", text):
         plain = body.replace("f", "")
-        found[name] = np.array([float(one) for one in plain.split(",") if one.strip()]).astype(types[kind])
-    return found
+        arrays[name] = np.array([float(one) for one in plain.split(",") if one.strip()]).astype(types[kind])
+    return arrays
 
 
 def parameters_of(text: str) -> QuantizationParameters:

@@ -282,9 +282,9 @@ def states_of_bilstm(vectors: Tensor, lengths: Tensor, weights: list[Tensor]) ->
     The kernel knows no lengths: for the second direction every text is turned round, and its padding left in place.
     """
     steps = torch.arange(vectors.shape[1]).unsqueeze(0)
-    ends = lengths.unsqueeze(1)
-    is_text = steps < ends
-    turned = torch.where(is_text, ends - 1 - steps, steps).unsqueeze(2)
+    stops = lengths.unsqueeze(1)
+    is_text = steps < stops
+    turned = torch.where(is_text, stops - 1 - steps, steps).unsqueeze(2)
     hidden = weights[1].shape[1]
     forward = _states(vectors, weights[:4], hidden)
     backward = _states(vectors.gather(1, turned.expand(-1, -1, vectors.shape[2])), weights[4:], hidden)

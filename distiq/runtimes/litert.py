@@ -248,12 +248,12 @@ def parameters_of(model: Any) -> QuantizationParameters:
     weights, floats, activations = [], [], set()
     widened = {operation.inputs[1] for operation in graph.operators if _reads_range_columns(graph, operation, schema)}
     kinds = [model.operatorCodes[one.opcodeIndex].builtinCode for one in graph.operators]
-    tables, ends, transposed = set(), set(), []
+    tables, beside, transposed = set(), set(), []
     for kind, operation in zip(kinds, graph.operators, strict=True):
         if kind == schema.BuiltinOperator.EMBEDDING_LOOKUP:
             tables.add(operation.inputs[1])
         elif kind in {getattr(schema.BuiltinOperator, name) for name in BESIDE_VALUES}:
-            ends |= set(operation.inputs)
+            beside |= set(operation.inputs)
         elif kind == schema.BuiltinOperator.TRANSPOSE_CONV:
             transposed.append(operation.inputs[1])
     for number, tensor in enumerate(graph.tensors):
@@ -261,7 +261,7 @@ def parameters_of(model: Any) -> QuantizationParameters:
         if data is None and quantization is not None and quantization.scale is not None:
             moved = UNSIGNED if tensor.type == schema.TensorType.UINT8 else 0
             activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0]) - moved))
-        elif data is not None and tensor.type == schema.TensorType.INT8 and number not in ends:
+        elif data is not None and tensor.type == schema.TensorType.INT8 and number not in beside:
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
             array = array[:, :-RANGE_COLUMNS] if number in widened else array
             array = _channels_first(array, quantization.quantizedDimension)

@@ -32,7 +32,7 @@ def move_integers(graph: GraphProto) -> None:
 
 
 def _on_integers(graph: GraphProto, node: NodeProto, source: NodeProto) -> bool:
-    """Puts a node's constants, ends of a clip and what is padded with, among the integers; False where it cannot."""
+    """Puts a node's constants, limits of a clip and what is padded with, among the integers; False where it cannot."""
     constants = initializers(graph)
     scale, zero_point = value_of(constants, source.input[1]), value_of(constants, source.input[2])
     assert scale is not None
@@ -49,10 +49,10 @@ def _on_integers(graph: GraphProto, node: NodeProto, source: NodeProto) -> bool:
         node.op_type = "Clip"
         node.input.append(integer(np.zeros(()), f"{prefix}_0"))
     elif node.op_type == "Clip":
-        ends = [value_of(constants, name) if name else None for name in node.input[1:]]
-        if any(end is None and name for end, name in zip(ends, node.input[1:], strict=True)):
+        limits = [value_of(constants, name) if name else None for name in node.input[1:]]
+        if any(limit is None and name for limit, name in zip(limits, node.input[1:], strict=True)):
             return False
-        names = ["" if end is None else integer(end, f"{prefix}_{place}") for place, end in enumerate(ends)]
+        names = ["" if limit is None else integer(limit, f"{prefix}_{place}") for place, limit in enumerate(limits)]
         node.input[1:] = names
     elif node.op_type == "Pad":
         modes = [helper.get_attribute_value(entry) for entry in node.attribute if entry.name == "mode"]

@@ -113,13 +113,13 @@ def with_mask(source: Path, target: Path, pad: int) -> None:
     write_atomically(target, proto.SerializeToString())
 
 
-def rename_ends(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def rename_inputs_and_outputs(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Calls a file's inputs and outputs, in their order, as another file does whose place it takes."""
     proto = onnx.load(str(path))
     graph = proto.graph
-    ends = dict(zip((one.name for one in (*graph.input, *graph.output)), (*inputs, *outputs), strict=True))
+    renamed = dict(zip((one.name for one in (*graph.input, *graph.output)), (*inputs, *outputs), strict=True))
     within = {name for node in graph.node for name in (*node.input, *node.output)} | set(initializers(graph))
-    names = {name: f"{name}/within" for name in within & set(ends.values())} | ends
+    names = {name: f"{name}/within" for name in within & set(renamed.values())} | renamed
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [names.get(name, name) for name in values]
@@ -144,7 +144,7 @@ def load_onnx(path: Path, threads: int = 1, options: Mapping[str, str] = Mapping
     """
     session = open_session(path, threads, options)
     input_names, output_names = (
-        tuple(one.name for one in ends) for ends in (session.get_inputs(), session.get_outputs())
+        tuple(one.name for one in side) for side in (session.get_inputs(), session.get_outputs())
     )
 
     def predict(inputs: Tensors) -> Tensors:
@@ -296,7 +296,7 @@ def signature(path: Path) -> Signature:
     """
     session = open_session(path, 1)
     return Signature(
-        *(tuple(_spec(one, path) for one in ends) for ends in (session.get_inputs(), session.get_outputs()))
+        *(tuple(_spec(one, path) for one in side) for side in (session.get_inputs(), session.get_outputs()))
     )
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO: everything that touches it. The IR (.xml with its .bin) is made from our ONNX file, with the same integers.
+"""OpenVINO: everything that touches it. The IR (.xml with its .bin) is made from the .onnx file, with the same integers.
 
 Precision is asked for as float32: by default OpenVINO computes the float parts in bfloat16 where the CPU has it.
 """
@@ -30,7 +30,7 @@ from distiq.runtimes.runtime import (
 )
 from distiq.runtimes.silence import silence
 
-ROUNDING = 1e-6  # of a scale that is worked out from the ends of its range
+ROUNDING = 1e-6  # of a scale that is worked out from the limits of its range
 VECTORS = 2  # axes of a batch of vectors
 VERGE = 0.01  # of the step of integer sums
 FREE = {"Broadcast", "Convert", "FakeQuantize", "Reorder", "Reshape", "ShapeOf", "Squeeze", "Transpose", "Unsqueeze"}
@@ -100,7 +100,7 @@ def load_openvino(path: Path, threads: int = 1, options: Mapping[str, str] = Map
         model = core.read_model(path)
     except RuntimeError as error:
         raise UserError(f"{path}: OpenVINO cannot load this file: {_first_line(error)}") from error
-    input_names, output_names = (tuple(_name(one) for one in ends) for ends in (model.inputs, model.outputs))
+    input_names, output_names = (tuple(_name(one) for one in side) for side in (model.inputs, model.outputs))
 
     def request_for(shapes: tuple[tuple[int, ...], ...]) -> Any:
         if shapes not in requests:
@@ -124,7 +124,7 @@ def signature(path: Path) -> Signature:
 
     _check(path)
     model = openvino.Core().read_model(path)
-    return Signature(*(tuple(_spec(one) for one in ends) for ends in (model.inputs, model.outputs)))
+    return Signature(*(tuple(_spec(one) for one in side) for side in (model.inputs, model.outputs)))
 
 
 def _spec(port: Any) -> TensorSpec:
@@ -201,7 +201,7 @@ def _round_before_sums(model: Any) -> None:
         readers = list(node.output(0).get_target_inputs()) if node.get_type_name() == "FakeQuantize" else []
         if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add" or not _is_of_convolution(node):
             continue
-        low, high = (float(end.get_node().data.item()) for end in node.input_values()[3:])
+        low, high = (float(limit.get_node().data.item()) for limit in node.input_values()[3:])
         step = (high - low) / (node.get_attributes()["levels"] - 1)
         steps = opset13.multiply(node.input_value(0), np.float32(1 / step))
         rounded = opset13.multiply(opset13.round(steps, "half_to_even"), np.float32(step))
@@ -270,7 +270,7 @@ def _step_of(node: Any) -> float | None:
     """The scale of what a FakeQuantize gives."""
     if node.get_type_name() != "FakeQuantize":
         return None
-    low, high = (float(end.get_node().data.item()) for end in node.input_values()[3:])
+    low, high = (float(limit.get_node().data.item()) for limit in node.input_values()[3:])
     return (high - low) / (int(node.get_attributes()["levels"]) - 1)
 
 
@@ -302,7 +302,7 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
     for operation in openvino.Core().read_model(path).get_ordered_ops():
         inputs = [value.get_node() for value in operation.input_values()]
         if operation.get_type_name() == "FakeQuantize":
-            low, high = (float(end.data.item()) for end in inputs[3:])
+            low, high = (float(limit.data.item()) for limit in inputs[3:])
             scale = (high - low) / (operation.get_attributes()["levels"] - 1)
             activations.add((scale, round(-low / scale) - 128))
         elif operation.get_type_name() == "Multiply" and inputs[0].get_type_name() == "Convert":

@@ -166,8 +166,8 @@ def _beyond(inputs: Tensor, weight: Tensor, stride: Pair, dilation: Pair, groups
         group = row * groups // outputs
         pairs, (first, second) = columns[group], (rows[row, 0::2], rows[row, 1::2])
         # With the largest values of these samples few pairs can leave the limits; the others are not looked at.
-        ends = torch.stack([first * largest[group, 0::2], second * largest[group, 1::2]])
-        highest, lowest = ends.clamp(min=0).sum(0), ends.clamp(max=0).sum(0)
+        sums = torch.stack([first * largest[group, 0::2], second * largest[group, 1::2]])
+        highest, lowest = sums.clamp(min=0).sum(0), sums.clamp(max=0).sum(0)
         able = (highest > high) | (lowest < low)
         sums = pairs[0::2][able] * first[able, None] + pairs[1::2][able] * second[able, None]
         beyond.append((sums - sums.clamp(low, high)).sum(0, dtype=torch.float64))

@@ -41,15 +41,15 @@ def matches(kept: Tensor, targets: Tensor, classes: int) -> list[Matches]:
         kept: (N, K, 6), class, x0, y0, x1, y1, score. targets: (N, M, 6), class, x0, y0, x1, y1, crowd. Rows of class
             -1 are padding.
     """
-    found: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in range(classes)]
+    parts: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[] for _ in range(classes)]
     objects = np.zeros((classes, len(targets)), np.int64)
     # In float64, as the reference code computes: a box at the very threshold must fall to the same side.
     for image, (boxes, own) in enumerate(zip(kept.double().numpy(), targets.double().numpy(), strict=True)):
         for number in range(classes):
-            ours, theirs = boxes[boxes[:, 0] == number, 1:], own[own[:, 0] == number, 1:]
-            objects[number, image] = int((theirs[:, 4] == 0).sum())
-            found[number].append(_match(ours, theirs))
-    return [_joined(parts, objects[number]) for number, parts in enumerate(found)]
+            predicted, targeted = boxes[boxes[:, 0] == number, 1:], own[own[:, 0] == number, 1:]
+            objects[number, image] = int((targeted[:, 4] == 0).sum())
+            parts[number].append(_match(predicted, targeted))
+    return [_joined(one, objects[number]) for number, one in enumerate(parts)]
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], objects: np.ndarray) -> Matches:
@@ -60,19 +60,19 @@ def _joined(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]], objects: np.
     return Matches(images[order], scores[order], hits, ignored, objects)
 
 
-def _match(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _match(boxes: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the boxes of one image and class, likeliest first: scores, hits and ignored.
 
     Args:
-        ours: (K, 5), corners and score. theirs: (M, 5), corners and crowd.
+        boxes: (K, 5), corners and score. there: (M, 5), corners and crowd.
     """
-    ours = ours[np.argsort(-ours[:, 4], kind="stable")][:MOST]
-    theirs = theirs[np.argsort(theirs[:, 4], kind="stable")]  # crowds last: any object is a better match
-    crowd = theirs[:, 4] == 1
+    boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")][:MOST]
+    there = there[np.argsort(there[:, 4], kind="stable")]  # crowds last: any object is a better match
+    crowd = there[:, 4] == 1
     shared = (
-        overlaps(ours[:, :4], theirs[:, :4], crowd) if len(ours) and len(theirs) else np.zeros((len(ours), len(theirs)))
+        overlaps(boxes[:, :4], there[:, :4], crowd) if len(boxes) and len(there) else np.zeros((len(boxes), len(there)))
     )
-    hits, ignored = np.zeros((2, len(THRESHOLDS), len(ours)), bool)
+    hits, ignored = np.zeros((2, len(THRESHOLDS), len(boxes)), bool)
     limits = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]
     free = np.tile(~crowd, (len(THRESHOLDS), 1))
     for row in np.flatnonzero((shared >= limits[0]).any(1)):
@@ -83,7 +83,7 @@ def _match(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray
         hits[:, row] = own.any(1)
         free[hits[:, row], match[hits[:, row]]] = False
         ignored[:, row] = ~hits[:, row] & (able & crowd).any(1)
-    return ours[:, 4], hits, ignored
+    return boxes[:, 4], hits, ignored
 
 
 def average_precision(one: Matches, weights: np.ndarray | None = None) -> np.ndarray:
@@ -118,16 +118,16 @@ def precision_at_recalls(one: Matches) -> list[float]:
     return [round(float(value), 4) for value in envelope[places]]
 
 
-def mean_precision(found: list[Matches], weights: np.ndarray | None = None) -> np.ndarray:
+def mean_precision(by_class: list[Matches], weights: np.ndarray | None = None) -> np.ndarray:
     """mAP at each threshold, (draws, thresholds): the mean over the classes of which there is something to find."""
-    by_class = np.stack([average_precision(one, weights) for one in found])
-    there = ~np.isnan(by_class)
-    return np.where(there, by_class, 0).sum(0) / np.maximum(there.sum(0), 1)
+    precisions = np.stack([average_precision(one, weights) for one in by_class])
+    there = ~np.isnan(precisions)
+    return np.where(there, precisions, 0).sum(0) / np.maximum(there.sum(0), 1)
 
 
-def interval(found: list[Matches], images: int) -> tuple[float, float]:
+def interval(by_class: list[Matches], images: int) -> tuple[float, float]:
     """The interval of mAP over all thresholds, 95 %, from images drawn with replacement."""
-    low, high = np.quantile(mean_precision(found, _drawn(images)).mean(1), [0.025, 0.975])
+    low, high = np.quantile(mean_precision(by_class, _drawn(images)).mean(1), [0.025, 0.975])
     return float(low), float(high)
 
 

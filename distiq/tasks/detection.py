@@ -106,9 +106,9 @@ def distillation(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) 
     )
     sure = teacher[:, 4:].sigmoid().amax(1)
     total = sure.sum().clamp(min=1)
-    ours, theirs = student[:, 4:] / temperature, (teacher[:, 4:] / temperature).sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(ours, theirs, reduction="sum")
-    lowest = F.binary_cross_entropy(theirs, theirs, reduction="sum")
+    logits, shares = student[:, 4:] / temperature, (teacher[:, 4:] / temperature).sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, shares, reduction="sum")
+    lowest = F.binary_cross_entropy(shares, shares, reduction="sum")
     apart = 1 - overlap(student[:, :4].transpose(1, 2), teacher[:, :4].transpose(1, 2), generalized=True)
     return ((entropy - lowest) * temperature**2 + BOX_WEIGHT * (apart * sure).sum()) / total
 
@@ -120,15 +120,15 @@ def decode(kept: Tensor) -> Tensor:
 
 def score(kept: Tensor, targets: Tensor, classes: int) -> Scores:
     """COCO's mean average precision with its bootstrap interval over images; that at an overlap of 0.5; by class."""
-    found = matches(kept, targets, classes)
-    values = mean_precision(found)[0]
-    by_class = [average_precision(one)[0].mean() for one in found]
+    by_class_matches = matches(kept, targets, classes)
+    values = mean_precision(by_class_matches)[0]
+    by_class = [average_precision(one)[0].mean() for one in by_class_matches]
     primary = Metric(
         name="map",
         title="mAP",
         note="mean average precision at overlaps of 0.5 to 0.95, as COCO's",
         value=float(values.mean()),
-        interval=interval(found, len(targets)),
+        interval=interval(by_class_matches, len(targets)),
         interval_by="bootstrap over images",
     )
     loose = Metric(name="map50", title="mAP50", note="at an overlap of 0.5", value=float(values[0]))
@@ -141,8 +141,8 @@ def agreement(one: Tensor, other: Tensor) -> float:
     Counted are boxes that are named and drawn (SHOWN_SCORE); the other's may be less likely.
     """
     matched = shown = 0
-    for ours, theirs in zip(one.numpy(), other.numpy(), strict=True):
-        for first, second in ((ours, theirs), (theirs, ours)):
+    for boxes, others in zip(one.numpy(), other.numpy(), strict=True):
+        for first, second in ((boxes, others), (others, boxes)):
             counted = first[(first[:, 0] >= 0) & (first[:, 5] >= SHOWN_SCORE)]
             pool = second[second[:, 0] >= 0]
             same = (overlaps(counted[:, 1:5], pool[:, 1:5]) >= SAME_BOX) & (counted[:, None, 0] == pool[:, 0])

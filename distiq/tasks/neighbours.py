@@ -41,8 +41,8 @@ def nearest(embeddings: Tensor, count: int) -> Tensor:
 
 def same_neighbours(student: Tensor, teacher: Tensor, count: int = 10) -> Neighbours:
     """Of embeddings (N, D) of the same sentences; the recall is of `count` neighbours."""
-    ours, theirs = nearest(student, count), nearest(teacher, count)
-    shared = (ours.unsqueeze(2) == theirs.unsqueeze(1)).any(2).double().mean()
+    of_student, of_teacher = nearest(student, count), nearest(teacher, count)
+    shared = (of_student.unsqueeze(2) == of_teacher.unsqueeze(1)).any(2).double().mean()
     alike = student.shape == teacher.shape
     cosine = float(F.cosine_similarity(student.float(), teacher.float()).mean()) if alike else None
-    return Neighbours(float((ours[:, 0] == theirs[:, 0]).double().mean()), float(shared), cosine)
+    return Neighbours(float((of_student[:, 0] == of_teacher[:, 0]).double().mean()), float(shared), cosine)

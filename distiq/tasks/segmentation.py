@@ -67,12 +67,12 @@ def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     logits = (
         F.interpolate(outputs.float(), targets.shape[1:], mode="bilinear") if _is_coarse(outputs, targets) else outputs
     )
-    known = (targets != VOID).unsqueeze(1)
+    labelled = (targets != VOID).unsqueeze(1)
     logs = logits.float().log_softmax(1)
     classes = torch.arange(outputs.shape[1], device=outputs.device).view(1, -1, 1, 1)
     there = (targets.unsqueeze(1) == classes).float()
-    entropy = -(logs * there).sum((1, 2, 3)) / known.sum((1, 2, 3)).clamp(min=1)
-    shares = logs.exp() * known
+    entropy = -(logs * there).sum((1, 2, 3)) / labelled.sum((1, 2, 3)).clamp(min=1)
+    shares = logs.exp() * labelled
     overlap = (2 * (shares * there).sum((2, 3)) + SMALL) / (shares.sum((2, 3)) + there.sum((2, 3)) + SMALL)
     shown = (there.sum((2, 3)) > 0).float()
     return entropy + ((1 - overlap) * shown).sum(1) / shown.sum(1).clamp(min=1)
@@ -112,8 +112,8 @@ def confusion(kept: Tensor, targets: Tensor, classes: int) -> Tensor:
         kept = F.interpolate(kept.unsqueeze(1).float(), targets.shape[1:], mode="nearest").squeeze(1).to(torch.uint8)
     counts = []
     for own, right in zip(kept, targets, strict=True):
-        known = right != VOID
-        pairs = right[known].long() * classes + own[known].long()
+        labelled = right != VOID
+        pairs = right[labelled].long() * classes + own[labelled].long()
         counts.append(pairs.bincount(minlength=classes**2).view(classes, classes))
     return torch.stack(counts)
 

@@ -152,8 +152,8 @@ class Task:
 
     def sqnr_db(self, reference: Tensor, outputs: Tensor) -> dict[str, float]:
         """Signal to noise of outputs against those of a reference, in each of their parts."""
-        theirs = self.components(reference)
-        return {name: sqnr_db(theirs[name], own) for name, own in self.components(outputs).items()}
+        expected = self.components(reference)
+        return {name: sqnr_db(expected[name], own) for name, own in self.components(outputs).items()}
 
     def zeros(self, targets: Tensor) -> Tensor:
         """Outputs of zeros for targets (N, ...), to try the task on."""

@@ -88,8 +88,8 @@ def edits(one: Sequence[object], other: Sequence[object]) -> int:
     before = list(range(len(other) + 1))
     for row, own in enumerate(one, start=1):
         current = [row]
-        for column, theirs in enumerate(other, start=1):
-            changed = before[column - 1] + (own != theirs)
+        for column, symbol in enumerate(other, start=1):
+            changed = before[column - 1] + (own != symbol)
             current.append(min(changed, before[column] + 1, current[-1] + 1))
         before = current
     return before[-1]
