@@ -159,7 +159,7 @@ def _input(stated: Any, name: str) -> Input:
 
 
 class Delivered(NamedTuple):
-    """The graph to deliver, how it compares, "int8" or "float16 weights", and what is to be said, a sentence each."""
+    """The graph to deliver, how it compares, "int8" or "float16 weights", and notes, a sentence each."""
 
     model: ModelProto
     comparison: Comparison

@@ -93,7 +93,7 @@ class Audio:
         return torch.from_numpy(fitted(resampled(sound, self.rate), self.shape[0]).copy()), remarks(sound, self)
 
     def check_weights(self, folder: Path, where: str) -> None:
-        """Weights say nothing of how sound is read; the rate is asked of the network itself."""
+        """Weights do not say how sound is read; the rate comes from the network itself."""
 
     def facts(self) -> dict[str, Any]:
         """What the record of the data says of it."""

@@ -28,7 +28,7 @@ class LabelForm:
 
     Args:
         sample: what one sample has, in words.
-        missing: what stands in a training split where nobody knows the label.
+        missing: stands for an unknown label in a training split.
         labelled: labels (N, ...) -> which samples have one, (N,) bool.
     """
 

@@ -26,7 +26,7 @@ AT_ONCE = 256  # samples that are decoded, hashed and written together
 
 
 class Store(NamedTuple):
-    """Where packs are kept, how many bytes of samples may lie in memory instead, and who watches."""
+    """Where packs are kept, how many bytes of samples may be in memory instead, and where progress is shown."""
 
     folder: Path
     memory_bytes: int

@@ -130,7 +130,7 @@ def moved_boxes(boxes: Tensor, where: Placement, size: tuple[int, int], window: 
     stays = (across * down >= KEPT * whole) & (torch.minimum(across, down) >= SMALLEST) & (boxes[:, :, 0] >= 0)
     moved = torch.stack([boxes[:, :, 0], x[..., 0], y[..., 0], x[..., 1], y[..., 1], boxes[:, :, 5]], 2)
     padding = torch.tensor([-1.0, 0, 0, 0, 0, 0])
-    unknown = boxes[:, :, 0].isnan().unsqueeze(2)  # of images whose boxes nobody knows
+    unknown = boxes[:, :, 0].isnan().unsqueeze(2)  # of images without labels
     return torch.where(unknown, boxes, torch.where(stays.unsqueeze(2), moved, padding))
 
 

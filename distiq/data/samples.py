@@ -119,7 +119,7 @@ class Split:
     """Samples with labels.
 
     Args:
-        samples: N of them, of the form that their preprocessing asks for.
+        samples: N of them, in the form that their preprocessing takes.
         labels: (N,) int64, the class of each; or (N, classes) int64, where a sample has several labels: 1 at each
             that it has, 0 elsewhere; or (N,) float32, a number each, as networks answer it (see `Target`); or, of
             training samples, (N, classes) float32, the share of each class. `UNLABELLED`, of numbers and shares NaN, in
@@ -151,12 +151,12 @@ class Split:
         return Split(self.samples.take(indices), self.labels[indices])
 
     def drawn(self, most: int) -> "Split":
-        """At most so many of the samples, drawn at random, always the same ones."""
+        """At most `most` of the samples, drawn at random, always the same ones."""
         return self.take(drawn(len(self), most))
 
 
 def in_chunks(samples: Samples, most: int = CHUNK) -> Iterator[Tensor]:
-    """All samples in order, at most so many at a time and of at most 16 MiB, unless a single one has more."""
+    """All samples in order, at most `most` at a time and at most 16 MiB, unless a single one is larger."""
     a_sample = samples.dtype.itemsize * max(1, math.prod(samples.shape))
     size = max(1, min(most, CHUNK_BYTES // a_sample))
     return (samples.fetch(indices) for indices in torch.arange(len(samples)).split(size))
@@ -181,7 +181,7 @@ class Loaded(NamedTuple):
         preprocessing: how raw samples become inputs.
         notes: what was changed, missing, unknown, cut or left out.
         validation: samples to steer by, where the source has some of its own.
-        groups: of each training sample, which belong together, such as by speaker; empty where nobody says.
+        groups: of each training sample, which belong together, such as by speaker; empty if unknown.
         names: of the training and of the test samples; empty where they have none.
     """
 

@@ -31,7 +31,7 @@ class Pairs(NamedTuple):
 def sentences(settings: DataSettings, seed: int) -> Data:
     """The texts of a recipe: `data.source` is "pairs".
 
-    Validation and test samples are pairs, one text behind the other, which share a score.
+    Validation and test samples are pairs of consecutive texts, which share a score.
 
     Raises:
         UserError: a file cannot be read, or a pair that is measured on has no score.

@@ -42,7 +42,7 @@ def class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Names of classes as records, cards and terminals can show them: without control characters.
 
     Raises:
-        UserError: a name is not UTF-8, or two are the same so.
+        UserError: a name is not UTF-8, or two names become the same.
     """
     for name in names:
         try:
@@ -63,10 +63,10 @@ class Data:
 
     Args:
         preprocessing: how raw samples become what the network sees.
-        target: of numbers in place of classes, the unit of the labels.
+        target: for regression, the unit of the labels.
         notes: sentences about what was changed, missing, unknown or cut in the raw samples.
-        task: what networks are trained for, as recipes name it; empty: what the labels say.
-        task_code: hash of the task's code, where that is not distiq's own.
+        task: what networks are trained for, as recipes name it; empty: read from the labels.
+        task_code: hash of the task's code, if it is the user's.
     """
 
     source: str
@@ -91,12 +91,12 @@ class Data:
 
     @property
     def noun(self) -> str:
-        """What several samples are called."""
+        """What its samples are called, in the plural."""
         return NOUNS[self.modality]
 
     @property
     def labels(self) -> Labels:
-        """What the labels are."""
+        """The form of the labels."""
         size = self.sample_shape[1:] if isinstance(self.preprocessing, Images) else ()
         return Labels(form_of(self.train.labels), self.classes, self.target, size)
 
@@ -106,7 +106,7 @@ class Data:
 
     @property
     def example(self) -> Tensor:
-        """(1, ...) zeros of the form that the network sees."""
+        """(1, ...) zeros in the form of the network's input."""
         return torch.zeros(1, *self.sample_shape, dtype=self.preprocessing.input_dtype)
 
     def normalize(self, inputs: Tensor) -> Tensor:
@@ -115,11 +115,11 @@ class Data:
 
     @cached_property
     def words(self) -> Words | None:
-        """Of texts: what their views need to know."""
+        """What views of texts need to know; None for other data."""
         return self.preprocessing.words(self.train.inputs) if isinstance(self.preprocessing, Text) else None
 
     def used_tokens(self) -> tuple[int, tuple[int, ...]]:
-        """Of texts: see `Text.used_tokens`, of all but the test split."""
+        """`Text.used_tokens` of all splits but the test split."""
         assert isinstance(self.preprocessing, Text)
         return self.preprocessing.used_tokens(part.inputs for part in (self.train, self.validation, self.calibration))
 
@@ -141,7 +141,7 @@ class Data:
 
     @property
     def packs(self) -> tuple[str, ...]:
-        """Names of the folders that hold samples which memory has no room for."""
+        """Names of the pack folders, which hold samples that do not fit in memory."""
         samples = [part.samples for part in (self.train, self.validation, self.calibration, self.test)]
         return tuple(dict.fromkeys(one.file.parent.name for one in samples if isinstance(one, Packed)))
 
@@ -163,18 +163,18 @@ class Data:
 
 
 def split(source: str, loaded: Loaded, validation: int | str, calibration: int, seed: int) -> Data:
-    """Checks the samples, then holds out `validation` and `calibration` of the training samples: drawn at random, of
-    every class the same share; or in whole groups, where samples belong together.
+    """Checks the samples, then holds out `validation` and `calibration` of the training samples: drawn at random,
+    the same share of every class; or in whole groups, where samples belong together.
 
-    What the preprocessing has to learn, such as a mean, is that of the samples that are left to train on. Labels that
-    are numbers are brought to zero mean and unit variance of those; see `Target`.
+    What the preprocessing learns, such as a mean, it learns from the samples that are left to train on. Numeric labels
+    are standardized over the same samples; see `Target`.
 
     Args:
         validation: how many; not read where the source has validation samples of its own.
 
     Raises:
-        UserError: too few samples, a single class, labels out of range, values that are not finite, a class of which
-            none is left to train on.
+        UserError: too few samples, a single class, labels out of range, values that are not finite, or no sample of
+            a class is left to train on.
     """
     classes, train, test, preprocessing = loaded[:4]
     _check_parts(source, loaded)
@@ -203,7 +203,7 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
 
 
 def _said_of_shares(loaded: Loaded) -> tuple[str, ...]:
-    """What becomes of labels that are shares of the classes."""
+    """How labels that are shares of the classes are used."""
     if not any(form_of(part.labels) is SHARES for part in (loaded.train, loaded.test, loaded.validation) if part):
         return ()
     learned = "learned from as they are, and " if form_of(loaded.train.labels) is SHARES else ""
@@ -245,7 +245,7 @@ def _refuse_lost_classes(source: str, classes: Sequence[str], train: Split, left
 
 
 def _repetitions(loaded: Loaded) -> tuple[str, ...]:
-    """Samples that are measured on or steered by, but learned from, too. Rows of a table may well be alike."""
+    """Test or validation samples that are in the training set, too. Rows of a table may well be equal."""
     if isinstance(loaded.preprocessing, Table):
         return ()
     noun = NOUNS[loaded.preprocessing.modality]
@@ -275,7 +275,7 @@ def _standardized(data: Data) -> Data:
 
 
 def with_unlabelled(data: Data, inputs: Tensor | Samples) -> Data:
-    """The data with more training inputs (N, ...) whose labels nobody knows; a teacher answers for them.
+    """The data with more training inputs (N, ...) without labels; a teacher's outputs take their place.
 
     Raises:
         UserError: they are of another shape or type, or not finite.
@@ -294,7 +294,7 @@ def with_unlabelled(data: Data, inputs: Tensor | Samples) -> Data:
 
 
 def check_data(data: Data) -> None:
-    """Raises UserError unless every split can be used; `Data` can be made by hand, past the checks of `split`."""
+    """Raises UserError unless every split can be used; `Data` built by hand has not passed the checks of `split`."""
     if isinstance(data.preprocessing, Audio) and data.preprocessing.rate <= 0:
         raise UserError(f"{data.source}: clips without a rate; say how many samples a second has (rate = 16000)")
     for part in ("train", "validation", "calibration", "test"):

@@ -84,7 +84,7 @@ class TextEncoder:
 
     @property
     def special_tokens(self) -> tuple[int, ...]:
-        """What stands for no piece of text, ascending."""
+        """Tokens that stand for no piece of text, ascending."""
         self.bare()
         added = [number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special]
         special = tuple(sorted({*added, *self.tokenizer.encode("").ids}))

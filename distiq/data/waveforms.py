@@ -35,7 +35,7 @@ def sounding(clips: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def louder(clips: Tensor, decibels: Tensor) -> Tensor:
-    """Every clip by so many decibels louder; negative is quieter."""
+    """Every clip louder by its `decibels`; negative is quieter."""
     return clips * each(decibels, lambda value: 10 ** (value / 20)).unsqueeze(1)
 
 

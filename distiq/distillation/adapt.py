@@ -22,9 +22,9 @@ SAMPLES = 32  # on which a network's outputs are looked at
 def adapted(
     network: nn.Module, data: Data, own: TeacherPreprocessing, watch: Watch | None = None, trained: bool = True
 ) -> nn.Module:
-    """The network, fed as it was trained and answering the data's classes by logits; itself where nothing differs.
+    """The network, fed as it was trained and giving logits of the data's classes; itself where nothing differs.
 
-    Of a network that ends in a softmax, or of several labels in a sigmoid, logits are worked out, and that is said.
+    Logits are computed where a network ends in a softmax, or for several labels in a sigmoid, with a note.
 
     Args:
         trained: its weights say something; outputs of drawn ones lie between 0 and 1 by chance, too.
@@ -50,7 +50,7 @@ def adapted(
 
 @torch.no_grad()
 def gives_probabilities(network: nn.Module, data: Data, view: Refit | None = None) -> bool:
-    """Whether a network answers samples of the data, seen through its view, by probabilities of classes or labels."""
+    """Whether a network gives probabilities of classes or labels for samples of the data, seen through its view."""
     if (decoding := task_of(data).decoding) not in ("softmax", "sigmoid"):
         return False
     was_training = network.training

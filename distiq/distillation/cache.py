@@ -1,8 +1,8 @@
-"""A teacher's answers, computed once per view and stored.
+"""A teacher's outputs, computed once per view and stored.
 
-A file holds the answers to every training sample for one view, beside the key of what made them (teacher, data,
+A file holds the outputs for every training sample for one view, beside the key of what made them (teacher, data,
 views, form) and a checksum. It appears whole or not at all; one that is stale or damaged is computed anew. A view is
-computed in fixed chunks when it is first asked for, so that a resumed training reads the same bits.
+computed in fixed chunks when it is first needed, so that a resumed training reads the same bits.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Rows = dict[str, Tensor]
 
 
 class CachedTeacher:
-    """Answers from the store; fills it for a view when the view is first asked for.
+    """Reads outputs from the store; computes those of a view when the view is first needed.
 
     Args:
         live: computes what is not stored.
@@ -69,7 +69,7 @@ class CachedTeacher:
         self.key = f"{key} {form} {' '.join(self.paths)}"
         self.loaded: tuple[int, Rows] | None = None
         self.too_large = False  # a single view is more than the store may hold
-        self.full = False  # what was said of it is said once
+        self.full = False  # whether the note about it was shown
 
     def __call__(self, batch: Batch) -> Knowledge:
         device = batch.inputs.device
@@ -91,7 +91,7 @@ class CachedTeacher:
         return self  # copies of an objective (a moving average, a trial of its speed) share their teacher
 
     def _view(self, number: int, device: torch.device) -> Rows | None:
-        """Every sample's answer to a view. Of several processes the main one computes and writes, the others read.
+        """Every sample's outputs for a view. Of several processes the main one computes and writes, the others read.
 
         None if a view is larger than the whole store may be.
         """
@@ -117,7 +117,7 @@ class CachedTeacher:
         if not has_room and not self.full:
             self.full = True
             self.watch.note(
-                f"the store of teachers' answers is full (cache.limit_mb = {self.settings.limit_mb:g}); views beyond it"
+                f"the store of teachers' outputs is full (cache.limit_mb = {self.settings.limit_mb:g}); views beyond it"
                 " are computed anew each time; `distiq clean RUN` frees what no record names"
             )
         return has_room
@@ -142,9 +142,9 @@ class CachedTeacher:
             bytes_each = sum(rows.nbytes for rows in chunks[0].values()) / min(CHUNK, total)
             if bytes_each * total > self.settings.limit_mb * 1e6:
                 self.too_large = True
-                self.watch.note(f"a view's answers exceed cache.limit_mb = {self.settings.limit_mb:g}: not stored")
+                self.watch.note(f"a view's outputs exceed cache.limit_mb = {self.settings.limit_mb:g}: not stored")
                 return None
-            self.watch.step(int(indices[-1]) + 1, total, {"teacher's answers to view": str(number)})
+            self.watch.step(int(indices[-1]) + 1, total, {"teacher's outputs for view": str(number)})
         return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

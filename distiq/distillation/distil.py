@@ -169,11 +169,11 @@ def distil(
         _check_output_losses(task, settings, data, views or ViewSettings())
     if isinstance(teacher, Ensemble) and task.class_dimension is None:
         raise UserError(f"Ensemble: it averages the probabilities of classes, which {task.name} does not have")
-    answering = as_teacher(teacher, settings, task)
+    live = as_teacher(teacher, settings, task)
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed, labelled=teacher is None)
-    terms = _terms(student, answering, settings, batches)
+    terms = _terms(student, live, settings, batches)
     easy = quant_regularization(student, settings.quant_regularization, data.example)
-    objective = Distillation(student, answering, settings, training.label_smoothing, terms, easy, task=task)
+    objective = Distillation(student, live, settings, training.label_smoothing, terms, easy, task=task)
 
     def metric(trained: nn.Module) -> Metric:
         return validation_metric(trained.student, data, task)  # type: ignore[arg-type]
@@ -216,8 +216,8 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
             f"distil.losses: {settings.layer_losses[0].name} compares tokens by their places, but the teacher's"
             " tokenizer pads in front; use losses between outputs alone"
         )
-    answering = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths, task.read)
-    _built(copy.deepcopy(student), answering, settings, batches)
+    live = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths, task.read)
+    _built(copy.deepcopy(student), live, settings, batches)
 
 
 def check_smoothing(training: TrainingSettings, task: Task, where: str) -> None:

@@ -67,7 +67,7 @@ def nst_poly(student: Tensor, teacher: Tensor) -> Tensor:
     """Neuron selectivity transfer with the polynomial kernel (d = 2, c = 0): squared MMD of the channels' maps.
 
     Huang and Wang 2017, "Like what you like" (arXiv:1707.01219), equation 6: each channel's map, of unit length, is
-    a sample of the distribution that the student's channels shall follow. Channels may differ.
+    a sample of the distribution that the student's channels should follow. Channels may differ.
     """
     return _mmd("nst_poly", student, teacher, lambda products: products.square())
 

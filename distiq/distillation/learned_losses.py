@@ -41,7 +41,7 @@ class VID(nn.Module):
 
 
 class MGD(nn.Module):
-    """Masked generative distillation: the student's map, with pixels masked at random, shall generate the teacher's.
+    """Masked generative distillation: the student's map, masked at random, learns to generate the teacher's.
 
     Yang et al. 2022, "Masked generative distillation" (arXiv:2205.01529), equations 1 to 3: squared differences,
     summed over a sample's elements, batch mean. The sum is large: the paper weighs it by 7e-5 for classification.
@@ -109,7 +109,7 @@ class CRD(nn.Module):
     """Contrastive representation distillation with a memory bank.
 
     Tian, Krishnan and Isola 2020, "Contrastive representation distillation" (arXiv:1910.10699), equations 17 to 19:
-    a sample's student embedding shall be near its own teacher embedding and far from `negatives` others', and the
+    a sample's student embedding is drawn near its own teacher embedding and far from `negatives` others', and the
     other way round. Negatives are drawn from the whole bank (the paper's unlabelled variant); the bank holds moving
     averages of the unit embeddings.
 

@@ -26,7 +26,7 @@ from distiq.training.fit import Losses, fit, validation_metric
 
 
 class Mutual(nn.Module):
-    """Each student's task loss and its mean divergence from the others' answers, which carry no gradient."""
+    """Each student's task loss and its mean divergence from the others' outputs, which carry no gradient."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class Mutual(nn.Module):
         self.plain, self.weight = KnowledgeLoss(name="kd", options={"temperature": temperature}), weight
 
     def forward(self, batch: Batch) -> Losses:
-        answers = [gathered(self.task.read(student(batch.inputs)), batch.whole) for student in self.students]
+        outputs = [gathered(self.task.read(student(batch.inputs)), batch.whole) for student in self.students]
         batch = batch.gathered()
         named = Losses()
-        for number, own in enumerate(answers, start=1):
-            others = [answer.detach() for answer in answers if answer is not own]
+        for number, own in enumerate(outputs, start=1):
+            others = [other.detach() for other in outputs if other is not own]
             divergence = output_loss(self.task, self.plain, batch.labels)
             divergences = [divergence(own, other) for other in others]
             named[f"task {number}"] = task_loss(self.task, own, batch, self.label_smoothing)
@@ -67,7 +67,7 @@ def mutual(
     checkpoint: Path | None = None,
     watch: Watch | None = None,
 ) -> tuple[list[nn.Module], TrainingRecord]:
-    """Trains copies of two or more students on one another's answers.
+    """Trains copies of two or more students on one another's outputs.
 
     Zhang et al. 2018, "Deep mutual learning" (arXiv:1706.00384), equations 7 and 8; all students step at once.
 

@@ -1,8 +1,8 @@
 """Terms that make the float student easy to quantize while it is distilled: kurtosis, range, balance, noise.
 
-The error of b bits grows with the square of the range over the spread of the values. So weights shall be
-spread evenly over their ranges, activations shall have no far outliers, the channels of a depthwise layer shall be
-alike, and the network shall not mind weights that are off by half a step. Nothing here knows the quantization itself.
+The error of b bits grows with the square of the range over the spread of the values. So weights should
+be spread evenly over their ranges, activations should have no far outliers, the channels of a depthwise layer should be
+of one size, and the network should tolerate weights that are off by half a step. The scheme itself is not known here.
 """
 
 from collections.abc import Iterable, Iterator
@@ -153,7 +153,7 @@ def _mean(terms: Iterator[Tensor]) -> Tensor:
 
 
 def quant_regularization(student: nn.Module, settings: QuantRegularizationSettings, example: Tensor) -> Friendly | None:
-    """The terms that the settings ask of this student, None where they ask for none.
+    """The terms of this student that the settings switch on, None where they switch on none.
 
     Args:
         example: a few normalized inputs (N, ...), to see how values go through the student.

@@ -23,14 +23,14 @@ from distiq.training.batches import Batch
 
 @dataclass(frozen=True)
 class Knowledge:
-    """A teacher's answer to a batch: logits (B, classes) float32 and activations by module path."""
+    """A teacher's outputs for a batch: logits (B, classes) float32 and activations by module path."""
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Teacher(Protocol):
-    """Answers a batch. The answer carries no gradient."""
+    """Turns a batch into knowledge, without a gradient."""
 
     def __call__(self, batch: Batch) -> Knowledge: ...
 
@@ -53,7 +53,7 @@ class _Logits:
 class LiveTeacher:
     """A network that runs at every step: frozen, in eval mode, without gradients, in full precision.
 
-    Where it gives probabilities, their logarithms are its answer, and a warning says so.
+    Probabilities are replaced by their logarithms, with a warning.
 
     Args:
         model: is moved to the batch's device when it is first used, and brought to float32; the caller's object is not
@@ -114,7 +114,7 @@ class Ensemble:
     """Several teachers as one: the logarithm of their probabilities' mean.
 
     Args:
-        weights: "mean" counts all alike; "confidence" counts each by how well it answers the sample's label, as
+        weights: "mean" weights all equally; "confidence" weights each by how well it predicts the sample's label, as
             Zhang et al. 2022 do, "Confidence-aware multi-teacher knowledge distillation" (arXiv:2201.00007),
             equation 3: (1 - softmax of the cross entropies) / (teachers - 1).
     """
@@ -136,7 +136,7 @@ class Ensemble:
                 raise UserError('Ensemble: "confidence" needs one label per sample, but labels are shares; take "mean"')
             is_labelled = batch.labels != UNLABELLED
             surprise = -logs.gather(2, batch.labels.clamp(min=0).expand(count, -1).unsqueeze(2)).squeeze(2)
-            shares = (1 - (surprise * is_labelled).softmax(0)) / (count - 1)  # without a label all count alike
+            shares = (1 - (surprise * is_labelled).softmax(0)) / (count - 1)  # without a label all weigh the same
         return Knowledge((logs + shares.log().unsqueeze(2)).logsumexp(0))
 
     def __deepcopy__(self, _memo: dict) -> "Ensemble":
@@ -147,11 +147,11 @@ class AdaptedTeacher:
     """A teacher that was trained with other preprocessing, at another resolution, or with another order of labels.
 
     Args:
-        teacher: expects images in its own way and answers its own classes.
-        data: the student's data; its preprocessing is undone, its classes are answered.
+        teacher: takes images preprocessed in its own way and predicts its own classes.
+        data: the student's data; its preprocessing is undone, and logits are given for its classes.
         classes: the teacher's classes in its order; None means the data's. Classes that the data lacks are left out.
         mean, std: the teacher's normalization per channel, of pixels in 0..1; None means the data's.
-        size: (height, width) that the teacher wants; None leaves the image as it is.
+        size: (height, width) that the teacher expects; None leaves the image as it is.
 
     Raises:
         UserError: the data has a class that the teacher does not know; both lists are shown.
@@ -184,7 +184,7 @@ class MeanTeacher:
     """The moving average of the student's own weights as its teacher.
 
     Tarvainen and Valpola 2017, "Mean teachers are better role models" (arXiv:1703.01780): the average takes in the
-    student's weights before each answer, and never less than an even mean of all so far.
+    student's weights before each call, weighted at least as much as in a plain mean of all so far.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
@@ -193,7 +193,7 @@ class MeanTeacher:
         self.average: nn.Module | None = None
 
     def follow(self, student: nn.Module) -> nn.Module:
-        """Starts from a copy of the student, and returns it: it belongs into the training's checkpoint."""
+        """Starts from a copy of the student, and returns it: it belongs in the training's checkpoint."""
         self.student, self.average = student, freeze(copy.deepcopy(student))
         self.average.register_buffer("answers", torch.zeros(()))
         return self.average

@@ -18,7 +18,7 @@ def mcnemar(fixed: int, broken: int) -> float:
     """Exact two-sided p-value of McNemar's test (1947): are gains and losses equally likely?
 
     Args:
-        fixed, broken: samples that only the first, or only the second model answers right.
+        fixed, broken: samples that only the first, or only the second model predicts right.
     """
     total = fixed + broken
     tail = sum(math.comb(total, k) for k in range(min(fixed, broken) + 1))
@@ -28,7 +28,7 @@ def mcnemar(fixed: int, broken: int) -> float:
 def paired_interval(first: Tensor, second: Tensor, seed: int = 0) -> tuple[float, float, float]:
     """The difference in accuracy, first minus second, with its paired bootstrap interval of 95 %.
 
-    Seeds and test samples are both drawn again (Davison and Hinkley 1997, section 3.8): what is asked is whether the
+    Seeds and test samples are both drawn again (Davison and Hinkley 1997, section 3.8): the question is whether the
     difference would hold for other seeds and other images. The few seeds' deviations are widened by sqrt(n / (n - 1)),
     as the standard deviation of a sample is, and by Student's t over the normal quantile; without that, three seeds of
     equal models are told apart far too often. One seed leaves the samples alone.
@@ -66,8 +66,8 @@ def paired_bootstrap(measure: Callable[[Tensor], float], samples: int) -> tuple[
 def paired_speed(before_ms: Sequence[float], after_ms: Sequence[float]) -> SpeedRecord:
     """How many times faster the second of two files is, from the times of turns that they took side by side.
 
-    Ratios are averaged as logarithms; the interval is Student's t over the turns. A drift of the machine's speed meets
-    both files of a turn, so it stays out of the ratio.
+    Ratios are averaged as logarithms; the interval is Student's t over the turns. A drift of the machine's speed
+    affects both files of a turn alike, so it cancels in the ratio.
 
     Raises:
         AssertionError: the files did not take as many turns, or none.
@@ -87,5 +87,5 @@ def paired_speed(before_ms: Sequence[float], after_ms: Sequence[float]) -> Speed
 
 
 def quantile(degrees: int) -> float:
-    """Student's t of 97.5 % for so many degrees of freedom, one or more."""
+    """Student's t quantile of 97.5 % for one or more degrees of freedom."""
     return float(students_t.ppf(0.975, degrees))

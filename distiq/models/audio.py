@@ -1,4 +1,4 @@
-"""Networks that hear: a front-end, then convolutions over its bands and frames.
+"""Audio networks: a front-end, then convolutions over its bands and frames.
 
 DS-CNN: Zhang et al. 2017, "Hello Edge: Keyword Spotting on Microcontrollers" (arXiv:1711.07128), section 4: one
 convolution, then depthwise-separable blocks, average pooling, one linear layer. Deviation: every block may have its

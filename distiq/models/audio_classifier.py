@@ -14,7 +14,7 @@ from distiq.progress import Watch
 WAVEFORM_MODELS = (
     "data2vec-audio", "hubert", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2", "wav2vec2-conformer", "wavlm",
 )  # fmt: skip
-"""What transformers has that hears raw waveforms."""
+"""The architectures of transformers that read raw waveforms."""
 SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
 """What reads spectrograms that its own feature extractor makes, in numpy: it can answer, but not be exported."""
 
@@ -58,8 +58,8 @@ def audio_classifier(
         names, finished, watch: as for `pretrained_classifier`.
 
     Raises:
-        ValueError: the options do not fit, a class is missing from its labels, it has no head and shall not be trained,
-            or it reads spectrograms and shall be trained.
+        ValueError: the options do not fit, a class is missing from its labels, it has no head and is not to be trained,
+            or it reads spectrograms and is to be trained.
     """
     import transformers
 

@@ -158,7 +158,7 @@ def build(
         role: "teacher" or "student", for messages.
         tokens: of a task on texts. There the option `trim_vocabulary = true` leaves the network's table of embeddings
             rows for the tokens in use alone, and `embedding_width` makes it a narrow table and a layer that widens it.
-        watch: is told what was unwrapped of a file of weights.
+        watch: gets a note of what was unwrapped from a file of weights.
         form: of the outputs; by default (1, classes) logits.
         names: of the classes; where weights of transformers name their labels, they are matched by name.
 

@@ -1,4 +1,4 @@
-"""Weights as people save them: shards, training states, wrappers' prefixes. What is unwrapped is said."""
+"""Weights as people save them: shards, training states, wrappers' prefixes. A note says what was unwrapped."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".th", ".bin", ".ckpt", ".tar", ".jso
 IN_FOLDERS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-"""What transformers and Accelerate call the weights in a folder of theirs."""
+"""Names of the weights in folders of transformers and Accelerate."""
 INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch's wrappers put into the middle of names, too."""
 BOOKKEEPING = ("num_batches_tracked", "n_averaged", "position_ids")
@@ -71,7 +71,7 @@ def load_weights(
 
     Args:
         trust: the file may run code.
-        watch: is told what was unwrapped.
+        watch: gets a note of what was unwrapped.
         new_head: the model is trained on: a last layer for another number of classes stays as it was drawn.
 
     Raises:

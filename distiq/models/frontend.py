@@ -1,4 +1,4 @@
-"""Front-ends of networks that hear: raw waveform in, log-mel or MFCC out, as convolutions and matrix products.
+"""Front-ends of audio networks: raw waveform in, log-mel or MFCC out, as convolutions and matrix products.
 
 They are part of the network, so that every runtime gets the waveform and none can compute other features. Their fixed
 weights are functions of a few numbers and are written down as such: an exported file holds the formula instead of the

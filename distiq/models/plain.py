@@ -1,4 +1,4 @@
-"""A plain network: 3x3 convolutions one behind the other, global average pooling, one linear layer."""
+"""A plain network: 3x3 convolutions in a row, global average pooling, one linear layer."""
 
 from collections.abc import Sequence
 

@@ -33,9 +33,9 @@ def pretrained_classifier(
         weights: the folder or hub name.
         names: of the classes. If the weights name their labels, those of the data are picked out by name; labels
             called LABEL_0, LABEL_1 ... go by their numbers: see `rows_of`.
-        finished: it answers as it is. Otherwise it is trained on, and gets a new head where its own does not fit.
+        finished: it is used as it is. Otherwise it is trained on, and gets a new head where its own does not fit.
         options: of the config.
-        watch: is told if the weights were of another type.
+        watch: gets a note if the weights were of another type.
 
     Raises:
         ValueError: it is finished, but lacks a class among its labels, or weights that it answers by; or a weight is

@@ -100,7 +100,7 @@ class Groups:
 def prune(
     model: nn.Module, example: Tensor, keep: float, importance: Importance | None = None, multiple: int = MULTIPLE
 ) -> nn.Module:
-    """A copy of the network in which every group of channels keeps so many of its most important ones.
+    """A copy of the network in which every group of channels keeps a share of its most important ones.
 
     The importance of a channel is the squared first-order estimate of how the loss changes without it, summed over all
     weights of its group: Molchanov et al. 2019, "Importance estimation for neural network pruning" (arXiv:1906.10771),

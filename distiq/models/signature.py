@@ -1,7 +1,7 @@
 """Signature: the names, shapes and types of a network's inputs and outputs, from the module to the device.
 
 One convention everywhere: a network's inputs are one Tensor, or a dict of several by name, and so are its outputs. A
-Tensor stands for the only one, whatever its name; one input and one output are the simple case, not another.
+single input or output is a Tensor, whatever its name: the simple case of the same convention, not another one.
 """
 
 import inspect
@@ -23,7 +23,7 @@ Inputs are one Tensor, or a dict of several by the names of the signature; outpu
 dict of one, too. Files take normalized float32, unless their signature says otherwise, and give float32.
 """
 INPUT, OUTPUT = "input", "logits"
-"""What the only one is called where it came as a Tensor."""
+"""Names of a single input and a single output that are given as Tensors."""
 NAMES = "distiq_names"
 """Where an exported graph keeps the names of its inputs and outputs: `graph.meta[NAMES]`."""
 
@@ -107,7 +107,7 @@ def by_name(values: Sequence[Tensor], names: Sequence[str]) -> Tensors:
 
 
 def each(function: Callable[[Tensor], Tensor], values: Tensors) -> Tensors:
-    """The function of every tensor."""
+    """The function applied to every tensor."""
     return function(values) if isinstance(values, Tensor) else {name: function(one) for name, one in values.items()}
 
 
@@ -122,7 +122,7 @@ def batch_size(values: Tensors) -> int:
 
 
 def split(values: Tensors, size: int) -> Iterator[Tensors]:
-    """Batches of at most so many samples."""
+    """Batches of at most `size` samples."""
     for start in range(0, batch_size(values), size):
         yield each(lambda one, start=start: one[start : start + size], values)  # type: ignore[misc]
 
@@ -145,7 +145,7 @@ def read_outputs(returned: Any) -> Tensors:
     "hidden_states_1". What is None is left out.
 
     Raises:
-        UserError: it holds no tensor, or something else than tensors.
+        UserError: it holds no tensor, or something other than tensors.
     """
     if isinstance(returned, Tensor):
         return returned
@@ -154,7 +154,7 @@ def read_outputs(returned: Any) -> Tensors:
 
 
 def read_by_name(returned: Any) -> dict[str, Tensor]:
-    """What a network returned, by name also where it is one; see `read_outputs`."""
+    """What a network returned, by name even where it is a single tensor; see `read_outputs`."""
     named = dict(_named(returned, "" if not isinstance(returned, Tensor) else OUTPUT))
     if not named:
         raise UserError(f"the network returns {type(returned).__name__} without a tensor; return logits")
@@ -222,10 +222,10 @@ def call(model: Callable[..., Any], inputs: Tensors) -> Tensors:
 
 
 def specs(names: Sequence[str], tensors: Sequence[Tensor], free: Sequence[Collection[int]]) -> tuple[TensorSpec, ...]:
-    """What tensors say of themselves.
+    """The specs of tensors.
 
     Args:
-        free: of each tensor the dimensions that another call may have otherwise.
+        free: for each tensor, the dimensions whose size may differ in another call.
     """
     return tuple(
         TensorSpec(name, tuple(-1 if axis in open_axes else size for axis, size in enumerate(one.shape)), one.dtype)
@@ -257,7 +257,7 @@ class Positional:
 
 @torch.no_grad()
 def positional(model: nn.Module, example: Tensors) -> Positional:
-    """A network in the one form that exporters take. It has to be the caller's own copy: its `forward` may change.
+    """A network in the one form that exporters take. Pass a copy: its `forward` may change.
 
     A network from a Tensor to a Tensor stays as it is, and so does an exported graph.
 
@@ -265,7 +265,7 @@ def positional(model: nn.Module, example: Tensors) -> Positional:
         example: inputs (B, ...); the network is run on them to see what it returns.
 
     Raises:
-        UserError: it has no such inputs, or returns something else than tensors.
+        UserError: it has no such inputs, or returns something other than tensors.
     """
     if isinstance(model, fx.GraphModule) and NAMES in model.meta:
         input_names, output_names = model.meta[NAMES]
@@ -293,7 +293,7 @@ def positional(model: nn.Module, example: Tensors) -> Positional:
 
 
 def check_kept(before: Sequence[Tensor], inputs: Tensors) -> None:
-    """Raises UserError where a network has changed its inputs: who reads them next would see other ones.
+    """Raises UserError where a network has changed its inputs: the next reader would see other values.
 
     Args:
         before: the inputs' values as they were.

@@ -1,4 +1,4 @@
-"""trace(): a network as a graph with a free batch; what breaks the trace is said by its line, with the remedy."""
+"""trace(): a network as a graph with a free batch; an error names the line that breaks the trace, and the remedy."""
 
 import copy
 import linecache
@@ -47,7 +47,7 @@ def copied(model: nn.Module, example: Tensors) -> Positional:
     """A copy of a network on the CPU, in eval mode and with standard strides, in the form that exporters take.
 
     Raises:
-        UserError: it fails on the example, has no such inputs, or returns something else than tensors.
+        UserError: it fails on the example, has no such inputs, or returns something other than tensors.
     """
     copy_of_it = make_contiguous(copy.deepcopy(model).cpu().eval())
     try:

@@ -93,7 +93,7 @@ def text_classifier(
         names, finished, watch: as for `pretrained_classifier`.
 
     Raises:
-        ValueError: the options do not fit, a class is missing from its labels, it has no head and shall not be trained,
+        ValueError: the options do not fit, a class is missing from its labels, it has no head and is not to be trained,
             or the tokenizer has tokens that the weights do not know.
     """
     import transformers
@@ -180,7 +180,7 @@ def save_transformers(
     """Writes the network and its tokenizer as a folder that transformers' `from_pretrained` loads.
 
     Args:
-        text: how raw text becomes token numbers, as `Text.to_json` says it; empty where nobody knows.
+        text: how raw text becomes token numbers, as `Text.to_json` gives it; empty if unknown.
         decoding: what the outputs mean; see `PROBLEM_TYPES`.
         target: of a number: mean and std by which the network's answers become numbers of the data's unit; they stand
             in config.json under this name.

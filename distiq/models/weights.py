@@ -14,7 +14,7 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def usable(model: nn.Module, where: str, watch: Watch | None = None) -> nn.Module:
-    """The model, in place, in float32; half, bfloat16 and double weights are brought to it, and that is said.
+    """The model, in place, in float32; half, bfloat16 and double weights are converted, with a note.
 
     Args:
         where: the model came from, for messages.

@@ -1,4 +1,4 @@
-"""Where samples come from, and how they are shown to who learns from them."""
+"""Where samples come from, and how networks see them."""
 
 import re
 from typing import Literal, Self

@@ -117,7 +117,7 @@ class Quality(Record):
 
 
 class FlipRecord(Record):
-    """A test sample whose right answer was lost with quantization; `image_png` is base64."""
+    """A test sample that only the float32 model predicts right; `image_png` is base64."""
 
     index: int
     label: int

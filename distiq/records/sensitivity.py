@@ -9,8 +9,8 @@ class NoiseRecord(Record):
     """What quantizing a tensor costs at the network's output while everything else stays float32.
 
     `place` is the module path of the layer, or of the operation that gives the tensor. `sqnr_db` is of the
-    logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities: by so much the
-    cross entropy with float32's own answers grows, which is the change of the loss where there are no labels. Of a
+    logits; `divergence_nat` the mean divergence KL(float32 || quantized) of the class probabilities: the
+    growth of the cross entropy with float32's own predictions, which is the change of the loss without labels. Of a
     single output it is that of normal distributions of unit variance, half the squared difference.
     """
 
@@ -51,7 +51,7 @@ class SensitivityRecord(Record):
         return power
 
     def worst_layers(self, most: int) -> tuple[tuple[str, ...], float]:
-        """The layers whose weights make the most noise, at most so many, and their share of that of all weights."""
+        """The `most` layers whose weights make the most noise, and their share of the noise of all weights."""
         power = self.noise_of_weights()
         worst = tuple(sorted(power, key=lambda place: -power[place])[:most])
         total = sum(power.values())

@@ -56,7 +56,7 @@ class TriedRecord(Record):
 class TuningRecord(Record):
     """The settings of a runtime that one file was timed under, the default first, and the number of the one to use.
 
-    Another than the default is used where it is faster beyond the noise and gives the same answers.
+    Another than the default is used where it is faster beyond the noise and gives the same predictions.
     """
 
     tried: tuple[TriedRecord, ...] = Field(min_length=1)
@@ -79,7 +79,7 @@ class PeakRecord(Record):
     float32_by: str
 
     def share(self, gmac_per_s: float, is_int8: bool, threads: int) -> float:
-        """The share of this peak on so many threads that a rate is."""
+        """A rate as a share of this peak on `threads` threads."""
         return gmac_per_s / (threads * (self.int8_gmac_per_s if is_int8 else self.float32_gmac_per_s))
 
 
@@ -105,7 +105,7 @@ class CostRecord(Record):
 
 
 class LengthRecord(Record):
-    """Latency of one text of so many tokens: `CostRecord.file` -> its latency. Files of a fixed length are left out."""
+    """Latency of one text of `tokens` tokens by `CostRecord.file`; files of a fixed length are left out."""
 
     tokens: int
     files: dict[str, LatencyRecord]

@@ -103,7 +103,7 @@ class TrialRecord(Record):
 
     @property
     def agreement(self) -> float:
-        """The share of the test set on which the simulated graph and the deployed file answer the same; see
+        """The share of the test set on which the simulated graph and the deployed file predict the same; see
         `RuntimeRecord`."""
         return self.runtimes[0].agreement if self.runtimes else 1.0
 

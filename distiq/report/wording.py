@@ -53,10 +53,10 @@ def _about_chance(drop: DropRecord | None) -> str:
 
 
 def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
-    """What has to be said where int8 did not measure faster than float32; empty where it did.
+    """A sentence where int8 did not measure faster than float32; empty where it did.
 
     Turns that two files take side by side are compared one by one: their mean ratio may differ from that of the medians
-    over all calls, which the tables show. Both are said.
+    over all calls, which the tables show. The sentence gives both.
     """
     speed = best.runtimes[0].speed if best.runtimes else None
     if speed is None or speed.ratio >= 1:
@@ -70,7 +70,7 @@ def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
             " noise): it is small, not fast."
         )
     assert speed.interval is not None
-    low, high = (1 / end for end in speed.interval[::-1])
+    low, high = (1 / limit for limit in speed.interval[::-1])
     name = best.rung if best.form == best.rung else f"{best.rung} int8"
     sentence = (
         f" In {own.runtime} the {name} file measured slower than its own float32 file ({measured}, 95 % interval"
@@ -94,7 +94,7 @@ def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
 
 
 def _float_drop(breach: Breach, teacher: ModelRecord, student: ModelRecord) -> float:
-    """What the float32 student alone loses on the test set of the metric that a breach is of."""
+    """How much of the breached metric the float32 student alone loses on the test set."""
     reference, own = (network.column("float32").test for network in (teacher, student))
     name = breach.limit.removeprefix("metrics.") if breach.limit != "drop" else own.primary.name
     before, after = reference.metric(name), own.metric(name)
@@ -104,7 +104,7 @@ def _float_drop(breach: Breach, teacher: ModelRecord, student: ModelRecord) -> f
 def next_step(
     broken: Sequence[Breach], teacher: ModelRecord, student: ModelRecord, untried_training: str
 ) -> str | None:
-    """The cheapest thing that is likely to mend the worst breach; None where nothing is broken.
+    """The cheapest change that is likely to mend the worst breach; None where nothing is broken.
 
     Args:
         untried_training: the rung that trains, where it was not tried; else empty.

@@ -29,7 +29,7 @@ SAMPLES = 16  # that ranges are calibrated on: what a file costs does not depend
 @dataclass(frozen=True)
 class Yardstick:
     """The recipe's own student, untrained, and its time: every candidate is timed in turns with it, so that a drift of
-    the machine's speed meets both."""
+    the machine's speed affects both alike."""
 
     path: Path
     latency_ms: float

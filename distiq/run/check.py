@@ -1,4 +1,4 @@
-"""Every refusal before any work: what cannot work is said before anything is trained."""
+"""Every refusal before any work: what cannot work is refused before anything is trained."""
 
 import copy
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from distiq.tasks.score import check_task
 
 
 def check_recipe(recipe: Recipe, data: Data) -> None:
-    """Raises UserError if the recipe asks for what this machine, this data, or distiq does not have."""
+    """Raises UserError if the recipe needs what this machine, this data, or distiq does not have."""
     check_runtimes(recipe)
     check_target(recipe)
     rungs_of(recipe.quantize, recipe.export.integer_io, recipe.measure.runtimes)
@@ -140,7 +140,7 @@ def check_export(recipe: Recipe, data: Data, student: Network, watch: Watch | No
     """Raises UserError unless the student can be exported, and quantized as the recipe says.
 
     Args:
-        watch: is told of outputs of unlike range that the student joins.
+        watch: gets a note if the student joins outputs of unlike range.
     """
     model = copy.deepcopy(student.module)
     graph = export_graph(model, example_of(data))

@@ -26,8 +26,8 @@ class Climbed:
     """The trials of a run, in order, and what was learned on the way.
 
     Args:
-        evidence: where the noise of plain quantization comes from, if it was asked.
-        skipped: why a rung was not tried. estimates: what each rung costs, as it was known before it was tried.
+        evidence: where the noise of plain quantization comes from, if a rung had to know.
+        skipped: why a rung was not tried. estimates: what each rung costs, as estimated before it was tried.
     """
 
     trials: tuple[Trial, ...]
@@ -45,11 +45,11 @@ def climb(
     reference: MeasuredNetwork,
     student: MeasuredNetwork,
 ) -> Climbed:
-    """Makes the attempts, in order, until the budget holds or nothing that is left can help.
+    """Tries the rungs in order until the budget holds or none that is left can help.
 
     Args:
-        source: who taught the student, and teaches the quantized one again.
-        reference: the teacher, by which the budget is judged.
+        source: the student's teacher, which teaches the quantized student, too.
+        reference: the teacher, against which the budget is judged.
     """
     budget, rungs = recipe.budget, rungs_of(recipe.quantize, recipe.export.integer_io, recipe.measure.runtimes)
     modules = float_modules(ledger, data, student, recipe.quantize.float_modules, plain_scheme(recipe, None))
@@ -90,7 +90,7 @@ def climb(
 
 
 def _start(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
-    """What a costly rung starts from: the best found without training; the narrowed weights, if there are any."""
+    """The scheme that a costly rung starts from: the best without training, or narrowed weights if there are any."""
     untrained = [trial for trial in trials if trial.training is None]
     narrowed = [trial for trial in untrained if rung_named(trial.rung).narrows]
     return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else plain
@@ -104,7 +104,7 @@ def _is_faster(trial: Trial, student: MeasuredNetwork) -> bool:
 
 
 def standing(made: QuantizedRecord) -> ladder.Measured:
-    """What a trial is judged by while it is climbed: the validation split, and the latency of its file alone."""
+    """What a trial is judged by during the climb: the validation split, and the latency of its file timed alone."""
     cost = made.cost
     return ladder.Measured(
         made.deployed.scores.validation, cost.size_bytes, cost.timed("", cost.alone).at_batch(1).p50_ms,
@@ -121,7 +121,7 @@ def _summary(trial: Trial) -> str:
 
 
 def _estimate(rung: Rung, recipe: Recipe, data: Data, student: MeasuredNetwork, trials: Sequence[Trial]) -> str:
-    """What a rung costs here, in words."""
+    """The estimated cost of a rung, in words."""
     samples = rung.samples(recipe, data)
     taught = student.trained.step.record.training
     seconds = samples * taught.seconds / (taught.steps * recipe.student.training.batch_size) if taught else None
@@ -136,7 +136,7 @@ def _lesson(recipe: Recipe, source: TrainedNetwork) -> Lesson:
 
 
 def plain_scheme(recipe: Recipe, decided: FloatModulesRecord | None) -> Scheme:
-    """What every scheme of a run begins with.
+    """The scheme that every rung of a run starts from.
 
     Args:
         decided: which modules stay in float32.

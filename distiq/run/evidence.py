@@ -33,7 +33,7 @@ class Decided(Record):
 def float_modules(
     ledger: Ledger, data: Data, network: MeasuredNetwork, asked: tuple[str, ...] | None, scheme: Scheme
 ) -> FloatModulesRecord | None:
-    """Whether modules stay in float32: those that are asked for do; front-ends do where int8 costs the logits much.
+    """Whether modules stay in float32: those that the recipe names; front-ends where int8 changes the logits much.
 
     Args:
         asked: module paths, or None to look for front-ends.

@@ -39,7 +39,7 @@ class Step(NamedTuple, Generic[R]):
 
 
 class Place(NamedTuple):
-    """Where a step is made: its folder, the run's cache, and who watches. None of them decides the result."""
+    """Where a step is made: its folder, the run's cache, and where progress is shown. None affects the result."""
 
     folder: Path
     cache: Path
@@ -145,13 +145,13 @@ class Ledger:
         """The step's result: read if the same code made it from the same values, else made and kept.
 
         Args:
-            title: what is said while it is made.
+            title: shown while it is made.
             make: fills the folder and returns the record; it finds what a killed attempt left there, and what is
                 intact of a damaged step. A function, or a
                 `functools.partial` of one that binds by keyword all that the result is made from: see `step_key`.
             together: every process of the run makes it. The main one's record counts, and it alone writes; the others
                 may leave with None.
-            watch: who watches while it is made, by default who watches the run.
+            watch: shows its progress; by default that of the run.
         """
         key = step_key(name, make)
         final = self.folder / "steps" / f"{name}-{key}"

@@ -218,7 +218,7 @@ def measure_network(
 ) -> FloatRecord:
     """The step of a network: its float32 file, that file's logits, quality and cost.
 
-    A teacher is a reference alone: where no file can hold it, its logits are asked of PyTorch.
+    A teacher is only a reference: where no file can hold it, PyTorch computes its logits.
     """
     path = place.folder / conditions.model_file
     try:

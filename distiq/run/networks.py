@@ -142,7 +142,7 @@ def build_network(
 
     Args:
         teacher: before its training; what the student is cut from.
-        watch: is told what was unwrapped of a file of weights.
+        watch: gets a note of what was unwrapped from a file of weights.
     """
     settings = recipe.networks()[role]
     rebuild = partial(_built, role, settings, data, teacher)

@@ -1,4 +1,4 @@
-"""The end of the climb: every trial judged by the latencies that were measured side by side, and one file chosen."""
+"""The end of the climb: every trial is judged by latencies that were measured side by side, and one file is chosen."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Selection(NamedTuple):
 
     @property
     def shown(self) -> tuple[TrialRecord, ...]:
-        """What was delivered from another runtime stands in its trial's place, the float32 student behind them all."""
+        """The trials to show: a file delivered from another runtime replaces its trial, a float32 student is last."""
         own = tuple(self.delivered if trial.rung == self.delivered.rung else trial for trial in self.trials)
         return (*own, self.delivered) if self.delivered.rung == FLOAT32 else own
 
@@ -49,7 +49,7 @@ def select(
     timings: ComparisonRecord,
     watch: Watch,
 ) -> Selection:
-    """Judges the trials and chooses the file to deliver: the best, or what is faster than float32 where that is not."""
+    """Judges the trials and chooses the file to deliver: the best, or another where the best is slower than float32."""
     runtimes = [_in_runtimes(trial, data, timings) for trial in trials]
     judged = tuple(
         judge_trial(recipe, reference, student, trial, entries, timings)
@@ -82,7 +82,7 @@ def judge_trial(
     """The record of a trial, with the limits that it breaks.
 
     Args:
-        runtimes: its file in each runtime. number: of the one that counts as deployed, and stands first.
+        runtimes: its file in each runtime. number: index of the one that counts as deployed; it comes first.
     """
     made, file = trial.made, trial.files[number].record
     cost = made.cost if number == 0 else _cost_elsewhere(trial.files[number], student)
@@ -147,7 +147,7 @@ def _breaches(recipe: Recipe, reference: MeasuredNetwork, own: Column, operation
 
 
 def _cost_elsewhere(file: TrialFile, student: MeasuredNetwork) -> FileCost:
-    """What a file of another runtime than the first costs; its memory was not measured."""
+    """The cost of a file of any runtime but the first; its memory was not measured."""
     assert student.cost is not None
     return FileCost(
         runtime=file.record.runtime,

@@ -111,7 +111,7 @@ def train_student(
         teacher: what a student is cut from, as it was trained; where the settings take no teacher, the student is cut
             from what the teacher is before it is trained here.
         seed: of the student's weights, the order of the samples and the views.
-        watch: who watches the training; one that raises ends it, and its checkpoint stays.
+        watch: shows the progress; if it raises, the training ends and its checkpoint stays.
     """
     settings, seed = distillation or recipe.distil, recipe.seed if seed is None else seed
     is_taught = settings.teacher != "none"

@@ -1,4 +1,4 @@
-"""What stands beside a C file in a bundle: a program that replays the test vectors, here and on an emulated board."""
+"""The files beside a C file in a bundle: a program that replays the test vectors, here and on an emulated board."""
 
 import importlib.resources
 from collections.abc import Sequence

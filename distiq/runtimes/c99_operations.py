@@ -1,4 +1,4 @@
-"""What stands between a graph's layers as C calls: sums and products, functions of one value, joints, padding."""
+"""The operations between a graph's layers as C calls: sums and products, functions of one value, joints, padding."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""check_runtimes(): what a recipe asks of runtimes is refused before any work, where they cannot give it."""
+"""check_runtimes(): refuses, before any work, what the runtimes of a recipe cannot do."""
 
 from collections.abc import Sequence
 

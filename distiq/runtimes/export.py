@@ -27,7 +27,7 @@ from distiq.runtimes.saturation import saturation
 from distiq.runtimes.tflm import TFLM
 from distiq.runtimes.uint8_input import Uint8Input
 
-LEAST_DB = 10.0  # of a file's outputs on two samples; integers that are rounded otherwise stay above 30
+LEAST_DB = 10.0  # SQNR of a file's outputs on two samples; where only rounding differs it stays above 30
 RUNTIMES = (ONNX_RUNTIME, OPENVINO, LITERT, EXECUTORCH, INDUCTOR, C99, TFLM)
 
 
@@ -41,9 +41,9 @@ def export(
         path: ends with .onnx, .xml (OpenVINO; a .bin is put beside it), .tflite, .pte, .pt2, .c (a .h is put beside it)
             or .tflm.
         example: one or more normalized samples (B, ...), a dict by name where the network takes several inputs.
-        uint8_input: the file takes uint8 images and normalizes them so; .onnx, .xml and .tflite alone.
-        integer_io: the file takes and gives int8, quantized as the scheme has the network's input and output; .tflite
-            alone. `load` takes and gives floats of such files, too.
+        uint8_input: the file takes uint8 images and normalizes them itself; only .onnx, .xml and .tflite.
+        integer_io: the file takes and gives int8, with the scheme's quantization of the network's input and output;
+            only .tflite. `load` takes and gives floats for such files, too.
 
     Raises:
         UserError: the suffix is unknown, the runtime is not installed, takes no uint8 images or no such scheme, or
@@ -79,9 +79,9 @@ def export(
 
 @torch.no_grad()
 def _check_outputs(graph: nn.Module, pair: Tensors, path: Path) -> None:
-    """Raises UserError, and leaves no file, where a runtime computes something else than the network.
+    """Raises UserError, and leaves no file, where a runtime computes something other than the network.
 
-    The bound is for such mistakes, not for rounding: OpenVINO, for one, takes another axis than `torch.fft` does.
+    The bound catches such mistakes, not rounding: OpenVINO, for one, transforms another axis than `torch.fft` does.
     """
     is_graph = isinstance(graph, fx.GraphModule) and NAMES in graph.meta
     network = positional(graph, each(plain_copy, pair)) if is_graph else copied(graph, pair)
@@ -132,7 +132,7 @@ def lowered(model: nn.Module) -> nn.Module:
 
 
 def differences(model: nn.Module, path: Path) -> str:
-    """What of the file's integers and scales is not the quantized graph's; empty where all is, or there are none."""
+    """How the file's integers and scales differ from the graph's; empty where they do not, or it has none."""
     graph = lowered(model)
     assert isinstance(graph, fx.GraphModule)
     if not is_quantized(graph):
@@ -166,7 +166,7 @@ def size_bytes(path: Path) -> int:
 
 
 def footprint(path: Path) -> Footprint:
-    """What a file takes of a microcontroller, as far as that is known."""
+    """The flash and RAM that a file takes on a microcontroller, as far as they are known."""
     measured = runtime_of(path).footprint
     return measured(path) if measured else Footprint(None, None)
 
@@ -198,7 +198,7 @@ def runtime_named(name: str) -> Runtime:
 
 
 def require(runtime: Runtime, to_write: bool = False) -> None:
-    """Refuses a runtime whose packages are not installed, and of which no file can be written if that is asked for.
+    """Refuses a runtime whose packages are not installed, or, to write files, whose tools are missing.
 
     Raises:
         UserError: with the line that installs what is missing.

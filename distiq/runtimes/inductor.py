@@ -105,7 +105,7 @@ def export_inductor(model: nn.Module, example: Tensors, path: Path, _options: Fi
     """Writes a .pt2 file with a dynamic batch. example: inputs (B, ...), B >= 2. Takes tens of seconds.
 
     Raises:
-        UserError: Inductor cannot compile the network, or its code does not answer as the network does.
+        UserError: Inductor cannot compile the network, or its code gives other outputs than the network.
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
@@ -317,7 +317,7 @@ def _work(network: Positional) -> tuple[list[list[int]], int, bool]:
 
 
 def _try_out(network: Positional, folder: Path) -> None:
-    """Raises RuntimeError unless the compiled code, in a process of its own, answers as the graph does.
+    """Raises RuntimeError unless the compiled code, in a process of its own, gives the graph's outputs.
 
     Of some networks Inductor of torch 2.13 makes code that reads beside its tensors, or takes them for another order.
     """

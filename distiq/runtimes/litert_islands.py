@@ -1,4 +1,4 @@
-"""Operations that LiteRT's int8 kernels compute otherwise than the graph: between quantized values they stay float32.
+"""Operations that LiteRT's int8 kernels compute differently from the graph: between quantized values they stay float32.
 
 Its converter gives such an operation's input and result one set of quantization parameters, and drops those of the
 graph; or its kernel has fixed ones. A composite is what the converter leaves alone; in the finished file its operations

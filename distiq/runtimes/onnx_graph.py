@@ -1,4 +1,4 @@
-"""Reading an ONNX graph: its constants, and who reads what."""
+"""Reading an ONNX graph: its constants, and the readers of each value."""
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper

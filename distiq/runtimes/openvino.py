@@ -1,6 +1,6 @@
-"""OpenVINO: everything that touches it. The IR (.xml with its .bin) is made from the .onnx file, with the same integers.
+"""OpenVINO: everything that touches it. The IR (.xml with its .bin) is made from an ONNX file, with the same integers.
 
-Precision is asked for as float32: by default OpenVINO computes the float parts in bfloat16 where the CPU has it.
+Precision is set to float32: by default OpenVINO computes the float parts in bfloat16 where the CPU has it.
 """
 
 import os
@@ -79,7 +79,7 @@ SETTINGS: tuple[dict[str, str], ...] = (
     {"PERFORMANCE_HINT": "THROUGHPUT"},
     {"INFERENCE_PRECISION_HINT": "bf16"},
 )
-"""In bfloat16 float layers are faster and answer otherwise."""
+"""In bfloat16 float layers are faster and give other outputs."""
 
 
 def load_openvino(path: Path, threads: int = 1, options: Mapping[str, str] = MappingProxyType({})) -> Predict:
@@ -230,7 +230,7 @@ def _keep_reduced_axes(model: Any) -> None:
 def _bias_every_layer(model: Any) -> None:
     """Adds a bias to linear layers of vectors that have none: a hundredth of the step of their integer sums.
 
-    OpenVINO 2026.4 computes small batches of such layers, one behind the other, in one kernel. Where a layer has no
+    OpenVINO 2026.4 computes small batches of such layers in a row in one kernel. Where a layer has no
     bias, that kernel takes its integer sums for floats. No sum is rounded otherwise by this but one on the verge.
     """
     from openvino import opset13

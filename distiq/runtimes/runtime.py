@@ -47,7 +47,7 @@ class FileOptions(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """What of a scheme a runtime's files cannot hold, and the nearest setting that they can, both in words."""
+    """The part of a scheme that a runtime's files cannot hold, and the nearest setting that they can, both in words."""
 
     what: str
     nearest: str

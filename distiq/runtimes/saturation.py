@@ -1,4 +1,4 @@
-"""Whether a file answers differently on another x86 CPU: sums of two u8 x s8 products in 16 bits.
+"""Whether a file gives other outputs on another x86 CPU: sums of two u8 x s8 products in 16 bits.
 
 Without VNNI, kernels multiply with `vpmaddubsw`, which adds two neighbouring products and saturates at 16 bits; with
 VNNI the sum is exact. `saturation` says from the integers whether that can happen; `emulate` runs a file as a CPU with

@@ -20,7 +20,7 @@ WEIGHT = 0.1  # of pairs that are nothing alike
 
 
 def embedding(_labels: Labels) -> Task:
-    """Vectors (N, width) of any width; targets (N,) float32, of which two samples one behind the other share one."""
+    """Vectors (N, width) of any width; targets (N,) float32, of which two consecutive samples share one."""
     return Task(
         name="embedding",
         predicts="a vector",
@@ -62,7 +62,7 @@ def similarities(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) 
 
 
 def cosines(outputs: Tensor) -> Tensor:
-    """Of every two samples, one behind the other, (N, D) -> (N / 2,) float64."""
+    """Of every two consecutive samples, (N, D) -> (N / 2,) float64."""
     return F.cosine_similarity(outputs[0::2].double(), outputs[1::2].double(), dim=1)
 
 

@@ -19,7 +19,7 @@ SMALL = 1.0  # pixels that keep the overlap of a class without any from being 0 
 def segmentation(labels: Labels) -> Task:
     """Logits (N, classes, H, W) and targets (N, H, W) uint8, 255 where a pixel belongs to no class.
 
-    Networks may answer in coarser maps: they are enlarged bilinearly to learn from, and to the nearest to be scored.
+    Networks may give coarser maps, which are enlarged bilinearly to learn from, and to the nearest to be scored.
     """
     count = len(labels.classes)
     return Task(

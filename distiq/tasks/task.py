@@ -18,7 +18,7 @@ text, a class for each pixel, boxes, or nothing."""
 
 
 class Scores(NamedTuple):
-    """What outputs are worth: the primary metric, others, and recall by class, or by part; see `Quality`."""
+    """How good outputs are: the primary metric, others, and recall by class, or by part; see `Quality`."""
 
     primary: Metric
     metrics: tuple[Metric, ...] = ()
@@ -49,7 +49,7 @@ def refuses_nothing(_recipe: Recipe) -> str:
 
 
 def advise_by_metrics(taught: Taught) -> Advice:
-    """All that was measured of the teacher."""
+    """All that was measured on the teacher."""
     return Advice([f"teacher: {taught.quality.in_words} on the validation split"], [])
 
 
@@ -85,8 +85,8 @@ class Task:
         name: in recipes, records and bundles.
         predicts: what is predicted of a sample, in words.
         outputs: channels of the network's output, dimension 1; 0 where any number serves.
-        classes: that a network tells apart, where it gives more than their logits; 0: as many as outputs.
-        loss: outputs and targets, every one of them known -> the loss of each sample, (N,) float32. It is also given
+        classes: how many a network tells apart, where it gives more than their logits; 0: one for each output.
+        loss: outputs and targets, none of them missing -> the loss of each sample, (N,) float32. It is also given
             `label_smoothing` where it `smooths_labels`.
         distillation: the default loss between outputs of student and teacher (N, ...) and `temperature`, by which they
             are softened where that means anything -> a scalar.
@@ -106,12 +106,12 @@ class Task:
         places: targets (N, ...) -> the dimensions of outputs behind the second, () where a sample has one prediction.
         read: whatever a network or a file returns -> outputs (N, outputs, ...).
         keep: outputs (N, outputs, ...) -> (N, ...), what is kept of them to be scored.
-        parts: names of what recall is measured of in `Scores.per_class`, where that is not of the classes.
+        parts: names of the entries of `Scores.per_class`, where they are not the classes.
         unfit: outputs of a network and the training targets -> why it cannot be trained on them; empty where it can.
-        together: so many samples, one behind the other, are judged as one.
+        together: this many consecutive samples are judged as one.
         counts: outputs and targets (N, ...) -> (N, k) float64, of each sample what the primary metric is made of;
-        of_counts: sums of these (..., k) -> its value (...). By both, differences have intervals. None where a mean of
-            `correct` says it, or where the metric is no figure of sums.
+        of_counts: sums of these (..., k) -> its value (...). By both, differences have intervals. None where the
+            metric is the mean of `correct`, or no function of sums.
         components: outputs -> what they consist of, by name, each with a range of its own; noise is measured in each.
         class_figure: what `Scores.per_class` holds, in a word or two.
         drop: kept outputs of two models and targets -> by how much the second's primary metric is worse, and the ends

@@ -1,4 +1,4 @@
-"""Latency of several models, in turns in one process."""
+"""Latency of several models, measured in turns in one process."""
 
 import statistics
 import time
@@ -17,12 +17,12 @@ def latencies(
     rounds: int = 7,
     seconds: float = 0.4,
 ) -> dict[str, LatencyRecord]:
-    """Times several models side by side, interleaved, so that a drift of the machine's speed meets all of them.
+    """Times several models side by side, interleaved, so that a drift of the machine's speed affects all of them alike.
 
     Args:
         batch: the inputs of every call (B, ...).
         threads: what the models were loaded with, by name where they differ; it is recorded, not set.
-        rounds: how often each model has its turn; the order turns round every time.
+        rounds: how many turns each model has; every other round runs in reverse order.
         seconds: length of a turn, after `WARM_UPS` calls that are not counted, or as many as fit into that time.
     """
     turns: dict[str, list[list[float]]] = {name: [] for name in models}

@@ -52,7 +52,7 @@ def fit(
 ) -> TrainingRecord:
     """Trains the parameters of `objective` in place.
 
-    Several processes share every batch: each computes the losses of the common one from `gathered` answers.
+    Several processes share every batch: each computes the losses of the whole batch from `gathered` outputs.
 
     Args:
         objective: `forward(Batch) -> Losses`.
