@@ -15,7 +15,7 @@ from pathlib import Path
 from distiq.files import write_atomically
 from distiq.records.run import RunRecord
 from distiq.report.reading import read_run
-from distiq.report.tables import int8_trial, least_agreement
+from distiq.report.trials import int8_trial, least_agreement
 
 WANTED = 0.9995
 SIMULATED = "simulated graph"

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from distiq.records.quality import Metric
 from distiq.records.run import DropRecord
+from distiq.records.speed import SpeedRecord
 
+WIDEST = 100  # the upper limit of a ratio's interval beyond which it is not written
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
 NAMED = 4
@@ -156,3 +158,17 @@ def _signed(number: float) -> str:
     text = f"{abs(number):.2f}"
     sign = "" if not float(text) else "+" if number > 0 else MINUS
     return sign + text
+
+
+def comparison(before: float, after: float, better: str, worse: str) -> str:
+    """How many times one figure is another: (656.3, 76.6, "smaller", "larger") -> "8.6× smaller"."""
+    word, ratio = (better, before / after) if after <= before else (worse, after / before)
+    return f"{times(ratio)} {word}"
+
+
+def speed_interval(speed: SpeedRecord) -> str:
+    """Of a ratio; two or three turns that differ leave it so wide that its end says nothing."""
+    if speed.interval is None:
+        return NOTHING
+    low, high = speed.interval
+    return f"{low:.2f} to {high:.2f}" if high < WIDEST else f"{low:.2f} to > {WIDEST}"

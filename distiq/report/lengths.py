@@ -1,9 +1,10 @@
 """The table of texts of several lengths, as text cells, for the page and for the terminal alike."""
 
 from distiq.records.run import RunRecord
+from distiq.report.cells import Cell, Row
 from distiq.report.figures import count, milliseconds
 from distiq.report.reading import chosen_trial
-from distiq.report.tables import Cell, Row, int8_trial
+from distiq.report.trials import int8_trial
 
 
 def length_headings(run: RunRecord) -> tuple[Cell, ...]:

@@ -22,7 +22,7 @@ from distiq.records.trials import FLOAT32
 from distiq.report.drawing import INK, PARTS, Taken, apart, drawn, free_place, text_width, write
 from distiq.report.figures import MINUS, amount, decibels
 from distiq.report.reading import ClassChange, chosen_trial, class_changes, median_ms, quality_limit
-from distiq.report.tables import noise_shares
+from distiq.report.sensitivity import noise_shares
 
 
 def quality_against_size(run: RunRecord) -> str:

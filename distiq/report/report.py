@@ -11,7 +11,7 @@ from distiq.records.run import RunRecord
 from distiq.records.search import SearchRecord
 from distiq.records.speed import BenchRecord
 from distiq.records.training import TrainingRecord
-from distiq.report import figures, measurements, reading, tables
+from distiq.report import effect, figures, measurements, reading, sensitivity, tables, timings, trials
 from distiq.report.lengths import length_headings, length_rows
 
 MOST_CLASSES = 20
@@ -66,9 +66,12 @@ def render(
         run=run,
         metric=teacher.primary,
         noun=NOUNS[run.data.modality],
-        float_modules=tables.float_modules_sentence(run),
+        float_modules=trials.float_modules_sentence(run),
         figures=figures,
-        tables=tables,
+        effect=effect,
+        sensitivity=sensitivity,
+        timings=timings,
+        trials=trials,
         search=search,
         searches=searches,
         search_plot=Markup(searches.search_plot(search)) if search else "",
@@ -76,7 +79,7 @@ def render(
         ablation_plot=Markup(plots.teacher_effect(ablation)) if ablation else "",
         diagnosis=diagnosis,
         noise=noise,
-        noise_rows=tables.noise_rows(noise, MOST_TENSORS) if noise else (),
+        noise_rows=sensitivity.noise_rows(noise, MOST_TENSORS) if noise else (),
         noise_plot=Markup(plots.noise_by_tensor(noise, MOST_TENSORS)) if noise else "",
         form=reading.delivered_form(run),
         heading=tables.verdict_heading(run),
@@ -86,12 +89,12 @@ def render(
         trade_offs=[Markup(plots.quality_against_size(run)), Markup(plots.quality_against_latency(run))],
         columns=columns,
         measurements=tables.measurement_rows(run, columns),
-        ladder_headings=tables.LADDER_HEADINGS,
-        ladder=tables.ladder_rows(run),
-        runtimes=tables.runtime_rows(run),
+        ladder_headings=trials.LADDER_HEADINGS,
+        ladder=trials.ladder_rows(run),
+        runtimes=trials.runtime_rows(run),
         lengths=length_rows(run),
         length_headings=length_headings(run),
-        machines=tables.machine_rows(run, elsewhere),
+        machines=timings.machine_rows(run, elsewhere),
         trainings=[
             (name, training, Markup(plots.training_curves(training, name))) for name, training in _trainings(run)
         ],

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distiq.files import write_atomically
 from distiq.records.comparison import ComparedRun, PairedRecord, RunsRecord
+from distiq.report.cells import Cell, Row
 from distiq.report.figures import figure, figure_interval, kilobytes, milliseconds
-from distiq.report.tables import Cell, Row
 
 HEADINGS = ("Delivered", "Test", "Against the first", "Size", "One sample", "Budget")
 TELL_APART = "cannot be told apart"

@@ -3,9 +3,9 @@
 from matplotlib.axes import Axes
 
 from distiq.records.scenes import ScenesRecord
+from distiq.report.cells import Cell, Row
 from distiq.report.drawing import INK, PARTS, drawn, write
 from distiq.report.figures import NOTHING, count, percent
-from distiq.report.tables import Cell, Row
 
 LINES = ("solid", (0, (4, 2)), (0, (1, 1.5)))
 

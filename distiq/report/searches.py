@@ -6,9 +6,9 @@ import math
 from matplotlib.axes import Axes
 
 from distiq.records.search import Candidate, SearchRecord
+from distiq.report.cells import Cell, Row
 from distiq.report.drawing import INK, drawn, write
 from distiq.report.figures import count
-from distiq.report.tables import Cell, Row
 
 HEADINGS = (Cell("Validation"), Cell("ms"), Cell("kB"), Cell("Parameters"), Cell("Student"))
 

@@ -16,6 +16,8 @@ from distiq.records.run import OwnFileRecord, RunRecord
 from distiq.records.search import SearchRecord
 from distiq.records.speed import BenchRecord, gmac_per_s
 from distiq.records.trials import FLOAT32
+from distiq.report.cells import Row
+from distiq.report.effect import ablation_sentence, arm_rows, pair_rows
 from distiq.report.figures import (
     NOTHING,
     amount,
@@ -33,26 +35,17 @@ from distiq.report.figures import (
 from distiq.report.lengths import length_headings, length_rows
 from distiq.report.measurements import read_measurements
 from distiq.report.reading import class_changes, delivered_form, read_ablation, read_diagnosis, read_run
+from distiq.report.sensitivity import noise_rows
 from distiq.report.tables import (
-    SETTING_HEADINGS,
-    Row,
-    ablation_sentence,
-    arm_rows,
     breach_sentence,
     budget_lines,
     headlines,
-    ladder_rows,
-    least_agreement,
-    machine_rows,
     measurement_columns,
     measurement_rows,
-    noise_rows,
-    pair_rows,
-    peak_note,
-    runtime_rows,
-    setting_rows,
     verdict_heading,
 )
+from distiq.report.timings import SETTING_HEADINGS, machine_rows, peak_note, setting_rows
+from distiq.report.trials import ladder_rows, least_agreement, runtime_rows
 
 WORST_CLASSES, NOISIEST = 5, 8
 

@@ -1,53 +1,39 @@
-"""The tables of a report as text cells, for the page and for the terminal alike."""
+"""What a report begins with, for the page and for the terminal alike: headlines, measurements, the budget."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distiq.records.ablation import AblationRecord
 from distiq.records.models import Column, ModelRecord
 from distiq.records.quality import KeywordRecord, Metric, Quality
 from distiq.records.record import NOUNS, ONE
 from distiq.records.run import RunRecord
-from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 from distiq.records.speed import (
-    BenchRecord,
     CostRecord,
     LatencyRecord,
-    PeakRecord,
-    SpeedRecord,
-    TriedRecord,
-    TuningRecord,
     gmac_per_s,
 )
-from distiq.records.trials import FLOAT32, Breach, RuntimeRecord, TrialRecord
+from distiq.records.trials import FLOAT32, Breach
+from distiq.report.cells import Cell, Row
 from distiq.report.figures import (
     NOTHING,
     amount,
     change,
     change_interval,
+    comparison,
     count,
-    decibels,
-    duration,
     figure,
     figure_interval,
     heading,
     kilobytes,
     memory,
     milliseconds,
-    nats,
-    operation_names,
-    p_value,
     per_second,
     percent,
-    points,
-    points_interval,
     quantity,
-    times,
 )
 from distiq.report.reading import chosen_trial, columns_of, delivered_form, latency_of, median_ms, throughput_batch
+from distiq.report.timings import peak_note
 
-WIDEST = 100  # the end of an interval of a ratio beyond which it is not written
 LIMITS = {
     "size_kb": ("file size", "kB"),
     "latency_ms": ("latency, one sample", "ms"),
@@ -56,23 +42,6 @@ LIMITS = {
     "bit_operations_m": ("bit operations, one sample", "million"),
 }
 """Limits that no metric is of: what they limit, and the unit."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value and, in small print, what it rests on."""
-
-    text: str
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A named line of cells. `marked` sets it off."""
-
-    head: Cell
-    cells: tuple[Cell, ...]
-    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,175 +171,6 @@ def _rate_rows(
     return (Row(Cell("Multiply-add rate", peak_note(peak)), tuple(cells)),)
 
 
-def peak_note(peak: PeakRecord) -> str:
-    """What this CPU reaches, and by what."""
-    return (
-        f"peak of a thread: int8 {amount(peak.int8_gmac_per_s)} ({peak.int8_by}), float32"
-        f" {amount(peak.float32_gmac_per_s)} GMAC/s ({peak.float32_by})"
-    )
-
-
-LADDER_HEADINGS = (
-    Cell("Validation", "against teacher"),
-    Cell("Test", "against teacher"),
-    Cell("File"),
-    Cell("Latency", "one sample"),
-    Cell("Agreement", "simulated, deployed"),
-    Cell("SQNR"),
-    Cell("Float operations left"),
-    Cell("Limits broken", "validation"),
-    Cell("Time"),
-)
-
-
-def float_modules_sentence(run: RunRecord) -> str:
-    """Which modules stay in float32, and what int8 would do to them; empty if none was in question."""
-    chosen = run.float_modules
-    if chosen is None:
-        return ""
-    names = " and ".join(chosen.paths)
-    if not chosen.kept:
-        return f"{names} in int8 costs the logits {decibels(chosen.sqnr_db_float - chosen.sqnr_db_int8)} of SQNR."
-    return (
-        f"{names} in float32: the SQNR of the logits on the calibration {NOUNS[run.data.modality]} is"
-        f" {decibels(chosen.sqnr_db_float)} so, and {decibels(chosen.sqnr_db_int8)} in int8."
-    )
-
-
-def _by_part(trial: TrialRecord) -> str:
-    """Signal to noise of each part of the outputs: "boxes 41.3 dB, scores 35.0 dB"."""
-    return ", ".join(f"{name} {decibels(value)}" for name, value in trial.sqnr_by_part.items())
-
-
-def ladder_rows(run: RunRecord) -> tuple[Row, ...]:
-    """One row for each trial in the order in which they ran, under LADDER_HEADINGS; the chosen one is marked."""
-    return tuple(_ladder_row(run, trial) for trial in run.trials)
-
-
-RUNTIME_HEADINGS = (
-    Cell("File", "quantized"),
-    Cell("Latency", "quantized, one sample"),
-    Cell("Against float32", "one sample"),
-    Cell("Agreement", "with the simulation"),
-    Cell("Test"),
-    Cell("Throughput", "quantized"),
-    Cell("Within a step", "of the logits"),
-    Cell("Integers", "those of the graph"),
-    Cell("Float operations left"),
-)
-
-
-def runtime_rows(run: RunRecord) -> tuple[Row, ...]:
-    """One row for each runtime of the delivered trial, or of the last int8 one, under RUNTIME_HEADINGS.
-
-    The delivered file's is marked.
-    """
-    trial = int8_trial(run)
-    return tuple(
-        _runtime_row(entry, number == 0 and trial.rung == run.verdict.chosen)
-        for number, entry in enumerate(trial.runtimes)
-    )
-
-
-def int8_trial(run: RunRecord) -> TrialRecord:
-    """The delivered trial, or the last int8 one where float32 was delivered."""
-    return next(entry for entry in (chosen_trial(run), *reversed(run.trials)) if entry.rung != FLOAT32)
-
-
-def least_agreement(run: RunRecord) -> float | None:
-    """The share of test samples that any two runtimes' files answer alike at least; None of a single one."""
-    return min((share for entry in int8_trial(run).runtimes for share in entry.agreement_with.values()), default=None)
-
-
-def _runtime_row(entry: RuntimeRecord, delivered: bool) -> Row:
-    one, largest = entry.latency[0], entry.latency[-1]
-    within = sum(entry.steps[:2]) / sum(entry.steps)
-    same = "the same" if entry.same_integers else "NOT the same"
-    return Row(
-        Cell(entry.runtime),
-        (
-            Cell(kilobytes(entry.size_bytes), f"float32 {kilobytes(entry.float_size_bytes)}"),
-            Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
-            _against_float32(entry),
-            Cell(percent(entry.agreement), _with_others(entry)),
-            Cell(figure(entry.quality)),
-            Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
-            Cell(percent(within), f"{count(entry.steps[4])} logits beyond four"),
-            Cell(same, decibels(entry.simulated_sqnr_db)),
-            Cell(operation_names(entry.float_operations) or "none", _types(entry)),
-        ),
-        marked=delivered,
-    )
-
-
-def _types(entry: RuntimeRecord) -> str:
-    """How many operations of any kind work in each type, the most first."""
-    totals = Counter[str]()
-    for counts in entry.operations.values():
-        totals.update(counts)
-    return ", ".join(f"{number} {name}" for name, number in totals.most_common())
-
-
-def _with_others(entry: RuntimeRecord) -> str:
-    """The runtime whose file answers otherwise most often; empty where there is no other."""
-    if not entry.agreement_with:
-        return ""
-    least = min(entry.agreement_with, key=lambda name: entry.agreement_with[name])
-    return f"least with another runtime: {percent(entry.agreement_with[least])} ({least})"
-
-
-def _against_float32(entry: RuntimeRecord) -> Cell:
-    """How much faster the int8 file is than its float32 file, and whether that is beyond the noise."""
-    gain, speed = entry.gain(), entry.speed
-    note = f"float32 {milliseconds(entry.float_latency[0].p50_ms)}"
-    if speed is None or speed.interval is None:
-        return Cell(_gain(gain, 1, "faster", "slower") if gain else NOTHING, note)
-    said = "within the noise" if speed.verdict == "cannot tell" else _gain(speed.ratio, 1, "faster", "slower")
-    return Cell(said, f"{note}; 95 % interval {_interval(speed)}")
-
-
-MACHINE_HEADINGS = (
-    Cell("Latency", "one sample, median"),
-    Cell("Limit", "of latency"),
-    Cell("Throughput"),
-    Cell("Threads"),
-    Cell("Instruction sets"),
-    Cell("Versions"),
-)
-
-
-def machine_rows(run: RunRecord, elsewhere: tuple[BenchRecord, ...]) -> tuple[Row, ...]:
-    """One row for each measurement of the delivered file on another machine, under MACHINE_HEADINGS."""
-    return tuple(_machine_row(run, record) for record in elsewhere)
-
-
-def _machine_row(run: RunRecord, record: BenchRecord) -> Row:
-    (file,), machine = record.files, record.environment
-    one, largest = file.latency[0], file.latency[-1]
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
-    cores = f"{machine.cores} core{'s' if machine.cores > 1 else ''}"
-    differs = f"the run was timed with {run.comparison.threads}" if one.threads != run.comparison.threads else ""
-    return Row(
-        Cell(machine.cpu, f"{cores}, {machine.system}, {record.created[:10]}"),
-        (
-            Cell(milliseconds(one.p50_ms), f"p95 {milliseconds(one.p95_ms)}"),
-            _latency_limit(run, one.p50_ms),
-            Cell(per_second(largest.throughput_per_s), f"batch {largest.batch}"),
-            Cell(count(one.threads), differs),
-            Cell(", ".join(machine.instruction_sets) or NOTHING),
-            Cell(file.runtime, versions),
-        ),
-    )
-
-
-def _latency_limit(run: RunRecord, median_ms: float) -> Cell:
-    allowed = run.budget.get("latency_ms")
-    if allowed is None:
-        return Cell("none set")
-    said = "holds" if median_ms <= allowed else f"missed by {milliseconds(median_ms - allowed)}"
-    return Cell(said, f"at most {quantity(allowed, 'ms')}")
-
-
 def breach_sentence(breach: Breach) -> str:
     """What was allowed, what was measured, and by how much it lies beyond."""
     unit = breach.unit
@@ -413,126 +213,14 @@ def verdict_heading(run: RunRecord) -> str:
     return f"{heading}, but not beyond chance" if decides else heading
 
 
-SETTING_HEADINGS = (Cell("p50"), Cell("Against the first"), Cell("95 % interval"), Cell("Answers"))
-
-
-def setting_rows(tuning: TuningRecord) -> tuple[Row, ...]:
-    """One row for each setting of a runtime that a file was timed under; the one to use is marked."""
-    return tuple(
-        Row(
-            Cell(setting_name(entry)),
-            (
-                Cell(milliseconds(entry.latency.p50_ms)),
-                Cell(_gain(entry.against_default.ratio, 1, "faster", "slower") if number else "the default"),
-                Cell(_interval(entry.against_default) if number else NOTHING),
-                Cell("the same" if entry.same_answers else "others"),
-            ),
-            marked=number == tuning.chosen,
-        )
-        for number, entry in enumerate(tuning.tried)
-    )
-
-
-def setting_name(entry: TriedRecord) -> str:
-    """Threads and options of a runtime: "2 threads, PERFORMANCE_HINT = LATENCY"."""
-    options = [f"{name} = {value}" for name, value in entry.options.items()]
-    return ", ".join([f"{entry.threads} thread{'s' if entry.threads > 1 else ''}", *options])
-
-
-def setting_sentence(run: RunRecord) -> str:
-    """Under which settings the delivered file runs fastest; empty where that was not asked."""
-    cost = chosen_trial(run).deployed.cost
-    tuning = run.comparison.tuning.get(cost.file) if cost else None
-    if tuning is None:
-        return ""
-    gain = _gain(tuning.setting.against_default.ratio, 1, "faster", "slower")
-    against = f", {gain} than the default" if tuning.chosen else ", the default"
-    return f"{setting_name(tuning.setting)}{against}; {len(tuning.tried)} timed"
-
-
-def _interval(speed: SpeedRecord) -> str:
-    """Of a ratio; two or three turns that differ leave it so wide that its end says nothing."""
-    if speed.interval is None:
-        return NOTHING
-    low, high = speed.interval
-    return f"{low:.2f} to {high:.2f}" if high < WIDEST else f"{low:.2f} to > {WIDEST}"
-
-
-NOISE_HEADINGS = (
-    Cell("SQNR", "of the logits, this tensor alone quantized"),
-    Cell("Loss change", "divergence from float32"),
-    Cell("Share", "of the noise"),
-)
-
-
-def noise_shares(record: SensitivityRecord) -> tuple[tuple[NoiseRecord, float], ...]:
-    """Every tensor with its share of the noise power that quantizing them one by one makes; the noisiest first."""
-    power = [(noise, 10 ** (-noise.sqnr_db / 10)) for noise in record.tensors]
-    total = sum(value for _, value in power) or 1.0
-    return tuple(sorted(((noise, value / total) for noise, value in power), key=lambda entry: -entry[1]))
-
-
-def noise_rows(record: SensitivityRecord, most: int) -> tuple[Row, ...]:
-    """All weights, all activations, then the noisiest tensors, under NOISE_HEADINGS."""
-
-    def row(name: str, noise: NoiseRecord, share: float, marked: bool = False) -> Row:
-        cells = (Cell(decibels(noise.sqnr_db)), Cell(nats(noise.divergence_nat)), Cell(percent(share, 0)))
-        return Row(Cell(name, noise.part if noise.place != "all" else ""), cells, marked)
-
-    share = record.weights_share
-    return (
-        row("all weights", record.weights, share, True),
-        row("all activations", record.activations, 1 - share, True),
-        *(row(noise.place or "output", noise, part) for noise, part in noise_shares(record)[:most]),
-    )
-
-
-def _ladder_row(run: RunRecord, trial: TrialRecord) -> Row:
-    teacher, deployed = run.teacher.column("float32"), trial.deployed
-    excess = [f"+{amount(breach.excess)} {breach.unit}" for breach in trial.breaches]
-    on_test = [f"test: {broken_limits(trial.test_breaches)}"] if trial.test_breaches != trial.breaches else []
-    reduced = f"; 7-bit weights in {len(trial.reduced_layers)} layers" if trial.reduced_layers else ""
-    read = f"; rounded by {trial.rounding_samples} samples" if trial.rounding_samples else ""
-    fewer = "".join(
-        f"; {bits}-bit weights in {', '.join(layer for layer, own in trial.layer_bits.items() if own == bits)}"
-        for bits in sorted(set(trial.layer_bits.values()))
-    )
-    return Row(
-        Cell(trial.rung, trial.reason + reduced + read + fewer),
-        (
-            *(
-                Cell(figure(own.primary), change(own.primary, reference.primary))
-                for own, reference in ((deployed.validation, teacher.validation), (deployed.test, teacher.test))
-            ),
-            Cell(kilobytes(deployed.cost.size_bytes if deployed.cost else None)),
-            Cell(milliseconds(median_ms(run, deployed.cost)), _slower_note(trial)),
-            Cell(percent(trial.agreement)),
-            Cell(decibels(trial.sqnr_db), _by_part(trial)),
-            Cell(operation_names(trial.float_operations) or "none", _intended(trial)),
-            Cell(broken_limits(trial.breaches), "; ".join(excess + on_test)),
-            Cell(duration(trial.seconds), run.estimates.get(trial.rung, "")),
-        ),
-        marked=trial.rung == run.verdict.chosen,
-    )
-
-
-def _slower_note(trial: TrialRecord) -> str:
-    """Says so where int8 measured slower than the float32 file of the same student, beyond the noise."""
-    speed = trial.runtimes[0].speed if trial.runtimes else None
-    return f"{times(1 / speed.ratio)} slower than float32" if speed and speed.verdict == "slower" else ""
-
-
-def _intended(trial: TrialRecord) -> str:
-    modules = dict.fromkeys(name.rpartition("/")[0] for name in trial.intended_float_operations)
-    return f"beside {len(trial.intended_float_operations)} meant so in {', '.join(modules)}" if modules else ""
-
-
 def _size_headline(teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
     if teacher is None or delivered is None:
         size = delivered.size_bytes if delivered else None
         return Headline("File", kilobytes(size), "the teacher's file was not measured")
     note = f"{kilobytes(teacher.size_bytes)} → {kilobytes(delivered.size_bytes)}"
-    return Headline("Size, against teacher", _gain(teacher.size_bytes, delivered.size_bytes, "smaller", "larger"), note)
+    return Headline(
+        "Size, against teacher", comparison(teacher.size_bytes, delivered.size_bytes, "smaller", "larger"), note
+    )
 
 
 def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: CostRecord | None) -> Headline:
@@ -551,65 +239,4 @@ def _latency_headline(run: RunRecord, teacher: CostRecord | None, delivered: Cos
     )
     if run.data.rate:  # the front-end is part of the file
         note += f"; {milliseconds(after * run.data.rate / run.data.sample_shape[0])} for each second of sound"
-    return Headline("Latency, against teacher", _gain(before, after, "faster", "slower"), note)
-
-
-def _gain(before: float, after: float, better: str, worse: str) -> str:
-    word, ratio = (better, before / after) if after <= before else (worse, after / before)
-    return f"{times(ratio)} {word}"
-
-
-ABLATION_HEADINGS = (
-    Cell("Difference", "95 % interval"),
-    Cell("Each seed"),
-    Cell("McNemar p", "each seed"),
-    Cell("Verdict"),
-)
-
-
-def arm_rows(ablation: AblationRecord) -> tuple[Row, ...]:
-    """One row for each arm: mean accuracy and that of each seed."""
-    return tuple(
-        Row(
-            Cell(arm.name),
-            (
-                Cell(percent(sum(arm.correct) / len(arm.correct)), f"mean of {len(arm.correct)} seeds"),
-                Cell(", ".join(f"{100 * share:.2f}" for share in arm.correct)),
-            ),
-        )
-        for arm in ablation.arms
-    )
-
-
-def pair_rows(ablation: AblationRecord) -> tuple[Row, ...]:
-    """One row for each comparison, under ABLATION_HEADINGS."""
-    return tuple(
-        Row(
-            Cell(f"{pair.first} against {pair.second}"),
-            (
-                Cell(points(pair.difference_points / 100), points_interval(pair.interval_points)),
-                Cell(", ".join(points(value / 100).removesuffix(" points") for value in pair.per_seed_points)),
-                Cell(", ".join(p_value(p) for p in pair.mcnemar_p)),
-                Cell(pair.verdict, f"n = {len(ablation.seeds)} seeds, {count(ablation.samples)} samples"),
-            ),
-            marked=pair.verdict == "helps",
-        )
-        for pair in ablation.pairs
-    )
-
-
-def ablation_sentence(ablation: AblationRecord) -> str:
-    """Whether the recipe's way of using the teacher helped, in one sentence."""
-    against_none = {pair.first: pair for pair in ablation.pairs if pair.second == "no teacher"}
-    name = next(name for name in ("recipe", "outputs alone", *against_none) if name in against_none)
-    pair = against_none[name]
-    says = {
-        "helps": "The teacher helps",
-        "hurts": "The teacher hurts",
-        "cannot tell": "Whether the teacher helps cannot be told from these seeds",
-    }
-    return (
-        f"{says[pair.verdict]} ({name}): {points(pair.difference_points / 100)} (95 % interval"
-        f" {points_interval(pair.interval_points)}, {len(ablation.seeds)} seeds,"
-        f" {count(ablation.samples)} test samples)."
-    )
+    return Headline("Latency, against teacher", comparison(before, after, "faster", "slower"), note)

@@ -15,7 +15,7 @@ from distiq.records.speed import BenchFile, BenchRecord, LatencyRecord
 from distiq.report.measurements import keep_measurement, read_measurements
 from distiq.report.report import write_report
 from distiq.report.show import show
-from distiq.report.tables import machine_rows
+from distiq.report.timings import machine_rows
 
 SaveRun = Callable[..., Path]
 DELIVERED = {"model.onnx": "d0" * 32}

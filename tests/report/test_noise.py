@@ -5,7 +5,8 @@ import pytest
 from distiq.records.sensitivity import NoiseRecord, SensitivityRecord
 from distiq.records.trials import Breach
 from distiq.report.plots import noise_by_tensor
-from distiq.report.tables import broken_limits, noise_rows, noise_shares
+from distiq.report.sensitivity import noise_rows, noise_shares
+from distiq.report.tables import broken_limits
 
 
 def noise(place: str, part: str, sqnr_db: float) -> NoiseRecord:

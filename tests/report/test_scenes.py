@@ -1,6 +1,6 @@
 from distiq.records.scenes import ScenesRecord
 from distiq.report.scenes import confusion_rows, precision_recall
-from distiq.report.tables import _by_part
+from distiq.report.trials import _by_part
 
 
 def test_confusion_is_shown_in_shares_of_what_is_there():
