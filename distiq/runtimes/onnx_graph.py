@@ -1,7 +1,7 @@
-"""Reading an ONNX graph: its constants, and the readers of each value."""
+"""An ONNX graph: its constants, the readers of each value, what nothing reads, its opset."""
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 Q, DQ, DYNAMIC_Q = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 
@@ -20,3 +20,29 @@ def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
         for name in node.input:
             consumers.setdefault(name, []).append(node)
     return consumers
+
+
+NARROW_OPSET = 21  # the first with INT4, and with activations of 16 bits
+
+
+def raise_opset(proto: ModelProto) -> None:
+    """Raises the opset of standard operations to NARROW_OPSET, unless it is higher already."""
+    for entry in proto.opset_import:
+        if entry.domain == "":
+            entry.version = max(entry.version, NARROW_OPSET)
+
+
+def drop_dead_ends(graph: GraphProto) -> None:
+    """Removes nodes and constants that nothing reads."""
+    outputs = {output.name for output in graph.output}
+    while True:
+        read = outputs | {name for node in graph.node for name in node.input}
+        dead = [node for node in graph.node if not any(name in read for name in node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    read = {name for node in graph.node for name in node.input}
+    for tensor in list(graph.initializer):
+        if tensor.name not in read:
+            graph.initializer.remove(tensor)

@@ -6,8 +6,25 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
+from distiq.runtimes.onnx_graph import (
+    DQ,
+    DYNAMIC_Q,
+    Q,
+    consumers_of,
+    drop_dead_ends,
+    initializers,
+    raise_opset,
+    value_of,
+)
 from distiq.runtimes.onnx_moves import move_integers
+from distiq.runtimes.onnx_weights import (
+    dequantize_when_loaded,
+    look_up_integers,
+    multiply_dynamically_quantized,
+    multiply_groups,
+    pack_narrow_weights,
+    transpose_stored_weights,
+)
 from distiq.runtimes.uint8_input import Uint8Input, take_uint8
 
 DEFAULTS: dict[tuple[str, str], object] = {
@@ -18,12 +35,8 @@ DEFAULTS: dict[tuple[str, str], object] = {
 FREE = {Q, DQ, DYNAMIC_Q, "Cast", "CastLike", "Constant", "ConstantOfShape", "Expand", "Flatten", "Identity", "Reshape",
         "Shape", "Size", "Squeeze", "Transpose", "Unsqueeze"}  # fmt: skip
 """Nodes that compute nothing: conversions, constants, shapes, and views of a tensor. All others compute."""
-SMALLEST_PACKED = 128  # weights: fewer are not worth a node
-NARROW_OPSET = 21  # the first with INT4, and with activations of 16 bits
-CONTRIB = "com.microsoft"
 WIDE_PRODUCTS = {"MatMul"}  # the others stay DQ: ONNX Runtime would quantize their float weights behind a Q itself
 RECURRENT_WEIGHTS = {"Split"}  # into gates, in front of an LSTM, which is computed in float32
-FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; left out, ONNX Runtime may quantize its input to int8
 
 
 def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | None, for_openvino: bool) -> None:
@@ -37,35 +50,35 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
         _fold_padding(graph)
         _drop_needless_clips(graph)
         _drop_repeated_quantization(graph)
-        _transpose_stored_weights(graph)
-        _look_up_integers(graph)
-        _dequantize_when_loaded(graph, RECURRENT_WEIGHTS)
+        transpose_stored_weights(graph)
+        look_up_integers(graph)
+        dequantize_when_loaded(graph, RECURRENT_WEIGHTS)
         _store_activations_unsigned(graph)
         if for_openvino:
             _drop_zero_points_of_weights(graph)
         else:
             move_integers(graph)
         if is_wide(graph):
-            _dequantize_when_loaded(graph, WIDE_PRODUCTS)
-            _raise_opset(proto)
+            dequantize_when_loaded(graph, WIDE_PRODUCTS)
+            raise_opset(proto)
         else:
             _store_last_bias_as_integers(graph)
         if not for_openvino:
-            _pack_narrow_weights(proto)
+            pack_narrow_weights(proto)
     elif DQ in types:
-        _transpose_stored_weights(graph)
-        _look_up_integers(graph)
-        _drop_dead_ends(graph)
+        transpose_stored_weights(graph)
+        look_up_integers(graph)
+        drop_dead_ends(graph)
         if for_openvino:
             _drop_zero_points_of_weights(graph)
         else:
-            _multiply_groups(proto)
-            _multiply_dynamically_quantized(graph)
-            _dequantize_when_loaded(graph, None)
-            _pack_narrow_weights(proto)
+            multiply_groups(proto)
+            multiply_dynamically_quantized(graph)
+            dequantize_when_loaded(graph, None)
+            pack_narrow_weights(proto)
     if uint8_input is not None:
         take_uint8(graph, uint8_input, as_integers=not for_openvino)  # a FakeQuantize of OpenVINO reads floats
-    _drop_dead_ends(graph)
+    drop_dead_ends(graph)
     _drop_default_attributes(graph)
     _shorten_names(graph)
 
@@ -190,55 +203,6 @@ def _fold_padding(graph: GraphProto) -> None:
         (convolution if behind_pair else chain[1]).input[0] = pad.input[0]  # the graph's input is quantized here
 
 
-def _transpose_stored_weights(graph: GraphProto) -> None:
-    """Integer weights that are transposed when the file runs are stored so: kernels fuse with a DQ at the product."""
-    constants = initializers(graph)
-    producers = {name: node for node in graph.node for name in node.output}
-    for node in list(graph.node):
-        source = producers.get(node.input[0]) if node.op_type == "Transpose" else None
-        if source is None or source.op_type != DQ or source.input[0] not in constants:
-            continue
-        weight = numpy_helper.to_array(constants[source.input[0]])
-        order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
-        axis = next((attribute.i for attribute in source.attribute if attribute.name == "axis"), 1)
-        name = f"{source.input[0]}_transposed"
-        if name not in constants:
-            graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(weight.transpose(order)), name))
-            constants[name] = graph.initializer[-1]
-        turned = helper.make_node(DQ, [name, *source.input[1:]], list(node.output), axis=order.index(axis))
-        graph.node.insert(list(graph.node).index(node), turned)
-        graph.node.remove(node)
-
-
-def _look_up_integers(graph: GraphProto) -> None:
-    """A row of an embedding's integer table is read, then scaled; else the whole table became float at each run."""
-    constants = initializers(graph)
-    producers = {name: node for node in graph.node for name in node.output}
-    axis = "embedding_last_axis"
-    for number, node in enumerate(list(graph.node)):
-        source = producers.get(node.input[0]) if node.op_type == "Gather" else None
-        if source is None or source.op_type != DQ or source.input[0] not in constants:
-            continue
-        table, scales = source.input[:2]
-        zero_points = value_of(constants, source.input[2]) if len(source.input) > 2 else None
-        assert zero_points is None or not zero_points.any(), "tables are symmetric"
-        if axis not in constants:
-            graph.initializer.append(numpy_helper.from_array(np.array([-1]), axis))
-            constants[axis] = graph.initializer[-1]
-        rows, floats, steps, column = (f"embedding_{number}_{part}" for part in ("rows", "floats", "steps", "column"))
-        position = list(graph.node).index(node)
-        replacement = [
-            helper.make_node("Gather", [table, node.input[1]], [rows], axis=0),
-            helper.make_node("Cast", [rows], [floats], to=TensorProto.FLOAT),
-            helper.make_node("Gather", [scales, node.input[1]], [steps], axis=0),
-            helper.make_node("Unsqueeze", [steps, axis], [column]),
-            helper.make_node("Mul", [floats, column], list(node.output)),
-        ]
-        for offset, made in enumerate(replacement):
-            graph.node.insert(position + offset, made)
-        graph.node.remove(node)
-
-
 def _store_activations_unsigned(graph: GraphProto) -> None:
     """int8 activations become uint8: zero point + 128, the same values. Weights, which are initializers, stay int8."""
     constants = initializers(graph)
@@ -302,172 +266,11 @@ def _store_last_bias_as_integers(graph: GraphProto) -> None:
         graph.node.insert(position, pair_node)
 
 
-def _pack_narrow_weights(proto: ModelProto) -> None:
-    """Integer weights between -8 and 7 are stored as INT4, two in a byte, and cast to int8.
-
-    ONNX Runtime folds the cast when it loads the file, so it computes with its int8 kernels as before.
-    """
-    graph = proto.graph
-    constants = initializers(graph)
-    readers = [node for node in graph.node if node.op_type in (DQ, "Cast", "MatMulInteger")]
-    weights = {name for node in readers for name in node.input[:2] if name in constants}
-    for name in sorted(weights):
-        values = value_of(constants, name)
-        if values is None or values.dtype != np.int8 or values.size < SMALLEST_PACKED:
-            continue
-        if values.min() < -8 or values.max() > 7:
-            continue
-        nibbles = np.append(values.ravel(), np.zeros(values.size % 2, np.int8)).astype(np.uint8) & 15
-        packed = nibbles[0::2] | nibbles[1::2] << 4
-        tensor = TensorProto(
-            name=f"{name}_i4", data_type=TensorProto.INT4, dims=values.shape, raw_data=packed.tobytes()
-        )
-        graph.initializer.append(tensor)
-        graph.node.insert(0, helper.make_node("Cast", [tensor.name], [f"{name}_i8"], to=TensorProto.INT8))
-        for node in readers:
-            node.input[:] = [f"{name}_i8" if one == name else one for one in node.input]
-        _raise_opset(proto)
-
-
 def is_wide(graph: GraphProto) -> bool:
     """Whether activations have 16 bits, for which there are no integer kernels."""
     constants = initializers(graph)
     zero_points = (constants.get(node.input[2]) for node in graph.node if node.op_type == Q)
     return any(one is not None and one.data_type == TensorProto.INT16 for one in zero_points)
-
-
-def _raise_opset(proto: ModelProto) -> None:
-    for entry in proto.opset_import:
-        if entry.domain == "":
-            entry.version = max(entry.version, NARROW_OPSET)
-
-
-def _multiply_groups(proto: ModelProto) -> None:
-    """A product with 4-bit weights, a scale for each group of inputs, becomes a MatMulNBits: it unpacks as it goes.
-
-    The weights stand as DQ -> Reshape to (O, I) -> Transpose, or a Gemm that transposes.
-    """
-    graph = proto.graph
-    constants = initializers(graph)
-    producers = {name: node for node in graph.node for name in node.output}
-    for node in list(graph.node):
-        source = producers.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
-        if source is not None and source.op_type == "Transpose":
-            source = producers.get(source.input[0])
-        pair = producers.get(source.input[0]) if source is not None and source.op_type == "Reshape" else None
-        if source is None or pair is None or pair.op_type != DQ or pair.input[0] not in constants:
-            continue
-        integers, shape = value_of(constants, pair.input[0]), value_of(constants, source.input[1])
-        assert integers is not None
-        assert shape is not None
-        size, (outputs, inputs) = integers.shape[1], shape.tolist()
-        nibbles = (integers + 8).astype(np.uint8).reshape(outputs, inputs // size, size)
-        name = f"{pair.input[0]}_groups"
-        if name not in constants:
-            graph.initializer.append(numpy_helper.from_array(nibbles[..., 0::2] | nibbles[..., 1::2] << 4, name))
-            constants[name] = graph.initializer[-1]
-        bias = node.input[2:3] if node.op_type == "Gemm" else []
-        product = helper.make_node(
-            "MatMulNBits",
-            [node.input[0], name, pair.input[1], *(["", "", *bias] if bias else [])],
-            list(node.output),
-            name=node.name,
-            domain=CONTRIB,
-            K=inputs,
-            N=outputs,
-            bits=4,
-            block_size=size,
-            accuracy_level=FLOAT32_PRODUCTS,
-        )
-        graph.node.insert(list(graph.node).index(node), product)
-        graph.node.remove(node)
-        if all(entry.domain != CONTRIB for entry in proto.opset_import):
-            proto.opset_import.append(helper.make_opsetid(CONTRIB, 1))
-    _drop_dead_ends(graph)
-
-
-def _multiply_dynamically_quantized(graph: GraphProto) -> None:
-    """A product of a dynamically quantized batch and integer weights becomes MatMulInteger and what scales its result.
-
-    ONNX Runtime fuses these, the quantization and the bias into one kernel; in QDQ form only where there is no bias.
-    """
-    constants = initializers(graph)
-    producers = {name: node for node in graph.node for name in node.output}
-    for number, node in enumerate(list(graph.node)):
-        pairs = [producers.get(name) for name in node.input[:2]] if node.op_type in ("MatMul", "Gemm") else []
-        if len(pairs) < 2 or any(pair is None or pair.op_type != DQ for pair in pairs):
-            continue
-        values, weights = pairs
-        assert values is not None
-        assert weights is not None
-        made = producers.get(values.input[0])
-        if made is None or made.op_type != DYNAMIC_Q:
-            continue
-        weight, (batch, step, zero_point) = weights.input[0], made.output
-        if node.op_type == "Gemm":  # torch's transposes its weights
-            integers = value_of(constants, weight)
-            assert integers is not None
-            weight = f"{weight}_turned"
-            if weight not in constants:
-                graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(integers.T), weight))
-                constants[weight] = graph.initializer[-1]
-        sums, floats, scale, product = (f"dynamic_{number}_{part}" for part in ("sums", "floats", "scale", "product"))
-        bias = node.input[2] if len(node.input) > 2 else ""
-        replacement = [
-            helper.make_node("MatMulInteger", [batch, weight, zero_point], [sums]),
-            helper.make_node("Cast", [sums], [floats], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [step, weights.input[1]], [scale]),
-            helper.make_node("Mul", [floats, scale], [product] if bias else list(node.output)),
-            *([helper.make_node("Add", [product, bias], list(node.output))] if bias else []),
-        ]
-        position = list(graph.node).index(node)
-        for offset, one in enumerate(replacement):
-            graph.node.insert(position + offset, one)
-        graph.node.remove(node)
-    _drop_dead_ends(graph)
-
-
-def _dequantize_when_loaded(graph: GraphProto, readers: set[str] | None) -> None:
-    """Integer weights of float32 layers become float32 by Cast and Mul, which ONNX Runtime folds when it loads a file.
-
-    A DQ would be computed at each run, or be fused to a product whose input would be quantized to int8, too.
-
-    Args:
-        readers: operations whose weights are meant; None for all.
-    """
-    constants, consumers = initializers(graph), consumers_of(graph)
-    for node in list(graph.node):
-        if node.op_type != DQ or node.input[0] not in constants:
-            continue
-        if readers is not None and not {user.op_type for user in consumers.get(node.output[0], [])} <= readers:
-            continue
-        scale = value_of(constants, node.input[1])
-        assert scale is not None
-        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
-        shape = [1] * len(constants[node.input[0]].dims)
-        shape[axis] = scale.size
-        floats, shaped = f"{node.output[0]}_floats", f"{node.output[0]}_scale"
-        graph.initializer.append(numpy_helper.from_array(scale.reshape(shape), shaped))
-        position = list(graph.node).index(node)
-        graph.node.insert(position, helper.make_node("Cast", [node.input[0]], [floats], to=TensorProto.FLOAT))
-        graph.node.insert(position + 1, helper.make_node("Mul", [floats, shaped], list(node.output)))
-        graph.node.remove(node)
-
-
-def _drop_dead_ends(graph: GraphProto) -> None:
-    """Removes nodes and constants that nothing reads."""
-    outputs = {output.name for output in graph.output}
-    while True:
-        read = outputs | {name for node in graph.node for name in node.input}
-        dead = [node for node in graph.node if not any(name in read for name in node.output)]
-        if not dead:
-            break
-        for node in dead:
-            graph.node.remove(node)
-    read = {name for node in graph.node for name in node.input}
-    for tensor in list(graph.initializer):
-        if tensor.name not in read:
-            graph.initializer.remove(tensor)
 
 
 def _drop_default_attributes(graph: GraphProto) -> None:

@@ -21,16 +21,8 @@ from distiq.models.signature import positional
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, load, pair_sums, require
-from distiq.runtimes.inductor import (
-    INDUCTOR,
-    _try_out,
-    float_operations,
-    lacks_compiler,
-    quantization_parameters,
-    signature,
-    states_of_bilstm,
-    work,
-)
+from distiq.runtimes.inductor import INDUCTOR, _try_out, lacks_compiler, signature, states_of_bilstm, work
+from distiq.runtimes.inductor_file import float_operations, quantization_parameters
 from distiq.runtimes.lowering import qparams_of, with_unsigned_activations
 from distiq.runtimes.runtime import Work
 
