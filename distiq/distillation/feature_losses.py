@@ -116,8 +116,8 @@ def reviewkd_hcl(student: Tensor, teacher: Tensor) -> Tensor:
         if level >= student.shape[2]:
             continue
         weight /= 2
-        pooled = (F.adaptive_avg_pool2d(maps, level) for maps in (student, teacher))
-        total = total + weight * F.mse_loss(*pooled)
+        own, target = (F.adaptive_avg_pool2d(maps, level) for maps in (student, teacher))
+        total = total + weight * F.mse_loss(own, target)
         weights += weight
     return total / weights
 

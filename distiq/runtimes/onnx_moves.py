@@ -49,10 +49,10 @@ def _on_integers(graph: GraphProto, node: NodeProto, source: NodeProto) -> bool:
         node.op_type = "Clip"
         node.input.append(integer(np.zeros(()), f"{prefix}_0"))
     elif node.op_type == "Clip":
-        limits = [value_of(constants, name) if name else None for name in node.input[1:]]
-        if any(limit is None and name for limit, name in zip(limits, node.input[1:], strict=True)):
+        bounds = [value_of(constants, name) if name else None for name in node.input[1:]]
+        if any(bound is None and name for bound, name in zip(bounds, node.input[1:], strict=True)):
             return False
-        names = ["" if limit is None else integer(limit, f"{prefix}_{place}") for place, limit in enumerate(limits)]
+        names = ["" if bound is None else integer(bound, f"{prefix}_{place}") for place, bound in enumerate(bounds)]
         node.input[1:] = names
     elif node.op_type == "Pad":
         modes = [helper.get_attribute_value(entry) for entry in node.attribute if entry.name == "mode"]
