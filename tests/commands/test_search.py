@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from distiq.cli import app
-from distiq.commands.search import found, front_of, search, with_student
+from distiq.commands.search import chosen_recipe, front_of, search, with_student
 from distiq.errors import UserError
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
@@ -101,10 +101,10 @@ def test_what_is_over_the_limits_is_not_trained_and_the_best_is_delivered(recipe
     assert result.exit_code in (0, 3), result.output
     run = json.loads((tmp_path / "runs/small/records/run.json").read_text())
     assert chosen.model in run["recipe_toml"]
-    assert found(Path("runs/small")).student.options == chosen.options
+    assert chosen_recipe(Path("runs/small")).student.options == chosen.options
     assert (tmp_path / "runs/small/report.html").read_text().count("How the student was found") == 1
     with pytest.raises(UserError, match=r"--point 99: no candidate of that number .* the front: "):
-        found(Path("runs/small"), 99)
+        chosen_recipe(Path("runs/small"), 99)
 
 
 @pytest.mark.slow
