@@ -18,7 +18,8 @@ SIDE_BY_SIDE = {"distillation", "quantization", "runtimes", "evaluation"}
 UPPER = {"training", "run", "commands", "timing", "bundle", "report", "cli", "__main__", "tasks"} | SIDE_BY_SIDE
 HOMES = {
     "onnx": ("runtimes/onnx_runtime", "runtimes/onnx_graph", "runtimes/onnx_moves", "runtimes/onnx_passes",
-             "runtimes/onnx_weights", "runtimes/onnx_half", "runtimes/onnx_streaming", "runtimes/uint8_input", "runtimes/onnx_plan",
+             "runtimes/onnx_weights", "runtimes/onnx_half", "runtimes/onnx_streaming", "runtimes/uint8_input",
+             "runtimes/onnx_plan",
              "runtimes/onnx_qdq", "runtimes/onnx_composed", "runtimes/onnx_branches",
              "runtimes/onnx_tables", "commands/calibrate_graph", "commands/quantize_graph", "models/from_onnx",
              "models/onnx_file", "models/onnx_inputs", "models/onnx_operations"),
