@@ -70,7 +70,8 @@ class ActivationFakeQuantize(ObserverBase):
         seen = self.histogram
         wide = (seen.low, seen.high)
         low, high = wide if self.keeps_extremes else activation_range(seen, self.scheme, self.through)
-        if self.qscheme == torch.per_tensor_symmetric and low < 0:  # else zero is one end of the range
+        is_wide = self.scheme.activation_bits == 16  # kernels of int16 have no zero points
+        if is_wide or (self.qscheme == torch.per_tensor_symmetric and low < 0):  # else zero is one end of the range
             high = max(high, -low * self.quant_max / -self.quant_min)
             low = high * self.quant_min / self.quant_max
         scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)

@@ -19,7 +19,7 @@ class Scheme:
 
     Args:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
-        activation_bits: 8; of a static scheme also 16, for which runtimes have no integer kernels.
+        activation_bits: 8; of a static scheme also 16, symmetric, for which LiteRT and TFLM have integer kernels.
         mode: where activations are quantized. "static": everywhere, from calibration. "dynamic": at the inputs of
             linear layers, from each batch by itself, so that a sample's output depends a little on the others; all
             other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and computed
@@ -93,7 +93,7 @@ class Scheme:
 
     @property
     def in_float(self) -> bool:
-        """Whether runtimes compute everything in float32: such files are small, and no faster."""
+        """Whether runtimes, of 16 bits but LiteRT and TFLM, compute all in float32: such files are no faster."""
         return self.mode in ("weight_only", "float16") or self.activation_bits == 16
 
     def bits_of(self, path: str) -> int:
@@ -120,7 +120,8 @@ class Scheme:
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
         reduced = ", reduced range" if self.reduce_range else ""
         grouped = f" in groups of {self.group_size}" if self.group_size else ""
-        plain = ", computed in float32: no speed is claimed" if self.in_float else ""
+        able = " but in LiteRT and TFLM" if self.activation_bits == 16 else ""
+        plain = f", computed in float32{able}: no speed is claimed" if self.in_float else ""
         logits = ", int8 logits" if self.integer_io else ""
         symmetric = ", symmetric activations" if self.symmetric_activations else ""
         products = ", attention in int8" if self.attention and self.activation_bits == 8 else ""

@@ -121,6 +121,7 @@ def converted(
             made = litert_torch.convert(form.module, form.inputs, quant_config=_config(model))
             flat = unpacked(bytes(made.model_content()))
             inline_composites(flat)
+            _widen_biases(flat)
             content = packed(flat)
     except UserError:
         raise
@@ -373,6 +374,25 @@ def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
     return packed(model)
 
 
+def _widen_biases(model: Any) -> None:
+    """Makes biases of layers with int16 inputs int64, as their kernels want them, in place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    layers = (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED)
+    for operation in graph.operators:
+        kind = model.operatorCodes[operation.opcodeIndex].builtinCode
+        if kind not in layers or len(operation.inputs) < 3:
+            continue
+        taken, bias = (graph.tensors[operation.inputs[place]] for place in (0, 2))
+        if taken.type != schema.TensorType.INT16 or bias.type != schema.TensorType.INT32:
+            continue
+        values = np.frombuffer(bytes(model.buffers[bias.buffer].data), np.int32).astype(np.int64)
+        model.buffers.append(schema.BufferT())
+        model.buffers[-1].data = np.frombuffer(values.tobytes(), np.uint8)
+        bias.type, bias.buffer = schema.TensorType.INT64, len(model.buffers) - 1
+
+
 def _with_float_input(content: bytes) -> bytes:
     """Puts a QUANTIZE operation before each int8 input."""
     from ai_edge_litert import schema_py_generated as schema
@@ -381,7 +401,7 @@ def _with_float_input(content: bytes) -> bytes:
     graph = model.subgraphs[0]
     alone = len(graph.inputs) == 1
     for number, inside in enumerate(graph.inputs):
-        if graph.tensors[inside].type != schema.TensorType.INT8:
+        if graph.tensors[inside].type not in (schema.TensorType.INT8, schema.TensorType.INT16):
             continue
         entry = copy.copy(graph.tensors[inside])
         entry.type, entry.quantization = schema.TensorType.FLOAT32, None
@@ -465,7 +485,7 @@ def _with_float_output(content: bytes) -> bytes:
     graph = model.subgraphs[0]
     alone = len(graph.outputs) == 1
     for number, inside in enumerate(graph.outputs):
-        if graph.tensors[inside].type != schema.TensorType.INT8:
+        if graph.tensors[inside].type not in (schema.TensorType.INT8, schema.TensorType.INT16):
             continue
         result = copy.copy(graph.tensors[inside])
         result.type, result.quantization = schema.TensorType.FLOAT32, None
@@ -638,10 +658,11 @@ def _predict(interpreter: Any, path: Path) -> Predict:
     return predict
 
 
-def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
+def refuses(mode: Mode, _activation_bits: int, group_size: int) -> Refusal | None:
+    """Why a file cannot hold a scheme; activations of 16 bits have kernels of their own."""
     if mode == "float16":
         return None
-    refusal = only_static_int8(mode, activation_bits, group_size)
+    refusal = only_static_int8(mode, 8, group_size)
     if refusal is None or mode != "dynamic":
         return refusal
     return refusal._replace(
@@ -662,7 +683,7 @@ LITERT = Runtime(
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,
-    refuses=_refuses,
+    refuses=refuses,
     uint8_input=True,
     integer_io=True,
 )

@@ -27,6 +27,7 @@ from distiq.runtimes.litert import (
     operations,
     packed,
     parameters_of,
+    refuses,
     signature_of,
     unpacked,
 )
@@ -273,6 +274,7 @@ TFLM = Runtime(
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,
+    refuses=refuses,
     integer_io=True,
     write_beside=write_sources,
     footprint=footprint,
