@@ -57,13 +57,12 @@ class IntegerQuantizer(Quantizer):
     def __init__(self, scheme: Scheme) -> None:
         super().__init__()
         self.scheme = scheme
-        low, high = affine_bounds(scheme.activation_bits)
-        kind = torch.int8 if scheme.activation_bits == 8 else torch.int16
-        made = ActivationFakeQuantize.with_args(scheme=scheme)
         affine = torch.per_tensor_symmetric if scheme.symmetric_activations else torch.per_tensor_affine
-        self.activation = QuantizationSpec(kind, made, low, high, affine)
-        self.factor = QuantizationSpec(kind, made, low, high, torch.per_tensor_symmetric)
+        self.activation = _per_tensor(scheme, scheme.activation_bits, affine)
+        self.wide = _per_tensor(scheme, 16, affine)
+        self.factor = _per_tensor(scheme, scheme.activation_bits, torch.per_tensor_symmetric)
         self.quantized: set[fx.Node] = set()  # nodes whose results are
+        self.widened: set[fx.Node] = set()  # and those of them that have 16 bits in place of 8
         self.tail: set[fx.Node] = set()
         self.in_float: set[fx.Node] = set()
 
@@ -104,7 +103,9 @@ class IntegerQuantizer(Quantizer):
         """Of static schemes."""
         arguments: Any = node.args
         if _has_weight(node):
-            inputs = {arguments[0]: self.activation, arguments[1]: self._weights(node)}
+            # Converters drop integers of fewer bits in front of a layer whose result stays float32.
+            is_wide = arguments[0] in self.widened and self._gives(node)
+            inputs = {arguments[0]: self.wide if is_wide else self._activation(node), arguments[1]: self._weights(node)}
             self._mark(node, inputs, fused=True, in_float=node in self.in_float)
         elif node.target is aten.matmul.default:
             if self.scheme.attention and self.constant.isdisjoint(arguments):
@@ -112,15 +113,19 @@ class IntegerQuantizer(Quantizer):
         elif node in self.in_float or node in self.tail:
             return
         elif self._are_pair(node) and node not in self.useless:
-            self._mark(node, dict.fromkeys(arguments[:2], self.activation), fused=True)
+            self._mark(node, dict.fromkeys(arguments[:2], self._activation(node)), fused=True)
         elif node.target in POOLING | POINTWISE:
-            self._mark(node, {arguments[0]: self.activation}, fused=False)
+            self._mark(node, {arguments[0]: self._activation(node)}, fused=False)
         elif node.target is aten.cat.default and all(map(is_float_tensor, arguments[0])):
             self._share(node, arguments[0])
         elif node.target in LARGER and self._are_quantized(arguments[:2]):
             self._share(node, arguments[:2])
         elif node.target in MOVING | ACTIVATIONS and self._are_quantized(arguments[:1]) and not self._is_fused(node):
             self._share(node, arguments[:1])
+
+    def _activation(self, node: fx.Node) -> QuantizationSpec:
+        """Of what a node reads and gives."""
+        return self.wide if is_within(node, self.scheme.wide_modules) else self.activation
 
     def _are_quantized(self, arguments: Sequence[object]) -> bool:
         return all(argument in self.quantized for argument in arguments)
@@ -141,8 +146,11 @@ class IntegerQuantizer(Quantizer):
         shared = SharedQuantizationSpec((first, node))
         # The first may stand twice: its parameters must not be defined by themselves.
         rest = dict.fromkeys((other for other in others if other is not first), shared)
-        _note(node, {first: self.activation, **rest}, None if self._gives(node) else shared)
+        spec = self.wide if first in self.widened else self._activation(node)
+        _note(node, {first: spec, **rest}, None if self._gives(node) else shared)
         self.quantized.add(node)
+        if spec is self.wide:
+            self.widened.add(node)
 
     def _gives(self, node: fx.Node) -> bool:
         """Whether a node's value is an output of the network, or becomes one by moves alone."""
@@ -166,17 +174,25 @@ class IntegerQuantizer(Quantizer):
         """
         users = list(node.users)
         behind = users[0] if fused and len(users) == 1 and users[0].target in ACTIVATIONS else node
-        output = None if in_float or self._gives(behind) else self.activation
+        output = None if in_float or self._gives(behind) else self._activation(node)
         _note(node, inputs, output if behind is node else None)
         if behind is not node:
             _note(behind, {}, output)
         if not in_float:
             self.quantized |= {node, behind}
+        if output is self.wide:
+            self.widened |= {node, behind}
 
 
 def _has_weight(node: fx.Node) -> bool:
     weight = node.args[1] if node.target in WEIGHTED else None
     return isinstance(weight, fx.Node) and weight.op == "get_attr"
+
+
+def _per_tensor(scheme: Scheme, bits: int, kind: torch.qscheme) -> QuantizationSpec:
+    low, high = affine_bounds(bits)
+    dtype = torch.int8 if bits == 8 else torch.int16
+    return QuantizationSpec(dtype, ActivationFakeQuantize.with_args(scheme=scheme), low, high, kind)
 
 
 def _per_channel(bits: int, axis: int = 0) -> QuantizationSpec:
@@ -191,13 +207,13 @@ def is_within(node: fx.Node, paths: Sequence[str]) -> bool:
     return any(path and path == module for path in paths for module in stack)
 
 
-def check_paths(graph: fx.GraphModule, paths: Sequence[str]) -> None:
+def check_paths(graph: fx.GraphModule, paths: Sequence[str], key: str = "float_modules") -> None:
     """Raises UserError if one of the module paths names nothing that computes in an exported graph."""
     for path in paths:
         if not any(is_within(node, (path,)) for node in graph.graph.nodes):
             stacks = (node.meta.get("nn_module_stack", {}).values() for node in graph.graph.nodes)
             names = sorted({module for stack in stacks for module, _ in stack if module and "." not in module})
-            raise UserError(f'float_modules: the network has no "{path}" that computes; it has {", ".join(names)}')
+            raise UserError(f'{key}: the network has no "{path}" that computes; it has {", ".join(names)}')
 
 
 def _note(node: fx.Node, inputs: dict, output: object) -> None:

@@ -69,12 +69,15 @@ class ActivationFakeQuantize(ObserverBase):
         """Sets scale and zero point from the observed values and begins to simulate."""
         seen = self.histogram
         wide = (seen.low, seen.high)
-        low, high = wide if self.keeps_extremes else activation_range(seen, self.scheme, self.through)
-        is_wide = self.scheme.activation_bits == 16  # kernels of int16 have no zero points
-        if is_wide or (self.qscheme == torch.per_tensor_symmetric and low < 0):  # else zero is one end of the range
+        bits = self.quant_max.bit_length() + 1
+        keeps = self.keeps_extremes or bits == 16
+        low, high = wide if keeps else activation_range(seen, self.scheme, self.through)
+        if bits == 16 or (
+            self.qscheme == torch.per_tensor_symmetric and low < 0
+        ):  # of 16 bits kernels have no zero points
             high = max(high, -low * self.quant_max / -self.quant_min)
             low = high * self.quant_min / self.quant_max
-        scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), self.scheme.activation_bits)
+        scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
         self.histogram = Histogram()

@@ -114,7 +114,7 @@ class _Counting(fx.Interpreter):
             case PerChannelWeightFakeQuantize() as module:
                 return module.quant_max.bit_length() + 1  # symmetric, of b bits it ends at 2^(b-1) - 1
             case ActivationFakeQuantize() as module:
-                return module.scheme.activation_bits
+                return module.quant_max.bit_length() + 1
             case DynamicFakeQuantize():
                 return 8
         return FLOAT_BITS

@@ -50,6 +50,7 @@ class Scheme:
             integers; else the last layer's result is float32.
         symmetric_activations: static: values that lie on both sides of zero have a zero point of 0, as some
             accelerators want it; others begin or end at zero.
+        wide_modules: static: paths of modules whose activations, in and out, have 16 bits.
         attention: static: products of two activations, as in attention, are quantized, too: symmetrically where values
             lie on both sides of zero, as kernels want it there.
     """
@@ -71,6 +72,7 @@ class Scheme:
     integer_io: bool = False
     attention: bool = False
     symmetric_activations: bool = False
+    wide_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises UserError where no such scheme can be."""
@@ -83,6 +85,12 @@ class Scheme:
             )
         if self.integer_io and (self.mode != "static" or self.activation_bits != 8):
             raise UserError(f"Scheme: {INTEGER_IO_LACKS}")
+        if self.wide_modules and (self.mode != "static" or self.integer_io):
+            what = "integer_io = true" if self.integer_io else f'mode = "{self.mode}"'
+            raise UserError(
+                f"Scheme: wide_modules are for static schemes with float32 at both ends, not for {what}; nearest:"
+                ' mode = "static" without integer_io'
+            )
         if why := attention_lacks(self.attention, self.mode, self.reduce_range):
             raise UserError(f"Scheme: {why}")
         if self.mode != "static" and self.rounding in LEARNED:
@@ -123,9 +131,10 @@ class Scheme:
         able = " but in LiteRT and TFLM" if self.activation_bits == 16 else ""
         plain = f", computed in float32{able}: no speed is claimed" if self.in_float else ""
         logits = ", int8 logits" if self.integer_io else ""
+        widened = f", {' and '.join(self.wide_modules)} with 16-bit activations" if self.wide_modules else ""
         symmetric = ", symmetric activations" if self.symmetric_activations else ""
         products = ", attention in int8" if self.attention and self.activation_bits == 8 else ""
-        cures = f"{symmetric}{products}{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
+        cures = f"{symmetric}{widened}{products}{equalized}{corrected}{rounding}{reduced}{logits}{kept}{plain}"
         match self.mode:
             case "static":
                 return f"static W{bits}A{self.activation_bits}, {self.ranges}{share}{cures}"

@@ -90,6 +90,11 @@ class QuantizeSettings(Part):
         description="static: 16 is for values of wide range, computed by LiteRT and TFLM in integers (int16 x int8),"
         " by ONNX Runtime in float32: no faster than that",
     )
+    wide_modules: tuple[str, ...] = Field(
+        (),
+        description="static: student modules whose activations have 16 bits, the others 8: those that `distiq diagnose`"
+        " finds sensitive (litert, tflm)",
+    )
     group_size: int = Field(
         0, description="weight_only, 4 bits: inputs of a linear layer that share a scale; 0: a scale for each output"
     )

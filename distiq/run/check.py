@@ -148,6 +148,7 @@ def check_export(recipe: Recipe, data: Data, student: Network, watch: Watch | No
         for joint in unlike_joints(graph, example_of(data)):
             watch.note(f"{student.role}: {joint}")
     check_paths(graph, recipe.quantize.float_modules or ())
+    check_paths(graph, recipe.quantize.wide_modules, "wide_modules")
     check_target_operators(recipe, graph)
     if recipe.export.integer_io:
         prepare(graph, Scheme(float_modules=_kept_in_float(recipe, model), integer_io=True))

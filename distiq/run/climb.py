@@ -151,5 +151,6 @@ def plain_scheme(recipe: Recipe, decided: FloatModulesRecord | None) -> Scheme:
         group_size=settings.group_size,
         integer_io=recipe.export.integer_io,
         attention=settings.attention,
+        wide_modules=settings.wide_modules,
         symmetric_activations=profile is not None and profile.symmetric_activations,
     )

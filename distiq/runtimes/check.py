@@ -17,7 +17,8 @@ def check_runtimes(recipe: Recipe) -> None:
     runtimes = [runtime_named(name) for name in recipe.measure.runtimes]
     quantize = recipe.quantize
     for runtime in runtimes:
-        if why := refusal(runtime, quantize.mode, quantize.activation_bits, quantize.group_size):
+        bits = 16 if quantize.wide_modules else quantize.activation_bits
+        if why := refusal(runtime, quantize.mode, bits, quantize.group_size):
             raise UserError(f"quantize and measure.runtimes: {why}")
         if recipe.export.uint8_input and not runtime.uint8_input:
             able = ", ".join(f'"{one.name}"' for one in RUNTIMES if one.uint8_input)

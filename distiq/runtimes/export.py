@@ -63,7 +63,8 @@ def export(
         raise UserError(
             f"{path}: the network's input and output are not quantized; quantize it with Scheme(integer_io=True)"
         )
-    if scheme is not None and (why := refusal(runtime, scheme.mode, scheme.activation_bits, scheme.group_size)):
+    bits = 16 if getattr(scheme, "wide_modules", ()) else getattr(scheme, "activation_bits", 8)
+    if scheme is not None and (why := refusal(runtime, scheme.mode, bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
     pair = each(lambda one: one[:2] if len(one) > 1 else torch.cat([one, one]), example)
     if uint8_input is not None and len(tensors_of(example)) > 1:

@@ -121,6 +121,7 @@ def converted(
             made = litert_torch.convert(form.module, form.inputs, quant_config=_config(model))
             flat = unpacked(bytes(made.model_content()))
             inline_composites(flat)
+            _requantize_at_once(flat)
             _widen_biases(flat)
             content = packed(flat)
     except UserError:
@@ -372,6 +373,23 @@ def _with_names(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -
             for one, number in zip(mapped, numbers, strict=True):
                 one.name = names[number].encode()
     return packed(model)
+
+
+def _requantize_at_once(model: Any) -> None:
+    """Puts one operation in the place of DEQUANTIZE and QUANTIZE between 16 and 8 bits, in place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    by_kind: dict[int, list[Any]] = {kinds.DEQUANTIZE: [], kinds.QUANTIZE: []}
+    for operation in graph.operators:
+        by_kind.get(model.operatorCodes[operation.opcodeIndex].builtinCode, []).append(operation)
+    sources = {int(one.outputs[0]): one for one in by_kind[kinds.DEQUANTIZE]}
+    read = Counter(int(number) for one in graph.operators for number in one.inputs)
+    for operation in by_kind[kinds.QUANTIZE]:
+        source, number = sources.get(int(operation.inputs[0])), int(operation.inputs[0])
+        if source is not None and read[number] == 1 and number not in map(int, graph.outputs):
+            operation.inputs = [int(source.inputs[0])]
+            graph.operators.remove(source)
 
 
 def _widen_biases(model: Any) -> None:

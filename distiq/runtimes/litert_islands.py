@@ -70,6 +70,16 @@ class _Island(nn.Module):
         return composite.mark_outputs(self.operation(*arguments, **named))
 
 
+class _Same(nn.Module):
+    """A composite that gives what it reads."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        from litert_torch.hlfb import StableHLOCompositeBuilder
+
+        composite = StableHLOCompositeBuilder(COMPOSITE)
+        return composite.mark_outputs(composite.mark_inputs(values))
+
+
 def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """Nested arguments with all that is of a kind changed."""
     if isinstance(value, kind):
@@ -85,6 +95,7 @@ def with_islands(graph: fx.GraphModule) -> fx.GraphModule:
     Such a graph is for files of integers alone, where nothing may be float32: a value lands a step beside there.
     """
     _read_apart(graph)
+    _keep_requantizing(graph)
     has_integer_outputs = all(is_operation(one, DEQUANTIZE) for one in graph.graph.output_node().all_input_nodes)
     for node in [] if has_integer_outputs else list(graph.graph.nodes):
         if not _is_island(node):
@@ -105,6 +116,17 @@ def _read_apart(graph: fx.GraphModule) -> None:
         for reader in list(node.users)[1:] if is_operation(node, DEQUANTIZE) else []:
             with graph.graph.inserting_before(node):
                 reader.replace_input_with(node, graph.graph.node_copy(node))
+
+
+def _keep_requantizing(graph: fx.GraphModule) -> None:
+    """Puts a composite between 16 and 8 bits: the converter drops what only quantizes again."""
+    for node in list(graph.graph.nodes):
+        source: Any = node.args[0] if is_operation(node, QUANTIZE) else None
+        if source is None or not is_operation(source, DEQUANTIZE) or source.args[5] == node.args[5]:
+            continue
+        graph.add_submodule(f"{node.name}_kept", _Same())
+        with graph.graph.inserting_before(node):
+            node.replace_input_with(source, graph.graph.call_module(f"{node.name}_kept", (source,)))
 
 
 def _is_island(node: fx.Node) -> bool:

@@ -48,7 +48,7 @@ def r_squared(outputs: Tensor, targets: Tensor) -> float:
     return 100 * (1 - float(((outputs - targets) ** 2).sum() / ((targets - targets.mean()) ** 2).sum()))
 
 
-RUNTIMES = [".tflite", pytest.param(".tflm", id=".tflm")]
+RUNTIMES = [".tflite", ".tflm"]
 
 
 @torch.no_grad()
@@ -79,3 +79,23 @@ def test_every_layer_is_of_int16_and_gives_the_simulation_s_values(tmp_path: Pat
     torch.testing.assert_close(
         load(path)(inputs), quantized(inputs), rtol=0, atol=1e-3 * float(quantized(inputs).std())
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", RUNTIMES)
+def test_one_layer_of_16_bits_is_enough_where_it_alone_needs_them(suffix: str, tmp_path: Path):
+    """Behind it both inputs have one range."""
+    if suffix == ".tflm":
+        pytest.importorskip("tflite_micro", reason="TFLM is not installed")
+    network, inputs = nn.Sequential(nn.Linear(2, 2), nn.ReLU6(), *regression()).eval(), features(500, 2)
+    network[0].weight.copy_(torch.tensor([[0.01, 0.0], [0.0, 1.0]]))
+    network[0].bias.fill_(3.0)
+    network[2].bias.copy_(-3 * network[2].weight.sum(1))
+    for wide, counts in ((), {"int8": 2}), (("0",), {"int16": 1, "int8": 1}):
+        quantized = quantize(network, features(500, 1), Scheme(wide_modules=wide))
+        path = export(quantized, tmp_path / f"{len(wide)}{suffix}", inputs[:2])
+        assert operations(path)["fully_connected"] == {**counts, "float32": 1}
+        assert differences(quantized, path) == ""
+        score = r_squared(load(path)(inputs), network(inputs))
+        assert score > 99.5 if wide else score < 90
+    assert str(quantized.scheme) == "static W8A8, mse, 0 with 16-bit activations"
