@@ -20,6 +20,7 @@ from distiq.device import run as runner
 from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.signature import Predict, Signature, Tensors, by_name, in_order
+from distiq.recipe.quantize import Mode
 from distiq.runtimes.c99_write import LINE, identifier
 from distiq.runtimes.litert import (
     converted,
@@ -31,7 +32,14 @@ from distiq.runtimes.litert import (
     signature_of,
     unpacked,
 )
-from distiq.runtimes.runtime import FileOptions, Footprint, QuantizationParameters, Runtime
+from distiq.runtimes.runtime import (
+    FileOptions,
+    Footprint,
+    QuantizationParameters,
+    Refusal,
+    Runtime,
+    only_static_int8,
+)
 from distiq.runtimes.tflm_layout import with_columns_as_in_the_graph, without_transposes
 
 ALIGNMENT = 16  # of every constant, as cores without unaligned reads and vector kernels want it
@@ -186,6 +194,11 @@ def footprint(path: Path) -> Footprint:
     return Footprint(None, _about(path)["arena_bytes"])
 
 
+def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
+    """As LiteRT, whose DEQUANTIZE alone knows float16."""
+    return (only_static_int8 if mode == "float16" else refuses)(mode, activation_bits, group_size)
+
+
 def lacks_flash() -> str:
     """Why flash cannot be measured."""
     return 'TFLM\'s interpreter and kernels are part of a firmware; leave flash_kb out, or measure in "c99"'
@@ -274,7 +287,7 @@ TFLM = Runtime(
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,
-    refuses=refuses,
+    refuses=_refuses,
     integer_io=True,
     write_beside=write_sources,
     footprint=footprint,

@@ -166,6 +166,11 @@ def test_an_operation_that_tflm_lacks_is_named(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_half_precision_is_refused():
+    with pytest.raises(UserError, match=r'no files of tflm with float16 weights; nearest: mode = "static"'):
+        check_runtimes(parse_recipe({"quantize": {"mode": "float16"}, "measure": {"runtimes": ["tflm"]}}))
+
+
 def test_flash_of_a_firmware_is_not_measured():
     recipe = {"measure": {"runtimes": ["tflm"]}, "budget": {"flash_kb": 64}}
     with pytest.raises(UserError, match=r"budget\.flash_kb: TFLM's interpreter .* leave flash_kb out"):
