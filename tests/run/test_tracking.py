@@ -193,6 +193,7 @@ def test_the_server_goes_away_in_the_middle(server: Server, tmp_path: Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own, of SQLAlchemy 2.1
 @pytest.mark.parametrize("store", ["server", "sqlite"])
 def test_a_run_that_fails_is_killed_and_taken_up_is_one_run(store: str, request, tmp_path: Path):
     from mlflow import MlflowClient
