@@ -36,8 +36,8 @@ Encode = Callable[[str], np.ndarray]
 
 def of_bundle(folder: Path) -> tuple[str, int, Encode]:
     bundle = Bundle(folder, threads=1)
-    return f"distiq, {bundle.card['rung']}", bundle.model.stat().st_size, lambda text: bundle.outputs(
-        bundle.prepare(text).inputs
+    return f"distiq, {bundle.card['rung']}", bundle.model.stat().st_size, lambda text: bundle.vectors_of(
+        bundle.run(bundle.prepare(text).inputs)
     )[0]  # fmt: skip
 
 
