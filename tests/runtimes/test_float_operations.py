@@ -1,5 +1,6 @@
 """What a file computes in float32 is named, whatever kind of operation it is: in every runtime, of float32 and int8."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.quantization.quantize import quantize
+from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.runtimes.export import RUNTIMES, export, operations, runtime_named
 from tests.contracts.test_runtimes import CONVERTING, case
 
@@ -66,15 +67,22 @@ def kinds(names: tuple[str, ...]) -> set[str]:
     return {name.rpartition("(")[2].removesuffix(")") for name in names}
 
 
+@functools.cache
+def made(network: str) -> tuple[nn.Module, QuantizedModel, Tensor]:
+    """A network, the same quantized, and what it was calibrated on."""
+    torch.manual_seed(0)
+    model, x = NETWORKS[network]().eval(), torch.randn(16, 3, 32, 32)
+    return model, quantize(model, x), x
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", [case(name, compiles=True) for name in [*QUICK, "inductor"]])
 def test_every_float_operation_is_named(name: str, network: str, tmp_path: Path):
-    torch.manual_seed(0)
-    model, x, runtime = NETWORKS[network]().eval(), torch.randn(16, 3, 32, 32), runtime_named(name)
+    (model, quantized, x), runtime = made(network), runtime_named(name)
     plain = export(model, tmp_path / f"float{runtime.suffix}", x[:2])
     assert kinds(runtime.float_operations(plain)) >= EXPECTED[network].get(name, set())
 
-    int8 = export(quantize(model, x), tmp_path / f"int8{runtime.suffix}", x[:2])
+    int8 = export(quantized, tmp_path / f"int8{runtime.suffix}", x[:2])
     left = {part.lower() for one in runtime.float_operations(int8) for part in (one.partition(" (")[0], *kinds((one,)))}
     counted = {kind.lower() for kind, counts in operations(int8).items() if "float32" in counts}
     assert counted <= left | CONVERTING | {"convert", "transpose", "statictranspose"}

@@ -128,26 +128,31 @@ def test_products_are_computed_in_integers(exported: Exported, tmp_path: Path):
     assert integer == weighted
 
 
-@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", pytest.param(".pte", marks=pytest.mark.slow)])
-def test_attention_multiplies_integers(ending: str, tmp_path: Path):
-    runtime = installed(tmp_path / f"int8{ending}")
+@pytest.fixture(scope="module")
+def attentions() -> tuple[nn.Module, QuantizedModel, QuantizedModel]:
+    """A network, quantized with attention in float32 and with attention in integers."""
     torch.manual_seed(0)
     model = small_bert().eval()
     for parameter in model.parameters():
         parameter.data *= 3
-    plain, quantized = (quantize(model, texts(64), Scheme(attention=on)) for on in (False, True))
-    paths = [
-        export(one, tmp_path / f"{name}{ending}", texts(2)) for one, name in ((plain, "plain"), (quantized, "att"))
-    ]
-    assert differences(quantized, paths[1]) == ""
+    return model, *(quantize(model, texts(64), Scheme(attention=on)) for on in (False, True))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".xml", ".tflite", pytest.param(".pte", marks=pytest.mark.slow)])
+def test_attention_multiplies_integers(ending: str, attentions, tmp_path: Path):
+    runtime = installed(tmp_path / f"int8{ending}")
+    model, plain, quantized = attentions
+    path = export(quantized, tmp_path / f"att{ending}", texts(2))
+    assert differences(quantized, path) == ""
     tokens = texts(9)
     with torch.no_grad():
         simulated, wanted = quantized(tokens), model(tokens)
     assert sqnr_db(wanted, simulated) > 20
     spread = float(simulated.max() - simulated.min())
-    assert float((load(paths[1])(tokens) - simulated).abs().max()) <= 0.02 * spread
+    assert float((load(path)(tokens) - simulated).abs().max()) <= 0.02 * spread
     if ending in (".onnx", ".xml"):  # the others have products whose results are no integers in float32
-        before, after = (Counter(name.rpartition("(")[2] for name in runtime.float_operations(path)) for path in paths)
+        paths = export(plain, tmp_path / f"plain{ending}", texts(2)), path
+        before, after = (Counter(name.rpartition("(")[2] for name in runtime.float_operations(one)) for one in paths)
         assert before["MatMul)"] == 2 or before["FusedMatMul)"]
         assert not {"MatMul)", "FusedMatMul)"} & set(after)
 

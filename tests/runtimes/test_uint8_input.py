@@ -1,5 +1,7 @@
 """Files that take pixels: the same answers as those that take normalized inputs, and nothing computed where none is."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -30,39 +32,50 @@ def normalized(images: Tensor, pixels: Uint8Input) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+@functools.cache
 def network(pixels: Uint8Input, for_qat: bool) -> nn.Module:
     torch.manual_seed(0)
     model = ResNet(4, len(pixels.mean), (4, 8), 1).eval()
     return quantize(model, normalized(images_of(pixels), pixels)) if for_qat else model
 
 
-def both(pixels: Uint8Input, for_qat: bool, folder: Path) -> tuple[Path, Path]:
-    """The file that takes normalized inputs and the one that takes pixels."""
-    model, example = network(pixels, for_qat), normalized(images_of(pixels, 2), pixels)
-    return (
-        export(model, folder / "normalized.onnx", example),
-        export(model, folder / "pixels.onnx", example, pixels),
-    )
+Both = Callable[[Uint8Input, bool], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    """The file that takes normalized inputs and the one that takes pixels, of each network made once."""
+
+    @functools.cache
+    def files(pixels: Uint8Input, for_qat: bool) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp("uint8")
+        model, example = network(pixels, for_qat), normalized(images_of(pixels, 2), pixels)
+        return (
+            export(model, folder / "normalized.onnx", example),
+            export(model, folder / "pixels.onnx", example, pixels),
+        )
+
+    return files
 
 
 @pytest.mark.parametrize("for_qat", [False, True], ids=["float32", "int8"])
 @pytest.mark.parametrize("pixels", [GREY, COLOUR], ids=["grey", "colour"])
-def test_the_answers_are_the_same_bits(pixels, for_qat, tmp_path):
-    before, after = both(pixels, for_qat, tmp_path)
+def test_the_answers_are_the_same_bits(pixels: Uint8Input, for_qat: bool, both: Both):
+    before, after = both(pixels, for_qat)
     images = images_of(pixels)
     assert torch.equal(load(after)(images), load(before)(normalized(images, pixels)))
     assert onnx.load(after).graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def test_a_grey_pixel_is_its_integer_and_nothing_is_computed_for_it(tmp_path):
-    before, after = both(GREY, True, tmp_path)
+def test_a_grey_pixel_is_its_integer_and_nothing_is_computed_for_it(both: Both):
+    before, after = both(GREY, True)
     assert operation_counts(before) - operation_counts(after) == {"QuantizeLinear": 1}
     assert operation_counts(after) - operation_counts(before) == {}
     assert float_operations(after) == ()
 
 
-def test_colours_of_their_own_scale_are_normalized_in_the_file_by_name(tmp_path):
-    _, after = both(COLOUR, True, tmp_path)
+def test_colours_of_their_own_scale_are_normalized_in_the_file_by_name(both: Both):
+    _, after = both(COLOUR, True)
     assert all(name.startswith("pixels/") for name in float_operations(after))
     assert len(float_operations(after)) == 3  # two divisions and a subtraction
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -73,6 +74,20 @@ def data() -> Data:
     labels = torch.arange(200) % 2
     images = torch.rand(200, 1, 12, 12, generator=torch.Generator().manual_seed(0)) + labels.view(-1, 1, 1, 1)
     return from_tensors((images[:140], labels[:140]), (images[140:], labels[140:]), validation=30, calibration=20)
+
+
+@pytest.fixture(scope="module")
+def begun(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the two networks: most tests ask for its teacher and its student again."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    compress(recipe(), run=folder, teacher=network(6), student=network(4), data=data)
+    return folder
+
+
+@pytest.fixture
+def run(begun: Path, tmp_path: Path) -> Path:
+    """A copy of that run, whose steps are reused where a test's recipe asks for the same."""
+    return Path(shutil.copytree(begun, tmp_path / "run"))
 
 
 def files(run: Path) -> dict[Path, int]:
@@ -150,7 +165,7 @@ def test_a_file_that_is_too_large_gets_narrow_weights_and_trains_on_them(data: D
         return nn.Sequential(*network(width)[:3], nn.Conv2d(width, 48, 3), nn.ReLU(), *network(width)[3:5],
                              nn.Linear(48, 2))  # fmt: skip
 
-    static = compress(recipe(), run=tmp_path / "static", teacher=network(6), student=student(32), data=data)
+    static = compress(recipe(), run=tmp_path / "run", teacher=network(6), student=student(32), data=data)
     size = static.trials[0].deployed.cost.size_bytes
     settings = recipe(
         budget={"drop": -100.0, "size_kb": (size - 4000) / 1000},
@@ -167,14 +182,14 @@ def test_a_file_that_is_too_large_gets_narrow_weights_and_trains_on_them(data: D
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("reduce_range", "bits"), [(False, 8), (True, 7)])
-def test_too_many_bit_operations_narrow_the_weights(reduce_range: bool, bits: int, data: Data, tmp_path: Path):
+def test_too_many_bit_operations_narrow_the_weights(reduce_range: bool, bits: int, data: Data, run: Path):
     student = network(4)
     allowed = 0.7 * 8 * bits * multiply_adds(student, torch.zeros(2, 1, 12, 12))
     settings = recipe(
         budget={"bit_operations_m": allowed / 1e6},
         quantize={"rungs": ["static", "mixed"], "reduce_range": reduce_range},
     )
-    record = compress(settings, run=tmp_path / "run", teacher=network(6), student=student, data=data)
+    record = compress(settings, run=run, teacher=network(6), student=student, data=data)
     assert [trial.rung for trial in record.trials] == ["static", "mixed"]
     assert record.trials[0].bit_operations == 8 * bits * record.student.macs
     assert record.verdict.met and record.verdict.chosen == "mixed"
@@ -183,9 +198,9 @@ def test_too_many_bit_operations_narrow_the_weights(reduce_range: bool, bits: in
     assert record.trials[1].float_operations == () and record.trials[1].agreement > 0.95
 
 
-def test_a_few_layers_in_float(data: Data, tmp_path: Path):
+def test_a_few_layers_in_float(data: Data, run: Path):
     settings = recipe(quantize={"rungs": ["float_layers"]})
-    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(settings, run=run, teacher=network(6), student=network(4), data=data)
     (trial,) = record.trials
     assert "0 and 5 in float32" in trial.scheme or "5 and 0 in float32" in trial.scheme
     assert trial.float_operations == () and len(trial.intended_float_operations) == 2
@@ -193,12 +208,12 @@ def test_a_few_layers_in_float(data: Data, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("neighbours", [True, False])
-def test_scales_are_moved_where_there_are_neighbours(neighbours: bool, data: Data, tmp_path: Path):
+def test_scales_are_moved_where_there_are_neighbours(neighbours: bool, data: Data, run: Path):
     student = network(4)
     if neighbours:
         student = nn.Sequential(*student[:3], nn.Conv2d(4, 4, 3), nn.ReLU(), *student[3:])
     settings = recipe(quantize={"rungs": ["equalize"]})
-    (trial,) = compress(settings, run=tmp_path, teacher=network(6), student=student, data=data).trials
+    (trial,) = compress(settings, run=run, teacher=network(6), student=student, data=data).trials
     said = "equalized, biases corrected" if neighbours else "biases corrected"
     assert trial.scheme.endswith(f"mse, {said}")
     assert trial.float_operations == () and trial.agreement > 0.95
@@ -238,13 +253,13 @@ def test_inductor_delivers_a_bundle_that_checks_itself(data: Data, tmp_path: Pat
     assert "pass: 32 vectors, 0 answers changed" in done.stdout
 
 
-def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_path: Path):
+def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, run: Path):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     settings = recipe(measure=measure("openvino", "onnxruntime"))
-    record = compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data)
+    record = compress(settings, run=run, teacher=network(6), student=network(4), data=data)
     (trial,) = record.trials
     assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
-    own, other = [load_file(tmp_path / "run" / "steps" / record.steps[step] / LOGITS)["test"].argmax(1)
+    own, other = [load_file(run / "steps" / record.steps[step] / LOGITS)["test"].argmax(1)
                   for step in ("trial-static", "trial-static-onnxruntime")]  # fmt: skip
     alike = sum(map(int.__eq__, own.tolist(), other.tolist())) / len(data.test)
     assert [entry.agreement_with for entry in trial.runtimes] == [{"ONNX Runtime": alike}, {"OpenVINO": alike}]
@@ -256,16 +271,16 @@ def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, tmp_pa
         assert entry.size_bytes > 0 and entry.float_size_bytes > 0
         assert entry.gain() == entry.float_latency[0].p50_ms / entry.latency[0].p50_ms
         assert {entry.file, entry.float_file} <= record.comparison.files.keys()
-    bundle = tmp_path / "run" / "bundle"
+    bundle = run / "bundle"
     assert {"model.xml", "model.bin"} <= {file.name for file in bundle.iterdir()}
     assert trial.deployed.cost.size_bytes == sum((bundle / f"model.{end}").stat().st_size for end in ("xml", "bin"))
     assert Bundle(bundle).check().passed
     assert runner.main([], bundle) == 0
     assert record.delivered == {name: sha256_of_file(bundle / name) for name in ("model.xml", "model.bin")}
-    assert "In each runtime" in (tmp_path / "run" / "report.html").read_text()
+    assert "In each runtime" in (run / "report.html").read_text()
 
     heard = StreamPrediction()
-    compress(settings, run=tmp_path / "run", teacher=network(6), student=network(4), data=data, watch=heard)
+    compress(settings, run=run, teacher=network(6), student=network(4), data=data, watch=heard)
     assert heard.stages[-1] == "writing bundle and report" and len(heard.stages) == 3, "nothing is made again"
 
 
@@ -283,51 +298,51 @@ def slower(before: object, after: object) -> SpeedRecord:
     ids=["falls back", "float32 is too large", "not asked to"],
 )
 def test_int8_that_measured_slower_is_not_delivered_as_the_fast_one(
-    parts: dict, form: str, data: Data, tmp_path: Path, monkeypatch
+    parts: dict, form: str, data: Data, run: Path, monkeypatch
 ):
     monkeypatch.setattr(select, "paired_speed", slower)  # which of two files of microseconds wins is chance
     parts = {"quantize": {"rungs": ["static"], **parts.pop("quantize", {})}, **parts}
-    record = compress(recipe(**parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(recipe(**parts), run=run, teacher=network(6), student=network(4), data=data)
     assert record.verdict.chosen == form
     assert "turn by turn 2.00 times its time" in record.verdict.sentence
     step = "student-float32" if form == "float32" else "trial-static"
-    (made,) = tmp_path.glob(f"steps/{step}-*/model.onnx")
-    assert (tmp_path / "bundle" / "model.onnx").read_bytes() == made.read_bytes()
+    (made,) = run.glob(f"steps/{step}-*/model.onnx")
+    assert (run / "bundle" / "model.onnx").read_bytes() == made.read_bytes()
     assert record.delivered == {"model.onnx": sha256_of_file(made)}
-    assert Bundle(tmp_path / "bundle").check().passed
-    html = (tmp_path / "report.html").read_text()
+    assert Bundle(run / "bundle").check().passed
+    html = (run / "report.html").read_text()
     assert "2.0× slower than float32" in html and f"teacher → {'int8' if form == 'static' else form}" in html
-    show(tmp_path / "records", Console(file=io.StringIO()))
+    show(run / "records", Console(file=io.StringIO()))
 
 
 @pytest.mark.slow
-def test_tuned_settings_go_with_the_bundle(data: Data, tmp_path: Path, monkeypatch):
+def test_tuned_settings_go_with_the_bundle(data: Data, run: Path, monkeypatch):
     parts = measure("onnxruntime") | {"tune": True, "threads": 2, "rounds": 2}
-    record = compress(recipe(measure=parts), run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(recipe(measure=parts), run=run, teacher=network(6), student=network(4), data=data)
     assert record.comparison.tuning.keys() == record.comparison.files.keys()
     cost = next(trial for trial in record.trials if trial.rung == record.verdict.chosen).deployed.cost
     setting = record.comparison.tuning[cost.file].setting
     assert {entry.threads for entry in record.comparison.files[cost.file]} == {setting.threads}
-    bundle = Bundle(tmp_path / "bundle")
+    bundle = Bundle(run / "bundle")
     assert bundle.card["setting"] == {"threads": setting.threads, "options": setting.options}
-    assert bundle.check().passed and runner.main([], tmp_path / "bundle") == 0
-    assert "<dt>Settings</dt>" in (tmp_path / "report.html").read_text()
+    assert bundle.check().passed and runner.main([], run / "bundle") == 0
+    assert "<dt>Settings</dt>" in (run / "report.html").read_text()
 
 
 @pytest.mark.slow
-def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, tmp_path: Path, monkeypatch):
+def test_a_faster_runtime_takes_the_place_of_a_slower_one(data: Data, run: Path, monkeypatch):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     speeds = [slower(1, 1), SpeedRecord(ratio=1e9, interval=(9e8, 2e9), verdict="faster")]
     monkeypatch.setattr(select, "paired_speed", lambda before, after: speeds.pop(0))
     monkeypatch.setattr(ladder, "_is_fast", lambda trial: trial.runtimes[0].speed.verdict == "faster")
     settings = recipe(measure=measure("onnxruntime", "openvino"))
-    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(settings, run=run, teacher=network(6), student=network(4), data=data)
     (trial,) = record.trials
     assert [entry.runtime for entry in trial.runtimes] == ["OpenVINO", "ONNX Runtime"]
     assert trial.deployed.cost.file == "student-static-openvino"
     assert trial.deployed.test.primary == trial.runtimes[0].quality
     assert set(record.delivered) == {"model.xml", "model.bin"}
-    assert Bundle(tmp_path / "bundle").check().passed
+    assert Bundle(run / "bundle").check().passed
 
 
 def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_path: Path):
@@ -338,13 +353,13 @@ def test_without_a_teacher_the_student_learns_from_labels_alone(data: Data, tmp_
     assert record.verdict.met, "no budget was set"
 
 
-def test_layers_as_knowledge(data: Data, tmp_path: Path):
+def test_layers_as_knowledge(data: Data, run: Path):
     losses = [
         {"name": "hint_mse", "student": "2", "teacher": "2"},
         {"name": "attention_transfer", "student": "0", "teacher": "0"},
     ]
     settings = recipe(distil={"teacher": "cached", "losses": losses, "cache": {"features": True}})
-    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(settings, run=run, teacher=network(6), student=network(4), data=data)
     assert record.student.training.epochs[0].losses.keys() == {"task", "kd", "hint_mse", "attention_transfer"}
     assert record.student.parameters == sum(parameter.numel() for parameter in network(4).parameters())
 
@@ -361,14 +376,12 @@ def test_another_setting_makes_only_what_depends_on_it(finished, run_copy: Path,
     assert new == {"trial-qat", "comparison"}
 
 
-def test_a_run_that_is_repeated_gives_the_same_record(data: Data, tmp_path: Path):
+def test_a_run_that_is_repeated_gives_the_same_record(data: Data, run: Path):
     settings = recipe(student={"training": {"epochs": 1, "batch_size": 16, "precision": "auto"}})
-    first, second = (
-        compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data) for _ in range(2)
-    )
+    first, second = (compress(settings, run=run, teacher=network(6), student=network(4), data=data) for _ in range(2))
     assert second == first.model_copy(update={"created": second.created})
     assert {"teacher", "student", "precision-student", "trial-static", "comparison"} <= first.steps.keys()
-    assert all((tmp_path / "steps" / name).is_dir() for name in first.steps.values())
+    assert all((run / "steps" / name).is_dir() for name in first.steps.values())
     assert first.student.training.precision in ("float32", "bfloat16")
 
 
@@ -385,10 +398,10 @@ def test_an_assistant_stands_between(data: Data, tmp_path: Path):
 
 
 @pytest.mark.parametrize("rung", ["rounding", pytest.param("reconstruct", marks=pytest.mark.slow)])
-def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_path: Path):
+def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, run: Path):
     training = {"epochs": 1, "batch_size": 16}
     settings = recipe(quantize={"rungs": [rung, "qat"], "training": training}, budget={"drop": -100.0})
-    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(settings, run=run, teacher=network(6), student=network(4), data=data)
     rounded, trained = record.trials
     learned = ", BRECQ with QDrop in 300 steps" if rung == "reconstruct" else ""
     assert rounded.scheme == f"static W8A8, mse, closed-form rounding{learned}"
@@ -400,14 +413,14 @@ def test_rounding_is_a_rung_and_a_start_for_training(rung: str, data: Data, tmp_
 
 
 @pytest.mark.slow
-def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, tmp_path: Path):
+def test_a_reduced_range_is_certified_on_every_rung_and_recorded(data: Data, run: Path):
     quantize = {"rungs": ["rounding", "qat"], "reduce_range": True, "training": {"epochs": 1}}
     settings = recipe(quantize=quantize, budget={"drop": -100.0})
-    record = compress(settings, run=tmp_path, teacher=network(6), student=network(4), data=data)
+    record = compress(settings, run=run, teacher=network(6), student=network(4), data=data)
     assert [trial.rung for trial in record.trials] == ["rounding", "qat"]
     for trial in record.trials:
         assert trial.reduced_layers == ("0", "5")
         assert ", reduced range" in trial.scheme and trial.agreement > 0.95
-        (folder,) = tmp_path.glob(f"steps/trial-{trial.rung}-*")
+        (folder,) = run.glob(f"steps/trial-{trial.rung}-*")
         assert export.pair_sums(folder / "model.onnx").startswith("certified")
-    assert "Sums of two 8-bit products are certified" in (tmp_path / "bundle" / "README.md").read_text()
+    assert "Sums of two 8-bit products are certified" in (run / "bundle" / "README.md").read_text()
