@@ -103,11 +103,10 @@ def distiq(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
 
 
-def test_float16_is_asked_for_by_name(own: Path, tmp_path: Path):
-    record = tmp_path / "record.json"
-    result = distiq(own, "--data", own.with_name("samples.npy"), "--mode", "float16", "--json", record)
+def test_float16_is_asked_for_by_name(own: Path):
+    result = distiq(own, "--data", own.with_name("samples.npy"), "--mode", "float16", "--json")
     assert result.exit_code == 0, result.output
-    measured = OwnFileRecord.load(record)
+    measured = OwnFileRecord.model_validate_json(result.stdout)
     assert measured.delivered == "float16 weights" and measured.agreement == 1.0 and measured.sqnr_db > 60
     assert measured.scheme.startswith("float16 weights, computed in float32")
     assert own.with_suffix(".float16.onnx").is_file(), "named after what it holds"
