@@ -28,6 +28,7 @@ def test_a_finished_run_is_told_whole_and_nothing_is_trained_again(finished, run
     assert trial.Scalars("size_bytes")[0].value == qat.deployed.cost.size_bytes
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own, of SQLAlchemy 2.1
 @pytest.mark.slow
 def test_a_killed_run_is_one_run_of_mlflow_without_a_gap(recipe_file, started, tmp_path: Path):
     from mlflow import MlflowClient
