@@ -500,8 +500,10 @@ def c99(model: Path, _threads: int, asked: dict[str, str] | None = None) -> Pred
     """Compiles a C file for this processor and calls it, sample by sample; option "define": a macro to compile with."""
     content = model.read_bytes()
     about = about_of(content)
-    name = re.search(rb"`(\w+)_run`", content)[1].decode() + "_run"  # type: ignore[index]
-    function = getattr(library(model, (asked or {}).get("define", "")), name)
+    named = re.search(rb"`(\w+_run)`", content)
+    if named is None:
+        raise ValueError("names no function that runs its network")
+    function = getattr(library(model, (asked or {}).get("define", "")), named[1].decode())
 
     def predict(inputs: Arrays) -> Arrays:
         laid = as_laid(inputs, about)

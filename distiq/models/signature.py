@@ -106,6 +106,17 @@ def by_name(values: Sequence[Tensor], names: Sequence[str]) -> Tensors:
     return values[0] if len(names) == 1 else dict(zip(names, values, strict=True))
 
 
+def of_arrays(run: Callable[[Any], Any], names: Sequence[str], what: str) -> Predict:
+    """A `predict` of what computes on arrays as the bundle's runner does: inputs by name, outputs alone or by name."""
+
+    def predict(given: Tensors) -> Tensors:
+        outputs = run({name: one.numpy() for name, one in zip(names, in_order(given, names, what), strict=True)})
+        arrays = outputs if isinstance(outputs, dict) else {"": outputs}
+        return by_name([torch.from_numpy(one) for one in arrays.values()], list(arrays))
+
+    return predict
+
+
 def each(function: Callable[[Tensor], Tensor], values: Tensors) -> Tensors:
     """The function applied to every tensor."""
     return function(values) if isinstance(values, Tensor) else {name: function(one) for name, one in values.items()}

@@ -28,8 +28,7 @@ from distiq.models.signature import (
     Signature,
     Tensors,
     TensorSpec,
-    by_name,
-    in_order,
+    of_arrays,
     positional,
 )
 from distiq.models.trace import copied, trace
@@ -99,14 +98,7 @@ def load_c99(path: Path, threads: int = 1, options: Mapping[str, str] = MappingP
         run = runner.c99(path, threads, dict(options))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: C99 cannot load this file: {first_line(error)}") from error
-
-    def predict(given: Tensors) -> Tensors:
-        tensors = in_order(given, names, str(path))
-        outputs = run({name: one.numpy() for name, one in zip(names, tensors, strict=True)})
-        arrays = outputs if isinstance(outputs, dict) else {"": outputs}
-        return by_name([torch.from_numpy(one) for one in arrays.values()], list(arrays))
-
-    return predict
+    return of_arrays(run, names, str(path))
 
 
 def lacks_compiler() -> str:

@@ -13,13 +13,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 
 from distiq.device import run as runner
 from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
-from distiq.models.signature import Predict, Signature, Tensors, by_name, in_order
+from distiq.models.signature import Predict, Signature, Tensors, of_arrays
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.c99_write import LINE, identifier
 from distiq.runtimes.litert import (
@@ -160,14 +159,7 @@ def load_tflm(path: Path, threads: int = 1, _options: Mapping[str, str] = Mappin
         run = runner.tflm(path, threads)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{path}: TFLM cannot load this file: {first_line(error)}") from error
-
-    def predict(given: Tensors) -> Tensors:
-        tensors = in_order(given, names, str(path))
-        outputs = run({name: one.numpy() for name, one in zip(names, tensors, strict=True)})
-        arrays = outputs if isinstance(outputs, dict) else {"": outputs}
-        return by_name([torch.from_numpy(one) for one in arrays.values()], list(arrays))
-
-    return predict
+    return of_arrays(run, names, str(path))
 
 
 def _about(path: Path) -> dict[str, Any]:

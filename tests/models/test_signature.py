@@ -18,6 +18,7 @@ from distiq.models.signature import (
     call,
     concatenated,
     in_order,
+    of_arrays,
     one_output,
     positional,
     read_outputs,
@@ -89,6 +90,13 @@ def test_inputs_go_by_name():
 class Difference(nn.Module):
     def forward(self, left: Tensor, right: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
         return {"difference": scale * (left - right), "left": left}
+
+
+def test_what_computes_on_arrays_follows_the_convention_of_tensors():
+    both = {"b": torch.tensor([[3.0]]), "a": torch.tensor([[5.0]])}
+    single = of_arrays(lambda inputs: inputs["a"] - inputs["b"], ["a", "b"], "it")
+    several = of_arrays(lambda inputs: {"x": inputs["a"], "y": inputs["b"]}, ["a", "b"], "it")
+    assert single(both) == 2.0 and several(both) == {"x": 5.0, "y": 3.0}
 
 
 def test_a_network_by_position_takes_its_inputs_in_their_order():

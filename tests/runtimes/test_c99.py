@@ -206,6 +206,13 @@ def test_a_machine_without_a_compiler_is_refused(integers, monkeypatch: pytest.M
     assert said in C99.lacks_tool()
 
 
+def test_a_file_without_its_function_is_refused(integers: tuple[QuantizedModel, Path], tmp_path: Path):
+    damaged = tmp_path / "model.c"
+    damaged.write_bytes(integers[1].read_bytes().replace(b"`", b""))
+    with pytest.raises(UserError, match="cannot load this file: names no function"):
+        load(damaged)
+
+
 def test_a_sample_of_another_shape_is_refused(integers: tuple[QuantizedModel, Path]):
     with pytest.raises(ValueError, match=r"shape \[2, 1, 12, 13\], the file takes \[-1, 1, 12, 12\]"):
         load(integers[1])(torch.zeros(2, 1, 12, 13))
