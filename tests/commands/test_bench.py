@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.bench import bench
 from distiq.errors import UserError
 from distiq.files import sha256_of_file

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.compare import differing
 
 from ..report.conftest import run_record

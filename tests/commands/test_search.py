@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.search import chosen_recipe, front_of, search, with_student
 from distiq.errors import UserError
 from distiq.recipe.read import parse_recipe

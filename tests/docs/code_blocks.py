@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.shipped import shipped_recipes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from distiq.cli import app
+from distiq.cli.main import app
 from tests.docs.code_blocks import PAGES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

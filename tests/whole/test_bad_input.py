@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.compress import compress
 from distiq.errors import UserError
 from distiq.progress import Silent

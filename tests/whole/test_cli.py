@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.recipe.read import load_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.shipped import shipped_recipes

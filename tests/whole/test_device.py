@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from distiq.bundle.open import Bundle
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.files import sha256_of_file
 from distiq.records.run import RunRecord
 from distiq.records.speed import BenchRecord

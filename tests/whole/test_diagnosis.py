@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.diagnose import OUTLIER, _stretched, cure_by, diagnose, read_case
 from distiq.errors import UserError
 from distiq.quantization.scheme import Scheme

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.records.documents import DOCUMENTS, DRAFT, document_schema
 from distiq.records.record import Record
 from distiq.records.run import RunRecord

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.quantize_file import quantize_file, scheme_of
 from distiq.data.inputs import Preparation
 from distiq.models.from_onnx import read_onnx

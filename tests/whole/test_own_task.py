@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from distiq.bundle.open import Bundle
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.ablate import ablate
 from distiq.commands.compress import compress
 from distiq.device import run as runner

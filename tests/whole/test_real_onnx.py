@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.records.run import OwnFileRecord
 
 pytestmark = pytest.mark.slow

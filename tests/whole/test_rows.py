@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from distiq.bundle.open import Bundle
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.compress import compress
 from distiq.device import run as runner
 from distiq.errors import UserError

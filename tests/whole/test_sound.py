@@ -12,7 +12,7 @@ from scipy.io import wavfile
 from typer.testing import CliRunner
 
 from distiq.bundle.open import Bundle
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.data.sound import read_sound
 from distiq.device import run as runner
 from distiq.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from distiq.bundle.open import Bundle
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.compress import compress
 from distiq.commands.diagnose import diagnose
 from distiq.device import run as runner

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.records.run import RunRecord
 
 

@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from distiq.bundle.open import Bundle
-from distiq.cli import app
+from distiq.cli.main import app
 from distiq.commands.compress import compress
 from distiq.data.tokenizer import train_tokenizer
 from distiq.recipe.read import load_recipe
