@@ -26,13 +26,15 @@ NEAREST_SIDE = 0.3  # of the view, how near to it the point is where the four me
 
 
 class Placement(NamedTuple):
-    """Where a view lies in its image, in pixels, (B,) each; `mirrored`: from right to left."""
+    """Where a view lies in its image, in pixels, (B,) each; `mirrored`: from right to left, `upended`: from bottom to
+    top."""
 
     left: Tensor
     upper: Tensor
     across: Tensor
     down: Tensor
     mirrored: Tensor
+    upended: Tensor
 
 
 class Placed(NamedTuple):
@@ -79,9 +81,13 @@ def placement(settings: ViewSettings, height: int, width: int, draws: Tensor) ->
         middle = (start * (1 - share) + share / 2) * side
         shares.append((middle - span / 2, span))
     moves = ((draws[:, 5:7] * (2 * settings.shift + 1)).floor() - settings.shift).unbind(1)
-    mirrored = draws[:, 7] < (0.5 if settings.flip else 0.0)
     (left, across), (upper, down) = shares
-    return Placement(left + moves[0], upper + moves[1], across, down, mirrored)
+    return Placement(left + moves[0], upper + moves[1], across, down, *_flips(settings, draws))
+
+
+def _flips(settings: ViewSettings, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Which images (B,) are mirrored from right to left, and which from bottom to top."""
+    return draws[:, 7] < (0.5 if settings.flip else 0.0), draws[:, 8] < (0.5 if settings.flip_vertical else 0.0)
 
 
 def _moved(own: Placed, where: Placement) -> Placed:
@@ -104,7 +110,8 @@ def _grid(where: Placement, height: int, width: int) -> Tensor:
     x, y = ((torch.arange(size) + 0.5) / size for size in (width, height))
     columns = torch.where(where.mirrored.unsqueeze(1), 1 - x, x)
     columns = (where.left.unsqueeze(1) + columns * where.across.unsqueeze(1)) * 2 / width - 1
-    rows = (where.upper.unsqueeze(1) + y * where.down.unsqueeze(1)) * 2 / height - 1
+    rows = torch.where(where.upended.unsqueeze(1), 1 - y, y)
+    rows = (where.upper.unsqueeze(1) + rows * where.down.unsqueeze(1)) * 2 / height - 1
     return torch.stack([columns.unsqueeze(1).expand(-1, height, -1), rows.unsqueeze(2).expand(-1, -1, width)], 3)
 
 
@@ -122,7 +129,7 @@ def moved_boxes(boxes: Tensor, where: Placement, size: tuple[int, int], window: 
     x = (boxes[:, :, [1, 3]] - where.left.view(-1, 1, 1)) / where.across.view(-1, 1, 1)
     y = (boxes[:, :, [2, 4]] - where.upper.view(-1, 1, 1)) / where.down.view(-1, 1, 1)
     x = torch.where(where.mirrored.view(-1, 1, 1), 1 - x.flip(2), x) * width
-    y = y * height
+    y = torch.where(where.upended.view(-1, 1, 1), 1 - y.flip(2), y) * height
     whole = (x[..., 1] - x[..., 0]) * (y[..., 1] - y[..., 0])
     low, high = window[:, None, :2], window[:, None, 2:]
     x, y = (side.clamp(low[..., axis, None], high[..., axis, None]) for axis, side in enumerate((x, y)))
@@ -160,14 +167,16 @@ def _mosaic(
         )
         low, high = SHRINK
         factor = low + (high - low) * draws[:, 5 + number]
-        mirrored = draw(partner, DRAWS)[:, 7] < (0.5 if settings.flip else 0.0)
         is_right, is_lower = number % 2 == 1, number >= 2
         # The corner of the image that is nearest to the point lies on it.
         across, down = width / factor, height / factor
         left = -x / factor if is_right else width - x / factor
         upper = -y / factor if is_lower else height - y / factor
-        where = Placement(left, upper, across, down, torch.zeros_like(mirrored))
-        own = _mirrored(Placed(split.fetch(partner), split.labels[partner]), mirrored)
+        unturned = torch.zeros(len(indices), dtype=torch.bool)
+        where = Placement(left, upper, across, down, unturned, unturned)
+        own = Placed(split.fetch(partner), split.labels[partner])
+        for side, flips in zip((3, 2), _flips(settings, draw(partner, DRAWS)), strict=True):
+            own = _flipped(own, flips, side)
         part = _moved(own, where)
         zero, full = torch.zeros_like(x), torch.ones_like(x)
         window = torch.stack(
@@ -189,13 +198,13 @@ def _mosaic(
     return Placed(images, torch.cat(labels, 1) if labels else masks)
 
 
-def _mirrored(own: Placed, mirrored: Tensor) -> Placed:
-    """The samples, some of them from right to left."""
-    width = own.images.shape[3]
-    images = torch.where(mirrored.view(-1, 1, 1, 1), own.images.flip(3), own.images)
+def _flipped(own: Placed, flips: Tensor, side: int) -> Placed:
+    """The samples, those of `flips` mirrored along that dimension of their images: 3 is the width, 2 the height."""
+    size = own.images.shape[side]
+    images = torch.where(flips.view(-1, 1, 1, 1), own.images.flip(side), own.images)
     if form_of(own.labels) is not BOXES:
-        return Placed(images, torch.where(mirrored.view(-1, 1, 1), own.labels.flip(2), own.labels))
-    turned = own.labels.clone()
-    turned[:, :, 1], turned[:, :, 3] = width - own.labels[:, :, 3], width - own.labels[:, :, 1]
+        return Placed(images, torch.where(flips.view(-1, 1, 1), own.labels.flip(side - 1), own.labels))
+    turned, low = own.labels.clone(), 4 - side
+    turned[:, :, low], turned[:, :, low + 2] = size - own.labels[:, :, low + 2], size - own.labels[:, :, low]
     turned = torch.where(own.labels[:, :, :1] >= 0, turned, own.labels)
-    return Placed(images, torch.where(mirrored.view(-1, 1, 1), turned, own.labels))
+    return Placed(images, torch.where(flips.view(-1, 1, 1), turned, own.labels))

@@ -24,6 +24,8 @@ from distiq.errors import UserError
 from distiq.recipe.data import ViewSettings
 from distiq.records.record import NOUNS
 
+FLIP_DRAW = 24  # the number of the draw that mirrors an image from top to bottom
+
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
@@ -168,7 +170,10 @@ class Views:
             rows, columns = rows + moves[:, :1], columns + moves[:, 1:]
         if settings.flip:
             columns = torch.where(draws[:, 2:3] < 0.5, columns.flip(1), columns)
-        if settings.shift or settings.flip:
+        if settings.flip_vertical:
+            upset = uniform(self.seed, number, indices.to(images.device), FLIP_DRAW + 1)[:, FLIP_DRAW:]
+            rows = torch.where(upset < 0.5, rows.flip(1), rows)
+        if settings.shift or settings.flip or settings.flip_vertical:
             images = _gather(images, rows, columns)
         if settings.erase:
             images = _erase(images, settings.erase, draws[:, 3:8])

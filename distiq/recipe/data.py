@@ -371,7 +371,10 @@ class ViewSettings(Part):
     distinct: int = Field(
         0, ge=0, description="students learn from so many views in turn, each predicted once; 0: a new one every epoch"
     )
-    flip: bool = Field(True, description="mirror half of the images")
+    flip: bool = Field(True, description="mirror half of the images from left to right")
+    flip_vertical: bool = Field(
+        False, description="mirror half of them from top to bottom, where neither is up: microscopes, aerial images"
+    )
     shift: int = Field(2, ge=0, description="move by up to so many pixels, filled with black")
     scale: float = Field(
         0.0, ge=0, le=3, description="of masks and boxes: enlarge or shrink by up to this share, such as 0.5"

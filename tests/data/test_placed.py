@@ -12,7 +12,7 @@ from distiq.training.batches import Batches
 
 SIZE = (24, 32)
 PLAIN = ViewSettings(flip=False, shift=0)
-ALL = ViewSettings(flip=True, shift=3, scale=0.5, crop=0.5, mosaic=0.6, colour=0.3)
+ALL = ViewSettings(flip=True, flip_vertical=True, shift=3, scale=0.5, crop=0.5, mosaic=0.6, colour=0.3)
 
 
 def spots(count: int = 6) -> tuple[Split, Split]:
@@ -46,12 +46,13 @@ def test_without_settings_nothing_moves():
     "settings",
     [
         ViewSettings(flip=True, shift=0),
+        ViewSettings(flip=False, flip_vertical=True, shift=0),
         ViewSettings(flip=False, shift=4),
         ViewSettings(flip=False, shift=0, crop=0.4),
         ViewSettings(flip=False, shift=0, scale=0.6),
-        ViewSettings(flip=True, shift=2, scale=0.5, crop=0.5, mosaic=1.0),
+        ViewSettings(flip=True, flip_vertical=True, shift=2, scale=0.5, crop=0.5, mosaic=1.0),
     ],
-    ids=["flip", "shift", "crop", "scale", "mosaic"],
+    ids=["flip", "flip_vertical", "shift", "crop", "scale", "mosaic"],
 )
 def test_masks_and_boxes_go_where_the_pixels_go(settings: ViewSettings, number: int):
     masked, boxed = spots()
@@ -95,10 +96,14 @@ def test_beyond_the_image_is_grey_and_void():
 def test_boxes_that_a_view_cuts():
     boxes = torch.tensor([[[0, 0, 0, 8, 8, 0.0], [1, 20, 0, 40, 8, 0], [1, 0, 0, 1, 20, 0], [-1, 0, 0, 0, 0, 0]]])
     ones = torch.ones(1)
-    where = Placement(4 * ones, 0 * ones, 32 * ones, 24 * ones, torch.tensor([False]))
+    where = Placement(4 * ones, 0 * ones, 32 * ones, 24 * ones, torch.tensor([False]), torch.tensor([False]))
     moved = moved_boxes(boxes, where, SIZE, torch.tensor([[0.0, 0, 32, 24]]))[0]
     assert moved[0].tolist() == [0, 0, 0, 4, 8, 0], "half of it is left"
     assert moved[1].tolist() == [1, 16, 0, 32, 8, 0]
     assert moved[2, 0] == -1, "what keeps less than a fourth is dropped"
     where = where._replace(mirrored=torch.tensor([True]))
     assert moved_boxes(boxes, where, SIZE, torch.tensor([[0.0, 0, 32, 24]]))[0, 0].tolist() == [0, 28, 0, 32, 8, 0]
+    where = where._replace(upended=torch.tensor([True]))
+    assert moved_boxes(boxes, where, SIZE, torch.tensor([[0.0, 0, 32, 24]]))[0, 0].tolist() == pytest.approx(
+        [0, 28, 16, 32, 24, 0]
+    )

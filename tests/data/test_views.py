@@ -104,6 +104,16 @@ def test_type_and_shape_stay(dtype, settings):
     assert torch.equal(view, images) == (settings == {})
 
 
+def test_flips_mirror_along_the_axes_that_they_say():
+    images, indices = make_images(count=200), torch.arange(1000, 1200)
+    upright = alone(flip_vertical=True).view(images, 7, indices)
+    upended = (upright != images).flatten(1).any(1)
+    assert torch.equal(upright[upended], images[upended].flip(2))
+    assert 70 < int(upended.sum()) < 130  # 100 +- 4 standard deviations of 7
+    both = alone(flip=True, flip_vertical=True).view(images, 7, indices)
+    assert torch.equal(both, alone(flip=True).view(upright, 7, indices))
+
+
 def test_flip_mirrors_exactly_the_chosen_images():
     images, indices = make_images(count=200), torch.arange(1000, 1200)
     view = alone(flip=True).view(images, 7, indices)
