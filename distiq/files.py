@@ -153,7 +153,10 @@ def sha256_of_tensors(tensors: Mapping[str, "Tensor"], beside: str = "") -> str:
     sha = hashlib.sha256(beside.encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.detach().cpu().reshape(-1)
+        if flat.stride(0) != 1:  # a single value keeps any stride
+            flat = flat.new_empty(flat.shape).copy_(flat)
+        sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

@@ -111,6 +111,12 @@ def test_tensors_come_back_with_their_texts(tmp_path):
     assert is_intact(tmp_path / "t")
 
 
+def test_a_single_value_of_any_stride_has_a_checksum(tmp_path):
+    strided = torch.empty_strided((1, 1), (32, 32)).fill_(2.0)
+    save_tensors({"a": strided}, tmp_path / "t", {})
+    assert is_intact(tmp_path / "t") and load_tensors(tmp_path / "t")[0]["a"].tolist() == [[2.0]]
+
+
 @pytest.mark.parametrize("place", [-1, 30])
 def test_a_turned_bit_is_found_by_the_file_s_own_checksum(tmp_path, place):
     save_tensors({"a": torch.arange(3.0)}, tmp_path / "t", {"key": "v" * 40})

@@ -39,7 +39,7 @@ from distiq.run.ledger import Ledger
 from distiq.run.measure import LOGITS
 from distiq.run.networks import build_network
 from distiq.run.prepare import with_task
-from distiq.run.rungs import FLOAT_LAYERS, MOST, RUNGS, Cause, Rung, training_rung
+from distiq.run.rungs import FLOAT_LAYERS, MOST, RUNGS, Cause, Rung, is_worth, training_rung
 from distiq.run.train import WEIGHTS
 from distiq.tasks.choose import task_of
 
@@ -364,7 +364,8 @@ def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
     """The cure that climbs those of these rungs that the run has not tried; else quantization-aware training, or more
     of it."""
     tried = {trial.rung for trial in case.run.trials}
-    left = [rung.name for rung in rungs if rung.name not in tried]
+    runtimes = case.recipe.measure.runtimes
+    left = [rung.name for rung in rungs if rung.name not in tried and is_worth(rung, runtimes)]
     if not left and training_rung() in tried:
         return (f"quantize.training.epochs={2 * case.recipe.quantize.training.epochs}",)
     return (f"quantize.rungs={json.dumps(left or [training_rung()])}",)

@@ -223,8 +223,9 @@ training = {{{_inline(_training(clips.train, "adamw", 0.006))}}}
 
 def _rows(rows: "survey.Rows", folder: str) -> tuple[str, str]:
     left = f" Left out: {', '.join(rows.left_out)}." if rows.left_out else ""
+    of = _predicted(rows)
     about = (
-        f'Rows of {_classes(rows.classes)} in "{rows.label}": {rows.train:,} to train on,'
+        f"Rows {of}: {rows.train:,} to train on,"
         f" {len(rows.numeric)} columns of numbers, {len(rows.categorical)} of categories.{left}"
     )
     return (
@@ -235,7 +236,7 @@ folder = {written(folder)}
 {_splits(rows.train)}
 
 [data.table]
-{_files_and_header(rows.parts, rows.header)}label = {written(rows.label)}
+{_files_and_header(rows.parts, rows.header)}{"label" if rows.classes else "target"} = {written(rows.label)}
 numeric = {written(rows.numeric)}
 categorical = {written(rows.categorical)}
 
@@ -256,8 +257,15 @@ training = {{{_inline(_training(rows.train, "adamw", 0.003))}}}
     )
 
 
+def _predicted(columns: "survey.Rows | survey.Texts") -> str:
+    """What is learned of them, in words."""
+    if not columns.classes:
+        return f'with a number in "{columns.label}"'
+    return f'of {_classes(columns.classes)} in "{columns.label}"'
+
+
 def _texts(texts: "survey.Texts", folder: str) -> tuple[str, str]:
-    of = f'of {_classes(texts.classes)} in "{texts.label}"' if texts.classes else f'with a number in "{texts.label}"'
+    of = _predicted(texts)
     pairs = f' and "{texts.pair}"' if texts.pair else ""
     about = (
         f'Texts in "{texts.text}"{pairs} {of}: {texts.train:,} to train on; most have no more than {texts.words} words.'

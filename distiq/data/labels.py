@@ -155,7 +155,6 @@ def check_labels(
     where: str,
     varied: bool,
     lowest: int,
-    numbers: bool,
 ) -> None:
     """Raises UserError, saying where, if labels cannot be learned from or measured on.
 
@@ -163,7 +162,6 @@ def check_labels(
         noun: what the samples are called.
         varied: at least two different ones must occur.
         lowest: the smallest label that is allowed, 0 or `UNLABELLED`.
-        numbers: samples of this kind may have a number each.
     """
     form = FORMS.get((labels.dtype, labels.ndim))
     if form in (TAGS, SYMBOLS):
@@ -177,14 +175,14 @@ def check_labels(
             f"{where}: {samples} {noun} but labels of shape {tuple(labels.shape)}; give one label each, or of"
             f" several labels a 0 or 1 for each of the {len(classes)}"
         )
-    if numbers and labels.dtype == torch.float32 and len(classes) == 1 and labels.ndim == 1:
+    if labels.dtype == torch.float32 and len(classes) == 1 and labels.ndim == 1:
         return _check_numbers(labels, classes[0], where, varied, lowest)
     shares = labels.dtype == torch.float32 and labels.ndim == 2
     if labels.dtype != torch.int64 and not shares:
         raise UserError(
             f"{where}: labels are {str(labels.dtype).removeprefix('torch.')}; give whole numbers as int64"
-            " (labels.long()), or float32 shares of the classes in rows (N, classes) that sum to 1; of texts also a"
-            " float32 number each, with one name in place of the classes"
+            " (labels.long()), float32 shares of the classes in rows (N, classes) that sum to 1, or a float32 number"
+            " each, with one name in place of the classes"
         )
     if samples == 0:
         raise UserError(f"{where}: no {noun}")

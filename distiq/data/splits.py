@@ -332,8 +332,7 @@ def check(
             f"{where}: images of {_describe(samples)} have their channels last; give (N, C, H, W):"
             " images.permute(0, 3, 1, 2)"
         )
-    numbers = isinstance(preprocessing, Text)
-    check_labels(labels, len(samples), classes, noun, where, varied, lowest, numbers=numbers)
+    check_labels(labels, len(samples), classes, noun, where, varied, lowest)
     if samples.dtype.is_floating_point:
         finite = torch.cat([torch.isfinite(chunk).flatten(1).all(1) for chunk in in_chunks(samples)])
         if not finite.all():

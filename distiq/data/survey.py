@@ -22,7 +22,7 @@ from distiq.errors import UserError
 from distiq.recipe.data import EntitySettings
 
 SAMPLED = 200  # files or rows that are opened
-LABEL_NAMES = ("label", "labels", "class", "target", "y", "category", "sentiment", "income", "species")
+LABEL_NAMES = ("label", "labels", "class", "target", "y", "category", "sentiment", "income", "species", "price")
 PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text_a", "text_b"))
 TEXT_WORDS = 4  # words on average from which a column holds texts
 MOST_CLASSES = 200
@@ -57,7 +57,10 @@ class Clips(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Two files of rows, the column of the class, and what the other columns hold."""
+    """Two files of rows, the column of the class, and what the other columns hold.
+
+    Where `label` is a column of numbers, `classes` is empty.
+    """
 
     folder: Path
     classes: tuple[str, ...]
@@ -278,7 +281,7 @@ def _columns(folder: Path, train: str, test: str) -> Rows | Texts:
     columns = read_columns(folder / train, names, header)
     few = {name: values[:: max(1, len(values) // SAMPLED)] for name, values in columns.items()}
     texts = [name for name, values in few.items() if _is_text(values)]
-    label = _label({name: values for name, values in columns.items() if name not in texts}, bool(texts))
+    label = _label({name: values for name, values in columns.items() if name not in texts})
     classes = sorted_classes(columns[label]) if _is_class(columns[label]) else ()
     count, parts = len(columns[label]), (train, test)
     if texts:
@@ -301,16 +304,16 @@ def _text_columns(texts: dict[str, list[str]], header: tuple[str, ...]) -> tuple
     return max(texts, key=lambda name: sum(map(len, texts[name]))), ""
 
 
-def _label(columns: dict[str, list[str]], numbers: bool) -> str:
-    """The column of the class: by its name, else the last one of few values, else (`numbers`) one of numbers."""
+def _label(columns: dict[str, list[str]]) -> str:
+    """The column of the class: by its name, else the last one of few values, else one of numbers."""
     lower = {name.lower(): name for name in reversed(list(columns))}
     classes = [name for name, values in columns.items() if _is_class(values)]
-    rated = [name for name, values in columns.items() if numbers and all(map(_is_number, values))]
+    rated = [name for name, values in columns.items() if all(map(_is_number, values))]
     named = [lower[name] for name in LABEL_NAMES if lower.get(name) in (*classes, *rated)]
     if not (named or classes or rated):
         raise UserError(
-            f"no column of classes (2 to {MOST_CLASSES} values) among {', '.join(columns)}; `distiq init --all` writes"
-            " a recipe to fill in by hand"
+            f"no column of classes (2 to {MOST_CLASSES} values) or of numbers among {', '.join(columns)};"
+            " `distiq init --all` writes a recipe to fill in by hand"
         )
     return (named[:1] or classes[-1:] or rated[-1:])[0]
 

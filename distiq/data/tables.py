@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.columns import Columns, groups_of, label_numbers, parse_columns, read_columns, sorted_classes
+from distiq.data.columns import (
+    Columns,
+    groups_of,
+    label_numbers,
+    parse_columns,
+    read_columns,
+    sorted_classes,
+    target_numbers,
+)
 from distiq.data.samples import (
     Encoded,
     Loaded,
@@ -120,6 +128,10 @@ def adult(settings: TableSettings) -> tuple[TableSettings, Columns, Columns]:
     """The packaged Adult rows: settings with all its columns where none are named, training and test rows."""
     chosen = settings if settings.numeric or settings.categorical else ADULT
     columns = {"numeric": chosen.numeric, "categorical": chosen.categorical, "label": ADULT.label}
+    if settings.target:
+        raise UserError(
+            f'data.table.target: adult has classes, those of "{ADULT.label}"; leave it out, or bring rows of your own'
+        )
     if ADULT.label in (*chosen.numeric, *chosen.categorical):
         raise UserError(
             f'data.table: "{ADULT.label}" is the label of adult; a network would learn nothing else: take it out of'
@@ -219,7 +231,7 @@ def table(settings: DataSettings) -> Loaded:
         features, group = (*of_table.numeric, *of_table.categorical), of_table.group
         if not features:
             raise UserError("data.table: name the columns to learn from in numeric and categorical")
-        needed = tuple(dict.fromkeys((*features, of_table.label, *([group] if group else []))))
+        needed = tuple(dict.fromkeys((*features, of_table.predicted, *([group] if group else []))))
         files = {"training": of_table.train, "test": of_table.test, "validation": settings.validation_part}
         files = {part: file for part, file in files.items() if file}
         folder = Path(settings.folder)
@@ -227,15 +239,22 @@ def table(settings: DataSettings) -> Loaded:
         groups = groups_of(list(parts.values()), group, list(files.values())) if group else ()
     train = parts["training"]
     encoding = fit_encoding(train, of_table, f"{source}: training rows")
-    classes = sorted_classes(train[of_table.label])
+    classes = (of_table.target,) if of_table.target else sorted_classes(train[of_table.label])
     encoded = {part: encoding.encode(rows, f"{source}: {part} rows") for part, rows in parts.items()}
     splits = {
-        part: in_memory(encoded[part].inputs, label_numbers(rows[of_table.label], classes, f"{source}: {part} rows"))
+        part: in_memory(encoded[part].inputs, _labels(of_table, rows, classes, f"{source}: {part} rows"))
         for part, rows in parts.items()
     }
     notes = (*_numbers_as_text(encoding), *(note for part in encoded.values() for note in part.notes))
     preprocessing = Table(splits["training"].samples.shape, encoding)
     return Loaded(classes, splits["training"], splits["test"], preprocessing, notes, splits.get("validation"), groups)
+
+
+def _labels(settings: TableSettings, rows: Columns, classes: Sequence[str], where: str) -> Tensor:
+    """(N,) classes, or numbers."""
+    if settings.target:
+        return target_numbers(rows[settings.target], settings.target, where)
+    return label_numbers(rows[settings.label], classes, where)
 
 
 def _numbers_as_text(encoding: Encoding) -> list[str]:

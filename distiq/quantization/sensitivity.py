@@ -47,7 +47,7 @@ def quantized_tensors(quantized: QuantizedModel) -> list[QuantizedTensor]:
         if isinstance(module, PerChannelWeightFakeQuantize):
             by_module.setdefault(module, QuantizedTensor(layer_of(source[0]), "weights", module))
         elif isinstance(module, ActivationFakeQuantize | DynamicFakeQuantize):
-            by_module.setdefault(module, QuantizedTensor(_place(source[0]), "activations", module))
+            by_module.setdefault(module, QuantizedTensor(place_of(source[0]), "activations", module))
     return list(by_module.values())
 
 
@@ -131,7 +131,7 @@ def _outputs(
         return torch.cat([read(quantized(*chunk)) for chunk in chunks_of(quantized.prepared, samples)])
 
 
-def _place(node: fx.Node) -> str:
+def place_of(node: fx.Node) -> str:
     """The module path of the operation that makes a value; the network's input is "input"."""
     if node.op == "placeholder":
         return "input"

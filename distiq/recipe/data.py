@@ -53,6 +53,9 @@ class TableSettings(Part):
     test: str = Field("test.csv", description="table: the file of test rows")
     header: tuple[Name, ...] = Field((), description="names of all columns, where the files' first line is no header")
     label: Name = Field("label", description="the column of the class")
+    target: Name = Field(
+        "", description="in place of `label`, for regression: the column of a number, which the model learns to predict"
+    )
     numeric: tuple[Name, ...] = Field((), description="columns of numbers; adult: empty takes all")
     categorical: tuple[Name, ...] = Field((), description="columns of categories; adult: empty takes all")
     group: Name = Field(
@@ -60,11 +63,18 @@ class TableSettings(Part):
     )
     bins: int = Field(64, ge=2, description="inputs that a number is spread over, at most (piecewise linear encoding)")
 
+    @property
+    def predicted(self) -> str:
+        """The column that is learned."""
+        return self.target or self.label
+
     @model_validator(mode="after")
     def _label_is_no_feature(self) -> Self:
         for name, columns in (("numeric", self.numeric), ("categorical", self.categorical)):
-            if self.label in columns:
-                raise ValueError(f'{name} names "{self.label}", which is the label; a network would learn nothing else')
+            if self.predicted in columns:
+                raise ValueError(
+                    f'{name} names "{self.predicted}", which is the label; a network would learn nothing else'
+                )
             if len(set(columns)) < len(columns):
                 raise ValueError(f"{name} names a column twice: {', '.join(columns)}")
         return self

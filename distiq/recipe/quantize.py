@@ -93,7 +93,7 @@ class QuantizeSettings(Part):
     wide_modules: tuple[str, ...] = Field(
         (),
         description="static: student modules whose activations have 16 bits, the others 8: those that `distiq diagnose`"
-        " finds sensitive (LiteRT, TFLM, ONNX Runtime)",
+        " finds sensitive (LiteRT, TFLM, ONNX Runtime); the rung `wide_layers` finds them by itself",
     )
     group_size: int = Field(
         0, description="weight_only, 4 bits: inputs of a linear layer that share a scale; 0: a scale for each output"

@@ -44,9 +44,16 @@ class SensitivityRecord(Record):
 
     def noise_of_weights(self) -> dict[str, float]:
         """The noise power of each layer's weights; a recurrent layer has several of them."""
+        return self._power("weights")
+
+    def noise_of_activations(self) -> dict[str, float]:
+        """The noise power of the activations of each place."""
+        return self._power("activations")
+
+    def _power(self, part: Literal["weights", "activations"]) -> dict[str, float]:
         power: dict[str, float] = {}
         for noise in self.tensors:
-            if noise.part == "weights":
+            if noise.part == part:
                 power[noise.place] = power.get(noise.place, 0.0) + 10 ** (-noise.sqnr_db / 10)
         return power
 

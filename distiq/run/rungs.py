@@ -18,6 +18,7 @@ from distiq.recipe.recipe import Recipe
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.trials import FLOAT16
 from distiq.run.narrow import Situation, narrowed
+from distiq.run.widen import widened
 from distiq.runtimes.export import refusal, runtime_named
 
 FLOAT_LAYERS = 2
@@ -51,6 +52,7 @@ class Rung:
         corrects_biases: no error of the mean is left behind it. leaves_float: some layers stay in float32.
         ranges: how ranges of activations are found, of rungs that differ in that alone; `because`: when they fit.
         cures: what it is tried against in a diagnosis.
+        widens: takes 16-bit activations, which few runtimes compute in integers.
         halves: gives no integers but float16 weights, which are tried where int8 breaks a limit or is slower.
     """
 
@@ -73,6 +75,7 @@ class Rung:
     because: str = ""
     cures: frozenset[Cause] = frozenset()
     halves: bool = False
+    widens: bool = False
 
 
 # Why a rung would be useless ------------------------------------------------------------------------------------------
@@ -83,6 +86,13 @@ def _ranges_are_no_cause(evidence: SensitivityRecord, _biases_corrected: bool) -
     if activations >= LITTLE:
         return ""
     return f"ranges are not the cause, since activations make {100 * activations:.0f} % of the noise"
+
+
+def _activations_are_no_cause(evidence: SensitivityRecord, _biases_corrected: bool) -> str:
+    activations = 1 - evidence.weights_share
+    if activations >= LITTLE:
+        return ""
+    return f"activations are not the cause, since they make {100 * activations:.0f} % of the noise"
 
 
 def _weights_are_no_cause(evidence: SensitivityRecord, _biases_corrected: bool) -> str:
@@ -257,6 +267,18 @@ LAYERS_IN_FLOAT = Rung(
     leaves_float=True,
     cures=frozenset({"single layers"}),
 )
+WIDE_LAYERS = Rung(
+    name="wide_layers",
+    what="16-bit activations in the layers around the tensors whose 8 bits make nine tenths of the activations' noise",
+    helps="values of unlike range stand in one tensor, as in regressions (LiteRT, TFLM)",
+    cost="the noise of every layer, if it is not known yet",
+    scheme=widened,
+    useless=_activations_are_no_cause,
+    takes_longer=True,
+    needs_evidence=True,
+    widens=True,
+    cures=frozenset({"activations"}),
+)
 MIXED = Rung(
     name="mixed",
     what="narrow weights in the layers where they cost least, until the limit holds",
@@ -288,8 +310,8 @@ HALF = Rung(
     halves=True,
 )
 RUNGS: tuple[Rung, ...] = (
-    STATIC, DYNAMIC, WEIGHT_ONLY, ROUNDING, MINMAX, PERCENTILE, EQUALIZE, RECONSTRUCT, LAYERS_IN_FLOAT, MIXED, QAT,
-    HALF,
+    STATIC, DYNAMIC, WEIGHT_ONLY, ROUNDING, MINMAX, PERCENTILE, EQUALIZE, RECONSTRUCT, WIDE_LAYERS, LAYERS_IN_FLOAT,
+    MIXED, QAT, HALF,
 )  # fmt: skip
 
 
@@ -316,7 +338,7 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
     Args:
         integer_io: the file is for devices without float32.
         runtimes: that files are written for; float16 is climbed by default where all of them have it, and where no
-            accelerator is to compute integers.
+            accelerator is to compute integers; 16-bit activations where all of them compute those in integers.
 
     Raises:
         UserError: one is unknown, or the mode or a runtime has no such rung.
@@ -325,13 +347,15 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
     if settings.target:
         refused = f'target = "{settings.target}" computes integers alone, and "{HALF.name}" has none; leave one out'
     of_mode = tuple(rung for rung in RUNGS if settings.mode in rung.modes)
-    rungs = tuple(rung for rung in of_mode if rung.is_default)
+    rungs = tuple(rung for rung in of_mode if rung.is_default and is_worth(rung, runtimes))
     if settings.rungs is not None:
         rungs = tuple(rung_named(name) for name in settings.rungs)
     if strange := [rung.name for rung in rungs if rung not in of_mode]:
         raise UserError(
             f'quantize.rungs names "{strange[0]}", which mode = "{settings.mode}" has not; it has {_names(of_mode)}'
         )
+    if settings.rungs is not None and any(rung.widens for rung in rungs):
+        _check_wide(settings, integer_io, runtimes)
     if settings.rungs is not None and any(rung.halves for rung in rungs):
         _check_half(rungs, integer_io, refused)
     narrow_already = settings.weight_bits <= 4
@@ -341,7 +365,24 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
         if not (rung.narrows and narrow_already)
         and not (rung.leaves_float and integer_io)
         and not (rung.halves and refused)
+        and not (rung.widens and (integer_io or settings.activation_bits == 16))
     )
+
+
+def is_worth(rung: Rung, runtimes: Sequence[str]) -> bool:
+    """Whether every runtime computes in integers what the rung makes."""
+    return not rung.widens or all(runtime_named(name).wide for name in runtimes)
+
+
+def _check_wide(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[str]) -> None:
+    """Raises UserError where a recipe names the rung of 16-bit activations and cannot have it so."""
+    key = f'quantize.rungs names "{WIDE_LAYERS.name}"'
+    if why := next(filter(None, (refusal(runtime_named(name), "static", 16, 0) for name in runtimes)), ""):
+        raise UserError(f"{key} and measure.runtimes: {why}")
+    if integer_io:
+        raise UserError(f"{key}, but export.integer_io = true takes and gives 8 bits; leave one of the two out")
+    if settings.activation_bits == 16:
+        raise UserError(f"{key}, but activation_bits = 16 widens every layer already; leave one of the two out")
 
 
 def _check_half(rungs: Sequence[Rung], integer_io: bool, refused: str) -> None:

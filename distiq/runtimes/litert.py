@@ -704,4 +704,5 @@ LITERT = Runtime(
     refuses=refuses,
     uint8_input=True,
     integer_io=True,
+    wide=True,
 )

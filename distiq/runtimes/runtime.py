@@ -152,6 +152,7 @@ class Runtime:
         refuses: says why its files cannot hold a scheme of that mode, bits of activations and group size.
         uint8_input: whether it writes files that take uint8 images.
         integer_io: whether it writes files that take and give int8.
+        wide: whether it computes 16-bit activations in integers.
         settings: options beside threads under which a file can run faster, the default (none) first.
         work: counts a file's multiply-adds for a sample, given the shape of each of its inputs in the file's order;
             None where no count is written.
@@ -179,6 +180,7 @@ class Runtime:
     refuses: Callable[[Mode, int, int], Refusal | None] = only_static_int8
     uint8_input: bool = False
     integer_io: bool = False
+    wide: bool = False
     settings: tuple[Mapping[str, str], ...] = ({},)
     work: Callable[[Path, Sequence[Sequence[int]]], Work | None] | None = None
     parts: Callable[[Path], tuple[Path, ...]] = one_file

@@ -281,6 +281,7 @@ TFLM = Runtime(
     float_operations=float_operations,
     refuses=_refuses,
     integer_io=True,
+    wide=True,
     write_beside=write_sources,
     footprint=footprint,
     lacks_measure=lacks_flash,

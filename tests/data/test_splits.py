@@ -10,6 +10,7 @@ from distiq.data.splits import (
     with_unlabelled,
 )
 from distiq.errors import UserError
+from distiq.tasks.choose import task_of
 
 
 def numbered(count=60, classes=3, dtype=torch.uint8):
@@ -212,7 +213,7 @@ def test_unlabelled_texts_beside_numbers():
 @pytest.mark.parametrize(
     ("labels", "settings", "said"),
     [
-        (torch.rand(40), {"classes": ["a", "b"]}, "labels are float32; .* a float32 number each, with one name"),
+        (torch.rand(40), {"classes": ["a", "b"]}, "labels are float32; .* a float32 number each, with one"),
         (torch.rand(40).double(), {}, "labels are float64; give whole numbers"),
         (torch.arange(40), {}, "only one class"),
         (torch.full((40,), 2.0), {}, "every stars is the same; there is nothing to learn"),
@@ -226,10 +227,21 @@ def test_numbers_that_cannot_be_are_refused(labels, settings, said):
         from_tensors((tokens, labels), (tokens, labels), settings.get("classes", ["stars"]), 5, 5, modality="text")
 
 
-def test_numbers_for_images_are_refused():
-    images = torch.rand(40, 1, 4, 4)
-    with pytest.raises(UserError, match="labels are float32; give whole numbers as int64"):
-        from_tensors((images, torch.rand(40)), (images, torch.rand(40)), ["stars"], 5, 5)
+@pytest.mark.parametrize(
+    ("inputs", "settings"),
+    [
+        (torch.rand(40, 1, 4, 4), {}),
+        (torch.rand(40, 3), {"modality": "table"}),
+        (torch.rand(40, 800), {"modality": "audio", "rate": 8000}),
+    ],
+    ids=["image", "table", "audio"],
+)
+def test_samples_of_every_kind_may_have_numbers(inputs, settings):
+    labels = torch.arange(40.0)
+    data = from_tensors((inputs, labels), (inputs, labels), ["stars"], 5, 5, **settings)
+    assert task_of(data).name == "regression"
+    raw = (data.test.labels.double() * data.target.std + data.target.mean).float()
+    torch.testing.assert_close(raw, labels)
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(8, 6, 3), (8, 8, 1), (9, 8, 4)])

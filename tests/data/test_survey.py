@@ -71,6 +71,12 @@ def test_rows_of_numbers_and_categories(tmp_path: Path):
     assert survey(tmp_path / "train.csv") == found
 
 
+def test_rows_with_a_number_to_learn(tmp_path: Path):
+    write_parts(tmp_path, ["rooms,area,price", *(f"{n}.5,{n / 3:.3f},{n * 1.25}" for n in range(9))])
+    found = survey(tmp_path)
+    assert (found.label, found.classes, found.numeric) == ("price", (), ("rooms", "area"))
+
+
 def test_a_name_in_every_row_teaches_nothing(tmp_path: Path):
     write_parts(tmp_path, ["name,size,label", *(f"n{number},{number},{number % 2}" for number in range(150))])
     assert survey(tmp_path).left_out == ("name",)

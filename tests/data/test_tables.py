@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 import torch
 
+from distiq.data.labels import NUMBER
 from distiq.data.load import load
 from distiq.data.tables import Encoding, fit_encoding
 from distiq.errors import UserError
@@ -141,6 +142,28 @@ def test_a_test_label_that_no_training_row_has_is_refused(folder, label, message
         load(settings(folder), seed=0)
 
 
+def test_a_column_of_numbers_is_learned_as_such(folder):
+    data = load(settings(folder, target="size", numeric=(), label="label"), seed=0)
+    assert (data.labels.form, data.classes) == (NUMBER, ("size",))
+    torch.testing.assert_close(data.test.labels * data.target.std + data.target.mean, torch.arange(20.0))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"target": "kind", "categorical": ()},
+            'training rows: row 1 has "a" in the column "kind"; regression needs a',
+        ),
+        ({"target": "size"}, 'numeric names "size", which is the label'),
+        ({"target": "price"}, r'no column "price"'),
+    ],
+)
+def test_a_target_that_cannot_be_learned_is_refused(folder, table, message):
+    with pytest.raises((UserError, ValueError), match=message):
+        load(settings(folder, **table), seed=0)
+
+
 def write_table(folder, part, rows, header="size,kind,patient,bought"):
     (folder / f"{part}.csv").write_text("\n".join([header, *rows]) + "\n")
 
@@ -206,6 +229,11 @@ def test_the_label_of_adult_is_no_feature():
     chosen = TableSettings(numeric=("age",), categorical=("income",))
     with pytest.raises(UserError, match='"income" is the label of adult; a network would learn nothing else'):
         load(DataSettings(source="adult", table=chosen), seed=0)
+
+
+def test_adult_has_no_number_to_learn():
+    with pytest.raises(UserError, match=r'data\.table\.target: adult has classes, those of "income"'):
+        load(DataSettings(source="adult", table=TableSettings(target="age")), seed=0)
 
 
 def test_names_of_columns_are_composed():
