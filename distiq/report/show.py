@@ -21,6 +21,7 @@ from distiq.report.effect import ablation_sentence, arm_rows, pair_rows
 from distiq.report.figures import (
     NOTHING,
     amount,
+    comparison,
     decibels,
     duration,
     figure,
@@ -30,7 +31,6 @@ from distiq.report.figures import (
     per_second,
     percent,
     points,
-    times,
 )
 from distiq.report.lengths import length_headings, length_rows
 from distiq.report.measurements import read_measurements
@@ -232,13 +232,12 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
     rows += [("SQNR of the outputs", decibels(record.sqnr_db), held_out if record.agreement is None else "")]
     rows += [(f"SQNR of {name}", decibels(value), "") for name, value in record.sqnr_by_output.items()]
     rows += [(f"Equal answers of {name}", percent(value), "") for name, value in record.agreement_by_output.items()]
-    rows += [("Size", f"{times(before.size_bytes / after.size_bytes)} smaller", record.scheme)]
+    rows += [("Size", comparison(before.size_bytes, after.size_bytes, "smaller", "larger"), record.scheme)]
     slower = []
     for was, now in zip(before.latency, after.latency, strict=False):
-        ratio = was.p50_ms / now.p50_ms
-        faster = f"{times(ratio)} faster" if ratio >= 1 else f"{times(1 / ratio)} slower"
+        faster = comparison(was.p50_ms, now.p50_ms, "faster", "slower")
         rows += [(f"Batch {was.batch}", faster, f"{milliseconds(was.p50_ms)} → {milliseconds(now.p50_ms)}")]
-        slower += [f"batch {was.batch}"] if ratio < 1 else []
+        slower += [f"batch {was.batch}"] if now.p50_ms > was.p50_ms else []
     left = record.float_operations
     rows += [("Float operations left", str(len(left)), operation_names(left))]
     if record.pair_sums:

@@ -36,7 +36,15 @@ from distiq.models.signature import (
 )
 from distiq.models.slices import cut_by_slices
 from distiq.models.trace import trace
-from distiq.runtimes.lowering import RANGE_COLUMNS, float_copy, is_quantized, with_float_outputs, with_float_weights
+from distiq.runtimes.lowering import (
+    RANGE_COLUMNS,
+    float_copy,
+    is_quantized,
+    with_float_outputs,
+    with_float_rows_as_maps,
+    with_float_weights,
+    with_hard_tanh,
+)
 from distiq.runtimes.runtime import FileOptions, QuantizationParameters, Runtime, Weight
 from distiq.runtimes.silence import silence
 
@@ -87,10 +95,10 @@ def _converted(model: nn.Module, example: Tensors) -> bytes:
     if not is_quantized(model):
         return bytes(_lowered(positional(float_copy(model), example)).to_executorch().buffer)
     assert isinstance(model, fx.GraphModule)
-    in_float: set[str] = set()
+    fusing, in_float = with_hard_tanh(model), set[str]()
     while True:
-        graph = with_float_outputs(with_float_weights(model, partial(_reads, names=in_float)), choosing=True)
-        lowered = _lowered(positional(graph, example))
+        graph = with_float_outputs(with_float_weights(fusing, partial(_reads, names=in_float)), choosing=True)
+        lowered = _lowered(positional(with_float_rows_as_maps(graph), example))
         left = _integer_weights(lowered.exported_program()) - in_float
         if not left:
             return bytes(lowered.to_executorch().buffer)

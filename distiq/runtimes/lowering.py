@@ -247,6 +247,39 @@ def with_float_weights(reference: fx.GraphModule, computes_in_float: Callable[[f
     return _cleaned(graph)
 
 
+def with_hard_tanh(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which a clamp of two limits is hardtanh: under this name alone XNNPACK fuses it with a layer."""
+    graph = _copy(reference)
+    for node in graph.graph.nodes:
+        if node.target is aten.clamp.default and len(node.args) == 3 and None not in node.args:
+            node.target = aten.hardtanh.default
+    return _cleaned(graph)
+
+
+def with_float_rows_as_maps(reference: fx.GraphModule) -> fx.GraphModule:
+    """A copy in which 1-D convolutions with float32 weights and a bias are 2-D ones, of maps of one column.
+
+    ExecuTorch's own lowering of 1-D ones would quantize their input, which XNNPACK refuses beside float32 weights.
+    """
+    graph = _copy(reference)
+    for node in list(graph.graph.nodes):
+        weight: Any = node.args[1] if node.target is aten.conv1d.default else None
+        if weight is None or weight.op != "get_attr":
+            continue
+        source, _, *rest = node.args
+        bias, *sizes = [*rest, *(None, [1], [0], [1])[len(rest) :]]
+        strides, paddings, dilations = ([size[0], other] for size, other in zip(sizes[:3], (1, 0, 1), strict=True))
+        value = _attribute(graph, weight).unsqueeze(-1)
+        kernel = _held(graph, f"{node.name}_kernel", value, node)
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_function
+            column = call(aten.unsqueeze.default, (source, -1))
+            arguments = (column, kernel, bias, strides, paddings, dilations, *sizes[3:])
+            result = call(aten.squeeze.dim, (call(aten.conv2d.default, arguments), -1))
+        node.replace_all_uses_with(result)
+    return _cleaned(graph)
+
+
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which integer weights are float32 weights behind a quantize / dequantize pair."""
     graph = _copy(reference)
@@ -315,9 +348,12 @@ def _new_parameter(graph: fx.GraphModule, node: fx.Node) -> fx.Node:
     """A node before a dequantize node of weights that gives the same values, as a float32 parameter."""
     arguments = [_attribute(graph, entry) if isinstance(entry, fx.Node) else entry for entry in node.args]
     target: Any = node.target
-    name = f"{node.name}_float"
-    graph.register_parameter(name, nn.Parameter(target(*arguments, **node.kwargs), requires_grad=False))
-    with graph.graph.inserting_before(node):
+    return _held(graph, f"{node.name}_float", target(*arguments, **node.kwargs), node)
+
+
+def _held(graph: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
+    graph.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    with graph.graph.inserting_before(before):
         return graph.graph.get_attr(name)
 
 

@@ -1,5 +1,6 @@
 """The branches of `If` as graphs like any other: their values have names of their own, and can be seen from outside."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
@@ -8,6 +9,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from distiq.runtimes.onnx_graph import initializers
 
 OUTSIDE = "outside"
+SHARED_FROM = 256  # values of a constant: of a smaller one the name is as long
 
 
 def branches_of(graph: GraphProto) -> Iterator[tuple[NodeProto, str, GraphProto]]:
@@ -58,6 +60,30 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
                 _rename(inner, names)
+
+
+def share_constants(graph: GraphProto) -> None:
+    """Stores large constants that several branches hold once, in the graph around them; names are those of no other."""
+    branches = [branch for branch in every_graph(graph) if branch is not graph]
+    held = {_content(tensor): tensor.name for tensor in graph.initializer if _is_large(tensor)}
+    often = Counter(_content(tensor) for branch in branches for tensor in branch.initializer if _is_large(tensor))
+    for branch in branches:
+        for tensor in [one for one in branch.initializer if _is_large(one)]:
+            content = _content(tensor)
+            if content not in held and often[content] > 1:
+                held[content] = tensor.name
+                graph.initializer.append(tensor)
+            if content in held:
+                branch.initializer.remove(tensor)
+                _rename(branch, {tensor.name: held[content]})
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    return bool(np.prod(tensor.dims) >= SHARED_FROM)
+
+
+def _content(tensor: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
+    return tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes()
 
 
 def exposed(graph: GraphProto, needed: Collection[str]) -> dict[str, str]:

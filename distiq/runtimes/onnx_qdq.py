@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from distiq.errors import UserError
 from distiq.models.onnx_file import open_onnx
-from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches
+from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches, share_constants
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
 from distiq.runtimes.onnx_graph import DQ, Q, initializers
 from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan
@@ -69,6 +69,7 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
         _take_constants(graph)
     _name_nodes(model.graph)
     name_branches(model.graph)
+    share_constants(model.graph)
     for graph in every_graph(model.graph):
         with_hard_swish(graph)
     return model

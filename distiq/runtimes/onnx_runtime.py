@@ -26,6 +26,7 @@ from distiq.errors import UserError, first_line
 from distiq.files import write_atomically
 from distiq.models.from_onnx import files_of_onnx
 from distiq.models.layout import dynamic_shapes, for_longer, free_dimensions, plain_copy
+from distiq.models.onnx_file import subgraphs_of
 from distiq.models.recurrent import bilstm
 from distiq.models.signature import (
     INPUT,
@@ -52,6 +53,8 @@ MULTIPLYING = {"Conv", "Gemm", "MatMul"}
 FUSED_INTEGERS = {"QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "ConvInteger", "MatMulInteger",
                   "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}  # fmt: skip
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.UNDEFINED}
+CONTROL = {"If", "Loop", "Scan"}
+"""Nodes that compute nothing but what the graphs within them do, whose last outputs are theirs."""
 GIVING_FLOATS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 QGEMM_OUTPUT = 8  # inputs of a QGemm that quantizes its output
 RESULTS: dict[str, Any] = {
@@ -325,13 +328,24 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
     return {kind: dict(counts) for kind, counts in sorted(types.items())}
 
 
-def _typed(graph: GraphProto) -> Iterator[tuple[NodeProto, Any]]:
-    """Each node with the type that it works on; masks and conditions beside it do not count."""
-    entries = {value.name: value.type.tensor_type.elem_type for value in graph.input}
-    types: dict[str, Any] = entries | {tensor.name: tensor.data_type for tensor in graph.initializer}
+def _typed(graph: GraphProto, types: dict[str, Any] | None = None) -> Iterator[tuple[NodeProto, Any]]:
+    """Each node with the type that it works on, in branches and loops, too; masks and conditions do not count.
+
+    Args:
+        types: of the values of the graphs around, to which this one's are added.
+    """
+    types = {} if types is None else types
+    types |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     used: Any
     result: Any
     for node in graph.node:
+        for inner in subgraphs_of(node):
+            yield from _typed(inner, types)
+            given = [types.get(value.name, TensorProto.UNDEFINED) for value in inner.output]
+            types |= dict(zip(node.output, given[-len(node.output) :], strict=False))
+        if node.op_type in CONTROL:
+            continue
         kind, read = node.op_type, [types[name] for name in node.input if name in types]
         data = next((one for one in read if one != TensorProto.BOOL), read[0] if read else TensorProto.UNDEFINED)
         if kind in (Q, DYNAMIC_Q) or kind.startswith("QLinear") or kind in FUSED_INTEGERS:

@@ -1,21 +1,26 @@
 """Converters get the reference graph: no value changes, and other quantization parameters are told from its own."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from distiq.quantization.quantize import quantize
+from distiq.numerics import sqnr_db
+from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
+from distiq.runtimes.export import export, load, runtime_named
 from distiq.runtimes.lowering import (
     RANGE_COLUMNS,
     is_quantized,
     qparams_of,
     with_float_joints,
     with_float_outputs,
+    with_float_rows_as_maps,
+    with_hard_tanh,
     with_plain_attention,
     with_weight_pairs,
     without_idle_clips,
@@ -206,3 +211,30 @@ def test_a_clamp_that_quantization_repeats_is_dropped(high: float, kept: int):
     changed, values = without_idle_clips(module), torch.linspace(-1, 2, 301)
     assert sum(node.target is torch.ops.aten.clamp.default for node in changed.graph.nodes) == kept
     assert torch.equal(changed(values), module(values))
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[QuantizedModel, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(4, 8, 3, 1, 2, 2), nn.Hardsigmoid(), nn.Conv1d(8, 6, 3, 1, 1, groups=2)).eval()
+    inputs = torch.randn(16, 4, 24)
+    return quantize(model, inputs), inputs
+
+
+def test_rows_as_maps_of_one_column_give_the_same_values(rows: tuple[QuantizedModel, Tensor]):
+    reference, inputs = rows[0].reference(), rows[1]
+    changed = with_float_rows_as_maps(with_float_outputs(with_hard_tanh(reference)))
+    aten, targets = torch.ops.aten, [node.target for node in changed.graph.nodes]
+    assert [targets.count(one.default) for one in (aten.conv1d, aten.conv2d, aten.hardtanh, aten.clamp)] == [1, 1, 1, 0]
+    with torch.no_grad():
+        torch.testing.assert_close(changed(inputs), reference(inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_rows_behind_a_clamp_are_integers_in_xnnpack(rows: tuple[QuantizedModel, Tensor], tmp_path: Path):
+    pytest.importorskip("executorch")
+    (quantized, inputs), runtime = rows, runtime_named("executorch")
+    path = export(quantized, tmp_path / "rows.pte", inputs[:2])
+    with torch.no_grad():
+        assert sqnr_db(quantized(inputs), load(path)(inputs)) > 80
+    assert [one.partition(" (")[2] for one in runtime.float_operations(path)] == ["conv2d)"]

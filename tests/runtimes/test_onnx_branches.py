@@ -1,6 +1,7 @@
 """Branches of `If`: their values get names of their own, can be observed from outside, and their layers become int8."""
 
 import copy
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.runtimes.onnx_half import round_to_halves
 from distiq.runtimes.onnx_plan import plan
 from distiq.runtimes.onnx_qdq import open_graph, values_of
-from distiq.runtimes.onnx_runtime import open_session
+from distiq.runtimes.onnx_runtime import float_operations, open_session
 
 SIZE = 40
 RNG = np.random.default_rng(0)
@@ -86,3 +87,39 @@ def test_weights_within_branches_are_stored_in_float16(model: ModelProto):
     round_to_halves(half)
     assert half.ByteSize() < 0.6 * model.ByteSize()
     np.testing.assert_allclose(run(half, True), run(model, True), atol=0.02)
+
+
+def test_what_branches_compute_in_float32_is_named(model: ModelProto, tmp_path: Path):
+    onnx.save(model, tmp_path / "net.onnx")
+    named = float_operations(tmp_path / "net.onnx")
+    kinds = Counter(name.rpartition("(")[2] for name in named)
+    assert kinds == {"Abs)": 1, "MatMul)": 8, "Tanh)": 4}  # of four branches; the `If`s compute nothing themselves
+
+
+def test_a_constant_of_several_branches_is_stored_once(tmp_path: Path):
+    """Exporters unroll `If` around an LSTM: each branch has the weights of its own."""
+    weight = numpy_helper.from_array(RNG.standard_normal((SIZE, SIZE)).astype(np.float32), "w")
+    output = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    sides = [
+        helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["b"]), helper.make_node(kind, ["b"], ["z"])], kind,
+                          [], [output], [weight]) for kind in ("Tanh", "Sigmoid")
+    ]  # fmt: skip
+    choice = helper.make_node("If", ["flag"], ["y"], "If", then_branch=sides[0], else_branch=sides[1])
+    ends = [[helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", SIZE]),
+             helper.make_tensor_value_info("flag", TensorProto.BOOL, [])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]]  # fmt: skip
+    whole = helper.make_model(helper.make_graph([choice], "graph", *ends), opset_imports=[helper.make_opsetid("", 17)],
+                              ir_version=8)  # fmt: skip
+    onnx.save(whole, tmp_path / "net.onnx")
+    opened = open_graph(tmp_path / "net.onnx", ["x", "flag"], tmp_path)
+    assert 4 * SIZE * SIZE < opened.ByteSize() < 1.2 * 4 * SIZE * SIZE
+    for flag in (True, False):
+        np.testing.assert_array_equal(run(opened, flag), run(whole, flag))
+    columns = {"x": Column(np.tile(X, (2, 1)), 0, False), "flag": Column(np.repeat([True, False], 6), 0, True)}
+    calls = Calls(columns, tuple(range(12)), 1)
+    found = calibrate(opened, calls, Scheme(), "net")
+    written = found.written(found.plan)
+    assert written.ByteSize() < 4 * SIZE * SIZE  # the float32 weight is no longer there
+    for flag in (True, False):
+        exact, close = run(whole, flag), run(written, flag)
+        assert np.square(close - exact).sum() < 10**-2.5 * np.square(exact).sum()
