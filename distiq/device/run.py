@@ -1608,8 +1608,9 @@ def joined_heads(outputs: Arrays) -> np.ndarray:
 def detected(outputs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The boxes of images, likeliest first: (B, MOST_BOXES, 6) float32 of class, x0, y0, x1, y1, score.
 
-    Of two boxes of a class that overlap by more than SAME_OBJECT the likelier is kept (non-maximum suppression). Rows
-    that are left over have the class -1.
+    Of two boxes of a class that overlap by more than SAME_OBJECT the likelier is kept (non-maximum suppression), and
+    lies where all that overlap it so lie in mean, weighted by score and squared overlap (box voting, Gidaris and
+    Komodakis 2015, arXiv:1505.01749, section 5). Rows that are left over have the class -1.
 
     Args:
         outputs: (B, 4 + classes, positions), corners in pixels and logits.
@@ -1625,16 +1626,19 @@ def detected(outputs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         order = np.argsort(-own, kind="stable")[:CANDIDATES]
         classes, places, own = classes[order], places[order], own[order]
         corners = np.clip(output[:4, places].T, 0, np.array([width, height, width, height], np.float32))
-        rows = unlike(corners, classes)[:MOST_BOXES]
-        kept[number, : len(rows)] = np.column_stack([classes[rows], corners[rows], own[rows]])
+        shared = overlaps(corners, corners) * (classes[:, None] == classes)
+        rows = suppressed(shared > SAME_OBJECT)[:MOST_BOXES]
+        votes = np.where(shared[rows] > SAME_OBJECT, shared[rows] ** 2 * own, 0)
+        votes[range(len(rows)), rows] = own[rows]  # a box without an area overlaps not even itself
+        voted = votes @ corners / votes.sum(1, keepdims=True)
+        kept[number, : len(rows)] = np.column_stack([classes[rows], voted, own[rows]])
     return kept
 
 
-def unlike(corners: np.ndarray, classes: np.ndarray) -> list[int]:
-    """Which boxes (N, 4), likeliest first, are left without those that overlap a likelier one of their class."""
-    same = (overlaps(corners, corners) > SAME_OBJECT) & (classes[:, None] == classes)
-    left = np.ones(len(corners), bool)
-    for row in range(len(corners)):
+def suppressed(same: np.ndarray) -> list[int]:
+    """Which boxes are left, likeliest first, without those that are the same (N, N) as a likelier one that is left."""
+    left = np.ones(len(same), bool)
+    for row in range(len(same)):
         if left[row]:
             left[row + 1 :] &= ~same[row, row + 1 :]
     return np.flatnonzero(left).tolist()

@@ -46,7 +46,17 @@ def test_the_likelier_of_two_boxes_of_a_class_is_kept():
     found = rows[rows[:, 0] >= 0]
     assert found[:, 0].tolist() == [0, 1, 0]
     assert found[:, 5] == pytest.approx([0.9, 0.7, 0.6], abs=1e-5)
-    assert found[2, 1:5].tolist() == [20, 20, 32, 30], "boxes are cut off at the image's sides"
+    assert found[2, 1:5] == pytest.approx([20, 20, 32, 30], abs=1e-4), "boxes are cut off at the image's sides"
+
+
+def test_a_box_lies_where_those_like_it_lie_in_mean():
+    outputs = placed((0, 0, 0, 10, 10, 0.8), (0, 2, 0, 12, 10, 0.4), (0, 5, 0, 15, 10, 0.3), (0, 20, 20, 20, 25, 0.2))
+    rows = detected(outputs.numpy(), SIZE)[0]
+    found = rows[rows[:, 0] >= 0]
+    weight = 0.4 * (80 / 120) ** 2  # the third overlaps the first by a third: another object
+    share = weight / (0.8 + weight)
+    assert found[0, 1:5] == pytest.approx([2 * share, 0, 10 + 2 * share, 10], abs=1e-4)
+    assert found[-1, 1:] == pytest.approx([20, 20, 20, 25, 0.2], abs=1e-4), "without an area it stays where it is"
 
 
 def test_the_loss_falls_where_boxes_and_scores_are_right():
