@@ -1,7 +1,6 @@
-"""Small data that every room's tests may use; what torch.onnx reads anew at each export is read once."""
+"""Small data that every room's tests may use; what torch reads anew at each export is read once."""
 
 import functools
-import importlib
 import sys
 from collections.abc import Iterator
 
@@ -27,14 +26,38 @@ def bright_quadrants(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _read_torchlib_once() -> Iterator[None]:
-    """At each export torch.onnx parses the source of 500 functions, always the same: two fifths of a small export."""
+def _read_operators_once() -> Iterator[None]:
+    """At each export torch parses 500 functions of torchlib and asks the dispatcher for all operators, always the same:
+    half of a small export."""
     if "onnxscript" not in sys.modules:  # the tests at hand export nothing
         yield
         return
-    module = importlib.import_module("onnxscript._framework_apis.torch_2_11")  # the one that torch 2.13 reads
+    from torch.export import decomp_utils, exported_program
+    from torch.onnx._internal.exporter import _decomp, _registration
+
+    registry, collect = _registration.ONNXRegistry, exported_program._collect_all_valid_cia_ops
+    table = _decomp.create_onnx_friendly_decomposition_table
+    read = functools.cache(registry.from_torchlib)
+    collected, tables = functools.cache(lambda count: collect()), functools.cache(lambda taken, count: table(taken))
+
+    def count() -> int:
+        return len(torch._C._dispatch_get_all_op_names())  # an executor that is imported later brings its own
+
+    def from_torchlib(opset_version: int) -> _registration.ONNXRegistry:
+        kept, own = read(opset_version), registry()
+        own._opset_version = kept._opset_version
+        own.functions = {target: list(functions) for target, functions in kept.functions.items()}
+        return own
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "get_torchlib_ops", functools.cache(module.get_torchlib_ops))
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        patch.setattr(
+            _decomp,
+            "create_onnx_friendly_decomposition_table",
+            lambda taken: dict(tables(frozenset(taken), count())),
+        )
+        for module in (decomp_utils, exported_program):
+            patch.setattr(module, "_collect_all_valid_cia_ops", lambda: collected(count()))
         yield
 
 

@@ -63,11 +63,7 @@ def losses(run: Path) -> dict[str, list]:
     return found
 
 
-QUICK = {
-    "student, in an epoch": in_an_epoch_of("student"),
-    "quantization-aware training, in an epoch": in_an_epoch_of("trial-qat"),
-}
-MANY = {
+MOMENTS = {
     "teacher, in an epoch": in_an_epoch_of("teacher"),
     "measuring the teacher": while_measuring("teacher-float32"),
     "student, first step": lambda run: steps_done(run, "student") >= 1,
@@ -80,16 +76,8 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize("moments", [QUICK, pytest.param(MANY, marks=pytest.mark.slow)], ids=["quick", "many"])
-def test_killed_runs_end_as_the_uninterrupted_one(moments: dict, finished, started, tmp_path: Path):
-    run = tmp_path / "run"
-    if moments is QUICK:  # the teacher is there already; many moments are those of a run from its beginning
-        later = shutil.ignore_patterns("student-*", "trial-*", "comparison-*", "records", "bundle", "report.html")
-        shutil.copytree(finished.folder, run, ignore=later)
-    for moment in moments.values():
-        kill_when(moment, run, started(finished.recipe, run))
-        assert not (run / "records" / "run.json").exists()
-    process = started(finished.recipe, run)
+def ends_as_uninterrupted(run: Path, finished, process: subprocess.Popen[str]) -> None:
+    """The last process comes to its end, and all that lasts is that of the run which was never killed."""
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == finished.returncode == 3, stderr
     assert list(run.glob("steps/*.partial")) == []
@@ -100,12 +88,20 @@ def test_killed_runs_end_as_the_uninterrupted_one(moments: dict, finished, start
     assert (run / "bundle" / "model.onnx").read_bytes() == (finished.folder / "bundle" / "model.onnx").read_bytes()
 
 
-def test_a_kill_loses_no_finished_step(finished, started, run_copy: Path):
-    """The last step is taken away and the run killed while it is made again: the others are not touched."""
-    (last,) = run_copy.glob("steps/trial-qat-*")
-    for file in last.iterdir():
-        file.unlink()
-    last.rmdir()
-    before = {path: path.stat().st_mtime_ns for path in run_copy.glob("steps/*/*")}
-    kill_when(in_an_epoch_of("trial-qat"), run_copy, started(finished.recipe, run_copy))
+def test_a_killed_run_loses_no_finished_step_and_ends_as_the_uninterrupted_one(finished, started, tmp_path: Path):
+    """In the last training, with which the network of the step before, its file and its teacher must be found again."""
+    later = shutil.ignore_patterns("trial-qat-*", "comparison-*", "records", "bundle", "report.html")
+    run = Path(shutil.copytree(finished.folder, tmp_path / "run", ignore=later))
+    before = {path: path.stat().st_mtime_ns for path in run.glob("steps/*/*")}
+    kill_when(in_an_epoch_of("trial-qat"), run, started(finished.recipe, run))
+    assert not (run / "records" / "run.json").exists()
+    ends_as_uninterrupted(run, finished, started(finished.recipe, run))
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_many_moments_ends_as_the_uninterrupted_one(finished, started, tmp_path: Path):
+    for moment in MOMENTS.values():
+        kill_when(moment, tmp_path / "run", started(finished.recipe, tmp_path / "run"))
+        assert not (tmp_path / "run" / "records" / "run.json").exists()
+    ends_as_uninterrupted(tmp_path / "run", finished, started(finished.recipe, tmp_path / "run"))
