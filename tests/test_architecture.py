@@ -26,7 +26,8 @@ HOMES = {
     "onnxruntime": ("runtimes/onnx_runtime",), "onnxscript": ("runtimes/onnx_runtime",),
     "openvino": ("runtimes/openvino",),
     **dict.fromkeys(("ai_edge_litert", "litert_torch"),
-                    ("runtimes/litert", "runtimes/litert_islands", "runtimes/tflm", "runtimes/tflm_layout")),
+                    ("runtimes/litert", "runtimes/litert_file", "runtimes/litert_mend", "runtimes/litert_islands",
+                     "runtimes/tflm", "runtimes/tflm_layout")),
     "tflite_micro": ("runtimes/tflm",),
     "executorch": ("runtimes/executorch",),
 }  # fmt: skip

@@ -21,16 +21,8 @@ from distiq.files import write_atomically
 from distiq.models.signature import Predict, Signature, Tensors, of_arrays
 from distiq.recipe.quantize import Mode
 from distiq.runtimes.c99_write import LINE, identifier
-from distiq.runtimes.litert import (
-    converted,
-    float_operations,
-    operations,
-    packed,
-    parameters_of,
-    refuses,
-    signature_of,
-    unpacked,
-)
+from distiq.runtimes.litert import converted, refuses, signature_of
+from distiq.runtimes.litert_file import float_operations, operations, packed, parameters_of, unpacked
 from distiq.runtimes.runtime import (
     FileOptions,
     Footprint,

@@ -16,7 +16,8 @@ from distiq.models.text import EmbeddingBag
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, load, pair_sums
-from distiq.runtimes.litert import float_operations, signature
+from distiq.runtimes.litert import signature
+from distiq.runtimes.litert_file import float_operations
 from distiq.runtimes.uint8_input import Uint8Input
 from tests.runtimes.conftest import Branches, images_of
 

@@ -18,7 +18,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.recipe.read import parse_recipe
 from distiq.runtimes.check import check_runtimes
 from distiq.runtimes.export import differences, export, footprint, load, operations
-from distiq.runtimes.litert import unpacked
+from distiq.runtimes.litert_file import unpacked
 from distiq.runtimes.tflm import ALIGNMENT, method, write_sources
 
 pytest.importorskip("tflite_micro", reason="TFLM is not installed")
