@@ -32,7 +32,7 @@ from distiq.data.inputs import Preparation
 from distiq.files import write_atomically
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.onnx_qdq import open_graph
-from distiq.runtimes.onnx_runtime import open_session
+from distiq.runtimes.onnx_session import open_session
 from distiq.timing.latency import latencies
 
 SAMPLES = 64

@@ -30,7 +30,8 @@ from distiq.runtimes.export import operations, pair_sums
 from distiq.runtimes.onnx_half import round_to_halves
 from distiq.runtimes.onnx_plan import STANDARD
 from distiq.runtimes.onnx_qdq import open_graph
-from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, open_session
+from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
+from distiq.runtimes.onnx_session import open_session
 from distiq.timing.latency import latencies
 
 COMPARED = 256  # samples at most, each of which both graphs run at every attempt

@@ -66,12 +66,7 @@ from distiq.runtimes.lowering import (
     with_weight_pairs,
     without_idle_clips,
 )
-from distiq.runtimes.runtime import (
-    FileOptions,
-    Refusal,
-    Runtime,
-    only_static_int8,
-)
+from distiq.runtimes.runtime import FileOptions, Refusal, Runtime, only_static_int8
 from distiq.runtimes.silence import silence
 
 

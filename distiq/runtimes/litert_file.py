@@ -8,13 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from distiq.runtimes.lowering import (
-    RANGE_COLUMNS,
-)
-from distiq.runtimes.runtime import (
-    QuantizationParameters,
-    Weight,
-)
+from distiq.runtimes.lowering import RANGE_COLUMNS
+from distiq.runtimes.runtime import QuantizationParameters, Weight
 from distiq.runtimes.uint8_input import MODULE
 
 FREE = {"BROADCAST_TO", "CAST", "DEQUANTIZE", "EXPAND_DIMS", "FILL", "QUANTIZE", "RESHAPE", "SHAPE", "SQUEEZE",

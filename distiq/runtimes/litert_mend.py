@@ -9,20 +9,9 @@ import numpy as np
 
 from distiq.errors import UserError
 from distiq.numerics import HALVED_FROM
-from distiq.runtimes.litert_file import (
-    UNSIGNED,
-    _float_array,
-    float_operations_of,
-    packed,
-    unpacked,
-)
-from distiq.runtimes.lowering import (
-    RANGE_COLUMNS,
-)
-from distiq.runtimes.runtime import (
-    Weight,
-    dequantized,
-)
+from distiq.runtimes.litert_file import UNSIGNED, _float_array, float_operations_of, packed, unpacked
+from distiq.runtimes.lowering import RANGE_COLUMNS
+from distiq.runtimes.runtime import Weight, dequantized
 from distiq.runtimes.uint8_input import MODULE, Uint8Input
 
 

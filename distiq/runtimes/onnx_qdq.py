@@ -19,7 +19,7 @@ from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches, s
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
 from distiq.runtimes.onnx_graph import DQ, Q, initializers
 from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan
-from distiq.runtimes.onnx_runtime import open_session, optimized
+from distiq.runtimes.onnx_session import open_session, optimized
 from distiq.runtimes.onnx_tables import with_integer_tables
 
 OLDEST_OPSET = 13  # the first whose pairs have scales for each channel

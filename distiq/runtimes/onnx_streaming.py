@@ -23,7 +23,7 @@ from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.signature import INPUT, OUTPUT
 from distiq.runtimes.onnx_graph import DQ, initializers
-from distiq.runtimes.onnx_runtime import open_session
+from distiq.runtimes.onnx_session import open_session
 
 CHUNK, STATES = "chunk", ("samples", "frames", "hidden", "heard")
 FORM = "distiq_streaming"

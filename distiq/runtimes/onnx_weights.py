@@ -3,15 +3,7 @@
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from distiq.runtimes.onnx_graph import (
-    DQ,
-    DYNAMIC_Q,
-    consumers_of,
-    drop_dead_ends,
-    initializers,
-    raise_opset,
-    value_of,
-)
+from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, consumers_of, drop_dead_ends, initializers, raise_opset, value_of
 
 SMALLEST_PACKED = 128  # weights: fewer are not worth a node
 CONTRIB = "com.microsoft"

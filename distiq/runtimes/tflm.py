@@ -23,14 +23,7 @@ from distiq.recipe.quantize import Mode
 from distiq.runtimes.c99_write import LINE, identifier
 from distiq.runtimes.litert import converted, refuses, signature_of
 from distiq.runtimes.litert_file import float_operations, operations, packed, parameters_of, unpacked
-from distiq.runtimes.runtime import (
-    FileOptions,
-    Footprint,
-    QuantizationParameters,
-    Refusal,
-    Runtime,
-    only_static_int8,
-)
+from distiq.runtimes.runtime import FileOptions, Footprint, QuantizationParameters, Refusal, Runtime, only_static_int8
 from distiq.runtimes.tflm_layout import with_columns_as_in_the_graph, without_transposes
 
 ALIGNMENT = 16  # of every constant, as cores without unaligned reads and vector kernels want it

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from distiq.records.speed import PeakRecord, gmac_per_s
-from distiq.runtimes.onnx_runtime import matrix_product
+from distiq.runtimes.onnx_session import matrix_product
 
 SIZE = 768  # rows and columns: large enough to be bound by multiplying, not by reading
 LEAST_CALLS = 3

@@ -12,7 +12,7 @@ from distiq.data.inputs import Preparation
 from distiq.errors import UserError
 from distiq.quantization.scheme import Scheme
 from distiq.records.run import OwnFileRecord
-from distiq.runtimes.onnx_runtime import open_session
+from distiq.runtimes.onnx_session import open_session
 
 SIZE = 16
 

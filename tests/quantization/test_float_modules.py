@@ -15,7 +15,7 @@ from distiq.quantization.qat import train_quantized
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_runtime import float_operations
+from distiq.runtimes.onnx_read import float_operations
 
 KEPT = Scheme(float_modules=("frontend",))
 

@@ -15,7 +15,7 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import differences, export, load, operations, size_bytes
-from distiq.runtimes.onnx_runtime import float_operations
+from distiq.runtimes.onnx_read import float_operations
 
 CLIPS = torch.randn(8, 1000, generator=torch.Generator().manual_seed(0)) / 4
 

@@ -22,7 +22,8 @@ from distiq.runtimes.export import (
     runtime_of,
     size_bytes,
 )
-from distiq.runtimes.onnx_runtime import ONNX_RUNTIME, operation_counts
+from distiq.runtimes.onnx_read import operation_counts
+from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
 from distiq.runtimes.openvino import OPENVINO
 
 

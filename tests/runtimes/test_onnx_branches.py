@@ -16,7 +16,8 @@ from distiq.quantization.scheme import Scheme
 from distiq.runtimes.onnx_half import round_to_halves
 from distiq.runtimes.onnx_plan import plan
 from distiq.runtimes.onnx_qdq import open_graph, values_of
-from distiq.runtimes.onnx_runtime import float_operations, open_session
+from distiq.runtimes.onnx_read import float_operations
+from distiq.runtimes.onnx_session import open_session
 
 SIZE = 40
 RNG = np.random.default_rng(0)

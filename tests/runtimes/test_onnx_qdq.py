@@ -19,7 +19,7 @@ from distiq.runtimes.onnx_qdq import (
     quantized_graph,
     with_outputs,
 )
-from distiq.runtimes.onnx_runtime import operations
+from distiq.runtimes.onnx_read import operations
 
 
 def gemm(opset: int = 13, ir_version: int = 8) -> ModelProto:

@@ -18,7 +18,7 @@ from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import activation_fake_quantizers, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load
-from distiq.runtimes.onnx_runtime import float_operations, operation_counts, work
+from distiq.runtimes.onnx_read import float_operations, operation_counts, work
 from distiq.runtimes.onnx_weights import SMALLEST_PACKED
 
 INT4 = onnx.TensorProto.INT4

@@ -21,7 +21,7 @@ from distiq.models.signature import INPUT
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.export import export, load, pair_sums
-from distiq.runtimes.onnx_runtime import operation_counts, quantization_parameters
+from distiq.runtimes.onnx_read import operation_counts, quantization_parameters
 from distiq.runtimes.runtime import QuantizationParameters, Weight
 from distiq.runtimes.saturation import accumulate, emulate, may_saturate, saturation
 

@@ -18,7 +18,8 @@ from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes import lowering
 from distiq.runtimes.export import differences, export, load, require, runtime_of
-from distiq.runtimes.onnx_runtime import float_operations, with_mask
+from distiq.runtimes.onnx_read import float_operations
+from distiq.runtimes.onnx_runtime import with_mask
 from distiq.runtimes.runtime import Runtime
 
 VOCABULARY, LENGTH = 50, 12

@@ -14,7 +14,7 @@ from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
 from distiq.runtimes.export import differences, export, load
 from distiq.runtimes.litert import LITERT
-from distiq.runtimes.onnx_runtime import float_operations, operation_counts
+from distiq.runtimes.onnx_read import float_operations, operation_counts
 from distiq.runtimes.uint8_input import Uint8Input
 
 GREY = Uint8Input((0.286,), (0.353,))

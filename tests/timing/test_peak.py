@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distiq.records.speed import PeakRecord, gmac_per_s
-from distiq.runtimes.onnx_runtime import matrix_product
+from distiq.runtimes.onnx_session import matrix_product
 from distiq.timing.peak import measure_peak
 
 
