@@ -90,8 +90,8 @@ Measured on {run.environment.cpu} ({", ".join(run.environment.instruction_sets)}
 {" ".join(facts)}
 {said}Trained on {run.data.source}: {run.data.train} {noun}. Made with `{run.command}`, {run.created}.
 
-`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` answers a sample.
-Without distiq, `python run.py` checks, answers and times the file; it needs numpy and {cost.runtime} alone.
+`distiq check .` replays the test vectors on another machine; `distiq predict . {example}` predicts a sample.
+Without distiq, `python run.py` checks, predicts and times; it needs numpy and {cost.runtime} alone.
 
 """
         + "\n".join(f"- {name}: sha256 {value}" for name, value in files.items())

@@ -1,7 +1,7 @@
 """The bundle: what goes to the device. Model file, preprocessing, labels, test vectors, card.
 
 model.onnx           the file, or that of another runtime (model.xml with model.bin, model.c with model.h, ...)
-run.py               checks, answers and times the file with numpy and its runtime alone
+run.py               checks, predicts and times: it needs numpy and the file's runtime alone
 preprocessing.json   how pixels, sound or the columns of a row become its input, and what its outputs mean
 tokenizer.json       of texts: how they are cut into tokens
 vectors.safetensors  inputs and the outputs that this file gave where it was made
@@ -40,7 +40,7 @@ EXAMPLES = {"image": "image.png", "audio": "clip.wav", "text": '"a text"', "tabl
 
 
 class Prediction(NamedTuple):
-    """An answer: class name and its probability."""
+    """A class and its probability."""
 
     label: str
     probability: float
@@ -51,7 +51,7 @@ class StreamPrediction(NamedTuple):
 
     start_s: float
     end_s: float
-    answers: list[Prediction]
+    classes: list[Prediction]
 
 
 class Bundle:
@@ -134,7 +134,7 @@ class Bundle:
             )
         return self.preprocessing.encode(str(sample), str(self.folder), second)
 
-    def answer(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
+    def classify(self, inputs: Tensor, top: int = 3) -> list[list[Prediction]]:
         """The likeliest classes of each input (B, ...), likeliest first.
 
         Raises:
@@ -144,9 +144,9 @@ class Bundle:
             case "softmax" | "sigmoid":
                 return self.classes_of(self.run(inputs), top)
             case "number":
-                raise UserError(f"{self.folder}: this model answers a number, no classes; ask `numbers` for it")
+                raise UserError(f"{self.folder}: this model predicts a number, not classes; ask `numbers` for it")
             case "boxes" | "mask":
-                raise UserError(f"{self.folder}: this model finds things in images; ask `objects` for them")
+                raise UserError(f"{self.folder}: this model predicts boxes or masks; ask `objects` for them")
             case _:
                 raise UserError(
                     f"{self.folder}: what this model gives is decoded by the code of its task"
@@ -213,7 +213,7 @@ class Bundle:
             UserError: the model finds neither, or the image does not decode.
         """
         if self.decoding not in ("boxes", "mask"):
-            raise UserError(f"{self.folder}: this model finds no boxes and no masks; ask `predict` for its answer")
+            raise UserError(f"{self.folder}: this model predicts no boxes and no masks; ask `predict` for what it does")
         path = Path(image)
         output = self._joined(self.run(self.prepare(path).inputs))[0]
         if draw is not None:
@@ -239,9 +239,9 @@ class Bundle:
         """The likeliest classes of a sample, likeliest first; of a file of several rows, of its first.
 
         Raises:
-            UserError: as `prepare` and `answer`.
+            UserError: as `prepare` and `classify`.
         """
-        return self.answer(self.prepare(sample, second).inputs[:1], top)[0]
+        return self.classify(self.prepare(sample, second).inputs[:1], top)[0]
 
     @property
     def decoding(self) -> str:
@@ -249,13 +249,13 @@ class Bundle:
         return self.about.get("decoding", "")
 
     def numbers(self, inputs: Tensor) -> Tensor:
-        """What the model answers to each input (B, ...), in the unit of the data, (B,).
+        """The number predicted for each input (B, ...), in the unit of the data, (B,).
 
         Raises:
-            UserError: the model answers classes.
+            UserError: the model predicts classes.
         """
         if self.decoding != "number":
-            raise UserError(f"{self.folder}: this model answers classes, no number; ask `answer` for them")
+            raise UserError(f"{self.folder}: this model predicts classes, not a number; ask `classify` for them")
         return self.numbers_of(self.run(inputs))
 
     def numbers_of(self, outputs: Tensors) -> Tensor:
@@ -292,7 +292,7 @@ class Bundle:
         return len(sound.samples) / sound.rate > audio.seconds
 
     def listen(self, file: Path, every: float, top: int = 3) -> Iterator[StreamPrediction]:
-        """Answers a long clip window after window, as a microphone's stream would be.
+        """Classifies a long clip window by window, as a microphone's stream would be.
 
         Args:
             every: seconds from one window to the next.
@@ -307,7 +307,7 @@ class Bundle:
         samples = resampled(read_sound(file), rate)
         for start, window in windows(samples, length, max(1, round(every * rate))):
             inputs = self.normalize(torch.from_numpy(window.copy()).unsqueeze(0))
-            yield StreamPrediction(start / rate, (start + length) / rate, self.answer(inputs, top)[0])
+            yield StreamPrediction(start / rate, (start + length) / rate, self.classify(inputs, top)[0])
 
     def likeliest(self, probabilities: Tensor, top: int) -> list[Prediction]:
         """The likeliest classes by their probabilities (classes,), likeliest first."""
@@ -354,7 +354,7 @@ class Bundle:
         """Replays the test vectors here.
 
         Another processor may round sums of float differently, which moves a logit by an integer or two: a
-        difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed answer is not. A number has
+        difference of 2 % of the logits' span (`runner.ALLOWED`) is allowed, a changed prediction is not. A number has
         changed where it differs by more.
 
         Raises:

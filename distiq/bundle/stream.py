@@ -1,6 +1,6 @@
 """Sound in chunks of any size in, running class probabilities out.
 
-A window's answer is the one that its clip would get. Where the model's file has its front-end apart (an ONNX file
+A window's prediction is that of its clip. Where the model's file has its front-end apart (an ONNX file
 whose front-end stays in float32), every frame is computed once and kept for all the windows that it lies in.
 """
 
@@ -81,7 +81,7 @@ def parts_of(model: Path, run: Predict) -> FrontEnd:
 
 
 def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -> Iterator[StreamPrediction]:
-    """A bundle's answers to a stream, from the first full window on.
+    """A bundle's predictions of a stream, from the first full window on.
 
     Args:
         source: a WAV or FLAC file; "-" is the standard input, one channel of raw int16 (little endian) at the
@@ -100,16 +100,16 @@ def hear(bundle: Bundle, source: str, every: float, smooth: int, top: int = 3) -
     if not 0 < every * rate <= length:
         raise UserError(f"every = {every:g} s; give a positive time of at most a window, {length / rate:g} s")
     stream = Stream(parts_of(bundle.model, bundle.run), length, round(every * rate), smooth)
-    heard, answered = 0, False
+    heard, is_full = 0, False
     for chunk in _chunks(source, rate, max(1, round(every * rate))):
         heard += len(chunk)
         for start, probabilities in stream.hear(bundle.normalize(torch.from_numpy(chunk.copy()))):
-            answered = True
+            is_full = True
             yield StreamPrediction(start / rate, (start + length) / rate, bundle.likeliest(probabilities, top))
-    if not answered:
+    if not is_full:
         raise UserError(
             f"{source}: the sound ends after {heard / rate:.2f} s, before the first window of {length / rate:g} s is"
-            " full; without --stream a short clip is answered with silence around it"
+            " full; without --stream a short clip is predicted with silence around it"
         )
 
 

@@ -1,4 +1,4 @@
-"""The folder `web` of a bundle: a page that answers samples in a browser, from any static server.
+"""The folder `web` of a bundle: a page that predicts samples in a browser, from any static server.
 
 index.html, page.js      the page; page.json: what it shows, and how samples are prepared
 model.onnx               the file that is fastest there

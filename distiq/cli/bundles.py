@@ -61,7 +61,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predicts samples with a bundle's model file."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.predict import predict as predictions
         from distiq.records.documents import PredictionsRecord
 
@@ -77,19 +77,19 @@ def predict(
             made += [one] if as_json or out is not None else []  # a microphone's windows never end
         if out is not None:
             typer.echo(f"{out}: {len(made)} vectors of {len(made[0].vector)}")
-        answer(PredictionsRecord(bundle=str(bundle), predictions=tuple(made)))
+        emit(PredictionsRecord(bundle=str(bundle), predictions=tuple(made)))
 
 
 @app.command(epilog="Example: `distiq check runs/fashion_mnist/bundle`")
 def check(bundle: BundleFolder, as_json: AsJson = False) -> None:
     """Replays a bundle's test vectors on this machine. Exit code 3 if the file predicts differently here."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.bundle.open import Bundle
         from distiq.records.documents import ReplayRecord
 
         replay = Bundle(bundle).check()
         typer.echo("\n".join(replay.lines))
-        answer(ReplayRecord.model_validate(replay._asdict()))
+        emit(ReplayRecord.model_validate(replay._asdict()))
         if not replay.passed:
             raise typer.Exit(BUDGET_MISSED)
 
@@ -103,7 +103,7 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Sends a bundle to the Hugging Face hub, with its README.md as the model's card."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.push import push as push_bundle
 
         record = push_bundle(bundle, repository, private=private, dry_run=dry_run)
@@ -111,7 +111,7 @@ def push(
             typer.echo(f"{file.size_bytes:>15,} bytes  {file.name}")
         total = sum(file.size_bytes for file in record.files)
         typer.echo(f"{total:>15,} bytes {f'would go to {repository}' if dry_run else record.url}")
-        answer(record)
+        emit(record)
 
 
 @app.command(epilog="Example: `distiq mcp work`, as the command of a server in an assistant's settings")

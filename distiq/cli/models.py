@@ -44,7 +44,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Times model files side by side on this machine: latency of one sample, throughput of a batch."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         shapes = dict(_named_shape(part) for part in shape.split(" ") if part)
         from distiq.commands.bench import bench as bench_files
         from distiq.report.show import show_bench
@@ -63,7 +63,7 @@ def bench(
                 watch=watch,
             )
         show_bench(record, console)
-        answer(record)
+        emit(record)
 
 
 @app.command(
@@ -125,7 +125,7 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Makes an int8 file from your own float32 ONNX file and measures both side by side; without labels or PyTorch."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.quantize_file import quantize_file, scheme_of
         from distiq.data.inputs import Preparation
         from distiq.report.show import show_own_file
@@ -157,7 +157,7 @@ def quantize(
                 watch=watch,
             )
         show_own_file(record, console)
-        answer(record)
+        emit(record)
 
 
 def _named_shape(text: str) -> tuple[str, list[int]]:

@@ -23,14 +23,14 @@ def init(
 
     Beside it stands the recipe's JSON schema, by which editors complete keys.
     """
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.init import SCHEMA_FILE
         from distiq.commands.init import init as write_recipe
         from distiq.records.documents import StarterRecord
 
         about = write_recipe(path, data, every_key=all_, force=force)
         typer.echo(f"{about}\n{path} written; run it with: distiq run {path}")
-        answer(StarterRecord(recipe=str(path), schema_file=str(path.with_name(SCHEMA_FILE)), about=about))
+        emit(StarterRecord(recipe=str(path), schema_file=str(path.with_name(SCHEMA_FILE)), about=about))
 
 
 @app.command(epilog="Examples: `distiq recipes`, `distiq recipes fashion_mnist`")
@@ -39,7 +39,7 @@ def recipes(
     as_json: AsJson = False,
 ) -> None:
     """Lists the recipes that come with distiq; `distiq run NAME` runs one."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
         from distiq.records.documents import ShippedRecipe, ShippedRecipes
 
@@ -50,7 +50,7 @@ def recipes(
         )
         for one in found:
             typer.echo(one.toml if name else f"{one.name:<20}{one.about}")
-        answer(ShippedRecipes(recipes=found))
+        emit(ShippedRecipes(recipes=found))
 
 
 @app.command(epilog="Examples: `distiq schema > distiq.schema.json`, `distiq schema show`")

@@ -33,7 +33,7 @@ def run(
 
     Exit codes: 0 the budget holds, 2 the input is refused, 3 the budget is missed (the best file is delivered).
     """
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.recipe.read import load_recipe
         from distiq.recipe.shipped import recipe_file
 
@@ -43,7 +43,7 @@ def run(
             place = folder or Path("runs") / settings.name
             _search(settings, None, None, folder, "", plain, file)
             settings, folder = _found(place, None), place
-        _compress(settings, folder, plain, file, answer)
+        _compress(settings, folder, plain, file, emit)
 
 
 @app.command(epilog="Example: `distiq search fashion_mnist --trials 40`, then `distiq deliver runs/fashion_mnist`")
@@ -64,13 +64,13 @@ def search(
     Without budget.size_kb and budget.latency_ms, candidates must be as small and as fast as the recipe's own student.
     Interrupted, the same command goes on.
     """
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.recipe.read import load_recipe
         from distiq.recipe.shipped import recipe_file
 
         file = recipe_file(recipe)
         settings = load_recipe(file, set_)
-        answer(_search(settings, trials, hours, folder, storage, plain, file))
+        emit(_search(settings, trials, hours, folder, storage, plain, file))
 
 
 @app.command(epilog="Example: `distiq deliver runs/fashion_mnist --point 12`")
@@ -86,8 +86,8 @@ def deliver(
 
     Exit codes as of `distiq run`.
     """
-    with explained(as_json) as answer:
-        _compress(_found(folder, point), folder, plain, None, answer)
+    with explained(as_json) as emit:
+        _compress(_found(folder, point), folder, plain, None, emit)
 
 
 @app.command(epilog="Example: `distiq ablate fashion_mnist --seeds 5`")
@@ -103,7 +103,7 @@ def ablate(
 
     Interrupted, the same command goes on. The result also stands in the run's report.
     """
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.recipe.read import load_recipe
         from distiq.recipe.shipped import recipe_file
 
@@ -121,7 +121,7 @@ def ablate(
         if not processes.is_main():
             return
         show_ablation(record, console)
-        answer(record)
+        emit(record)
         if (place / "records" / "run.json").exists():
             write_report(place / "records", place / "report.html")
             console.print(f"report: {place / 'report.html'}", markup=False)
@@ -138,7 +138,7 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """Says why a run's int8 file lost accuracy: the checklist, each fake-quantizer alone, the cause, the cure."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.diagnose import diagnose as diagnose_run
         from distiq.commands.diagnose import recipe_of
         from distiq.records.documents import DiagnosedRecord
@@ -164,7 +164,7 @@ def diagnose(
             show(folder / "records", console)
             write_report(folder / "records", folder / "report.html")
         console.print(f"report: {folder / 'report.html'}", markup=False)
-        answer(DiagnosedRecord(diagnosis=diagnosis, cured=record))
+        emit(DiagnosedRecord(diagnosis=diagnosis, cured=record))
         if record is not None and not record.verdict.met:
             raise typer.Exit(BUDGET_MISSED)
 
@@ -184,7 +184,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Makes a run's report.html again, from its records alone. Measurements taken in stay in the records."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.records.documents import ReportRecord
         from distiq.report.measurements import keep_measurement, read_measurements
         from distiq.report.reading import read_run
@@ -198,18 +198,18 @@ def report(
             show_machines(folder / "records", Console(highlight=False))
         typer.echo(str(folder / "report.html"))
         kept = read_measurements(folder / "records", read_run(folder / "records"))
-        answer(ReportRecord(report=str(folder / "report.html"), measurements=kept))
+        emit(ReportRecord(report=str(folder / "report.html"), measurements=kept))
 
 
 @app.command(epilog="Example: `distiq show runs/fashion_mnist`")
 def show(folder: RunFolder, as_json: AsJson = False) -> None:
     """Prints a run's result in the terminal."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.report.reading import read_run
         from distiq.report.show import show as show_records
 
         show_records(folder / "records", Console(highlight=False))
-        answer(read_run(folder / "records"))
+        emit(read_run(folder / "records"))
 
 
 @app.command(epilog="Example: `distiq compare runs/one runs/two --out compared.html`")
@@ -220,14 +220,14 @@ def compare(
 ) -> None:
     """Shows several runs side by side: quality with the paired interval, size, time, and what their recipes do
     otherwise."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.compare import compare as compare_runs
         from distiq.report.runs import write_runs
         from distiq.report.show import show_runs
 
         record = compare_runs(folders)
         show_runs(record, Console(highlight=False))
-        answer(record)
+        emit(record)
         if out is not None:
             write_runs(record, out)
             typer.echo(str(out))
@@ -241,7 +241,7 @@ def clean(
 ) -> None:
     """Removes from a finished run what its records do not name: steps of earlier settings, unfinished or damaged ones,
     stored outputs of earlier teachers."""
-    with explained(as_json) as answer:
+    with explained(as_json) as emit:
         from distiq.commands.clean import clean as clean_run
         from distiq.records.documents import CleanRecord, UnnamedFolder
 
@@ -250,7 +250,7 @@ def clean(
             typer.echo(f"{entry.size_bytes:>15,} bytes  {entry.path}")
         total = sum(entry.size_bytes for entry in unnamed)
         removed = tuple(UnnamedFolder(path=str(entry.path), size_bytes=entry.size_bytes) for entry in unnamed)
-        answer(CleanRecord(dry_run=dry_run, folders=removed, size_bytes=total))
+        emit(CleanRecord(dry_run=dry_run, folders=removed, size_bytes=total))
         typer.echo(f"{total:>15,} bytes in {len(unnamed)} folders {'would be ' if dry_run else ''}removed")
 
 
@@ -294,7 +294,7 @@ def _found(folder: Path, point: int | None) -> "Recipe":
 
 
 def _compress(
-    settings: "Recipe", folder: Path | None, plain: bool, file: Path | None, answer: "Callable[[Record], None]"
+    settings: "Recipe", folder: Path | None, plain: bool, file: Path | None, emit: "Callable[[Record], None]"
 ) -> None:
     from distiq.commands.compress import compress
     from distiq.report.show import show
@@ -308,6 +308,6 @@ def _compress(
         return
     show(place / "records", console)
     console.print(f"report: {place / 'report.html'}\nbundle: {place / 'bundle'}", markup=False)
-    answer(record)
+    emit(record)
     if not record.verdict.met:
         raise typer.Exit(BUDGET_MISSED)

@@ -80,13 +80,13 @@ def _windows(bundle: Bundle, sample: str, every: float, smooth: int, top: int) -
     notes = bundle.conversions(Path(sample)) if sample != "-" else ()
     windows = hear(bundle, sample, every, smooth, top) if smooth else bundle.listen(Path(sample), every, top)
     for heard in windows:
-        text = "  ".join(f"{name} {100 * share:.1f} %" for name, share in heard.answers)
+        text = "  ".join(f"{name} {100 * share:.1f} %" for name, share in heard.classes)
         yield PredictionRecord(
             sample=sample,
             start_s=heard.start_s,
             end_s=heard.end_s,
             text=text,
-            classes=_classes(heard.answers),
+            classes=_classes(heard.classes),
             notes=notes,
         )
         notes = ()
@@ -130,7 +130,7 @@ def _values(bundle: Bundle, outputs: Tensors, top: int) -> list[dict[str, object
     """What is predicted as values, for each sample of a batch; empty where only words are known."""
     match bundle.decoding:
         case "softmax" | "sigmoid":
-            return [{"classes": _classes(answers)} for answers in bundle.classes_of(outputs, top)]
+            return [{"classes": _classes(likeliest)} for likeliest in bundle.classes_of(outputs, top)]
         case "number":
             return [{"number": number} for number in bundle.numbers_of(outputs).tolist()]
         case "vector":
@@ -139,5 +139,5 @@ def _values(bundle: Bundle, outputs: Tensors, top: int) -> list[dict[str, object
             return []
 
 
-def _classes(answers: Sequence[Prediction]) -> tuple[ClassShare, ...]:
-    return tuple(ClassShare(label=label, probability=share) for label, share in answers)
+def _classes(likeliest: Sequence[Prediction]) -> tuple[ClassShare, ...]:
+    return tuple(ClassShare(label=label, probability=share) for label, share in likeliest)

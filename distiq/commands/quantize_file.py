@@ -114,7 +114,7 @@ def quantize_file(
         rounds, seconds: of the timing; see `bench`.
 
     Raises:
-        UserError: a file cannot be read or written, the data does not fit the network, or its answers are not finite.
+        UserError: a file cannot be read or written, the data does not fit the network, or its outputs are not finite.
     """
     watch = watch or Silent()
     source, out = Path(source), Path(out)

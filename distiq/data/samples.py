@@ -121,7 +121,7 @@ class Split:
     Args:
         samples: N of them, in the form that their preprocessing takes.
         labels: (N,) int64, the class of each; or (N, classes) int64, where a sample has several labels: 1 at each
-            that it has, 0 elsewhere; or (N,) float32, a number each, as networks answer it (see `Target`); or, of
+            that it has, 0 elsewhere; or (N,) float32, a number each, as networks predict it (see `Target`); or, of
             training samples, (N, classes) float32, the share of each class. `UNLABELLED`, of numbers and shares NaN, in
             a training split: such a sample is learned from through a teacher alone.
     """
@@ -244,8 +244,8 @@ def refuse_floats(dtype: torch.dtype, noun: str, where: str) -> None:
     """Raises UserError if a model was made from samples of a type that no file holds."""
     if dtype == torch.float32:
         raise UserError(
-            f"{where}: this model was made from float32 {noun}, which files do not hold; it answers prepared inputs"
-            " alone (`distiq.bundle.Bundle.answer`)"
+            f"{where}: this model was made from float32 {noun}, which files do not hold; it predicts prepared inputs"
+            " alone (`distiq.bundle.Bundle.classify`)"
         )
 
 

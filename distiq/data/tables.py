@@ -192,7 +192,7 @@ class Table:
             UserError: the file is missing, holds no row or lacks a column, or no encoding is known.
         """
         if self.encoding is None:
-            raise UserError(f"{where}: this bundle cannot read raw rows; it answers prepared inputs")
+            raise UserError(f"{where}: this bundle cannot read raw rows; it predicts prepared inputs")
         rows = read_columns(Path(sample), self.encoding.columns)
         if not rows[self.encoding.columns[0]]:
             raise UserError(f"{sample}: holds no row")

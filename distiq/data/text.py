@@ -108,7 +108,7 @@ class Text:
             UserError: a text is empty or is no Unicode text, or no tokenizer is known.
         """
         if not self.tokenizer:
-            raise UserError(f"{where}: this bundle cannot read raw texts; it answers prepared inputs")
+            raise UserError(f"{where}: this bundle cannot read raw texts; it predicts prepared inputs")
         encoder = TextEncoder(self.tokenizer, self.shape[0], self.kept, self.pair)
         seconds = [second] if self.pair else []
         inputs, notes = encoder.encode([sample], "the text", not self.fixed_length, seconds)

@@ -1,6 +1,6 @@
 """Tokenizers: raw text to token numbers; from a folder or a hub, or trained here.
 
-A tokenizer is a `tokenizers.Tokenizer`; its JSON goes into the bundle, so that raw text is answered there.
+A tokenizer is a `tokenizers.Tokenizer`; its JSON goes into the bundle, so that it takes raw text.
 """
 
 import base64

@@ -1,11 +1,11 @@
 """Runs a distiq bundle where distiq is not installed: Python 3.9, numpy and the runtime of its model file are enough.
 
-    python run.py                     check: replays the test vectors; exit code 3 if the file answers differently here
-    python run.py shoe.png clip.wav   answers samples; image files need Pillow
+    python run.py                     check: replays the test vectors; exit code 3 if the file predicts differently here
+    python run.py shoe.png clip.wav   predicts samples; image files need Pillow
     python run.py street.png --draw found     also draws the boxes, or the classes, that it finds
-    python run.py rows.csv            answers every row of a file of named columns (.csv, .tsv, .json, .jsonl)
-    python run.py "a fine film"       answers a text; needs the package tokenizers
-    python run.py sample.npy          answers one sample, or several in one array; of a model of several inputs an .npz
+    python run.py rows.csv            predicts every row of a file of named columns (.csv, .tsv, .json, .jsonl)
+    python run.py "a fine film"       predicts a text; needs the package tokenizers
+    python run.py sample.npy          predicts one sample, or several in one array; of a model of several inputs an .npz
     python run.py --time              latency of one sample and throughput of a batch; --json FILE writes them down
 
 An .npy of uint8 pixels (C, H, W) or of int16 sound (T,) is raw: it is prepared as preprocessing.json says. An .npy of
@@ -1515,20 +1515,20 @@ def check(predict: Predict, vectors: dict[str, np.ndarray], about: dict[str, Any
         passed = bool(off <= step)
         verdict = "pass" if passed else "FAIL"
         lines.append(f"{verdict}: preparation, largest difference {off:.3g} (allowed {step:.3g})")
-    answers = run(predict, inputs, "the test vectors")
-    if isinstance(outputs, dict) or isinstance(answers, dict):
-        return check_each(answers, outputs, passed, lines)
+    here = run(predict, inputs, "the test vectors")
+    if isinstance(outputs, dict) or isinstance(here, dict):
+        return check_each(here, outputs, passed, lines)
     expected = outputs
-    differences = difference(answers, expected).reshape(len(expected), -1).max(1)
+    differences = difference(here, expected).reshape(len(expected), -1).max(1)
     tolerance, decoding = ALLOWED * float(expected.max() - expected.min()), decoding_of(about)
-    changed = decoding.changed(answers, expected, tolerance)
+    changed = decoding.changed(here, expected, tolerance)
     wrong = changed | ~(differences <= tolerance)
     verdict = "FAIL" if wrong.any() else "pass"
     seen = f"largest difference {differences.max():.3g} (allowed {tolerance:.3g})"
-    lines.append(f"{verdict}: {len(expected)} vectors, {changed.sum()} answers changed, {seen}")
+    lines.append(f"{verdict}: {len(expected)} vectors, {changed.sum()} predictions changed, {seen}")
     for number in np.flatnonzero(wrong)[:MOST_SHOWN]:
-        here, there = (decoding.named(scores[number], about) for scores in (answers, expected))
-        said = f"answers {here}, not {there}" if changed[number] else f"answers {here} as expected"
+        now, before = (decoding.named(scores[number], about) for scores in (here, expected))
+        said = f"predicts {now}, not {before}" if changed[number] else f"predicts {now} as expected"
         lines.append(f"  vector {number}: {said}; a logit differs by {differences[number]:.3g}")
     if wrong.sum() > MOST_SHOWN:
         lines.append(f"  and {wrong.sum() - MOST_SHOWN} more")
@@ -1546,9 +1546,9 @@ def vectors_of(side: str, vectors: dict[str, np.ndarray]) -> Arrays:
     return several
 
 
-def check_each(answers: Arrays, expected: Arrays, passed: bool, lines: list[str]) -> Check:
+def check_each(outputs: Arrays, expected: Arrays, passed: bool, lines: list[str]) -> Check:
     """Each of several outputs may move by a share of its own span."""
-    named = (value if isinstance(value, dict) else {"": value} for value in (answers, expected))
+    named = (value if isinstance(value, dict) else {"": value} for value in (outputs, expected))
     here, there = named
     if here.keys() != there.keys():
         raise Refused(f"the model gives {', '.join(here)}, not {', '.join(there)}; copy the bundle again")
@@ -1562,7 +1562,7 @@ def check_each(answers: Arrays, expected: Arrays, passed: bool, lines: list[str]
 
 
 def run(predict: Predict, inputs: Arrays, what: str) -> Arrays:
-    """The model's answers, or what the runtime says where it gives none."""
+    """The model's outputs, or what the runtime says where it gives none."""
     try:
         return predict(inputs)
     except Refused as error:

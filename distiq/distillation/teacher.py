@@ -195,7 +195,7 @@ class MeanTeacher:
     def follow(self, student: nn.Module) -> nn.Module:
         """Starts from a copy of the student, and returns it: it belongs in the training's checkpoint."""
         self.student, self.average = student, freeze(copy.deepcopy(student))
-        self.average.register_buffer("answers", torch.zeros(()))
+        self.average.register_buffer("updates", torch.zeros(()))
         return self.average
 
     @torch.no_grad()
@@ -203,12 +203,12 @@ class MeanTeacher:
         assert self.student is not None, "follow() comes first"
         assert self.average is not None
         if self.student.training:
-            count = self.average.get_buffer("answers")
+            count = self.average.get_buffer("updates")
             decay = min(self.decay, float(count / (count + 1)))
             count += 1
             own = {**dict(self.student.named_parameters()), **dict(self.student.named_buffers())}
             for name, value in (*self.average.named_parameters(), *self.average.named_buffers()):
-                if name != "answers":
+                if name != "updates":
                     value.copy_(value * decay + own[name] * (1 - decay) if value.is_floating_point() else own[name])
         with torch.autocast(batch.inputs.device.type, enabled=False):
             return Knowledge(self.average.eval()(batch.inputs).float())

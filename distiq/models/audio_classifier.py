@@ -16,7 +16,7 @@ WAVEFORM_MODELS = (
 )  # fmt: skip
 """The architectures of transformers that read raw waveforms."""
 SPECTROGRAM_MODELS = ("audio-spectrogram-transformer",)
-"""What reads spectrograms that its own feature extractor makes, in numpy: it can answer, but not be exported."""
+"""What reads spectrograms that its own feature extractor makes, in numpy: it can predict, but not be exported."""
 
 
 class Waves(nn.Module):

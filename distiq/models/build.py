@@ -273,7 +273,7 @@ def check_output(model: nn.Module, form: OutputForm, example: Tensor, role: str)
         wants, own = ("a number each", "one output") if one else (f"{form.outputs} classes", "the data's classes")
         places = ", ..." * bool(form.dimensions)
         raise UserError(
-            f"{role}: the network answers {tuple(logits.shape)} for one input, but the data has {wants}; its output"
+            f"{role}: the network returns {tuple(logits.shape)} for one input, but the data has {wants}; its output"
             f" must be (1, {form.outputs}{places}) logits. Teacher and student must both have {own}"
         )
 
@@ -284,7 +284,7 @@ def _comes_from_hub(choice: ModelChoice) -> bool:
 
 
 def _is_finished(choice: ModelChoice, role: str) -> bool:
-    """Whether a network with weights answers as it is: a teacher that is not trained on."""
+    """Whether a network with weights is used as it is: a teacher that is not trained on."""
     return role == "teacher" and not getattr(choice, "finetune", False)
 
 

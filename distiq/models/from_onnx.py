@@ -337,7 +337,7 @@ class _Reader:
             self.module.steps[number] = step._replace(last_read=done)
 
     def _try(self) -> None:
-        """Refuses a network that does not answer every sample by itself."""
+        """Refuses a network that does not compute every sample by itself."""
         rows = by_name([_tried(sample) for sample in self.samples.values()], list(self.samples))
         try:
             together, alone = call(self.module, rows), [call(self.module, row) for row in split(rows, 1)]
@@ -349,7 +349,7 @@ class _Reader:
             allowed = 1e-4 * float(whole.abs().max())
             if not same or not torch.allclose(whole, torch.cat(rows_of_it), rtol=1e-3, atol=allowed):
                 raise UserError(
-                    f"does not answer each sample of a batch by itself; {EXPORT_AGAIN}, with a dynamic batch"
+                    f"does not compute each sample of a batch by itself; {EXPORT_AGAIN}, with a dynamic batch"
                 )
 
 

@@ -41,13 +41,13 @@ class Predictor(nn.Module):
 
     Args:
         predict: inputs (B, ...) as the networks see them, a numpy array -> (B, classes) probabilities or logits.
-        trial: inputs on which it is tried. If every row of its answer is non-negative and sums to 1, its answers are
+        trial: inputs on which it is tried. If every row that it returns is non-negative and sums to 1, the rows are
             taken as probabilities, and their logarithms as logits.
         rate: of sound, samples per second that it takes; 0 is any.
         name: of the callable, for messages.
 
     Raises:
-        UserError: the callable fails, or its answer has no finite row of numbers for each input.
+        UserError: the callable fails, or does not return a finite row of numbers for each input.
     """
 
     def __init__(
@@ -55,28 +55,28 @@ class Predictor(nn.Module):
     ) -> None:
         super().__init__()
         self.predict, self.rate, self.name = predict, rate, name
-        self.probabilities = are_probabilities(self._answer(trial))
+        self.probabilities = are_probabilities(self._rows(trial))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, ...) -> (B, classes) float32 logits on the inputs' device, without gradient."""
-        answer = self._answer(inputs)
-        logits = logarithms(answer) if self.probabilities else answer
+        rows = self._rows(inputs)
+        logits = logarithms(rows) if self.probabilities else rows
         return logits.float().to(inputs.device)
 
-    def _answer(self, inputs: Tensor) -> Tensor:
+    def _rows(self, inputs: Tensor) -> Tensor:
         """(B, classes) float64, as the callable gave it."""
         try:
-            answer = np.asarray(self.predict(inputs.detach().cpu().contiguous().numpy()), dtype=np.float64)
+            rows = np.asarray(self.predict(inputs.detach().cpu().contiguous().numpy()), dtype=np.float64)
         except Exception as error:  # whatever the callable raises
             raise UserError(f"{self.name}: the callable fails ({type(error).__name__}: {error})") from error
-        if answer.ndim != 2 or len(answer) != len(inputs):
+        if rows.ndim != 2 or len(rows) != len(inputs):
             raise UserError(
-                f"{self.name}: the callable answers an array of shape {answer.shape} for {len(inputs)} inputs; it"
+                f"{self.name}: the callable returns an array of shape {rows.shape} for {len(inputs)} inputs; it"
                 " must be (inputs, classes) probabilities or logits"
             )
-        if not np.isfinite(answer).all():
-            raise UserError(f"{self.name}: the callable answers NaN or infinite values")
-        return torch.from_numpy(answer)
+        if not np.isfinite(rows).all():
+            raise UserError(f"{self.name}: the callable returns NaN or infinite values")
+        return torch.from_numpy(rows)
 
     def __deepcopy__(self, _memo: dict) -> "Predictor":
         return self  # nothing in it can be trained

@@ -38,8 +38,8 @@ def pretrained_classifier(
         watch: gets a note if the weights were of another type.
 
     Raises:
-        ValueError: it is finished, but lacks a class among its labels, or weights that it answers by; or a weight is
-            not finite.
+        ValueError: it is finished, but lacks a class among its labels, or weights that decide its logits; or a weight
+            is not finite.
     """
     import transformers
 
@@ -70,7 +70,7 @@ def revision_of(network: nn.Module) -> str:
 
 
 def refuse_decoders(config: Any) -> None:
-    """Raises ValueError for networks that write their answer token by token."""
+    """Raises ValueError for networks that generate their output token by token."""
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{config.model_type} is an encoder-decoder network, which writes token by token; distiq takes encoders:"
@@ -121,7 +121,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _refuse_drawn_weights(model: Any, missing: Sequence[str], finished: bool) -> None:
-    """Raises ValueError where transformers drew what decides the answer: in a finished classifier anything, in one that
+    """Raises ValueError where transformers drew what decides the logits: in a finished classifier anything, in one that
     is trained on most of what stands before the head."""
     missing = [key for key in missing if key.rpartition(".")[2] not in DRAWN_ANEW]
     heads = [key for key in missing if not key.startswith(model.base_model_prefix)]

@@ -1,6 +1,6 @@
 """Small networks over token numbers: recurrent, convolutional, a bag of embeddings; smaller tables of embeddings.
 
-Padding never changes an answer.
+Padding never changes the logits.
 """
 
 from collections.abc import Sequence
@@ -129,7 +129,7 @@ class EmbeddingBag(nn.Module):
 class TrimmedEmbedding(nn.Module):
     """An embedding that has rows for some tokens alone; all others are read as the unknown one.
 
-    Texts of kept tokens are answered as by the whole table, to the bit: the tokenizer stays as it is.
+    Texts of kept tokens get the logits of the whole table, to the bit: the tokenizer stays as it is.
 
     Args:
         embedding: the whole table.

@@ -1,4 +1,4 @@
-"""Small networks that tag every token: recurrent, convolutional. Padding changes no answer, and has logits of 0."""
+"""Small networks that tag every token: recurrent, convolutional. Padding changes no logit and has logits of 0."""
 
 from collections.abc import Sequence
 

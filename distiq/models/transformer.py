@@ -182,7 +182,7 @@ def save_transformers(
     Args:
         text: how raw text becomes token numbers, as `Text.to_json` gives it; empty if unknown.
         decoding: what the outputs mean; see `PROBLEM_TYPES`.
-        target: of a number: mean and std by which the network's answers become numbers of the data's unit; they stand
+        target: of a number: mean and std by which the network's outputs become numbers of the data's unit; they stand
             in config.json under this name.
     """
     import transformers
@@ -213,10 +213,10 @@ def check_saved(network: TokenLogits, folder: Path, tokens: Tensor) -> None:
     """Loads a folder of `save_transformers` again.
 
     Args:
-        tokens: (B, L) on which both have to answer the same.
+        tokens: (B, L) on which both must give the same logits.
 
     Raises:
-        ValueError: it does not load whole, or answers otherwise.
+        ValueError: it does not load whole, or gives other logits.
     """
     import transformers
 
@@ -233,7 +233,7 @@ def check_saved(network: TokenLogits, folder: Path, tokens: Tensor) -> None:
     again = network.around(model.eval())
     before, after = network.eval()(tokens), again(tokens)
     if before.shape != after.shape or not torch.allclose(before, after, atol=1e-3 * float(before.abs().max() + 1)):
-        raise ValueError("loaded again, it answers otherwise")
+        raise ValueError("loaded again, it gives other logits")
 
 
 def as_transformers(
@@ -244,7 +244,7 @@ def as_transformers(
 ) -> Any:
     """A copy in the library's own architecture, whose `save_pretrained` other programs can load.
 
-    Its answers are the network's. What the library has no form for is written out: a trimmed or factorized table has
+    Its logits are the network's. What the library has no form for is written out: a trimmed or factorized table has
     every row again, heads that were left out are zero.
     """
     model: Any = copy.deepcopy(network.model).eval()

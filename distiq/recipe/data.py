@@ -141,7 +141,7 @@ class TextSettings(Part):
         columns = {"text": self.text, **({"pair": self.pair} if self.pair else {})}
         targets = self.labels or (self.target or self.label,)
         if same := [key for key, column in columns.items() if column in targets]:
-            raise ValueError(f'{same[0]} = "{columns[same[0]]}" is the label, too; a network would read the answer')
+            raise ValueError(f'{same[0]} = "{columns[same[0]]}" is the label, too; a network would read it off')
         if self.pair == self.text:
             raise ValueError(f'pair = "{self.pair}" is the first text, too; name another column')
         return self

@@ -19,7 +19,7 @@ class OwnFileRecord(Record):
     """A float32 file of someone's own and the int8 file made from it: `bench.files` are these two.
 
     `sqnr_db` is that of the worst output; `sqnr_by_output` is empty where there is one. `agreement` is the share of
-    equal answers, None where the output has no classes; `agreement_by_output` is empty where there is one.
+    equal predictions, None where the output has no classes; `agreement_by_output` is empty where there is one.
     `delivered` says what the file holds, `notes` how it was made and what was kept in float32, a sentence each.
     `float_operations` are those that
     the int8 file leaves in float32, `operations` all by kind and type, as in `RuntimeRecord`. `pair_sums` says whether

@@ -42,7 +42,7 @@ class SpeedRecord(Record):
 class TriedRecord(Record):
     """A setting of a runtime: threads, and its own options by their names there; without any they are distiq's.
 
-    `against_default` compares it with the first setting that was tried. `same_answers` is false where it computes
+    `against_default` compares it with the first setting that was tried. `same_predictions` is false where it computes
     otherwise, such as in bfloat16.
     """
 
@@ -50,7 +50,7 @@ class TriedRecord(Record):
     options: dict[str, str]
     latency: LatencyRecord
     against_default: SpeedRecord
-    same_answers: bool
+    same_predictions: bool
 
 
 class TuningRecord(Record):

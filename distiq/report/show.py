@@ -219,7 +219,7 @@ def _print_settings(bench: BenchRecord, console: Console) -> None:
         table.columns[0].no_wrap, table.columns[0].max_width = False, None
         console.print(table)
     if any(file.tuning for file in bench.files):
-        console.print(Text("* to be used: the fastest with the same answers, if beyond the noise", "dim"))
+        console.print(Text("* to be used: the fastest with the same predictions, if beyond the noise", "dim"))
 
 
 def show_own_file(record: OwnFileRecord, console: Console) -> None:
@@ -228,10 +228,10 @@ def show_own_file(record: OwnFileRecord, console: Console) -> None:
     before, after = record.bench.files
     layout = Table.grid(padding=(0, 2))
     held_out = f"{record.compared_samples} held-out samples, {record.calibration_samples} calibrated; no labels"
-    rows = [] if record.agreement is None else [("Equal answers", percent(record.agreement), held_out)]
+    rows = [] if record.agreement is None else [("Equal predictions", percent(record.agreement), held_out)]
     rows += [("SQNR of the outputs", decibels(record.sqnr_db), held_out if record.agreement is None else "")]
     rows += [(f"SQNR of {name}", decibels(value), "") for name, value in record.sqnr_by_output.items()]
-    rows += [(f"Equal answers of {name}", percent(value), "") for name, value in record.agreement_by_output.items()]
+    rows += [(f"Equal predictions of {name}", percent(value), "") for name, value in record.agreement_by_output.items()]
     rows += [("Size", comparison(before.size_bytes, after.size_bytes, "smaller", "larger"), record.scheme)]
     slower = []
     for was, now in zip(before.latency, after.latency, strict=False):

@@ -62,7 +62,7 @@ def _latency_limit(run: RunRecord, median_ms: float) -> Cell:
     return Cell(said, f"at most {quantity(allowed, 'ms')}")
 
 
-SETTING_HEADINGS = (Cell("p50"), Cell("Against the first"), Cell("95 % interval"), Cell("Answers"))
+SETTING_HEADINGS = (Cell("p50"), Cell("Against the first"), Cell("95 % interval"), Cell("Predictions"))
 
 
 def setting_rows(tuning: TuningRecord) -> tuple[Row, ...]:
@@ -74,7 +74,7 @@ def setting_rows(tuning: TuningRecord) -> tuple[Row, ...]:
                 Cell(milliseconds(entry.latency.p50_ms)),
                 Cell(comparison(entry.against_default.ratio, 1, "faster", "slower") if number else "the default"),
                 Cell(speed_interval(entry.against_default) if number else NOTHING),
-                Cell("the same" if entry.same_answers else "others"),
+                Cell("the same" if entry.same_predictions else "others"),
             ),
             marked=number == tuning.chosen,
         )

@@ -94,7 +94,7 @@ def int8_trial(run: RunRecord) -> TrialRecord:
 
 
 def least_agreement(run: RunRecord) -> float | None:
-    """The share of test samples that any two runtimes' files answer alike at least; None of a single one."""
+    """The lowest share of equal predictions on test samples between any two runtimes' files; None of a single one."""
     return min((share for entry in int8_trial(run).runtimes for share in entry.agreement_with.values()), default=None)
 
 
@@ -128,7 +128,7 @@ def _types(entry: RuntimeRecord) -> str:
 
 
 def _with_others(entry: RuntimeRecord) -> str:
-    """The runtime whose file answers otherwise most often; empty where there is no other."""
+    """The runtime whose file disagrees most often; empty where there is no other."""
     if not entry.agreement_with:
         return ""
     least = min(entry.agreement_with, key=lambda name: entry.agreement_with[name])

@@ -119,7 +119,7 @@ def _say_probabilities(network: Network, data: Data, watch: Watch) -> None:
     if task_of(data).decoding == "softmax" and gives_probabilities(network.module, data):
         watch.note(
             f"warning: {network.role}: its outputs are probabilities (it ends in a softmax), but losses and temperature"
-            " are for logits: return what goes into it; bundles answer by probabilities all the same"
+            " are for logits: return what goes into it; bundles give probabilities all the same"
         )
 
 

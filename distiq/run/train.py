@@ -166,7 +166,7 @@ def train(
     """
     if (place.folder / WEIGHTS).is_file() and not (place.folder / CHECKPOINT).exists():  # see `salvage`
         return Trained(origin="weights of a step whose record was damaged, whole by their own checksum", training=None)
-    teacher = answering(place, source, data, distillation, views, seed) if source else None
+    teacher = live_or_cached(place, source, data, distillation, views, seed) if source else None
     trained, record = distil(
         network.fresh(seed, start.module if start else None),
         teacher,
@@ -204,7 +204,7 @@ def _origin(network: Network, is_taught: bool) -> str:
     return f"trained here from {source}" if source else "trained here"
 
 
-def answering(
+def live_or_cached(
     place: Place, source: TrainedNetwork, data: Data, distillation: DistilSettings, views: ViewSettings, seed: int
 ) -> Teacher | None:
     """The teacher as the settings want it; its stored outputs serve every student of the same seed."""

@@ -40,7 +40,7 @@ from distiq.run.measure import (
     scores,
     turns_of,
 )
-from distiq.run.train import WEIGHTS, TrainedNetwork, answering
+from distiq.run.train import WEIGHTS, TrainedNetwork, live_or_cached
 from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batch
@@ -227,7 +227,7 @@ def make_trial(
 def train_on(place: Place, quantized: QuantizedModel, lesson: Lesson, data: Data, seed: int) -> TrainingRecord:
     """Quantization-aware training, in place, with the teacher where the lesson has one."""
     settings, task = lesson.distillation, task_of(data)
-    teacher = answering(place, lesson.source, data, settings, lesson.views, seed) if lesson.source else None
+    teacher = live_or_cached(place, lesson.source, data, settings, lesson.views, seed) if lesson.source else None
 
     def loss_fn(logits: Tensor, batch: Batch) -> Losses:
         knowledge = teacher(batch) if teacher is not None else None

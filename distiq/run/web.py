@@ -42,7 +42,7 @@ from distiq.tasks.score import kept, score
 from distiq.timing.latency import summary
 
 SHOWN = ("softmax", "sigmoid", "number")  # decodings that the page knows
-MOST = 2048  # samples of the test set that a file answers in the browser
+MOST = 2048  # samples of the test set that a file predicts in the browser
 CHUNK = 64
 
 
@@ -219,15 +219,15 @@ def _measured(
 ) -> WebRecord:
     """Each file's quality on the test set or a part of it, the same predictions as natively, and its time."""
     part, task = data.test.drawn(MOST), task_of(data)
-    answers = {form: _answers(browser, form, data, part, one.file.path) for form, one in files.items()}
+    outputs = {form: _outputs(browser, form, data, part, one.file.path) for form, one in files.items()}
     timed = _timed(browser, list(files), data, turns)
     plain = timed[FLOAT32]
     records = [
         WebFileRecord(
             form=form,
             size_bytes=one.measured.size_bytes,
-            quality=score(task, answers[form].browser, part.labels).primary,
-            agreement=task.agreement(answers[form].native, answers[form].browser),
+            quality=score(task, outputs[form].browser, part.labels).primary,
+            agreement=task.agreement(outputs[form].native, outputs[form].browser),
             latency=timed[form],
             speed=None if form == FLOAT32 else paired_speed(plain.turns_ms, timed[form].turns_ms),
             breaches=ladder.judge(budget, reference.scores.validation, one.measured),
@@ -244,14 +244,14 @@ def _measured(
     )
 
 
-class _Answers(NamedTuple):
+class _Outputs(NamedTuple):
     """Kept outputs of one file, in the browser and in ONNX Runtime."""
 
     browser: Tensor
     native: Tensor
 
 
-def _answers(browser: Browser, form: str, data: Data, part: Split, path: Path) -> _Answers:
+def _outputs(browser: Browser, form: str, data: Data, part: Split, path: Path) -> _Outputs:
     task, native = task_of(data), load(path)
     name = runtime_of(path).signature(path).inputs[0].name
     found: list[Tensor] = []
@@ -262,7 +262,7 @@ def _answers(browser: Browser, form: str, data: Data, part: Split, path: Path) -
         returned = {key: torch.from_numpy(one.copy()) for key, one in outputs.items()}
         found.append(kept(task, one_output(returned if len(returned) > 1 else next(iter(returned.values())))))
         expected.append(kept(task, native(inputs)))
-    return _Answers(torch.cat(found), torch.cat(expected))
+    return _Outputs(torch.cat(found), torch.cat(expected))
 
 
 def _timed(browser: Browser, forms: Sequence[str], data: Data, turns: Turns) -> dict[str, LatencyRecord]:

@@ -246,7 +246,7 @@ def _try_out(network: Positional, folder: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"its code gives no answers within {TRIAL_SECONDS} s") from error
+        raise RuntimeError(f"its code gives no outputs within {TRIAL_SECONDS} s") from error
     for number, (count, length, inputs) in enumerate(tried):
         what = f"{count} samples" + (f" of {length} tokens" if length else "")
         output = folder / f"outputs{number}.npz"
@@ -255,7 +255,7 @@ def _try_out(network: Positional, folder: Path) -> None:
         expected = tensors_of(network.named(network.module(*inputs)))
         for one, other in zip(np.load(output).values(), expected, strict=True):
             if not _alike(torch.from_numpy(one), other):
-                raise RuntimeError(f"its code answers {what} otherwise than the network")
+                raise RuntimeError(f"its code computes {what} otherwise than the network")
 
 
 def _alike(output: Tensor, expected: Tensor) -> bool:

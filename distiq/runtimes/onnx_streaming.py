@@ -1,12 +1,12 @@
-"""A keyword spotter in chunks: an exported ONNX file becomes one with chunk and state in, answer and state out.
+"""A keyword spotter in chunks: an exported ONNX file becomes one with chunk and state in, logits and state out.
 
 It is for networks of a front-end, one convolution over frames and a recurrent unit (`audio_gru`), float or int8, and
 computes with the file's own weights and scales. Its states are the samples that the next frame begins with, the frames
 that the next convolution reads (its left context), the recurrent unit's state, and how many chunks it has heard.
 
-A network with global pooling has no such form: its answer is the mean over a window, whose first frames have to be
-taken away again, and its convolutions pad every window anew with zeros. A running mean as state would answer for all
-that was ever heard. `distiq.bundle.stream` gives it the windows' exact answers, with every frame computed once.
+A network with global pooling has no such form: its output is the mean over a window, whose first frames have to be
+taken away again, and its convolutions pad every window anew with zeros. A running mean as state would cover all
+that was ever heard. `distiq.bundle.stream` gives the windows' exact logits, with every frame computed once.
 """
 
 import json
@@ -56,9 +56,9 @@ class Step(NamedTuple):
 
 
 class StreamingModel:
-    """A streaming file, opened. After every chunk it answers for all that it has heard since `start`.
+    """A streaming file, opened. After every chunk it gives logits for all sound since `start`.
 
-    The answer is that of the whole clip's network at its latest recurrent step that hears no padding behind it;
+    The logits are those of the whole clip's network at its latest recurrent step that hears no padding behind it;
     `form.silent` chunks come before the first.
     """
 
@@ -135,7 +135,7 @@ def _parts(graph: GraphProto, file: Path) -> tuple[NodeProto, NodeProto, NodePro
     if len(convolutions) != 2 or len(recurrent) != 1 or "/" not in convolutions[0].name:
         raise UserError(
             f"{file}: only a network of a front-end in float32, one convolution over its frames and one recurrent unit"
-            " (audio_gru) takes chunks with a state; others answer windows: distiq predict BUNDLE - --stream"
+            " (audio_gru) takes chunks with a state; others predict windows: distiq predict BUNDLE - --stream"
         )
     return convolutions[0], convolutions[1], recurrent[0]
 
@@ -222,10 +222,10 @@ def _declare(graph: GraphProto, form: Form, outputs: list[str]) -> None:
         "hidden": (TensorProto.FLOAT, ["batch", form.hidden]),
         "heard": (TensorProto.INT64, ["batch", 1]),
     }
-    answer = graph.output[0]
+    logits = graph.output[0]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend(helper.make_tensor_value_info(name, *about) for name, about in kinds.items())
-    graph.output.append(answer)
+    graph.output.append(logits)
     graph.output.extend(
         helper.make_tensor_value_info(name, *kinds[name.removesuffix("_after")]) for name in outputs[1:]
     )

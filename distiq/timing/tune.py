@@ -20,7 +20,7 @@ def tune(path: Path, threads: int, inputs: Tensors, rounds: int, seconds: float)
     """Times the file under each setting of its runtime, one sample at a time, with the given threads and with one.
 
     Args:
-        inputs: (B, ...) as the file takes them; the first is timed, all are answered.
+        inputs: (B, ...) as the file takes them; the first is timed, all are predicted.
         rounds, seconds: how many turns every setting has, and how long one is.
 
     Raises:
@@ -49,11 +49,13 @@ def tune(path: Path, threads: int, inputs: Tensors, rounds: int, seconds: float)
                 options=options,
                 latency=latency,
                 against_default=paired_speed(default.turns_ms, latency.turns_ms),
-                same_answers=_same(outputs[name], expected),
+                same_predictions=_same(outputs[name], expected),
             )
         )
     better = [
-        number for number, entry in enumerate(tried) if entry.same_answers and entry.against_default.verdict == "faster"
+        number
+        for number, entry in enumerate(tried)
+        if entry.same_predictions and entry.against_default.verdict == "faster"
     ]
     return TuningRecord(
         tried=tuple(tried), chosen=min(better, key=lambda number: tried[number].latency.p50_ms, default=0)

@@ -109,8 +109,8 @@ def test_files_are_encoded_as_arrays_are(tmp_path: Path):
     [
         ("grey floats", "here: this model was made from float32 images, which files do not hold"),
         ("float sound", "here: this model was made from float32 clips, which files do not hold"),
-        ("numbers", "here: this bundle cannot read raw texts; it answers prepared inputs"),
-        ("vectors", "here: this bundle cannot read raw rows; it answers prepared inputs"),
+        ("numbers", "here: this bundle cannot read raw texts; it predicts prepared inputs"),
+        ("vectors", "here: this bundle cannot read raw rows; it predicts prepared inputs"),
     ],
 )
 def test_what_no_file_holds_is_refused(name: str, message: str):

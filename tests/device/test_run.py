@@ -301,7 +301,7 @@ def test_a_changed_answer_fails_and_is_named():
     answers[2, 1] = 3.05
     found = runner.check(lambda _: answers, vectors_of(OUTPUTS), IMAGES)
     assert (found.passed, found.vectors, found.changed) == (False, 3, 1)
-    assert found.lines[-1] == "  vector 2: answers b, not c; a logit differs by 1.05"
+    assert found.lines[-1] == "  vector 2: predicts b, not c; a logit differs by 1.05"
 
 
 def test_another_preparation_fails():
@@ -364,7 +364,7 @@ def test_a_number_is_answered_and_checked_in_its_unit():
     vectors = {"inputs": np.zeros((3, 4), np.int64), "outputs": outputs}
     assert runner.check(lambda _: outputs + 0.03, vectors, about).passed  # 2 % of the span are 0.04
     found = runner.check(lambda _: outputs + np.array([[0], [0.5], [0]], np.float32), vectors, about)
-    assert (found.passed, found.changed) == (False, 1) and "answers 55, not 50" in found.lines[-1]
+    assert (found.passed, found.changed) == (False, 1) and "predicts 55, not 50" in found.lines[-1]
 
 
 def test_times_are_ordered_and_counted():

@@ -106,7 +106,7 @@ def test_a_network_of_ones_own(file):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("too_wide", "the network answers (1, 4) for one input, but the data has 3 classes"),
+        ("too_wide", "the network returns (1, 4) for one input, but the data has 3 classes"),
         ("two_answers", "the network gives output_0, output_1; the task reads one output"),
         ("no_net", "returned str; return an nn.Module"),
         ("none", "has no function"),
@@ -117,7 +117,7 @@ def test_a_network_that_does_not_fit_the_data_is_refused(file, name, message):
 
 
 def test_classes_in_place_of_a_number_are_refused():
-    with pytest.raises(UserError, match=r"answers \(1, 3\) .* but the data has a number each; .* both have one output"):
+    with pytest.raises(UserError, match=r"returns \(1, 3\) .* but the data has a number each; .* both have one output"):
         check_output(ResNet(3, 1, [4], 1), OutputForm(1), torch.zeros(1, *SHAPE), "student")
 
 

@@ -240,7 +240,7 @@ def test_a_comparison_and_what_is_made_of_it(op: str, tmp_path: Path):
         ([node("QuantizeLinear", "x", "s")], ["n", 2], r"is quantized already \(QuantizeLinear\); give the float32"),
         ([node("Relu", "x")], ["n", 3, "h"], r"leaves the shape of a sample open: \[3, 0\]; give an example"),
         ([node("Gemm", "x", "w", transA=1)], ["n", 2], r'Gemm "the_gemm": multiplies a transposed input'),
-        ([node("Reshape", "x", "flat")], ["n", 2], "does not answer each sample of a batch by itself"),
+        ([node("Reshape", "x", "flat")], ["n", 2], "does not compute each sample of a batch by itself"),
         ([node("MaxPool", "x", kernel_shape=[2], pads=[0, 1])], ["n", 1, 4], r'"the_maxpool": pads by \(0,\) bef'),
         ([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT16)], ["n", 2], "casts to FLOAT16"),
         ([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], ["n", 2], "is of com.microsoft, not of ON"),

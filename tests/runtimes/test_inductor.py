@@ -113,7 +113,7 @@ def test_it_says_what_it_takes_and_refuses_all_else(made: Made):
             predict(wrong)
 
 
-def test_another_layout_in_memory_gives_the_same_answers(made: Made):
+def test_another_layout_in_memory_gives_the_same_predictions(made: Made):
     images = images_of(6, 4)
     strided = images.transpose(2, 3).contiguous().transpose(2, 3)
     assert torch.equal(load(made.path)(strided), load(made.path)(images))
@@ -183,7 +183,7 @@ def test_code_that_crashes_or_answers_otherwise_is_not_delivered(made: Made, tmp
     reference, example = made.quantized.reference(), images_of(2, 8)
     with torch.no_grad():
         _try_out(positional(reference, example), tmp_path)
-        with pytest.raises(RuntimeError, match="its code answers 1 samples otherwise than the network"):
+        with pytest.raises(RuntimeError, match="its code computes 1 samples otherwise than the network"):
             _try_out(positional(nn.Sequential(reference, Negative()), example), tmp_path)
         (tmp_path / "model.pt2").write_bytes(b"no library")
         with pytest.raises(RuntimeError, match="its code fails with 1 samples"):

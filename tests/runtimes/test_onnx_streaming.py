@@ -82,5 +82,5 @@ def test_other_networks_and_chunks_are_refused(file: Path, tmp_path: Path):
     with pytest.raises(UserError, match="does not take chunks; make one with export_streaming"):
         StreamingModel(file)
     pooled = DSCNN(3, front_end(RATE, bands=12), stem=4, widths=(4,), strides=(1,)).eval()
-    with pytest.raises(UserError, match=r"takes chunks with a state; others answer windows"):
+    with pytest.raises(UserError, match=r"takes chunks with a state; others predict windows"):
         export_streaming(export(pooled, tmp_path / "pooled.onnx", CLIPS), tmp_path / "no.onnx")

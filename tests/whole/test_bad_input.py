@@ -187,7 +187,7 @@ def test_data_of_a_function(function: str, said: list[str], recipe_file, refused
 UNFIT = [
     (
         "five_classes",
-        ["answers (1, 5) for one input, but the data has 2 classes", "must both have the data's classes"],
+        ["returns (1, 5) for one input, but the data has 2 classes", "must both have the data's classes"],
     ),
     ("fails", ["the network fails on an input of shape (1, 12, 12)"]),
 ]
@@ -263,7 +263,7 @@ def test_a_teacher_that_no_file_can_hold_teaches_all_the_same(recipe_file, facto
     recipe = recipe_file((old, f'model = "{factories}:branching"'))
     result = CliRunner().invoke(app, ["run", str(recipe), "--run", str(tmp_path / "run"), "--plain"])
     assert result.exit_code == 3, result.output
-    assert "the teacher has no file, its answers are PyTorch's: " in result.output
+    assert "the teacher has no file, its logits are PyTorch's: " in result.output
     record = RunRecord.load(tmp_path / "run" / "records" / "run.json")
     assert [column.name for column in record.teacher.columns] == ["float32"]
     assert record.teacher.column("float32").cost is None

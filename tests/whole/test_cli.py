@@ -130,7 +130,7 @@ def test_check_replays_the_vectors(finished):
     assert result.exit_code == 0
     preparation, vectors = result.stdout.splitlines()
     assert preparation.startswith("pass: preparation, largest difference 0 ")
-    assert vectors.startswith("pass: 32 vectors, 0 answers changed, largest difference 0 ")
+    assert vectors.startswith("pass: 32 vectors, 0 predictions changed, largest difference 0 ")
 
 
 @pytest.mark.parametrize("command", [["check"], ["predict", "image.png"]])

@@ -250,7 +250,7 @@ def test_inductor_delivers_a_bundle_that_checks_itself(data: Data, tmp_path: Pat
     assert Bundle(bundle).check().passed
     done = subprocess.run([sys.executable, bundle / "run.py"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "pass: 32 vectors, 0 answers changed" in done.stdout
+    assert "pass: 32 vectors, 0 predictions changed" in done.stdout
 
 
 def test_every_runtime_is_measured_and_the_first_is_delivered(data: Data, run: Path):

@@ -37,7 +37,7 @@ def test_it_checks_itself(bundle: Path, on_device: OnDevice):
     assert done.returncode == 0, done.stderr
     preparation, vectors = done.stdout.splitlines()
     assert preparation.startswith("pass: preparation, largest difference 0 ")
-    assert vectors.startswith("pass: 32 vectors, 0 answers changed, largest difference 0 ")
+    assert vectors.startswith("pass: 32 vectors, 0 predictions changed, largest difference 0 ")
 
 
 def test_a_plain_call_from_another_folder_works(bundle: Path, tmp_path: Path):
@@ -69,7 +69,7 @@ def test_it_ends_with_3_where_a_vector_diverges_just_as_distiq_does(
     done = on_device(bundle)
     here = distiq("check", bundle)
     assert (done.returncode, done.stdout) == (code, here.stdout) and here.exit_code == code
-    assert ("vector 5: answers" in done.stdout) == (code == 3)
+    assert ("vector 5: predicts" in done.stdout) == (code == 3)
     assert "vector 4" not in done.stdout and "vector 6" not in done.stdout
 
 
@@ -122,7 +122,7 @@ def test_it_answers_images_and_arrays_as_distiq_does(bundle: Path, photos: Path,
     of_image, of_raw, *of_prepared = [line.partition(": ")[2] for line in done.stdout.splitlines()]
     assert f"{image}: {of_image}" == distiq("predict", bundle, image).stdout.strip()
     assert len(of_prepared) == 2 and of_raw == of_prepared[0]
-    (expected,) = Bundle(bundle).answer(Bundle(bundle).vectors()["inputs"][3:4])
+    (expected,) = Bundle(bundle).classify(Bundle(bundle).vectors()["inputs"][3:4])
     assert of_raw == "  ".join(f"{name} {100 * share:.1f} %" for name, share in expected)
 
 

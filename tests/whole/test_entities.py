@@ -96,7 +96,7 @@ def test_spans_are_printed_with_their_places(finished: tuple[Path, RunRecord], o
     printed = CliRunner().invoke(app, ["predict", str(bundle), TEXT]).stdout
     assert 'Rome.: 8 to 16: location "New York"' in printed
     assert on_device(bundle, TEXT).stdout == printed
-    assert "pass: 32 vectors, 0 answers changed" in on_device(bundle).stdout
+    assert "pass: 32 vectors, 0 predictions changed" in on_device(bundle).stdout
 
 
 def test_transformers_loads_the_student(finished: tuple[Path, RunRecord]):

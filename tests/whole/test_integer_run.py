@@ -34,7 +34,7 @@ def test_the_bundle_takes_and_gives_int8(recipe_file, tmp_path):
     assert f"input with scale {ends['input']['scale']:.9g}, zero point" in (bundle.folder / "README.md").read_text()
     assert bundle.check().passed
     done = subprocess.run([sys.executable, "run.py"], cwd=bundle.folder, capture_output=True, text=True, check=True)
-    assert "pass: 32 vectors, 0 answers changed, largest difference 0 " in done.stdout
+    assert "pass: 32 vectors, 0 predictions changed, largest difference 0 " in done.stdout
 
 
 @pytest.mark.parametrize(

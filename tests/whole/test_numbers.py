@@ -150,7 +150,7 @@ def test_the_bundle_answers_in_the_unit_of_the_data(run: RunRecord, folder: Path
     assert opened.check().passed
     told = CliRunner().invoke(app, ["predict", str(opened.folder), "the film is dull"])
     assert told.output.strip() == f"the film is dull: stars {low:.4g}"
-    with pytest.raises(UserError, match="this model answers a number, no classes; ask `numbers`"):
+    with pytest.raises(UserError, match="this model predicts a number, not classes; ask `numbers`"):
         opened.predict("the film is dull")
     card = (opened.folder / "README.md").read_text()
     assert "Predicts a number: stars." in card and "| RMSE, 48 test texts |" in card

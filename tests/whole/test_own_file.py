@@ -117,7 +117,13 @@ def test_the_command_writes_and_measures_an_int8_file(own: Path, tmp_path: Path)
     result = distiq(own, "--data", own.with_name("samples.npy"), "--out", out, "--json", "--ranges", "minmax",
                     "--rounding", "nearest")  # fmt: skip
     assert result.exit_code == 0, result.output
-    for part in ("Equal answers", "20 held-out samples", "SQNR of the outputs", "Batch 32", "Float operations left  0"):
+    for part in (
+        "Equal predictions",
+        "20 held-out samples",
+        "SQNR of the outputs",
+        "Batch 32",
+        "Float operations left  0",
+    ):
         assert part in result.stderr, result.stderr
     found = OwnFileRecord.model_validate_json(result.stdout)
     assert (found.calibration_samples, found.compared_samples, found.float_operations) == (20, 20, ())

@@ -170,7 +170,7 @@ def test_the_bundle_gives_outputs_that_its_code_decodes(run: RunRecord, folder: 
     assert json.loads((opened.folder / "preprocessing.json").read_text())["task"] == "ordinal"
     assert opened.check().passed and runner.main([], opened.folder) == 0
     with pytest.raises(UserError, match=r"decoded by the code of its task .ordinal. alone"):
-        opened.answer(opened.vectors()["inputs"][:1])
+        opened.classify(opened.vectors()["inputs"][:1])
     (folder / "one.csv").write_text("a,b\n1.9,1.9\n")
     said = CliRunner().invoke(app, ["predict", str(opened.folder), str(folder / "one.csv")])
     values = [float(value) for value in said.output.split(": ")[1].split()]

@@ -120,10 +120,10 @@ def test_the_runner_checks_and_answers_prepared_rows(
     inputs = bundle.vectors()["inputs"][:2]
     np.save(tmp_path / "rows.npy", inputs.numpy())
     assert runner.main([], bundle.folder) == 0
-    assert capsys.readouterr().out.startswith("pass: 32 vectors, 0 answers changed")
+    assert capsys.readouterr().out.startswith("pass: 32 vectors, 0 predictions changed")
     assert runner.main([str(tmp_path / "rows.npy"), "--top", "1"], bundle.folder) == 0
     named = [line.split()[1] for line in capsys.readouterr().out.splitlines()]
-    assert named == [answers[0].label for answers in bundle.answer(inputs, 1)]
+    assert named == [answers[0].label for answers in bundle.classify(inputs, 1)]
 
 
 def test_the_runner_reads_rows_where_distiq_is_not(run: RunRecord, folder: Path, tmp_path: Path, on_device: OnDevice):

@@ -181,7 +181,7 @@ def test_a_long_clip_is_answered_window_by_window(run: Path, bundle: Bundle, tmp
     wavfile.write(tmp_path / "song.wav", RATE, song)
     heard = list(bundle.listen(tmp_path / "song.wav", 0.25))
     assert [window.start_s for window in heard] == [0, 0.25, 0.5, 0.75, 1.0, 1.25]
-    assert [window.answers[0].label for window in heard[:5]] == ["tone", "tone", "hiss", "hiss", "tone"]
+    assert [window.classes[0].label for window in heard[:5]] == ["tone", "tone", "hiss", "hiss", "tone"]
     output = distiq("predict", run / "bundle", tmp_path / "song.wav", "--every", 0.25).output
     assert output.splitlines()[2].startswith(f"{tmp_path / 'song.wav'}, 0.50 to 0.75 s: hiss ")
     lines = distiq("predict", run / "bundle", tmp_path / "song.wav").output
@@ -192,7 +192,7 @@ def test_a_window_is_the_clip_that_begins_there(bundle: Bundle, tmp_path: Path):
     song = np.concatenate([tone(300), hiss(99)])
     wavfile.write(tmp_path / "song.wav", RATE, song)
     wavfile.write(tmp_path / "second.wav", RATE, song[1000:])
-    assert list(bundle.listen(tmp_path / "song.wav", 0.25))[1].answers == bundle.predict(tmp_path / "second.wav")
+    assert list(bundle.listen(tmp_path / "song.wav", 0.25))[1].classes == bundle.predict(tmp_path / "second.wav")
 
 
 def test_a_stream_answers_the_windows_of_a_file_and_of_the_standard_input(run: Path, bundle: Bundle, tmp_path: Path):

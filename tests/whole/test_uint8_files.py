@@ -27,7 +27,7 @@ def test_the_bundle_takes_pixels_and_answers_like_the_graph(recipe_file, photos,
     assert torch.equal(bundle.normalize(vectors["pixels"]), vectors["pixels"])
     first = vectors["pixels"][:1]
     (photo,) = [path for path in (photos / "test").rglob("*.png") if torch.equal(bundle.prepare(path).inputs, first)]
-    assert bundle.predict(photo)[0] == bundle.answer(first)[0][0]
+    assert bundle.predict(photo)[0] == bundle.classify(first)[0][0]
     done = subprocess.run([sys.executable, "run.py"], cwd=bundle.folder, capture_output=True, text=True, check=True)
     assert "pass: 32 vectors" in done.stdout
 

@@ -1,4 +1,4 @@
-// Answers samples with onnxruntime-web: prepared and decoded as run.py does where Python is. index.html shows it.
+// Predicts samples with onnxruntime-web: prepared and decoded as run.py does where Python is. index.html shows it.
 //
 // Everything above "The page" touches no document: node runs it, too. Tensors are {data, shape}, data a typed array.
 
@@ -462,19 +462,19 @@ export class Page {
     return inputs;
   }
 
-  async answer(prepare) {
+  async predict(prepare) {
     try {
       element("notes").textContent = "";
       const inputs = { [this.facts.input]: await prepare() };
       const began = performance.now(), [output] = Object.values(await this.run(inputs));
       const ms = performance.now() - began, { label, shares } = decoded(output, this.about);
-      element("answer").textContent = label;
+      element("prediction").textContent = label;
       element("time").textContent = `${ms.toFixed(2)} ms`;
       this.showShares(shares);
     } catch (error) {
-      element("answer").textContent = element("time").textContent = "";
+      element("prediction").textContent = element("time").textContent = "";
       this.showShares([]);
-      element("notes").textContent = error instanceof Refused ? error.message : `this cannot be answered: ${error.message}`;
+      element("notes").textContent = error instanceof Refused ? error.message : `this cannot be predicted: ${error.message}`;
     }
   }
 
@@ -493,7 +493,7 @@ export class Page {
     const zone = make("label", "", "zone"), chosen = make("input");
     [chosen.type, chosen.accept] = ["file", types];
     zone.append(make("strong", `Drop ${what} here`), make("span", "or click to choose a file"), chosen);
-    const take = (file) => file && this.answer(() => read(file));
+    const take = (file) => file && this.predict(() => read(file));
     chosen.addEventListener("change", () => take(chosen.files[0]));
     for (const kind of ["dragover", "dragleave", "drop"]) {
       zone.addEventListener(kind, (event) => {
@@ -539,7 +539,7 @@ export class Page {
 
   async record(button, hear) {
     const seconds = this.about.shape[0] / this.about.rate;
-    await this.answer(async () => {
+    await this.predict(async () => {
       const stream = await navigator.mediaDevices.getUserMedia({ audio: true })
         .catch(() => { throw new Refused("this page may not use the microphone; allow it, over https or on localhost"); });
       button.textContent = `recording ${seconds.toFixed(1)} s`;
@@ -557,14 +557,14 @@ export class Page {
   askText() {
     const form = make("form"), boxes = Array.from({ length: this.about.pair ? 2 : 1 }, () => make("textarea"));
     boxes.forEach((box, i) => (box.placeholder = this.about.pair ? `${["first", "second"][i]} text` : "a text"));
-    form.append(...boxes, make("button", "Answer"));
+    form.append(...boxes, make("button", "Predict"));
     this.ask(form, () => this.ofTexts(boxes.map((box) => box.value)));
     this.fill = (texts) => texts.forEach((text, i) => (boxes[i].value = text));
   }
 
   askRow() {
     if (!this.about.numeric) {
-      element("ask").append(make("p", "This model takes vectors without named columns: its test vectors alone are answered."));
+      element("ask").append(make("p", "This model takes vectors without named columns: it predicts its test vectors alone."));
       return;
     }
     const form = make("form", "", "row"), fields = {};
@@ -581,7 +581,7 @@ export class Page {
       label.append(field);
       form.append(label);
     }
-    form.append(make("button", "Answer"));
+    form.append(make("button", "Predict"));
     this.fill = (row) => Object.entries(fields).forEach(([name, field]) => (field.value = row[name]));
     const row = () => Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value]));
     this.ask(form, () => this.ofRow(row()));
@@ -590,7 +590,7 @@ export class Page {
   ask(form, prepare) {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.answer(prepare);
+      this.predict(prepare);
     });
     element("ask").append(form);
   }
@@ -606,7 +606,7 @@ export class Page {
       button.addEventListener("click", () => {
         if (raw) element("shown").replaceChildren(this.drawn(sample(raw, number)));
         if (given) this.fill(given[number]);
-        this.answer(() => (given ? this.prepared(given[number]) : Object.values(this.inputs(number))[0]));
+        this.predict(() => (given ? this.prepared(given[number]) : Object.values(this.inputs(number))[0]));
       });
       element("examples").append(button);
     }
