@@ -7,9 +7,10 @@ BIN := .venv/bin
 run: .venv/ready
 	$(BIN)/distiq run fashion_mnist
 
-# Two processes of one thread each: faster than one of two, since most networks here are tiny.
+# Two processes of one thread each: faster than one of two, since most networks here are tiny. What takes longest comes
+# first (tests/conftest.py).
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -14,6 +14,14 @@ from distiq.data.splits import Data, from_tensors
 torch.set_num_threads(1)
 
 
+LONG = ("test_compress.py", "whole", "contracts", "runtimes", "docs")
+"""Files and folders whose tests take longest; with what takes longest at the end one process would work alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: next((rank for rank, name in enumerate(LONG) if name in item.path.parts), len(LONG)))
+
+
 def bright_quadrants(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Noisy 8x8 images, (N, 1, 8, 8) uint8; the label is the quadrant that is bright."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,6 @@
 """Small networks with batch norm that has seen something, as float modules, quantized, and as files."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -74,18 +75,28 @@ def images() -> Tensor:
     return images_of(2000, 2)
 
 
+@pytest.fixture(scope="session")
+def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Where files of tests are handed to several processes, pytest makes a fixture with parameters anew for each."""
+
+    @functools.cache
+    def made(name: str) -> Exported:
+        torch.manual_seed(0)
+        model = NETWORKS[name]()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.5)
+                module.running_var.uniform_(0.5, 2)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.3)
+        quantized = quantize(model.eval(), images_of(256, 1))
+        folder, example = tmp_path_factory.mktemp(name), images_of(2, 3)
+        files = [export(one, folder / f"{form}.onnx", example) for form, one in (("float", model), ("int8", quantized))]
+        return Exported(model, quantized, *files)
+
+    return made
+
+
 @pytest.fixture(scope="session", params=NETWORKS)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    torch.manual_seed(0)
-    model = NETWORKS[request.param]()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.5)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-    quantized = quantize(model.eval(), images_of(256, 1))
-    folder = tmp_path_factory.mktemp(request.param)
-    example = images_of(2, 3)
-    export(model, folder / "float.onnx", example)
-    return Exported(model, quantized, folder / "float.onnx", export(quantized, folder / "int8.onnx", example))
+def exported(request: pytest.FixtureRequest, export_once: Callable[[str], Exported]) -> Exported:
+    return export_once(request.param)

@@ -1,5 +1,6 @@
 """A folder of tiny photos, a recipe for it, and one finished run that the tests of this folder share."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 RECIPE = """
@@ -81,8 +83,18 @@ def make_photos(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photos(tmp_path_factory.mktemp("data") / "photos")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that run these tests: the first that asks makes what lies there, under its lock."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(shared: Path) -> Path:
+    with FileLock(shared / "photos.lock"):
+        return shared / "photos" if (shared / "photos").exists() else make_photos(shared / "photos")
 
 
 @pytest.fixture
@@ -126,15 +138,17 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def finished(photos: Path, shared: Path) -> Finished:
     """The recipe's run, from the command line; its budget cannot be met. Tests read it and change copies of it."""
-    folder = tmp_path_factory.mktemp("finished")
-    recipe = folder / "tiny.toml"
-    recipe.write_text(RECIPE.replace('"photos"', f'"{photos}"'))
-    began = time.monotonic()
-    process = start(recipe, folder / "run")
-    stdout, stderr = process.communicate(timeout=600)
-    return Finished(recipe, folder / "run", process.returncode, stdout, stderr, time.monotonic() - began)
+    recipe, run, said = shared / "tiny.toml", shared / "run", shared / "said.json"
+    with FileLock(shared / "run.lock"):
+        if not said.exists():
+            recipe.write_text(RECIPE.replace('"photos"', f'"{photos}"'))
+            began = time.monotonic()
+            process = start(recipe, run)
+            stdout, stderr = process.communicate(timeout=600)
+            said.write_text(json.dumps([process.returncode, stdout, stderr, time.monotonic() - began]))
+    return Finished(recipe, run, *json.loads(said.read_text()))
 
 
 @pytest.fixture
