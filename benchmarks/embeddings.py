@@ -32,7 +32,8 @@ from distiq.distillation.feature_losses import embedded
 from distiq.distillation.relation_losses import embedding_cosine
 from distiq.evaluation.evaluate import outputs
 from distiq.files import write_atomically
-from distiq.models.build import Tokens, build
+from distiq.models.build import build
+from distiq.models.create import Tokens
 from distiq.models.text import trim_vocabulary
 from distiq.models.transformer import cut_encoder
 from distiq.progress import Lines

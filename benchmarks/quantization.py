@@ -39,7 +39,8 @@ from distiq.distillation.distil import distil
 from distiq.evaluation.evaluate import outputs
 from distiq.files import save_tensors, write_atomically
 from distiq.models.audio import front_ends
-from distiq.models.build import Tokens, build
+from distiq.models.build import build
+from distiq.models.create import Tokens
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.models.signature import INPUT, Predict

@@ -36,7 +36,8 @@ from distiq import environment
 from distiq.evaluation.cost import multiply_adds
 from distiq.evaluation.statistics import paired_speed
 from distiq.files import write_atomically
-from distiq.models.build import Tokens, build
+from distiq.models.build import build
+from distiq.models.create import Tokens
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.resnet import ResNet
 from distiq.models.signature import Predict

@@ -21,7 +21,8 @@ from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.distillation.adapt import adapted, example_of
 from distiq.files import sha256_of_file, sha256_of_json, sha256_of_tensors
-from distiq.models.build import STATIC, Tokens, build, cut, static
+from distiq.models.build import build, cut, static
+from distiq.models.create import STATIC, Tokens
 from distiq.models.from_onnx import files_of_onnx, is_onnx
 from distiq.models.predictor import Predictor, build_predictor
 from distiq.models.signature import read_outputs

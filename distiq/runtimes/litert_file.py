@@ -105,11 +105,11 @@ def parameters_of(model: Any) -> QuantizationParameters:
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             array = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
             floats += [array, *(channels_first(array, axis) for axis in (0, 3) if array.ndim == CONVOLUTION_AXES)]
-    floats += _of_groups([_float_array(model, number) for number in transposed])
+    floats += _of_groups([float_array(model, number) for number in transposed])
     return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations))
 
 
-def _float_array(model: Any, number: int) -> np.ndarray:
+def float_array(model: Any, number: int) -> np.ndarray:
     """A constant tensor of float32; empty where a tensor is none."""
     tensor = model.subgraphs[0].tensors[number]
     data = model.buffers[tensor.buffer].data

@@ -9,7 +9,7 @@ import numpy as np
 
 from distiq.errors import UserError
 from distiq.numerics import HALVED_FROM
-from distiq.runtimes.litert_file import UNSIGNED, _float_array, float_operations_of, packed, unpacked
+from distiq.runtimes.litert_file import UNSIGNED, float_array, float_operations_of, packed, unpacked
 from distiq.runtimes.lowering import RANGE_COLUMNS
 from distiq.runtimes.runtime import Weight, dequantized
 from distiq.runtimes.uint8_input import MODULE, Uint8Input
@@ -102,7 +102,7 @@ def with_halves(content: bytes) -> bytes:
     graph = model.subgraphs[0]
     for number in range(len(graph.tensors)):
         tensor = graph.tensors[number]
-        if tensor.type != schema.TensorType.FLOAT32 or (values := _float_array(model, number)).size < HALVED_FROM:
+        if tensor.type != schema.TensorType.FLOAT32 or (values := float_array(model, number)).size < HALVED_FROM:
             continue
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
-from distiq.models.build import Tokens, build
+from distiq.models.build import build
+from distiq.models.create import Tokens
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme

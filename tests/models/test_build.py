@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.build import Logits, build, check_output
+from distiq.models.build import build, check_output
 from distiq.models.checkpoint import load_weights
+from distiq.models.create import Logits
 from distiq.models.resnet import ResNet
 from distiq.models.signature import OutputForm
 from distiq.recipe.training import StudentSettings

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from distiq.errors import UserError
-from distiq.models.build import Logits
 from distiq.models.checkpoint import load_weights
+from distiq.models.create import Logits
 from distiq.progress import Silent
 
 State = dict[str, Tensor]

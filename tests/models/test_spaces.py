@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from distiq.models.build import Tokens, build
+from distiq.models.build import build
+from distiq.models.create import Tokens
 from distiq.models.spaces import SPACES
 from distiq.recipe.training import StudentSettings
 

@@ -12,7 +12,8 @@ from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, train_tokenizer
 from distiq.distillation.distil import check_losses
 from distiq.errors import UserError
-from distiq.models.build import Tokens, build, cut
+from distiq.models.build import build, cut
+from distiq.models.create import Tokens
 from distiq.models.signature import OutputForm
 from distiq.models.text import EmbeddingBag, TextCNN
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
