@@ -2,18 +2,27 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from distiq.runtimes.onnx_origins import Origins
 from distiq.runtimes.onnx_qdq import results_of
+
+NO_ORIGINS = Origins()
+AS_NEAR_DB = 3.0  # a part of a joined output that is no farther off than this is not worth a line
 
 
 class Comparison(NamedTuple):
-    """By the outputs' names: the SQNR in dB of outputs of floats, the share of equal predictions or integers."""
+    """By the outputs' names: the SQNR in dB of outputs of floats, the share of equal predictions or integers.
+
+    `hidden` names the part that is farther off than a joined output as a whole, and its SQNR.
+    """
 
     sqnr_db: dict[str, float]
     agreement: dict[str, float]
+    hidden: Mapping[str, tuple[str, float]] = MappingProxyType({})
 
     @property
     def worst_db(self) -> float:
@@ -57,10 +66,15 @@ class _Sums:
         return 10 * math.log10(self.signal / self.noise) if self.signal > 0 and self.noise < math.inf else -math.inf
 
 
-def compared(reference: Any, other: Any, calls: Iterable[Mapping[str, np.ndarray]]) -> Comparison:
+def compared(
+    reference: Any, other: Any, calls: Iterable[Mapping[str, np.ndarray]], origins: Origins = NO_ORIGINS
+) -> Comparison:
     """Runs two sessions on the same calls; values that are not finite in the reference do not count.
 
     Outputs (N, C) and (N, T, C) of floats have predictions: the largest of the last axis.
+
+    Args:
+        origins: what outputs are chosen from or joined of, given by both sessions, too; of the first the worst counts.
     """
     names = [one.name for one in reference.get_outputs()]
     sums = {name: _Sums() for name in names}
@@ -69,7 +83,22 @@ def compared(reference: Any, other: Any, calls: Iterable[Mapping[str, np.ndarray
         for name, exact, approximate in pairs:
             if isinstance(exact, np.ndarray):
                 sums[name].add(exact, approximate)
+    sqnr = {name: one.sqnr_db for name, one in sums.items() if one.has_floats}
+    shares = {name: one.equal / one.predictions for name, one in sums.items() if one.predictions}
+    hidden = {}
+    for name, parts in (*origins.chosen.items(), *origins.joined.items()):
+        worst = min((part for part in parts if part in sqnr), key=sqnr.__getitem__, default=None)
+        if worst is None:
+            continue
+        if name in sqnr:
+            shares.pop(name, None)  # places of rows, or the largest coordinate of a box: no predictions
+        if name in origins.chosen:
+            sqnr[name] = sqnr[worst]
+        elif sqnr[worst] < sqnr[name] - AS_NEAR_DB:
+            hidden[name] = worst, sqnr[worst]
+    given = [name for name in names if name not in origins.more]
     return Comparison(
-        {name: one.sqnr_db for name, one in sums.items() if one.has_floats},
-        {name: one.equal / one.predictions for name, one in sums.items() if one.predictions},
+        {name: sqnr[name] for name in given if name in sqnr},
+        {name: shares[name] for name in given if name in shares},
+        hidden,
     )

@@ -243,7 +243,8 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     inputs = runtime_of(source).signature(taken).inputs
     for spec in inputs:
         if not spec.shape or spec.shape[0] > 1:
-            fixed = f"is fixed to batches of {spec.shape[0]}" if spec.shape else f'its input "{spec.name}" has no batch'
+            own = f'its input "{spec.name}"'
+            fixed = f"{own} is fixed to {spec.shape[0]} in front" if spec.shape else f"{own} has no batch"
             raise UserError(f"{source}: {fixed}; {EXPORT_AGAIN}, with a dynamic batch")
     calibration, held_out = _inputs(data, inputs, preparation, samples)
     predict = load(taken, threads)

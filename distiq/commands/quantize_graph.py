@@ -28,6 +28,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.records.run import OwnFileRecord
 from distiq.runtimes.export import operations, pair_sums
 from distiq.runtimes.onnx_half import round_to_halves
+from distiq.runtimes.onnx_origins import Origins, origins_of, with_origins
 from distiq.runtimes.onnx_plan import STANDARD
 from distiq.runtimes.onnx_qdq import open_graph
 from distiq.runtimes.onnx_runtime import ONNX_RUNTIME
@@ -89,15 +90,15 @@ def quantize_graph(
     name, threads = str(files.source), timing.threads
     model = open_graph(files.taken, names_in(files.data), files.folder)
     calibration, held_out = read_calls(files.data, inputs_of(model, name), preparation, samples, COMPARED)
-    session, carried = open_session(files.taken, threads), list[str]()
+    exact, carried = _Exact.of(files.taken, model, threads), list[str]()
     if scheme.mode == "float16":
         watch.stage(f"comparing on {held_out.samples} other samples")
-        delivered = _in_half(model, session, held_out, threads, min_sqnr, ())
+        delivered = _in_half(model, exact, held_out, min_sqnr, ())
     else:
         watch.stage(f"quantizing the ONNX graph on {calibration.samples} samples")
         calibrated = calibrate(model, calibration, scheme, name)
         watch.stage(f"comparing on {held_out.samples} other samples")
-        delivered = deliver(calibrated, session, held_out, threads, min_sqnr, watch)
+        delivered = deliver(calibrated, exact, held_out, threads, min_sqnr, watch)
         carried = _carried(calibrated)
     write_atomically(files.out, delivered.model.SerializeToString())
     call = {key: torch.from_numpy(np.array(one)) for key, one in next(iter(held_out.one_by_one())).items()}
@@ -112,7 +113,7 @@ def quantize_graph(
         sample=call if is_own else None,
         watch=watch,
     )
-    sqnr, agreement = delivered.comparison
+    sqnr, agreement = delivered.comparison.sqnr_db, delivered.comparison.agreement
     return OwnFileRecord(
         bench=timed,
         scheme=str(replace(scheme, rounding="nearest")) if delivered.kind == "int8" else delivered.kind,
@@ -123,7 +124,12 @@ def quantize_graph(
         agreement=min(agreement.values(), default=None),
         agreement_by_output=agreement if len(agreement) > 1 else {},
         delivered=delivered.kind,
-        notes=(f"quantized as the ONNX graph that it is: {why}", *carried, *delivered.notes),
+        notes=(
+            f"quantized as the ONNX graph that it is: {why}",
+            *carried,
+            *_measured(exact.origins, delivered.comparison),
+            *delivered.notes,
+        ),
         float_operations=ONNX_RUNTIME.float_operations(files.out),
         operations=operations(files.out),
         pair_sums=pair_sums(files.out) if delivered.kind == "int8" else "",
@@ -138,6 +144,20 @@ def _carried(calibrated: Calibrated) -> list[str]:
     within = [(node, {inner.name for one in subgraphs_of(node) for inner in every_node(one)}) for node in nodes]
     names += ["If" for node, inside in within if node.op_type == "If" and not inside & layers]
     return [f"carried through unchanged, in float32: {', '.join(dict.fromkeys(names))}"] if names else []
+
+
+def _measured(origins: Origins, comparison: Comparison) -> list[str]:
+    """Says which outputs are compared by what they are made from."""
+    notes = [
+        f'"{name}" is chosen among values; these are compared: {", ".join(of)}' for name, of in origins.chosen.items()
+    ]
+    for name, (part, own_db) in comparison.hidden.items():
+        whole_db = comparison.sqnr_db[name]
+        notes.append(
+            f'"{name}" has {whole_db:.1f} dB as a whole, "{part}", which is joined to it, {own_db:.1f} dB alone: a'
+            " higher --min-sqnr keeps more layers in float32"
+        )
+    return notes
 
 
 def inputs_of(model: ModelProto, name: str) -> list[Input]:
@@ -178,11 +198,33 @@ class Attempt(NamedTuple):
     float_ms: float
 
 
+class _Exact(NamedTuple):
+    """The float32 graph: a session of the file, which is timed, and one that gives what outputs are compared by."""
+
+    timed: Any
+    session: Any
+    origins: Origins
+    threads: int
+
+    @classmethod
+    def of(cls, path: Path, model: ModelProto, threads: int) -> "_Exact":
+        timed, origins = open_session(path, threads), origins_of(model)
+        if not origins.more:
+            return cls(timed, timed, origins, threads)
+        more = with_origins(model, origins).SerializeToString()
+        return cls(timed, open_session(more, threads, name=str(path)), origins, threads)
+
+    def compared(self, model: ModelProto, calls: Calls) -> Comparison:
+        more = with_origins(model, self.origins).SerializeToString()
+        session = open_session(more, self.threads, name="the quantized graph")
+        return compared(self.session, session, calls, self.origins)
+
+
 class _Search:
     """Takes the noisiest layers back to float32 until the graph is near enough and no slower."""
 
-    def __init__(self, calibrated: Calibrated, reference: Any, held_out: Calls, threads: int, least_db: float) -> None:
-        self.calibrated, self.reference, self.held_out = calibrated, reference, held_out
+    def __init__(self, calibrated: Calibrated, exact: _Exact, held_out: Calls, threads: int, least_db: float) -> None:
+        self.calibrated, self.exact, self.held_out = calibrated, exact, held_out
         self.threads, self.least_db = threads, least_db
 
     def attempt(self, without: Sequence[str]) -> Attempt | None:
@@ -192,7 +234,7 @@ class _Search:
             return None
         model = self.calibrated.written(planned)
         session = open_session(model.SerializeToString(), self.threads, name="the int8 graph")
-        comparison = compared(self.reference, session, self.held_out)
+        comparison = self.exact.compared(model, self.held_out)
         times = self._times(session)
         if without and times[0] <= times[1]:  # what chance made fast is not fast a second time
             times = max(times, self._times(session), key=lambda pair: pair[0] / pair[1])
@@ -200,7 +242,7 @@ class _Search:
 
     def _times(self, session: Any) -> tuple[float, float]:
         feed = next(iter(self.held_out.one_by_one()))
-        models = {"int8": lambda _: session.run(None, feed), "float32": lambda _: self.reference.run(None, feed)}
+        models = {"int8": lambda _: session.run(None, feed), "float32": lambda _: self.exact.timed.run(None, feed)}
         timed = latencies(models, torch.zeros(1), self.threads, TURNS, TURN_S)
         return timed["int8"].p50_ms, timed["float32"].p50_ms
 
@@ -218,8 +260,7 @@ class _Search:
         for name in everyone:
             planned = self.calibrated.without([other for other in everyone if other != name])
             model = self.calibrated.written(planned)
-            session = open_session(model.SerializeToString(), self.threads, name="the int8 graph")
-            alone[name] = compared(self.reference, session, few).worst_db
+            alone[name] = self.exact.compared(model, few).worst_db
         return sorted(everyone, key=alone.__getitem__)
 
     def best(self, watch: Watch) -> tuple[Attempt | None, list[str]]:
@@ -247,18 +288,17 @@ def _told(attempt: Attempt) -> str:
 
 
 def deliver(
-    calibrated: Calibrated, reference: Any, held_out: Calls, threads: int, least_db: float, watch: Watch
+    calibrated: Calibrated, exact: _Exact, held_out: Calls, threads: int, least_db: float, watch: Watch
 ) -> Delivered:
     """The int8 graph that is near enough to float32 and no slower, else one of float16 weights.
 
     Args:
-        reference: a session of the float32 file.
         least_db: SQNR that every output has to reach on `held_out`.
 
     Raises:
         UserError: not even float16 weights come so near.
     """
-    attempt, notes = _Search(calibrated, reference, held_out, threads, least_db).best(watch)
+    attempt, notes = _Search(calibrated, exact, held_out, threads, least_db).best(watch)
     joined = [
         f'"{name}" joins outputs of unlike range: it and what follows stay in float32' for name in calibrated.apart
     ]
@@ -266,14 +306,12 @@ def deliver(
         return Delivered(attempt.model, attempt.comparison, "int8", (*joined, *notes))
     untaken = f"int8 is no better than float32 here ({'; '.join(notes)})"
     try:
-        return _in_half(calibrated.model, reference, held_out, threads, least_db, (*notes, NO_MIXTURE))
+        return _in_half(calibrated.model, exact, held_out, least_db, (*notes, NO_MIXTURE))
     except UserError as error:
         raise UserError(f"{untaken}, and {error}") from error
 
 
-def _in_half(
-    model: ModelProto, reference: Any, held_out: Calls, threads: int, least_db: float, notes: tuple[str, ...]
-) -> Delivered:
+def _in_half(model: ModelProto, exact: _Exact, held_out: Calls, least_db: float, notes: tuple[str, ...]) -> Delivered:
     """The graph with float16 weights.
 
     Raises:
@@ -281,8 +319,7 @@ def _in_half(
     """
     half = copy.deepcopy(model)
     round_to_halves(half)
-    session = open_session(half.SerializeToString(), threads, name="the float16 graph")
-    comparison = compared(reference, session, held_out)
+    comparison = exact.compared(half, held_out)
     if comparison.worst_db < least_db:
         raise UserError(
             f"float16 weights give {comparison.worst_db:.1f} dB: stay with the float32 file, or lower --min-sqnr"

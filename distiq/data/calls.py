@@ -1,10 +1,11 @@
 """Calls of a network of someone's own: what each of its inputs is given, from arrays or images, call by call.
 
 A network need not take batches: states may have theirs on another axis, a sampling rate has none, a file may be fixed
-to one sample. An array holds the samples of its input on the axis where the input has its batch, or before all its
-axes; an array without an axis of samples is given to every call as it is.
+to one sample. An array holds the samples of its input on the axis where the input has its batch, in front in place of
+that axis, or before all axes; an array without an axis of samples is given to every call as it is.
 """
 
+import itertools
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -162,10 +163,14 @@ def _column(array: np.ndarray, one: Input, count: int, source: Path) -> Column:
     if array.ndim == rank + 1 and len(array) == count and _fits(array.shape[1:], one.shape):
         return Column(array, 0, apart=True)
     if array.ndim == rank and rank:
-        for axis in range(rank):
+        batches = [axis for axis in range(rank) if one.shape[axis] in (-1, 1)]
+        others = [axis for axis in range(rank) if axis not in batches]
+        in_front = [(np.moveaxis(array, 0, axis), axis) for axis in batches if axis and len(array) == count]
+        places = [(array, axis) for axis in batches], in_front, [(array, axis) for axis in others]
+        for held, axis in itertools.chain(*places):
             stated = (*one.shape[:axis], -1, *one.shape[axis + 1 :])
-            if array.shape[axis] == count and _fits(array.shape, stated):
-                return Column(array, axis, apart=False)
+            if held.shape[axis] == count and _fits(held.shape, stated):
+                return Column(held, axis, apart=False)
     if array.ndim == rank and _fits(array.shape, one.shape):
         return Column(array, None, apart=False)
     sizes = ", ".join("any" if size < 1 else str(size) for size in one.shape)

@@ -32,6 +32,8 @@ def test_states_and_rates_are_given_call_by_call(tmp_path: Path):
     assert shapes(tmp_path, inputs, apart) == [one] * 4
     inside = apart | {"state": np.zeros((2, 8, 7), "f4"), "rate": np.full(8, 16000)}
     assert shapes(tmp_path, inputs, inside) == [one] * 4
+    in_front = apart | {"state": np.zeros((8, 2, 7), "f4")}  # in place of the batch's axis
+    assert shapes(tmp_path, inputs, in_front) == [one] * 4
     same = apart | {"state": np.zeros((2, 1, 7), "f4")}
     assert shapes(tmp_path, inputs, same) == [one] * 4
 
