@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from distiq.errors import UserError
-from distiq.models.onnx_file import open_onnx
+from distiq.models.onnx_file import every_node, open_onnx
 from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches, share_constants
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
 from distiq.runtimes.onnx_graph import DQ, Q, initializers
@@ -23,6 +24,7 @@ from distiq.runtimes.onnx_session import open_session, optimized
 from distiq.runtimes.onnx_tables import with_integer_tables
 
 OLDEST_OPSET = 13  # the first whose pairs have scales for each channel
+PLACED_RESIZE = 11  # the first in which `Resize` says how it places its samples
 OLDEST_FORMAT = 8  # of ONNX files: before 4 every constant had to be an input
 CONTRIBUTED = "com.microsoft"  # where ONNX Runtime has such pairs for older opsets
 LARGEST_INTEGER = 2**30  # of a bias: half of what 32 bits hold
@@ -59,12 +61,7 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, OLDEST_FORMAT)
-    whole = folder / "whole.onnx"
-    onnx.save(model, str(whole))
-    try:
-        model = optimized(whole, folder / "basic.onnx", "basic")
-    except Exception as error:  # onnxruntime's exceptions share no public base
-        raise UserError(f"{path}: ONNX Runtime cannot load this file: {str(error).splitlines()[0]}") from error
+    model = _raised(model, folder) or _optimized(model, folder, path)
     for graph in every_graph(model.graph):
         _take_constants(graph)
     _name_nodes(model.graph)
@@ -73,6 +70,41 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
     for graph in every_graph(model.graph):
         with_hard_swish(graph)
     return model
+
+
+def _optimized(model: ModelProto, folder: Path, path: Path) -> ModelProto:
+    whole = folder / "whole.onnx"
+    onnx.save(model, str(whole))
+    try:
+        return optimized(whole, folder / "basic.onnx", "basic")
+    except Exception as error:  # onnxruntime's exceptions share no public base
+        raise UserError(f"{path}: ONNX Runtime cannot load this file: {str(error).splitlines()[0]}") from error
+
+
+def _raised(model: ModelProto, folder: Path) -> ModelProto | None:
+    """An optimized copy in the oldest opset whose pairs ONNX Runtime makes integers of; None where it is newer already.
+
+    Before opset 10 it has no integer convolution at all. What onnx cannot convert stays as it is.
+    """
+    versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD]
+    if not versions or versions[0] >= OLDEST_OPSET:
+        return None
+    try:
+        raised = onnx.version_converter.convert_version(model, OLDEST_OPSET)
+        if versions[0] < PLACED_RESIZE:
+            for node in every_node(raised.graph):
+                _place_as_before(node)
+        return _optimized(raised, folder, folder)
+    except Exception:  # onnx's and onnxruntime's kinds share no base
+        return None
+
+
+def _place_as_before(node: NodeProto) -> None:
+    """States how `Resize` places its samples: onnx's converter leaves it at the default of the newer opset."""
+    stated = {entry.name for entry in node.attribute}
+    if node.op_type == "Resize" and "coordinate_transformation_mode" not in stated:
+        placed = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in placed.items())
 
 
 def _take_constants(graph: GraphProto) -> None:
