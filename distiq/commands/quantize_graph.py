@@ -40,8 +40,10 @@ TRIED = 16  # samples on which a layer's own noise is measured
 SLOWER = 1.03  # than float32: less cannot be told from the noise of the measurement
 CALL_MS = 0.02  # what a call itself takes
 TURNS, TURN_S = 6, 0.1  # of the timing that decides
+WORTH_BYTES = 2**14  # that a file has to be smaller to be another choice
 PARTS = 8  # in which layers go back to float32 for speed
-NO_MIXTURE = "no mixture of int8 and float32 layers was better: the file holds float16 weights, computed in float32"
+HALVES = "the file holds float16 weights, computed in float32"
+NO_MIXTURE = f"no mixture of int8 and float32 layers was better: {HALVES}"
 NAMED = {"Loop", "Scan", "LSTM", "GRU", "RNN"}
 """Operations that are carried through and named, beside those of other domains than ONNX's own."""
 
@@ -302,6 +304,8 @@ def deliver(
     joined = [
         f'"{name}" joins outputs of unlike range: it and what follows stay in float32' for name in calibrated.apart
     ]
+    if attempt is not None and (half := _smaller_in_half(attempt, calibrated, exact, held_out, least_db, notes)):
+        return half
     if attempt is not None:
         return Delivered(attempt.model, attempt.comparison, "int8", (*joined, *notes))
     untaken = f"int8 is no better than float32 here ({'; '.join(notes)})"
@@ -309,6 +313,21 @@ def deliver(
         return _in_half(calibrated.model, exact, held_out, least_db, (*notes, NO_MIXTURE))
     except UserError as error:
         raise UserError(f"{untaken}, and {error}") from error
+
+
+def _smaller_in_half(
+    attempt: Attempt, calibrated: Calibrated, exact: _Exact, held_out: Calls, least_db: float, notes: list[str]
+) -> Delivered | None:
+    """The graph with float16 weights, where it is smaller than a mixture that leaves most weights in float32."""
+    if not attempt.without:
+        return None
+    layers = len(calibrated.plan.layers)
+    told = f"a mixture would leave {len(attempt.without)} of {layers} layers in float32 and be larger: {HALVES}"
+    try:
+        half = _in_half(calibrated.model, exact, held_out, least_db, (*notes[:-1], told))
+    except UserError:  # weights beyond float16's range
+        return None
+    return half if half.model.ByteSize() < attempt.model.ByteSize() - WORTH_BYTES else None
 
 
 def _in_half(model: ModelProto, exact: _Exact, held_out: Calls, least_db: float, notes: tuple[str, ...]) -> Delivered:

@@ -105,6 +105,25 @@ def test_the_noisiest_layer_goes_back_to_float32(tmp_path: Path):
     assert record.operations["MatMulIntegerToFloat"] == {"int8": 2}
 
 
+def test_float16_weights_are_delivered_where_a_mixture_is_larger(tmp_path: Path):
+    """The layer that has to stay in float32 holds nearly all weights."""
+    width = 2048
+    nodes = [helper.make_node("MatMul", ["x", "wide"], ["a"]), foreign("a", "b"),
+             helper.make_node("ReduceMean", ["b"], ["c"], axes=[1]), helper.make_node("Add", ["c", "x"], ["d"]),
+             foreign("d", "e"), helper.make_node("MatMul", ["e", "v"], ["y"])]  # fmt: skip
+    wide = numpy_helper.to_array(held(0, SIZE, width, name="wide")).copy()
+    wide[0] = 0
+    constants = [numpy_helper.from_array(wide, "wide"), held(1, SIZE, SIZE, name="v")]
+    source = save(tmp_path / "net.onnx", nodes, constants, {"x": ["batch", SIZE]}, {"a": None, "y": None})
+    x = np.random.default_rng(3).standard_normal((64, SIZE)).astype(np.float32)
+    x[:, 0] *= 1e4
+    np.save(tmp_path / "data.npy", x)
+    record = quantized(source, tmp_path / "data.npy")
+    assert record.delivered == "float16 weights" and record.sqnr_db > 50
+    assert source.with_name("out.onnx").stat().st_size < 0.6 * source.stat().st_size
+    assert any("1 of 2 layers in float32 and be larger" in note for note in record.notes), record.notes
+
+
 def test_float16_weights_are_delivered_where_no_mixture_helps(tmp_path: Path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), foreign("a", "b"),
              helper.make_node("Mul", ["b", "b"], ["y"])]  # fmt: skip
