@@ -11,7 +11,7 @@ from torch import Tensor
 from distiq.commands.bench import THROUGHPUT_BATCH, Shape, bench
 from distiq.commands.quantize_graph import GraphFiles, Timing, quantize_graph, slower
 from distiq.data.calls import names_in
-from distiq.data.inputs import Preparation, read_inputs, read_named_inputs
+from distiq.data.inputs import Preparation, channels_last, read_inputs, read_named_inputs
 from distiq.errors import UserError
 from distiq.models.from_onnx import OnnxNetwork, read_onnx
 from distiq.models.onnx_inputs import MASK, one_input
@@ -183,6 +183,8 @@ def _through_torch(
     read = _read(source, files.taken, files.data, preparation, samples, threads)
     calibration, held_out, reference = read.calibration, read.held_out, read.reference
     watch.stage(f"quantizing on {batch_size(calibration)} samples: {scheme}")
+    if uint8_input and channels_last(tensors_of(calibration)[0].shape[1:]):
+        raise UserError(f"{source}: --uint8-input is for images whose channels stand in front; leave it out")
     inside = Uint8Input(*preparation.of_channels(tensors_of(calibration)[0].shape[1])) if uint8_input else None
     quantized = quantize(read.network, calibration, scheme, watch=watch)
     export(quantized, out, each(lambda one: one[:2], calibration), inside, scheme.integer_io)

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -77,8 +77,8 @@ def read_inputs(
     if source.is_dir():
         files = _image_files(source)
         first, rest = shares(len(files), source, "images", calibration, others)
-        sizes = _image_shape(shape, preparation, source)
-        return tuple(_images([files[at] for at in part], sizes, preparation) for part in (first, rest))  # type: ignore[return-value]
+        parts = [_images([files[at] for at in part], shape, preparation, source) for part in (first, rest)]
+        return parts[0], parts[1]
     array = _array(source)
     _check_array(array, shape, dtype, str(source))
     first, rest = shares(len(array), source, "samples", calibration, others)
@@ -118,7 +118,7 @@ def read_named_inputs(
 
 
 def image_inputs(folder: Path, shape: tuple[int, ...], preparation: Preparation, most: int) -> np.ndarray:
-    """At most so many images of a folder as inputs (N, C, H, W) of a network that states the shape of a sample.
+    """At most so many images of a folder as inputs of a network that states the shape of a sample; see `_images`.
 
     Raises:
         UserError: there is none, or the network takes no images.
@@ -126,7 +126,12 @@ def image_inputs(folder: Path, shape: tuple[int, ...], preparation: Preparation,
     files = _image_files(folder)
     shares(len(files), folder, "images", 1, 1)
     chosen = [files[at] for at in _spread(list(range(len(files))), most)]
-    return _images(chosen, _image_shape(shape, preparation, folder), preparation).numpy()
+    return _images(chosen, shape, preparation, folder).numpy()
+
+
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether a sample is an image (height, width, 1 or 3), as TensorFlow has them."""
+    return len(shape) == 3 and shape[0] not in (1, 3) and shape[2] in (1, 3)
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -143,8 +148,11 @@ def _check_array(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype, 
     own = array.shape[1:]
     if len(own) != len(shape) or any(size not in (-1, had) for size, had in zip(shape, own, strict=True)):
         stated = ", ".join("any" if size < 1 else str(size) for size in shape)
-        last = len(own) == len(shape) == 3 and own[-1] == shape[0]
-        hint = ": its channels stand last, store array.transpose(0, 3, 1, 2)" if last else ""
+        hint = ""
+        if len(own) == len(shape) == 3 and own[-1] == shape[0] and not channels_last(shape):
+            hint = ": its channels stand last, store array.transpose(0, 3, 1, 2)"
+        elif len(own) == 3 and own[0] == shape[-1] and channels_last(shape):
+            hint = ": its channels stand first, store array.transpose(0, 2, 3, 1)"
         raise UserError(f"{where}: holds an array of shape {array.shape}; the network takes (samples, {stated}){hint}")
     if (array.dtype.kind == "f") != dtype.is_floating_point or array.dtype.kind not in "fiub":
         raise UserError(
@@ -237,7 +245,11 @@ def _image_shape(shape: tuple[int, ...], preparation: Preparation, source: Path)
     return shape[0], height, width
 
 
-def _images(files: list[Path], shape: tuple[int, int, int], preparation: Preparation) -> Tensor:
-    pixels = torch.stack([read_image(file, shape) for file in files]).float() / 255
+def _images(files: list[Path], shape: tuple[int, ...], preparation: Preparation, source: Path) -> Tensor:
+    """Inputs (N, C, H, W), or (N, H, W, C) where the shape of a sample is such."""
+    is_last = channels_last(shape)
+    sizes = _image_shape((shape[2], *shape[:2]) if is_last else shape, preparation, source)
+    pixels = torch.stack([read_image(file, sizes) for file in files]).float() / 255
     mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (preparation.mean, preparation.std))
-    return (pixels - mean) / std
+    prepared = (pixels - mean) / std
+    return prepared.permute(0, 2, 3, 1).contiguous() if is_last else prepared

@@ -18,6 +18,7 @@ from distiq.errors import UserError
 from distiq.models.onnx_file import every_node, open_onnx
 from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches, share_constants
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
+from distiq.runtimes.onnx_floats import with_floats
 from distiq.runtimes.onnx_graph import DQ, Q, initializers
 from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan
 from distiq.runtimes.onnx_session import open_session, optimized
@@ -61,6 +62,7 @@ def open_graph(path: Path, given: Sequence[str], folder: Path) -> ModelProto:
     del model.graph.input[:]
     model.graph.input.extend(kept)
     model.ir_version = max(model.ir_version, OLDEST_FORMAT)
+    with_floats(model)
     model = _raised(model, folder) or _optimized(model, folder, path)
     for graph in every_graph(model.graph):
         _take_constants(graph)

@@ -65,3 +65,18 @@ def test_channels_that_stand_last_are_said(tmp_path: Path):
     np.save(tmp_path / "x.npy", np.zeros((4, 6, 5, 3), np.float32))
     with pytest.raises(UserError, match=r"its channels stand last, store array.transpose\(0, 3, 1, 2\)"):
         read_inputs(tmp_path / "x.npy", (3, 6, 5), torch.float32, PLAIN, 2, 2)
+
+
+def test_channels_that_stand_first_are_said(tmp_path: Path):
+    np.save(tmp_path / "x.npy", np.zeros((4, 3, 6, 6), np.float32))
+    with pytest.raises(UserError, match=r"its channels stand first, store array.transpose\(0, 2, 3, 1\)"):
+        read_inputs(tmp_path / "x.npy", (6, 6, 3), torch.float32, PLAIN, 2, 2)
+
+
+def test_images_of_a_network_whose_channels_stand_last(tmp_path: Path):
+    for number in range(2):
+        Image.new("RGB", (4, 6), (255, 51, 0)).save(tmp_path / f"{number}.png")
+    how = Preparation(mean=(0.5, 0.2, 0.0), std=(0.5, 1.0, 1.0))
+    for part in read_inputs(tmp_path, (6, 4, 3), torch.float32, how, 1, 1):
+        assert part.shape == (1, 6, 4, 3)
+        torch.testing.assert_close(part, torch.tensor([1.0, 0.0, 0.0]).expand(part.shape))
