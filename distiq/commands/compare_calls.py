@@ -90,7 +90,7 @@ def compared(
         worst = min((part for part in parts if part in sqnr), key=sqnr.__getitem__, default=None)
         if worst is None:
             continue
-        if name in sqnr:
+        if name in sqnr or name in origins.ranked:
             shares.pop(name, None)  # places of rows, or the largest coordinate of a box: no predictions
         if name in origins.chosen:
             sqnr[name] = sqnr[worst]

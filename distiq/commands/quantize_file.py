@@ -253,6 +253,8 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
     alone = any(spec.shape[0] == 1 for spec in inputs)
     try:
         _, reference = (_outputs(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     except Exception as error:  # every runtime raises its own kinds
         raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
     try:
@@ -284,7 +286,11 @@ def _inputs(
 
 
 def _outputs(predict: Predict, inputs: Tensors, chunk: int) -> Tensors:
-    return concatenated([each(torch.Tensor.float, predict(part)) for part in split(inputs, chunk)])
+    results = [each(torch.Tensor.float, predict(part)) for part in split(inputs, chunk)]
+    sizes = [[tuple(one.shape[1:]) for one in tensors_of(result)] for result in results]
+    if any(size != sizes[0] for size in sizes):
+        raise UserError("its outputs have other sizes for other samples")
+    return concatenated(results)
 
 
 def _sqnr(reference: Tensors, outputs: Tensors) -> dict[str, float]:

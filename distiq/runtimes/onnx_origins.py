@@ -12,20 +12,26 @@ from typing import NamedTuple
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from distiq.models.onnx_file import every_node
+from distiq.models.onnx_file import every_node, subgraphs_of
 from distiq.runtimes.onnx_graph import initializers
 from distiq.runtimes.onnx_plan import PRODUCTS, captured
 
-CHOOSING = {"TopK", "NonMaxSuppression", "ArgMax", "ArgMin", "NonZero", "Compress", "Unique"}
+RANKING = {"TopK", "NonMaxSuppression", "NonZero", "Compress", "Unique"}
+"""What is chosen by these changes places, or is more or less."""
+CHOOSING = RANKING | {"ArgMax", "ArgMin"}
 SIZES = {"Shape", "Size"}
 MOVING = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 NUMBERS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UNDEFINED}
 
 
 class Origins(NamedTuple):
-    """By the names of `outputs`: `chosen` ones have the values that they are chosen from, `joined` ones their parts."""
+    """By the names of `outputs`: `chosen` ones have the values that they are chosen from, `joined` ones their parts.
+
+    Rows of the `ranked` among the chosen ones may change places.
+    """
 
     outputs: tuple[str, ...] = ()
+    ranked: frozenset[str] = frozenset()
     chosen: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     joined: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
@@ -49,19 +55,21 @@ class _Traced:
         self.fixed = {*initializers(graph), *(entry.name for entry in graph.input), ""}
         self.types = _types(model)
         tables = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-        self.rounded, self.behind = set[str](), set[str]()
+        self.rounded, self.behind, self.ranked = set[str](), set[str](), set[str]()
         for node in graph.node:
             read = _read(node)
             if _rounds(node, tables) or self.rounded.intersection(read):
                 self.rounded.update(node.output)
-            if self.behind.intersection(read) or (_chooses(node) and self.rounded.intersection(read)):
-                self.behind.update(node.output)
+            for reached, kinds in ((self.behind, CHOOSING), (self.ranked, RANKING)):
+                if reached.intersection(read) or (_holds(node, kinds) and self.rounded.intersection(read)):
+                    reached.update(node.output)
 
     def origins(self) -> Origins:
         chosen = {name: tuple(dict.fromkeys(self._before(name))) for name in self.outputs if name in self.behind}
         joined = {name: self._parts(name) for name in self.outputs if name not in self.behind}
         return Origins(
             self.outputs,
+            frozenset(self.ranked.intersection(self.outputs)),
             {name: origins for name, origins in chosen.items() if origins},
             {name: parts for name, parts in joined.items() if len(parts) > 1},
         )
@@ -92,17 +100,15 @@ class _Traced:
         return tuple(dict.fromkeys(parts))
 
 
-def _chooses(node: NodeProto) -> bool:
-    inner = (one for entry in node.attribute if entry.HasField("g") for one in every_node(entry.g))
-    return node.op_type in CHOOSING or any(one.op_type in CHOOSING for one in inner)
+def _holds(node: NodeProto, kinds: Collection[str]) -> bool:
+    """Whether a node, or one in the graphs within it, is of these kinds."""
+    inner = (one for graph in subgraphs_of(node) for one in every_node(graph))
+    return node.op_type in kinds or any(one.op_type in kinds for one in inner)
 
 
 def _rounds(node: NodeProto, tables: Collection[str]) -> bool:
     """Whether a node may become one of integers: all values before are exact, such as lengths that are sorted."""
-    inner = (one for entry in node.attribute if entry.HasField("g") for one in every_node(entry.g))
-    layers = PRODUCTS | {"Conv"}
-    is_table = node.op_type == "Gather" and node.input[0] in tables
-    return node.op_type in layers or is_table or any(one.op_type in layers for one in inner)
+    return _holds(node, PRODUCTS | {"Conv"}) or (node.op_type == "Gather" and node.input[0] in tables)
 
 
 def _read(node: NodeProto) -> list[str]:

@@ -39,7 +39,7 @@ def test_what_is_chosen_is_compared_by_what_it_is_chosen_from():
     assert {name: set(of) for name, of in origins.chosen.items()} == {
         "kept": {"b", "s"}, "best": {"s"}, "label": {"s"}
     }  # fmt: skip
-    assert origins.joined == {}
+    assert origins.joined == {} and origins.ranked == {"kept", "best"}
     session = open_session(with_origins(whole, origins).SerializeToString(), 1)
     other = BOXES.copy()
     other[0, 2, 1] += 5  # a box that is not kept
