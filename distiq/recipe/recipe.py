@@ -38,7 +38,9 @@ RELATIVE = "correct the path (it is taken relative to the recipe's folder)"
 class Recipe(Part):
     """Everything that a run needs to know."""
 
-    name: str = Field("distiq", pattern=r"^[A-Za-z0-9._-]+$", description="of the run; its folder is runs/<name>")
+    name: str = Field(
+        "distiq", max_length=100, pattern=r"^[A-Za-z0-9._-]+$", description="of the run; its folder is runs/<name>"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and views")
     task: str = Field(
         "", description='what is learned: by default what the labels say, or a task of your own, "file.py:function"'

@@ -11,7 +11,7 @@ from distiq.commands.quantize_file import quantize_file
 from distiq.data.inputs import Preparation
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.onnx_floats import with_floats
-from distiq.runtimes.onnx_runtime import open_session
+from distiq.runtimes.onnx_session import open_session
 
 SIZE = 32
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from distiq.commands.compare_calls import compared
 from distiq.runtimes.onnx_origins import origins_of, with_origins
-from distiq.runtimes.onnx_runtime import open_session
+from distiq.runtimes.onnx_session import open_session
 
 BOXES = np.array([[[300.0, 10.0], [20.0, 400.0], [0.0, 1.0]]], np.float32)
 SCORES = np.array([[0.9, 0.901, 0.1]], np.float32)
