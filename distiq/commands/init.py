@@ -75,13 +75,13 @@ def _relative(folder: Path, recipe: Path) -> str:
     return str(folder.relative_to(home) if folder.is_relative_to(home) else folder)
 
 
-def _splits(train: int) -> str:
-    """Lines for the two splits that are taken out of the training samples."""
+def _splits(train: int, validation: str = "") -> str:
+    """Lines for the two splits that are taken out of the training samples, unless a file is there for validation."""
     share = max(1, train // 10)
+    held = f"validation = {min(share, 2000):<12}# of the {train:,} training samples; they steer the run\n"
     return (
-        f"validation = {min(share, 2000):<12}# of the {train:,} training samples; they steer the run\n"
-        f"calibration = {min(share, 512):<11}# of them, too; they set the ranges of int8"
-    )
+        f"validation = {written(validation)}    # they steer the run\n" if validation else held
+    ) + f"calibration = {min(share, 512):<11}# of them, too; they set the ranges of int8"
 
 
 def _training(train: int, optimizer: str, rate_at_64: float) -> str:
@@ -317,7 +317,7 @@ def _names(names: "survey.Names", folder: str) -> tuple[str, str]:
         f"""[data]
 source = "entities"
 folder = {written(folder)}
-{_splits(names.train)}
+{_splits(names.train, names.validation)}
 
 [data.entities]
 train = {written(names.parts[0])}

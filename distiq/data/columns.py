@@ -4,9 +4,9 @@ import csv
 import difflib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 NO_LABEL = ("", "NaN", "nan", "None", "null", "NULL", "<NA>")
 """What stands where a row has no label."""
 Columns = dict[str, list[str]]
+T = TypeVar("T")
 SMALL_BYTES, SMALL_ROWS, MOST_UNPACKED = 100_000_000, 2_000_000, 100
 """What a packed file may hold in any case, and how many times its own size."""
 ROWS_AT_ONCE = 256
@@ -35,6 +36,48 @@ def read_columns(path: Path, names: Sequence[str], header: Sequence[str] = ()) -
     """
     path = Path(path)
     return parse_columns(_bytes(path), path.suffix, str(path), names, header)
+
+
+def read_table(path: Path, header: Sequence[str], has_header: Callable[[Sequence[Sequence[str]]], bool]) -> Columns:
+    """All columns of a file that hold no lists; of one without a header "column 1" and on. A text file (.txt) is read
+    as lines, and one whose first line has more tabs than commas by its tabs, whatever it is called.
+
+    Args:
+        has_header: tells from the rows of a CSV, TSV or text file whether the first one is the header.
+
+    Raises:
+        UserError: as `read_columns`.
+    """
+    kind, name, content = path.suffix.lower(), str(path), _bytes(path)
+    if kind == ".parquet":
+        return _of_parquet(content, name, lambda file, most: _cells(file, _flat(file), most, name))
+    text = _text(content, name)
+    if kind in (".json", ".jsonl"):
+        return parse_columns(content, kind, name, _scalar_keys(text, kind == ".jsonl", name))
+    if kind not in (".csv", ".tsv", ".txt"):
+        raise UserError(f'{name}: "{kind}" is no known kind of file; take {", ".join((*SUFFIXES, ".txt"))}')
+    first = text.lstrip("\ufeff\r\n").partition("\n")[0]
+    tabs = kind == ".tsv" or first.count("\t") > first.count(",")
+    if kind == ".txt" and not tabs:
+        return {"column 1": [nfc(line.strip()) for line in text.split("\n") if line.strip()]}
+    if not header:
+        rows = [row for _, row in _table_lines(text, tabs, name)]
+        if rows and not (len({*map(len, rows)}) == 1 and has_header(rows)):
+            header = [f"column {number}" for number in range(1, len(rows[0]) + 1)]
+    return _delimited(text, tabs, name, header)
+
+
+def _flat(file: Any) -> list[str]:
+    """The columns of a Parquet file that hold no lists and no structs."""
+    import pyarrow.types
+
+    return [nfc(field.name) for field in file.schema_arrow if not pyarrow.types.is_nested(field.type)]
+
+
+def _scalar_keys(text: str, lines: bool, name: str) -> list[str]:
+    rows = _rows_of(text, lines, name, ("text",))
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return [key for key in keys if not any(isinstance(row.get(key), (list, dict)) for row in rows)]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -97,10 +140,7 @@ def _text(content: bytes, name: str) -> str:
 
 
 def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Columns:
-    try:
-        lines = runner.table_lines(text, tabs)
-    except csv.Error as error:
-        raise UserError(f"{name}: cannot be read ({error})") from error
+    lines = _table_lines(text, tabs, name)
     names = [nfc(column.strip()) for column in (header or (lines.pop(0)[1] if lines else []))]
     if len(set(names)) < len(names):
         raise UserError(f"{name}: its header names a column twice: {', '.join(names)}")
@@ -118,8 +158,25 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
     return columns
 
 
+def _table_lines(text: str, tabs: bool, name: str) -> list[tuple[int, list[str]]]:
+    try:
+        return runner.table_lines(text, tabs)
+    except csv.Error as error:
+        raise UserError(f"{name}: cannot be read ({error})") from error
+
+
 def _objects(text: str, lines: bool, name: str, names: Sequence[str]) -> Columns:
-    """One object a line, or a JSON file of one object or a list of them; a key may be missing in some."""
+    """One object a line, or a JSON file of one object or a list of them; a key may be missing in some. Of keys that are
+    not wanted the values are left out, which may be lists."""
+    rows = _rows_of(text, lines, name, names)
+    wanted, present = {*map(nfc, names)}, dict.fromkeys(key for row in rows for key in row)
+    return {
+        key: texts_of((row.get(key) for row in rows), f'{name}: column "{key}"') if key in wanted else []
+        for key in present
+    }
+
+
+def _rows_of(text: str, lines: bool, name: str, names: Sequence[str]) -> list[dict[str, Any]]:
     try:
         rows = runner.objects(text, lines)
     except RecursionError as error:
@@ -131,11 +188,15 @@ def _objects(text: str, lines: bool, name: str, names: Sequence[str]) -> Columns
     if not all(isinstance(row, dict) for row in rows):
         example = json.dumps(dict.fromkeys(names, "..."))
         raise UserError(f"{name}: every row must be an object such as {example}")
-    present = list(dict.fromkeys(key for row in rows for key in row))
-    return {key: texts_of((row.get(key) for row in rows), f'{name}: column "{key}"') for key in present}
+    return rows
 
 
 def _parquet(content: bytes, name: str, needed: Sequence[str]) -> Columns:
+    return _of_parquet(content, name, lambda file, most: _cells(file, needed, most, name))
+
+
+def _of_parquet(content: bytes, name: str, read: Callable[[Any, int], T]) -> T:
+    """What `read` makes of a Parquet file that may hold so many characters or bytes, unpacked."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -150,11 +211,25 @@ def _parquet(content: bytes, name: str, needed: Sequence[str]) -> Columns:
             raise UserError(
                 f"{name}: unpacked it has {unpacked:,} bytes in {rows:,} rows, far more than the file; write it anew"
             )
-        return _cells(file, needed, most, name)
+        return read(file, most)
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name}: no Parquet file, or damaged ({error})") from error
+
+
+def read_objects(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of a Parquet file, lists within them, and what the package datasets wrote of its columns, by name.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds far more than its own size.
+    """
+
+    def read(file: Any, _: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+        return file.read().to_pylist(), json.loads(written).get("info", {}).get("features", {})
+
+    return _of_parquet(_bytes(path), str(path), read)
 
 
 def _cells(file: Any, needed: Sequence[str], most: int, name: str) -> Columns:

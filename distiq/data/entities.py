@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from distiq.data.labels import UNLABELLED
+from distiq.data.part_file import part_file
 from distiq.data.samples import Loaded, Split, in_memory
-from distiq.data.tagged import OUTSIDE, Sentence, read_tagged
+from distiq.data.tagged import OUTSIDE, Sentence, read_tagged, with_columns
 from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from distiq.device.run import pieces_of, special_around, windows_of
@@ -36,8 +37,13 @@ def entities(settings: DataSettings) -> Loaded:
     """
     own, of_text = settings.entities, settings.text
     folder = Path(settings.folder) if settings.folder else PACKAGED
-    files = (own.train, own.test, *([settings.validation_part] if settings.validation_part else []))
-    parts = [read_tagged(folder / file, own) for file in files]
+    paths = [part_file(folder, own.train, "train", "data.entities.train")]
+    paths.append(part_file(folder, own.test, "test", "data.entities.test"))
+    if settings.validation_part:
+        paths.append(part_file(folder, settings.validation_part, "validation", "data.validation"))
+    own, notes_of_columns = with_columns(paths[0], own)
+    parts = [read_tagged(path, own) for path in paths]
+    files = [path.name for path in paths]
     if of_text.tokenizer:
         tokenizer = load_tokenizer(of_text.tokenizer)
     else:
@@ -45,7 +51,7 @@ def entities(settings: DataSettings) -> Loaded:
     encoder = TextEncoder(tokenizer, of_text.length)
     tags = tag_names(parts[0].sentences)
     splits: list[Split] = []
-    notes: list[str] = []
+    notes = [*notes_of_columns]
     for file, part in zip(files, parts, strict=True):
         aligned = align(part.sentences, encoder, tags, file)
         splits.append(in_memory(aligned.inputs, aligned.labels))

@@ -33,14 +33,28 @@ class Parts(NamedTuple):
 
 
 def hold_out(labels: Tensor, validation: int, calibration: int, seed: int) -> Parts:
-    """Holds out so many samples, of every class (of numbers: of every size) the same share, drawn at random."""
+    """Holds out so many samples, of every class (of numbers: of every size) the same share, drawn at random.
+
+    Of a tag or label that no other training sample would have, the first one stays: rare ones are common.
+    """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = order[_strata(labels)[order].argsort(stable=True)]  # sorted by class, at random within
     is_held = _evenly(len(order), validation + calibration)
+    if form_of(labels) in (TAGS, LABEL_SET):
+        is_held &= ~_alone_with_a_label(labels[order], is_held)
     held = order[is_held]
     is_calibration = _evenly(len(held), calibration)
     parts = order[~is_held], held[~is_calibration], held[is_calibration]
     return Parts(*(part.sort().values for part in parts))
+
+
+def _alone_with_a_label(labels: Tensor, is_held: Tensor) -> Tensor:
+    """(N,) bool: of each tag or label that held samples alone have, the first one."""
+    first = torch.zeros(len(labels), dtype=torch.bool)
+    for lost in lost_classes(labels, labels[~is_held]):
+        has = (labels == lost).any(1) if form_of(labels) is TAGS else labels[:, lost] == 1
+        first[int(has.nonzero()[0])] = True
+    return first
 
 
 def hold_out_groups(

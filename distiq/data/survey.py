@@ -12,11 +12,13 @@ from distiq.data.annotations import has_annotations, read_part
 from distiq.data.audio import CLIP_SUFFIXES
 from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
 from distiq.data.columns import read_columns, sorted_classes
+from distiq.data.conll import OUTSIDE
 from distiq.data.folders import class_names, walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.masks import has_masks, images_of
+from distiq.data.part_file import find_part
 from distiq.data.sound import read_sound
-from distiq.data.tagged import OUTSIDE, read_tagged
+from distiq.data.tagged import OBJECTS, read_tagged
 from distiq.device.run import MISSING
 from distiq.errors import UserError
 from distiq.recipe.data import EntitySettings
@@ -27,9 +29,6 @@ PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hy
 TEXT_WORDS = 4  # words on average from which a column holds texts
 MOST_CLASSES = 200
 MOST_CATEGORIES = 100  # of one column; more make a name or a key
-
-
-TAGGED_SUFFIX = ".conll"
 
 
 class Images(NamedTuple):
@@ -91,13 +90,15 @@ class Texts(NamedTuple):
 
 
 class Names(NamedTuple):
-    """Two files of words with tags, and of what kinds the spans are; most sentences have no more than `words` words."""
+    """Two files of words with tags, and of what kinds the spans are; most sentences have no more than `words` words.
+    `validation` is a third one, empty where there is none."""
 
     folder: Path
     kinds: tuple[str, ...]
     train: int
     parts: tuple[str, str]
     words: int
+    validation: str
 
 
 class Scenes(NamedTuple):
@@ -120,18 +121,18 @@ def survey(path: Path) -> Survey:
     Raises:
         UserError: nothing that a recipe could read; the message says what was there and how it must lie.
     """
+    if path.is_file() and (tagged := _names(path)):
+        return tagged
     if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
         return _manifest(path) or _columns(path.parent, path.name, _test_file(path))
-    if path.is_file() and path.suffix.lower() == TAGGED_SUFFIX:
-        return _names(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; name the folder of your data, or its file of training rows")
     if has_annotations(path) or has_masks(path):
         return _scenes(path)
     if (path / "train").is_dir():
         return _class_folders(path)
-    if tagged := sorted(path.glob(f"train*{TAGGED_SUFFIX}")):
-        return _names(tagged[0])
+    if tagged := next((names for file in find_part(path, "train") if (names := _names(file))), None):
+        return tagged
     if files := sorted(file for file in path.iterdir() if file.suffix.lower() in COLUMN_SUFFIXES):
         if listed := next((clips for file in files if (clips := _manifest(file))), None):
             return listed
@@ -243,15 +244,27 @@ def _test_file(train: Path) -> str:
     )
 
 
-def _names(train: Path) -> Names:
-    """Words with tags: the tag stands in the last column."""
-    settings = EntitySettings()
-    sentences = read_tagged(train, settings).sentences
+def _names(train: Path) -> Names | None:
+    """Words with tags; None where a file holds none."""
+    if train.suffix.lower() in COLUMN_SUFFIXES and train.suffix.lower() not in (*OBJECTS, ".tsv"):
+        return None
+    try:
+        sentences = read_tagged(train, EntitySettings()).sentences
+    except UserError:
+        if train.suffix.lower() == ".conll":
+            raise
+        return None
     tags = {tag for sentence in sentences for tag in sentence.tags if tag != OUTSIDE}
     lengths = sorted(len(sentence.words) for sentence in sentences)
     words = lengths[math.ceil(0.95 * len(lengths)) - 1]
     kinds = tuple(sorted({tag[2:] for tag in tags}))
-    return Names(train.parent, kinds, len(sentences), (train.name, _test_file(train)), words)
+    others = [next((file.name for file in find_part(train.parent, part)), "") for part in ("test", "validation")]
+    if not any(others):
+        raise UserError(
+            f"{train.parent}: no test file beside {train.name}; put a part of the texts there, to measure on"
+        )
+    test = others[0] or others[1]
+    return Names(train.parent, kinds, len(sentences), (train.name, test), words, others[1] if others[0] else "")
 
 
 def _header(file: Path) -> tuple[list[str], tuple[str, ...]]:

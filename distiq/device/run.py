@@ -749,7 +749,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
 
 
 def objects(text: str, lines: bool) -> list[Any]:
-    """The values of JSON lines, or of a JSON file of one object or a list of them; keys in NFC, none twice.
+    """The values of JSON lines, or of a JSON file of one object, a list of them or one a line; keys in NFC, none twice.
 
     Raises:
         ValueError: it is no JSON, or an object has a key twice.
@@ -762,8 +762,14 @@ def objects(text: str, lines: bool) -> list[Any]:
         return unique_pairs
 
     # Not splitlines: strings of JSON may hold what it takes for the end of a line, such as U+2028.
-    parts = [part for part in text.split("\n") if part.strip()] if lines else [text] if text.strip() else []
-    unique_pairs = [json.loads(part, object_pairs_hook=unique) for part in parts]
+    rows = [part for part in text.split("\n") if part.strip()]
+    try:
+        parts = rows if lines else [text] if text.strip() else []
+        unique_pairs = [json.loads(part, object_pairs_hook=unique) for part in parts]
+    except json.JSONDecodeError as error:
+        if lines or error.msg != "Extra data" or not rows[0].rstrip().endswith("}"):
+            raise
+        return objects(text, True)  # one object a line, whatever the file is called
     return unique_pairs[0] if not lines and unique_pairs and isinstance(unique_pairs[0], list) else unique_pairs
 
 

@@ -1,10 +1,14 @@
 """The limits that a delivered file must hold."""
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
 
 from distiq.recipe.part import Part
+
+EVERY = "*"
+"""In budget.recall: every class that is measured and has no limit of its own."""
 
 
 class Budget(Part):
@@ -20,7 +24,7 @@ class Budget(Part):
     recall: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
         description="largest loss of recall against the teacher by class, or by kind of span, in points, such as"
-        " {person = 2.0}; a class that is not measured is refused",
+        ' {person = 2.0}, or of each one, {"*" = 5.0}; a class that is named and not measured is refused',
     )
     size_kb: float | None = Field(None, gt=0, description="largest file, in kilobytes of 1000 bytes")
     latency_ms: float | None = Field(None, gt=0, description="largest median time of one image, in milliseconds")
@@ -40,6 +44,12 @@ class Budget(Part):
         description="most bit operations of one sample, in millions: multiply-adds times bits of weight and activation;"
         " for accelerators, the runtimes here compute narrow weights as int8",
     )
+
+    def recalls(self, measured: Iterable[str]) -> dict[str, float]:
+        """The limits on recall by class; `measured` are those of which samples are there."""
+        every = self.recall.get(EVERY)
+        own = {name: allowed for name, allowed in self.recall.items() if name != EVERY}
+        return ({} if every is None else dict.fromkeys(measured, every)) | own
 
     @property
     def of_board(self) -> tuple[float | None, float | None]:

@@ -163,16 +163,25 @@ class EntitySettings(Part):
     """Texts whose words have tags; source = "entities". Their tokens are made as data.text says: tokenizer, length."""
 
     train: str = Field(
-        "train.conll",
+        "",
         description="entities: the file of training texts: CoNLL (a word a line, an empty line behind a sentence), or"
-        " JSON lines of texts with spans",
+        " texts with spans or words with tags as JSON, JSON lines or Parquet; empty takes the one that is called train",
     )
-    test: str = Field("test.conll", description="entities: the file of test texts")
-    word: int = Field(0, description="CoNLL: the column of the word, from 0; -1 is the last")
-    tag: int = Field(-1, description="CoNLL: the column of the tag: IOB, BIO, BIOES or BILOU")
-    text: Name = Field("text", description="JSON: the key of the text")
+    test: str = Field("", description="entities: the file of test texts; empty takes the one that is called test")
+    word: int | None = Field(
+        None, description="CoNLL: the column of the word, from 0; -1 is the last; by default found by what it holds"
+    )
+    tag: int | None = Field(
+        None, description="CoNLL: the column of the tag: IOB, BIO, BIOES or BILOU; by default found"
+    )
+    text: Name = Field("", description='the key of the text; empty takes "text", "sentence" or "content"')
     spans: Name = Field(
-        "spans", description="JSON: the key of its spans: [[start, end, label], ...] or objects with these keys"
+        "",
+        description="the key of its spans, [[start, end, label], ...] or objects with these keys, or of its words'"
+        ' tags; empty takes "spans", "entities", "labels", "ner_tags" and the like',
+    )
+    names: tuple[Name, ...] = Field(
+        (), description='names of the tags in the order of their numbers, such as ["O", "B-PER", "I-PER"]'
     )
 
 
@@ -193,13 +202,19 @@ class PairSettings(Part):
     """Texts for embeddings; source = "pairs". Their tokens are made as data.text says: tokenizer, length."""
 
     train: str = Field(
-        "train.csv", description="pairs: the file of texts to learn from, alone or in pairs; their scores are not read"
+        "",
+        description="pairs: the file of texts to learn from, alone or in pairs; their scores are not read; empty takes"
+        " the one that is called train",
     )
-    test: str = Field("test.csv", description="pairs: the file of pairs with scores to measure on")
+    test: str = Field(
+        "", description="pairs: the file of pairs with scores to measure on; empty takes the one that is called test"
+    )
     header: tuple[Name, ...] = Field((), description="names of all columns, where the files' first line is no header")
-    first: Name = Field("text", description="the column of the text, or of the first of two")
-    second: Name = Field("other", description="the column of the second text; files to learn from may lack it")
-    score: Name = Field("score", description="the column of the score: how alike the two are, in any unit")
+    first: Name = Field("", description="the column of the text, or of the first of two; by default found")
+    second: Name = Field(
+        "", description="the column of the second text, which files to learn from may lack; by default found"
+    )
+    score: Name = Field("", description="the column of the score: how alike the two are, in any unit; by default found")
 
 
 class DataSettings(Part):

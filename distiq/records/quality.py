@@ -104,6 +104,11 @@ class Quality(Record):
         """All metrics: "91.20 % accuracy, 98.40 % AUC"."""
         return ", ".join(metric.in_words for metric in (self.primary, *self.metrics))
 
+    @property
+    def measured_parts(self) -> list[str]:
+        """The classes or kinds that samples have."""
+        return [part for part, value in zip(self.parts, self.per_class, strict=True) if value is not None]
+
     def recall(self, part: str) -> Metric | None:
         """The recall of a class or kind; None where there is none of that name, or no sample has it."""
         value = dict(zip(self.parts, self.per_class, strict=True)).get(part)

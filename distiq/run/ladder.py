@@ -52,7 +52,7 @@ def judge(budget: Budget, teacher: Quality, trial: Measured) -> tuple[Breach, ..
     ]
     by_class = [
         (f"recall.{name}", allowed, teacher.recall(name), trial.quality.recall(name))
-        for name, allowed in budget.recall.items()
+        for name, allowed in budget.recalls(teacher.measured_parts).items()
     ]
     checks = (
         [

@@ -11,6 +11,7 @@ from torch import Tensor
 from distiq.data.labels import filled
 from distiq.data.splits import Data
 from distiq.errors import UserError
+from distiq.recipe.budget import EVERY
 from distiq.records.quality import KeywordRecord, Metric, Quality
 from distiq.tasks.task import Task
 
@@ -121,6 +122,8 @@ def _explained(task: Task, part: str) -> Iterator[None]:
 def _check_recall(quality: Quality, recalled: Iterable[str], part: str) -> None:
     """Raises UserError unless the recall of each class that is limited is measured."""
     for name in recalled:
+        if name == EVERY and quality.parts:
+            continue
         if name in quality.parts and quality.recall(name) is None:
             raise UserError(
                 f'budget.recall: no {part} sample is of "{name}", so its recall is not measured; give the {part} split'

@@ -59,10 +59,17 @@ def test_texts_to_learn_from_may_stand_alone(tmp_path: Path):
         ("test.csv", "text,other,score\nred,blue,high\n", 'row 1 has the score "high", which is no number'),
         ("test.csv", "text,score\nred,1\n", 'row 1 has no text in the column "other"'),
         ("test.csv", "text,other,score\na,b,1\nc,d,1\ne,f,1\n", "3 pairs with 1 scores rank nothing"),
-        ("test.csv", "sentence,other,score\na,b,1\n", 'no column "text"'),
+        ("test.csv", "text,other,score\na,b,1\n,c,2\ne,f,3\n", 'row 2 has no text in the column "text"'),
         (20, TEST, "8 pairs have a score, but data.validation = 20"),
     ],
 )
 def test_pairs_without_scores_are_refused_where_scores_are_asked(tmp_path: Path, validation, test: str, message: str):
     with pytest.raises(UserError, match=message):
         made(tmp_path, validation, test=test)
+
+
+def test_columns_that_are_found_and_texts_that_repeat_are_said(tmp_path: Path):
+    data = made(tmp_path, train=TRAIN + "film,the film,4\n")
+    assert data.notes[0].startswith('test.csv: texts are read from "text" and "other", scores from "score"')
+    assert data.notes[1].startswith("2 of the test texts are training texts, too")
+    assert not made(tmp_path, first="text", second="other", score="score").notes

@@ -132,5 +132,11 @@ def test_words_with_tags(tmp_path):
     for part, count in (("train", 20), ("test", 5)):
         (tmp_path / f"{part}.conll").write_text("Ann B-person\nsaw O\nRome B-place\n\n" * count)
     surveyed = survey(tmp_path)
-    assert surveyed == Names(tmp_path, ("person", "place"), 20, ("train.conll", "test.conll"), 3)
+    assert surveyed == Names(tmp_path, ("person", "place"), 20, ("train.conll", "test.conll"), 3, "")
     assert survey(tmp_path / "train.conll") == surveyed
+
+
+def test_tagged_texts_are_told_by_what_they_hold(tmp_path: Path):
+    for part in ("train", "testa", "testb"):
+        (tmp_path / f"eng.{part}").write_text("-DOCSTART- O\n\nAnn B-person\nsaw O\n\nRome B-place\n\n")
+    assert survey(tmp_path) == Names(tmp_path, ("person", "place"), 2, ("eng.train", "eng.testb"), 2, "eng.testa")

@@ -27,15 +27,16 @@ def written(folder: Path, content: str, name: str = "train.conll") -> Path:
         ),
         ("# id = 7\nAnn\tB-PER\nsaw\tO\nNew\tB-LOC\r\nYork\tI-LOC\n\nyes\tO\n", {}),
         ("Ann\tI-PER\nsaw\tO\nNew\tI-LOC\nYork\tI-LOC\n\nyes\tO\n", {}),
+        ("Ann\tPER\nsaw\tO\nNew\tLOC\nYork\tLOC\n\nyes\tO\n", {}),
     ],
-    ids=["tabs", "spaces", "four columns", "columns by number", "a comment", "I without B"],
+    ids=["tabs", "spaces", "four columns", "columns by number", "a comment", "I without B", "labels alone"],
 )
 def test_sentences_of_conll(tmp_path: Path, content: str, settings: dict):
     read = read_tagged(written(tmp_path, content), EntitySettings(**settings))
     assert read.sentences == [
         Sentence(["Ann", "saw", "New", "York"], ["B-PER", "O", "B-LOC", "I-LOC"]), Sentence(["yes"], ["O"])
     ]  # fmt: skip
-    assert bool(read.notes) == ("I-PER" in content)
+    assert bool(read.notes) == (" B-PER" not in content and "\tB-PER" not in content)
 
 
 def test_bilou_is_bioes(tmp_path: Path):
@@ -87,8 +88,10 @@ def test_a_span_that_splits_a_word_is_widened_and_said(tmp_path: Path):
         ({"text": "New York", "spans": [[0, 5, "LOC"], [4, 8, "ORG"]]}, "LOC and ORG overlap at character 4"),
         ({"text": "New York", "spans": [[4, 9, "LOC"]]}, "4 to 9 of LOC lies outside the text, which has 8 characters"),
         ({"text": "New York", "spans": [[4, 8]]}, "is no span"),
-        ({"sentence": "New York", "spans": []}, 'is no object with a "text"'),
-        ({"text": "New York"}, 'has no list of "spans"'),
+        ({"words": "New York", "spans": []}, 'is no object with a "text"; it has words, spans'),
+        ({"text": "New York"}, 'has no list of "spans"; it has text'),
+        ({"tokens": ["New", "York"], "tags": ["O"]}, "has 2 words and 1 tags"),
+        ({"tokens": ["New", "York"], "ner_tags": [0, 1]}, "the tag 0 is a number, of which no name is given"),
     ],
 )
 def test_spans_that_no_tags_can_say_are_refused(tmp_path: Path, row: dict, message: str):

@@ -417,3 +417,12 @@ def test_float16_is_what_is_left_where_int8_breaks_the_budget():
     tried = [trial("static", breach()), trial("qat", breach())]
     assert next_rung(named("static", "qat", "float16"), tried, BUDGET, 0.1).rung.name == "float16"
     assert next_rung(named("static", "qat", "float16"), tried, BUDGET, 1.1) is None, "float32 itself loses too much"
+
+
+def test_a_limit_on_every_kind_is_one_on_each_that_is_measured():
+    def kinds(*recalls: float | None) -> Quality:
+        return accuracy(0.9).model_copy(update={"per_class": recalls, "parts": ("PER", "LOC", "ORG")})
+
+    own, teacher = kinds(0.5, 0.8, None), kinds(0.6, 0.9, None)
+    limits = [one.limit for one in judged(Budget(recall={"*": 5.0, "LOC": 12.0}), teacher, own)]
+    assert limits == ["recall.PER"]

@@ -1,0 +1,59 @@
+"""The file of a part in a user's folder: the one that a recipe names, or the one that is called so."""
+
+import re
+from pathlib import Path
+
+from distiq.errors import UserError
+
+WORDS = {
+    "train": ("train", "training"),
+    "test": ("test", "testb"),
+    "validation": ("validation", "valid", "val", "dev", "testa", "eval"),
+}
+"""What the files of a part are called, such as eng.testa, sts-dev.csv or en-ud-train.iob2."""
+SHOWN = 8  # files that a message names
+NO_DATA = (".md", ".py", ".toml", ".sh", ".pdf", ".zip", ".gz", ".html", ".safetensors")
+
+
+def part_file(folder: Path, given: str, part: str, key: str) -> Path:
+    """The file of a part.
+
+    Args:
+        given: its name; without an ending, such as "dev" or nothing: the file of the folder whose name says the part.
+        part: one of WORDS. key: what names the file in a recipe.
+
+    Raises:
+        UserError: there is no such file, or several are called so; the message names those of the folder.
+    """
+    if given and ((folder / given).is_file() or "." in given):
+        if (folder / given).is_file():
+            return folder / given
+        raise UserError(f"{folder / given}: no such file; {_advice(folder, part, key)}")
+    files = find_part(folder, part)
+    if len(files) > 1:
+        names = " and ".join(file.name for file in files[:SHOWN])
+        raise UserError(f"{folder}: {names} are both called {part}; name one in {key}")
+    if not files:
+        raise UserError(f"{folder}: no file is called {part}; {_advice(folder, part, key)}")
+    return files[0]
+
+
+def find_part(folder: Path, part: str) -> list[Path]:
+    """The files of a folder whose names say a part, one of WORDS."""
+    words = set(WORDS[part])
+    return [file for file in _files(folder) if words & set(re.split(r"[^a-z0-9]+", file.name.lower()))]
+
+
+def _advice(folder: Path, part: str, key: str) -> str:
+    names = [file.name for file in _files(folder)]
+    holds = f"the folder holds {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}" if names else (
+        "the folder holds no file")  # fmt: skip
+    number = f", or hold some of the training texts out: {key} = 500" if part == "validation" else ""
+    return f"{holds}: name one in {key}{number}"
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = (file for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+    return sorted(file for file in files if file.suffix.lower() not in NO_DATA)
