@@ -139,7 +139,7 @@ def _scenes(scenes: "survey.Scenes", folder: str) -> tuple[str, str]:
 source = "{scenes.source}"
 folder = {written(folder)}
 image_size = {sides!s:<12}# height and width; larger sees more and takes longer
-{_splits(scenes.train)}
+{_splits(scenes.train, scenes.validation)}
 
 [views]
 distinct = 8            # the student learns from eight views of each image

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 from distiq.data.columns import in_order
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES
+from distiq.data.part_file import part_names
 from distiq.device.run import image_size
 from distiq.errors import UserError
 
@@ -35,10 +36,12 @@ class Annotated(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One part of a data set; `names` are its classes in their order, empty where they are known by the boxes alone."""
+    """One part of a data set; `names` are its classes in their order, empty where they are known by the boxes alone.
+    `notes` say what was changed or left out."""
 
     images: list[Annotated]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_part(folder: Path, part: str) -> Part:
@@ -46,7 +49,8 @@ def read_part(folder: Path, part: str) -> Part:
 
     COCO: train.json, train/_annotations.coco.json or annotations/instances_train.json; images beside it, in images/ or
     in train/. VOC: XML files beside the images of train/, or Annotations/, JPEGImages/ and ImageSets/Main/train.txt.
-    YOLO: txt files in labels/train/, train/labels/ or beside the images of train/; names in data.yaml or classes.txt.
+    YOLO: txt files in labels/train/, train/labels/ or beside the images of train/; names in a YAML file or classes.txt.
+    Parts may be called as `part_file.FOLDERS` has them, such as train2017.
 
     Raises:
         UserError: no annotations, or those of two formats; a file cannot be read, or an image is missing.
@@ -62,11 +66,20 @@ def read_part(folder: Path, part: str) -> Part:
 
 def has_annotations(folder: Path) -> bool:
     """Whether a folder's training images have annotated boxes."""
-    return bool(_readers(folder, "train"))
+    return has_part(folder, "train")
+
+
+def has_part(folder: Path, part: str) -> bool:
+    """Whether the images of a part have annotated boxes."""
+    return bool(_readers(folder, part))
 
 
 def _readers(folder: Path, part: str) -> list[tuple[str, Callable[[], Part]]]:
     """Where annotations of a part lie, and what reads each."""
+    return next((readers for name in part_names(part) if (readers := _readers_of(folder, name))), [])
+
+
+def _readers_of(folder: Path, part: str) -> list[tuple[str, Callable[[], Part]]]:
     readers: list[tuple[str, Callable[[], Part]]] = []
     if coco := _first(_coco_files(folder, part)):
         readers.append((str(coco), lambda: _read_coco(coco, folder, part)))
@@ -111,8 +124,10 @@ def _number(value: Any, where: str) -> float:
 
 def _coco_files(folder: Path, part: str) -> Iterator[Path]:
     yield folder / f"{part}.json"
-    yield folder / part / "_annotations.coco.json"
-    for name in (f"instances_{part}.json", f"{part}.json", f"instances_{part}2017.json"):
+    yield folder / f"{part}_annotations.json"
+    for name in ("_annotations.coco.json", "annotations.json", "labels.json"):
+        yield folder / part / name
+    for name in (f"instances_{part}.json", f"{part}.json"):
         yield folder / "annotations" / name
 
 
@@ -144,13 +159,13 @@ def _read_coco(path: Path, folder: Path, part: str) -> Part:
     if len(listed) < len(images):
         raise UserError(f"{path}: two images have the same id; give each its own")
     annotated = []
+    places = [path.parent, folder, folder / "images"]
+    places += [folder / place for name in part_names(part) for place in (name, f"{name}/images", f"images/{name}")]
+    places = [place for place in dict.fromkeys(places) if place.is_dir()]
     for number, (name, height, width) in stated.items():
-        places = (path.parent / name, folder / "images" / name, folder / part / name, folder / part / "images" / name)
-        file = next((place for place in places if place.is_file()), None)
+        file = _first(place / name for place in places)
         if file is None:
-            raise UserError(
-                f"{path}: the image {name} is in none of {path.parent}, {folder / 'images'}, {folder / part}"
-            )
+            raise UserError(f"{path}: the image {name} is in none of {', '.join(map(str, places))}; bring it back")
         size = _sized(file, (int(height), int(width)) if height and width else None, str(path))
         annotated.append(Annotated(file, size, tuple(by_image[number])))
     return Part(annotated, tuple(dict.fromkeys(names[number] for number in sorted(names))))
@@ -198,17 +213,20 @@ def _read_voc(files: list[tuple[Path, Path | None]]) -> Part:
         size = _sized(file, (int(_number(height, str(path))), int(_number(width, str(path)))), str(path))
         annotated.append(Annotated(file, size, tuple(_voc_box(one, path) for one in root.iter("object"))))
     names = {box.label for image in annotated for box in image.boxes}
-    return Part(annotated, tuple(in_order(names)))
+    difficult = sum(box.crowd for image in annotated for box in image.boxes)
+    said = f"{difficult:,} objects are marked difficult; they are neither looked for nor counted as missed"
+    return Part(annotated, tuple(in_order(names)), (said,) if difficult else ())
 
 
 def _voc_box(element: ElementTree.Element, path: Path) -> Box:
-    """VOC counts pixels from 1, the last one included."""
+    """VOC counts pixels from 1, the last one included; what it calls difficult, its own measure leaves out."""
     label = (element.findtext("name") or "").strip()
     if not label:
         raise UserError(f"{path}: an object has no name; give it a class")
     sides = (_number(element.findtext(f"bndbox/{side}"), str(path)) for side in ("xmin", "ymin", "xmax", "ymax"))
     left, upper, right, lower = sides
-    return Box(label, (left - 1, upper - 1, right, lower))
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return Box(label, (left - 1, upper - 1, right, lower), difficult)
 
 
 # YOLO -----------------------------------------------------------------------------------------------------------------
@@ -232,6 +250,7 @@ def _yolo_files(folder: Path, part: str) -> list[tuple[Path, Path]]:
 def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path) -> Part:
     names = _yolo_names(folder)
     annotated = []
+    outlines = 0
     for image, text in pairs:
         size = _sized(image, None, str(text))
         boxes = []
@@ -241,31 +260,54 @@ def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path) -> Part:
             fields = line.split()
             if not fields:
                 continue
-            if len(fields) != 5 or not fields[0].isdigit():
+            is_outline = len(fields) > 6 and len(fields) % 2 == 1
+            if (len(fields) != 5 and not is_outline) or not fields[0].isdigit():
                 raise UserError(f'{where}: "{line[:60]}" is no box; write class, centre x, centre y, width, height')
             label = int(fields[0])
             if names and label >= len(names):
                 raise UserError(f"{where}: has the class {label}, but {len(names)} are named; name it")
-            x, y, width, height = (_number(field, where) for field in fields[1:])
-            if max(abs(x), abs(y), width, height) > 2:
+            shares = [_number(field, where) for field in fields[1:]]
+            if max(map(abs, shares)) > 2:
                 raise UserError(f"{where}: {line[:60]} counts pixels; YOLO's boxes are shares of the image, 0 to 1")
-            sides = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            outlines += is_outline
+            sides = _around(shares) if is_outline else _centred(*shares)
             corners = tuple(side * size[1 - axis % 2] for axis, side in enumerate(sides))
             boxes.append(Box(names[label] if names else str(label), corners))  # type: ignore[arg-type]
         annotated.append(Annotated(image, size, tuple(boxes)))
     seen = {int(box.label) for image in annotated for box in image.boxes} if not names else set()
-    return Part(annotated, names or tuple(str(number) for number in range(max(seen, default=-1) + 1)))
+    named = names or tuple(str(number) for number in range(max(seen, default=-1) + 1))
+    return Part(annotated, named, tuple(_said_of_yolo(pairs, outlines, bool(names), folder)))
+
+
+def _centred(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _around(outline: list[float]) -> tuple[float, float, float, float]:
+    """The box around an outline, of which x and y take turns."""
+    return min(outline[0::2]), min(outline[1::2]), max(outline[0::2]), max(outline[1::2])
+
+
+def _said_of_yolo(pairs: list[tuple[Path, Path]], outlines: int, named: bool, folder: Path) -> Iterator[str]:
+    if outlines:
+        yield f"{outlines:,} outlines of objects; the box around each is taken"
+    if not named:
+        yield f"classes are called by their numbers, as neither classes.txt nor a YAML file in {folder} names them"
+    known = {text for _, text in pairs}
+    folders = {text.parent for text in known}
+    lone = sorted(one for place in folders for one in place.glob("*.txt") if one not in known and one.stem != "classes")
+    if lone:
+        yield f"{len(lone):,} files of boxes have no image and are left out ({lone[0].name} the first)"
 
 
 def _yolo_names(folder: Path) -> tuple[str, ...]:
-    """The classes that classes.txt or data.yaml names; of the YAML a list, or a mapping of numbers to names."""
+    """The classes that classes.txt or a YAML file names; of the YAML a list, or a mapping of numbers to names."""
     plain = folder / "classes.txt"
     if plain.is_file():
         return tuple(line.strip() for line in plain.read_text(encoding="utf-8").splitlines() if line.strip())
-    for path in (folder / "data.yaml", folder / "data.yml"):
-        if path.is_file():
-            return _names_in_yaml(path.read_text(encoding="utf-8"))
-    return ()
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
+    files.sort(key=lambda path: path.stem != "data")
+    return next((names for path in files if (names := _names_in_yaml(path.read_text(encoding="utf-8")))), ())
 
 
 def _names_in_yaml(text: str) -> tuple[str, ...]:
@@ -274,4 +316,5 @@ def _names_in_yaml(text: str) -> tuple[str, ...]:
         return tuple(part.strip().strip("'\"") for part in inline.group(1).split(",") if part.strip())
     block = re.search(r"^names:\s*\n((?:[ \t-].*\n?)+)", text, re.MULTILINE)
     lines = block.group(1).splitlines() if block else []
-    return tuple(re.sub(r"^\s*(-|\d+\s*:)\s*", "", line).strip().strip("'\"") for line in lines if line.strip())
+    lines = [line.partition(" #")[0] for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return tuple(re.sub(r"^\s*(-|\d+\s*:)\s*", "", line).strip().strip("'\"") for line in lines)

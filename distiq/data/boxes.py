@@ -3,16 +3,19 @@
 import importlib.resources
 import io
 import json
+import os
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from distiq.data.annotations import Annotated, Box, Part, read_part
+from distiq.data.annotations import Annotated, Box, Part, has_part, read_part
 from distiq.data.images import Images, read_images
 from distiq.data.pack import Store
+from distiq.data.part_file import measured_part
 from distiq.data.samples import InMemory, Loaded, Split
 from distiq.device.run import fitted_size, letterboxed
 from distiq.errors import UserError
@@ -31,9 +34,11 @@ def boxed_images(folder: Path, shape: tuple[int, ...], validation: str = "", sto
     Raises:
         UserError: annotations are missing, wrong or of two formats, an image is missing or does not decode.
     """
-    parts = {part: read_part(folder, part) for part in ("train", "test", *([validation] if validation else []))}
+    measured, said_of_parts = measured_part(partial(has_part, folder), validation, folder)
+    places = {"train": "train", "test": measured} | ({validation: validation} if validation else {})
+    parts = {part: read_part(folder, place) for part, place in places.items()}
     names = _classes(parts, folder)
-    notes: list[str] = []
+    notes = [*said_of_parts]
     for name, part in parts.items():
         parts[name], said = _sound(part, name)
         notes += said
@@ -42,7 +47,7 @@ def boxed_images(folder: Path, shape: tuple[int, ...], validation: str = "", sto
         name: Split(own, labels_of(part.images, names, shape))
         for (name, part), own in zip(parts.items(), samples, strict=True)
     }
-    files = [tuple(str(one.file.relative_to(folder)) for one in parts[part].images) for part in ("train", "test")]
+    files = [tuple(os.path.relpath(one.file, folder) for one in parts[part].images) for part in ("train", "test")]
     return Loaded(
         names, splits["train"], splits["test"], Images(tuple(shape), letterbox=True), tuple(notes),
         splits.get(validation), names=(files[0], files[1]),
@@ -69,6 +74,7 @@ def _classes(parts: dict[str, Part], folder: Path) -> tuple[str, ...]:
 def _sound(part: Part, name: str) -> tuple[Part, list[str]]:
     """The part with boxes cut off at their images' sides, without those of which nothing is left; and what was done."""
     clipped = empty = 0
+    said = [f"{name}: {note}" for note in part.notes]
     images = []
     for image in part.images:
         kept = []
@@ -80,7 +86,6 @@ def _sound(part: Part, name: str) -> tuple[Part, list[str]]:
                 continue
             kept.append(box._replace(corners=inside))
         images.append(image._replace(boxes=tuple(kept)))
-    said = []
     if clipped:
         said.append(f"{name}: {clipped:,} boxes reach beyond their image; they are cut off at its sides")
     if empty:

@@ -1,5 +1,6 @@
 """Masks beside images: every pixel's class, as images of class numbers."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,23 @@ from torch import Tensor
 
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES, Images, read_images
+from distiq.data.mask_colours import NAMES, Classes, classes_of
 from distiq.data.pack import Store
+from distiq.data.part_file import measured_part, part_names
 from distiq.data.samples import Loaded, Split
 from distiq.device import run as runner
 from distiq.errors import UserError
 
 VOID = runner.VOID
-NAMES = "classes.txt"
 MASK_ENDING = "_mask"
+ENDINGS = (
+    MASK_ENDING, "_leftImg8bit", "_gtFine_labelTrainIds", "_gtFine_labelIds", "_labelTrainIds", "_labelIds", "_L",
+    "_label", "_labels", "_seg", "_segmentation", "_gt",
+)  # fmt: skip
+"""What stands behind the common part of the names of an image and its mask."""
+NO_MASK = ("_color", "_instanceIds", "_instanceTrainIds")
 MOST_CLASSES = 254
+FOREGROUND = 255  # of masks of two values
 
 
 def masked_images(
@@ -27,8 +36,9 @@ def masked_images(
     """The images of a folder that holds train/ and test/, with a mask for each of the same name.
 
     The masks of train/ lie in train_masks/, or the two in train/images/ and train/masks/, or in images/train/ and
-    masks/train/, or the mask beside its image as street.png or street_mask.png. classes.txt names the classes, one a
-    line; what it calls "void" is none. Images and masks are letterboxed: what lies beside an image is void.
+    masks/train/, or the mask beside its image as street.png or street_mask.png; or as Pascal VOC, Cityscapes and others
+    have them, see `_places`. Classes and their colours are read by `mask_colours.classes_of`. Masks of the values 0 and
+    255 alone have two classes. Images and masks are letterboxed: what lies beside an image is void.
 
     Args:
         shape: (C, H, W) of an image as it is learned from.
@@ -40,81 +50,107 @@ def masked_images(
         UserError: a part, a mask or an image is missing or does not decode, a mask has another size than its image, or
             a value without a class.
     """
-    names, void = _named_classes(folder, void)
-    parts = {part: _pairs(folder, part) for part in ("train", "test", *([validation] if validation else []))}
-    most = len(names) or MOST_CLASSES
-    labels = {part: _read_masks(pairs, shape, void, most, names) for part, pairs in parts.items()}
+    classes = classes_of(folder, void)
+    measured, notes = measured_part(partial(has_masks, folder), validation, folder)
+    places = {"train": "train", "test": measured} | ({validation: validation} if validation else {})
+    parts = {part: _pairs(folder, place) for part, place in places.items()}
+    is_binary = not classes.names and void == VOID and _are_binary([mask for _, mask in parts["train"]], classes)
+    if is_binary:
+        notes = (*notes, "masks hold the values 0 and 255 alone; 255 is taken as class 1, and no pixel as void")
+    labels = {part: _read_masks(pairs, shape, classes, is_binary) for part, pairs in parts.items()}
+    names = classes.names
     if not names:
         seen = [mask[mask != VOID] for mask in labels.values()]
         most = max((int(values.max()) + 1 for values in seen if len(values)), default=0)
         names = tuple(str(number) for number in range(most))
+        notes = (*notes, f"classes are called by their numbers, as {folder} holds no {NAMES} that names them")
+    if len(names) < 2:
+        raise UserError(
+            f"{folder}: the masks of the train part hold {len(names)} class, beside pixels of none; at least two are"
+            " needed, such as 0 for what is around"
+        )
     samples = read_images([[image for image, _ in pairs] for pairs in parts.values()], shape, store, letterbox=True)
     splits = {part: Split(one, labels[part]) for part, one in zip(parts, samples, strict=True)}
-    files = [tuple(str(image.relative_to(folder)) for image, _ in parts[part]) for part in ("train", "test")]
+    files = [tuple(os.path.relpath(image, folder) for image, _ in parts[part]) for part in ("train", "test")]
     return Loaded(
-        names, splits["train"], splits["test"], Images(tuple(shape), letterbox=True), (), splits.get(validation),
+        names, splits["train"], splits["test"], Images(tuple(shape), letterbox=True), notes, splits.get(validation),
         names=(files[0], files[1]),
     )  # fmt: skip
 
 
-def _named_classes(folder: Path, void: int) -> tuple[tuple[str, ...], int]:
-    """The classes that a folder names, and the value of void pixels."""
-    path = folder / NAMES
-    if not path.is_file():
-        return (), void
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    lowered = [name.lower() for name in names]
-    if "void" in lowered:
-        place = lowered.index("void")
-        if place != len(names) - 1:
-            raise UserError(
-                f'{path}: "void" stands on line {place + 1}, before a class; name it last, as the largest value'
-            )
-        return tuple(names[:-1]), place
-    return tuple(names), void
+def has_masks(folder: Path, part: str = "train") -> bool:
+    """Whether the images of a part have masks."""
+    return (
+        any(_are_there(images, masks) for images, masks in _places(folder, part)) or _listed(folder, part) is not None
+    )
 
 
-def has_masks(folder: Path) -> bool:
-    """Whether a folder's training images have masks."""
-    *apart, (beside, _) = _places(folder, "train")
-    if any(images.is_dir() and masks.is_dir() for images, masks in apart):
-        return True
-    files = [file for file in walk(beside) if file.suffix.lower() in IMAGE_SUFFIXES] if beside.is_dir() else []
-    return bool(files) and 2 * sum(_is_mask(file, files) for file in files) == len(files)
+def _are_there(images: Path, masks: Path) -> bool:
+    """Whether images lie in the one folder and masks in the other, which may be the same."""
+    if not (images.is_dir() and masks.is_dir()):
+        return False
+    files = [file for file in walk(masks) if file.suffix.lower() in IMAGE_SUFFIXES]
+    return bool(files) and (images != masks or 2 * sum(_is_mask(file, files) for file in files) == len(files))
 
 
 def images_of(folder: Path, part: str) -> list[Path]:
-    """The images of a part that have masks."""
-    return [image for image, _ in _pairs(folder, part)]
+    """The images of a part that have masks; of the test part those of the validation part, where there is none."""
+    place = measured_part(partial(has_masks, folder), "", folder)[0] if part == "test" else part
+    return [image for image, _ in _pairs(folder, place)]
 
 
-def _places(folder: Path, part: str) -> tuple[tuple[Path, Path], ...]:
+def _places(folder: Path, part: str) -> list[tuple[Path, Path]]:
     """Where images and masks of a part may lie."""
-    return (
-        (folder / part / "images", folder / part / "masks"),
-        (folder / "images" / part, folder / "masks" / part),
-        (folder / part, folder / f"{part}_masks"),
-        (folder / part, folder / part),
-    )
+    places = [
+        (folder / images.format(name), folder / masks.format(name))
+        for name in part_names(part)
+        for images, masks in (
+            ("{}/images", "{}/masks"), ("images/{}", "masks/{}"), ("{}", "{}_masks"), ("{}", "{}_labels"),
+            ("{}", "{}annot"), ("images/{}", "labels/{}"), ("images/{}", "annotations/{}"), ("{}/images", "{}/labels"),
+            ("{}/image", "{}/mask"), ("{}/image", "{}/label"), ("{}/img", "{}/masks_machine"),
+            ("leftImg8bit/{}", "gtFine/{}"), ("img_dir/{}", "ann_dir/{}"), ("{}", "{}"),
+        )
+    ]  # fmt: skip
+    return [place for place in places if place[0] != place[1]] + [place for place in places if place[0] == place[1]]
+
+
+def _listed(folder: Path, part: str) -> list[tuple[Path, Path]] | None:
+    """The images and masks that ImageSets/Segmentation of Pascal VOC lists; None where it does not."""
+    lists = (folder / "ImageSets" / "Segmentation" / f"{name}.txt" for name in part_names(part))
+    listed = next((file for file in lists if file.is_file()), None)
+    if listed is None:
+        return None
+    stems = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    pairs = [(folder / "JPEGImages" / f"{stem}.jpg", folder / "SegmentationClass" / f"{stem}.png") for stem in stems]
+    if missing := next((file for pair in pairs for file in pair if not file.is_file()), None):
+        raise UserError(f"{missing}: missing, but {listed} names it; add it, or take the name out")
+    return pairs
 
 
 def _pairs(folder: Path, part: str) -> list[tuple[Path, Path]]:
     """Each image of a part with its mask, sorted."""
-    for images, masks in _places(folder, part):
-        if images.is_dir() and masks.is_dir():
-            return _matched(images, masks)
-    raise UserError(
-        f"{folder}: has no {part} part; images lie in {part}/ and their masks in {part}_masks/, of the same names"
-    )
+    if listed := _listed(folder, part):
+        return listed
+    *apart, beside = places = [place for place in _places(folder, part) if place[0].is_dir() and place[1].is_dir()] or [
+        (folder, folder)
+    ]
+    if places == [(folder, folder)]:
+        raise UserError(
+            f"{folder}: has no {part} part; images lie in {part}/ and their masks in {part}_masks/, of the same names"
+        )
+    return _matched(*next((place for place in apart if _are_there(*place)), beside))
 
 
 def _matched(images: Path, masks: Path) -> list[tuple[Path, Path]]:
     files = sorted(file for file in walk(images) if file.suffix.lower() in IMAGE_SUFFIXES)
     beside = images == masks
-    drawn = {_stem(file, masks): file for file in walk(masks) if file.suffix.lower() in IMAGE_SUFFIXES and
-             (not beside or _is_mask(file, files))}  # fmt: skip
+    others = [file for file in walk(masks) if file.suffix.lower() in IMAGE_SUFFIXES and
+              (not beside or _is_mask(file, files)) and not file.stem.endswith(NO_MASK)]  # fmt: skip
+    drawn: dict[str, Path] = {}
+    for file in sorted(others, key=lambda file: (not file.stem.endswith("TrainIds"), file)):
+        drawn.setdefault(_stem(file, masks), file)
     if beside:
-        files = [file for file in files if file not in set(drawn.values())]
+        files = [file for file in files if file not in set(others)]
     if not files:
         raise UserError(f"{images}: no images ({', '.join(IMAGE_SUFFIXES)}); fill the folder")
     if lacking := [file for file in files if _stem(file, images) not in drawn]:
@@ -128,7 +164,9 @@ def _matched(images: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 
 def _stem(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix().removesuffix(MASK_ENDING)
+    stem = file.relative_to(folder).with_suffix("").as_posix()
+    ending = next((ending for ending in ENDINGS if stem.endswith(ending)), "")
+    return stem.removesuffix(ending)
 
 
 def _is_mask(file: Path, files: Sequence[Path]) -> bool:
@@ -137,23 +175,31 @@ def _is_mask(file: Path, files: Sequence[Path]) -> bool:
     return file.stem.endswith(MASK_ENDING) or (file.suffix.lower() == ".png" and bool(twins))
 
 
-def _read_masks(
-    pairs: Sequence[tuple[Path, Path]], shape: Sequence[int], void: int, classes: int, names: Sequence[str]
-) -> Tensor:
+def _are_binary(files: Sequence[Path], classes: Classes) -> bool:
+    """Whether masks hold 0 and 255 alone, of which 255 is the foreground then."""
+    values: set[int] = set()
+    for file in files:
+        values |= set(np.unique(_values(file, classes)).tolist())
+        if values - {0, FOREGROUND}:
+            return False
+    return values == {0, FOREGROUND}
+
+
+def _read_masks(pairs: Sequence[tuple[Path, Path]], shape: Sequence[int], classes: Classes, is_binary: bool) -> Tensor:
     """The masks of a part, (N, H, W) uint8."""
     masks = torch.full((len(pairs), *shape[1:]), VOID, dtype=torch.uint8)
-    read = partial(read_mask, void=void)
+    most, names = len(classes.names) or MOST_CLASSES, classes.names
     for number, (image, path) in enumerate(pairs):
-        mask = read(path)
+        mask = (_values(path, classes) == FOREGROUND).astype(np.uint8) if is_binary else read_mask(path, classes)
         size = runner.image_size(image)
         if mask.shape != size:
             raise UserError(
                 f"{path}: this mask has {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}; make"
                 " them alike"
             )
-        strange = mask[(mask >= classes) & (mask != VOID)]
+        strange = mask[(mask >= most) & (mask != VOID)]
         if len(strange):
-            expected = f"{len(names)} classes (0 to {len(names) - 1})" if names else f"at most {classes} classes"
+            expected = f"{len(names)} classes (0 to {len(names) - 1})" if names else f"at most {most} classes"
             raise UserError(
                 f"{path}: holds the value {int(strange[0])}, but there are {expected}; name the class in {NAMES}, or"
                 " set data.void to the value of pixels without one"
@@ -163,24 +209,29 @@ def _read_masks(
     return masks
 
 
-def read_mask(path: Path, void: int = VOID) -> np.ndarray:
+def read_mask(path: Path, classes: Classes) -> np.ndarray:
     """A mask (H, W) uint8 of class numbers, 255 where a pixel belongs to none.
 
     Raises:
-        UserError: it does not decode, or holds colours.
+        UserError: it does not decode, or holds colours of no class.
     """
+    values = _values(path, classes)
+    return np.where((values == classes.void) | (values > VOID), VOID, values).astype(np.uint8)
+
+
+def _values(path: Path, classes: Classes) -> np.ndarray:
+    """The numbers that a mask holds, (H, W) int64."""
     from PIL import Image, ImageOps
 
     try:
         with runner.quiet(), Image.open(path, formats=runner.FORMATS) as opened:
             image = ImageOps.exif_transpose(opened)
-            values = np.asarray(image)
+            has_colours = image.mode not in ("1", "L", "P", "I", "I;16", "F")
+            is_named = bool(classes.colours) and image.mode == "P"
+            values = np.asarray(image.convert("RGB") if has_colours or is_named else image)
     except Exception as error:  # Pillow lets its decoders' own errors through
         raise UserError(f"{path}: this mask does not decode ({error}); repair or remove it") from error
-    if values.ndim != 2:
-        raise UserError(f"{path}: this mask holds colours; save it as an image of class numbers (grey or palette)")
-    values = values.astype(np.int64)
-    return np.where((values == void) | (values > VOID), VOID, values).astype(np.uint8)
+    return (classes.numbers(values, path) if values.ndim == 3 else values).astype(np.int64)
 
 
 def _resized(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The file of a part in a user's folder: the one that a recipe names, or the one that is called so."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from distiq.errors import UserError
@@ -11,8 +12,39 @@ WORDS = {
     "validation": ("validation", "valid", "val", "dev", "testa", "eval"),
 }
 """What the files of a part are called, such as eng.testa, sts-dev.csv or en-ud-train.iob2."""
+FOLDERS = {
+    "train": ("train", "training", "train2017", "train2014"),
+    "val": ("val", "valid", "validation", "val2017", "val2014", "dev"),
+    "test": ("test", "testing", "test2017"),
+}
+"""What the folders of a part are called, such as COCO's val2017 and Roboflow's valid."""
 SHOWN = 8  # files that a message names
 NO_DATA = (".md", ".py", ".toml", ".sh", ".pdf", ".zip", ".gz", ".html", ".safetensors")
+
+
+def part_names(part: str) -> tuple[str, ...]:
+    """A part's name, then what it is called elsewhere."""
+    alike = next((names for names in FOLDERS.values() if part in names), ())
+    return tuple(dict.fromkeys((part, *alike)))
+
+
+def measured_part(has: Callable[[str], bool], validation: str, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The part that is measured on: "test", or "val" where there is no test part; and what is said of it.
+
+    Args:
+        has: whether a part is there. validation: the part that a recipe names to steer by; empty: none.
+
+    Raises:
+        UserError: there is no test part, and the recipe steers by the only other one.
+    """
+    if has("test") or not has("val"):
+        return "test", ()
+    if validation in FOLDERS["val"]:
+        raise UserError(
+            f"{folder}: has no test part, and data.validation names the only other one; give it a test part, or in"
+            " data.validation a number of training samples to hold out, so that the other part is measured on"
+        )
+    return "val", (f"{folder}: has no test part; the validation part is measured on, and steers nothing",)
 
 
 def part_file(folder: Path, given: str, part: str, key: str) -> Path:

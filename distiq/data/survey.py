@@ -5,18 +5,21 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from distiq.data.annotations import has_annotations, read_part
+from distiq.data.annotations import has_part as has_boxes
 from distiq.data.audio import CLIP_SUFFIXES
 from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
 from distiq.data.columns import read_columns, sorted_classes
 from distiq.data.conll import OUTSIDE
 from distiq.data.folders import class_names, walk
 from distiq.data.images import IMAGE_SUFFIXES
-from distiq.data.masks import has_masks, images_of
-from distiq.data.part_file import find_part
+from distiq.data.mask_colours import classes_of
+from distiq.data.masks import VOID, has_masks, images_of
+from distiq.data.part_file import find_part, measured_part
 from distiq.data.sound import read_sound
 from distiq.data.tagged import OBJECTS, read_tagged
 from distiq.device.run import MISSING
@@ -102,7 +105,8 @@ class Names(NamedTuple):
 
 
 class Scenes(NamedTuple):
-    """Images with masks or boxes; `size` is the median of (height, width). Of masks, classes may have no names."""
+    """Images with masks or boxes; `size` is the median of (height, width). Of masks, classes may have no names.
+    `validation` is a third part, empty where there is none."""
 
     folder: Path
     source: Literal["masks", "boxes"]
@@ -110,6 +114,7 @@ class Scenes(NamedTuple):
     train: int
     test: int
     size: tuple[int, int]
+    validation: str = ""
 
 
 Survey = Images | Clips | Rows | Texts | Names | Scenes
@@ -141,7 +146,12 @@ def survey(path: Path) -> Survey:
             names = ", ".join(file.name for file in files[:5])
             raise UserError(f"{path}: holds {names}, but no training rows; call their file train{files[0].suffix}")
         return _columns(path, train.name, _test_file(train))
-    folders = [entry.name for entry in sorted(path.iterdir()) if entry.is_dir()]
+    inside = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
+    folders = [entry.name for entry in inside]
+    if known := next(
+        (one for one in inside if has_annotations(one) or has_masks(one) or (one / "train").is_dir()), None
+    ):
+        raise UserError(f"{path}: holds no data itself; {known} does: name that folder")
     if folders and any((path / folders[0]).iterdir()):
         raise UserError(
             f"{path}: holds the folders {', '.join(folders[:5])}, but no train and test; move them to"
@@ -156,11 +166,14 @@ def survey(path: Path) -> Survey:
 
 def _scenes(folder: Path) -> Scenes:
     if has_annotations(folder):
-        parts = [read_part(folder, part) for part in ("train", "test")]
+        measured = measured_part(partial(has_boxes, folder), "", folder)[0]
+        parts = [read_part(folder, part) for part in ("train", measured)]
         files = [image.file for image in parts[0].images]
-        return Scenes(folder, "boxes", parts[0].names, len(files), len(parts[1].images), _image_form(files)[0])
+        own = "val" if measured == "test" and has_boxes(folder, "val") else ""
+        return Scenes(folder, "boxes", parts[0].names, len(files), len(parts[1].images), _image_form(files)[0], own)
     train, test = (images_of(folder, part) for part in ("train", "test"))
-    return Scenes(folder, "masks", (), len(train), len(test), _image_form(train)[0])
+    own = "val" if has_masks(folder, "test") and has_masks(folder, "val") else ""
+    return Scenes(folder, "masks", classes_of(folder, VOID).names, len(train), len(test), _image_form(train)[0], own)
 
 
 # Folders of classes ---------------------------------------------------------------------------------------------------

@@ -125,3 +125,33 @@ def test_wrong_voc_is_refused(tmp_path: Path):
     (tmp_path / "train" / "one.jpg").unlink()
     with pytest.raises(UserError, match=r"its image one.jpg is missing"):
         read_part(tmp_path, "train")
+
+
+def test_what_voc_calls_difficult_is_no_box_to_look_for(tmp_path: Path):
+    image(tmp_path / "train" / "one.jpg")
+    part = "<part><name>ear</name><bndbox><xmin>1</xmin></bndbox></part>"
+    text(tmp_path / "train" / "one.xml", VOC.replace("<name>cat", f"<difficult>1</difficult>{part}<name>cat"))
+    part = read_part(tmp_path, "train")
+    assert [box.crowd for box in part.images[0].boxes] == [True]
+    assert part.notes == ("1 objects are marked difficult; they are neither looked for nor counted as missed",)
+
+
+def test_cocos_own_layout_has_years(tmp_path: Path):
+    content = json.loads((draw_boxes(tmp_path / "drawn", 4, 2) / "train.json").read_text())
+    for one in content["images"]:
+        source = next((tmp_path / "drawn").rglob(one["file_name"]))
+        image(tmp_path / "coco" / "train2017" / source.name, Image.open(source).size)
+        one["file_name"] = source.name
+    text(tmp_path / "coco" / "annotations" / "instances_train2017.json", json.dumps(content))
+    assert len(read_part(tmp_path / "coco", "train").images) == 4
+
+
+def test_outlines_of_yolo_become_boxes_and_files_without_images_are_said(tmp_path: Path):
+    image(tmp_path / "images" / "train2017" / "a.jpg")
+    text(tmp_path / "labels" / "train2017" / "a.txt", "0 0.1 0.2 0.5 0.3 0.3 0.8\n")
+    text(tmp_path / "labels" / "train2017" / "ghost.txt", "0 0.1 0.2 0.5 0.3\n")
+    text(tmp_path / "coco8.yaml", "train: x\nnames:\n  # kinds\n  0: cat # small\n")
+    part = read_part(tmp_path, "train")
+    assert part.images[0].boxes[0].corners == pytest.approx((2, 2, 10, 8))
+    assert part.names == ("cat",)
+    assert part.notes[0].startswith("1 outlines") and "ghost.txt" in part.notes[1]

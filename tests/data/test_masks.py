@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from distiq.data.labels import VOID
 from distiq.data.load import load
-from distiq.data.masks import masked_images, read_mask
+from distiq.data.mask_colours import Classes
+from distiq.data.masks import VOID, has_masks, masked_images, read_mask
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings
 from tests.data.drawn_scenes import draw_masks
@@ -68,7 +68,7 @@ def spoil(folder: Path, name: str, mask: np.ndarray) -> None:
     [
         (np.zeros((48, 60), np.uint8), r"60 x 48 pixels, its image 64 x 48; make them alike"),
         (np.full((48, 64), 7, np.uint8), r"holds the value 7, but there are 3 classes \(0 to 2\); name the class"),
-        (np.zeros((48, 64, 3), np.uint8), r"holds colours; save it as an image of class numbers"),
+        (np.full((48, 64, 3), (9, 8, 7), np.uint8), r"holds colours; save it as an image of class numbers"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_refused(folder: Path, mask: np.ndarray, said: str):
@@ -109,4 +109,51 @@ def test_a_palette_is_read_by_its_numbers(tmp_path: Path):
     image = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8), "P")
     image.putpalette([number % 200 for number in range(3 * 256)])
     image.save(tmp_path / "mask.png")
-    assert read_mask(tmp_path / "mask.png").tolist() == [[0, 1], [2, VOID]]
+    assert read_mask(tmp_path / "mask.png", Classes((), VOID, {})).tolist() == [[0, 1], [2, VOID]]
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("images/{}/{}.jpg", "labels/{}/{}.png"), ("{}/{}.png", "{}annot/{}.png"), ("{}/{}.png", "{}_labels/{}_L.png"),
+        ("{}/img/{}.jpg", "{}/masks_machine/{}.png"), ("images/{}ing/{}.jpg", "annotations/{}ing/{}.png"),
+        ("leftImg8bit/{}/a/{}_leftImg8bit.png", "gtFine/{}/a/{}_gtFine_labelIds.png"),
+        ("JPEGImages/{}{}.jpg", "SegmentationClass/{}{}.png"),
+    ],
+)  # fmt: skip
+def test_masks_lie_where_people_have_them(folder: Path, tmp_path: Path, image: str, mask: str):
+    new = tmp_path / "new"
+    for part in ("train", "test"):
+        for file in (folder / part).iterdir():
+            for form, source in ((image, file), (mask, folder / f"{part}_masks" / file.name)):
+                target = new / form.format(part, file.stem)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.open(source).save(target)
+        if "JPEG" in image:
+            (new / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
+            names = "".join(f"{part}{file.stem}\n" for file in (folder / part).iterdir())
+            (new / "ImageSets" / "Segmentation" / f"{part}.txt").write_text(names)
+        if "gtFine" in mask:
+            Image.new("RGB", (64, 48)).save(new / "gtFine" / part / "a" / "s1_01_gtFine_color.png")
+    assert has_masks(new)
+    loaded = masked_images(new, SHAPE)
+    assert (len(loaded.train), len(loaded.test), loaded.classes) == (8, 4, ("0", "1", "2"))
+    assert sorted(map(str, loaded.test.labels)) == sorted(map(str, masked_images(folder, SHAPE).test.labels))
+
+
+def test_masks_of_two_values_and_no_test_part(folder: Path):
+    """0 and 255 are two classes; the validation part is measured on where there is no test part, and said."""
+    (folder / "classes.txt").unlink()
+    for part in ("train", "test"):
+        for file in (folder / f"{part}_masks").iterdir():
+            Image.fromarray(255 * (np.asarray(Image.open(file)) > 0).astype(np.uint8)).save(file)
+    (folder / "test").rename(folder / "val")
+    (folder / "test_masks").rename(folder / "val_masks")
+    loaded = masked_images(folder, SHAPE)
+    assert loaded.classes == ("0", "1")
+    assert set(loaded.train.labels.unique().tolist()) == {0, 1}
+    assert "the validation part is measured on" in loaded.notes[0] and "255 is taken as class 1" in loaded.notes[1]
+    with pytest.raises(UserError, match=r"data\.validation names the only other one"):
+        masked_images(folder, SHAPE, validation="val")
+    with pytest.raises(UserError, match="hold 1 class, beside pixels of none"):
+        masked_images(folder, SHAPE, void=0)
