@@ -11,7 +11,7 @@ from distiq.recipe.recipe import describe, schema
 from distiq.recipe.toml import written
 
 if TYPE_CHECKING:  # it loads torch, which `distiq init` alone can do without
-    from distiq.data import survey
+    from distiq.data import survey, survey_words
 
 SCHEMA_FILE = "distiq.schema.json"
 FIRST_LINE = f"#:schema ./{SCHEMA_FILE}"
@@ -49,7 +49,7 @@ def starter(name: str, data: Path | None, path: Path) -> tuple[str, str]:
     if data is None:
         about, body = "The packaged Fashion-MNIST images: 29,500 to train on, 10,000 for the test.", _packaged()
         return about, f'name = "{name}"\n\n{body}'
-    from distiq.data import survey
+    from distiq.data import survey, survey_words
 
     surveyed = survey.survey(data)
     folder = _relative(surveyed.folder, path)
@@ -60,11 +60,13 @@ def starter(name: str, data: Path | None, path: Path) -> tuple[str, str]:
             about, body = _scenes(surveyed, folder)
         case survey.Clips():
             about, body = _clips(surveyed, folder)
+        case survey_words.Speech():
+            about, body = _speech(surveyed, folder)
         case survey.Rows():
             about, body = _rows(surveyed, folder)
         case survey.Texts():
             about, body = _texts(surveyed, folder)
-        case survey.Names():
+        case survey_words.Names():
             about, body = _names(surveyed, folder)
     return about, f'name = "{name}"\n\n{body}'
 
@@ -221,6 +223,51 @@ training = {{{_inline(_training(clips.train, "adamw", 0.006))}}}
     )
 
 
+def _speech(speech: "survey_words.Speech", folder: str) -> tuple[str, str]:
+    about = (
+        f"Clips with texts of {speech.letters} letters: {speech.train:,} to train on, {speech.test:,} for the test, at"
+        f" {speech.rate:,} Hz; the longest has {speech.seconds:g} s."
+    )
+    training = _inline(_training(speech.train, "adamw", 0.008) + "\nclip_norm = 5.0")
+    return (
+        about,
+        f"""[data]
+source = "transcripts"
+folder = {written(folder)}
+{_splits(speech.train, speech.validation)}
+
+[data.audio]
+rate = {speech.rate:<18}# samples per second
+seconds = {speech.seconds:<15g}# no clip may be longer
+
+[data.transcripts]
+symbols = "characters"  # or "words"
+lower = true            # texts are brought to lower case
+
+[views]
+distinct = 4            # the student learns from four views of each clip
+audio = {{shift = 0.0, gain_db = 6.0, noise = 0.5}}
+
+# A pretrained teacher is better: model = "transformers:wav2vec2", and its folder or hub name as `weights`.
+[teacher]
+model = "ctc_gru"
+options = {{rate = {speech.rate}}}
+training = {{{training}}}
+
+[student]               # this network is shipped
+model = "ctc_cnn"
+options = {{rate = {speech.rate}}}
+training = {{{training}}}
+
+[distil]
+temperature = 1.0
+task_weight = 0.5
+kd_weight = 1.0
+
+{_budget(2, 500)}""",
+    )
+
+
 def _rows(rows: "survey.Rows", folder: str) -> tuple[str, str]:
     left = f" Left out: {', '.join(rows.left_out)}." if rows.left_out else ""
     of = _predicted(rows)
@@ -308,7 +355,7 @@ model = "text_cnn"
 training = {{{training}}}"""
 
 
-def _names(names: "survey.Names", folder: str) -> tuple[str, str]:
+def _names(names: "survey_words.Names", folder: str) -> tuple[str, str]:
     kinds = _classes(names.kinds).replace("classes", "kinds")
     about = f"Sentences with spans of {kinds}: {names.train:,} to train on; most have no more than {names.words} words."
     length = next((size for size in TEXT_LENGTHS if size >= 1.3 * names.words + 2), TEXT_LENGTHS[-1])

@@ -16,6 +16,7 @@ BESIDE = (
 )  # fmt: skip
 SCORES = ("score", "similarity", "similarityscore", "relatednessscore", "relatedness", "rating", "label", "gold")
 TEXTS = ("text", "sentence", "content")
+KNOWN = {*(name for pair in BESIDE for name in pair), *SCORES, *TEXTS}
 FEW_WORDS = 2  # of a column's name
 
 
@@ -37,8 +38,8 @@ def read_named(path: Path, header: Sequence[str]) -> Columns:
 
 
 def has_header(lines: Sequence[Sequence[str]]) -> bool:
-    """Whether the first line of a file names its columns: it has a word where all others have a number, or short names
-    where all others have texts."""
+    """Whether the first line of a file names its columns: it has a word where all others have a number, known names, or
+    short ones where all others have texts."""
     first, others = lines[0], lines[1:]
     columns = list(zip(*others, strict=True))
     if not columns:
@@ -46,6 +47,8 @@ def has_header(lines: Sequence[Sequence[str]]) -> bool:
     numeric = [place for place, column in enumerate(columns) if _numbers(column)]
     if numeric:
         return any(first[place] and not _is_number(first[place]) for place in numeric)
+    if 2 * sum(_plain(cell) in KNOWN for cell in first) >= len(first):
+        return True
     names = all(re.match(r"[^\W\d]", cell) and len(cell.split()) <= FEW_WORDS for cell in first)
     return names and max(map(_words, columns)) > FEW_WORDS
 

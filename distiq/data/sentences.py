@@ -64,7 +64,7 @@ def sentences(settings: DataSettings, seed: int) -> Data:
     notes = [*_said_of_columns(test_file, tested, own)]
     if learned_from.columns[:2] != tested.columns[:2]:
         notes += _said_of_columns(train_file, learned_from, own)
-    if both := sum(text in {*texts} for text in {*test.first, *test.second}):
+    if both := len({*texts} & {*test.first, *test.second}):
         notes.append(f"{both:,} of the test texts are training texts, too, which are learned from without scores")
 
     def split(texts: Sequence[str], scores: Tensor, where: str) -> Split:

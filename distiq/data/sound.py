@@ -1,5 +1,6 @@
 """One file of sound: read as it is found, brought to a rate, cut into windows."""
 
+import contextlib
 import io
 import math
 import warnings
@@ -55,6 +56,16 @@ def read_sound(path: Path) -> Sound:
     if not np.isfinite(mono).all():
         raise UserError(f"{path}: this clip holds NaN or infinite samples; repair or remove it")
     return Sound(mono, rate, channels)
+
+
+def seconds_of(path: Path) -> float:
+    """How long a clip is, from its header where soundfile is installed."""
+    with contextlib.suppress(ImportError, RuntimeError):
+        import soundfile
+
+        return float(soundfile.info(path).duration)
+    sound = read_sound(path)
+    return len(sound.samples) / sound.rate
 
 
 def _read_wav(path: Path) -> tuple[int, np.ndarray]:

@@ -14,19 +14,16 @@ from distiq.data.annotations import has_part as has_boxes
 from distiq.data.audio import CLIP_SUFFIXES
 from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
 from distiq.data.columns import read_columns, sorted_classes
-from distiq.data.conll import OUTSIDE
 from distiq.data.folders import class_names, walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.mask_colours import classes_of
 from distiq.data.masks import VOID, has_masks, images_of
 from distiq.data.part_file import find_part, measured_part
 from distiq.data.sound import read_sound
-from distiq.data.tagged import OBJECTS, read_tagged
+from distiq.data.survey_words import SAMPLED, Names, Speech, names_in, speech_in, spread
 from distiq.device.run import MISSING
 from distiq.errors import UserError
-from distiq.recipe.data import EntitySettings
 
-SAMPLED = 200  # files or rows that are opened
 LABEL_NAMES = ("label", "labels", "class", "target", "y", "category", "sentiment", "income", "species", "price")
 PAIRS = (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("text_a", "text_b"))
 TEXT_WORDS = 4  # words on average from which a column holds texts
@@ -92,18 +89,6 @@ class Texts(NamedTuple):
     pair: str
 
 
-class Names(NamedTuple):
-    """Two files of words with tags, and of what kinds the spans are; most sentences have no more than `words` words.
-    `validation` is a third one, empty where there is none."""
-
-    folder: Path
-    kinds: tuple[str, ...]
-    train: int
-    parts: tuple[str, str]
-    words: int
-    validation: str
-
-
 class Scenes(NamedTuple):
     """Images with masks or boxes; `size` is the median of (height, width). Of masks, classes may have no names.
     `validation` is a third part, empty where there is none."""
@@ -117,7 +102,7 @@ class Scenes(NamedTuple):
     validation: str = ""
 
 
-Survey = Images | Clips | Rows | Texts | Names | Scenes
+Survey = Images | Clips | Speech | Rows | Texts | Names | Scenes
 
 
 def survey(path: Path) -> Survey:
@@ -126,7 +111,9 @@ def survey(path: Path) -> Survey:
     Raises:
         UserError: nothing that a recipe could read; the message says what was there and how it must lie.
     """
-    if path.is_file() and (tagged := _names(path)):
+    if path.is_dir() and (speech := speech_in(path)):
+        return speech
+    if path.is_file() and (tagged := names_in(path)):
         return tagged
     if path.is_file() and path.suffix.lower() in COLUMN_SUFFIXES:
         return _manifest(path) or _columns(path.parent, path.name, _test_file(path))
@@ -136,7 +123,7 @@ def survey(path: Path) -> Survey:
         return _scenes(path)
     if (path / "train").is_dir():
         return _class_folders(path)
-    if tagged := next((names for file in find_part(path, "train") if (names := _names(file))), None):
+    if tagged := next((names for file in find_part(path, "train") if (names := names_in(file))), None):
         return tagged
     if files := sorted(file for file in path.iterdir() if file.suffix.lower() in COLUMN_SUFFIXES):
         if listed := next((clips for file in files if (clips := _manifest(file))), None):
@@ -202,17 +189,11 @@ def _files(part: Path) -> list[Path]:
     return sorted(walk(part)) if part.is_dir() else []
 
 
-def _spread(files: Sequence[Path]) -> list[Path]:
-    """At most SAMPLED of the files, from all classes: files are sorted by class."""
-    count = min(SAMPLED, len(files))
-    return [files[number * len(files) // count] for number in range(count)]
-
-
 def _image_form(files: Sequence[Path]) -> tuple[tuple[int, int], int]:
     from PIL import Image
 
     sizes, grey = [], True
-    for file in _spread(files):
+    for file in spread(files):
         try:
             with Image.open(file) as image:
                 sizes.append((image.height, image.width))
@@ -225,7 +206,7 @@ def _image_form(files: Sequence[Path]) -> tuple[tuple[int, int], int]:
 
 def _clip_form(files: Sequence[Path]) -> tuple[int, float]:
     """The most common rate, and a length in seconds that 19 of 20 clips keep to."""
-    sounds = [read_sound(file) for file in _spread(files)]
+    sounds = [read_sound(file) for file in spread(files)]
     lengths = sorted(len(sound.samples) / sound.rate for sound in sounds)
     longest = lengths[math.ceil(0.95 * len(lengths)) - 1]
     return statistics.mode(sound.rate for sound in sounds), max(0.1, math.ceil(10 * longest) / 10)
@@ -255,29 +236,6 @@ def _test_file(train: Path) -> str:
     raise UserError(
         f"{train.parent}: no test{train.suffix} beside {train.name}; put a part of the rows there, to measure on"
     )
-
-
-def _names(train: Path) -> Names | None:
-    """Words with tags; None where a file holds none."""
-    if train.suffix.lower() in COLUMN_SUFFIXES and train.suffix.lower() not in (*OBJECTS, ".tsv"):
-        return None
-    try:
-        sentences = read_tagged(train, EntitySettings()).sentences
-    except UserError:
-        if train.suffix.lower() == ".conll":
-            raise
-        return None
-    tags = {tag for sentence in sentences for tag in sentence.tags if tag != OUTSIDE}
-    lengths = sorted(len(sentence.words) for sentence in sentences)
-    words = lengths[math.ceil(0.95 * len(lengths)) - 1]
-    kinds = tuple(sorted({tag[2:] for tag in tags}))
-    others = [next((file.name for file in find_part(train.parent, part)), "") for part in ("test", "validation")]
-    if not any(others):
-        raise UserError(
-            f"{train.parent}: no test file beside {train.name}; put a part of the texts there, to measure on"
-        )
-    test = others[0] or others[1]
-    return Names(train.parent, kinds, len(sentences), (train.name, test), words, others[1] if others[0] else "")
 
 
 def _header(file: Path) -> tuple[list[str], tuple[str, ...]]:

@@ -54,10 +54,10 @@ def test_texts_to_learn_from_may_stand_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        ("test.csv", "text,other\nred,blue\n", r"test\.csv: 1 of 1 pairs have no score in the column \"score\""),
+        ("test.csv", "text,other\nred,blue\n", r"test\.csv: 1 of 1 pairs have no score, row 1 the first"),
         ("test.csv", "text,other,score\nred,blue,1\nold,new,\na,b,2\n", "1 of 3 pairs have no score .* row 2"),
         ("test.csv", "text,other,score\nred,blue,high\n", 'row 1 has the score "high", which is no number'),
-        ("test.csv", "text,score\nred,1\n", 'row 1 has no text in the column "other"'),
+        ("test.csv", "text,score\nred,1\n", "row 1 has no text beside it: the file has one column of texts alone"),
         ("test.csv", "text,other,score\na,b,1\nc,d,1\ne,f,1\n", "3 pairs with 1 scores rank nothing"),
         ("test.csv", "text,other,score\na,b,1\n,c,2\ne,f,3\n", 'row 2 has no text in the column "text"'),
         (20, TEST, "8 pairs have a score, but data.validation = 20"),
@@ -69,7 +69,7 @@ def test_pairs_without_scores_are_refused_where_scores_are_asked(tmp_path: Path,
 
 
 def test_columns_that_are_found_and_texts_that_repeat_are_said(tmp_path: Path):
-    data = made(tmp_path, train=TRAIN + "film,the film,4\n")
+    data = made(tmp_path, train=TRAIN + "film,the film,\n")
     assert data.notes[0].startswith('test.csv: texts are read from "text" and "other", scores from "score"')
     assert data.notes[1].startswith("2 of the test texts are training texts, too")
     assert not made(tmp_path, first="text", second="other", score="score").notes

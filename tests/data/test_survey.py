@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 from scipy.io import wavfile
 
-from distiq.data.survey import Clips, Images, Names, Rows, Texts, survey
+from distiq.data.survey import Clips, Images, Rows, Scenes, Texts, survey
+from distiq.data.survey_words import Names, Speech
 from distiq.errors import UserError
+from tests.data.drawn_scenes import draw_masks
 
 
 def write_images(folder: Path, mode: str, size: tuple[int, int]) -> Path:
@@ -140,3 +142,24 @@ def test_tagged_texts_are_told_by_what_they_hold(tmp_path: Path):
     for part in ("train", "testa", "testb"):
         (tmp_path / f"eng.{part}").write_text("-DOCSTART- O\n\nAnn B-person\nsaw O\n\nRome B-place\n\n")
     assert survey(tmp_path) == Names(tmp_path, ("person", "place"), 2, ("eng.train", "eng.testb"), 2, "eng.testa")
+
+
+def test_clips_with_texts(tmp_path: Path):
+    for part, count in (("train", 3), ("dev", 1), ("test", 2)):
+        (tmp_path / f"{part}.tsv").write_text(
+            "path\tsentence\n" + "".join(f"{part}{n}.wav\tYes\n" for n in range(count))
+        )
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        for number in range(count):
+            wavfile.write(tmp_path / "clips" / f"{part}{number}.wav", 8000, np.zeros(1900 + number, np.int16))
+    assert survey(tmp_path) == Speech(tmp_path, 3, 3, 2, 8000, 0.3, "dev")
+
+
+def test_parts_of_scenes_are_told(tmp_path: Path):
+    draw_masks(tmp_path / "drawn")
+    for part in ("test", "test_masks"):
+        (tmp_path / "drawn" / part).rename(tmp_path / "drawn" / part.replace("test", "val"))
+    surveyed = survey(tmp_path / "drawn")
+    assert surveyed == Scenes(tmp_path / "drawn", "masks", ("ground", "disc", "square"), 12, 6, (48, 64))
+    with pytest.raises(UserError, match=r"holds no data itself; .*drawn does: name that folder"):
+        survey(tmp_path)

@@ -25,7 +25,7 @@ def made(folder: Path, lines: list[str], seconds: float = 0.5, header: str = "pa
             file.setsampwidth(2)
             file.setframerate(4000)
             file.writeframes(np.full(round(seconds * 4000), 7, np.int16).tobytes())
-    audio = AudioSettings(rate=4000, seconds=1.0, held_out=("ann",) if "speaker" in header else ())
+    audio = AudioSettings(rate=4000, seconds=1.0, held_out=("ann",) if "split" not in header else ())
     settings = DataSettings(
         source="transcripts", folder=str(folder), validation=1, calibration=1, audio=audio,
         transcripts=TranscriptSettings(**own),
@@ -73,5 +73,14 @@ def test_what_no_text_can_be_learned_from_is_refused(tmp_path: Path, line: str, 
 def test_columns_and_parts_are_needed(tmp_path: Path):
     with pytest.raises(UserError, match="no column text; it has path, words, split"):
         made(tmp_path, LINES, header="path,words,split")
-    with pytest.raises(UserError, match="no clip is in the test part"):
+    with pytest.raises(UserError, match="no clip is in the test part; it is needed"):
         made(tmp_path, LINES[:4])
+
+
+def test_what_is_left_out_and_too_few_voices_are_said(tmp_path: Path):
+    lines = [f"{line},ann" for line in [*LINES, "9.wav,no,dev"]]
+    data = made(tmp_path, lines, header="path,text,split,speaker")
+    assert data.notes[:2] == (
+        "clips of other parts are left out: 1 of dev; data.validation names a part to steer by",
+        "1 voices to train on: validation and calibration hear the same ones",
+    )
