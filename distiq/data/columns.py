@@ -23,6 +23,7 @@ T = TypeVar("T")
 SMALL_BYTES, SMALL_ROWS, MOST_UNPACKED = 100_000_000, 2_000_000, 100
 """What a packed file may hold in any case, and how many times its own size."""
 ROWS_AT_ONCE = 256
+SEEN = 20  # lines that show what parts their columns
 
 
 def read_columns(path: Path, names: Sequence[str], header: Sequence[str] = ()) -> Columns:
@@ -159,10 +160,14 @@ def _delimited(text: str, tabs: bool, name: str, header: Sequence[str]) -> Colum
 
 
 def _table_lines(text: str, tabs: bool, name: str) -> list[tuple[int, list[str]]]:
+    semicolons = {line.count(";") for line in text.split("\n")[:SEEN] if line.strip()}
     try:
-        return runner.table_lines(text, tabs)
+        lines = runner.table_lines(text, tabs)
     except csv.Error as error:
         raise UserError(f"{name}: cannot be read ({error})") from error
+    if len(lines) > 1 and len(lines[0][1]) == 1 and len(semicolons) == 1 and semicolons != {0}:
+        raise UserError(f"{name}: its columns are parted by semicolons; save it with commas, or with tabs as .tsv")
+    return lines
 
 
 def _objects(text: str, lines: bool, name: str, names: Sequence[str]) -> Columns:

@@ -15,6 +15,7 @@ from distiq.files import make_folder, sha256_of_json, write_atomically
 from distiq.recipe.data import HubSettings
 
 OF_COMMIT = re.compile(r"@([0-9a-f]{40})/")
+ON_DISK = "dataset_dict.json"  # of several splits that `save_to_disk` wrote
 UNLABELLED = -1  # what hubs write where the labels of a test set are kept back
 
 
@@ -69,11 +70,24 @@ def _split_of(name: str, subset: str, split: str, key: str) -> Any:
     except ImportError as error:
         raise UserError(f"{key}: needs the package datasets: pip install datasets") from error
     try:
+        if (Path(name) / ON_DISK).is_file() or (Path(name) / "state.json").is_file():
+            return _of_disk(datasets, name, split)
         return datasets.load_dataset(name, subset or None, split=split)
     except Exception as error:  # it raises its own kinds, and those of the network
         told = " ".join(str(error).split()) or type(error).__name__  # its second line names the subsets there are
         hint = _hint(datasets, name, subset, split)
         raise UserError(f'{key}: "{name}" cannot be read ({told}){hint}') from error
+
+
+def _of_disk(datasets: Any, name: str, split: str) -> Any:
+    """A split of what `save_to_disk` wrote: of several, or of one that says its name itself."""
+    saved = datasets.load_from_disk(name)
+    splits = dict(saved) if (Path(name) / ON_DISK).is_file() else {str(saved.split or "train"): saved}
+    base = split.partition("[")[0]
+    if base not in splits:
+        raise ValueError(f"it has the splits {', '.join(splits)}, saved by save_to_disk")
+    part = datasets.ReadInstruction.from_spec(split).to_absolute({base: len(splits[base])})[0]
+    return splits[base].select(range(part.from_ or 0, len(splits[base]) if part.to is None else part.to))
 
 
 def _hint(datasets: Any, name: str, subset: str, split: str) -> str:

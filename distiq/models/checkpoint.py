@@ -1,9 +1,11 @@
 """Weights as people save them: shards, training states, wrappers' prefixes. A note says what was unwrapped."""
 
 import argparse
+import datetime
 import json
 import pathlib
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +30,18 @@ INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_mo
 BOOKKEEPING = ("num_batches_tracked", "n_averaged", "position_ids")
 """Last parts of names whose values a network computes the same without."""
 SCALAR: Any = np.float64(0).__reduce__()[0]  # type: ignore[misc]
+REBUILD: Any = np.zeros(0).__reduce__()[0]
 HARMLESS = [
-    argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, SCALAR,
-    (SCALAR, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+    argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, SCALAR, REBUILD,
+    (SCALAR, "numpy.core.multiarray.scalar"), (REBUILD, "numpy.core.multiarray._reconstruct"),  # names before NumPy 2
+    datetime.datetime, datetime.date, datetime.timedelta, defaultdict, Counter, list, dict, set, int, float,
     *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8", "bool")),
 ]  # fmt: skip
 """Types beside weights that training scripts save and that run no code: their options, their best accuracy."""
+AVERAGES = {"ema", "swa", "averaged", "average"}
+"""Parts of keys and of names under which training scripts keep moving averages."""
 DEPTH = 3
+MOST_PARTS = 8  # of a list or tuple that is looked into, such as (network, optimizer)
 SHOWN = 3
 
 
@@ -57,7 +64,7 @@ class Fit(NamedTuple):
 
     @property
     def is_averaged(self) -> bool:
-        return "ema" in self.place.lower().split(".")[-1].split("_")
+        return bool(AVERAGES & set(re.split(r"[._]", f"{self.place}.{self.prefix}".lower())))
 
 
 def load_weights(
@@ -130,9 +137,18 @@ def _read(path: Path, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # pickle raises whatever the file makes it raise
         raise UserError(
-            f"{path}: cannot be loaded as weights alone ({type(error).__name__}); save it as .safetensors, or, if you"
-            " trust its origin, set trust = true: such a file can run code"
+            f"{path}: cannot be loaded as weights alone ({_reason(error)}); save model.state_dict(), or, if you trust"
+            " its origin, set trust = true: such a file can run code"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What stands in the file beside weights, where torch says it."""
+    if found := re.search(
+        r"Unsupported (?:global|class|operand)[^\n]*?(?:GLOBAL )?([A-Za-z_]\w*(?:\.\w+)+)", str(error)
+    ):
+        return f"it holds a {found[1]}"
+    return "it is a TorchScript archive" if "TorchScript" in str(error) else type(error).__name__
 
 
 def _in_folder(folder: Path) -> Path:
@@ -170,14 +186,24 @@ def _state_dicts(tree: Any, place: str = "", depth: int = 0) -> Iterator[tuple[s
     """Every mapping of names to tensors, with the keys that lead to it."""
     if isinstance(tree, nn.Module):
         tree = tree.state_dict()
+    if isinstance(tree, list | tuple) and len(tree) <= MOST_PARTS:
+        tree = {str(number): part for number, part in enumerate(tree) if isinstance(part, Mapping | nn.Module)}
     if not isinstance(tree, Mapping) or depth > DEPTH:
         return
-    tensors = {name: value for name, value in tree.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {name: _tensor(value) for name, value in tree.items() if isinstance(name, str) and _is_tensor(value)}
     if tensors:
         yield place, tensors
     for name, value in tree.items():
         if isinstance(name, str):
             yield from _state_dicts(value, f"{place}.{name}" if place else name, depth + 1)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(value)
 
 
 def _fits(place: str, tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[Fit]:

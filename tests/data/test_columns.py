@@ -210,3 +210,9 @@ def test_classes_in_their_order_without_what_is_missing(names, expected):
 def test_a_missing_label_is_no_class(missing):
     with pytest.raises(UserError, match=r"here: row 2 has no label \(2 rows lack one\)"):
         label_numbers(["a", missing, missing], sorted_classes(["a", "b", missing]), "here")
+
+
+def test_columns_parted_by_semicolons_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("text;label\na, b;1\nc;2\n")
+    with pytest.raises(UserError, match=r"a\.csv: its columns are parted by semicolons; save it with commas"):
+        read_columns(tmp_path / "a.csv", ["text"])

@@ -40,6 +40,15 @@ def test_columns_of_a_split(folder: Path):
     assert found.columns == {"label": ["good", "bad", "good"], "sentence": SENTENCES[:3]}
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_splits_that_were_saved_to_disk(tmp_path: Path, several: bool):
+    rows = datasets.Dataset.from_dict({"sentence": SENTENCES})
+    (datasets.DatasetDict({"train": rows, "test": rows}) if several else rows).save_to_disk(tmp_path / "films")
+    assert hub_columns(str(tmp_path / "films"), "", "train[1:3]", ["sentence"]).columns == {"sentence": SENTENCES[1:3]}
+    with pytest.raises(UserError, match=r"it has the splits train.*, saved by save_to_disk"):
+        hub_columns(str(tmp_path / "films"), "", "dev", ["sentence"])
+
+
 def test_a_recipe_s_texts(folder: Path):
     text = TextSettings(hub=str(folder), text="sentence", test="validation", vocabulary=30, length=8)
     data = load(DataSettings(source="text", text=text, validation=1, calibration=1), seed=0)

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +121,20 @@ FORMS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "shards of pickles": (lambda folder: sharded(STATE, folder, "bin"), ""),
     "pytorch_model.bin": (saved(STATE, "pytorch_model.bin"), ""),
     "before counters": (saved({name: value for name, value in STATE.items() if "tracked" not in name}), ""),
+    "average under a key": (
+        saved({"model": DECOY, "ema_state_dict": {"decay": 0.99, "module": STATE}}),
+        'took "ema_state_dict.module", the moving average of the weights',
+    ),
+    "average under a prefix": (
+        saved(prefixed("online_model.", DECOY) | prefixed("ema_model.", STATE) | {"step": torch.tensor(5)}),
+        'the moving average of the weights, took "ema_model." off the names',
+    ),
+    "a tuple": (saved((STATE, ADAM)), 'took "0"'),
+    "arrays": (saved({name: value.numpy() for name, value in STATE.items()}), ""),
+    "meters": (
+        saved({"model": STATE, "meters": defaultdict(list), "when": datetime.now(), "losses": np.zeros(3)}),
+        'took "model"',
+    ),
     "half": (saved({name: value.bfloat16() for name, value in STATE.items()}), "brought bfloat16 to float32"),
 }
 
@@ -183,6 +199,13 @@ def test_two_networks_that_fit_are_refused(content: Any, tmp_path: Path):
     message = refusal(content, tmp_path)
     assert message.startswith("two networks in it fit, ")
     assert "student" in message and "teacher" in message
+
+
+def test_code_in_a_file_is_named(tmp_path: Path):
+    assert "it holds a torch.nn.modules.container.Sequential); save model.state_dict()" in refusal(RIGHT, tmp_path)
+    torch.jit.script(nn.ReLU()).save(tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"it is a TorchScript archive.*save model\.state_dict"):
+        load_weights(make(3), tmp_path / "w.pt")
 
 
 def test_a_new_head_is_left_to_train_and_said(tmp_path: Path):
