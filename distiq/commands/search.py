@@ -20,7 +20,7 @@ from distiq.evaluation.paired import paired_drop
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
-from distiq.models.spaces import SPACES, Choice
+from distiq.models.spaces import OF_CLASSES, SPACES, SPACES_OF_TASKS, Choice
 from distiq.progress import Watch
 from distiq.recipe.part import changed
 from distiq.recipe.read import read_recipe
@@ -109,8 +109,11 @@ def search(
     with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
         data = read_data(recipe, ledger)
         check_runtimes(recipe)
-        own = None if recipe.student.is_searched else build_network(recipe, data, "student")
-        shared, cost = _shared(ledger, recipe, data, own)
+        space = _space(recipe, data)
+        roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
+        models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
+        own = None if recipe.student.is_searched else _student(recipe, data, models)
+        shared, cost = _shared(ledger, recipe, data, models, own, space)
         study = _study(storage or str(ledger.folder / STORAGE), recipe, shared)
         _take_up(study, ledger.folder)
         while len(candidates := _candidates(study)) < settings.trials:
@@ -124,8 +127,8 @@ def search(
 
 
 def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
-    """The recipe with the student that was found."""
-    student = {"model": candidate.model, "options": candidate.options}
+    """The recipe with the student that was found, which starts from no weights of another."""
+    student = {"model": candidate.model, "options": candidate.options, "weights": ""}
     return changed(recipe, {"student": changed(recipe.student, student)})
 
 
@@ -149,10 +152,15 @@ def chosen_recipe(folder: Path, number: int | None = None) -> Recipe:
 # What candidates share ------------------------------------------------------------------------------------------------
 
 
-def _shared(ledger: Ledger, recipe: Recipe, data: Data, own: Network | None) -> tuple[Shared, CandidateCost | None]:
+def _student(recipe: Recipe, data: Data, models: tuple[Network, ...]) -> Network:
+    """The recipe's student, which may be cut from the teacher."""
+    return build_network(recipe, data, "student", teacher=models[0].module)
+
+
+def _shared(
+    ledger: Ledger, recipe: Recipe, data: Data, models: tuple[Network, ...], own: Network | None, space: Space
+) -> tuple[Shared, CandidateCost | None]:
     """The teacher is trained, the recipe's own student measured."""
-    roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
-    models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
     if own is not None:
         check_training(recipe, data)
         check_networks(data, Models(models[0], models[1:], own, ()), (recipe.distil,), ledger.watch)
@@ -161,7 +169,7 @@ def _shared(ledger: Ledger, recipe: Recipe, data: Data, own: Network | None) -> 
     teacher = train_teacher(ledger, recipe, data, models[0])
     source = train_assistants(ledger, recipe, data, models[1:], teacher)
     beside = yardstick(measured, recipe) if measured else None
-    shared = Shared(recipe, data, models, teacher, source, _space(recipe, data), limits, beside)
+    shared = Shared(recipe, data, models, teacher, source, space, limits, beside)
     said = " and ".join(f"{key} <= {value:.4g}" for key, value in limits.items())
     ledger.watch.note(f"candidates are trained where {said}")
     return shared, measured.record if measured else None
@@ -184,6 +192,14 @@ def _limits(recipe: Recipe, own: CandidateCost | None) -> dict[str, float]:
 def _space(recipe: Recipe, data: Data) -> Space:
     if reference := recipe.search.space:
         return lambda trial: call_factory(reference, {"trial": trial}, "search.space")
+    task = task_of(data)
+    if task.name in SPACES_OF_TASKS:
+        return SPACES_OF_TASKS[task.name]
+    if task.name not in OF_CLASSES:
+        raise UserError(
+            f"distiq search has no space of networks for the task {task.name}; name your own in search.space, as"
+            " file.py:function"
+        )
     return SPACES[data.modality]
 
 
@@ -274,7 +290,7 @@ def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict
     make = partial(Candidate, number=trial.number, model=model, options=options)
     recipe = with_student(shared.recipe, make(outcome="refused"))
     try:
-        network = build_network(recipe, shared.data, "student")
+        network = _student(recipe, shared.data, shared.models)
         models = Models(shared.models[0], shared.models[1:], network, ())
         check_networks(shared.data, models, (recipe.distil,), ledger.watch)
         cost = cost_of(ledger, recipe, shared.data, network, shared.beside).record
@@ -386,7 +402,7 @@ def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> st
 
 
 def _test(ledger: Ledger, recipe: Recipe, shared: Shared) -> Step[Predicted]:
-    network = build_network(recipe, shared.data, "student")
+    network = _student(recipe, shared.data, shared.models)
     trained = train_student(ledger, recipe, shared.data, network, shared.source, shared.teacher)
     return predict(ledger, shared.data, trained)
 

@@ -66,7 +66,7 @@ def masked_images(
         notes = (*notes, f"classes are called by their numbers, as {folder} holds no {NAMES} that names them")
     if len(names) < 2:
         raise UserError(
-            f"{folder}: the masks of the train part hold {len(names)} class, beside pixels of none; at least two are"
+            f"{folder}: the masks of the train part hold {len(names)} classes, beside pixels of none; at least two are"
             " needed, such as 0 for what is around"
         )
     samples = read_images([[image for image, _ in pairs] for pairs in parts.values()], shape, store, letterbox=True)

@@ -70,5 +70,51 @@ def grown(width: int, growth: float, stage: int) -> int:
     return max(MULTIPLE, round(width * growth**stage / MULTIPLE) * MULTIPLE)
 
 
+def detectors(trial: Trial) -> Choice:
+    """Detectors over light encoders."""
+    return "detector", _over_an_encoder(trial)
+
+
+def segmenters(trial: Trial) -> Choice:
+    """Segmenters over light encoders."""
+    return "segmenter", _over_an_encoder(trial)
+
+
+def _over_an_encoder(trial: Trial) -> dict[str, Any]:
+    return {
+        "encoder": trial.suggest_categorical("encoder", ("mobilenet", "resnet")),
+        "width": trial.suggest_categorical("width", (16, 24, 32, 48, 64)),
+        "depth": trial.suggest_int("depth", 1, 2),
+    }
+
+
+def taggers(trial: Trial) -> Choice:
+    """Networks that tag tokens and need no pretrained weights."""
+    width = trial.suggest_categorical("width", (16, 32, 64, 96))
+    if trial.suggest_categorical("family", ("text_cnn", "text_bilstm")) == "text_cnn":
+        return "text_cnn", {
+            "width": width,
+            "dilations": [2**layer for layer in range(trial.suggest_int("layers", 2, 4))],
+        }
+    return "text_bilstm", {"width": width, "hidden": trial.suggest_categorical("hidden", (32, 64, 128))}
+
+
+def writers(trial: Trial) -> Choice:
+    """Networks that write a symbol for every stretch of sound, over the recipe's front-end."""
+    width = trial.suggest_categorical("width", (24, 32, 48, 64, 96))
+    return "ctc_cnn", {"width": width, "blocks": trial.suggest_int("blocks", 2, 5)}
+
+
+def tables_of_vectors(trial: Trial) -> Choice:
+    """Tables of the teacher's token vectors, of some widths."""
+    return "static", {"width": trial.suggest_categorical("width", (32, 64, 96, 128, 192, 256))}
+
+
 SPACES = {"image": images, "audio": sounds, "text": texts, "table": tables}
-"""The space of each modality."""
+"""The space of each modality, for the tasks of OF_CLASSES."""
+OF_CLASSES = ("classification", "multi_label", "regression")
+SPACES_OF_TASKS = {
+    "detection": detectors, "segmentation": segmenters, "tokens": taggers, "transcript": writers,
+    "embedding": tables_of_vectors,
+}  # fmt: skip
+"""The space of each task whose networks are others."""

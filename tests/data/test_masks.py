@@ -155,5 +155,5 @@ def test_masks_of_two_values_and_no_test_part(folder: Path):
     assert "the validation part is measured on" in loaded.notes[0] and "255 is taken as class 1" in loaded.notes[1]
     with pytest.raises(UserError, match=r"data\.validation names the only other one"):
         masked_images(folder, SHAPE, validation="val")
-    with pytest.raises(UserError, match="hold 1 class, beside pixels of none"):
+    with pytest.raises(UserError, match="hold 0 classes, beside pixels of none"):
         masked_images(folder, SHAPE, void=0)

@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 import torch
 
+from distiq.data.labels import BOXES, MASK, SYMBOLS, TAGS, Labels, Target
 from distiq.models.build import build
 from distiq.models.create import Tokens
-from distiq.models.spaces import SPACES
+from distiq.models.spaces import SPACES, SPACES_OF_TASKS
 from distiq.recipe.training import StudentSettings
+from distiq.tasks.detection import detection
+from distiq.tasks.segmentation import segmentation
+from distiq.tasks.tokens import tokens
+from distiq.tasks.transcripts import transcript
 
 EXAMPLES = {
     "image": torch.zeros(1, 3, 28, 28),
@@ -40,8 +45,29 @@ def test_what_is_drawn_is_a_network(modality: str):
         model, options = SPACES[modality](Drawn(seed))  # type: ignore[index]
         models.add(model)
         assert json.loads(json.dumps(options)) == options  # as a recipe holds it
-        tokens = Tokens(50, 0, 1, ()) if modality == "text" else None
+        known = Tokens(50, 0, 1, ()) if modality == "text" else None
         rate = {"rate": 8000} if modality == "audio" else {}
         choice = StudentSettings(model=model, options={**rate, **options})
-        build(choice, 4, EXAMPLES[modality], "student", tokens)
+        build(choice, 4, EXAMPLES[modality], "student", known)
     assert len(models) == {"image": 3, "audio": 2, "text": 3, "table": 1}[modality]
+
+
+IMAGE, TOKENS = torch.zeros(1, 3, 64, 96), torch.zeros(1, 12, dtype=torch.int64)
+TASKS = {
+    "detection": (detection(Labels(BOXES, tuple("abcd"), Target(), (64, 96))), IMAGE, torch.zeros(1, 1, 6)),
+    "segmentation": (segmentation(Labels(MASK, tuple("abcd"), Target(), (64, 96))), IMAGE, torch.zeros(1, 64, 96)),
+    "tokens": (tokens(Labels(TAGS, ("O", "B-a", "I-a", "B-b"), Target(), ())), TOKENS, torch.zeros(1, 12)),
+    "transcript": (transcript(Labels(SYMBOLS, tuple("abcd"), Target(), ())), torch.zeros(1, 8000), torch.zeros(1, 3)),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_drawn_for_a_task_is_its_network(name: str):
+    task, example, targets = TASKS[name]
+    assert task.name == name
+    for seed in range(4):
+        model, options = SPACES_OF_TASKS[name](Drawn(seed))
+        rate = {"rate": 8000} if name == "transcript" else {}
+        known = Tokens(50, 0, 1, (), gives="tags") if name == "tokens" else None
+        choice = StudentSettings(model=model, options={**rate, **options})
+        build(choice, 4, example, "student", known, form=task.form(targets))
