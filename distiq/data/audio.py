@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.columns import NO_LABEL, sorted_classes
-from distiq.data.folders import class_names, find_files, left_out
+from distiq.data.folders import class_names, find_files, left_out, part_places
 from distiq.data.samples import Encoded, Loaded, Samples, in_memory, name_of, refuse_floats, standardized
 from distiq.data.sound import Sound, check_length, read_sound, resampled
 from distiq.device import run as runner
@@ -194,12 +194,13 @@ def audio_folder(folder: Path, settings: AudioSettings, validation: str = "") ->
             "data.audio.held_out: a folder does not say who speaks; list the clips in a file with the columns path,"
             " label, speaker and name it in data.audio.manifest"
         )
-    classes = class_names(folder / "train")
+    places, said = part_places(folder, validation)
+    classes = class_names(places["train"])
     listed: list[Labelled] = []
-    notes: list[str] = []
-    for part in ("train", "test", *([validation] if validation else [])):
-        files = find_files(folder / part, classes, CLIP_SUFFIXES, "clips")
-        notes += left_out(folder / part, files, "clips")
+    notes = [*said]
+    for part, place in places.items():
+        files = find_files(place, classes, CLIP_SUFFIXES, "clips")
+        notes += left_out(place, files, "clips")
         listed += [Labelled(*one, part=part) for one in files.named(classes)]
     return _read(listed, classes, settings, folder, validation, notes)
 

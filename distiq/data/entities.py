@@ -1,6 +1,6 @@
 """Texts whose tokens have a tag each: words become tokens, and long texts overlapping windows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from distiq.data.labels import UNLABELLED
 from distiq.data.part_file import part_file
 from distiq.data.samples import Loaded, Split, in_memory
-from distiq.data.tagged import OUTSIDE, Sentence, read_tagged, with_columns
+from distiq.data.tagged import OUTSIDE, SHOWN, Sentence, Tagged, read_tagged, with_columns
 from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from distiq.device.run import pieces_of, special_around, windows_of
@@ -33,7 +33,7 @@ def entities(settings: DataSettings) -> Loaded:
     """The texts of a recipe whose words have tags: `data.source` is "entities".
 
     Raises:
-        UserError: a file cannot be read, or a tag is none of the training texts; the message says where.
+        UserError: a file cannot be read, or holds what is no tag; the message says where.
     """
     own, of_text = settings.entities, settings.text
     folder = Path(settings.folder) if settings.folder else PACKAGED
@@ -49,9 +49,9 @@ def entities(settings: DataSettings) -> Loaded:
     else:
         tokenizer = train_tokenizer([" ".join(one.words) for one in parts[0].sentences], of_text.vocabulary)
     encoder = TextEncoder(tokenizer, of_text.length)
-    tags = tag_names(parts[0].sentences)
+    tags = tag_names([sentence for part in parts for sentence in part.sentences])
     splits: list[Split] = []
-    notes = [*notes_of_columns]
+    notes = [*notes_of_columns, *_unseen(parts, files)]
     for file, part in zip(files, parts, strict=True):
         aligned = align(part.sentences, encoder, tags, file)
         splits.append(in_memory(aligned.inputs, aligned.labels))
@@ -61,10 +61,22 @@ def entities(settings: DataSettings) -> Loaded:
 
 
 def tag_names(sentences: Sequence[Sentence]) -> tuple[str, ...]:
-    """O, then the tags of each label by its letters, such as B-person, I-person; B and I always both."""
+    """O, then the tags of each label by its letters, such as B-person, I-person; B and I always both, in BIOES all."""
     tags = {tag for sentence in sentences for tag in sentence.tags} - {OUTSIDE}
-    tags |= {f"{prefix}-{tag[2:]}" for tag in tags for prefix in "BI"}
+    prefixes = "BIES" if any(tag[0] in "ES" for tag in tags) else "BI"
+    tags = {f"{prefix}-{tag[2:]}" for tag in tags for prefix in prefixes}
     return OUTSIDE, *sorted(tags, key=lambda tag: (tag[2:], "BIES".index(tag[0])))
+
+
+def _unseen(parts: Sequence[Tagged], files: Sequence[str]) -> Iterator[str]:
+    """Sentences about kinds of spans that no training text shows."""
+    known, *others = ([tag[2:] for one in part.sentences for tag in one.tags if tag[0] in "BS"] for part in parts)
+    seen = set(known)
+    for file, kinds in zip(files[1:], others, strict=True):
+        strange = [kind for kind in kinds if kind not in seen]
+        if strange:
+            named = ", ".join(sorted(set(strange))[:SHOWN])
+            yield f"{file}: {len(strange):,} spans are of kinds that no training text shows ({named}): they are missed"
 
 
 def align(sentences: Sequence[Sentence], encoder: TextEncoder, tags: Sequence[str], where: str) -> Aligned:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distiq.data.columns import in_order
+from distiq.data.part_file import measured_part, part_names
 from distiq.device.run import nfc
 from distiq.errors import UserError
 
@@ -37,6 +38,25 @@ def class_names(part: Path) -> tuple[str, ...]:
     if len(names) < 2:
         raise UserError(f"{part}: {len(names)} class folder(s) found; at least two are needed")
     return names
+
+
+def part_places(folder: Path, validation: str) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """The folders of the parts "train", "test" and `validation`, which may be called as `part_file.FOLDERS` has them;
+    and what is said where there is no test part.
+
+    Args:
+        validation: the name of a third part; empty: there is none.
+
+    Raises:
+        UserError: as `measured_part`.
+    """
+    measured, said = measured_part(lambda part: _place(folder, part).is_dir(), validation, folder)
+    parts = {"train": "train", "test": measured} | ({validation: validation} if validation else {})
+    return {part: _place(folder, name) for part, name in parts.items()}, said
+
+
+def _place(folder: Path, part: str) -> Path:
+    return next((place for name in part_names(part) if (place := folder / name).is_dir()), folder / part)
 
 
 def find_files(part: Path, classes: Sequence[str], suffixes: Sequence[str], what: str) -> Found:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distiq.data.folders import class_names, find_files, left_out
+from distiq.data.folders import class_names, find_files, left_out, part_places
 from distiq.data.pack import Store, decoded, packed
 from distiq.data.samples import (
     Encoded,
@@ -242,10 +242,10 @@ def image_folder(folder: Path, shape: tuple[int, int, int], validation: str = ""
     Raises:
         UserError: a part is missing, a class is empty, classes differ between the parts, an image does not decode.
     """
-    classes = class_names(folder / "train")
-    parts = ["train", "test", *([validation] if validation else [])]
-    by_part = {part: find_files(folder / part, classes, IMAGE_SUFFIXES, "images") for part in parts}
-    notes = [note for part in parts for note in left_out(folder / part, by_part[part], "images")]
+    places, said = part_places(folder, validation)
+    classes = class_names(places["train"])
+    by_part = {part: find_files(place, classes, IMAGE_SUFFIXES, "images") for part, place in places.items()}
+    notes = [*said, *(note for part in places for note in left_out(places[part], by_part[part], "images"))]
     files = [file for part in by_part.values() for file in part.files]
     if several := sum(_frames(file) > 1 for file in files if file.suffix.lower() in WITH_FRAMES):
         notes.append(f"{several:,} of {len(files):,} images have several frames: the first is read")

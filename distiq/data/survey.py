@@ -14,7 +14,7 @@ from distiq.data.annotations import has_part as has_boxes
 from distiq.data.audio import CLIP_SUFFIXES
 from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
 from distiq.data.columns import read_columns, sorted_classes
-from distiq.data.folders import class_names, walk
+from distiq.data.folders import class_names, part_places, walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.mask_colours import classes_of
 from distiq.data.masks import VOID, has_masks, images_of
@@ -167,8 +167,9 @@ def _scenes(folder: Path) -> Scenes:
 
 
 def _class_folders(folder: Path) -> Images | Clips:
-    classes = class_names(folder / "train")
-    parts = [_files(folder / part) for part in ("train", "test")]
+    places, _ = part_places(folder, "")
+    classes = class_names(places["train"])
+    parts = [_files(places[part]) for part in ("train", "test")]
     images, clips = ([[f for f in files if f.suffix.lower() in kinds] for files in parts] for kinds in
                      (IMAGE_SUFFIXES, CLIP_SUFFIXES))  # fmt: skip
     if not any(images) and not any(clips):

@@ -51,6 +51,14 @@ def test_tags_that_training_lacks_are_refused(tokenizer):
         align([Sentence(["a"], ["B-y"])], TextEncoder(tokenizer, 6), TAG_NAMES, "test")
 
 
+def test_kinds_that_training_lacks_are_missed_and_said(tmp_path: Path):
+    (tmp_path / "train.conll").write_text("a O\nAnn S-PER\n\n" * 20)
+    (tmp_path / "test.conll").write_text("Ann B-PER\nLee E-PER\n\nBonn S-LOC\n\n")
+    data = load(DataSettings(source="entities", folder=str(tmp_path), validation=4, calibration=4), 0)
+    assert data.classes == ("O", *(f"{prefix}-{kind}" for kind in ("LOC", "PER") for prefix in "BIES"))
+    assert "test.conll: 1 spans are of kinds that no training text shows (LOC): they are missed" in data.notes
+
+
 def test_splits_hold_the_same_kinds_of_sentences(tmp_path: Path):
     plain, named = "a O\nfilm O\n\n", "Ann B-PER\nin O\nRome B-LOC\n\n"
     (tmp_path / "train.conll").write_text((plain + named) * 20)

@@ -58,6 +58,19 @@ def test_names_are_the_same_however_their_accents_are_written(tmp_path: Path):
     assert image_folder(tmp_path, (3, 4, 4)).classes == ("bar", composed)
 
 
+def test_without_a_test_part_the_validation_part_is_measured_on_and_said(tmp_path: Path):
+    for part, count in (("train", 6), ("valid", 2)):
+        for number in range(count):
+            image(tmp_path / part / "dark" / f"{number}.png", number)
+            image(tmp_path / part / "light" / f"{number}.png", 200 + number)
+    loaded = image_folder(tmp_path, (3, 4, 4))
+    assert (len(loaded.train), len(loaded.test)) == (12, 4)
+    assert loaded.names[1][0] == "valid/dark/0.png"
+    assert "has no test part; the validation part is measured on" in loaded.notes[0]
+    with pytest.raises(UserError, match="names the only other one"):
+        image_folder(tmp_path, (3, 4, 4), "valid")
+
+
 @pytest.mark.parametrize("ending", ["bmp", "webp", "gif", "tiff", "tif", "png"])
 def test_images_of_every_kind_are_read(ending: str, tmp_path: Path):
     for part in ("train", "test"):
