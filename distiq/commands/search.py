@@ -20,7 +20,7 @@ from distiq.evaluation.paired import paired_drop
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
-from distiq.models.spaces import OF_CLASSES, SPACES, SPACES_OF_TASKS, Choice
+from distiq.models.spaces import SPACES, SPACES_OF_TASKS, Choice
 from distiq.progress import Watch
 from distiq.recipe.part import changed
 from distiq.recipe.read import read_recipe
@@ -195,7 +195,8 @@ def _space(recipe: Recipe, data: Data) -> Space:
     task = task_of(data)
     if task.name in SPACES_OF_TASKS:
         return SPACES_OF_TASKS[task.name]
-    if task.name not in OF_CLASSES:
+    form = task.form(data.train.labels[:2])
+    if form.dimensions or not form.outputs:
         raise UserError(
             f"distiq search has no space of networks for the task {task.name}; name your own in search.space, as"
             " file.py:function"

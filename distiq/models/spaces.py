@@ -111,8 +111,7 @@ def tables_of_vectors(trial: Trial) -> Choice:
 
 
 SPACES = {"image": images, "audio": sounds, "text": texts, "table": tables}
-"""The space of each modality, for the tasks of OF_CLASSES."""
-OF_CLASSES = ("classification", "multi_label", "regression")
+"""The space of each modality, for tasks of some outputs a sample."""
 SPACES_OF_TASKS = {
     "detection": detectors, "segmentation": segmenters, "tokens": taggers, "transcript": writers,
     "embedding": tables_of_vectors,
