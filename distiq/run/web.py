@@ -18,7 +18,6 @@ from distiq.data.text import Text
 from distiq.errors import UserError
 from distiq.evaluation.statistics import paired_speed
 from distiq.files import make_folder
-from distiq.models.signature import one_output
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.budget import Budget
 from distiq.recipe.recipe import Recipe
@@ -41,9 +40,9 @@ from distiq.tasks.choose import task_of
 from distiq.tasks.score import kept, score
 from distiq.timing.latency import summary
 
-SHOWN = ("softmax", "sigmoid", "number")  # decodings that the page knows
+SHOWN = ("softmax", "sigmoid", "number", "boxes", "mask")  # decodings that the page knows
 MOST = 2048  # samples of the test set that a file predicts in the browser
-CHUNK = 64
+CHUNK = 16
 
 
 class Turns(NamedTuple):
@@ -84,7 +83,7 @@ def check_web(recipe: Recipe, data: Data) -> None:
     task = task_of(data)
     if task.decoding not in SHOWN:
         raise UserError(
-            f"export.web = true, but the page shows classes, labels and numbers, and {task.name} predicts"
+            f"export.web = true, but the page shows classes, labels, numbers, boxes and masks, and {task.name} predicts"
             f" {task.predicts}; set it to false"
         )
     if why := lacks_browser():
@@ -260,7 +259,7 @@ def _outputs(browser: Browser, form: str, data: Data, part: Split, path: Path) -
         inputs = data.normalize(part.fetch(numbers))
         outputs = browser.run(form, {name: inputs.numpy()}).outputs
         returned = {key: torch.from_numpy(one.copy()) for key, one in outputs.items()}
-        found.append(kept(task, one_output(returned if len(returned) > 1 else next(iter(returned.values())))))
+        found.append(kept(task, returned if len(returned) > 1 else next(iter(returned.values()))))
         expected.append(kept(task, native(inputs)))
     return _Outputs(torch.cat(found), torch.cat(expected))
 

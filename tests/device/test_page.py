@@ -133,3 +133,49 @@ def test_what_is_no_number_is_refused(value: str, tmp_path: Path):
     row = {"age": value, "hours": "1", "job": "baker"}
     found = in_node(body, {"none": np.zeros(1, np.float32)}, {"row": row, "table": TABLE}, tmp_path)
     assert found["said"].tolist() == [1]
+
+
+def heads() -> dict[str, np.ndarray]:
+    """What a detector of two classes gives for an image of 40 x 48, its boxes so large that many overlap."""
+    draw = np.random.default_rng(3)
+    sizes = {8: (5, 6), 16: (3, 3)}
+    shapes = {(kind, stride): (1, rows, *size) for stride, size in sizes.items() for kind, rows in
+              (("classes", 2), ("boxes", 4))}  # fmt: skip
+    values = {f"{kind}_{stride}": draw.normal(0, 1, shape) for (kind, stride), shape in shapes.items()}
+    return {name: one.astype(np.float32) for name, one in values.items()}
+
+
+@pytest.mark.parametrize("resize", ["", "letterbox"])
+def test_boxes_are_those_of_the_runner(resize: str, tmp_path: Path):
+    about = {"shape": [3, 40, 48], "resize": resize, "labels": ["cat", "dog"], "decoding": "boxes"}
+    body = """
+        const joined = page.joinedHeads(t), boxes = page.objectsIn(joined, facts, [90, 60]);
+        out.joined = joined;
+        const rows = boxes.map(({ label, score, box }) => [label, score, ...box]);
+        out.boxes = { type: "float32", data: Float32Array.from(rows.flat()), shape: [rows.length, 6] };"""
+    found = in_node(body, heads(), about, tmp_path)
+    joined = runner.joined_heads(heads())
+    np.testing.assert_allclose(found["joined"], joined, rtol=1e-5, atol=1e-4)
+    things = runner.objects_in(joined[0], about, (90, 60))
+    expected = [[about["labels"].index(one["label"]), one["score"], *one["box"]] for one in things]
+    assert len(expected) > 3
+    np.testing.assert_allclose(found["boxes"], expected, atol=0.06)  # run.py writes tenths of a pixel
+
+
+@pytest.mark.parametrize("resize", ["", "letterbox"])
+def test_masks_are_those_of_the_runner(resize: str, tmp_path: Path):
+    about = {"shape": [3, 8, 12], "resize": resize, "labels": ["road", "sky", "tree"], "decoding": "mask"}
+    output = np.random.default_rng(0).normal(0, 1, (1, 3, 8, 12)).astype(np.float32)
+    found = in_node("out.map = page.classMap(t.output, facts, [30, 20]);", {"output": output}, about, tmp_path)["map"]
+    rows, columns = runner.fitted_size(30, 20, about["shape"]) if resize else (8, 12)
+    np.testing.assert_array_equal(found, output[0].argmax(0)[:rows, :columns])
+
+
+def test_a_mask_is_another_one_where_more_than_a_hundredth_of_it_is(tmp_path: Path):
+    about = {"shape": [3, 10, 20], "labels": ["road", "sky"], "decoding": "mask"}
+    plain = np.zeros((1, 2, 10, 20), np.float32)
+    two, three = plain.copy(), plain.copy()
+    two[0, 1, 0, :2], three[0, 1, 0, :3] = 1, 1
+    body = """const changed = [t.two, t.three].map((one) => page.isChanged(one, t.plain, facts, 9));
+        out.changed = { type: "uint8", data: Uint8Array.from(changed), shape: [2] };"""
+    assert in_node(body, {"plain": plain, "two": two, "three": three}, about, tmp_path)["changed"].tolist() == [0, 1]

@@ -10,6 +10,7 @@ from distiq.cli.main import app
 from distiq.commands.compress import compress
 from distiq.device.run import LEAST_SCORE
 from distiq.recipe.read import load_recipe
+from distiq.runtimes.web import lacks_browser
 from tests.data.drawn_scenes import draw_boxes, draw_masks
 
 RECIPE = """
@@ -40,6 +41,8 @@ kd_weight = 0.5
 [quantize]
 rungs = ["static"]
 fall_back = false
+[export]
+web = {web}
 [measure]
 throughput_batch = 2
 rounds = 1
@@ -52,7 +55,8 @@ seconds = 0.01
 def test_a_folder_becomes_a_bundle_that_finds_things(tmp_path: Path, on_device, kind: str, model: str):  # type: ignore[no-untyped-def]
     folder = (draw_masks if kind == "masks" else draw_boxes)(tmp_path / kind, 60, 16)
     path = tmp_path / "scenes.toml"
-    path.write_text(RECIPE.format(kind=kind, model=model, mosaic="mosaic = 0.2" if kind == "boxes" else "crop = 0.7"))
+    views, web = "mosaic = 0.2" if kind == "boxes" else "crop = 0.7", "false" if lacks_browser() else "true"
+    path.write_text(RECIPE.format(kind=kind, model=model, mosaic=views, web=web))
     run = compress(load_recipe(path), run=tmp_path / "run")
     teacher, deployed = run.teacher.column("float32").test, run.student.column("int8 deployed").test
     assert teacher.value > 0.5, teacher.in_words
@@ -62,6 +66,9 @@ def test_a_folder_becomes_a_bundle_that_finds_things(tmp_path: Path, on_device, 
     assert set(trial.sqnr_by_part) == ({"boxes", "scores"} if kind == "boxes" else set())
     assert run.scenes is not None and len(run.scenes.worst) <= 6
     assert all(not one.said.startswith("0 missed, 0 where nothing is, 0 of") for one in run.scenes.worst)
+    if run.web is not None:
+        assert run.web.replay.startswith("pass: 16 of 16 test vectors predict the same"), run.web.replay
+        assert all(one.agreement > 0.99 for one in run.web.files)
     assert ("Worst images" in (tmp_path / "run" / "report.html").read_text()) == bool(run.scenes.worst)
 
     bundle, image = (
