@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError, first_line
 from distiq.models.onnx_file import open_onnx
-from distiq.models.onnx_operations import EXPORT_AGAIN, LAYERS, OPERATIONS, fold_batch_norm
+from distiq.models.onnx_layers import LAYERS, fold_batch_norm
+from distiq.models.onnx_operations import EXPORT_AGAIN, OPERATIONS
 from distiq.models.signature import Tensors, by_name, call, in_order, split, tensors_of
 
 TRIED_ROWS = 3
