@@ -20,6 +20,7 @@ _HOMES = {
     "LiveTeacher": "distiq.distillation.teacher",
     "MeanTeacher": "distiq.distillation.teacher",
     "Metric": "distiq.records.quality",
+    "NotebookWatch": "distiq.progress",
     "PredictTeacher": "distiq.distillation.teacher",
     "QuantizedModel": "distiq.quantization.quantize",
     "Recipe": "distiq.recipe.recipe",

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from distiq.progress import Lines, Live
+from distiq.progress import Lines, Live, NotebookWatch
 
 
 def make_console(terminal: bool) -> Console:
@@ -64,3 +64,15 @@ def test_live_shows_the_stage_and_keeps_its_notes():
     text = console.file.getvalue()
     assert "first" in text
     assert "went [well]" in text
+
+
+def test_progress_ends_with_what_was_done():
+    pytest.importorskip("IPython")
+    with NotebookWatch() as watch:
+        watch.stage("training")
+        watch.step(3, 10, {"loss": 0.5, "epoch": "1/2"})
+        under_way = watch._repr_html_()
+        watch.note("3 < 4 steps")
+    assert '<b>training</b> <progress value="3" max="10"></progress> loss 0.5  epoch 1/2' in under_way
+    html = watch._repr_html_()
+    assert "training: 3 &lt; 4 steps" in html and "<progress" not in html

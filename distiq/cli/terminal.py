@@ -1,7 +1,6 @@
 """The program, what several commands take, how they show progress, results and errors."""
 
 import contextlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import typer
 from rich.console import Console
 
 from distiq.errors import UserError, printable
-from distiq.progress import Lines, Live, Silent, Watch
+from distiq.progress import Lines, Live, Silent, Watch, quiet_libraries
 from distiq.training import processes
 
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 
 
 BUDGET_MISSED, BAD_INPUT = 3, 2
-for noisy in ("torchao", "torch.utils._pytree"):
-    logging.getLogger(noisy).setLevel(logging.ERROR)  # what they warn of at import concerns their authors alone
+quiet_libraries()
 
 
 app = typer.Typer(

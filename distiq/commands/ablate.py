@@ -13,7 +13,7 @@ from distiq.errors import UserError
 from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.statistics import mcnemar, paired_interval
 from distiq.files import save_tensors
-from distiq.progress import Watch
+from distiq.progress import Silent, Watch
 from distiq.recipe.distil import DistilSettings
 from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe, to_toml
@@ -25,6 +25,7 @@ from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.measure import LOGITS
 from distiq.run.networks import Models, build_models
 from distiq.run.prepare import read_data
+from distiq.run.tracking import Tracking
 from distiq.run.train import TrainedNetwork, basis_of, train_assistants, train_student, train_teacher
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import score
@@ -74,8 +75,11 @@ def ablate(
     """
     if recipe.distil.teacher == "none":
         raise UserError('distil.teacher = "none": there is no teacher to compare with; set it to "cached" or "live"')
-    with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
+    folder = run or Path("runs") / recipe.name
+    tracking = Tracking(recipe, folder, command, watch or Silent(), "ablate")
+    with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
         data = read_data(recipe, ledger)
+        tracking.read(data)
         if (task := task_of(data)).correct is None:
             raise UserError(
                 f"distiq ablate compares shares of correct predictions, which {task.name} does not have; run the recipe"
@@ -93,13 +97,24 @@ def ablate(
         for seed in range(recipe.seed, recipe.seed + seeds):
             for arm, settings in arms.items():
                 ledger.watch.stage(f"seed {seed}: {arm}")
-                student = train_student(ledger, recipe, data, models.student, source, teacher, settings, seed)
-                results[arm].append(predict(ledger, data, student))
+                with tracking.child(f"seed-{seed}-{arm.replace(' ', '-')}", {"arm": arm, "seed": str(seed)}):
+                    student = train_student(ledger, recipe, data, models.student, source, teacher, settings, seed)
+                    results[arm].append(predict(ledger, data, student))
                 ledger.watch.note(f"{results[arm][-1].record.test.primary.in_words} on the test set")
         record = _record(ledger, recipe, data, models, command, predict(ledger, data, teacher), results)
         if processes.is_main():
             record.save(ledger.records / "ablation.json")
+            tracking.tell(figures_of(record), seeds, files=[ledger.records / "ablation.json"])
     return record
+
+
+def figures_of(record: AblationRecord) -> dict[str, float]:
+    """What came out, for trackers."""
+    return {
+        f"{pair.first} against {pair.second}/{key}": value
+        for pair in record.pairs
+        for key, value in zip(("points", "low", "high"), (pair.difference_points, *pair.interval_points), strict=True)
+    }
 
 
 def predict(ledger: Ledger, data: Data, network: TrainedNetwork) -> Step[Predicted]:

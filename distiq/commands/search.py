@@ -21,19 +21,20 @@ from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
 from distiq.models.spaces import SPACES, SPACES_OF_TASKS, Choice
-from distiq.progress import Watch
+from distiq.progress import Silent, Watch
 from distiq.recipe.part import changed
 from distiq.recipe.read import read_recipe
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.recipe.toml import written
 from distiq.records.search import Candidate, CandidateCost, ComparedRecord, SearchRecord
 from distiq.report.reading import read_search
-from distiq.run.candidates import JudgedWatch, Yardstick, cost_of, yardstick
+from distiq.run.candidates import JudgedWatch, Yardstick, cost_of, figures_of, figures_of_search, in_words, yardstick
 from distiq.run.check import check_networks, check_training
 from distiq.run.ledger import Ledger, Step
 from distiq.run.measure import LOGITS, reason_of
 from distiq.run.networks import Models, Network, build_network
 from distiq.run.prepare import read_data
+from distiq.run.tracking import Tracking
 from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
 from distiq.runtimes.check import check_runtimes
 from distiq.tasks.choose import task_of
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 STORAGE = "search.journal"
 RECORD = "search.json"
-CANDIDATE, FOLDER, REACHED = "candidate", "folder", "reached"  # what the storage keeps of a trial
+CANDIDATE, FOLDER, REACHED, TRACKED = "candidate", "folder", "reached", "tracked"  # what the storage keeps of a trial
 Space = Callable[[Any], Choice]
 
 
@@ -106,8 +107,11 @@ def search(
         _limits(recipe, None)  # before anything is read or trained
     began = time.monotonic()
     settings = changed(recipe.search, {key: value for key, value in (("trials", trials), ("hours", hours)) if value})
-    with Ledger(run or Path("runs") / recipe.name, watch, recipe_file, chosen=run is not None) as ledger:
+    folder = run or Path("runs") / recipe.name
+    tracking = Tracking(recipe, folder, command, watch or Silent(), "search")
+    with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
         data = read_data(recipe, ledger)
+        tracking.read(data)
         check_runtimes(recipe)
         space = _space(recipe, data)
         roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
@@ -120,9 +124,10 @@ def search(
             if settings.hours and time.monotonic() - began > 3600 * settings.hours:
                 ledger.watch.note(f"{settings.hours:g} hours are over, {len(candidates)} candidates were tried")
                 break
-            _try_one(ledger, study, shared, recipe.seed + len(candidates), candidates)
+            _try_one(ledger, study, shared, recipe.seed + len(candidates), candidates, tracking)
         record = _record(ledger, shared, own, cost, candidates, study, command, storage)
         record.save(ledger.records / RECORD)
+        tracking.tell(figures_of_search(record), len(candidates), files=[ledger.records / RECORD])
     return record
 
 
@@ -239,7 +244,8 @@ def _take_up(study: "optuna.Study", folder: Path) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
             reached = {str(epoch): value for epoch, value in trial.intermediate_values.items()}
             before = trial.user_attrs.get(REACHED, {})
-            study.enqueue_trial(trial.params, user_attrs={FOLDER: trial.user_attrs[FOLDER], REACHED: before | reached})
+            kept = {name: trial.user_attrs[name] for name in (FOLDER, TRACKED) if name in trial.user_attrs}
+            study.enqueue_trial(trial.params, user_attrs={**kept, REACHED: before | reached})
 
 
 def _candidates(study: "optuna.Study") -> list[Candidate]:
@@ -251,7 +257,14 @@ def _candidates(study: "optuna.Study") -> list[Candidate]:
 # One candidate --------------------------------------------------------------------------------------------------------
 
 
-def _try_one(ledger: Ledger, study: "optuna.Study", shared: Shared, seed: int, before: Sequence[Candidate]) -> None:
+def _try_one(
+    ledger: Ledger,
+    study: "optuna.Study",
+    shared: Shared,
+    seed: int,
+    before: Sequence[Candidate],
+    tracking: Tracking,
+) -> None:
     """Draws a candidate, measures it, trains it where it holds the limits, and tells the study."""
     import optuna
 
@@ -261,7 +274,12 @@ def _try_one(ledger: Ledger, study: "optuna.Study", shared: Shared, seed: int, b
     trial.set_user_attr(FOLDER, str(ledger.folder.resolve()))
     model, options = _choice(shared, trial)
     same = next((one for one in before if (one.model, one.options) == (model, options)), None)
-    candidate = _as_before(trial.number, same) if same else _tried(ledger, trial, shared, model, options)
+    name = trial.user_attrs.get(TRACKED, f"candidate-{trial.number}")  # a killed one keeps its name
+    trial.set_user_attr(TRACKED, name)
+    with tracking.child(name, {"model": model, "options": json.dumps(options)}):
+        candidate = _as_before(trial.number, same) if same else _tried(ledger, trial, shared, model, options)
+        became = {"outcome": candidate.outcome, "why": candidate.why}
+        tracking.tell(figures_of(candidate), parameters=became)
     for key, most in shared.limits.items():
         excess = getattr(candidate.cost, key) / most - 1 if candidate.cost else math.inf
         trial.set_constraint(key, excess)
@@ -323,14 +341,6 @@ def _judge(trial: Any, reached: list[tuple[int, float]], epoch: int, goodness: f
     trial.report(goodness, epoch)
     if trial.should_prune():
         raise Stopped
-
-
-def in_words(candidate: Candidate) -> str:
-    """A line of what became of a candidate."""
-    cost = f", {candidate.cost.latency_ms:.3g} ms, {candidate.cost.size_kb:.1f} kB" if candidate.cost else ""
-    metric = f", {candidate.validation.in_words} on the validation split" if candidate.validation else ""
-    why = f" ({candidate.why})" if candidate.why else ""
-    return f"candidate {candidate.number}: {candidate.model}{cost}{metric}: {candidate.outcome}{why}"
 
 
 # The verdict ----------------------------------------------------------------------------------------------------------

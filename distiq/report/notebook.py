@@ -9,6 +9,7 @@ from distiq.report.reading import read_run
 from distiq.report.show import show as show_records
 
 WIDTH = 100  # of the tables, in columns
+TEXT = "font-family:monospace;line-height:1.3;word-break:normal"  # notebooks may give <pre> the font of prose
 
 
 class Shown:
@@ -28,11 +29,12 @@ class Shown:
         curves = [plots.training_curves(one, name) for name, one in trainings if one is not None and one.epochs]
         trade_offs = [plots.quality_against_size(self.run), plots.quality_against_latency(self.run)]
         pictures = "".join(f'<div style="max-width:640px">{one}</div>' for one in (*trade_offs, *curves))
-        style = "<pre style='line-height:1.25;overflow-x:auto'>{code}</pre>"
-        return self._recorded().export_html(inline_styles=True, code_format=style) + pictures
+        form = f"<pre style='{TEXT};overflow-x:auto'>{{code}}</pre>"
+        return self._recorded().export_html(inline_styles=True, code_format=form) + pictures
 
     def _recorded(self) -> Console:
-        console = Console(record=True, file=io.StringIO(), width=WIDTH, highlight=False)
+        # force_jupyter: rich would show each of its lines in the cell by itself.
+        console = Console(record=True, file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False)
         show_records(self.records, console)
         return console
 

@@ -15,7 +15,7 @@ from distiq.progress import Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.recipe import Recipe
-from distiq.records.search import CandidateCost
+from distiq.records.search import Candidate, CandidateCost, SearchRecord
 from distiq.run.climb import plain_scheme
 from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.measure import Conditions, Turns, as_fed, conditions_of, example_of, export_file, turns_of
@@ -109,3 +109,24 @@ class JudgedWatch:
         self.watch.epoch(number, goodness)
         if goodness is not None:
             self.judge(number, goodness)
+
+
+def figures_of(candidate: Candidate) -> dict[str, float]:
+    """A candidate's figures, for trackers."""
+    figures = {key: float(value) for key, value in candidate.cost} if candidate.cost else {}
+    return figures | ({"validation": candidate.validation.value} if candidate.validation else {})
+
+
+def figures_of_search(record: SearchRecord) -> dict[str, float]:
+    """What a search found, for trackers."""
+    primary = record.test.primary
+    figures = {f"test/{primary.name}": primary.value, "chosen": float(record.chosen)}
+    return figures | ({"better than the recipe's own": record.compared.difference} if record.compared else {})
+
+
+def in_words(candidate: Candidate) -> str:
+    """A line of what became of a candidate."""
+    cost = f", {candidate.cost.latency_ms:.3g} ms, {candidate.cost.size_kb:.1f} kB" if candidate.cost else ""
+    metric = f", {candidate.validation.in_words} on the validation split" if candidate.validation else ""
+    why = f" ({candidate.why})" if candidate.why else ""
+    return f"candidate {candidate.number}: {candidate.model}{cost}{metric}: {candidate.outcome}{why}"

@@ -1,8 +1,10 @@
 """The trackers that a run may be told to, each behind the same few calls."""
 
+import contextlib
 import importlib
 import os
 import re
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,21 +54,22 @@ def check_packages(settings: TrackSettings) -> None:
             raise UserError(f"track.{name}: needs the package {package}: pip install '{extra}'") from error
 
 
-def tracker_named(name: str, settings: TrackSettings, project: str, folder: Path) -> Tracker:
+def tracker_named(name: str, settings: TrackSettings, project: str, folder: Path, of: str = "") -> Tracker:
     """A tracker of a recipe.
 
     Args:
-        project: what its runs are kept under. folder: of the run.
+        project: what its runs are kept under. folder: of the run. of: "search" or "ablate".
     """
     match name:
         case "mlflow":
             return MLflow(settings.mlflow, project)
         case "tensorboard":
-            return TensorBoard(folder / "tensorboard")
+            return TensorBoard(folder / "tensorboard" / of)
         case "trackio":
-            return Dashboard("trackio", project, {})
+            return Dashboard("trackio", project, {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False})
         case _:
-            return Dashboard("wandb", project, {"reinit": "create_new", "dir": str(folder)})
+            own = {"reinit": "create_new", "dir": str(folder), "settings": {"silent": True}}
+            return Dashboard("wandb", project, own)
 
 
 def _name(key: str) -> str:
@@ -166,37 +169,64 @@ class TensorBoard:
 
 
 class Dashboard:
-    """Weights & Biases, and Trackio, which has the same calls."""
+    """Weights & Biases, and Trackio, which has the same calls; a run that has ended is taken up again by its name."""
 
     def __init__(self, package: str, project: str, options: Mapping[str, Any]) -> None:
         self.module, self.project, self.options = importlib.import_module(package), project, dict(options)
-        self.runs: dict[str, Any] = {}
+        self.is_trackio = package == "trackio"
+        self.groups: dict[str, str] = {}
+        self.live: dict[str, Any] = {}
 
     def open(self, name: str, parent: str, known: str) -> str:
         run = known or f"{name}-{uuid.uuid4().hex[:8]}"
-        own = {"id": run} if self.module.__name__ == "wandb" else {}
-        group = parent or run
-        self.runs[run] = self.module.init(
-            project=self.project, name=run, group=group, resume="allow", **own, **self.options
-        )
+        self.groups[run] = parent or run
+        self._live(run)
         return run
 
+    def _live(self, run: str, parameters: Mapping[str, str] | None = None) -> Any:
+        """The run, open."""
+        if run not in self.live:
+            if self.is_trackio:
+                self.live.clear()  # its init ends the run before
+            # Trackio puts a run's configuration at its first line after `init` in place of what was there.
+            own = {"config": {**self._configured(run), **(parameters or {})}} if self.is_trackio else {"id": run}
+            with contextlib.redirect_stdout(sys.stderr):  # Trackio says where it keeps its database
+                self.live[run] = self.module.init(
+                    project=self.project, name=run, group=self.groups[run], resume="allow", **own, **self.options
+                )
+        return self.live[run]
+
+    def _end(self, run: str) -> None:
+        if run in self.live:
+            with contextlib.redirect_stdout(sys.stderr):
+                self.live.pop(run).finish()
+
     def parameters(self, run: str, values: Mapping[str, str]) -> None:
-        if self.module.__name__ == "wandb":
-            self.runs[run].config.update(dict(values), allow_val_change=True)
-        else:
-            self.runs[run].config.update(values)
+        if not self.is_trackio:
+            self._live(run).config.update(dict(values), allow_val_change=True)
+            return
+        self._end(run)
+        self._live(run, values).log({"parameters": float(len(values))})
+
+    def _configured(self, run: str) -> dict[str, str]:
+        """The parameters that Trackio has of a run."""
+        try:
+            runs = self.module.Api().runs(self.project)
+        except ValueError:  # nothing was told in this project yet
+            return {}
+        before = next((one.config or {} for one in runs if one.name == run), {})
+        return {key: value for key, value in before.items() if not key.startswith("_")}
 
     def metrics(self, run: str, points: Sequence[Point]) -> None:
         for point in points:
-            self.runs[run].log({**point.values, "training_step": point.step})
+            self._live(run).log({**point.values, "training_step": point.step})
 
     def file(self, run: str, path: Path, folder: str) -> None:
-        artifact = self.module.Artifact(f"{run}-{path.name}".replace("/", "-"), type=folder or "result")
+        artifact = self.module.Artifact(re.sub(r"[^\w.-]", "-", f"{run}-{path.name}"), type=folder or "result")
         (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
-        self.runs[run].log_artifact(artifact)
+        self._live(run).log_artifact(artifact)
 
     def state(self, run: str, state: str, why: str) -> None:
         if state != "running":
-            self.runs[run].log({"finished": float(state == "finished")})
-            self.runs[run].finish()
+            self._live(run).log({"finished": float(state == "finished")})
+            self._end(run)

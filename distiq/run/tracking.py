@@ -1,7 +1,9 @@
-"""A run as trackers see it: one run, a child for each trial, whatever was killed or could not be reached in between.
+"""A command as trackers see it: one run, a child for each trial, candidate or arm, whatever was killed or could not be
+reached in between.
 
 track/entries.jsonl   what there is to tell, line by line, written as it happens
 track/state.json      which recipe that is of, the trackers' ids of the runs, how far each tracker was told
+track-search/, track-ablate/   the same of the other commands
 
 A thread reads the lines and tells them, so that no tracker keeps a training waiting; what one was not told when the
 process died, or while its server was away, it is told when the same command runs again.
@@ -9,19 +11,16 @@ process died, or while its server was away, it is told when the same command run
 
 import contextlib
 import json
-import logging
 import math
 import shutil
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from distiq import environment
 from distiq.data.splits import Data
-from distiq.errors import UserError
 from distiq.files import make_folder, sha256_of_json, write_atomically
 from distiq.progress import Watch
 from distiq.recipe.recipe import Recipe
@@ -29,12 +28,11 @@ from distiq.records.quality import Quality
 from distiq.records.run import RunRecord
 from distiq.records.training import TrainingRecord
 from distiq.run.measure import LOGITS
-from distiq.run.trackers import Point, Tracker, check_packages, tracker_named
+from distiq.run.sender import ENTRIES, STATE, Sender, place_of
+from distiq.run.trackers import check_packages
 from distiq.training import processes
 
 CURVE = 200  # values of a curve, at most
-SECONDS = 1.0  # between two looks at what there is to tell
-RETRY = 30.0  # seconds until a tracker that did not answer is tried again
 PATIENCE = 60.0  # seconds that the end of a run waits for its trackers
 NO_FILES = {LOGITS, "record.json", "step.json"}  # of a trial's step: distiq's own
 
@@ -42,19 +40,23 @@ NO_FILES = {LOGITS, "record.json", "step.json"}  # of a trial's step: distiq's o
 class Tracking:
     """Passes on to `watch` what happens, and tells it to the recipe's trackers. Use it as a context, in the ledger's.
 
+    Args:
+        of: "search" or "ablate", which have runs of their own; empty of a run.
+
     Raises:
         UserError: a tracker's package is missing; on entering, a tracker cannot be reached.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, command: str, watch: Watch) -> None:
-        self.recipe, self.folder, self.command, self.watch = recipe, Path(folder), command, watch
-        self.place = self.folder / "track"
+    def __init__(self, recipe: Recipe, folder: Path, command: str, watch: Watch, of: str = "") -> None:
+        self.recipe, self.folder, self.command, self.watch, self.of = recipe, Path(folder), command, watch, of
+        self.place = place_of(self.folder, of)
         self.on = bool(recipe.track.chosen) and processes.is_main()
-        self.run, self.scope, self.done = "", "", 0  # "" is the run itself, else the rung of a trial
+        self.run, self.scope, self.done = "", "", 0  # "" is the run itself, else the name of a child
+        self.within = ""  # the child that all steps belong to
         self.making = False  # whether a step of the ledger is under way
         self.last: dict[str, int] = {}  # the step that each curve has reached
         self.said: set[str] = set()  # parameters and files that were told
-        self.senders: list[_Sender] = []
+        self.senders: list[Sender] = []
         if self.on:
             check_packages(recipe.track)
 
@@ -68,7 +70,7 @@ class Tracking:
             state = {"recipe": digest, "trackers": {}}
         make_folder(self.place)
         before = self._read_back()
-        self.senders = [_Sender(name, self.recipe, self.folder, state) for name in self.recipe.track.chosen]
+        self.senders = [Sender(name, self.recipe, self.folder, self.of, state) for name in self.recipe.track.chosen]
         for sender in self.senders:
             sender.open()
         for sender in self.senders:
@@ -127,10 +129,43 @@ class Tracking:
         if isinstance(training, TrainingRecord):
             self._history(training)
         self._values(_figures(record), 0)
-        if self.run:
+        if self.run and not self.within:
             for file in sorted(path for path in folder.iterdir() if path.is_file() and path.name not in NO_FILES):
                 self._file(file, "files")
         self._say()
+
+    @contextlib.contextmanager
+    def child(self, name: str, parameters: Mapping[str, str]) -> Iterator[None]:
+        """All that is done within is told to a child run of that name; what it raises ends the child with the run."""
+        if not self.on:
+            yield
+            return
+        self.within = name
+        self._enter(name)
+        self._parameters(parameters)
+        yield
+        self.making, self.within = False, ""
+        self._enter("")
+
+    def tell(
+        self,
+        figures: Mapping[str, float],
+        step: int = 0,
+        parameters: Mapping[str, str] | None = None,
+        files: Sequence[Path] = (),
+    ) -> None:
+        """What came of the child, or of the command itself.
+
+        Args:
+            step: where the figures stand in their curves; those of an earlier one are not told again.
+            parameters: what never changes: trackers refuse another value.
+        """
+        if self.on:
+            self.scope = ""
+            self._values(figures, step)
+            self._parameters(parameters or {})
+            for file in files:
+                self._write(kind="file", run=self.run, path=str(file), folder="")
 
     def finished(self, record: RunRecord) -> None:
         """The run's record is written, with bundle and report."""
@@ -172,9 +207,10 @@ class Tracking:
     # Lines ------------------------------------------------------------------------------------------------------------
 
     def _go_to(self, step: str) -> None:
-        """The run that a step belongs to: that of its trial, or the run itself."""
-        self._enter(step.removeprefix("trial-") if step.startswith("trial-") else "")
-        self.scope = "" if self.run else step
+        """The run that a step belongs to: that of its trial, the child that is under way, or the run itself."""
+        is_trial = step.startswith("trial-")
+        self._enter(self.within or (step.removeprefix("trial-") if is_trial else ""))
+        self.scope = "" if is_trial else step.removesuffix("-predictions")
 
     def _enter(self, run: str) -> None:
         if run == self.run:
@@ -217,12 +253,12 @@ class Tracking:
 
     def _write(self, **entry: Any) -> None:
         line = json.dumps({"time_ms": int(1000 * time.time()), "run": "", **entry})
-        with (self.place / "entries.jsonl").open("a", encoding="utf-8") as file:
+        with (self.place / ENTRIES).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def _read_back(self) -> str:
         """What was told before; returns the last state of the run, empty where there was none."""
-        state, file = "", self.place / "entries.jsonl"
+        state, file = "", self.place / ENTRIES
         whole = file.read_text(encoding="utf-8") if file.is_file() else ""
         if whole and not whole.endswith("\n"):  # the kill fell into the line
             whole = whole[: whole.rfind("\n") + 1]
@@ -250,110 +286,11 @@ class Tracking:
                 )
 
 
-class _Sender:
-    """Tells one tracker what stands in the lines, in a thread of its own."""
-
-    def __init__(self, name: str, recipe: Recipe, folder: Path, state: dict[str, Any]) -> None:
-        self.name, self.recipe, self.folder = name, recipe, folder
-        self.file, self.state_file = folder / "track" / "entries.jsonl", folder / "track" / "state.json"
-        self.state = state
-        self.own: dict[str, Any] = state["trackers"].setdefault(
-            f"{name} {getattr(recipe.track, name)}", {"ids": {}, "told": 0}
-        )
-        self.opened: set[str] = set()
-        self.problem, self.was_said, self.ending = "", False, threading.Event()
-        self.thread = threading.Thread(target=self._work, name=f"tracking {name}", daemon=True)
-
-    def open(self) -> None:
-        """Opens the run.
-
-        Raises:
-            UserError: the tracker cannot be reached.
-        """
-        try:
-            logging.getLogger("alembic").setLevel(logging.ERROR)  # of a fresh database, line by line
-            self.tracker: Tracker = tracker_named(self.name, self.recipe.track, self.recipe.name, self.folder)
-            self._id("")
-        except Exception as error:  # every package raises its own
-            where = f'mlflow = "{self.recipe.track.mlflow}"' if self.name == "mlflow" else f"{self.name} = true"
-            raise UserError(
-                f"track.{where}: cannot be reached ({_short(error)}); start it, correct the address, or leave it out"
-            ) from error
-
-    @property
-    def left(self) -> int:
-        """Bytes that were not told."""
-        return self.file.stat().st_size - self.own["told"] if self.file.is_file() else 0
-
-    def end(self, seconds: float) -> None:
-        self.ending.set()
-        self.thread.join(max(0.0, seconds))
-
-    def problem_to_say(self) -> str:
-        """Why the tracker does not answer, once."""
-        if not self.problem or self.was_said:
-            return ""
-        self.was_said = True
-        return self.problem
-
-    def _work(self) -> None:
-        while True:
-            ending = self.ending.wait(RETRY if self.problem else SECONDS)
-            try:
-                while self._tell_some():
-                    pass
-                self.problem = ""
-            except Exception as error:  # every package raises its own; the run goes on
-                self.problem = _short(error)
-            if ending:
-                return
-
-    def _tell_some(self) -> bool:
-        """Tells the lines that are there; returns whether there were some."""
-        if not self.left:
-            return False
-        with self.file.open("rb") as file:
-            file.seek(self.own["told"])
-            lines = file.read()
-        lines = lines[: lines.rfind(b"\n") + 1]
-        entries = [json.loads(line) for line in lines.splitlines()]
-        for run in dict.fromkeys(entry["run"] for entry in entries):
-            self._tell(self._id(run), [entry for entry in entries if entry["run"] == run])
-        self.own["told"] += len(lines)
-        write_atomically(self.state_file, json.dumps(self.state).encode())
-        return bool(lines)
-
-    def _tell(self, run: str, entries: Sequence[dict[str, Any]]) -> None:
-        of = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in
-              ("parameters", "metrics", "file", "state")}  # fmt: skip
-        for entry in of["parameters"]:
-            self.tracker.parameters(run, entry["values"])
-        self.tracker.metrics(run, [Point(one["time_ms"], one["step"], one["values"]) for one in of["metrics"]])
-        for entry in of["file"]:
-            with contextlib.suppress(FileNotFoundError):  # a step that was made again since
-                self.tracker.file(run, Path(entry["path"]), entry["folder"])
-        for entry in of["state"]:
-            self.tracker.state(run, entry["state"], entry.get("why", ""))
-
-    def _id(self, run: str) -> str:
-        """The tracker's id of a run, which is opened where this process has not yet."""
-        if run not in self.opened:
-            name, parent = run or self.folder.resolve().name, self.own["ids"].get("", "") if run else ""
-            self.own["ids"][run] = self.tracker.open(name, parent, self.own["ids"].get(run, ""))
-            self.opened.add(run)
-            write_atomically(self.state_file, json.dumps(self.state).encode())
-        return self.own["ids"][run]
-
-
 def _state(place: Path) -> dict[str, Any]:
     try:
-        return json.loads((place / "state.json").read_text(encoding="utf-8"))
+        return json.loads((place / STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _flat(tree: Mapping[str, Any], before: str) -> dict[str, str]:
@@ -371,7 +308,7 @@ def _of_quality(place: str, quality: Quality) -> dict[str, float]:
 def _figures(record: object) -> dict[str, float]:
     """What a step measured: quality by split, size, latency, SQNR; empty of a step that measures nothing."""
     deployed = getattr(record, "deployed", None)
-    scores, cost = getattr(deployed or record, "scores", None), getattr(record, "cost", None)
+    scores, cost = getattr(deployed or record, "scores", record), getattr(record, "cost", None)
     rows: dict[str, float] = {}
     for split in ("validation", "test"):
         if isinstance(quality := getattr(scores, split, None), Quality):

@@ -8,8 +8,10 @@ import torch
 from distiq.commands.ablate import ablate, arms_of
 from distiq.errors import UserError
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
+from distiq.recipe.part import changed
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
+from distiq.recipe.track import TrackSettings
 from distiq.records.ablation import AblationRecord
 
 LOSS = KnowledgeLoss(name="dkd", weight=0.1)
@@ -69,6 +71,24 @@ def test_seeds_arms_and_pairs_are_recorded_and_kept(recipe: Recipe, tmp_path: Pa
     again = ablate(recipe, seeds=2, run=tmp_path / "run")
     assert again.model_copy(update={"seconds": record.seconds}) == record
     assert sorted((tmp_path / "run" / "steps").iterdir()) == steps, "nothing was trained again"
+
+
+@pytest.mark.slow
+def test_every_seed_of_an_arm_is_a_child_of_one_tracked_run(recipe: Recipe, tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tracked = changed(recipe, {"track": TrackSettings(tensorboard=True)})
+    ablate(tracked, seeds=1, run=tmp_path / "run")
+    record = ablate(tracked, seeds=2, run=tmp_path / "run")
+    place = tmp_path / "run" / "tensorboard" / "ablate"
+    for arm in record.arms:
+        for seed, share in zip(record.seeds, arm.correct, strict=True):
+            child = EventAccumulator(str(place / f"seed-{seed}-{arm.name.replace(' ', '-')}")).Reload()
+            assert [one.value for one in child.Scalars("student/test/accuracy")] == [pytest.approx(share)]
+            assert [one.step for one in child.Scalars("student/loss")]
+    told = EventAccumulator(str(place)).Reload().Scalars("outputs alone against no teacher/points")
+    assert [one.step for one in told] == [1, 2], "seeds"
+    assert told[1].value == pytest.approx(record.pairs[0].difference_points, rel=1e-5)
 
 
 def test_without_a_teacher_there_is_nothing_to_compare(recipe: Recipe, tmp_path: Path):

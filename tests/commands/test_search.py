@@ -11,8 +11,10 @@ from typer.testing import CliRunner
 from distiq.cli.main import app
 from distiq.commands.search import chosen_recipe, front_of, search, with_student
 from distiq.errors import UserError
+from distiq.recipe.part import changed
 from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
+from distiq.recipe.track import TrackSettings
 from distiq.records.quality import Metric
 from distiq.records.search import Candidate, CandidateCost
 from distiq.run.candidates import JudgedWatch
@@ -107,9 +109,13 @@ def test_what_is_over_the_limits_is_not_trained_and_the_best_is_delivered(recipe
         chosen_recipe(Path("runs/small"), 99)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own, of SQLAlchemy 2.1
 @pytest.mark.slow
 def test_a_search_that_was_killed_ends_with_the_same_choice(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    from mlflow import MlflowClient
+
     whole = search(recipe, run=Path("runs/whole"))
+    recipe = changed(recipe, {"track": TrackSettings(mlflow=f"sqlite:///{Path.cwd()}/mlflow.db")})
     epoch, firsts = JudgedWatch.epoch, []
 
     def killed(watch: JudgedWatch, number: int, goodness: float | None) -> None:
@@ -130,6 +136,19 @@ def test_a_search_that_was_killed_ends_with_the_same_choice(recipe: Recipe, monk
         (one.model, one.options, one.outcome, one.validation) for one in whole.candidates
     ]
     assert again.candidate(again.chosen).options == whole.candidate(whole.chosen).options
+    client = MlflowClient(recipe.track.mlflow)
+    runs = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+    (own,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.info.run_name: run for run in runs if run is not own}
+    assert len(children) == len(runs) - 1 == len(again.candidates), "a killed candidate is one run"
+    assert own.info.status == "FINISHED" and "killed" in own.data.tags["distiq.history"]
+    assert sorted(run.data.params["outcome"] for run in children.values()) == sorted(
+        one.outcome for one in again.candidates
+    )
+    for run in children.values():
+        steps = [one.step for one in client.get_metric_history(run.info.run_id, "student/validation")]
+        assert steps == sorted(set(steps))
+    assert own.data.metrics["chosen"] == again.chosen
 
 
 def test_auto_needs_a_limit_and_finds_a_student(recipe: Recipe):

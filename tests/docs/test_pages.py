@@ -57,6 +57,16 @@ def test_every_command_has_a_line():
     assert missing == []
 
 
+def test_the_skill_names_commands_and_options_that_are_there():
+    text = (ROOT / "skills/distiq/SKILL.md").read_text(encoding="utf-8")
+    group = typer.main.get_command(app)
+    named = re.findall(r"`distiq (\w+)([^`]*)`", text)
+    assert len(named) > 10
+    for name, rest in named:
+        options = {option for parameter in group.commands[name].params for option in parameter.opts}  # type: ignore[attr-defined]
+        assert set(re.findall(r"--[\w-]+", rest)) <= options | {"--help"}, name
+
+
 def test_every_room_has_a_line_in_the_architecture():
     page = (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8")
     names = {path.name for path in (ROOT / "distiq").iterdir() if path.is_dir() and path.name != "__pycache__"}

@@ -24,3 +24,10 @@ def test_a_notebook_gets_verdict_tables_and_plots(save_run):
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"run\.json"):
         distiq.show(tmp_path)
+
+
+def test_in_jupyter_a_run_is_one_output(save_run, monkeypatch):
+    shown = distiq.show(save_run(rungs=("static",)).parent)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("rich.jupyter.display", lambda *_: pytest.fail("rich shows the lines by itself"))
+    assert shown._repr_html_().count("<pre") == 1

@@ -61,6 +61,23 @@ def test_event_files_hold_the_curves(tmp_path: Path):
     assert [step for step, _ in scalars(tmp_path / "tensorboard" / "qat")["loss"]] == list(range(1, 9))
 
 
+def test_a_child_has_curves_of_its_own_and_a_search_a_run_of_its_own(tmp_path: Path):
+    recipe = Recipe(track=TrackSettings(tensorboard=True))
+    with Tracking(recipe, tmp_path, "distiq search x.toml", Silent(), "search") as tracking:
+        for number in range(2):
+            with tracking.child(f"candidate-{number}", {"model": "plain"}):
+                train(tracking, 1, 8)
+                tracking.tell({"size_kb": 3.0 + number}, parameters={"outcome": "trained"})
+        tracking.tell({"chosen": 1.0}, 2)
+    place = tmp_path / "tensorboard" / "search"
+    for number in range(2):
+        of_child = scalars(place / f"candidate-{number}")
+        assert [step for step, _ in of_child["student/loss"]] == list(range(1, 9))
+        assert of_child["size_kb"] == [(0, 3.0 + number)]
+    assert scalars(place)["chosen"] == [(2, 1.0)]
+    assert not (tmp_path / "track").exists(), "that of `distiq run`"
+
+
 def test_a_killed_run_is_taken_up_without_a_gap(tmp_path: Path):
     recipe = Recipe(track=TrackSettings(tensorboard=True))
     killed = Tracking(recipe, tmp_path, "distiq run x.toml", Silent()).__enter__()
@@ -108,6 +125,50 @@ def test_a_server_that_is_not_there_is_refused_before_any_work(tmp_path: Path):
     recipe = Recipe(track=TrackSettings(mlflow=f"http://127.0.0.1:{free_port()}"))
     with pytest.raises(UserError, match=r'track\.mlflow = "http.*cannot be reached'):
         Tracking(recipe, tmp_path, "", Silent()).__enter__()
+
+
+# Trackio, Weights & Biases --------------------------------------------------------------------------------------------
+
+
+def told_twice(recipe: Recipe, folder: Path) -> None:
+    """A run that is interrupted, and goes on, with a trial; what it is told comes in several parts."""
+    first = Tracking(recipe, folder, "distiq run x.toml", Silent()).__enter__()
+    train(first, 1, 15)
+    first.__exit__(KeyboardInterrupt, None, None)
+    (folder / "trial").mkdir()
+    (folder / "trial" / "model.onnx").write_bytes(b"model")
+    with Tracking(recipe, folder, "distiq run x.toml", Silent()) as tracking:
+        train(tracking, 9, 40)
+        train(tracking, 1, 8, "trial-qat")
+        tracking.ends("trial-qat", object(), folder / "trial")
+        time.sleep(2.5)
+        tracking.begins("student")
+        tracking.tell({"late": 1.0}, parameters={"later": "yes"})
+
+
+@pytest.mark.slow
+def test_trackio_is_told_a_run_and_its_trials(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "database"))  # read at import
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    from trackio.sqlite_storage import SQLiteStorage as storage
+
+    told_twice(Recipe(name="told", track=TrackSettings(trackio=True)), tmp_path / "run")
+    by_name = {name.rpartition("-")[0]: name for name in storage.get_runs("told")}
+    assert set(by_name) == {"run", "qat"}
+    curve = [(row["training_step"], row["student/loss"]) for row in storage.get_logs("told", by_name["run"])
+             if "student/loss" in row]  # fmt: skip
+    assert curve == [(step, pytest.approx(1 / step)) for step in range(1, 41)]
+    config = storage.get_run_config("told", by_name["run"])
+    assert config["command"] == "distiq run x.toml" and config["later"] == "yes"
+
+
+@pytest.mark.slow
+def test_weights_and_biases_is_told_a_run_and_its_trials(tmp_path: Path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    told_twice(Recipe(name="told", track=TrackSettings(wandb=True)), tmp_path / "run")
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*-run-*"))) == 2, "before the interrupt, and after"
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*-qat-*"))
 
 
 # MLflow ---------------------------------------------------------------------------------------------------------------
@@ -171,7 +232,7 @@ def runs_of(uri: str, name: str) -> list[Any]:
 def test_the_server_goes_away_in_the_middle(server: Server, tmp_path: Path, monkeypatch):
     from mlflow import MlflowClient
 
-    monkeypatch.setattr("distiq.run.tracking.RETRY", 0.2)
+    monkeypatch.setattr("distiq.run.sender.RETRY", 0.2)
     recipe, notes = Recipe(name="away", track=TrackSettings(mlflow=server.uri)), Notes()
     with Tracking(recipe, tmp_path, "distiq run x.toml", notes) as tracking:
         train(tracking, 1, 12)
