@@ -65,8 +65,10 @@ def read_part(folder: Path, part: str) -> Part:
 
 
 def has_annotations(folder: Path) -> bool:
-    """Whether a folder's training images have annotated boxes."""
-    return has_part(folder, "train")
+    """Whether a folder's training images have annotated boxes. A train.json may hold something else, such as texts."""
+    jsons = [file for name in part_names("train") for file in _coco_files(folder, name) if file.is_file()]
+    is_other = bool(jsons) and not any(b'"categories"' in file.read_bytes() for file in jsons)
+    return has_part(folder, "train") and not is_other
 
 
 def has_part(folder: Path, part: str) -> bool:
@@ -102,9 +104,10 @@ def _sized(file: Path, stated: tuple[int, int] | None, where: str) -> tuple[int,
     except Exception as error:  # Pillow lets its decoders' own errors through
         raise UserError(f"{file}: this image does not decode ({error}); repair or remove it") from error
     if stated is not None and min(stated) > 0 and stated != size:
+        turned = " (its EXIF orientation may turn it: save it without)" if stated == size[::-1] else ""
         raise UserError(
             f"{where}: says that {file.name} has {stated[1]} x {stated[0]} pixels, but it has {size[1]} x {size[0]};"
-            " boxes would lie elsewhere: correct the annotation, or bring back the image"
+            f" boxes would lie elsewhere: correct the annotation, or bring back the image{turned}"
         )
     return size
 

@@ -108,7 +108,9 @@ def _holds_a_word(line: str) -> bool:
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in (line.rstrip().split("\t") if "\t" in line else line.split())]
+    """By tabs, else by spaces; other blanks, such as U+00A0, may be words."""
+    plain = line.strip(" \r")
+    return [cell.strip(" ") for cell in (plain.rstrip().split("\t") if "\t" in line else re.split(" +", plain))]
 
 
 def _is_word(cells: Sequence[str], columns: Columns) -> bool:

@@ -28,6 +28,10 @@ FORMS = (
 )
 
 
+class NoClips(UserError):
+    """Nothing lists clips with texts."""
+
+
 class Spoken(NamedTuple):
     """A clip and what is said in it, by whom, in which part; `where` is its file and line."""
 
@@ -55,6 +59,14 @@ def spoken_lines(folder: Path, audio: AudioSettings, parts: Iterable[str]) -> li
     return [line for part in parts for line in _of_part(folder, part)]
 
 
+def has_clips(folder: Path, audio: AudioSettings, part: str) -> bool:
+    """Whether a part of a folder has clips with texts."""
+    try:
+        return any(line.part == part for line in spoken_lines(folder, audio, (part,)))
+    except NoClips:
+        return False
+
+
 def _parted(lines: list[Spoken], held_out: Sequence[str], manifest: Path) -> list[Spoken]:
     """The lines with their parts: of held-out speakers "test", else what their column says."""
     lacking = next((line for line in lines if not (line.speaker if held_out else line.part)), None)
@@ -79,19 +91,21 @@ def _of_part(folder: Path, part: str) -> list[Spoken]:
     found = [_listed(file) for file in files] or [_of_folder(place, folder) for place in places]
     lines = [line._replace(part=part) for lines in found for line in lines]
     if not lines:
-        raise UserError(f"{folder}: no clips with texts of the {part} part; it takes {FORMS}")
+        raise NoClips(f"{folder}: no clips with texts of the {part} part; it takes {FORMS}")
     return lines
 
 
 def _listed(file: Path) -> Iterator[Spoken]:
     """The lines of a manifest."""
     rows = list(_rows(file))
+    if not all(isinstance(row, dict) for _, row in rows):
+        raise NoClips(f"{file}: its rows are no objects; give each a path and a text")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
     path, text, speaker, split = (
         next((name for name in known if name in names), "") for known in (PATHS, TEXTS, SPEAKERS, SPLITS)
     )
     if missing := [known[0] for known, name in ((PATHS, path), (TEXTS, text)) if not name]:
-        raise UserError(f"{file}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+        raise NoClips(f"{file}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
     for number, row in rows:
         where = f"{file}: line {number}"
         cells = {name: str(row.get(name) or "").strip() for name in (path, text, speaker, split) if name}
@@ -112,7 +126,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             return
         lines = runner.table_lines(text, file.suffix.lower() == ".tsv")
     except (ValueError, RecursionError, csv.Error) as error:
-        raise UserError(f"{file}: cannot be read ({error}); give it CSV, TSV or JSON lines") from error
+        raise NoClips(f"{file}: cannot be read ({error}); give it CSV, TSV or JSON lines") from error
     names = [name.strip() for name in lines[0][1]]
     for number, row in lines[1:]:
         yield number, dict(zip(names, row, strict=False))

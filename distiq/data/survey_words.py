@@ -10,7 +10,7 @@ from distiq.data.columns import SUFFIXES as COLUMN_SUFFIXES
 from distiq.data.conll import OUTSIDE
 from distiq.data.part_file import find_part
 from distiq.data.sound import read_sound, seconds_of
-from distiq.data.spoken import Spoken, spoken_lines
+from distiq.data.spoken import NoClips, Spoken, spoken_lines
 from distiq.data.tagged import OBJECTS, read_tagged
 from distiq.errors import UserError
 from distiq.recipe.data import AudioSettings, EntitySettings
@@ -65,7 +65,7 @@ def speech_in(folder: Path) -> Speech | None:
 def _spoken(folder: Path, part: str) -> list[Spoken]:
     try:
         return [line for line in spoken_lines(folder, AudioSettings(), (part,)) if line.part == part]
-    except UserError:
+    except NoClips:
         return []
 
 

@@ -1,6 +1,7 @@
 """Clips with a text each, and strings of the packaged spoken digits."""
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from distiq.data.audio import DIGIT_RATE, DIGIT_SPEAKERS, Audio, check_speakers, conversions
 from distiq.data.labels import UNLABELLED
+from distiq.data.part_file import measured_part
 from distiq.data.samples import Loaded, Split, in_memory
 from distiq.data.sound import read_sound, resampled
-from distiq.data.spoken import Spoken, spoken_lines
+from distiq.data.spoken import Spoken, has_clips, spoken_lines
 from distiq.data.strings import DIGIT_WORDS, digit_strings
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TranscriptSettings
@@ -47,7 +49,10 @@ def transcripts(settings: DataSettings) -> Loaded:
     """
     folder, audio, own = Path(settings.folder), settings.audio, settings.transcripts
     parts = ("train", "test", *([settings.validation_part] if settings.validation_part else []))
-    rows = spoken_lines(folder, audio, parts)
+    measured, said = measured_part(partial(has_clips, folder, audio), settings.validation_part, folder)
+    rows = spoken_lines(folder, audio, tuple(measured if part == "test" else part for part in parts))
+    if measured != "test":
+        rows = [row._replace(part="test") if row.part == measured else row for row in rows]
     symbols = own.vocabulary or tuple(
         sorted({symbol for row in rows if row.part == "train" for symbol in _symbols(row.text, own)})
     )
@@ -63,7 +68,7 @@ def transcripts(settings: DataSettings) -> Loaded:
         longest = max(len(text) for text in texts)
         labels = [text + [UNLABELLED] * (longest - len(text)) for text in texts]
         splits[part] = in_memory(torch.stack(clips), torch.tensor(labels, dtype=torch.int32))
-    notes = [f"{count:,} clips {change}" for change, count in sorted(changes.items())]
+    notes = [*said, *(f"{count:,} clips {change}" for change, count in sorted(changes.items()))]
     if others := Counter(row.part for row in rows if row.part not in parts):
         named = ", ".join(f"{count:,} of {part}" for part, count in others.items())
         notes.append(f"clips of other parts are left out: {named}; data.validation names a part to steer by")

@@ -40,6 +40,11 @@ def test_a_nested_column_gives_way_to_the_outer_one(tmp_path: Path):
     assert find_columns(tmp_path / "train.tsv") == (1, 2)
 
 
+def test_a_blank_that_is_no_space_is_a_word(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("\u00a0 O\nRome  B-LOC \n\nyes O\n")
+    assert read_conll(tmp_path / "a.txt", Columns(0, -1))[0] == [Line(1, "\u00a0", "O"), Line(2, "Rome", "B-LOC")]
+
+
 def test_a_word_may_begin_with_a_number_sign(tmp_path: Path):
     (tmp_path / "a.txt").write_text("#Rome B-LOC\n# O\n\nyes O\n")
     assert read_conll(tmp_path / "a.txt", Columns(0, -1))[0] == [Line(1, "#Rome", "B-LOC"), Line(2, "#", "O")]

@@ -163,3 +163,14 @@ def test_parts_of_scenes_are_told(tmp_path: Path):
     assert surveyed == Scenes(tmp_path / "drawn", "masks", ("ground", "disc", "square"), 12, 6, (48, 64))
     with pytest.raises(UserError, match=r"holds no data itself; .*drawn does: name that folder"):
         survey(tmp_path)
+
+
+def test_a_clip_without_its_text_is_said_and_rows_of_lists_are_no_clips(tmp_path: Path):
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.jsonl").write_text('{"audio_filepath": "a.wav", "text": ""}')
+    with pytest.raises(UserError, match="line 1 leaves text empty"):
+        survey(tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.jsonl").unlink()
+        (tmp_path / f"{part}.json").write_text('[["Ann saw", {"entities": [[0, 3, "PER"]]}]]')
+    assert isinstance(survey(tmp_path), Names)

@@ -84,3 +84,9 @@ def test_what_is_left_out_and_too_few_voices_are_said(tmp_path: Path):
         "clips of other parts are left out: 1 of dev; data.validation names a part to steer by",
         "1 voices to train on: validation and calibration hear the same ones",
     )
+
+
+def test_without_a_test_part_the_validation_part_is_measured_on(tmp_path: Path):
+    lines = [line.replace("test", "dev").replace("dev", "val") for line in LINES]
+    data = made(tmp_path, lines)
+    assert len(data.test) == 2 and "the validation part is measured on" in data.notes[0]
