@@ -22,7 +22,7 @@ from distiq.run.measure import LOGITS
 from distiq.run.prepare import with_task
 from distiq.tasks.choose import task_of
 
-WITHOUT_MEANING = ("name",)  # keys that say nothing of what a run does
+WITHOUT_MEANING = {"name", "track"}  # what changes nothing of what a run does
 
 
 def compare(folders: Sequence[Path]) -> RunsRecord:
@@ -103,11 +103,22 @@ def _paired(data: Data, own: Tensor, reference: Tensor) -> PairedRecord:
 
 
 def differing(recipes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The keys of recipes (TOML) whose values are not the same in all, with each one's value as JSON."""
-    flat = [dict(_flat(tomllib.loads(recipe), "")) for recipe in recipes]
-    keys = dict.fromkeys(key for one in flat for key in one if key not in WITHOUT_MEANING)
+    """The keys of recipes (TOML) whose values are not the same in all, with each one's value as JSON.
+
+    A key that a recipe does not have is at its default; it is empty where the recipe is of another version of distiq.
+    """
+    flat = [dict(_flat(_resolved(recipe), "")) for recipe in recipes]
+    keys = dict.fromkeys(key for one in flat for key in one)
     values = {key: tuple(one.get(key, "") for one in flat) for key in keys}
     return {key: row for key, row in values.items() if len(set(row)) > 1}
+
+
+def _resolved(recipe: str) -> dict[str, Any]:
+    try:
+        tree = read_recipe(recipe.encode(), "recipe.toml").model_dump(mode="json")
+    except UserError:
+        tree = tomllib.loads(recipe)
+    return {key: value for key, value in tree.items() if key not in WITHOUT_MEANING}
 
 
 def _flat(tree: dict[str, Any], before: str) -> list[tuple[str, str]]:

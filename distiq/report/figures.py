@@ -47,7 +47,7 @@ def figure_interval(metric: Metric) -> str:
 
 def change(metric: Metric, reference: Metric) -> str:
     """The signed difference of two values of a metric: "−0.42 points"."""
-    difference = _signed(metric.scale * (metric.value - reference.value))
+    difference = signed(metric.scale * (metric.value - reference.value))
     return f"{difference} {metric.drop_unit}".rstrip()
 
 
@@ -58,12 +58,12 @@ def heading(title: str) -> str:
 
 def points(change: float | None) -> str:
     """A signed difference of two fractions in percentage points: -0.0042 -> "−0.42 points"."""
-    return NOTHING if change is None else f"{_signed(100 * change)} points"
+    return NOTHING if change is None else f"{signed(100 * change)} points"
 
 
 def points_interval(interval: tuple[float, float]) -> str:
     """Percentage points: (-0.12, 0.3) -> "−0.12 to +0.30"."""
-    return f"{_signed(interval[0])} to {_signed(interval[1])}"
+    return f"{signed(interval[0])} to {signed(interval[1])}"
 
 
 def p_value(p: float) -> str:
@@ -151,10 +151,10 @@ def operation_names(names: Sequence[str]) -> str:
 def change_interval(drop: DropRecord) -> str:
     """The interval of a drop as one of a change: "−0.60 to +0.02 points"."""
     low, high = drop.interval
-    return f"{_signed(-high)} to {_signed(-low)} {drop.unit}".rstrip()
+    return f"{signed(-high)} to {signed(-low)} {drop.unit}".rstrip()
 
 
-def _signed(number: float) -> str:
+def signed(number: float) -> str:
     text = f"{abs(number):.2f}"
     sign = "" if not float(text) else "+" if number > 0 else MINUS
     return sign + text

@@ -7,7 +7,7 @@ from pathlib import Path
 from distiq.files import write_atomically
 from distiq.records.comparison import ComparedRun, PairedRecord, RunsRecord
 from distiq.report.cells import Cell, Row
-from distiq.report.figures import figure, figure_interval, kilobytes, milliseconds
+from distiq.report.figures import figure, figure_interval, kilobytes, milliseconds, points_interval, signed
 
 HEADINGS = ("Delivered", "Test", "Against the first", "Size", "One sample", "Budget")
 TELL_APART = "cannot be told apart"
@@ -15,16 +15,17 @@ TELL_APART = "cannot be told apart"
 
 def run_rows(record: RunsRecord) -> tuple[Row, ...]:
     """One row for each run, under HEADINGS."""
-    return tuple(_row(run, run is record.runs[0]) for run in record.runs)
+    return tuple(_row(run, record) for run in record.runs)
 
 
-def _row(run: ComparedRun, is_first: bool) -> Row:
-    unit = "points" if run.test.unit == "%" else run.test.unit
+def _row(run: ComparedRun, record: RunsRecord) -> Row:
+    is_first, unit = run is record.runs[0], "points" if run.test.unit == "%" else run.test.unit
+    metric = "" if len({one.test.title for one in record.runs}) == 1 else run.test.title
     return Row(
         Cell(run.folder, run.machine),
         (
             Cell(f"{run.model}, {run.delivered}", run.runtime),
-            Cell(figure(run.test), figure_interval(run.test)),
+            Cell(figure(run.test), ", ".join(filter(None, (metric, figure_interval(run.test))))),
             Cell("–") if is_first else _against(run.paired, run.unpaired, unit),
             Cell(kilobytes(run.size_bytes)),
             Cell(milliseconds(run.latency_ms)),
@@ -38,13 +39,23 @@ def _against(paired: PairedRecord | None, why: str, unit: str) -> Cell:
     if paired is None:
         return Cell("–", why)
     low, high = paired.interval
-    note = f"{low:+.2f} to {high:+.2f}"
-    return Cell(f"{paired.difference:+.2f} {unit}", f"{note}; {TELL_APART}" if low <= 0 <= high else note)
+    note = points_interval(paired.interval)
+    return Cell(f"{signed(paired.difference)} {unit}", f"{note}; {TELL_APART}" if low <= 0 <= high else note)
 
 
 def setting_rows(record: RunsRecord) -> tuple[tuple[str, Sequence[str]], ...]:
     """The keys of the recipes that differ, and each run's value."""
     return tuple((key, [value or "–" for value in values]) for key, values in record.differing.items())
+
+
+def plotted(record: RunsRecord) -> tuple[tuple[int, ComparedRun], ...]:
+    """The runs that a plot can show on one axis: those with a time and the first's metric, with their row's number."""
+    rows = enumerate(record.runs, start=1)
+    return tuple(
+        (number, run)
+        for number, run in rows
+        if run.latency_ms is not None and run.test.title == record.runs[0].test.title
+    )
 
 
 def runs_plot(record: RunsRecord) -> str:
@@ -53,11 +64,10 @@ def runs_plot(record: RunsRecord) -> str:
 
     from distiq.report.drawing import INK, drawn, write
 
-    timed = [run for run in record.runs if run.latency_ms is not None]
     largest = max(run.size_bytes for run in record.runs)
 
     def draw(axes: Axes) -> None:
-        for number, run in enumerate(timed, start=1):
+        for number, run in plotted(record):
             at = (run.latency_ms or 0.0, run.test.value * run.test.scale)
             ink = "teacher" if run is record.runs[0] else "deployed"
             if run.test.interval:
@@ -83,6 +93,6 @@ def write_runs(record: RunsRecord, target: Path) -> None:
     )  # fmt: skip
     page = environment.get_template("runs.html.jinja").render(
         rows=run_rows(record), headings=HEADINGS, settings=setting_rows(record), plot=Markup(runs_plot(record)),
-        runs=record.runs, metric=record.runs[0].test,
+        runs=record.runs, metric=record.runs[0].test, left_out=len(record.runs) - len(plotted(record)),
     )  # fmt: skip
     write_atomically(target, page.encode())

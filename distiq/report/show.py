@@ -137,13 +137,17 @@ def show_runs(record: RunsRecord, console: Console) -> None:
     from distiq.report.runs import HEADINGS, run_rows, setting_rows
 
     table = _table("")
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"  # paths differ at their ends
     for heading in HEADINGS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
+    one_machine = len({run.machine for run in record.runs}) == 1
     for row in run_rows(record):
-        table.add_row(
-            Text(row.head.text), *(Text("\n".join(filter(None, (cell.text, cell.note)))) for cell in row.cells)
-        )
+        head = [row.head.text] if one_machine else [row.head.text, row.head.note]
+        cells = (Text("\n".join(filter(None, (cell.text, cell.note)))) for cell in row.cells)
+        table.add_row(Text("\n".join(head)), *cells)
     console.print(table)
+    if one_machine:
+        console.print(Text(record.runs[0].machine, "dim"))
     if record.differing:
         _heading(console, "What their recipes do otherwise")
     for key, values in setting_rows(record):
