@@ -40,8 +40,9 @@ LIMITS = {
     "flash_kb": ("flash of a Cortex-M4", "kB"),
     "ram_kb": ("RAM, arena with inputs and outputs", "kB"),
     "bit_operations_m": ("bit operations, one sample", "million"),
+    "recall.*": ("recall drop of each class against the teacher", "points"),
 }
-"""Limits that no metric is of: what they limit, and the unit."""
+"""Limits that no one metric is of: what they limit, and the unit."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from distiq.records.models import ModelRecord
 from distiq.records.run import DropRecord
 from distiq.records.trials import Breach, TrialRecord
+from distiq.report.tables import budget_lines
 from distiq.report.wording import next_step, verdict_sentence
 from tests.run.test_ladder import FLOAT, SLOW, breach, in_runtime, model, timed_trial, trial
 
@@ -97,3 +98,8 @@ def test_a_verdict_within_chance_says_so(drop: float, low: float, high: float, s
     words = verdict_sentence(LIMITS, "image", tried, tried, lost)
     assert said in words
     assert ("chance" in words) == bool(said)
+
+
+def test_a_limit_on_the_recall_of_every_class_is_said(make_run):
+    run = make_run().model_copy(update={"budget": {"recall.*": 5.0}})
+    assert budget_lines(run) == ("recall drop of each class against the teacher at most 5 points",)
