@@ -230,9 +230,17 @@ def read_objects(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         UserError: the file is missing, damaged, or holds far more than its own size.
     """
 
-    def read(file: Any, _: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def read(file: Any, most: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         written = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-        return file.read().to_pylist(), json.loads(written).get("info", {}).get("features", {})
+        rows, total = [], 0
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            total += batch.nbytes
+            if total > most:
+                raise UserError(
+                    f"{path}: unpacked it has more than {most:,} bytes, far more than the file; write it anew"
+                )
+            rows += batch.to_pylist()
+        return rows, json.loads(written).get("info", {}).get("features", {})
 
     return _of_parquet(_bytes(path), str(path), read)
 

@@ -21,6 +21,7 @@ PATHS = ("path", "audio_filepath", "file_name", "filename", "audio_path", "wav_f
 TEXTS = ("text", "sentence", "transcription", "transcript", "normalized_text", "utterance")
 SPEAKERS = ("speaker", "speaker_id", "client_id", "spk")
 SPLITS = ("split", "subset", "set", "part")
+NO_OFFSET = ("0", "0.0", "0.00")
 CLIP_FOLDERS = ("", "clips", "wavs", "wav", "audio")
 FORMS = (
     "manifest.csv with path, text, and split or speaker; a manifest for each part (train.tsv, train_manifest.json); or"
@@ -111,7 +112,7 @@ def _listed(file: Path) -> Iterator[Spoken]:
         cells = {name: str(row.get(name) or "").strip() for name in (path, text, speaker, split) if name}
         if lacks := [name for name in (path, text) if not cells[name]]:
             raise UserError(f"{where} leaves {', '.join(lacks)} empty; a clip needs its text")
-        if float(row.get("offset") or 0) > 0:
+        if str(row.get("offset") or "0").strip() not in NO_OFFSET:
             raise UserError(f"{where} begins within its clip (offset); cut the clip: whole ones are read")
         clip = _clip(file.parent, cells[path])
         yield Spoken(clip, nfc(cells[text]), where, cells.get(speaker, ""), cells.get(split, ""))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distiq.data.spans import Read, read_spans
+from distiq.errors import UserError
 from distiq.recipe.data import EntitySettings
 
 TEXT, WORDS, TAGS = "Ann saw New York", ["Ann", "saw", "New", "York"], ["B-PER", "O", "B-LOC", "I-LOC"]
@@ -44,3 +45,12 @@ def test_parquet_of_datasets_names_its_tags(tmp_path: Path, feature):
     table = pyarrow.table({key: [value] for key, value in NUMBERED.items()})
     parquet.write_table(table.replace_schema_metadata({"huggingface": about}), tmp_path / "train.parquet")
     assert read_spans(tmp_path / "train.parquet", EntitySettings()) == [Read(WORDS, TAGS)]
+
+
+def test_a_small_file_of_many_bytes_is_refused(tmp_path: Path):
+    """Dictionaries write a text of 100 kB once, and 2,000 rows of it as their numbers: 200 MB."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    parquet.write_table(pyarrow.table({"text": ["a" * 100_000] * 2000}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="far more than the file; write it anew"):
+        read_spans(tmp_path / "train.parquet", EntitySettings())
