@@ -16,6 +16,7 @@ from distiq.runtimes.onnx_graph import (
     raise_opset,
     value_of,
 )
+from distiq.runtimes.onnx_kept import float_constants, keep_float_layers
 from distiq.runtimes.onnx_moves import move_integers
 from distiq.runtimes.onnx_weights import (
     dequantize_when_loaded,
@@ -58,6 +59,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
             _drop_zero_points_of_weights(graph)
         else:
             move_integers(graph)
+            keep_float_layers(graph, float_constants(graph))
         if is_wide(graph):
             dequantize_when_loaded(graph, WIDE_PRODUCTS)
             raise_opset(proto)

@@ -20,6 +20,7 @@ from distiq.runtimes.onnx_branches import every_graph, exposed, name_branches, s
 from distiq.runtimes.onnx_composed import drop_unread, with_hard_swish
 from distiq.runtimes.onnx_floats import with_floats
 from distiq.runtimes.onnx_graph import DQ, Q, initializers
+from distiq.runtimes.onnx_kept import float_constants, keep_float_layers
 from distiq.runtimes.onnx_plan import PAIRED, STANDARD, Layer, Plan
 from distiq.runtimes.onnx_session import open_session, optimized
 from distiq.runtimes.onnx_tables import with_integer_tables
@@ -190,8 +191,10 @@ def quantized_graph(
     constants: dict[str, TensorProto] = {}
     for graph in every_graph(model.graph):
         constants |= initializers(graph)
+    floats = {name for graph in every_graph(model.graph) for name in float_constants(graph)}
     for graph in every_graph(model.graph):
         _Writer(graph, planned, activations, weights, domain, constants, stored).write()
+        keep_float_layers(graph, floats)
         with_integer_tables(graph)
     if any(entry.domain == domain for entry in model.opset_import) or not domain:
         return model

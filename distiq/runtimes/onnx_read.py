@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from distiq.models.onnx_file import subgraphs_of
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, Q, consumers_of, initializers, value_of
+from distiq.runtimes.onnx_kept import is_copy
 from distiq.runtimes.onnx_passes import FREE, is_wide
 from distiq.runtimes.onnx_session import optimized
 from distiq.runtimes.runtime import QuantizationParameters, Weight, Work
@@ -73,7 +74,8 @@ def _typed(graph: GraphProto, types: dict[str, Any] | None = None) -> Iterator[t
         else:
             used = result = TensorProto.FLOAT if kind == DQ else RESULTS.get(kind, data)
         types |= dict.fromkeys(node.output, result)
-        yield node, used
+        if not is_copy(node):
+            yield node, used
 
 
 def _type_name(number: int) -> str:
