@@ -41,6 +41,10 @@ MOVING = {
     aten.unsqueeze.default,
 }  # fmt: skip
 
+AS_MAPS: dict[Any, Any] = {
+    aten.conv1d.default: aten.conv2d.default,
+    aten.conv1d.padding: aten.conv2d.padding,
+}
 CARRYING = {aten.flatten.using_ints, aten.expand.default, aten.slice.Tensor, aten.select.int, aten.squeeze.dim}
 
 
@@ -263,19 +267,19 @@ def with_float_rows_as_maps(reference: fx.GraphModule) -> fx.GraphModule:
     """
     graph = _copy(reference)
     for node in list(graph.graph.nodes):
-        weight: Any = node.args[1] if node.target is aten.conv1d.default else None
-        if weight is None or weight.op != "get_attr":
+        given: Any = node.args
+        if node.target not in AS_MAPS or given[1].op != "get_attr":
             continue
-        source, _, *rest = node.args
-        bias, *sizes = [*rest, *(None, [1], [0], [1])[len(rest) :]]
-        strides, paddings, dilations = ([size[0], other] for size, other in zip(sizes[:3], (1, 0, 1), strict=True))
+        source, weight, *rest = given
+        bias, stride, padding, dilation, *groups = [*rest, *(None, [1], [0], [1])[len(rest) :]]
+        sizes = [*stride, 1], padding if isinstance(padding, str) else [*padding, 0], [*dilation, 1], *groups
         value = _attribute(graph, weight).unsqueeze(-1)
         kernel = _held(graph, f"{node.name}_kernel", value, node)
         with graph.graph.inserting_before(node):
             call = graph.graph.call_function
             column = call(aten.unsqueeze.default, (source, -1))
-            arguments = (column, kernel, bias, strides, paddings, dilations, *sizes[3:])
-            result = call(aten.squeeze.dim, (call(aten.conv2d.default, arguments), -1))
+            layer = call(AS_MAPS[node.target], (column, kernel, bias, *sizes))
+            result = call(aten.squeeze.dim, (layer, -1))
         node.replace_all_uses_with(result)
     return _cleaned(graph)
 
