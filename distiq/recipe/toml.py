@@ -54,8 +54,10 @@ def _key(key: str) -> str:
 def plain(tree: dict[str, Any], path: str) -> str:
     """The values alone, of a part's `model_dump`; `path` is the part's own key."""
     tables = {key: value for key, value in tree.items() if isinstance(value, dict) and key != "options"}
-    lines = [f"{key} = {written(value)}" for key, value in tree.items() if key not in tables and value is not None]
+    lines = [
+        f"{_key(key)} = {written(value)}" for key, value in tree.items() if key not in tables and value is not None
+    ]
     for key, value in tables.items():
-        name = f"{path}.{key}" if path else key
+        name = f"{path}.{_key(key)}" if path else _key(key)
         lines.append(f"\n[{name}]\n{plain(value, name)}")
     return "\n".join(lines)

@@ -84,7 +84,10 @@ def test_describe_is_the_default_recipe_with_every_key():
                     ],
                 },
                 "quantize": {"rungs": ["qat"], "training": {"learning_rate": 1e-7}},
-                "budget": {"drop": 1.5, "metrics": {"auc": 0.5}, "size_kb": 100},
+                "budget": {
+                    "drop": 1.5, "metrics": {"auc": 0.5}, "size_kb": 100,
+                    "recall": {"*": 5.0, "New York": 2.0, "Größe": 1.0, "a.b": 3.0},
+                },
             }
         ),
     ],

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from distiq.errors import UserError
-from distiq.recipe.read import load_recipe
+from distiq.recipe.read import load_recipe, read_recipe
+from distiq.recipe.recipe import to_toml
 from distiq.recipe.shipped import recipe_file, shipped_recipes, summary
 
 OF_USERS = {
@@ -35,6 +36,7 @@ def test_every_recipe_is_read_by_name(name: str, tmp_path: Path, monkeypatch: py
     given = [f"data.folder={OF_USERS[name]}"] if name in OF_USERS else []
     recipe = load_recipe(name, given)
     assert recipe.name == name
+    assert read_recipe(to_toml(recipe).encode(), name) == recipe, "as a run writes it down"
     if name in OF_USERS:
         assert recipe.data.folder == str(tmp_path / OF_USERS[name]), "the user's own, not the package's"
 
