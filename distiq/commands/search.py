@@ -4,7 +4,7 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,16 @@ from distiq.recipe.recipe import Recipe, to_toml
 from distiq.recipe.toml import written
 from distiq.records.search import Candidate, CandidateCost, ComparedRecord, SearchRecord
 from distiq.report.reading import read_search
-from distiq.run.candidates import JudgedWatch, Yardstick, cost_of, figures_of, figures_of_search, in_words, yardstick
+from distiq.run.candidates import (
+    JudgedWatch,
+    Yardstick,
+    cost_of,
+    figures_of,
+    figures_of_search,
+    front_of,
+    in_words,
+    yardstick,
+)
 from distiq.run.check import check_networks, check_training
 from distiq.run.ledger import Ledger, Step
 from distiq.run.measure import LOGITS, reason_of
@@ -344,25 +353,6 @@ def _judge(trial: Any, reached: list[tuple[int, float]], epoch: int, goodness: f
 
 
 # The verdict ----------------------------------------------------------------------------------------------------------
-
-
-def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The trained candidates of which none other is as good in quality, latency and size and better in one; the best in
-    quality first."""
-    trained = [one for one in candidates if one.outcome == "trained" and not one.why]
-    ranked = sorted(trained, key=_figures, reverse=True)
-    return tuple(one for one in ranked if not any(_beats(other, one) for other in trained))
-
-
-def _figures(candidate: Candidate) -> tuple[float, float, float]:
-    assert candidate.cost is not None
-    assert candidate.validation is not None
-    return candidate.validation.goodness, -candidate.cost.size_kb, -candidate.cost.latency_ms
-
-
-def _beats(one: Candidate, other: Candidate) -> bool:
-    better = [own >= others for own, others in zip(_figures(one), _figures(other), strict=True)]
-    return all(better) and _figures(one) != _figures(other)
 
 
 def _record(

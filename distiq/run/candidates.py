@@ -1,7 +1,7 @@
 """Candidates of a search: what a student costs is measured before it is trained; what it learns, as it learns it."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,3 +130,22 @@ def in_words(candidate: Candidate) -> str:
     metric = f", {candidate.validation.in_words} on the validation split" if candidate.validation else ""
     why = f" ({candidate.why})" if candidate.why else ""
     return f"candidate {candidate.number}: {candidate.model}{cost}{metric}: {candidate.outcome}{why}"
+
+
+def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    """The trained candidates of which none other is as good in quality, latency and size and better in one; the best in
+    quality first."""
+    trained = [one for one in candidates if one.outcome == "trained" and not one.why]
+    ranked = sorted(trained, key=_figures, reverse=True)
+    return tuple(one for one in ranked if not any(_beats(other, one) for other in trained))
+
+
+def _figures(candidate: Candidate) -> tuple[float, float, float]:
+    assert candidate.cost is not None
+    assert candidate.validation is not None
+    return candidate.validation.goodness, -candidate.cost.size_kb, -candidate.cost.latency_ms
+
+
+def _beats(one: Candidate, other: Candidate) -> bool:
+    better = [own >= others for own, others in zip(_figures(one), _figures(other), strict=True)]
+    return all(better) and _figures(one) != _figures(other)

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from distiq.cli.main import app
-from distiq.commands.search import chosen_recipe, front_of, search, with_student
+from distiq.commands.search import chosen_recipe, search, with_student
 from distiq.errors import UserError
 from distiq.recipe.part import changed
 from distiq.recipe.read import parse_recipe
@@ -17,7 +17,7 @@ from distiq.recipe.recipe import Recipe
 from distiq.recipe.track import TrackSettings
 from distiq.records.quality import Metric
 from distiq.records.search import Candidate, CandidateCost
-from distiq.run.candidates import JudgedWatch
+from distiq.run.candidates import JudgedWatch, front_of
 
 pytest.importorskip("optuna", reason="optuna is not installed")
 
