@@ -94,6 +94,8 @@ def _raised(model: ModelProto, folder: Path) -> ModelProto | None:
         return None
     try:
         raised = onnx.version_converter.convert_version(model, OLDEST_OPSET)
+        del raised.graph.output[:]
+        raised.graph.output.extend(model.graph.output)  # free sizes keep their names, or have none
         if versions[0] < PLACED_RESIZE:
             for node in every_node(raised.graph):
                 _place_as_before(node)

@@ -88,6 +88,7 @@ def test_an_old_upsampling_keeps_its_places(mode: str, tmp_path: Path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 9)], ir_version=7), tmp_path / "net.onnx")
     model = open_graph(tmp_path / "net.onnx", ["x"], tmp_path)
     assert [entry.version for entry in model.opset_import if entry.domain == ""] == [13]
+    assert not any(size.dim_param for size in model.graph.output[0].type.tensor_type.shape.dim)  # as the file says it
     found = run(model, np.array([0.0, 2.0, 8.0], np.float32).reshape(1, 1, 1, 3)).ravel().tolist()
     assert found == ([0, 0, 2, 2, 8, 8] if mode == "nearest" else [0, 1, 2, 5, 8, 8])
 
