@@ -280,7 +280,7 @@ class Bundle:
         Raises:
             UserError: the model does not hear, or the file is missing or does not decode.
         """
-        return conversions(read_sound(file), self.sound())
+        return conversions(read_sound(file), self.sound().rate)
 
     def is_longer(self, file: Path | str) -> bool:
         """Whether a sound is longer than the model's window.

@@ -124,10 +124,10 @@ class Labelled(NamedTuple):
     part: str = ""
 
 
-def conversions(sound: Sound, audio: Audio) -> tuple[str, ...]:
+def conversions(sound: Sound, rate: int) -> tuple[str, ...]:
     """What is done to a sound of any length before it is heard, in words."""
     said = [
-        (sound.rate != audio.rate, f"resampled from {sound.rate} to {audio.rate} Hz"),
+        (sound.rate != rate, f"resampled from {sound.rate} to {rate} Hz"),
         (sound.channels > 1, f"{sound.channels} channels averaged to one"),
     ]
     return tuple(text for applies, text in said if applies)
@@ -141,7 +141,7 @@ def remarks(sound: Sound, audio: Audio) -> tuple[str, ...]:
         (seconds > audio.seconds, f"{seconds:.2f} s long: only the middle {audio.seconds:g} s are heard"),
         (sound.is_clipped, "louder than full scale: cut off there"),
     ]
-    return (*conversions(sound, audio), *(text for applies, text in said if applies))
+    return (*conversions(sound, audio.rate), *(text for applies, text in said if applies))
 
 
 class _Fitting:

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distiq.data.conll import OUTSIDE
 from distiq.data.labels import UNLABELLED
 from distiq.data.part_file import part_file
 from distiq.data.samples import Loaded, Split, in_memory
-from distiq.data.tagged import OUTSIDE, SHOWN, Sentence, Tagged, read_tagged, with_columns
+from distiq.data.tagged import SHOWN, Sentence, Tagged, read_tagged, with_columns
 from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, load_tokenizer, train_tokenizer
 from distiq.device.run import pieces_of, special_around, windows_of

@@ -204,7 +204,7 @@ def _read_masks(pairs: Sequence[tuple[Path, Path]], shape: Sequence[int], classe
                 f"{path}: holds the value {int(strange[0])}, but there are {expected}; name the class in {NAMES}, or"
                 " set data.void to the value of pixels without one"
             )
-        rows, columns = runner.fitted_size(*mask.shape, shape)
+        rows, columns = runner.fitted_size(mask.shape[0], mask.shape[1], shape)
         masks[number, :rows, :columns] = torch.from_numpy(_resized(mask, rows, columns))
     return masks
 

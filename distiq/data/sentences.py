@@ -125,7 +125,7 @@ def _number(cell: str, path: Path, row: int) -> float:
 
 def _scored(pairs: Pairs, path: Path) -> Pairs:
     """The pairs, of which each has two texts and a score."""
-    for texts, column in zip(pairs, pairs.columns[:2], strict=False):
+    for texts, column in zip((pairs.first, pairs.second), pairs.columns[:2], strict=True):
         bare = next((row for row, text in enumerate(texts, start=1) if not text.strip()), 0)
         if not bare:
             continue

@@ -130,8 +130,8 @@ def survey(path: Path) -> Survey:
             return listed
         train = next((file for file in files if file.stem.lower().startswith("train")), None)
         if train is None:
-            names = ", ".join(file.name for file in files[:5])
-            raise UserError(f"{path}: holds {names}, but no training rows; call their file train{files[0].suffix}")
+            some = ", ".join(file.name for file in files[:5])
+            raise UserError(f"{path}: holds {some}, but no training rows; call their file train{files[0].suffix}")
         return _columns(path, train.name, _test_file(train))
     inside = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
     folders = [entry.name for entry in inside]

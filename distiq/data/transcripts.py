@@ -99,7 +99,7 @@ def _clip(row: Spoken, symbols: int, settings: DataSettings, changes: Counter[st
     """The clip at the beginning of its window, with silence behind it; what was done to it is counted."""
     sound = read_sound(row.path)
     samples, audio = resampled(sound, settings.audio.rate), settings.audio
-    changes.update(conversions(sound, audio))
+    changes.update(conversions(sound, audio.rate))
     seconds, length = len(samples) / audio.rate, Audio.of(audio).shape[0]
     if len(samples) > length:
         raise UserError(

@@ -271,7 +271,8 @@ def with_float_rows_as_maps(reference: fx.GraphModule) -> fx.GraphModule:
         if node.target not in AS_MAPS or given[1].op != "get_attr":
             continue
         source, weight, *rest = given
-        bias, stride, padding, dilation, *groups = [*rest, *(None, [1], [0], [1])[len(rest) :]]
+        settings: list[Any] = [*rest, *(None, [1], [0], [1])[len(rest) :]]
+        bias, stride, padding, dilation, *groups = settings
         sizes = [*stride, 1], padding if isinstance(padding, str) else [*padding, 0], [*dilation, 1], *groups
         value = _attribute(graph, weight).unsqueeze(-1)
         kernel = _held(graph, f"{node.name}_kernel", value, node)
