@@ -79,7 +79,8 @@ class Quality(Record):
     """How good a model is on one labelled split; every task fills this one form.
 
     `primary` is what models are compared by, `metrics` are all others. `per_class` are fractions of 1 by class, None of
-    a class without samples; `parts` names what they are of, the classes in most tasks; a task without classes has none.
+    a class without samples; `parts` names what they are the recalls of, the classes in most tasks; boxes and masks have
+    none.
     `agreement_with_teacher` says how alike the predictions of the model and its teacher are, `change_against_float` how
     far they moved from those of the student's own float32; both are None where there is nothing to compare with.
     `keyword` is of the class that the recipe names.
@@ -107,11 +108,16 @@ class Quality(Record):
     @property
     def measured_parts(self) -> list[str]:
         """The classes or kinds that samples have."""
-        return [part for part, value in zip(self.parts, self.per_class, strict=True) if value is not None]
+        return [part for part, value in self._recalls.items() if value is not None]
+
+    @property
+    def _recalls(self) -> dict[str, float | None]:
+        """By part; empty where `per_class` are no recalls, as of boxes and masks."""
+        return dict(zip(self.parts, self.per_class, strict=True)) if self.parts else {}
 
     def recall(self, part: str) -> Metric | None:
         """The recall of a class or kind; None where there is none of that name, or no sample has it."""
-        value = dict(zip(self.parts, self.per_class, strict=True)).get(part)
+        value = self._recalls.get(part)
         return None if value is None else Metric(name=f"recall.{part}", title=f"recall of {part}", value=value)
 
     def metric(self, name: str) -> Metric | None:

@@ -132,6 +132,13 @@ def test_the_recall_of_a_class_is_limited_alone():
     assert (found.measured, found.excess, found.of_quality) == (pytest.approx(5.0), pytest.approx(3.0), True)
 
 
+def test_figures_by_class_that_are_no_recalls_are_not_judged_as_such():
+    """Of boxes they are average precisions, of masks intersections over unions; both name no parts."""
+    boxes = accuracy(0.9).model_copy(update={"per_class": (0.8, None, 0.7)})
+    assert judged(Budget(drop=1.0, recall={"*": 5.0}), boxes, boxes) == ()
+    assert boxes.recall("cat") is None
+
+
 @pytest.mark.parametrize("own", [by_class(0.9, None), accuracy(0.9)])
 def test_a_recall_that_is_not_measured_breaks_its_limit(own: Quality):
     (found,) = judged(Budget(recall={"dog": 2.0}), by_class(0.9, 0.9), own)
