@@ -125,7 +125,9 @@ def next_rung(
     last = trials[-1]
     broken = {breach.limit: breach for breach in last.breaches}
     tried = {trial.rung for trial in trials}
-    narrowing = [rung for rung in rungs if rung.narrows]
+    # A file of float16 weights is larger than the int8 file before it: narrower integers answer nothing there.
+    is_half = any(rung.halves and rung.name == last.rung for rung in rungs)
+    narrowing = [rung for rung in rungs if rung.narrows and not is_half]
     if narrowing and not any(rung.name in tried for rung in narrowing):
         if size := broken.get("size_kb"):
             return Next(narrowing[0], f"the file is {size.excess:.1f} kB too large: {narrowing[0].what}")

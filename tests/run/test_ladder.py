@@ -420,6 +420,13 @@ def test_float16_is_tried_once_where_int8_is_slower(rungs: tuple[str, ...], tria
     assert (following and following.rung.name) == tried
 
 
+def test_a_float16_file_that_is_too_large_is_no_reason_for_narrower_integers():
+    rungs, budget = named("static", "mixed", "float16"), Budget(size_kb=80)
+    tried = [trial("static"), trial("float16", breach("size_kb", 80, 95))]
+    assert next_rung(rungs, tried, budget, 0.0) is None
+    assert next_rung(rungs, [trial("static", breach("size_kb", 80, 95))], budget, 0.0).rung.name == "mixed"
+
+
 def test_float16_is_what_is_left_where_int8_breaks_the_budget():
     tried = [trial("static", breach()), trial("qat", breach())]
     assert next_rung(named("static", "qat", "float16"), tried, BUDGET, 0.1).rung.name == "float16"
