@@ -47,15 +47,16 @@ def test_void_pixels_change_no_loss():
     assert torch.allclose(loss(outputs, targets), loss(other, targets))
 
 
-def test_the_loss_is_cross_entropy_and_dice():
+def test_the_loss_is_weighted_cross_entropy_and_dice():
     outputs = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    targets = torch.tensor([[[0, 0], [1, 1]]]).byte()
+    targets = torch.tensor([[[0, 0], [0, 1]]]).byte()
     shares, there = outputs.softmax(1), F.one_hot(targets.long(), 3).permute(0, 3, 1, 2).float()
     overlap = [
         (2 * float((shares * there)[0, c].sum()) + 1) / float(shares[0, c].sum() + there[0, c].sum() + 1)
         for c in (0, 1)
     ]
-    expected = float(F.cross_entropy(outputs, targets.long())) + 1 - sum(overlap) / 2
+    weights = torch.tensor([1 / math.log(1.02 + share) for share in (3 / 4, 1 / 4, 0)])  # a rare class counts more
+    expected = float(F.cross_entropy(outputs, targets.long(), weights)) + 1 - sum(overlap) / 2
     assert float(loss(outputs, targets)) == pytest.approx(expected, rel=1e-5)
 
 
