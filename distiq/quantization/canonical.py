@@ -166,7 +166,8 @@ def _open_gates(graph: fx.GraphModule) -> None:
 def _open_functions(graph: fx.GraphModule) -> None:
     """Writes hard-sigmoid as clamp(x / 6 + 1 / 2, 0, 1) and PReLU as w x + (1 - w) relu(x), which have integer kernels.
 
-    Those are layers of one position; rows and maps have them, other values keep the functions.
+    PReLU of one slope, as it is before training, is leaky ReLU. Those are layers of one position; rows and maps have
+    them, other values keep the functions.
     """
     maps, has_norms = feature_maps(graph), bool(among_norms(graph))
     for node in list(graph.graph.nodes):
@@ -178,8 +179,8 @@ def _open_functions(graph: fx.GraphModule) -> None:
             moved = _call(graph, node, aten.add.Tensor, scaled, 0.5)
             _replace(graph, node, _call(graph, node, aten.clamp.default, moved, 0.0, 1.0))
         elif node.target is aten.prelu.default and (slope := constant_of(graph, node.args[1])) is not None:
-            if slope.numel() == 1:
-                _replace(graph, node, _call(graph, node, aten.leaky_relu.default, source, float(slope)))
+            if bool((slope == slope.flatten()[0]).all()):
+                _replace(graph, node, _call(graph, node, aten.leaky_relu.default, source, float(slope.flatten()[0])))
             elif source in maps:
                 positive = _call(graph, node, aten.relu.default, source)
                 parts = ((source, slope), (positive, 1 - slope))

@@ -15,7 +15,10 @@ ACTIVATIONS = {
     aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default,
 }  # fmt: skip
 """What a kernel computes behind its layer at no cost."""
-POOLING = {aten.adaptive_avg_pool2d.default, aten.avg_pool2d.default, aten.mean.dim}
+POOLING = {
+    aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.avg_pool1d.default,
+    aten.avg_pool2d.default, aten.mean.dim,
+}  # fmt: skip
 POINTWISE = {aten.sigmoid.default, aten.hardsigmoid.default, aten.leaky_relu.default}
 """Functions of one value that integer kernels have, with quantization parameters of their own behind them."""
 GATES = {

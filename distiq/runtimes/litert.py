@@ -56,6 +56,7 @@ from distiq.runtimes.litert_mend import (
     with_names,
     with_uint8_input,
 )
+from distiq.runtimes.litert_transposed import with_cut_outputs, without_padding
 from distiq.runtimes.lowering import (
     float_copy,
     is_quantized,
@@ -187,9 +188,10 @@ def _spec(name: str, tensor: dict[str, Any], is_free: bool = False) -> TensorSpe
 
 def _prepared(model: nn.Module, one_sample: bool, has_hybrids: bool = True) -> nn.Module:
     if not is_quantized(model):
-        return float_copy(model)
+        return without_padding(float_copy(model))
     assert isinstance(model, fx.GraphModule)
-    graph = without_idle_clips(with_float_outputs(with_float_joints(model), False, one_sample, has_hybrids))
+    joined = with_float_joints(with_cut_outputs(model))
+    graph = without_idle_clips(with_float_outputs(joined, False, one_sample, has_hybrids))
     return with_islands(with_weight_pairs(with_plain_attention(graph)))
 
 

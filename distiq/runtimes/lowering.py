@@ -80,7 +80,7 @@ def with_float_outputs(
         one_sample: the file's batch is fixed, and the columns may become constants.
         has_hybrids: there is such a kernel; where not, weights of any number are held as float32.
     """
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     _quantize_before_moving(graph)
     widened: dict[tuple[Any, ...], fx.Node] = {}
     for node in list(graph.graph.nodes):
@@ -182,7 +182,7 @@ def _quantized_by_row(graph: fx.GraphModule, values: fx.Node, source: fx.Node, r
 
 def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which attention is products and a softmax: a converter can then not move its factor into weights."""
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     write_out_attention(graph)
     return _cleaned(graph)
 
@@ -194,7 +194,7 @@ def with_float_joints(reference: fx.GraphModule) -> fx.GraphModule:
     patches, and cut off what lies beyond; and give an output quantized that something else reads so. It does not look
     through an addition, here of nothing.
     """
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     last = graph.graph.output_node()
     for one in last.all_input_nodes:
         if any(is_operation(user, QUANTIZE) for user in one.users):
@@ -221,7 +221,7 @@ def _scale_of(node: fx.Node) -> tuple[Any, ...] | None:
 
 def without_idle_clips(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy without clamps whose result is quantized to a range with the same limits: quantizing clamps."""
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     for node in list(graph.graph.nodes):
         if node.target is aten.clamp.default and node.users and all(_saturates(node, user) for user in node.users):
             node.replace_all_uses_with(node.all_input_nodes[0])
@@ -243,7 +243,7 @@ def _saturates(clamp: fx.Node, user: fx.Node) -> bool:
 
 def with_float_weights(reference: fx.GraphModule, computes_in_float: Callable[[fx.Node], bool]) -> fx.GraphModule:
     """A copy in which such layers hold their weights as float32: the same values, dequantized."""
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     for node in list(graph.graph.nodes):
         weight: Any = node.args[1] if computes_in_float(node) else None
         if weight is not None and is_operation(weight, WEIGHT_DEQUANTIZE):
@@ -253,7 +253,7 @@ def with_float_weights(reference: fx.GraphModule, computes_in_float: Callable[[f
 
 def with_hard_tanh(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which a clamp of two limits is hardtanh: under this name alone XNNPACK fuses it with a layer."""
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     for node in graph.graph.nodes:
         if node.target is aten.clamp.default and len(node.args) == 3 and None not in node.args:
             node.target = aten.hardtanh.default
@@ -265,7 +265,7 @@ def with_float_rows_as_maps(reference: fx.GraphModule) -> fx.GraphModule:
 
     ExecuTorch's own lowering of 1-D ones would quantize their input, which XNNPACK refuses beside float32 weights.
     """
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     for node in list(graph.graph.nodes):
         given: Any = node.args
         if node.target not in AS_MAPS or given[1].op != "get_attr":
@@ -287,7 +287,7 @@ def with_float_rows_as_maps(reference: fx.GraphModule) -> fx.GraphModule:
 
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which integer weights are float32 weights behind a quantize / dequantize pair."""
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
     for node in list(graph.graph.nodes):
         if not is_operation(node, WEIGHT_DEQUANTIZE):
@@ -301,7 +301,7 @@ def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
 
 def with_unsigned_activations(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which int8 activations are uint8, their zero points moved by 128: the same values."""
-    graph = _copy(reference)
+    graph = copy_of_graph(reference)
     for node in graph.graph.nodes:
         if is_operation(node, QUANTIZE) or is_operation(node, DEQUANTIZE):
             value, scale, zero_point, low, high, _ = node.args
@@ -330,7 +330,7 @@ def _attribute(graph: fx.GraphModule, node: fx.Node) -> Tensor:
     return operator.attrgetter(str(node.target))(graph)
 
 
-def _copy(reference: fx.GraphModule) -> fx.GraphModule:
+def copy_of_graph(reference: fx.GraphModule) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own classes, as they are copied
         return copy.deepcopy(reference)

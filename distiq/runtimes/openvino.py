@@ -38,6 +38,7 @@ FREE = {"Broadcast", "Convert", "FakeQuantize", "Reorder", "Reshape", "ShapeOf",
 LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
 """Whose kernels say themselves what they compute in; the network's last layer has another name there."""
 RESCALING = {"Add", "Multiply", "Subtract"}  # a bias, and integers on their way to floats, within a kernel
+MOVES = {"MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
 CONSTANT, ENDS = {"Const", "Constant"}, {"Input", "Output", "Parameter", "Result"}
 FLOATS = {"f16", "bf16", "f32", "f64"}
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "i32": "int32", "i64": "int64", "u8": "int8",
@@ -64,6 +65,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
                     converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
                 _round_before_sums(converted)
                 _keep_reduced_axes(converted)
+                _pad_before_averages(converted)
                 _bias_every_layer(converted)
                 if options.half:
                     _store_halves(converted)
@@ -227,6 +229,38 @@ def _keep_reduced_axes(model: Any) -> None:
                     reader.replace_source_output(squeezed)
 
 
+def _pad_before_averages(model: Any) -> None:
+    """Pads with zeros before every average pooling that counts its padding, and quantizes again between the two.
+
+    OpenVINO 2026.4 averages the integers of such a pooling with zeros, where its zero point stands for zero, and makes
+    one operation of padding and pooling where nothing is between them.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "AvgPool" or node.get_attributes()["exclude-pad"]:
+            continue
+        given, source = node.get_attributes(), node.input_value(0)
+        before, after = (list(map(int, given[side])) for side in ("pads_begin", "pads_end"))
+        quantized = _quantized_behind(source.get_node())
+        if quantized is None or not any(before + after):
+            continue
+        padded = opset13.pad(source, [0, 0, *before], [0, 0, *after], "constant", np.float32(0))
+        again = opset13.fake_quantize(padded, *quantized.input_values()[1:], quantized.get_attributes()["levels"])
+        none = [0] * len(before)
+        pooled = opset13.avg_pool(again, given["strides"], none, none, given["kernel"], True, given["rounding_type"])
+        pooled.set_friendly_name(node.get_friendly_name())
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(pooled.output(0))
+
+
+def _quantized_behind(node: Any) -> Any | None:
+    """The FakeQuantize whose values a node gives, moved or not; None where there is none."""
+    while node.get_type_name() in MOVES:
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "FakeQuantize" else None
+
+
 def _bias_every_layer(model: Any) -> None:
     """Adds a bias to linear layers of vectors that have none: a hundredth of the step of their integer sums.
 
@@ -292,13 +326,13 @@ def _is_of_convolution(node: Any) -> bool:
 def quantization_parameters(path: Path) -> QuantizationParameters:
     """The integer weights, scales and zero points that the file holds.
 
-    Weights stand there as int8 behind Convert and Multiply, rows of tables behind a Gather, too; ranges of activations
-    as FakeQuantize, by their limits.
+    Weights stand there as int8 behind Convert and Multiply, rows of tables behind a Gather, too, those of one position
+    and channel as float32; ranges of activations as FakeQuantize, by their limits.
     """
     import openvino
 
     _check(path)
-    weights, activations = [], set()
+    weights, floats, activations = [], [], set()
     for operation in openvino.Core().read_model(path).get_ordered_ops():
         inputs = [value.get_node() for value in operation.input_values()]
         if operation.get_type_name() == "FakeQuantize":
@@ -310,7 +344,9 @@ def quantization_parameters(path: Path) -> QuantizationParameters:
             if integers is not None and scales is not None and integers.dtype == np.int8:
                 axis = int(np.argmax(scales.shape)) if scales.ndim else 0  # a transposed weight is turned back
                 weights.append(Weight(np.moveaxis(integers, axis, 0), scales.reshape(-1)))
-    return QuantizationParameters(tuple(weights), (), frozenset(activations), tolerance=ROUNDING)
+        elif operation.get_type_name() in ("Convolution", "GroupConvolution"):
+            floats += [one.data for one in inputs if one.get_type_name() == "Constant" and one.data.dtype == np.float32]
+    return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations), tolerance=ROUNDING)
 
 
 def _constant(node: Any) -> np.ndarray | None:

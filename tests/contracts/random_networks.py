@@ -217,5 +217,7 @@ def random_network(number: int) -> tuple[nn.Module, Tensor, Tensor]:
             module.momentum = None  # the mean over all that it sees
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.3)
+        if isinstance(module, nn.PReLU) and number % 2:
+            nn.init.uniform_(module.weight, 0, 0.5)  # else one slope for all, as before training
     model.train()(inputs[0].clone())
     return model.eval(), *inputs

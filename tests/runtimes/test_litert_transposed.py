@@ -1,0 +1,62 @@
+"""Transposed convolutions of every padding in LiteRT."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distiq.numerics import sqnr_db
+from distiq.quantization.quantize import quantize
+from distiq.runtimes.export import export, load
+from distiq.runtimes.litert_transposed import without_padding
+
+SETTINGS = [
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},  # twice the size: what decoders mostly have
+    {"kernel_size": 4, "stride": 2, "padding": 1},
+    {"kernel_size": 5, "stride": 2, "padding": 2},
+    {"kernel_size": 2, "stride": 3, "output_padding": 1},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "dilation": 2},
+]
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_padding_becomes_a_cut(settings: dict[str, int], dimensions: int):
+    torch.manual_seed(0)
+    kind = nn.ConvTranspose1d if dimensions == 1 else nn.ConvTranspose2d
+    layer, inputs = kind(4, 6, **settings), torch.randn(2, 4, *[9] * dimensions)
+    expected = layer(inputs)
+    assert torch.allclose(without_padding(nn.Sequential(layer))(inputs), expected, atol=1e-5)
+
+
+class Enlarged(nn.Module):
+    """A layer that is told its output's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ConvTranspose2d(3, 4, 3, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images, output_size=[2 * side for side in images.shape[2:]])
+
+
+def test_an_output_size_stays_one():
+    images = torch.randn(2, 3, 6, 7)
+    network = Enlarged()
+    expected = network(images)
+    assert torch.allclose(without_padding(network)(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_the_file_enlarges_as_the_network(form: str, groups: int, tmp_path: Path):
+    pytest.importorskip("litert_torch", reason="LiteRT is not installed")
+    torch.manual_seed(0)
+    enlarging = nn.ConvTranspose2d(8, 8, 3, 2, 1, 1, groups=groups)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), enlarging, nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    images = torch.randn(16, 3, 10, 12)
+    network = model if form == "float32" else quantize(model, images)
+    predict = load(export(network, tmp_path / "model.tflite", images[:2]))
+    with torch.no_grad():
+        assert sqnr_db(network(images), predict(images)) > 80
