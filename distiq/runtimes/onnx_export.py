@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ def _exported(network: Positional, free: Sequence[dict[int, Any]]) -> ModelProto
             custom_translation_table={
                 dynamic_fake_quantize._opoverload: _dynamic_fake_quantize,
                 bilstm._opoverload: _bilstm,
+                torch.ops.aten.avg_pool1d.default: partial(_average, 1),
+                torch.ops.aten.avg_pool2d.default: partial(_average, 2),
             },
         )
         assert program is not None
@@ -89,6 +92,41 @@ def _bilstm(vectors: Any, lengths: Any, weights: Sequence[Any]) -> Any:
         hidden_size=weights[1].shape[1],
     )
     return op.Reshape(op.Transpose(hidden_states, perm=[2, 0, 1, 3]), [0, 0, -1])  # (L, 2, B, H) before
+
+
+def _average(
+    axes: int,
+    x: Any,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
+    """Average pooling in ONNX as runtimes compute it rightly; torch.onnx leaves `divisor_override` out.
+
+    ONNX Runtime's integers divide a window that reaches over the edge by its whole size; so its zeros become part of
+    the map, and what is beyond them is not counted.
+    """
+    kernel, pads = (list(each) * (axes // len(each)) for each in (kernel_size, padding))
+    strides = list(stride) * (axes // len(stride)) if stride else kernel
+    op: Any = opset20
+    if ceil_mode and any(pads) and count_include_pad:
+        sizes = zip(x.shape[-axes:], kernel, strides, pads, strict=True)
+        if any((math.ceil((size + 2 * pad - window) / step)) * step >= size + pad for size, window, step, pad in sizes):
+            raise ValueError("an average over padding alone; leave ceil_mode out, or take a smaller padding")
+        x = op.Pad(x, op.Constant(value_ints=[0, 0, *pads, 0, 0, *pads]))
+        pads = [0] * axes
+    if ceil_mode and divisor_override:
+        raise ValueError("ceil_mode and divisor_override together; leave one of the two out")
+    whole = int(any(pads) and (count_include_pad or divisor_override is not None))
+    means = op.AveragePool(
+        x, kernel_shape=kernel, strides=strides, pads=[*pads, *pads], ceil_mode=int(ceil_mode), count_include_pad=whole
+    )
+    if divisor_override is None:
+        return means
+    return op.Mul(means, op.Constant(value_float=math.prod(kernel) / divisor_override))
 
 
 def _with_names(proto: ModelProto, names: Sequence[str]) -> ModelProto:

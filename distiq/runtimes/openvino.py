@@ -230,25 +230,31 @@ def _keep_reduced_axes(model: Any) -> None:
 
 
 def _pad_before_averages(model: Any) -> None:
-    """Pads with zeros before every average pooling that counts its padding, and quantizes again between the two.
+    """Keeps the zeros around a map apart from its average pooling, by an operation between the two.
 
-    OpenVINO 2026.4 averages the integers of such a pooling with zeros, where its zero point stands for zero, and makes
-    one operation of padding and pooling where nothing is between them.
+    OpenVINO 2026.4 averages integers with zeros, where its zero point stands for zero, and makes one operation of
+    padding and pooling where nothing is between them.
     """
     from openvino import opset13
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "AvgPool" or node.get_attributes()["exclude-pad"]:
+        if node.get_type_name() != "AvgPool":
             continue
         given, source = node.get_attributes(), node.input_value(0)
         before, after = (list(map(int, given[side])) for side in ("pads_begin", "pads_end"))
-        quantized = _quantized_behind(source.get_node())
-        if quantized is None or not any(before + after):
+        if source.get_node().get_type_name() == "Pad":
+            padded, quantized = source, _quantized_behind(source.get_node().input_value(0).get_node())
+        elif any(before + after) and not given["exclude-pad"]:
+            padded = opset13.pad(source, [0, 0, *before], [0, 0, *after], "constant", np.float32(0))
+            quantized = _quantized_behind(source.get_node())
+        else:
             continue
-        padded = opset13.pad(source, [0, 0, *before], [0, 0, *after], "constant", np.float32(0))
-        again = opset13.fake_quantize(padded, *quantized.input_values()[1:], quantized.get_attributes()["levels"])
-        none = [0] * len(before)
-        pooled = opset13.avg_pool(again, given["strides"], none, none, given["kernel"], True, given["rounding_type"])
+        if quantized is None:
+            apart = opset13.maximum(padded, np.float32(np.finfo(np.float32).min))
+        else:
+            apart = opset13.fake_quantize(padded, *quantized.input_values()[1:], quantized.get_attributes()["levels"])
+        none, rounding = [0] * len(before), "floor" if given["rounding_type"] == "floor" else "ceil"
+        pooled = opset13.avg_pool(apart, given["strides"], none, none, given["kernel"], True, rounding)
         pooled.set_friendly_name(node.get_friendly_name())
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(pooled.output(0))

@@ -72,25 +72,6 @@ def test_layers_without_bias_are_right_in_small_batches(widths: tuple[int, ...],
     assert differences(quantized, path) == ""
 
 
-class Gate(nn.Module):
-    """One half of the channels times the sigmoid of the other."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        half = maps.shape[1] // 2
-        return maps[:, :half] * torch.sigmoid(maps[:, half:])
-
-
-@pytest.mark.parametrize("dimensions", [1, 2])
-def test_averages_count_zeros_around_the_map(dimensions: int, tmp_path: Path):
-    torch.manual_seed(0)
-    convolution, pooling = (nn.Conv1d, nn.AvgPool1d) if dimensions == 1 else (nn.Conv2d, nn.AvgPool2d)
-    layers = convolution(3, 8, 3, padding=1), nn.LeakyReLU(0.1), pooling(3, 1, 1), Gate(), convolution(4, 4, 1)
-    model, inputs = nn.Sequential(*layers).eval(), torch.randn(16, 3, *[12] * dimensions)
-    quantized = quantize(model, inputs)
-    with torch.no_grad():
-        assert sqnr_db(quantized(inputs), load(export(quantized, tmp_path / "model.xml", inputs[:2]))(inputs)) > 60
-
-
 def test_slopes_by_channel_stand_in_the_file(tmp_path: Path):
     torch.manual_seed(0)
     model, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 1)).eval(), torch.randn(16, 3, 8, 8)
