@@ -25,6 +25,12 @@ PAIRED = {"Add", "Mul"}
 POOLED = {"GlobalAveragePool", "AveragePool", "Sigmoid", "LeakyRelu"}
 
 
+def _counts_beyond(node: NodeProto) -> bool:
+    """Whether an average counts its padding and reaches over the edge, where ONNX Runtime's integers divide wrongly."""
+    given = {one.name: one.i for one in node.attribute}
+    return node.op_type == "AveragePool" and bool(given.get("ceil_mode")) and bool(given.get("count_include_pad"))
+
+
 class Layer(NamedTuple):
     """A layer that multiplies integers.
 
@@ -208,7 +214,7 @@ class _Planner:
         if node.op_type in PAIRED:
             ready = [name in self.shared or self._is_float(name) for name in node.input]
             return all(ready) and any(name in self.shared for name in node.input)
-        return node.op_type in MOVES | POOLED and node.input[0] in self.shared
+        return node.op_type in MOVES | POOLED and node.input[0] in self.shared and not _counts_beyond(node)
 
     def _pass(self, node: NodeProto) -> None:
         root = self.shared[node.input[0]] if node.op_type in MOVES else None

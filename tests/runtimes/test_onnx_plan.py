@@ -37,6 +37,13 @@ def test_an_activation_is_fused_and_a_residual_is_added_in_integers():
     assert planned.integer == {"a", "c", "d", "y"}
 
 
+@pytest.mark.parametrize("counted", [0, 1])
+def test_averages_that_count_what_is_beyond_the_edge_stay_float32(counted: int):
+    pool = node("AveragePool", "a", "b", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=counted)
+    graph = graph_of([node("Conv", "x w", "a"), pool, node("Conv", "b w", "y")], w=(4, 4, 1, 1))
+    assert ("b" in plan(graph).integer) == (not counted)
+
+
 def test_what_stands_behind_the_last_layer_computes_in_float32():
     graph = graph_of(
         [node("Conv", "x w", "a"), node("Sigmoid", "a", "b"), node("Mul", "b f", "y")], w=(4, 4, 1, 1), f=(1,)
