@@ -38,6 +38,7 @@ FREE = {"Broadcast", "Convert", "FakeQuantize", "Reorder", "Reshape", "ShapeOf",
 LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
 """Whose kernels say themselves what they compute in; the network's last layer has another name there."""
 RESCALING = {"Add", "Multiply", "Subtract"}  # a bias, and integers on their way to floats, within a kernel
+LEVELS = 2**16  # a limit so many steps away limits nothing
 MOVES = {"MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
 CONSTANT, ENDS = {"Const", "Constant"}, {"Input", "Output", "Parameter", "Result"}
 FLOATS = {"f16", "bf16", "f32", "f64"}
@@ -66,6 +67,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
                 _round_before_sums(converted)
                 _keep_reduced_axes(converted)
                 _pad_before_averages(converted)
+                _round_limits(converted)
                 _bias_every_layer(converted)
                 if options.half:
                     _store_halves(converted)
@@ -227,6 +229,28 @@ def _keep_reduced_axes(model: Any) -> None:
             for reader in node.output(0).get_target_inputs():
                 if reader.get_node().get_type_name() != "Result":  # the network's output keeps its name
                     reader.replace_source_output(squeezed)
+
+
+def _round_limits(model: Any) -> None:
+    """Brings the limits of a Clamp to multiples of the scale behind it, which changes nothing that FakeQuantize gives.
+
+    Where the values in front of it are quantized alike, OpenVINO leaves that FakeQuantize out, and limits as they were
+    would stay unrounded.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        readers = list(node.output(0).get_target_inputs()) if node.get_type_name() == "Clamp" else []
+        steps = {_step_of(reader.get_node()) for reader in readers}
+        if len(steps) != 1 or (step := steps.pop()) is None:
+            continue
+        given = node.get_attributes()
+        low, high = (float(given[end]) for end in ("min", "max"))
+        low, high = (round(limit / step) * step if abs(limit / step) < LEVELS else limit for limit in (low, high))
+        clamped = opset13.clamp(node.input_value(0), low, high)
+        clamped.set_friendly_name(node.get_friendly_name())
+        for reader in readers:
+            reader.replace_source_output(clamped.output(0))
 
 
 def _pad_before_averages(model: Any) -> None:

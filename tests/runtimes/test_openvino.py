@@ -72,6 +72,15 @@ def test_layers_without_bias_are_right_in_small_batches(widths: tuple[int, ...],
     assert differences(quantized, path) == ""
 
 
+def test_limits_between_integers_are_integers(tmp_path: Path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.LeakyReLU(0.1), nn.Hardtanh(-0.3, 0.9), nn.Conv2d(8, 4, 1)
+    model, images = nn.Sequential(*layers).eval(), torch.randn(16, 3, 8, 8)
+    quantized = quantize(model, images)
+    with torch.no_grad():
+        assert sqnr_db(quantized(images), load(export(quantized, tmp_path / "model.xml", images[:2]))(images)) > 60
+
+
 def test_slopes_by_channel_stand_in_the_file(tmp_path: Path):
     torch.manual_seed(0)
     model, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(8), nn.Conv2d(8, 4, 1)).eval(), torch.randn(16, 3, 8, 8)
