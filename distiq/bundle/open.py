@@ -167,6 +167,10 @@ class Bundle:
         return one_output(outputs).numpy()
 
     @property
+    def writes_texts(self) -> bool:
+        return self.decoding == "transcript"
+
+    @property
     def finds_spans(self) -> bool:
         """Whether the model marks parts of raw texts."""
         return self.decoding == "spans" and bool(self.about.get("tokenizer"))

@@ -124,7 +124,7 @@ def write_down(bundle: Bundle, source: str, every: float) -> Iterator[StreamText
             is not positive, the file is missing or does not decode.
     """
     audio = bundle.sound()
-    if bundle.decoding != "transcript":
+    if not bundle.writes_texts:
         raise UserError(f"{bundle.folder}: this model writes no texts; its task is {bundle.about.get('task')}")
     if not 0 < every < math.inf:
         raise UserError(f"every = {every:g} s; give a positive time")

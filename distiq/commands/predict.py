@@ -53,10 +53,10 @@ def predict(
     vectors: list[tuple[float, ...]] = []
     for sample, second in zip(firsts, seconds, strict=True):
         is_stream = stream or every is not None
-        is_long = opened.decoding == "transcript" and not is_stream and opened.is_longer(sample)
+        is_long = opened.writes_texts and not is_stream and opened.is_longer(sample)
         if beam and (is_stream or is_long):
             raise UserError(f"{sample}: {NO_BEAM}")
-        if is_stream and opened.decoding == "transcript":
+        if is_stream and opened.writes_texts:
             made = _written(opened, sample, 0.5 if every is None else every)
         elif is_long:
             made = iter([PredictionRecord(sample=sample, text=text_of_clip(opened, sample))])

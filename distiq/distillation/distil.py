@@ -243,7 +243,7 @@ def _check_output_losses(task: Task, settings: DistilSettings, data: Data, views
                 f'distil.cache.storage = "{settings.cache.storage}" keeps logits up to a shift, which the outputs of'
                 f' {task.name} do not bear; take "float16"'
             )
-    if any(loss.name == "sequence_kd" for loss in settings.losses) and task.decoding != "transcript":
+    if any(loss.name == "sequence_kd" for loss in settings.losses) and not task.writes_texts:
         raise UserError(f"distil.losses: sequence_kd is of texts that are written; the task is {task.name}: use kd")
     if not any(loss.name == "dkd" for loss in settings.losses):
         return

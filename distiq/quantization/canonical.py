@@ -178,6 +178,10 @@ def _open_functions(graph: fx.GraphModule) -> None:
             scaled = _call(graph, node, aten.mul.Tensor, source, 1 / 6)
             moved = _call(graph, node, aten.add.Tensor, scaled, 0.5)
             _replace(graph, node, _call(graph, node, aten.clamp.default, moved, 0.0, 1.0))
+        elif node.target is aten.rrelu.default:  # in eval mode of the mean slope
+            low: Any = node.args[1] if len(node.args) > 1 else 1 / 8
+            high: Any = node.args[2] if len(node.args) > 2 else 1 / 3
+            _replace(graph, node, _call(graph, node, aten.leaky_relu.default, source, (low + high) / 2))
         elif node.target is aten.prelu.default and (slope := constant_of(graph, node.args[1])) is not None:
             if bool((slope == slope.flatten()[0]).all()):
                 _replace(graph, node, _call(graph, node, aten.leaky_relu.default, source, float(slope.flatten()[0])))

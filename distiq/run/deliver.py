@@ -185,7 +185,7 @@ def _written(
     """Bundle and report on the disk."""
     ledger.watch.stage("writing bundle and report")
     fed = as_fed(data, recipe.export)
-    frame = frame_samples(student.module, example_of(data).shape[1]) if task_of(data).decoding == "transcript" else 0
+    frame = frame_samples(student.module, example_of(data).shape[1]) if task_of(data).writes_texts else 0
     write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept, frame, page)
     if isinstance(student.module, TokenVectors | StaticVectors):
         _save_vectors(ledger, data, student.module)

@@ -150,6 +150,10 @@ class Task:
     drop: Callable[[Tensor, Tensor, Tensor], tuple[float, float, float]] | None = None
     tolerance: str = ""
 
+    @property
+    def writes_texts(self) -> bool:
+        return self.decoding == "transcript"
+
     def sqnr_db(self, reference: Tensor, outputs: Tensor) -> dict[str, float]:
         """Signal to noise of outputs against those of a reference, in each of their parts."""
         expected = self.components(reference)

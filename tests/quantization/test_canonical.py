@@ -129,3 +129,15 @@ def test_what_writes_a_part_of_a_tensor_is_a_concatenation(rows: Tensor):
     kinds = [node.target for node in graph.graph.nodes]
     assert kinds.count(aten.cat.default) == 3
     assert not any("scatter" in str(kind) for kind in kinds)
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU(8), nn.RReLU(), nn.RReLU(0.2, 0.4)])
+def test_relus_of_one_slope_are_leaky(activation: nn.Module):
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 4, 1)).eval(), torch.randn(2, 3, 8, 8)
+    graph = export_graph(model, images)
+    slopes = [node.args[1] for node in graph.graph.nodes if node.target is torch.ops.aten.leaky_relu.default]
+    expected = activation(-torch.ones(1, 8, 1, 1)).flatten()[0].neg().item()
+    assert slopes == [pytest.approx(expected)]
+    with torch.no_grad():
+        assert torch.allclose(graph(images), model(images), atol=1e-5)
