@@ -56,13 +56,14 @@ from distiq.runtimes.litert_mend import (
     with_names,
     with_uint8_input,
 )
-from distiq.runtimes.litert_transposed import with_cut_outputs, without_padding
+from distiq.runtimes.litert_transposed import is_of_rows, with_cut_outputs, without_padding
 from distiq.runtimes.lowering import (
     float_copy,
     is_quantized,
     qparams_of,
     with_float_joints,
     with_float_outputs,
+    with_float_weights,
     with_plain_attention,
     with_weight_pairs,
     without_idle_clips,
@@ -190,7 +191,7 @@ def _prepared(model: nn.Module, one_sample: bool, has_hybrids: bool = True) -> n
     if not is_quantized(model):
         return without_padding(float_copy(model))
     assert isinstance(model, fx.GraphModule)
-    joined = with_float_joints(with_cut_outputs(model))
+    joined = with_float_joints(with_float_weights(with_cut_outputs(model), is_of_rows))
     graph = without_idle_clips(with_float_outputs(joined, False, one_sample, has_hybrids))
     return with_islands(with_weight_pairs(with_plain_attention(graph)))
 

@@ -105,8 +105,10 @@ def parameters_of(model: Any) -> QuantizationParameters:
         elif data is not None and tensor.type == schema.TensorType.FLOAT32 and len(tensor.shape) > 1:
             array = np.frombuffer(bytes(data), np.float32).reshape(tensor.shape)
             floats.append(array)
-            if array.ndim == CONVOLUTION_AXES:  # those of transposed convolutions may be turned within the file
-                floats += [channels_first(array, 0), channels_first(array, 3), array.swapaxes(0, 1)]
+            if array.ndim > 2:  # those of transposed convolutions may be turned within the file
+                floats.append(array.swapaxes(0, 1))
+            if array.ndim == CONVOLUTION_AXES:
+                floats += [channels_first(array, 0), channels_first(array, 3)]
     floats += _of_groups([float_array(model, number) for number in transposed])
     return QuantizationParameters(tuple(weights), tuple(floats), frozenset(activations))
 

@@ -101,6 +101,11 @@ def with_cut_outputs(reference: fx.GraphModule) -> fx.GraphModule:
     return graph
 
 
+def is_of_rows(layer: fx.Node) -> bool:
+    """Whether it is a transposed convolution of one dimension, whose integer weights litert-torch puts out of order."""
+    return layer.target is aten.conv_transpose1d.default
+
+
 def _slices(cut: _Cut | None) -> Iterator[tuple[int, int, int | None]]:
     if cut is not None:
         yield from ((axis, *ends) for axis, ends in enumerate(zip(cut.first, cut.last, strict=True), 2) if any(ends))

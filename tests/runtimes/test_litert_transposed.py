@@ -48,16 +48,17 @@ def test_an_output_size_stays_one():
     assert torch.allclose(without_padding(network)(images), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dimensions", [1, 2])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("form", ["float32", "int8"])
-def test_the_file_enlarges_as_the_network(form: str, groups: int, tmp_path: Path):
+def test_the_file_enlarges_as_the_network(form: str, groups: int, dimensions: int, tmp_path: Path):
     pytest.importorskip("litert_torch", reason="LiteRT is not installed")
     torch.manual_seed(0)
-    enlarging = nn.ConvTranspose2d(8, 8, 3, 2, 1, 1, groups=groups)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), enlarging, nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
-    images = torch.randn(16, 3, 10, 12)
-    network = model if form == "float32" else quantize(model, images)
-    path = export(network, tmp_path / "model.tflite", images[:2])
+    convolution, enlarging = (nn.Conv1d, nn.ConvTranspose1d) if dimensions == 1 else (nn.Conv2d, nn.ConvTranspose2d)
+    layers = convolution(3, 8, 3), nn.ReLU(), enlarging(8, 8, 3, 2, 1, 1, groups=groups), nn.ReLU()
+    model, inputs = nn.Sequential(*layers, convolution(8, 4, 1)).eval(), torch.randn(16, 3, *(10, 12)[-dimensions:])
+    network = model if form == "float32" else quantize(model, inputs)
+    path = export(network, tmp_path / "model.tflite", inputs[:2])
     with torch.no_grad():
-        assert sqnr_db(network(images), load(path)(images)) > 80
+        assert sqnr_db(network(inputs), load(path)(inputs)) > 80
     assert form == "float32" or differences(network, path) == ""
