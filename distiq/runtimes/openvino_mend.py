@@ -1,0 +1,179 @@
+"""An OpenVINO graph as its kernels compute rightly: each pass changes the graph in place, and none of its values."""
+
+from typing import Any
+
+import numpy as np
+
+from distiq.numerics import HALVED_FROM
+
+VECTORS = 2  # axes of a batch of vectors
+VERGE = 0.01  # of the step of integer sums
+LEVELS = 2**16  # a limit so many steps away limits nothing
+MOVES = {"MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
+
+
+def round_before_sums(model: Any) -> None:
+    """Rounds what a convolution adds to a sum to multiples of its scale, in front of its FakeQuantize.
+
+    OpenVINO computes convolution, FakeQuantize, sum and FakeQuantize in one kernel and leaves the first rounding out:
+    one sum in five is a step off then. An explicit rounding stays, in the same kernel.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        readers = list(node.output(0).get_target_inputs()) if node.get_type_name() == "FakeQuantize" else []
+        if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add" or not _is_of_convolution(node):
+            continue
+        low, high = (float(limit.get_node().data.item()) for limit in node.input_values()[3:])
+        step = (high - low) / (node.get_attributes()["levels"] - 1)
+        steps = opset13.multiply(node.input_value(0), np.float32(1 / step))
+        rounded = opset13.multiply(opset13.round(steps, "half_to_even"), np.float32(step))
+        node.input(0).replace_source_output(rounded.output(0))
+
+
+def keep_reduced_axes(model: Any) -> None:
+    """Puts a Squeeze behind every maximum and minimum over axes that does not keep them.
+
+    OpenVINO 2026.4 gives wrong values where such a reduction and the FakeQuantize behind it become one kernel.
+    """
+    from openvino import opset13
+
+    makers = {"ReduceMax": opset13.reduce_max, "ReduceMin": opset13.reduce_min}
+    for node in model.get_ordered_ops():
+        if (make := makers.get(node.get_type_name())) and not node.get_attributes()["keep_dims"]:
+            values, axes = node.input_values()
+            kept = make(values, axes, keep_dims=True)
+            kept.set_friendly_name(node.get_friendly_name())
+            squeezed = opset13.squeeze(kept, axes).output(0)
+            for reader in node.output(0).get_target_inputs():
+                if reader.get_node().get_type_name() != "Result":  # the network's output keeps its name
+                    reader.replace_source_output(squeezed)
+
+
+def round_limits(model: Any) -> None:
+    """Brings the limits of a Clamp to multiples of the scale behind it, which changes nothing that FakeQuantize gives.
+
+    Where the values in front of it are quantized alike, OpenVINO leaves that FakeQuantize out, and limits as they were
+    would stay unrounded.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        readers = list(node.output(0).get_target_inputs()) if node.get_type_name() == "Clamp" else []
+        steps = {_step_of(reader.get_node()) for reader in readers}
+        if len(steps) != 1 or (step := steps.pop()) is None:
+            continue
+        given = node.get_attributes()
+        low, high = (float(given[end]) for end in ("min", "max"))
+        low, high = (round(limit / step) * step if abs(limit / step) < LEVELS else limit for limit in (low, high))
+        clamped = opset13.clamp(node.input_value(0), low, high)
+        clamped.set_friendly_name(node.get_friendly_name())
+        for reader in readers:
+            reader.replace_source_output(clamped.output(0))
+
+
+def pad_before_averages(model: Any) -> None:
+    """Keeps the zeros around a map apart from its average pooling, by an operation between the two.
+
+    OpenVINO 2026.4 averages integers with zeros, where its zero point stands for zero, and makes one operation of
+    padding and pooling where nothing is between them.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "AvgPool":
+            continue
+        given, source = node.get_attributes(), node.input_value(0)
+        before, after = (list(map(int, given[side])) for side in ("pads_begin", "pads_end"))
+        if source.get_node().get_type_name() == "Pad":
+            padded, quantized = source, _quantized_behind(source.get_node().input_value(0).get_node())
+        elif any(before + after) and not given["exclude-pad"]:
+            padded = opset13.pad(source, [0, 0, *before], [0, 0, *after], "constant", np.float32(0))
+            quantized = _quantized_behind(source.get_node())
+        else:
+            continue
+        if quantized is None:
+            apart = opset13.maximum(padded, np.float32(np.finfo(np.float32).min))
+        else:
+            apart = opset13.fake_quantize(padded, *quantized.input_values()[1:], quantized.get_attributes()["levels"])
+        none, rounding = [0] * len(before), "floor" if given["rounding_type"] == "floor" else "ceil"
+        pooled = opset13.avg_pool(apart, given["strides"], none, none, given["kernel"], True, rounding)
+        pooled.set_friendly_name(node.get_friendly_name())
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(pooled.output(0))
+
+
+def _quantized_behind(node: Any) -> Any | None:
+    """The FakeQuantize whose values a node gives, moved or not; None where there is none."""
+    while node.get_type_name() in MOVES:
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "FakeQuantize" else None
+
+
+def bias_every_layer(model: Any) -> None:
+    """Adds a bias to linear layers of vectors that have none: a hundredth of the step of their integer sums.
+
+    OpenVINO 2026.4 computes small batches of such layers in a row in one kernel. Where a layer has no
+    bias, that kernel takes its integer sums for floats. No sum is rounded otherwise by this but one on the verge.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or node.output(0).get_partial_shape().rank.get_length() != VECTORS:
+            continue
+        readers = list(node.output(0).get_target_inputs())
+        step, scales = _step_of(node.input_value(0).get_node()), _scales_of(node.input_value(1).get_node())
+        if (
+            step is None
+            or scales is None
+            or any(one.get_node().get_type_name() in ("Add", "Result") for one in readers)
+        ):
+            continue
+        biased = opset13.add(node, np.float32(VERGE * step) * scales.reshape(1, -1).astype(np.float32)).output(0)
+        for reader in readers:
+            reader.replace_source_output(biased)
+
+
+def store_halves(model: Any) -> None:
+    """Stores large constants in float16, behind a Convert, whose values are all those of float16: no value changes."""
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Constant" or node.data.dtype != np.float32 or node.data.size < HALVED_FROM:
+            continue
+        with np.errstate(over="ignore"):
+            halves = node.data.astype(np.float16)
+        if (halves.astype(np.float32) == node.data).all():
+            cast = opset13.convert(opset13.constant(halves), "f32").output(0)
+            for reader in node.output(0).get_target_inputs():
+                reader.replace_source_output(cast)
+
+
+def _step_of(node: Any) -> float | None:
+    """The scale of what a FakeQuantize gives."""
+    if node.get_type_name() != "FakeQuantize":
+        return None
+    low, high = (float(limit.get_node().data.item()) for limit in node.input_values()[3:])
+    return (high - low) / (int(node.get_attributes()["levels"]) - 1)
+
+
+def _scales_of(node: Any) -> np.ndarray | None:
+    """The scales of integer weights behind Convert and Multiply."""
+    if node.get_type_name() != "Multiply" or constant_of(node.input_value(0).get_node()) is None:
+        return None
+    return constant_of(node.input_value(1).get_node())
+
+
+def _is_of_convolution(node: Any) -> bool:
+    """Whether a value is that of a convolution, with its bias and activation."""
+    node = node.input_value(0).get_node()
+    while node.get_type_name() in ("Add", "Clamp", "Relu"):
+        node = node.input_value(0).get_node()
+    return node.get_type_name() in ("Convolution", "GroupConvolution")
+
+
+def constant_of(node: Any) -> np.ndarray | None:
+    """The constant that a node gives as another type, or by rows that are read from it; None where there is none."""
+    while node.get_type_name() in ("Convert", "Gather", "Unsqueeze", "Reshape"):
+        node = node.input_value(0).get_node()
+    return node.data if node.get_type_name() == "Constant" else None
