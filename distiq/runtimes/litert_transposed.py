@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from distiq.runtimes.lowering import copy_of_graph
 
 aten = torch.ops.aten
 AXES = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2}
+KINDS = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 END = 2**63 - 1  # of a slice that goes on to the last row
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 0, 1, 1)  # bias, stride, padding, output_padding, groups, dilation
 
@@ -45,7 +45,7 @@ def _each(value: Any, count: int) -> list[int]:
 
 
 class _Unpadded(nn.Module):
-    """A transposed convolution without padding, whose output is cut."""
+    """A transposed convolution without padding, whose output is cut; its own call keeps its hooks."""
 
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d) -> None:
         super().__init__()
@@ -53,22 +53,28 @@ class _Unpadded(nn.Module):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         layer: Any = self.layer
+        own = layer.padding, layer.output_padding
         sizes, count = (layer.stride, layer.padding, layer.kernel_size), len(layer.kernel_size)
         more = layer._output_padding(x, output_size, *sizes, count, layer.dilation)
         cut = _cut(layer.kernel_size, layer.stride, layer.padding, more, layer.dilation)
-        if cut is None:
-            return layer(x, output_size)  # type: ignore[no-any-return]
-        enlarge: Any = F.conv_transpose1d if count == 1 else F.conv_transpose2d
-        x = enlarge(x, layer.weight, layer.bias, layer.stride, 0, cut.beyond, layer.groups, layer.dilation)
+        if cut is not None:
+            layer.padding, layer.output_padding = (0,) * count, tuple(cut.beyond)
+        try:
+            x = layer(x, None if cut is not None else output_size)
+        finally:
+            layer.padding, layer.output_padding = own
         for axis, first, last in _slices(cut):
             x = x.narrow(axis, first, x.shape[axis] - first + (last or 0))
         return x
 
 
 def without_padding(network: nn.Module) -> nn.Module:
-    """A float network in which no transposed convolution has padding that LiteRT lacks, in place."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d):
+    """A float network in which no transposed convolution has padding that LiteRT lacks, in place.
+
+    Layers of another forward than torch's stay as they are.
+    """
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if isinstance(module, KINDS) and type(module).forward in (kind.forward for kind in KINDS):
             owner, _, attribute = name.rpartition(".")
             if not attribute:
                 return _Unpadded(module)

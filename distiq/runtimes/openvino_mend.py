@@ -24,8 +24,7 @@ def round_before_sums(model: Any) -> None:
         readers = list(node.output(0).get_target_inputs()) if node.get_type_name() == "FakeQuantize" else []
         if len(readers) != 1 or readers[0].get_node().get_type_name() != "Add" or not _is_of_convolution(node):
             continue
-        low, high = (float(limit.get_node().data.item()) for limit in node.input_values()[3:])
-        step = (high - low) / (node.get_attributes()["levels"] - 1)
+        step: Any = _step_of(node)
         steps = opset13.multiply(node.input_value(0), np.float32(1 / step))
         rounded = opset13.multiply(opset13.round(steps, "half_to_even"), np.float32(step))
         node.input(0).replace_source_output(rounded.output(0))
@@ -83,22 +82,25 @@ def pad_before_averages(model: Any) -> None:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "AvgPool":
             continue
-        given, source = node.get_attributes(), node.input_value(0)
+        given, value = node.get_attributes(), node.input_value(0)
         before, after = (list(map(int, given[side])) for side in ("pads_begin", "pads_end"))
-        if source.get_node().get_type_name() == "Pad":
-            padded, quantized = source, _quantized_behind(source.get_node().input_value(0).get_node())
-        elif any(before + after) and not given["exclude-pad"]:
-            padded = opset13.pad(source, [0, 0, *before], [0, 0, *after], "constant", np.float32(0))
-            quantized = _quantized_behind(source.get_node())
-        else:
+        is_padded = value.get_node().get_type_name() == "Pad"
+        counts = any(before + after) and not given["exclude-pad"]
+        quantized = _quantized_behind(value.get_node().input_value(0).get_node() if is_padded else value.get_node())
+        if not is_padded and (not counts or quantized is None):
             continue
+        if counts:
+            value = opset13.pad(value, [0, 0, *before], [0, 0, *after], "constant", np.float32(0)).output(0)
+            before, after = [0] * len(before), [0] * len(after)
         if quantized is None:
-            apart = opset13.maximum(padded, np.float32(np.finfo(np.float32).min))
+            apart = opset13.maximum(value, np.float32(np.finfo(np.float32).min))
         else:
-            apart = opset13.fake_quantize(padded, *quantized.input_values()[1:], quantized.get_attributes()["levels"])
-        none, rounding = [0] * len(before), "floor" if given["rounding_type"] == "floor" else "ceil"
-        pooled = opset13.avg_pool(apart, given["strides"], none, none, given["kernel"], True, rounding)
+            apart = opset13.fake_quantize(value, *quantized.input_values()[1:], quantized.get_attributes()["levels"])
+        rounding = "floor" if given["rounding_type"] == "floor" else "ceil"
+        alone = bool(given["exclude-pad"]) or counts
+        pooled = opset13.avg_pool(apart, given["strides"], before, after, given["kernel"], alone, rounding)
         pooled.set_friendly_name(node.get_friendly_name())
+        pooled.output(0).set_names(node.output(0).get_names())
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(pooled.output(0))
 

@@ -48,6 +48,19 @@ def test_an_output_size_stays_one():
     assert torch.allclose(without_padding(network)(images), expected, atol=1e-5)
 
 
+def test_shared_and_hooked_layers_keep_their_values():
+    torch.manual_seed(0)
+    layer = nn.utils.weight_norm(nn.ConvTranspose1d(4, 4, 3, 2, 1, 1))
+    network, inputs = nn.Sequential(layer, nn.ReLU(), layer), torch.randn(2, 4, 9)
+    expected = network(inputs)
+    changed = without_padding(network)
+    with torch.no_grad():
+        layer.weight_g *= 2  # what a hook makes the weight of
+    assert sum(type(one).__name__ == "_Unpadded" for one in changed) == 2
+    assert torch.allclose(changed(inputs), nn.Sequential(layer, nn.ReLU(), layer)(inputs), atol=1e-5)
+    assert not torch.allclose(changed(inputs), expected, atol=1e-2)
+
+
 @pytest.mark.parametrize("dimensions", [1, 2])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("form", ["float32", "int8"])

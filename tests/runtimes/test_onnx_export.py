@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distiq.numerics import sqnr_db
 from distiq.quantization.quantize import quantize
 from distiq.runtimes.export import export, load
+from distiq.runtimes.openvino import signature
 from tests.contracts.test_runtimes import case
 
 AVERAGES: dict[str, dict[str, Any]] = {
@@ -44,6 +45,18 @@ def test_averages_are_those_of_the_network(kind: str, dimensions: int, name: str
     for form in (model, quantize(model, inputs)):
         with torch.no_grad():
             assert sqnr_db(form(inputs), load(export(form, tmp_path / f"model{suffix}", inputs[:2]))(inputs)) > 60
+
+
+def test_a_padded_average_of_a_padded_map_is_an_output_with_its_name(tmp_path: Path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ZeroPad2d(1), nn.AvgPool2d(3, 1, 1)
+    model, images = nn.Sequential(*layers).eval(), torch.randn(16, 3, 9, 9)
+    for form in (model, quantize(model, images)):
+        path = export(form, tmp_path / "model.xml", images[:2])
+        with torch.no_grad():
+            assert sqnr_db(form(images), load(path)(images)) > 60
+        assert [one.name for one in signature(path).outputs] == ["logits"]
 
 
 def test_a_divisor_is_kept(tmp_path: Path):
