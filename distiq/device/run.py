@@ -1976,8 +1976,8 @@ def show_times(times: list[dict[str, Any]]) -> None:
         )
 
 
-def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
-    """The command line; returns the exit code."""
+def arguments_of(arguments: list[str] | None) -> argparse.Namespace:
+    """What the command line asks for; ends the program where that makes no sense."""
     assert __doc__ is not None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", nargs="*", help="image files, WAV files, rows, texts, .npy; none: check")
@@ -1998,67 +1998,77 @@ def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
         parser.error("--threads, --batch and --top are at least 1")
     if given.json and not given.time:
         parser.error("--json writes what --time measures; add --time")
+    return given
+
+
+def show_samples(given: argparse.Namespace, predict: Predict, about: dict[str, Any], folder: Path) -> None:
+    """Prints what the model says of each sample of the command line, and writes the vectors that --out asks for."""
+    pair = bool(about.get("pair")) and not any(one.endswith(".npy") for one in given.samples)
+    if pair and len(given.samples) % 2:
+        raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
+    search = search_of(given.beam, given.words, given.ngram, about)
+    embeddings: list[np.ndarray] = []
+    for first in range(0, len(given.samples), 2 if pair else 1):
+        sample, second = given.samples[first], given.samples[first + 1] if pair else ""
+        if about.get("decoding") == "spans" and about.get("tokenizer") and not sample.endswith(".npy"):
+            show_spans(sample, spans(sample, predict, about, read_tokenizer(folder / "tokenizer.json")))
+            continue
+        if is_streamed(sample, about, given.stream):
+            if given.beam:
+                raise Refused(f"{sample}: {NO_BEAM}")
+            show_text(sample, written_down(predict, about, in_chunks(sample, about)), about, given.stream)
+            continue
+        inputs, notes = prepared(sample, about, folder, second)
+        sample += f" | {second}" if pair else ""
+        for note in notes:
+            print(note, file=sys.stderr)
+        outputs = run(predict, inputs, sample)
+        if given.beam:
+            for row in arrays_of(outputs)[0]:
+                print(f"{printable(sample)}: {spelt(sought(row, about['labels'], search), about['labels'])}")
+        elif about.get("decoding") in ("boxes", "mask"):
+            show_objects(Path(sample), joined_heads(outputs), about, given)
+        elif isinstance(outputs, dict):
+            show_outputs(sample, outputs)
+        elif given.out and about.get("decoding") == "vector":
+            embeddings.append(outputs)
+        else:
+            for number, logits in enumerate(outputs):
+                place = f"{sample}[{number}]" if len(outputs) > 1 else sample
+                print(f"{place}: {decoding_of(about).said(logits, about, given.top)}")
+    if given.out:
+        if not embeddings:
+            raise Refused("--out writes vectors of samples; this model gives none")
+        np.save(given.out, np.concatenate(embeddings))
+
+
+def show_speed(given: argparse.Namespace, predict: Predict, model: Path, sha256: str, threads: int) -> None:
+    """Times the model alone and in a batch, prints the times, and writes the measurement that --json asks for."""
+    vectors = read_tensors(model.parent / "vectors.safetensors")
+    one = each(lambda array: array[:1], vectors_of("inputs", vectors))
+    batches = [each(lambda array: np.repeat(array, size, axis=0), one) for size in sorted({1, given.batch})]  # noqa: B023
+    run(predict, batches[-1], f"--batch {given.batch}")
+    times = [latency(predict, batch, threads, given.seconds) for batch in batches]
+    show_times(times)
+    if given.json:
+        given.json.write_text(json.dumps(measurement(model, sha256, times), indent=1) + "\n")
+
+
+def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:
+    """The command line; returns the exit code."""
+    given = arguments_of(arguments)
     folder = folder or Path(__file__).resolve().parent
     try:
-        card = read_card(folder)
-        about = read_about(folder)
+        card, about = read_card(folder), read_about(folder)
         model = folder / card["model"]
         threads, options = setting_of(card, folder)
         threads = given.threads or threads
         predict = load(model, threads, options)
-        pair = bool(about.get("pair")) and not any(one.endswith(".npy") for one in given.samples)
-        if pair and len(given.samples) % 2:
-            raise Refused(f"this model compares two texts, but {len(given.samples)} are given; give both")
-        search = search_of(given.beam, given.words, given.ngram, about)
-        embeddings: list[np.ndarray] = []
-        for first in range(0, len(given.samples), 2 if pair else 1):
-            sample, second = given.samples[first], given.samples[first + 1] if pair else ""
-            if about.get("decoding") == "spans" and about.get("tokenizer") and not sample.endswith(".npy"):
-                show_spans(sample, spans(sample, predict, about, read_tokenizer(folder / "tokenizer.json")))
-                continue
-            if is_streamed(sample, about, given.stream):
-                if given.beam:
-                    raise Refused(f"{sample}: {NO_BEAM}")
-                show_text(sample, written_down(predict, about, in_chunks(sample, about)), about, given.stream)
-                continue
-            inputs, notes = prepared(sample, about, folder, second)
-            sample += f" | {second}" if pair else ""
-            for note in notes:
-                print(note, file=sys.stderr)
-            outputs = run(predict, inputs, sample)
-            if given.beam:
-                for row in arrays_of(outputs)[0]:
-                    print(f"{printable(sample)}: {spelt(sought(row, about['labels'], search), about['labels'])}")
-                continue
-            if about.get("decoding") in ("boxes", "mask"):
-                show_objects(Path(sample), joined_heads(outputs), about, given)
-                continue
-            if isinstance(outputs, dict):
-                show_outputs(sample, outputs)
-                continue
-            if given.out and about.get("decoding") == "vector":
-                embeddings.append(outputs)
-                continue
-            for number, logits in enumerate(outputs):
-                place = f"{sample}[{number}]" if len(outputs) > 1 else sample
-                said = decoding_of(about).said(logits, about, given.top)
-                print(f"{place}: {said}")
-        if given.out:
-            if not embeddings:
-                raise Refused("--out writes vectors of samples; this model gives none")
-            np.save(given.out, np.concatenate(embeddings))
-        if not given.samples or given.time:
-            vectors = read_tensors(folder / "vectors.safetensors")
+        show_samples(given, predict, about, folder)
         if given.time:
-            one = each(lambda array: array[:1], vectors_of("inputs", vectors))
-            batches = [each(lambda array: np.repeat(array, size, axis=0), one) for size in sorted({1, given.batch})]  # noqa: B023
-            run(predict, batches[-1], f"--batch {given.batch}")
-            times = [latency(predict, batch, threads, given.seconds) for batch in batches]
-            show_times(times)
-            if given.json:
-                given.json.write_text(json.dumps(measurement(model, card["sha256"], times), indent=1) + "\n")
+            show_speed(given, predict, model, card["sha256"], threads)
         elif not given.samples:
-            result = check(predict, vectors, about)
+            result = check(predict, read_tensors(folder / "vectors.safetensors"), about)
             print(*result.lines, sep="\n")
             return 0 if result.passed else DIVERGES
     except (Refused, OSError) as error:

@@ -6,12 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from distiq.errors import UserError
 from distiq.numerics import sqnr_db
 from distiq.runtimes.export import RUNTIMES, differences, export, load, operations, runtime_named
 from tests.contracts.test_runtimes import CONVERTING, case
 from tests.quantization.structures import STRUCTURES, trained
 
 LEAST_DB, LEAST_OF_ALL_DB = 60.0, 50.0
+LEAST_TFLM_DB = 40.0
+"""TFLM's kernels round twice, by integers, so some values in a hundred take a neighbouring one, in every sample;
+tests/runtimes/test_tflm.py holds them to LiteRT's reference kernels, to the bit."""
+REFUSED = {"c99": ("aten.conv_transpose2d", "aten.layer_norm"), "tflm": ("'GELU'",)}
+"""What these runtimes have no kernel for; every other runtime writes every structure."""
 AMPLIFIED = {("normed features", "openvino")}
 """A layer norm of means divides by small deviations: single steps before it become large, in every sample."""
 MOVING = {
@@ -47,9 +53,18 @@ def differs(simulated: Tensor, deployed: Tensor, in_every_sample: bool = False) 
 def agrees(structure: str, name: str, folder: Path) -> None:
     runtime = runtime_named(name)
     _, quantized, _, images = trained(structure)
-    path = export(quantized, folder / f"model{runtime.suffix}", images[:2])
+    try:
+        path = export(quantized, folder / f"model{runtime.suffix}", images[:2])
+    except UserError as error:
+        if not any(kind in str(error) for kind in REFUSED.get(name, ())):
+            raise
+        return
     with torch.no_grad():
-        assert differs(quantized(images), load(path)(images), (structure, name) in AMPLIFIED) == ""
+        simulated, deployed = quantized(images), load(path)(images)
+    if name == "tflm":
+        assert sqnr_db(simulated, deployed) > LEAST_TFLM_DB
+    else:
+        assert differs(simulated, deployed, (structure, name) in AMPLIFIED) == ""
     assert differences(quantized, path) == ""
     left = runtime.float_operations(path)
     named = {part.lower() for one in left for part in (one.partition(" (")[0], one.rpartition("(")[2].rstrip(")"))}
