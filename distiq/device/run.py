@@ -2042,7 +2042,7 @@ def show_samples(given: argparse.Namespace, predict: Predict, about: dict[str, A
         np.save(given.out, np.concatenate(embeddings))
 
 
-def show_speed(given: argparse.Namespace, predict: Predict, model: Path, sha256: str, threads: int) -> None:
+def show_speed(given: argparse.Namespace, predict: Predict, model: Path, hashes: dict[str, str], threads: int) -> None:
     """Times the model alone and in a batch, prints the times, and writes the measurement that --json asks for."""
     vectors = read_tensors(model.parent / "vectors.safetensors")
     one = each(lambda array: array[:1], vectors_of("inputs", vectors))
@@ -2051,7 +2051,7 @@ def show_speed(given: argparse.Namespace, predict: Predict, model: Path, sha256:
     times = [latency(predict, batch, threads, given.seconds) for batch in batches]
     show_times(times)
     if given.json:
-        given.json.write_text(json.dumps(measurement(model, sha256, times), indent=1) + "\n")
+        given.json.write_text(json.dumps(measurement(model, hashes, times), indent=1) + "\n")
 
 
 def main(arguments: list[str] | None = None, folder: Path | None = None) -> int:

@@ -26,7 +26,7 @@ from distiq.models.frontend import front_end
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.plain import PlainNet
-from distiq.models.pretrained import pretrained_classifier
+from distiq.models.pretrained import drawn_config, pretrained_classifier
 from distiq.models.resnet import ResNet
 from distiq.models.segmenter import Segmenter
 from distiq.models.speech import speech_network
@@ -263,7 +263,7 @@ def _transformers(
             own, options = names if classes > 1 else (), choice.options
             return Logits(pretrained_classifier(auto, choice.weights, classes, own, finished, options, watch))
     try:
-        config = transformers.AutoConfig.for_model(name, num_labels=classes, num_channels=channels, **choice.options)
+        config = drawn_config(name, choice.options, num_labels=classes, num_channels=channels)
         return Logits(auto.from_config(config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
@@ -279,7 +279,7 @@ def _segmenter(name: str, choice: ModelChoice, classes: int, channels: int, wher
             return MapLogits(
                 auto.from_pretrained(source, num_labels=classes, ignore_mismatched_sizes=True, **choice.options)
             )
-        config = transformers.AutoConfig.for_model(name, num_labels=classes, num_channels=channels, **choice.options)
+        config = drawn_config(name, choice.options, num_labels=classes, num_channels=channels)
         return MapLogits(auto.from_config(config))
 
 

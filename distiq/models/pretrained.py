@@ -18,6 +18,21 @@ DRAWN_ANEW = ("masked_spec_embed", "position_ids", "mask_token")
 SHOWN = 8  # labels named in a message
 
 
+def drawn_config(name: str, options: dict[str, Any], **of_data: int) -> Any:
+    """The config of transformers' architecture `name`, for weights that are drawn: its options, and what the data say.
+
+    Raises:
+        ValueError: an option is the data's to say, or the architecture writes texts.
+    """
+    import transformers
+
+    if said := sorted(options.keys() & of_data.keys()):
+        raise ValueError(f"{said[0]} is {of_data[said[0]]} by the data; leave it out of the options")
+    config = transformers.AutoConfig.for_model(name, **of_data, **options)
+    refuse_decoders(config)
+    return config
+
+
 def pretrained_classifier(
     auto: Any,
     weights: str,

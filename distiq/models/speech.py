@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.models.audio_classifier import Waves
-from distiq.models.pretrained import _few, _refuse_drawn_weights, quiet, refuse_decoders
+from distiq.models.pretrained import _few, _refuse_drawn_weights, drawn_config, quiet, refuse_decoders
 from distiq.models.weights import usable
 from distiq.progress import Watch
 
@@ -57,7 +57,7 @@ def speech_network(
 
     auto, everything = transformers.AutoModelForCTC, tuple(range(classes))
     if not weights:
-        config = transformers.AutoConfig.for_model(name, vocab_size=classes, pad_token_id=0, **options)
+        config = drawn_config(name, options, vocab_size=classes, pad_token_id=0)
         return WaveFrames(auto.from_config(config), everything)
     config = transformers.AutoConfig.from_pretrained(weights)
     refuse_decoders(config)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.files import write_atomically
-from distiq.models.pretrained import keep_rows, pretrained_classifier, quiet, refuse_decoders
+from distiq.models.pretrained import drawn_config, keep_rows, pretrained_classifier, quiet
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 from distiq.progress import Watch
 
@@ -102,10 +102,7 @@ def text_classifier(
     options = {name: value for name, value in options.items() if name not in CUTS}
     auto = getattr(transformers, kind.auto)
     if not weights:
-        config = transformers.AutoConfig.for_model(
-            name, num_labels=classes, vocab_size=vocabulary, pad_token_id=pad, **options
-        )
-        refuse_decoders(config)
+        config = drawn_config(name, options, num_labels=classes, vocab_size=vocabulary, pad_token_id=pad)
         model = auto.from_config(config)
     else:
         model = pretrained_classifier(auto, weights, classes, names, finished, options, watch)

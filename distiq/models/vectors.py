@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq.files import save_tensors, write_atomically
-from distiq.models.pretrained import quiet, refuse_decoders
+from distiq.models.pretrained import drawn_config, quiet, refuse_decoders
 from distiq.models.text import TrimmedEmbedding
 from distiq.models.transformer import CUTS, TokenLogits, check_saved, cut_encoder, save_transformers
 
@@ -112,8 +112,7 @@ def text_encoder(name: str, weights: str, vocabulary: int, pad: int, options: di
                 " belong together; set data.text.tokenizer to the same folder or hub name"
             )
     else:
-        config = transformers.AutoConfig.for_model(name, vocab_size=vocabulary, pad_token_id=pad, **own)
-        refuse_decoders(config)
+        config = drawn_config(name, own, vocab_size=vocabulary, pad_token_id=pad)
         model = transformers.AutoModel.from_config(config)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # it reads the first token alone

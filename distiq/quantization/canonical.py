@@ -14,7 +14,7 @@ from distiq.models.slices import cut_by_slices
 from distiq.quantization.affine import FOLDABLE, NORMS, fold_constants, fold_norms, scaled_by
 from distiq.quantization.guard import STANDS_FOR
 from distiq.quantization.operations import GATE, GATED, GATES, aten
-from distiq.quantization.regions import among_norms, feature_maps, is_float_tensor
+from distiq.quantization.regions import among_norms, constant_nodes, feature_maps, is_float_tensor
 from distiq.quantization.weights import constant_of, drop_unread, new_weight
 
 WRITING = {aten.slice_scatter.default, aten.select_scatter.default}
@@ -32,6 +32,7 @@ def canonicalize(graph: fx.GraphModule) -> None:
     _keep_pooled_axes(graph)
     _open_gates(graph)
     _open_functions(graph)
+    _write_linears(graph)
     _store_weights(graph)
     _separate_weights(graph)
     fold_norms(graph)
@@ -79,12 +80,29 @@ def _without_effects(graph: fx.GraphModule) -> None:
 
 
 def _drop_passing(graph: fx.GraphModule) -> None:
-    """Removes what gives its input as it is, such as dropout in eval mode."""
+    """Removes what gives its input as it is, such as dropout in eval mode.
+
+    A view becomes a reshape: it may have needed the copy that is gone. Of what is joined the empty parts go, such as
+    the caches of networks that could write texts.
+    """
     for node in list(graph.graph.nodes):
         is_random = "dropout" in str(node.target) and node.args[2:3] != (False,)
         if node.target in PASSING and not is_random:
             node.replace_all_uses_with(node.args[0])
             graph.graph.erase_node(node)
+        elif node.target is aten.view.default:
+            node.target = aten.reshape.default
+        elif node.target is aten.cat.default:
+            full = [part for part in node.args[0] if not _is_empty(part)]  # type: ignore[union-attr]
+            if len(full) == 1:
+                node.replace_all_uses_with(full[0])
+                graph.graph.erase_node(node)
+            elif full:
+                node.args = (full, *node.args[1:])
+
+
+def _is_empty(node: fx.Node) -> bool:
+    return any(isinstance(size, int) and size == 0 for size in node.meta["val"].shape)
 
 
 def _call(graph: fx.GraphModule, instead_of: fx.Node, operation: Any, *arguments: Any) -> fx.Node:
@@ -190,6 +208,24 @@ def _open_functions(graph: fx.GraphModule) -> None:
                 parts = ((source, slope), (positive, 1 - slope))
                 own, rest = (scaled_by(graph, node, *part) for part in parts)
                 _replace(graph, node, _call(graph, node, aten.add.Tensor, own, rest))
+
+
+def _write_linears(graph: fx.GraphModule) -> None:
+    """A product of a value and a weight is a linear layer, as GPT-2's are, whatever the network's code calls it.
+
+    Else its weights would stay float32, and a runtime that knows better would quantize them by itself.
+    """
+    constants = set(constant_nodes(graph))
+    for node in list(graph.graph.nodes):
+        if node.target in (aten.matmul.default, aten.mm.default):
+            (value, weight), bias = node.args, ()
+        elif node.target is aten.addmm.default and not node.kwargs and node.args[0].meta["val"].ndim == 1:  # type: ignore[union-attr]
+            value, weight, bias = node.args[1], node.args[2], (node.args[0],)  # type: ignore[assignment]
+        else:
+            continue
+        if weight in constants and value not in constants and {*bias} <= constants and weight.meta["val"].ndim == 2:  # type: ignore[union-attr]
+            turned = _call(graph, node, aten.permute.default, weight, [1, 0])
+            _replace(graph, node, _call(graph, node, aten.linear.default, value, turned, *bias))
 
 
 def _store_weights(graph: fx.GraphModule) -> None:

@@ -98,6 +98,8 @@ def parameters_of(model: Any) -> QuantizationParameters:
             moved = UNSIGNED if tensor.type == schema.TensorType.UINT8 else 0
             activations.add((float(quantization.scale[0]), int(quantization.zeroPoint[0]) - moved))
         elif data is not None and tensor.type == schema.TensorType.INT8 and number not in beside:
+            if tensor.shape is None or not len(tensor.shape):
+                continue  # a factor, which is its scale times 127
             array = np.frombuffer(bytes(data), np.int8).reshape(tensor.shape)
             array = array[:, :-RANGE_COLUMNS] if number in widened else array
             array = channels_first(array, quantization.quantizedDimension)

@@ -39,6 +39,7 @@ less precision: XNNPACK's leaky ReLU multiplies by eight bits."""
 FIXED = {aten.softmax.int, aten.log_softmax.int}
 """Whose int8 kernels have one set of quantization parameters for all results."""
 POOLING = {aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default}
+OPERANDS = 2  # of an operation, before its bias
 COMPOSITE = "distiq.float32"
 
 
@@ -139,7 +140,10 @@ def _is_island(node: fx.Node) -> bool:
         return _comes_from_integers(node.all_input_nodes[0])
     if node.target in SAME:
         return any(_is_changed(one, parameters) for one in node.all_input_nodes)
-    return node.target not in KERNELS and not _is_global(node)
+    if node.target in KERNELS:
+        operands = [] if node.target is aten.embedding.default else node.all_input_nodes[:OPERANDS]
+        return any(map(_is_float_constant, operands))
+    return not _is_global(node)
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -149,6 +153,19 @@ def _is_size(node: fx.Node) -> bool:
 
 def _is_weight(node: fx.Node) -> bool:
     return is_operation(node, WEIGHT_DEQUANTIZE)
+
+
+def _is_float_constant(node: fx.Node) -> bool:
+    """Whether it gives several values that no input changes and nothing quantized: the converter would, by itself.
+
+    Those of a table become integers behind the rows that are read, as in the graph.
+    """
+    if node.op == "placeholder" or is_operation(node, DEQUANTIZE) or _is_weight(node):
+        return False
+    value = node.meta.get("val")
+    is_single = isinstance(value, Tensor) and (value.numel() == 1 or not value.is_floating_point())
+    is_value = node.op == "get_attr" or not _is_size(node)
+    return is_value and not is_single and all(map(_is_float_constant, node.all_input_nodes))
 
 
 def _is_global(node: fx.Node) -> bool:

@@ -286,11 +286,16 @@ def with_float_rows_as_maps(reference: fx.GraphModule) -> fx.GraphModule:
 
 
 def with_weight_pairs(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which integer weights are float32 weights behind a quantize / dequantize pair."""
+    """A copy in which integer weights and stored constants are float32 behind a quantize / dequantize pair."""
     graph = copy_of_graph(reference)
-    quantize = torch.ops.quantized_decomposed.quantize_per_channel.default
+    library = torch.ops.quantized_decomposed
     for node in list(graph.graph.nodes):
-        if not is_operation(node, WEIGHT_DEQUANTIZE):
+        source: Any = node.args[0] if node.args else None
+        if is_operation(node, WEIGHT_DEQUANTIZE):
+            quantize = library.quantize_per_channel.default
+        elif is_operation(node, DEQUANTIZE) and source.op == "get_attr":
+            quantize = library.quantize_per_tensor.default
+        else:
             continue
         value = _new_parameter(graph, node)
         with graph.graph.inserting_before(node):

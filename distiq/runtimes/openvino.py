@@ -24,6 +24,7 @@ from distiq.runtimes.openvino_mend import (
     constant_of,
     keep_reduced_axes,
     pad_before_averages,
+    part_scales,
     round_before_sums,
     round_limits,
     store_halves,
@@ -73,6 +74,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
                 pad_before_averages(converted)
                 round_limits(converted)
                 bias_every_layer(converted)
+                part_scales(converted)
                 if options.half:
                     store_halves(converted)
                 openvino.save_model(converted, target, compress_to_fp16=False)

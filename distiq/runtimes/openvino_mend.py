@@ -9,6 +9,7 @@ from distiq.numerics import HALVED_FROM
 VECTORS = 2  # axes of a batch of vectors
 VERGE = 0.01  # of the step of integer sums
 LEVELS = 2**16  # a limit so many steps away limits nothing
+AFFINE = {"Add", "Multiply", "Subtract"}
 MOVES = {"MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
 
 
@@ -136,6 +137,30 @@ def bias_every_layer(model: Any) -> None:
             reader.replace_source_output(biased)
 
 
+def part_scales(model: Any) -> None:
+    """Writes x as sign(x) |x| between FakeQuantizes of vectors that only sums and products with constants part.
+
+    OpenVINO 2026.4 folds the constants into the limits of the second one; where a linear layer of a small batch stands
+    in front of the first, its kernel then gives anything. Operations that only move values do not part the two.
+    """
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "FakeQuantize" or node.output(0).get_partial_shape().rank.get_length() != VECTORS:
+            continue
+        reader = node.input(0)
+        while reader.get_source_output().get_node().get_type_name() in AFFINE:
+            operands = reader.get_source_output().get_node().inputs()
+            computed = [one for one in operands if not _is_constant(one.get_source_output().get_node())]
+            if len(computed) != 1:
+                break
+            reader = computed[0]
+        source = reader.get_source_output()
+        if source.get_node().get_type_name() == "FakeQuantize":
+            same = opset13.multiply(opset13.sign(source), opset13.abs(source))
+            reader.replace_source_output(same.output(0))
+
+
 def store_halves(model: Any) -> None:
     """Stores large constants in float16, behind a Convert, whose values are all those of float16: no value changes."""
     from openvino import opset13
@@ -164,6 +189,12 @@ def _scales_of(node: Any) -> np.ndarray | None:
     if node.get_type_name() != "Multiply" or constant_of(node.input_value(0).get_node()) is None:
         return None
     return constant_of(node.input_value(1).get_node())
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether a node gives what no input changes."""
+    inputs = node.input_values()
+    return all(_is_constant(one.get_node()) for one in inputs) if inputs else node.get_type_name() == "Constant"
 
 
 def _is_of_convolution(node: Any) -> bool:

@@ -152,6 +152,12 @@ def test_an_unknown_transformers_model_is_refused():
     assert 'transformers cannot build "no_such_net"' in refusal("transformers:no_such_net")
 
 
+def test_options_that_the_data_decide_are_refused():
+    pytest.importorskip("transformers")
+    said = refusal("transformers:vit", {"num_labels": 7})
+    assert said.endswith("num_labels is 3 by the data; leave it out of the options")
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
 def test_a_missing_package_comes_with_the_line_that_installs_it(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)  # makes its import fail

@@ -141,3 +141,61 @@ def test_relus_of_one_slope_are_leaky(activation: nn.Module):
     assert slopes == [pytest.approx(expected)]
     with torch.no_grad():
         assert torch.allclose(graph(images), model(images), atol=1e-5)
+
+
+PRODUCTS = {
+    "matmul": lambda x, weight, bias: x @ weight + bias,
+    "transposed": lambda x, weight, bias: torch.matmul(x, weight.t().contiguous().t()) + bias,
+    "addmm": lambda x, weight, bias: torch.addmm(bias, x.view(-1, 9), weight).view(*x.shape[:-1], 6),  # as GPT-2's
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_with_a_weight_is_a_linear_layer(name: str, rows: Tensor):
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(9, 6)), nn.Parameter(torch.randn(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return PRODUCTS[name](x, self.weight, self.bias)
+
+    model = Product().eval()
+    graph = export_graph(model, rows)
+    (layer,) = [node for node in graph.graph.nodes if node.target is aten.linear.default]
+    assert torch.equal(getattr(graph, str(layer.args[1].target)), model.weight.t())
+    assert torch.allclose(graph(rows), model(rows), atol=1e-5)
+
+
+def test_a_product_of_two_values_and_one_with_a_weight_in_front_stay_products(rows: Tensor):
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(9, 9))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight @ (x @ x)
+
+    model = Products().eval()
+    graph = export_graph(model, rows)
+    assert not any(node.target is aten.linear.default for node in graph.graph.nodes)
+    assert torch.allclose(graph(rows), model(rows), atol=1e-4)
+
+
+def test_empty_parts_are_not_joined(rows: Tensor):
+    class Cached(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([torch.cat([x[:, :0], x], 1), torch.cat([torch.zeros(0), x, x], 1)], 1)
+
+    graph = export_graph(Cached(), rows)
+    (joined,) = [len(node.args[0]) for node in graph.graph.nodes if node.target is aten.cat.default][1:]
+    assert joined == 2
+    assert torch.equal(graph(rows), torch.cat([rows, rows, rows], 1))
+
+
+def test_a_view_of_what_was_copied_for_it_is_possible(rows: Tensor):
+    class Copied(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).view(x.shape[0], -1)
+
+    assert torch.equal(export_graph(Copied(), rows)(rows), rows.permute(0, 2, 3, 1).flatten(1))

@@ -62,6 +62,29 @@ def test_they_give_what_the_graph_gives(functions, tmp_path: Path):
     assert "stablehlo_composite" not in kinds, "what a composite holds is named"
 
 
+@pytest.mark.parametrize(("by", "in_float32"), [(torch.add, False), (torch.mul, True)])
+@pytest.mark.parametrize("shape", [(1, 8, 8, 8), (8, 8), (8, 1, 1)])
+def test_constants_are_those_of_the_graph(by: Callable[..., Tensor], in_float32: bool, shape: tuple, tmp_path: Path):
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), nn.Conv2d(8, 4, 1)
+            self.constant = nn.Parameter(torch.randn(shape))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(by(self.body(x), self.constant))
+
+    torch.manual_seed(0)
+    model, images = Shifted().eval(), torch.randn(32, 3, 8, 8)
+    quantized = quantize(model, images, Scheme())
+    path = export(quantized, tmp_path / "model.tflite", images[:2])
+    with torch.no_grad():
+        assert sqnr_db(quantized(images), load(path)(images)) > 60
+    assert differences(quantized, path) == ""
+    named = any("mul" in one for one in runtime_of(path).float_operations(path))
+    assert named == (in_float32 and shape[-1] > 1)  # a factor of each channel is one of the layer in front
+
+
 def test_what_a_composite_gives_unchanged_is_read_from_its_source():
     from ai_edge_litert import schema_py_generated as schema
 

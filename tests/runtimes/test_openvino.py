@@ -1,5 +1,6 @@
 """What OpenVINO's own optimizations must not change."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,6 +71,27 @@ def test_layers_without_bias_are_right_in_small_batches(widths: tuple[int, ...],
         for batch in (1, 2, 5, 64):  # OpenVINO alone gives numbers of 1e9 up to a batch of 15
             assert sqnr_db(quantized(samples[:batch]), predict(samples[:batch])) > 60
     assert differences(quantized, path) == ""
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("by", [torch.mul, torch.add])
+def test_constants_behind_layers_are_right_in_small_batches(by: Callable[..., Tensor], sign: float, tmp_path: Path):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 16)), nn.Linear(16, 4)
+            self.constant = nn.Parameter(torch.linspace(-0.5, 2, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(by(sign * torch.relu(self.body(x)), self.constant))
+
+    torch.manual_seed(0)
+    model, samples = Scaled().eval(), torch.randn(48, 12)
+    quantized = quantize(model, samples)
+    predict = load(export(quantized, tmp_path / "model.xml", samples[:2]))
+    with torch.no_grad():
+        for batch in (1, 5, 48):  # OpenVINO alone gives numbers of 1e6 and more up to a batch of 15
+            assert sqnr_db(quantized(samples[:batch]), predict(samples[:batch])) > 60
 
 
 def test_limits_between_integers_are_integers(tmp_path: Path):
