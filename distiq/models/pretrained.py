@@ -22,13 +22,17 @@ def drawn_config(name: str, options: dict[str, Any], **of_data: int) -> Any:
     """The config of transformers' architecture `name`, for weights that are drawn: its options, and what the data say.
 
     Raises:
-        ValueError: an option is the data's to say, or the architecture writes texts.
+        ValueError: an option is the data's to say or of another type, or the architecture writes texts.
     """
     import transformers
 
     if said := sorted(options.keys() & of_data.keys()):
         raise ValueError(f"{said[0]} is {of_data[said[0]]} by the data; leave it out of the options")
-    config = transformers.AutoConfig.for_model(name, **of_data, **options)
+    try:
+        config = transformers.AutoConfig.for_model(name, **of_data, **options)
+    except Exception as error:  # of its own kinds for values of another type
+        raise ValueError(" ".join(str(error).split())) from error
+    config.architectures = config.architectures or []  # where there are several heads, transformers looks them through
     refuse_decoders(config)
     return config
 

@@ -158,6 +158,20 @@ def test_options_that_the_data_decide_are_refused():
     assert said.endswith("num_labels is 3 by the data; leave it out of the options")
 
 
+def test_options_of_another_type_are_refused_in_one_line():
+    pytest.importorskip("transformers")
+    said = refusal("transformers:cvt", {"mlp_ratio": [2, 2, 2]})
+    assert "mlp_ratio" in said
+    assert "\n" not in said
+
+
+def test_an_architecture_of_several_heads_gets_the_usual_one():
+    pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    network = make("transformers:deit", {**small, "image_size": 32, "patch_size": 8}, shape=(3, 32, 32))
+    assert network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])
 def test_a_missing_package_comes_with_the_line_that_installs_it(monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)  # makes its import fail
