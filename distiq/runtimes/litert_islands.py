@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from distiq.runtimes.lowering import CARRYING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, is_operation
+from distiq.runtimes.lowering import CARRYING, DEQUANTIZE, MOVING, QUANTIZE, WEIGHT_DEQUANTIZE, is_fixed, is_operation
 
 aten = torch.ops.aten
 SAME = {
@@ -160,12 +160,9 @@ def _is_float_constant(node: fx.Node) -> bool:
 
     Those of a table become integers behind the rows that are read, as in the graph.
     """
-    if node.op == "placeholder" or is_operation(node, DEQUANTIZE) or _is_weight(node):
-        return False
     value = node.meta.get("val")
-    is_single = isinstance(value, Tensor) and (value.numel() == 1 or not value.is_floating_point())
-    is_value = node.op == "get_attr" or not _is_size(node)
-    return is_value and not is_single and all(map(_is_float_constant, node.all_input_nodes))
+    is_exact = isinstance(value, Tensor) and (value.numel() == 1 or not value.is_floating_point())
+    return not is_exact and is_fixed(node)
 
 
 def _is_global(node: fx.Node) -> bool:

@@ -324,11 +324,29 @@ def qparams_of(reference: fx.GraphModule) -> QuantizationParameters:
             weights.append(Weight(np.moveaxis(integers, arguments[3], 0), scales))
         elif is_operation(node, QUANTIZE):
             activations.add((float(np.float32(arguments[1])), arguments[2]))
+            if is_fixed(arguments[0]):
+                constants.append(Weight(_value_of(reference, node).numpy(), np.array(arguments[1], np.float32)))
         elif is_operation(node, DEQUANTIZE) and arguments[0].op == "get_attr":
             scale = np.array(arguments[1], np.float32)
             activations.add((float(scale), arguments[2]))
             constants.append(Weight(_attribute(reference, arguments[0]).numpy(), scale))
     return QuantizationParameters(tuple(weights), (), frozenset(activations), constants=tuple(constants))
+
+
+def is_fixed(node: fx.Node) -> bool:
+    """Whether a node is stored, or computed of what is, without being quantized."""
+    is_computing = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    if not is_computing or is_operation(node, DEQUANTIZE) or is_operation(node, WEIGHT_DEQUANTIZE):
+        return node.op == "get_attr"
+    return node.target is not aten.sym_size.int and all(map(is_fixed, node.all_input_nodes))
+
+
+def _value_of(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    """What a node gives that no input changes."""
+    if node.op == "get_attr":
+        return _attribute(graph, node)
+    arguments, named = fx.map_arg((node.args, dict(node.kwargs)), lambda source: _value_of(graph, source))  # type: ignore[misc]
+    return node.target(*arguments, **named)  # type: ignore[operator]
 
 
 def _attribute(graph: fx.GraphModule, node: fx.Node) -> Tensor:
