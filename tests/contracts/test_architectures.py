@@ -37,6 +37,8 @@ BLOCKS = {"hidden_sizes": [16, 32], "depths": [1, 1]}
 REDUCED = {"sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2]}
 IMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "vit": (32, PATCHES),
+    "deit": (32, PATCHES),
+    "dinov2": (32, {**PATCHES, "mlp_ratio": 2}),
     "beit": (32, {**PATCHES, "use_relative_position_bias": True, "use_mask_token": False}),
     "swin": (32, WINDOWS),
     "swinv2": (32, WINDOWS),
@@ -64,6 +66,8 @@ TEXTS: dict[str, dict[str, Any]] = {
     "deberta-v2": DISENTANGLED,
     "modernbert": {**POSITIONS, "local_attention": 8, "global_attn_every_n_layers": 2},
     "roformer": AS_WIDE,
+    "deberta": {**DISENTANGLED, "pos_att_type": ["c2p", "p2c"]},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
     "fnet": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 32},
     "squeezebert": AS_WIDE,
@@ -77,6 +81,9 @@ REFUSED: dict[tuple[str, str], str] = {
     ("litert", "swin"): "LiteRT cannot load this file",
     ("litert", "swinv2"): "LiteRT cannot convert this network",
     ("litert", "beit"): "LiteRT cannot convert this network",
+    ("litert", "deberta"): "LiteRT cannot convert this network",
+    ("executorch", "deberta"): "do not depend on the data's values",
+    ("executorch", "gpt2"): "ExecuTorch cannot convert this network",
     ("executorch", "beit"): "ExecuTorch cannot run this file",
     ("executorch", "fnet"): "ExecuTorch cannot convert this network",
 }
