@@ -5,10 +5,11 @@ norm is left.
 """
 
 import math
+import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from distiq.models.slices import cut_by_slices
 from distiq.quantization.affine import FOLDABLE, NORMS, fold_constants, fold_norms, scaled_by
@@ -213,9 +214,10 @@ def _open_functions(graph: fx.GraphModule) -> None:
 def _write_linears(graph: fx.GraphModule) -> None:
     """A product of a value and a weight is a linear layer, as GPT-2's are, whatever the network's code calls it.
 
-    Else its weights would stay float32, and a runtime that knows better would quantize them by itself.
+    Else its weights would stay float32. Those of a formula, such as a mel filterbank's, are no parameters and stay so.
     """
     constants = set(constant_nodes(graph))
+    learned = {node for node in constants if any(_is_parameter(graph, one) for one in _sources_of(node))}
     for node in list(graph.graph.nodes):
         if node.target in (aten.matmul.default, aten.mm.default):
             (value, weight), bias = node.args, ()
@@ -223,9 +225,13 @@ def _write_linears(graph: fx.GraphModule) -> None:
             value, weight, bias = node.args[1], node.args[2], (node.args[0],)  # type: ignore[assignment]
         else:
             continue
-        if weight in constants and value not in constants and {*bias} <= constants and weight.meta["val"].ndim == 2:  # type: ignore[union-attr]
+        if weight in learned and value not in constants and {*bias} <= constants and weight.meta["val"].ndim == 2:  # type: ignore[union-attr]
             turned = _call(graph, node, aten.permute.default, weight, [1, 0])
             _replace(graph, node, _call(graph, node, aten.linear.default, value, turned, *bias))
+
+
+def _is_parameter(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "get_attr" and isinstance(operator.attrgetter(str(node.target))(graph), nn.Parameter)
 
 
 def _store_weights(graph: fx.GraphModule) -> None:

@@ -182,6 +182,19 @@ def test_a_product_of_two_values_and_one_with_a_weight_in_front_stay_products(ro
     assert torch.allclose(graph(rows), model(rows), atol=1e-4)
 
 
+def test_a_formula_s_matrix_is_no_weight(rows: Tensor):
+    class Mel(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("filters", torch.rand(9, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.matmul(x, self.filters)
+
+    kinds = [node.target for node in export_graph(Mel(), rows).graph.nodes if node.op == "call_function"]
+    assert kinds == [aten.matmul.default]
+
+
 def test_empty_parts_are_not_joined(rows: Tensor):
     class Cached(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
