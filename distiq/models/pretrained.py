@@ -29,7 +29,8 @@ def drawn_config(name: str, options: dict[str, Any], **of_data: int) -> Any:
     if said := sorted(options.keys() & of_data.keys()):
         raise ValueError(f"{said[0]} is {of_data[said[0]]} by the data; leave it out of the options")
     try:
-        config = transformers.AutoConfig.for_model(name, **of_data, **options)
+        with quiet(transformers):  # of tokens that only writing needs, beyond a small vocabulary
+            config = transformers.AutoConfig.for_model(name, **of_data, **options)
     except Exception as error:  # of its own kinds for values of another type
         raise ValueError(" ".join(str(error).split())) from error
     config.architectures = config.architectures or []  # where there are several heads, transformers looks them through

@@ -217,15 +217,18 @@ def _write_linears(graph: fx.GraphModule) -> None:
     Else its weights would stay float32. Those of a formula, such as a mel filterbank's, are no parameters and stay so.
     """
     constants = set(constant_nodes(graph))
-    learned = {node for node in constants if any(_is_parameter(graph, one) for one in _sources_of(node))}
     for node in list(graph.graph.nodes):
+        arguments: Any = node.args
         if node.target in (aten.matmul.default, aten.mm.default):
-            (value, weight), bias = node.args, ()
-        elif node.target is aten.addmm.default and not node.kwargs and node.args[0].meta["val"].ndim == 1:  # type: ignore[union-attr]
-            value, weight, bias = node.args[1], node.args[2], (node.args[0],)  # type: ignore[assignment]
+            (value, weight), bias = arguments, ()
+        elif node.target is aten.addmm.default and not node.kwargs and arguments[0].meta["val"].ndim == 1:
+            value, weight, bias = arguments[1], arguments[2], arguments[:1]
         else:
             continue
-        if weight in learned and value not in constants and {*bias} <= constants and weight.meta["val"].ndim == 2:  # type: ignore[union-attr]
+        is_weight = weight in constants and weight.meta["val"].ndim == 2
+        if value in constants or not is_weight or not {*bias} <= constants:
+            continue
+        if any(_is_parameter(graph, source) for source in _sources_of(weight)):
             turned = _call(graph, node, aten.permute.default, weight, [1, 0])
             _replace(graph, node, _call(graph, node, aten.linear.default, value, turned, *bias))
 
