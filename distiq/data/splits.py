@@ -178,7 +178,8 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
     """
     classes, train, test, preprocessing = loaded[:4]
     _check_parts(source, loaded)
-    held = 0 if loaded.validation else int(validation)
+    held = 0 if loaded.validation else _whole("validation", validation, 1, source)
+    calibration = _whole("calibration", calibration, 0, source)
     left, noun = len(train) - held - calibration, NOUNS[preprocessing.modality]
     if left < 2:
         raise UserError(
@@ -200,6 +201,12 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
         notes=(*loaded.notes, *_repetitions(loaded), *_said_of_shares(loaded)),
     )  # fmt: skip
     return _standardized(data) if data.labels.form is NUMBER else data
+
+
+def _whole(name: str, number: float | str, least: int, source: str) -> int:
+    if not float(number).is_integer() or float(number) < least:
+        raise UserError(f"{source}: {name} = {number} counts training samples; give a whole number from {least} on")
+    return int(number)
 
 
 def _said_of_shares(loaded: Loaded) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ class TrainingSettings(Part):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description='"auto" times a few steps in float32 and bfloat16 and takes the faster'
     )
-    channels_last: bool = Field(True, description="memory layout of images and weights")
+    channels_last: bool = Field(
+        True, description="memory layout of images and weights, unless oneDNN fails in it (narrow 1x1 strided layers)"
+    )
     checkpoint_seconds: float = Field(20.0, ge=0, description="a killed run loses at most so many seconds")
 
 

@@ -31,6 +31,7 @@ from distiq.training.batches import Batch, Batches
 from distiq.training.checkpoint import Checkpoint
 from distiq.training.distributed import shared_statistics
 from distiq.training.identity import first_difference, identity
+from distiq.training.layout import memory_layout
 from distiq.training.precision import faster_precision
 from distiq.training.schedule import learning_rate, make_optimizer, moving_average
 
@@ -88,8 +89,8 @@ def fit(
     accelerator = Accelerator(mixed_precision=mixed)
     if precision == "float16" and accelerator.device.type == "cpu":  # Accelerate would train in float32 instead
         raise UserError(f'{stage}: precision = "float16" needs a GPU; take "float32" or "bfloat16"')
-    if settings.channels_last:
-        objective.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = memory_layout(objective, batches, settings, accelerator)
+    objective.to(memory_format=layout)  # type: ignore[call-overload]
     with shared_statistics(objective):
         model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings))
         plain = accelerator.unwrap_model(model)
@@ -98,7 +99,9 @@ def fit(
             if settings.ema_decay
             else None
         )
-        run = _Run(accelerator, model, plain, optimizer, average, settings, batches, stage, precision, keep_best, own)
+        run = _Run(
+            accelerator, model, plain, optimizer, average, settings, batches, layout, stage, precision, keep_best, own
+        )
         if state:
             try:
                 run.restore(state)
@@ -124,6 +127,7 @@ class _Run:
         average: AveragedModel | None,
         settings: TrainingSettings,
         batches: Batches,
+        layout: torch.memory_format,
         stage: str,
         precision: str,
         keep_best: bool,
@@ -131,7 +135,8 @@ class _Run:
     ) -> None:
         self.accelerator, self.model, self.plain = accelerator, model, plain
         self.optimizer, self.average, self.settings = optimizer, average, settings
-        self.batches, self.stage, self.precision, self.keep_best = batches, stage, precision, keep_best
+        self.batches, self.layout, self.stage = batches, layout, stage
+        self.precision, self.keep_best = precision, keep_best
         self.own = own  # which training this is
         self.epoch = self.step = 0
         self.sums: dict[str, float] = {}
@@ -148,12 +153,11 @@ class _Run:
         total = settings.epochs * per_epoch
         began = saved = time.monotonic()
         first, images = self.step, 0
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         own, number = self.accelerator.process_index, self.accelerator.num_processes
         self.model.train()
         for batch in self.batches.epoch(self.epoch, self.step, own, number):
             rate = learning_rate(settings, self.epoch * per_epoch + self.step, total)
-            yield batch.to(self.accelerator.device, layout), rate
+            yield batch.to(self.accelerator.device, self.layout), rate
             self.step += 1
             images += batch.whole or len(batch.labels)
             now = time.monotonic()

@@ -10,6 +10,7 @@ from torch import nn
 from distiq.recipe.training import TrainingSettings
 from distiq.training import processes
 from distiq.training.batches import Batches
+from distiq.training.layout import memory_layout
 
 
 def faster_precision(
@@ -25,7 +26,7 @@ def faster_precision(
     trial = copy.deepcopy(objective)
     accelerator = Accelerator()
     device = accelerator.device
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    layout = memory_layout(trial, batches, settings, accelerator)
     trial.to(device).to(memory_format=layout).train()  # type: ignore[call-overload]
     share = batches.epoch(0, 0, accelerator.process_index, accelerator.num_processes)
     batch = next(share).to(device, layout)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -150,6 +152,21 @@ def test_too_few_images_are_refused(validation, calibration):
         UserError, match=f"60 training images cannot give {validation} for validation and {calibration}"
     ):
         make(validation=validation, calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    ("part", "number", "least"),
+    [
+        ("validation", 0, 1),
+        ("calibration", -3, 0),
+        ("validation", 0.25, 1),
+        ("calibration", 2.5, 0),
+        ("validation", math.nan, 1),
+    ],
+)
+def test_parts_are_whole_numbers_of_samples(part, number, least):
+    with pytest.raises(UserError, match=f"{part} = {number} counts training samples; give a whole number from {least}"):
+        make(**{part: number})
 
 
 def test_check_names_the_place():

@@ -435,7 +435,10 @@ def test_the_scale_of_float16_losses_is_in_the_checkpoint(batches, tmp_path):
         accelerator = Accelerator()
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         model, optimizer = accelerator.prepare(objective, make_optimizer(objective, settings()))
-        return _Run(accelerator, model, objective, optimizer, None, settings(), batches, "s", "float16", False, {})
+        last = torch.channels_last
+        return _Run(
+            accelerator, model, objective, optimizer, None, settings(), batches, last, "s", "float16", False, {}
+        )
 
     first, second = run(1024.0), run(8.0)
     first._save(tmp_path / "checkpoint.safetensors", 0.0)
