@@ -37,6 +37,14 @@ def test_the_workflow_runs_words_of_the_makefile():
     assert all(re.search(rf"^{re.escape(word)}:", makefile, re.M) for word in words)
 
 
+def test_an_image_is_pushed_only_after_it_has_run_the_main_recipe():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/image.yml").read_text())
+    steps = [step["run"] for step in workflow["jobs"]["image"]["steps"] if "run" in step]
+    words = ["docker build", "run fashion_mnist", "docker push"]
+    assert [next(n for n, step in enumerate(steps) if word in step) for word in words] == [0, 1, 2]
+    assert workflow[True]["push"] == {"tags": ["v*"]}, "YAML 1.1 reads the key `on` as true"
+
+
 def test_hooks_take_the_ruff_that_the_checks_take():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     (ruff,) = (repo for repo in hooks if repo["repo"].endswith("ruff-pre-commit"))
