@@ -1,6 +1,7 @@
 """show(run): a run inside a notebook, or in the terminal."""
 
 import io
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,8 @@ from distiq.report.show import show as show_records
 
 WIDTH = 100  # of the tables, in columns
 TEXT = "font-family:monospace;line-height:1.3;word-break:normal"  # notebooks may give <pre> the font of prose
+
+FRAME = "max-width:640px;background:#ffffff"  # the colours of plots are those of light pages
 
 
 class Shown:
@@ -28,7 +31,7 @@ class Shown:
         trainings = (("teacher", self.run.teacher.training), ("student", self.run.student.training))
         curves = [plots.training_curves(one, name) for name, one in trainings if one is not None and one.epochs]
         trade_offs = [plots.quality_against_size(self.run), plots.quality_against_latency(self.run)]
-        pictures = "".join(f'<div style="max-width:640px">{one}</div>' for one in (*trade_offs, *curves))
+        pictures = "".join(f'<div style="{FRAME}">{_coloured(one)}</div>' for one in (*trade_offs, *curves))
         form = f"<pre style='{TEXT};overflow-x:auto'>{{code}}</pre>"
         return self._recorded().export_html(inline_styles=True, code_format=form) + pictures
 
@@ -37,6 +40,13 @@ class Shown:
         console = Console(record=True, file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False)
         show_records(self.records, console)
         return console
+
+
+def _coloured(plot: str) -> str:
+    """A plot with the values of its colours, since a cell has no style sheet that names them."""
+    sheet = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"(--\w+): (#\w+);", sheet.partition("@media")[0]))
+    return re.sub(r"var\((--\w+)\)", lambda name: light[name[1]], plot)
 
 
 def show(run: Path | str) -> Shown:

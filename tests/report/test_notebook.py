@@ -19,6 +19,8 @@ def test_a_notebook_gets_verdict_tables_and_plots(save_run):
     assert words in html and words in repr(shown)
     assert html.count("<svg") == 4, "size, latency, the two trainings"
     assert "float32" in html and "<script" not in html
+    assert "var(--" not in html, "a cell has no style sheet: such lines would not be drawn"
+    assert "stroke: #23272e" in html, "the page's ink"
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path):
