@@ -60,8 +60,8 @@ def ablate(
     """Trains the recipe's student without its teacher, with the teacher's outputs, and with all losses of the recipe.
 
     Every arm has the same steps, and the same weights, order and views in each seed; float32 students are compared on
-    the full test set after the last epoch. One teacher serves all. An interrupted ablation goes on where it was; a
-    teacher that `compress` left in the run folder is used again.
+    the full test set after the last epoch. One teacher serves all. An interrupted ablation resumes where it
+    stopped; a teacher that `compress` left in the run folder is used again.
 
     Args:
         seeds: how many; the recipe's own is the first.
@@ -109,7 +109,7 @@ def ablate(
 
 
 def figures_of(record: AblationRecord) -> dict[str, float]:
-    """What came out, for trackers."""
+    """The results as figures, for trackers."""
     return {
         f"{pair.first} against {pair.second}/{key}": value
         for pair in record.pairs
@@ -177,7 +177,7 @@ def _pair(first: str, second: str, one: torch.Tensor, other: torch.Tensor) -> Pa
     """Compares two arms by their boolean masks (seeds, samples) of correct predictions."""
     mean, low, high = paired_interval(one, other)
     fixed, broken = (one & ~other).sum(1).tolist(), (~one & other).sum(1).tolist()
-    one_seed = len(one) == 1  # says nothing of other seeds
+    one_seed = len(one) == 1  # says nothing about other seeds
     verdict = "cannot tell" if one_seed else "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
     return PairRecord(
         first=first,

@@ -60,15 +60,15 @@ def bench(
     """Times files in turns: batch 1 and a larger batch, after a warm-up.
 
     Args:
-        files: .onnx, .xml, .tflite, .pte, .pt2 or .c; of a bundle's folder its model file is timed, under the settings
+        files: .onnx, .xml, .tflite, .pte, .pt2 or .c; for a bundle's folder, its model file is timed under the settings
             that its card names.
-        threads: of each runtime; by default 1, of a bundle those of its card.
+        threads: of each runtime; by default 1, for a bundle the number on its card.
         batch: samples per call where throughput is measured.
         rounds, seconds: how many turns every file has, and how long one is.
-        shape: of one sample, for files that do not say it; of a file of several inputs a shape by name.
-        rate: of files that hear, samples per second; a bundle says its own.
+        shape: that of one sample, for files that do not state it; for a file with several inputs, a shape by name.
+        rate: for files that take sound, samples per second; a bundle states its own.
         tune: also time each file under the settings of its runtime.
-        sample: what one call gives to every file, in place of noise of a shape.
+        sample: the input of a call to every file, in place of noise of the given shape.
 
     Raises:
         UserError: a file is missing or damaged, a bundle is not whole, its runtime is not installed, or its shape is
@@ -135,7 +135,7 @@ def _opened(path: Path, threads: int | None, shape: Shape, rate: int, folder: Pa
 def _opened_on(path: Path, threads: int, sample: Tensors) -> _Opened:
     require(runtime_of(path))
     count, tensors = runtime_of(path).work, tensors_of(sample)
-    is_one = all(one.ndim and len(one) == 1 for one in tensors)  # states and the like have no batch in front
+    is_one = all(one.ndim and len(one) == 1 for one in tensors)  # states and the like have no batch axis in front
     work = count(path, [tuple(one.shape[1:]) for one in tensors]) if count and is_one else None
     return _Opened(path, path, threads, load(path, threads), sample, work, 0.0)
 
@@ -174,10 +174,10 @@ def _call(predict: Predict, sample: Tensors, size: int) -> Predict:
 
 
 def _works(call: Predict, name: str, size: int, watch: Watch) -> bool:
-    """Whether the file takes a batch of this size; a file of a fixed batch may not."""
+    """Whether the file takes a batch of this size; a file with a fixed batch size may not."""
     try:
         call(torch.zeros(size))
-    except Exception as error:  # every runtime raises its own kinds
+    except Exception as error:  # every runtime raises its own exception types
         if size == 1:
             raise UserError(f"{name}: the file does not run: {str(error).splitlines()[0]}") from error
         watch.note(f"{name}: takes no batch of {size}")

@@ -17,7 +17,7 @@ from distiq.runtimes.onnx_plan import Layer, Plan, observed, plan
 from distiq.runtimes.onnx_qdq import LARGEST_INTEGER, Parameters, Weight, parameters_of, quantized_graph, values_of
 
 OBSERVED_AT_ONCE = 48  # tensors whose values are held at a time
-UNLIKE = 4.0  # ranges that differ by more share no quantization parameters: two of eight bits would be lost
+UNLIKE = 4.0  # ranges that differ by a larger factor share no quantization parameters: two of eight bits would be lost
 SMALLEST = float(np.finfo(np.float32).eps)
 
 
@@ -43,11 +43,11 @@ class Calibrated(NamedTuple):
         return quantized_graph(self.model, planned, self.activations(planned), self.weights)
 
     def activations(self, planned: Plan) -> dict[str, Parameters]:
-        """By the tensors that a plan's groups are named after."""
+        """Quantization parameters by the tensors that a plan's groups are named after."""
         return {root: parameters_of(*self._range(names)) for root, names in planned.groups().items()}
 
     def _range(self, names: Sequence[str]) -> tuple[float, float]:
-        """Of a group: of its own tensors, or of those that they are moved from."""
+        """The range of a group: that of its own tensors, or of those that they are moved from."""
         roots = {self.plan.shared[name] for name in names}
         own = [name for name in names if name in self.ranges]
         ranges_of_parts = [
@@ -90,7 +90,7 @@ def calibrate(model: ModelProto, calls: Calls, scheme: Scheme, name: str) -> Cal
 
 
 def _histograms(model: ModelProto, names: Sequence[str], calls: Calls) -> dict[str, Histogram | None]:
-    """What calibration sees of each tensor; None where a value is not finite, or there is none."""
+    """Each tensor's histogram over the calibration calls; None where a value is not finite, or there is none."""
     by_tensor: dict[str, Histogram | None] = {}
     for part in _parts(names):
         histograms = {name: Histogram() for name in part}
@@ -115,7 +115,7 @@ def _unlike(ranges: Sequence[tuple[float, float]]) -> bool:
 
 
 def nearest(layer: Layer, weight: np.ndarray, bias: np.ndarray | None, source_scale: float) -> Weight:
-    """The integers that are nearest to a weight, with a scale of each channel's largest value.
+    """The integers that are nearest to a weight, with a scale for each channel from its largest value.
 
     A scale is large enough for its bias to fit into 32 bits.
     """

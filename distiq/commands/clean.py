@@ -26,7 +26,7 @@ class Unnamed(NamedTuple):
 def clean(run: Path, dry_run: bool = False) -> tuple[Unnamed, ...]:
     """Removes the steps, packs and stored teachers' outputs that no record of the run, its ablation or search names.
 
-    These are of earlier settings, unfinished, or were set aside as damaged. What has no name of distiq's stays.
+    These belong to earlier settings, are unfinished, or were set aside as damaged. What distiq did not name stays.
 
     Args:
         run: the folder of a finished run.
@@ -67,7 +67,7 @@ def _size(folder: Path) -> int:
 
 
 def _unnamed(folder: Path, named: set[str], packs: Sequence[str]) -> Iterator[Path]:
-    """Steps and packs by their names; a teacher's stored outputs by the name of its step, with which theirs begins."""
+    """Steps and packs by their names; a teacher's stored outputs by its step's name, which begins theirs."""
     steps, stores, packed = (
         [entry for entry in sorted((folder / room).glob("*")) if pattern.fullmatch(entry.name)]
         for room, pattern in (("steps", STEP), ("cache", STORE), ("cache", PACK))

@@ -1,4 +1,4 @@
-"""compare(): several runs side by side: quality, size, time, and what their recipes do otherwise."""
+"""compare(): several runs side by side: quality, size, time, and where their recipes differ."""
 
 import json
 import tomllib
@@ -22,11 +22,11 @@ from distiq.run.measure import LOGITS
 from distiq.run.prepare import with_task
 from distiq.tasks.choose import task_of
 
-WITHOUT_MEANING = {"name", "track"}  # what changes nothing of what a run does
+WITHOUT_MEANING = {"name", "track"}  # keys that do not affect what a run does
 
 
 def compare(folders: Sequence[Path]) -> RunsRecord:
-    """Reads the runs; each is paired with the first where both have the same test set, and it can be read here.
+    """Reads the runs; each is paired with the first if both have the same test set and that can be read here.
 
     Raises:
         UserError: fewer than two runs, or a run's record is missing or damaged.
@@ -73,7 +73,7 @@ def _row(folder: Path, run: RunRecord, paired: PairedRecord | None, reason: str)
 
 
 def _data_of(run: RunRecord) -> tuple[Data | None, str]:
-    """The first run's data, which says what is right; or why there is none."""
+    """The first run's data, which holds the right answers; or None and the reason why it is missing."""
     recipe = read_recipe(run.recipe_toml.encode(), run.name)
     if recipe.code():
         return None, "its recipe runs code, which is not run here"
@@ -105,7 +105,7 @@ def _paired(data: Data, own: Tensor, reference: Tensor) -> PairedRecord:
 def differing(recipes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """The keys of recipes (TOML) whose values are not the same in all, with each one's value as JSON.
 
-    A key that a recipe does not have is at its default; it is empty where the recipe is of another version of distiq.
+    A key that a recipe leaves out has its default; the value is empty if the recipe is from another version of distiq.
     """
     flat = [dict(_flat(_resolved(recipe), "")) for recipe in recipes]
     keys = dict.fromkeys(key for one in flat for key in one)

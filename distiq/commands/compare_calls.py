@@ -15,7 +15,7 @@ AS_NEAR_DB = 3.0  # a part of a joined output that is no farther off than this i
 
 
 class Comparison(NamedTuple):
-    """By the outputs' names: the SQNR in dB of outputs of floats, the share of equal predictions or integers.
+    """By the outputs' names: the SQNR in dB of float outputs, and the share of equal predictions or integers.
 
     `hidden` names the part that is farther off than a joined output as a whole, and its SQNR.
     """
@@ -39,7 +39,7 @@ class _Sums:
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
         if reference.dtype.kind not in "fiub":
             return
-        if reference.shape != other.shape:  # such as boxes that are kept or not: nothing is equal
+        if reference.shape != other.shape:  # such as another number of kept boxes: nothing counts as equal
             self.predictions += max(len(np.atleast_1d(reference)), 1)
             return
         if reference.dtype.kind == "f":
@@ -74,7 +74,8 @@ def compared(
     Outputs (N, C) and (N, T, C) of floats have predictions: the largest of the last axis.
 
     Args:
-        origins: what outputs are chosen from or joined of, given by both sessions, too; of the first the worst counts.
+        origins: the tensors that outputs are chosen or joined from, which both sessions return, too; for a chosen
+            output the worst of them counts.
     """
     names = [one.name for one in reference.get_outputs()]
     sums = {name: _Sums() for name in names}

@@ -1,4 +1,4 @@
-"""compress(recipe): the whole story, top to bottom."""
+"""compress(recipe): the whole pipeline, top to bottom."""
 
 from pathlib import Path
 
@@ -44,8 +44,8 @@ def compress(
         student: an untrained network in place of the recipe's.
         data: in place of the recipe's.
         command: how to repeat this, for the report.
-        recipe_file: where the recipe stands, if it was read from a file: a run folder of another one of the same name
-            is refused, unless `run` names it.
+        recipe_file: the file that the recipe was read from, if any: a run folder of another recipe file of the same
+            name is refused, unless `run` names it.
 
     Returns:
         The run's record; `verdict.met` says whether the budget holds.

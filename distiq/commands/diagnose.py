@@ -1,6 +1,6 @@
 """diagnose(run): why did accuracy drop? The field's checklist for quantized networks, as an algorithm.
 
-It looks at the best int8 file of the run, the delivered one but where float32 was delivered in its place.
+It looks at the best int8 file of the run: the delivered one, unless another kind was delivered in its place.
 After Nagel et al. 2021, "A white paper on neural network quantization" (arXiv:2106.08295), section 3.6 and figure 4.8.
 """
 
@@ -85,7 +85,7 @@ def recipe_of(run: Path, overrides: Iterable[str] = ()) -> Recipe:
 
 @dataclass(frozen=True)
 class Finding:
-    """A check that was made; `cause` and `cure` are what it stands for if it is suspect."""
+    """A check that was made; `cause` and `cure` apply if it is suspect."""
 
     check: str
     suspect: bool
@@ -99,9 +99,9 @@ class Case:
     """The student of a finished run with everything that the checks look at.
 
     Args:
-        calibration, validation: normalized inputs, as many of both at most.
-        trial: the best int8 file's. rung: the one whose ranges are looked at.
-        quantized: the student, by the scheme of that rung. noise: each of its tensors quantized alone.
+        calibration, validation: normalized inputs; at most as many of the latter as of the former.
+        trial: that of the best int8 file. rung: the one whose ranges are examined.
+        quantized: the student, by the scheme of that rung. noise: that of each of its tensors quantized alone.
     """
 
     folder: Path
@@ -122,7 +122,7 @@ def read_case(ledger: Ledger) -> Case:
     """What the checks look at, from the run's records, its data and its student's weights.
 
     Raises:
-        UserError: the data is no longer that of the run, or something of the run is gone.
+        UserError: the data is no longer that of the run, or a part of the run is missing.
     """
     run = read_run(ledger.records)
     recipe = recipe_of(ledger.folder)
@@ -343,7 +343,7 @@ def _weights_or_activations(case: Case) -> Iterator[Finding]:
     part = 100 * max(share, 1 - share)
     yield Finding(
         "weights or activations",
-        True,  # one of the two it is
+        True,  # it must be one of the two
         f"weights alone {weights:.1f} dB, activations alone {activations:.1f} dB",
         f"The noise comes mostly from {blame} ({part:.0f} %) and is spread over the network.",
         cure_by(case, *_against(blame)),
@@ -361,8 +361,8 @@ def _against(cause: Cause) -> tuple[Rung, ...]:
 
 
 def cure_by(case: Case, *rungs: Rung) -> tuple[str, ...]:
-    """The cure that climbs those of these rungs that the run has not tried; else quantization-aware training, or more
-    of it."""
+    """The cure: to climb those of these rungs that the run has not tried, else quantization-aware training, or more of
+    it."""
     tried = {trial.rung for trial in case.run.trials}
     runtimes = case.recipe.measure.runtimes
     left = [rung.name for rung in rungs if rung.name not in tried and is_worth(rung, runtimes)]

@@ -95,7 +95,7 @@ def _training(train: int, optimizer: str, rate_at_64: float) -> str:
 
 
 def _nearest(sizes: Sequence[int], most: float) -> int:
-    """The largest of the sizes that `most` reaches, or the smallest."""
+    """The largest of the sizes that does not exceed `most`; if all do, the smallest."""
     return max((size for size in sizes if size <= most), default=sizes[0])
 
 
@@ -305,7 +305,7 @@ training = {{{_inline(_training(rows.train, "adamw", 0.003))}}}
 
 
 def _predicted(columns: "survey.Rows | survey.Texts") -> str:
-    """What is learned of them, in words."""
+    """What is to be predicted, in words."""
     if not columns.classes:
         return f'with a number in "{columns.label}"'
     return f'of {_classes(columns.classes)} in "{columns.label}"'

@@ -60,7 +60,7 @@ class Door:
         return settings, file
 
     def run(self, recipe: str, overrides: list[str] | None = None, run: str = "") -> dict[str, Any]:
-        """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Again, it goes on where it was.
+        """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it resumes where it stopped.
 
         Args:
             recipe: a TOML file, or the name of a shipped recipe such as fashion_mnist.
@@ -146,7 +146,7 @@ def serve(folder: Path, trust: bool = False) -> None:
 
 
 def _in_thread(tool: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
-    """The tool beside the server's loop, which answers meanwhile."""
+    """The tool, run in a thread of its own, so that the server's loop goes on answering."""
     import functools
 
     import anyio

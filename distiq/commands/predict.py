@@ -27,17 +27,17 @@ def predict(
     words: Path | None = None,
     ngram: Path | None = None,
 ) -> Iterator[PredictionRecord]:
-    """The predictions, each as soon as it is made: a sound's windows while it is heard.
+    """The predictions, each as soon as it is made: a sound's windows while it is still being read.
 
     Args:
-        samples: files, or texts; of a model that compares two texts both, one behind the other.
+        samples: files, or texts; for a model that compares two texts, both, one after the other.
         top: how many classes are named.
-        every: of sound, seconds from one window to the next. stream: chunk after chunk; "-" is the standard input.
-        smooth: of a stream, how many windows are averaged.
+        every: for sound, seconds from one window to the next. stream: read chunk by chunk; "-" is the standard input.
+        smooth: for a stream, how many windows are averaged.
         draw: a folder for images with what is found in them.
         out: a .npy file for the vectors of all samples.
-        beam: texts of sound: how many are followed at once; 0 reads frame by frame. words, ngram: of the words that a
-            text may have.
+        beam: for speech, how many candidate texts are followed at once; 0 decodes frame by frame. words, ngram: files
+            for the words that a text may have.
 
     Raises:
         UserError: the bundle is not whole, a sample cannot be read, or the model does not give what is asked for.
@@ -76,7 +76,7 @@ def predict(
 
 
 def _windows(bundle: Bundle, sample: str, every: float, smooth: int, top: int) -> Iterator[PredictionRecord]:
-    """smooth: 0 where the windows are predicted apart."""
+    """smooth: 0 where each window is predicted on its own."""
     notes = bundle.conversions(Path(sample)) if sample != "-" else ()
     windows = hear(bundle, sample, every, smooth, top) if smooth else bundle.listen(Path(sample), every, top)
     for heard in windows:
@@ -127,7 +127,7 @@ def _rows(bundle: Bundle, sample: str, second: str, top: int, search: Search | N
 
 
 def _values(bundle: Bundle, outputs: Tensors, top: int) -> list[dict[str, object]]:
-    """What is predicted as values, for each sample of a batch; empty where only words are known."""
+    """The predictions as values, for each sample of a batch; empty where they exist in words only."""
     match bundle.decoding:
         case "softmax" | "sigmoid":
             return [{"classes": _classes(likeliest)} for likeliest in bundle.classes_of(outputs, top)]

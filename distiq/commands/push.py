@@ -9,17 +9,17 @@ from distiq.records.documents import PushedFile, PushRecord
 
 
 def push(bundle: Path, repository: str, *, private: bool = False, dry_run: bool = False) -> PushRecord:
-    """Sends a bundle's own files, in one commit; the repository is made if it is not there.
+    """Sends a bundle's own files, in one commit; the repository is created if it does not exist.
 
     The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.
 
     Args:
         repository: such as "me/shoes".
-        private: of a repository that is made.
-        dry_run: say what would be sent, reach nothing.
+        private: whether a repository that is created is private.
+        dry_run: report what would be sent without contacting the hub.
 
     Raises:
-        UserError: the bundle is not whole, the repository has no such name, or the hub refuses or does not answer.
+        UserError: the bundle is incomplete, the repository's name is invalid, or the hub refuses or does not answer.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
@@ -44,7 +44,7 @@ def push(bundle: Path, repository: str, *, private: bool = False, dry_run: bool 
             repo_id=repository, folder_path=opened.folder, allow_patterns=names,
             commit_message=f"{opened.card['name']}, made by distiq",
         )  # fmt: skip
-    except Exception as error:  # of the network and of the hub, each of its own kind
+    except Exception as error:  # the network and the hub raise exception types of their own
         told = " ".join(str(error).split())[:300]
         raise UserError(
             f"{repository}: the hub did not take it ({told}); `hf auth login` or HF_TOKEN says who you are"

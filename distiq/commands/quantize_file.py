@@ -1,4 +1,4 @@
-"""quantize_file(): a float32 ONNX file of someone's own becomes an int8 file, measured beside it without labels."""
+"""quantize_file(): a user's own float32 ONNX file becomes an int8 file, measured beside it without labels."""
 
 import tempfile
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ from distiq.tasks.classification import agreement as same_predictions
 
 COMPARED = 2048
 CHUNK = 32
-SAME_DB = 60.0  # what the network read from a file must reach against the file: float32 in another order has > 100
+SAME_DB = 60.0  # that a network read from a file must reach against it; float32 sums in another order reach > 100
 
 
 def scheme_of(
@@ -99,18 +99,18 @@ def quantize_file(
 ) -> OwnFileRecord:
     """Quantizes a float32 ONNX file, writes the int8 or float16 file, and measures both on samples not calibrated on.
 
-    A file that distiq reads becomes a torch graph first, which every rounding and every runtime can have. Any other is
-    quantized as the ONNX graph that it is, if `out` is .onnx, too, and so is one that a torch graph made slower or
-    less accurate than `min_sqnr`; see `quantize_graph`.
+    A file that distiq can read becomes a torch graph first, which works with every rounding and every runtime. Any
+    other is quantized directly as an ONNX graph, if `out` is .onnx, too; so is one that the torch graph made slower,
+    or less accurate than `min_sqnr`; see `quantize_graph`.
 
     Args:
         data: an array of ready inputs (N, ...) as .npy or .npz; of several inputs an .npz with one array for
             each by its name, or a folder of images; see `read_inputs`.
         out: its ending names the runtime; see `export`.
         samples: to calibrate on, at most half of what there is; up to 2048 others are compared.
-        min_sqnr: in dB, that every output of an ONNX graph has to reach; see `deliver`.
+        min_sqnr: the SQNR in dB that every output of an ONNX graph has to reach; see `deliver`.
         uint8_input: the int8 file takes uint8 images, whose size is right already, and prepares them itself.
-        pad: of texts, the padding token's number: a file that takes a mask, too, becomes one that works it out.
+        pad: for texts, the padding token's number; a file that also takes a mask becomes one that computes it.
         rounds, seconds: of the timing; see `bench`.
 
     Raises:
@@ -154,7 +154,7 @@ def quantize_file(
 
 
 def _shortcoming(record: OwnFileRecord, least_db: float) -> str:
-    """What a file quantized through a torch graph lacks; empty where nothing."""
+    """What a file quantized through a torch graph lacks; empty if nothing."""
     before, after = (file.latency[0].p50_ms for file in record.bench.files)
     if record.delivered != "int8":
         return ""
@@ -177,7 +177,7 @@ def _through_torch(
     """Reads the network, quantizes and writes it.
 
     Raises:
-        UserError: as `quantize_file` does, or distiq does not read the network.
+        UserError: as `quantize_file` does, or distiq cannot read the network.
     """
     source, out, runtime, threads = files.source, files.out, runtime_of(files.out), timing.threads
     read = _read(source, files.taken, files.data, preparation, samples, threads)
@@ -220,7 +220,7 @@ def _through_torch(
 
 
 def _takes_any_graph(runtime: Runtime, scheme: Scheme) -> bool:
-    """Whether a scheme can be had without a torch graph."""
+    """Whether a scheme is possible without a torch graph."""
     if scheme.mode == "float16":
         return runtime is ONNX_RUNTIME
     plain = Scheme(ranges=scheme.ranges, rounding=scheme.rounding, iterations=scheme.iterations)
@@ -228,7 +228,7 @@ def _takes_any_graph(runtime: Runtime, scheme: Scheme) -> bool:
 
 
 class _Read(NamedTuple):
-    """A network, inputs to calibrate on, others, and what the float32 file gives for these."""
+    """A network, inputs to calibrate on, others, and the float32 file's outputs for the latter."""
 
     network: OnnxNetwork
     calibration: Tensors
@@ -255,7 +255,7 @@ def _read(source: Path, taken: Path, data: Path, preparation: Preparation, sampl
         _, reference = (_outputs(predict, part, 1 if alone else CHUNK) for part in (calibration, held_out))
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    except Exception as error:  # every runtime raises its own kinds
+    except Exception as error:  # every runtime raises its own exception types
         raise UserError(f"{data}: {source} does not run on these samples: {str(error).splitlines()[0]}") from error
     try:
         network = read_onnx(taken, each(lambda one: one[:1], calibration))

@@ -40,8 +40,8 @@ TRIED = 16  # samples on which a layer's own noise is measured
 SLOWER = 1.03  # than float32: less cannot be told from the noise of the measurement
 CALL_MS = 0.02  # what a call itself takes
 TURNS, TURN_S = 6, 0.1  # of the timing that decides
-WORTH_BYTES = 2**14  # that a file has to be smaller to be another choice
-PARTS = 8  # in which layers go back to float32 for speed
+WORTH_BYTES = 2**14  # by which a file has to be smaller to be chosen instead
+PARTS = 8  # steps in which layers go back to float32 for speed
 HALVES = "the file holds float16 weights, computed in float32"
 NO_MIXTURE = f"no mixture of int8 and float32 layers was better: {HALVES}"
 NAMED = {"Loop", "Scan", "LSTM", "GRU", "RNN"}
@@ -49,7 +49,7 @@ NAMED = {"Loop", "Scan", "LSTM", "GRU", "RNN"}
 
 
 class GraphFiles(NamedTuple):
-    """The float32 file, what is read in its place (see `one_input`), samples, the file to write, one for the moment."""
+    """The float32 file, what is read in its place (see `one_input`), samples, the file to write, a temporary folder."""
 
     source: Path
     taken: Path
@@ -139,7 +139,7 @@ def quantize_graph(
 
 
 def _carried(calibrated: Calibrated) -> list[str]:
-    """Names what distiq does not look into, and branches that hold nothing for it."""
+    """Names operations that distiq does not look into, and branches in which it quantizes nothing."""
     nodes, layers = list(every_node(calibrated.model.graph)), {layer.name for layer in calibrated.plan.layers}
     names = [f"{node.op_type} ({node.domain})" for node in nodes if node.domain not in STANDARD]
     names += [node.op_type for node in nodes if node.op_type in NAMED]
@@ -201,7 +201,7 @@ class Attempt(NamedTuple):
 
 
 class _Exact(NamedTuple):
-    """The float32 graph: a session of the file, which is timed, and one that gives what outputs are compared by."""
+    """The float32 graph: a session of the file, which is timed, and one that returns what outputs are compared by."""
 
     timed: Any
     session: Any
@@ -230,7 +230,7 @@ class _Search:
         self.threads, self.least_db = threads, least_db
 
     def attempt(self, without: Sequence[str]) -> Attempt | None:
-        """None where no layer is left."""
+        """The int8 graph without these layers, compared and timed; None where no layer is left."""
         planned = self.calibrated.without(without)
         if not planned.layers:
             return None
@@ -238,7 +238,7 @@ class _Search:
         session = open_session(model.SerializeToString(), self.threads, name="the int8 graph")
         comparison = self.exact.compared(model, self.held_out)
         times = self._times(session)
-        if without and times[0] <= times[1]:  # what chance made fast is not fast a second time
+        if without and times[0] <= times[1]:  # what was fast by chance is not fast a second time
             times = max(times, self._times(session), key=lambda pair: pair[0] / pair[1])
         return Attempt(model, tuple(without), comparison, *times)
 
@@ -249,7 +249,7 @@ class _Search:
         return timed["int8"].p50_ms, timed["float32"].p50_ms
 
     def holds(self, attempt: Attempt) -> bool:
-        """A mixture has to be as fast as float32, within no margin but the call itself."""
+        """Near and fast enough; a mixture has to be as fast as float32, with no margin but a call's own overhead."""
         limit = attempt.float_ms + CALL_MS
         too_slow = attempt.ms > limit if attempt.without else slower(attempt.ms, attempt.float_ms)
         return attempt.comparison.worst_db >= self.least_db and not too_slow
@@ -298,7 +298,7 @@ def deliver(
         least_db: SQNR that every output has to reach on `held_out`.
 
     Raises:
-        UserError: not even float16 weights come so near.
+        UserError: not even float16 weights reach `least_db`.
     """
     attempt, notes = _Search(calibrated, exact, held_out, threads, least_db).best(watch)
     joined = [

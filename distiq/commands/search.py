@@ -97,8 +97,8 @@ def search(
     is larger or slower than the budget allows, or where the budget does not say, than the recipe's own student, is not
     trained. The others are trained with the recipe's settings; after 1, 3, 9, ... epochs only the better third goes on
     (asynchronous successive halving: Li et al. 2020, "A system for massively parallel hyperparameter tuning",
-    arXiv:1810.05934). What is tried next follows from what was seen (Optuna's TPE with constraints). Interrupted, the
-    same call goes on.
+    arXiv:1810.05934). What is tried next follows from what was seen (Optuna's TPE with constraints). After an
+    interruption, the same call resumes the search.
 
     Args:
         trials, hours: in place of the recipe's `search`.
@@ -108,7 +108,7 @@ def search(
         recipe_file: as for `compress`.
 
     Raises:
-        UserError: the recipe or the data is refused, Optuna is missing, or no candidate holds the limits.
+        UserError: the recipe or the data is refused, Optuna is missing, or no candidate stays within the limits.
     """
     if processes.count() > 1:
         raise UserError("distiq search runs in one process; start several with one --storage, each with its own --run")
@@ -141,7 +141,7 @@ def search(
 
 
 def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
-    """The recipe with the student that was found, which starts from no weights of another."""
+    """The recipe with the student that was found, which does not start from another network's weights."""
     student = {"model": candidate.model, "options": candidate.options, "weights": ""}
     return changed(recipe, {"student": changed(recipe.student, student)})
 
@@ -245,7 +245,7 @@ def _study(storage: str, recipe: Recipe, shared: Shared) -> "optuna.Study":
 
 
 def _take_up(study: "optuna.Study", folder: Path) -> None:
-    """Puts what this folder's search was at when it was killed at the head of the queue."""
+    """Puts the candidates that this folder's search was working on when it was killed at the head of the queue."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -274,7 +274,7 @@ def _try_one(
     before: Sequence[Candidate],
     tracking: Tracking,
 ) -> None:
-    """Draws a candidate, measures it, trains it where it holds the limits, and tells the study."""
+    """Draws a candidate, measures it, trains it if it is within the limits, and reports it to the study."""
     import optuna
 
     # A sampler for each candidate: what it draws follows from the seed and from what was seen, killed or not.
@@ -322,13 +322,13 @@ def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict
         models = Models(shared.models[0], shared.models[1:], network, ())
         check_networks(shared.data, models, (recipe.distil,), ledger.watch)
         cost = cost_of(ledger, recipe, shared.data, network, shared.beside).record
-    except Exception as error:  # exporters raise their own kinds; a full disk is raised again
+    except Exception as error:  # exporters raise their own exception types; a full disk is re-raised
         return make(outcome="refused", why=reason_of(error))
     over = [f"{key} {getattr(cost, key):.4g}" for key, most in shared.limits.items() if getattr(cost, key) > most]
     if over:
         return make(outcome="over the limits", why=", ".join(over), cost=cost)
     reached: list[tuple[int, float]] = []
-    for epoch, goodness in trial.user_attrs.get(REACHED, {}).items():  # before a kill: the same stages are behind it
+    for epoch, goodness in trial.user_attrs.get(REACHED, {}).items():  # before a kill: those stages stay passed
         trial.report(goodness, int(epoch))
         trial.should_prune()
     watch = JudgedWatch(ledger.watch, partial(_judge, trial, reached))
@@ -345,7 +345,7 @@ def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict
 
 
 def _judge(trial: Any, reached: list[tuple[int, float]], epoch: int, goodness: float) -> None:
-    """Ends a training behind which a third of those that came so far do not stand."""
+    """Ends a training that is not among the better third of those that came so far."""
     reached.append((epoch, goodness))
     trial.report(goodness, epoch)
     if trial.should_prune():

@@ -27,7 +27,7 @@ def adapted(
     Logits are computed where a network ends in a softmax, or for several labels in a sigmoid, with a note.
 
     Args:
-        trained: its weights say something; outputs of drawn ones lie between 0 and 1 by chance, too.
+        trained: its weights are trained; the outputs of random ones may lie between 0 and 1 by chance.
 
     Raises:
         UserError: the data are no images and `own` is of images, does not fit their channels, or lacks a class.
@@ -73,7 +73,7 @@ def example_of(data: Data, own: TeacherPreprocessing) -> Tensor:
 def refit(
     data: Data, mean: Sequence[float], std: Sequence[float], size: Sequence[int], reverse: bool = False
 ) -> Refit | None:
-    """What turns the data's inputs into those of a teacher; None where they are the same. What is empty is the data's.
+    """The transform from the data's inputs to a teacher's; None if they agree. Empty arguments mean the data's values.
 
     Args:
         mean, std: per channel, of pixels in 0..1, in the order that the teacher reads. size: (height, width).

@@ -78,7 +78,7 @@ class Distillation(nn.Module):
 
 
 def common(logits: Tensor, knowledge: Knowledge | None, batch: Batch) -> tuple[Tensor, Knowledge | None, Batch]:
-    """What the student and its teacher say of the common batch of all processes, and that batch."""
+    """The outputs of the student and its teacher for the combined batch of all processes, and that batch."""
     if batch.whole is None:
         return logits, knowledge, batch
     if knowledge is not None:
@@ -159,7 +159,7 @@ def distil(
         The trained student in eval mode, and how the training went.
 
     Raises:
-        UserError: a module path is unknown, a term has no layer to speak of, or the loss is not finite.
+        UserError: a module path is unknown, a term has no layer that it applies to, or the loss is not finite.
     """
     settings, training = settings or DistilSettings(), training or TrainingSettings()
     student = usable(copy.deepcopy(student), f"student: {type(student).__name__}", watch)
@@ -295,7 +295,7 @@ def _built(student: nn.Module, teacher: Teacher, settings: DistilSettings, batch
 
 @contextlib.contextmanager
 def _explained(loss: str) -> Iterator[None]:
-    """Says of which loss a ValueError is."""
+    """Adds the name of the loss to a ValueError."""
     try:
         yield
     except (ValueError, TypeError, RuntimeError) as error:

@@ -1,8 +1,9 @@
 """Terms that make the float student easy to quantize while it is distilled: kurtosis, range, balance, noise.
 
 The error of b bits grows with the square of the range over the spread of the values. So weights should
-be spread evenly over their ranges, activations should have no far outliers, the channels of a depthwise layer should be
-of one size, and the network should tolerate weights that are off by half a step. The scheme itself is not known here.
+be spread evenly over their ranges, activations should have no far outliers, the channels of a depthwise layer should
+have similar ranges, and the network should tolerate weights that are off by half a step. None of this depends on the
+quantization scheme.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ def kurtosis_loss(weight: Tensor) -> Tensor:
 
     Shkolnik et al. 2020, "Robust quantization: one model to rule them all" (arXiv:2002.07686); 1.8 is
     the kurtosis of the uniform distribution. The paper's ranges span a layer, here an output channel: hence the
-    division, without which a network could please the term by scales that batch norm takes back.
+    division, without which a network could satisfy the term with scales that batch norm undoes.
     """
     rows = weight.flatten(1)
     values = rows / rows.abs().amax(1, keepdim=True).clamp_min(SMALLEST_SCALE)
@@ -47,8 +48,8 @@ def range_loss(activations: Tensor) -> Tensor:
     """How far each sample's farthest activation lies beyond four standard deviations, squared; mean over (B, ...).
 
     The margin form of Kundu et al. 2023, "R2 loss: range restriction loss for model compression and quantization"
-    (arXiv:2303.08253), on activations in place of weights, and with a margin that moves with their spread: a network
-    cannot please it by scaling a layer down and the next one up.
+    (arXiv:2303.08253), on activations in place of weights, and with a margin proportional to their spread: a network
+    cannot satisfy it by scaling a layer down and the next one up.
     """
     centred = activations - activations.mean()
     spread = centred.square().mean().clamp_min(SMALLEST_SCALE**2).sqrt()
@@ -159,7 +160,7 @@ def quant_regularization(student: nn.Module, settings: QuantRegularizationSettin
         example: a few normalized inputs (N, ...), to see how values go through the student.
 
     Raises:
-        UserError: the student has no layers that such a term speaks of.
+        UserError: the student has no layers that such a term applies to.
     """
     if not settings.is_on:
         return None

@@ -36,7 +36,7 @@ class Teacher(Protocol):
 
 
 class _Logits:
-    """A teacher's outputs (B, classes) as logits: of probabilities, which its first batch shows, the logarithms."""
+    """A teacher's outputs (B, classes) as logits: logarithms if its first batch shows that they are probabilities."""
 
     def __init__(self) -> None:
         self.are_probabilities: bool | None = None

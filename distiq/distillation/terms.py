@@ -204,7 +204,7 @@ def check_options(settings: DistilSettings) -> None:
 
 
 def numbered(settings: Sequence[KnowledgeLoss]) -> list[str]:
-    """A name for each loss: its own, with a number from the second of a kind on."""
+    """A name for each loss: its name in the recipe, numbered from the second of a kind on."""
     names: list[str] = []
     for loss in settings:
         before = sum(name.split(" ")[0] == loss.name for name in names)

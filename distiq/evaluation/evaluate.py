@@ -17,7 +17,7 @@ from distiq.tasks.task import Task
 
 CHUNK = 250
 TRIED, ALIKE = 4, 0.05
-"""Texts on which is tried whether padding changes anything, and by what share of their largest: that of int8 ranges."""
+"""Texts on which to try whether padding changes outputs, and by what share of the largest it may: as int8 ranges do."""
 
 
 @torch.no_grad()
@@ -39,13 +39,13 @@ def _without_padding(predict: Predict, text: Text, inputs: Tensor) -> Tensor:
 
 
 def _takes_any_length(predict: Predict, text: Text, samples: Split, order: Tensor) -> bool:
-    """Whether padding changes nothing of the outputs of the shortest texts, and may be left out."""
+    """Whether padding does not change the outputs for the shortest texts, and so may be left out."""
     inputs = samples.fetch(order[:TRIED])
     if text.trimmed(inputs).shape == inputs.shape:
         return False
     try:
         short = _without_padding(predict, text, inputs)
-    except Exception:  # of a file that takes one length, whatever its runtime raises
+    except Exception:  # whatever the runtime of a file that takes one length only raises
         return False
     whole = one_output(predict(inputs))
     return short.shape == whole.shape and bool((short - whole).abs().max() <= ALIKE * whole.abs().max())

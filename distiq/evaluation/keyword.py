@@ -15,7 +15,7 @@ def keyword_errors(
 
     Args:
         logits: (N, classes). labels: (N,).
-        allowed: the share of false accepts at which the false rejects are told.
+        allowed: the share of false accepts at which the false rejects are reported.
 
     Returns:
         None where the samples hold no keyword, or nothing else.
@@ -48,7 +48,7 @@ def keyword_errors(
 
 
 def _corners(accepts: Tensor, rejects: Tensor) -> Tensor:
-    """Without the points on a straight line between their neighbours, where only one of the two errors changes."""
+    """Which points to keep: not those on a straight line between neighbours, where only one of the errors changes."""
     straight = torch.zeros(len(accepts), dtype=torch.bool)
     for errors in (accepts, rejects):
         straight[1:-1] |= (errors[1:-1] == errors[:-2]) & (errors[1:-1] == errors[2:])
@@ -56,7 +56,7 @@ def _corners(accepts: Tensor, rejects: Tensor) -> Tensor:
 
 
 def _crossing(accepts: Tensor, rejects: Tensor) -> float:
-    """Where the line through the points has as many of both: it begins with rejects alone and ends with accepts."""
+    """The share at which both errors are equal, on the line through the points from rejects alone to accepts alone."""
     gap = rejects - accepts
     after = int((gap <= 0).nonzero()[0])
     share = gap[after - 1] / (gap[after - 1] - gap[after])

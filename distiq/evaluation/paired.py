@@ -47,7 +47,7 @@ def _of_counts(one: Tensor, other: Tensor, figure: Callable[[Tensor], Tensor], s
 
 
 def _resampled(task: Task, reference: Tensor, outputs: Tensor, targets: Tensor) -> tuple[float, float, float]:
-    """By scoring samples that are drawn again and again; those that are judged together are drawn together."""
+    """The drop with its interval, by scoring resampled samples; those that are judged together are drawn together."""
 
     def drop(drawn: Tensor) -> float:
         rows = (drawn.unsqueeze(1) * task.together + torch.arange(task.together)).flatten()

@@ -28,10 +28,10 @@ def mcnemar(fixed: int, broken: int) -> float:
 def paired_interval(first: Tensor, second: Tensor, seed: int = 0) -> tuple[float, float, float]:
     """The difference in accuracy, first minus second, with its paired bootstrap interval of 95 %.
 
-    Seeds and test samples are both drawn again (Davison and Hinkley 1997, section 3.8): the question is whether the
+    Seeds and test samples are both resampled (Davison and Hinkley 1997, section 3.8): the question is whether the
     difference would hold for other seeds and other images. The few seeds' deviations are widened by sqrt(n / (n - 1)),
     as the standard deviation of a sample is, and by Student's t over the normal quantile; without that, three seeds of
-    equal models are told apart far too often. One seed leaves the samples alone.
+    equal models are told apart far too often. With one seed, only samples are resampled.
 
     Shapes: (seeds, samples) of booleans, right or wrong, both in the same order -> (mean, low, high), fractions.
     """
@@ -70,7 +70,7 @@ def paired_speed(before_ms: Sequence[float], after_ms: Sequence[float]) -> Speed
     affects both files of a turn alike, so it cancels in the ratio.
 
     Raises:
-        AssertionError: the files did not take as many turns, or none.
+        AssertionError: the files took unequal numbers of turns, or none.
     """
     assert len(before_ms) == len(after_ms) > 0
     logs = [math.log(before / after) for before, after in zip(before_ms, after_ms, strict=True)]

@@ -1,9 +1,9 @@
-"""Batch norms of an exported graph: each goes into the layer before it, into those behind it, or becomes a layer.
+"""Folds an exported graph's batch norms: into the layer before, the layers after, or a layer of their own.
 
-A norm with fixed statistics is y = scale * x + shift for each channel. It is folded into a layer only where it is that
-layer's sole reader and the layer alone has the weight; else something that reads the layer, too, would read what the
-norm makes of it. A norm of rows (B, C) can go into the linear layers that alone read it. Any other becomes a depthwise
-convolution of one position, which integer kernels have.
+A norm with fixed statistics is y = scale * x + shift for each channel. It is folded into the preceding layer only where
+it is that layer's sole consumer and the layer shares its weight with no other; otherwise the other consumers would be
+rescaled as well. A norm of rows (B, C) can be folded into the linear layers behind it if nothing else consumes it. Any
+other norm becomes a depthwise convolution with a kernel of size one, for which integer kernels exist.
 """
 
 import operator
@@ -34,9 +34,9 @@ class Affine(NamedTuple):
 
 
 def fold_norms(graph: fx.GraphModule) -> None:
-    """Takes every batch norm out of the graph, in place; one that takes its statistics from the batch is written out.
+    """Removes every batch norm from the graph, in place; one with batch statistics is decomposed into basic operations.
 
-    torchao folds what is left of them by itself, without a look at what else reads the layer.
+    torchao would fold any that remain without checking what else consumes the layer.
     """
     for node in list(graph.graph.nodes):
         if node.target not in NORMS:
@@ -61,7 +61,7 @@ def fold_norms(graph: fx.GraphModule) -> None:
 
 
 def fold_constants(graph: fx.GraphModule) -> None:
-    """Products and sums with constants, alike for a channel, go the same way where they scale a layer or a map."""
+    """Folds products and sums with per-channel constants in the same way, where they scale a layer or a feature map."""
     maps, outputs = feature_maps(graph), tail(graph)
     for node in list(graph.graph.nodes):
         if node.target not in SCALING or node.kwargs or node.meta.get(FLOAT):
@@ -85,7 +85,7 @@ def fold_constants(graph: fx.GraphModule) -> None:
 
 
 def _exchange(graph: fx.GraphModule, node: fx.Node, result: fx.Node) -> None:
-    """Puts another node in a node's place, and takes it away."""
+    """Replaces a node by `result` and erases the node from the graph."""
     if result.op == "call_function":
         result.meta[STANDS_FOR] = node.meta.get(STANDS_FOR, node.name)
     node.replace_all_uses_with(result)
@@ -102,7 +102,7 @@ def scaled_by(graph: fx.GraphModule, before: fx.Node, source: fx.Node, scale: Te
 
 
 def _scaling_of(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, Affine] | None:
-    """What a product or a sum with a constant scales, and how; None where it is none, or not alike for a channel."""
+    """The input of a product or sum with a constant, and its affine map; None for other nodes and constants."""
     first, second = (*node.args, -1.0)[:2]  # of a negation
     values = [_vector(graph, node, one) for one in (first, second)]
     if (values[0] is None) == (values[1] is None) or (node.target is aten.div.Tensor and values[1] is None):
@@ -116,7 +116,7 @@ def _scaling_of(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, Affine] 
 
 
 def _scale_and_shift(target: object, value: Tensor, is_first: bool) -> tuple[Tensor, Tensor]:
-    """What an operation of a constant makes of x, as scale * x + shift."""
+    """An operation on x and a constant, expressed as scale * x + shift."""
     one, nothing = torch.ones_like(value), torch.zeros_like(value)
     match target:
         case aten.add.Tensor:
@@ -130,7 +130,7 @@ def _scale_and_shift(target: object, value: Tensor, is_first: bool) -> tuple[Ten
 
 
 def _vector(graph: fx.GraphModule, node: fx.Node, given: object) -> Tensor | None:
-    """A constant operand of a node as a value for each channel of its result (C,); None where it is no such thing."""
+    """A constant operand of a node as one value per channel of its result (C,); None if it is not of that form."""
     result = node.meta["val"]
     if not isinstance(result, Tensor) or not result.is_floating_point() or result.ndim < 2:
         return None
@@ -175,7 +175,7 @@ def _affine_of(graph: fx.GraphModule, norm: fx.Node) -> Affine | None:
 
 
 def _written_out(graph: fx.GraphModule, norm: fx.Node) -> fx.Node:
-    """The norm of a batch by its own statistics, in float32."""
+    """A norm that uses batch statistics, decomposed into float32 operations."""
     source, weight, bias, *_, epsilon, _ = norm.args
     axes = [axis for axis in range(source.meta["val"].ndim) if axis != 1]  # type: ignore[union-attr]
     shape = [-1, *[1] * (len(axes) - 1)]
@@ -196,7 +196,7 @@ def _written_out(graph: fx.GraphModule, norm: fx.Node) -> fx.Node:
 
 
 def _is_foldable(graph: fx.GraphModule, layer: fx.Node, reader: fx.Node) -> bool:
-    """Whether a reader that scales a layer's channels can go into it: it alone reads the layer, which owns its weights.
+    """Whether a channel scaling can be folded into a layer: it is the only consumer, and the weights are not shared.
 
     A norm's channels lie on axis 1, those of a linear layer's result on the last.
     """
@@ -220,7 +220,7 @@ def _is_read_by_linear_layers(graph: fx.GraphModule, norm: fx.Node) -> bool:
 
 
 def _fold_back(graph: fx.GraphModule, layer: fx.Node, affine: Affine) -> None:
-    """The layer gives scale * (w x + b) + shift."""
+    """Rewrites the layer to compute scale * (w x + b) + shift."""
     arguments: Any = layer.args
     weight = constant_of(graph, arguments[1])
     assert weight is not None
@@ -235,7 +235,7 @@ def _fold_back(graph: fx.GraphModule, layer: fx.Node, affine: Affine) -> None:
 
 
 def _fold_forward(graph: fx.GraphModule, layer: fx.Node, affine: Affine) -> None:
-    """The linear layer reads x in place of scale * x + shift."""
+    """Rewrites the linear layer to take x as its input in place of scale * x + shift."""
     arguments: Any = layer.args
     weight = constant_of(graph, arguments[1])
     assert weight is not None
@@ -255,7 +255,7 @@ def _change_bias(graph: fx.GraphModule, layer: fx.Node, without: Tensor, change:
 
 
 def _depthwise(graph: fx.GraphModule, norm: fx.Node, source: fx.Node, affine: Affine) -> fx.Node:
-    """The norm as a convolution of one position whose channels are groups of their own."""
+    """The norm as a depthwise convolution (one group per channel) with a kernel of size one."""
     channels, value = len(affine.scale), source.meta["val"]
     is_row = value.ndim == 2
     operation = DEPTHWISE[3 if is_row else value.ndim]

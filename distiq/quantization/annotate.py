@@ -1,7 +1,7 @@
 """Where values are quantized: the annotation of a graph by which torchao places fake-quantizers.
 
-A quantize / dequantize pair between a convolution and its activation, or a missing one behind an addition, leaves an
-island of float32: pairs stand where integer kernels begin and end.
+A quantize / dequantize pair between a convolution and its activation, or the lack of one after an addition, leaves an
+island of float32: pairs belong where integer kernels begin and end.
 """
 
 from collections.abc import Sequence
@@ -43,15 +43,15 @@ GROUPED = "distiq_grouped"
 class IntegerQuantizer(Quantizer):
     """Annotates a graph so that every weighted layer runs from integers to integers.
 
-    A weighted layer reads quantized values and its result is quantized behind its activation; additions, products,
-    gates, concatenations and pooling read and write quantized values; what moves values keeps their quantization
-    parameters. The network's outputs stay float32, through all that moves or pools them behind the last layer: a
-    kernel rescales its accumulator straight to float, and quantization would only add noise there. A scheme of
-    `integer_io` quantizes them all the same.
+    A weighted layer has a quantized input, and its result is quantized after its activation; additions, products,
+    gates, concatenations and pooling have quantized inputs and outputs; operations that only move values keep their
+    quantization parameters. The network's outputs stay float32, and so does all that only moves or pools values after
+    the last layer: a kernel rescales its accumulator straight to float, and quantization would only add noise there.
+    A scheme with `integer_io` quantizes them all the same.
 
     Among normalizations of rows (transformers) values are computed in float32 anyway: there only the inputs and weights
-    of weighted layers are quantized; a scheme of `attention` quantizes the factors of products of two activations, too.
-    An embedding's table has a scale for each row, everywhere. Schemes that are not static quantize weights alone here.
+    of weighted layers are quantized; a scheme with `attention` also quantizes both operands of activation products.
+    An embedding table always has one scale per row. For schemes that are not static, only weights are annotated here.
     """
 
     def __init__(self, scheme: Scheme) -> None:
@@ -61,8 +61,8 @@ class IntegerQuantizer(Quantizer):
         self.activation = _per_tensor(scheme, scheme.activation_bits, affine)
         self.wide = _per_tensor(scheme, 16, affine)
         self.factor = _per_tensor(scheme, scheme.activation_bits, torch.per_tensor_symmetric)
-        self.quantized: set[fx.Node] = set()  # nodes whose results are
-        self.widened: set[fx.Node] = set()  # and those of them that have 16 bits in place of 8
+        self.quantized: set[fx.Node] = set()  # nodes whose results are quantized
+        self.widened: set[fx.Node] = set()  # those of them that are quantized to 16 bits instead of 8
         self.tail: set[fx.Node] = set()
         self.in_float: set[fx.Node] = set()
 
@@ -84,7 +84,7 @@ class IntegerQuantizer(Quantizer):
         pass
 
     def _annotate_weights(self, node: fx.Node) -> bool:
-        """Whether stored weights are all that is quantized of what a node reads."""
+        """Annotates a node's stored weights; returns whether nothing else that it reads is to be quantized."""
         arguments: Any = node.args
         if node.target is aten.embedding.default and arguments[0].op == "get_attr":
             _note(node, {arguments[0]: _per_channel(self.scheme.bits_of_table(layer_of(arguments[0])))}, None)
@@ -100,10 +100,10 @@ class IntegerQuantizer(Quantizer):
         return True
 
     def _annotate(self, node: fx.Node) -> None:
-        """Of static schemes."""
+        """Annotates a node for a static scheme."""
         arguments: Any = node.args
         if _has_weight(node):
-            # Converters drop integers of fewer bits in front of a layer whose result stays float32.
+            # Converters drop a quantization to fewer bits in front of a layer whose result stays float32.
             is_wide = arguments[0] in self.widened and self._gives(node)
             inputs = {arguments[0]: self.wide if is_wide else self._activation(node), arguments[1]: self._weights(node)}
             self._mark(node, inputs, fused=True, in_float=node in self.in_float)
@@ -124,7 +124,7 @@ class IntegerQuantizer(Quantizer):
             self._share(node, arguments[:1])
 
     def _activation(self, node: fx.Node) -> QuantizationSpec:
-        """Of what a node reads and gives."""
+        """The quantization spec of a node's inputs and result."""
         return self.wide if is_within(node, self.scheme.wide_modules) else self.activation
 
     def _are_quantized(self, arguments: Sequence[object]) -> bool:
@@ -141,10 +141,10 @@ class IntegerQuantizer(Quantizer):
         return Q_ANNOTATION_KEY in node.meta
 
     def _share(self, node: fx.Node, sources: Sequence[fx.Node]) -> None:
-        """One set of quantization parameters for what a node reads and gives."""
+        """Makes a node's inputs and result share one set of quantization parameters."""
         first, *others = sources
         shared = SharedQuantizationSpec((first, node))
-        # The first may stand twice: its parameters must not be defined by themselves.
+        # The first source may occur twice: its parameters must not be defined in terms of themselves.
         rest = dict.fromkeys((other for other in others if other is not first), shared)
         spec = self.wide if first in self.widened else self._activation(node)
         _note(node, {first: spec, **rest}, None if self._gives(node) else shared)
@@ -167,7 +167,7 @@ class IntegerQuantizer(Quantizer):
         return min(bits, REDUCED_BITS) if self.scheme.reduce_range and adds_products else bits
 
     def _mark(self, node: fx.Node, inputs: dict, fused: bool, in_float: bool = False) -> None:
-        """Quantizes what a node reads and what it gives, the latter behind its activation if there is one alone.
+        """Annotates a node's inputs and its result; the result after its activation, if that is the only consumer.
 
         Args:
             in_float: the result stays float32.

@@ -1,9 +1,9 @@
-"""Which layers of a prepared graph are rounded together: single ones, or blocks that one value enters and one leaves.
+"""Which layers of a prepared graph are rounded together: single layers, or blocks with one input and one output value.
 
-Li et al. 2021, "BRECQ" (arXiv:2102.05426), section 3.2, name the blocks of each architecture by hand. Here the graph
-names them: where a single value carries all that quantization has touched, one block ends and the next begins, so a
-residual body, a squeeze-and-excitation or an attention is never cut. Layers in a row that no such join binds stand
-together if they are all of a module (expand, depthwise and project of an inverted residual without a shortcut).
+Li et al. 2021, "BRECQ" (arXiv:2102.05426), section 3.2, define the blocks of each architecture by hand. Here they are
+derived from the graph: a block ends wherever a single value carries everything that quantization has affected, so a
+residual body, a squeeze-and-excitation or an attention is never cut. Consecutive layers that no such join binds form a
+block if they make up a whole module (expand, depthwise and project of an inverted residual without a shortcut).
 """
 
 import itertools
@@ -22,13 +22,13 @@ BESIDE = {
     *ACTIVATIONS, *POINTWISE, *NORMALIZATIONS, aten.mul.Tensor, aten.gelu.default,
     aten.tanh.default, aten.elu.default, aten.leaky_relu.default, aten.sigmoid_.default,
 }  # fmt: skip
-"""What belongs to the layer before it: a block is compared behind its activation."""
+"""Operations that belong to the layer before them: a block is compared after its activation."""
 
 
 class Span(NamedTuple):
-    """Consecutive nodes, without those that no sample changes, and the layers among them whose weights are quantized.
+    """Consecutive nodes that depend on the samples, and the layers among them whose weights are quantized.
 
-    Where there are layers, the last node is where float and quantized network are compared.
+    Where there are layers, the float and the quantized network are compared at the last node.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -36,7 +36,7 @@ class Span(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The module path that the layers share: "stages.0.0", or of a single one its own."""
+        """The module path that the layers share, such as "stages.0.0"; for a single layer, its path."""
         return _shared([_path(layer) for layer in self.layers])
 
 
@@ -90,7 +90,7 @@ def _by_layer(nodes: Sequence[fx.Node], is_layer: Callable[[fx.Node], bool]) -> 
 
 
 def _touched(prepared: fx.GraphModule) -> dict[fx.Node, bool]:
-    """The nodes whose values quantization changes, in order; and whether they are fake-quantized activations."""
+    """The nodes whose values quantization affects, in order, each with whether it fake-quantizes an activation."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     touched: dict[fx.Node, bool] = {}
     for node in _moving(prepared):
@@ -105,10 +105,10 @@ def _touched(prepared: fx.GraphModule) -> dict[fx.Node, bool]:
 
 
 def _pieces(prepared: fx.GraphModule, touched: dict[fx.Node, bool]) -> list[list[fx.Node]]:
-    """The graph cut behind each node that alone carries what is touched; never in front of a fake-quantizer."""
+    """Cuts the graph after each node that alone carries all affected values, but never right after a fake-quantizer."""
     place = {node: number for number, node in enumerate(prepared.graph.nodes)}
     pieces: list[list[fx.Node]] = [[]]
-    reach = 0  # the last place that reads one of the touched values so far
+    reach = 0  # position of the last consumer of any affected value so far
     for node in _moving(prepared):
         pieces[-1].append(node)
         if node not in touched:
@@ -122,7 +122,7 @@ def _pieces(prepared: fx.GraphModule, touched: dict[fx.Node, bool]) -> list[list
 def _closed(
     pieces: list[list[fx.Node]], touched: dict[fx.Node, bool], is_layer: Callable[[fx.Node], bool]
 ) -> list[Span]:
-    """Pieces with at least a layer each: what has none joins the next, an activation the one before."""
+    """Merges pieces so that each has a layer: one without joins the next piece, an activation the previous one."""
     parts: list[list[fx.Node]] = []
     waiting: list[fx.Node] = []
     for piece in pieces:

@@ -19,7 +19,7 @@ from distiq.quantization.regions import among_norms, constant_nodes, feature_map
 from distiq.quantization.weights import constant_of, drop_unread, new_weight
 
 WRITING = {aten.slice_scatter.default, aten.select_scatter.default}
-MOST_COPIES = 4  # of a shared weight: as int8 they take what it took as float32
+MOST_COPIES = 4  # of a shared weight: in int8, four copies are as large as the one in float32
 PASSING = {aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default, aten.alpha_dropout.default,
            aten.detach.default, aten.detach_.default, aten.alias.default, aten.clone.default}  # fmt: skip
 
@@ -44,7 +44,7 @@ def canonicalize(graph: fx.GraphModule) -> None:
 
 
 def changes_views(graph: fx.GraphModule) -> bool:
-    """Whether something is changed in place through a view of it, which `canonicalize` does not take apart."""
+    """Whether a tensor is changed in place through a view of it, which `canonicalize` cannot make functional."""
     for node in graph.graph.nodes:
         if _is_mutating(node):
             source: Any = node.args[0]
@@ -65,7 +65,7 @@ def _is_view(node: fx.Node) -> bool:
 
 
 def _functional(node: fx.Node) -> Any:
-    """The operation that gives what this one writes in place: relu of relu_; None where there is none."""
+    """The functional counterpart of an in-place operation, such as relu for relu_; None where there is none."""
     target: Any = node.target
     name, overload = target._schema.name.partition("::")[2], target._overloadname
     if not name.endswith("_") or target.namespace != "aten":
@@ -74,17 +74,17 @@ def _functional(node: fx.Node) -> Any:
 
 
 def _without_effects(graph: fx.GraphModule) -> None:
-    """Puts new values in place of changed ones; the trace has readers behind a change read its result already."""
+    """Makes in-place operations functional; in the trace, later consumers already read the operation's result."""
     for node in graph.graph.nodes:
         if _is_mutating(node) and (operation := _functional(node)) is not None:
             node.target = operation
 
 
 def _drop_passing(graph: fx.GraphModule) -> None:
-    """Removes what gives its input as it is, such as dropout in eval mode.
+    """Removes operations that return their input unchanged, such as dropout in eval mode.
 
-    A view becomes a reshape: it may have needed the copy that is gone. Of what is joined the empty parts go, such as
-    the caches of networks that could write texts.
+    A view becomes a reshape: it may have needed the copy that has been removed. Empty operands of concatenations are
+    dropped, such as the unused caches of networks that can generate text.
     """
     for node in list(graph.graph.nodes):
         is_random = "dropout" in str(node.target) and node.args[2:3] != (False,)
@@ -107,7 +107,7 @@ def _is_empty(node: fx.Node) -> bool:
 
 
 def _call(graph: fx.GraphModule, instead_of: fx.Node, operation: Any, *arguments: Any) -> fx.Node:
-    """A node in front of another, of the same module; its shape is found by the operation itself."""
+    """Inserts a node of the same module before another; its shape is found by running the operation."""
     with graph.graph.inserting_before(instead_of):
         made = graph.graph.call_function(operation, arguments)
     value = operation(*fx.map_arg(arguments, lambda node: node.meta["val"]))  # type: ignore[misc]
@@ -122,13 +122,13 @@ def _replace(graph: fx.GraphModule, node: fx.Node, result: fx.Node) -> None:
 
 
 def _cut_by_slices(graph: fx.GraphModule) -> None:
-    """Slices in place of chunks and splits; in float32 these stay, for short files."""
+    """Replaces chunks and splits by slices; in float32 they stay, which keeps the files short."""
     for piece, part in cut_by_slices(graph.graph, among_norms(graph)).items():
         piece.meta[STANDS_FOR] = part
 
 
 def _join_slices(graph: fx.GraphModule) -> None:
-    """Concatenation in place of what writes a part of a tensor, as `x[:, :2] = y` does: it has integer kernels."""
+    """Replaces writes to a part of a tensor, such as `x[:, :2] = y`, by concatenation, which has integer kernels."""
     for node in list(graph.graph.nodes):
         if node.target not in WRITING:
             continue
@@ -148,7 +148,7 @@ def _join_slices(graph: fx.GraphModule) -> None:
 
 
 def _written_range(node: fx.Node, size: Any) -> range | None:
-    """The places of an axis that are written; None where they are not together, or of the batch."""
+    """The positions along an axis that are written; None if they are not contiguous, or the axis is the batch."""
     if not isinstance(size, int):
         return None
     where: Any = node.args[3:]
@@ -185,8 +185,8 @@ def _open_gates(graph: fx.GraphModule) -> None:
 def _open_functions(graph: fx.GraphModule) -> None:
     """Writes hard-sigmoid as clamp(x / 6 + 1 / 2, 0, 1) and PReLU as w x + (1 - w) relu(x), which have integer kernels.
 
-    PReLU of one slope, as it is before training, is leaky ReLU. Those are layers of one position; rows and maps have
-    them, other values keep the functions.
+    A PReLU whose slopes are all equal, as before training, becomes leaky ReLU. Scaling per channel is a convolution
+    with a kernel of size one, which only rows and feature maps have; other values keep these functions.
     """
     maps, has_norms = feature_maps(graph), bool(among_norms(graph))
     for node in list(graph.graph.nodes):
@@ -197,7 +197,7 @@ def _open_functions(graph: fx.GraphModule) -> None:
             scaled = _call(graph, node, aten.mul.Tensor, source, 1 / 6)
             moved = _call(graph, node, aten.add.Tensor, scaled, 0.5)
             _replace(graph, node, _call(graph, node, aten.clamp.default, moved, 0.0, 1.0))
-        elif node.target is aten.rrelu.default:  # in eval mode of the mean slope
+        elif node.target is aten.rrelu.default:  # in eval mode its slope is the mean of the two bounds
             low: Any = node.args[1] if len(node.args) > 1 else 1 / 8
             high: Any = node.args[2] if len(node.args) > 2 else 1 / 3
             _replace(graph, node, _call(graph, node, aten.leaky_relu.default, source, (low + high) / 2))
@@ -212,9 +212,10 @@ def _open_functions(graph: fx.GraphModule) -> None:
 
 
 def _write_linears(graph: fx.GraphModule) -> None:
-    """A product of a value and a weight is a linear layer, as GPT-2's are, whatever the network's code calls it.
+    """Rewrites every product of a value and a weight, such as those of GPT-2, as a linear layer.
 
-    Else its weights would stay float32. Those of a formula, such as a mel filterbank's, are no parameters and stay so.
+    Otherwise the weights would stay float32. Matrices that a formula gives, such as a mel filterbank, are not
+    parameters and do stay float32.
     """
     constants = set(constant_nodes(graph))
     for node in list(graph.graph.nodes):
@@ -238,10 +239,10 @@ def _is_parameter(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _store_weights(graph: fx.GraphModule) -> None:
-    """Computes the weights of layers that depend on no input once, and stores them: weight norm, a blur's kernel.
+    """Computes layer weights that do not depend on the input once and stores them: weight norm, a blur's kernel.
 
-    A formula of a few numbers, as an audio front-end's Fourier basis is, stays one: written out it would be larger than
-    the network behind it.
+    Weights computed from a few numbers, such as an audio front-end's Fourier basis, stay a formula: stored, they would
+    be larger than the rest of the network.
     """
     for node in list(graph.graph.nodes):
         for argument in _weights_of(node):
@@ -265,7 +266,7 @@ def _weights_of(node: fx.Node) -> list[fx.Node]:
 
 
 def _sources_of(node: fx.Node) -> set[fx.Node]:
-    """A node, and all that it is computed of."""
+    """A node and all nodes that it is computed from."""
     sources, waiting = {node}, [node]
     while waiting:
         new = set(waiting.pop().all_input_nodes) - sources
@@ -275,7 +276,7 @@ def _sources_of(node: fx.Node) -> set[fx.Node]:
 
 
 def _is_fixed(node: fx.Node) -> bool:
-    """Whether a node reads no input itself and draws nothing at random."""
+    """Whether a node is no input of the network and draws no random numbers."""
     target = node.target
     is_random = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
     return node.op in ("get_attr", "call_function") and not is_random

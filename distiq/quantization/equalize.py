@@ -1,4 +1,4 @@
-"""Scales moved between neighbours, so that no channel widens the range it shares: the float network stays as it is.
+"""Moves scales between neighbouring layers so that no channel widens a shared range; the float network stays the same.
 
 Two ways, both on a prepared graph whose observers have seen nothing yet (batch norm is folded there):
 
@@ -6,12 +6,12 @@ Two ways, both on a prepared graph whose observers have seen nothing yet (batch 
   equalization and bias correction", arXiv:1906.04721, section 4.1);
 - from a normalization into the layers that read it: SmoothQuant (Xiao et al. 2023, arXiv:2211.10438, equation 4).
 
-A ReLU passes a scale on, a clip such as ReLU6 does not: min(x / s, 6) * s = min(x, 6 s). A clip for each channel would
-cost a float operation, so the one clip stays and the scales give way: a channel that reaches it on the calibration
-samples is not scaled, and no other is scaled so far that it would. On these samples the network's function is the same;
-elsewhere it differs only where a channel exceeds all that calibration saw of it. Deviation for ReLU: no channel grows
-beyond the widest of its tensor, which tiny weights under a large bias would do (the paper moves such biases instead,
-section 4.1.3, which zero padding forbids).
+A ReLU passes a scale on, a clip such as ReLU6 does not: min(x / s, 6) * s = min(x, 6 s). A clip per channel would cost
+a float operation, so the single clip stays and the scales are limited instead: a channel that reaches it on the
+calibration samples is not scaled, and no other channel is scaled far enough to reach it. On these samples the network's
+function is the same; elsewhere it differs only where a channel exceeds everything that calibration saw of it. Deviation
+for ReLU: no channel grows beyond the widest of its tensor, as one with tiny weights and a large bias otherwise would
+(the paper absorbs such biases instead, section 4.1.3, which zero padding rules out).
 """
 
 import math
@@ -26,7 +26,7 @@ from distiq.models.signature import Tensors
 from distiq.quantization.operations import CONVOLUTIONS, NORMALIZATIONS, aten
 from distiq.quantization.streaming import FAKE_QUANTIZERS, FloatRun, chunks_of
 
-ALPHA = 0.5  # SmoothQuant's own: activations and weights are made equally hard
+ALPHA = 0.5  # SmoothQuant's default: activations and weights become equally hard to quantize
 SWEEPS, SETTLED = 20, 1e-4
 TINY = 1e-30
 RELUS = {aten.relu.default, aten.relu_.default, aten.clamp_min.default}
@@ -36,7 +36,7 @@ CLIPS = {aten.relu6.default, aten.clamp.default, *HARDTANHS}
 
 
 class Pair(NamedTuple):
-    """Two weighted layers of which the second alone reads the first, through `between`: an activation or the first."""
+    """Two weighted layers, the second the only consumer of the first, via `between`: an activation or the first."""
 
     first: fx.Node
     between: fx.Node
@@ -89,8 +89,8 @@ def normalized(prepared: fx.GraphModule) -> list[Normalized]:
 
 
 def changed_fake_quantizers(prepared: fx.GraphModule) -> set[nn.Module]:
-    """The fake-quantize modules whose ranges equalization changes relative to their values: of what lies between, and
-    of its readers' weights. The first layer's own ranges, one for each channel, are only scaled."""
+    """The fake-quantize modules whose ranges equalization changes relative to their values: those of the activations
+    in between and of the consumers' weights. The per-channel ranges of the first layer are only scaled."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     layers = [pair.second for pair in pairs(prepared)]
     layers += [layer for group in normalized(prepared) for layer in group.layers]
@@ -158,14 +158,14 @@ def migration_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tens
 
 
 def within_limits(scales: Tensor, highest: Tensor, ceiling: float) -> Tensor:
-    """The scales, held so that no channel reaches the ceiling, or grows beyond the widest, that does not already.
+    """Limits the scales so that no further channel reaches the ceiling, and none grows beyond the widest one.
 
     A common factor changes no quantized value. So widths are compared after division by the median scale, and the
-    factor is free to make room below the ceiling; or, where channels lie there and have to stay, to make their own
-    scales 1 on (geometric) average, so that the others are in proportion to them.
+    factor can be chosen to make room below the ceiling; or, where some channels lie at the ceiling and have to stay, so
+    that the geometric mean of their scales is 1 and the other scales are in proportion to them.
 
     Args:
-        scales: (C,) by which the channels are to be divided. highest: (C,) their largest values before.
+        scales: (C,) by which the channels are to be divided. highest: (C,) their largest values before the division.
     """
     fixed = highest >= ceiling
     if fixed.any():
@@ -193,7 +193,7 @@ class _Graph:
         return isinstance(self.modules.get(str(node.target)), FAKE_QUANTIZERS)
 
     def _parameter(self, argument: object) -> nn.Parameter | None:
-        """The parameter that an argument of a layer reads, through its fake-quantize module; fixed weights are none."""
+        """The parameter behind a layer's argument and its fake-quantize module; None for fixed weights."""
         if isinstance(argument, fx.Node) and self.is_fake_quantize(argument):
             argument = argument.args[0]
         if not isinstance(argument, fx.Node) or argument.op != "get_attr":
@@ -242,7 +242,7 @@ def _only_reader(node: fx.Node) -> fx.Node | None:
 
 
 def _ceiling(activation: fx.Node) -> float:
-    """Where an activation that begins at zero clips; 0 where it begins elsewhere, which no scale can pass."""
+    """The upper limit of an activation whose lower limit is zero; 0 for any other, which no scale can pass through."""
     if activation.target in (aten.relu.default, aten.relu_.default):
         return math.inf
     if activation.target is aten.relu6.default:

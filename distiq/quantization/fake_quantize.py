@@ -22,7 +22,7 @@ LARGEST_BIAS = 2.0**30
 
 @contextlib.contextmanager
 def only_enabled(network: nn.Module, enabled: Collection[nn.Module] = ()) -> Iterator[None]:
-    """Of a network's fake-quantizers these quantize; the others let values pass, and their observers see none."""
+    """Lets only these fake-quantizers of a network quantize; the others pass values through, unseen by observers."""
     modules: list[Any] = [module for module in network.modules() if hasattr(module, "enabled")]
     for module in modules:
         module.enabled = module in enabled
@@ -47,7 +47,7 @@ class ActivationFakeQuantize(ObserverBase):
         self.mode: Literal["observe", "simulate"] = "observe"
         self.enabled = True  # while it is not, values pass unchanged
         self.histogram = Histogram()
-        self.through: Function | None = None  # what alone reads the values; see `mse_range`
+        self.through: Function | None = None  # the only consumer of the values; see `mse_range`
         self.keeps_extremes = False  # the range is as wide as all values, whatever the scheme says
         self.scale: Tensor
         self.zero_point: Tensor
@@ -74,7 +74,7 @@ class ActivationFakeQuantize(ObserverBase):
         low, high = wide if keeps else activation_range(seen, self.scheme, self.through)
         if bits == 16 or (
             self.qscheme == torch.per_tensor_symmetric and low < 0
-        ):  # of 16 bits kernels have no zero points
+        ):  # kernels for 16-bit activations have no zero points
             high = max(high, -low * self.quant_max / -self.quant_min)
             low = high * self.quant_min / self.quant_max
         scale, zero_point = affine_qparams(torch.tensor(low), torch.tensor(high), bits)
@@ -94,11 +94,11 @@ class ActivationFakeQuantize(ObserverBase):
 
 
 class _FakeQuantizeFunction(torch.autograd.Function):
-    """Rounds to whole steps within bounds; the gradient passes where the value lies inside of them.
+    """Rounds to whole steps within bounds; the gradient passes where the value lies inside them.
 
-    What `torch.fake_quantize_per_tensor_affine` does, whose kernel takes ten times as long on a CPU (as tensors, the
-    scale and the bounds would take three times as long again). The steps are rounded before the zero point is added,
-    as the runtimes do it: ties fall alike.
+    The same as `torch.fake_quantize_per_tensor_affine`, whose kernel takes ten times as long on a CPU (with the scale
+    and the bounds as tensors, three times as long again). The steps are rounded before the zero point is added, as in
+    the runtimes, so that ties are broken the same way.
     """
 
     @staticmethod
@@ -114,12 +114,12 @@ class _FakeQuantizeFunction(torch.autograd.Function):
 
 
 class _LearnedStepFunction(torch.autograd.Function):
-    """The same values and the same gradient of x; that of the scale is of Esser et al. 2020, equation 3.
+    """The same values and the same gradient for x; the gradient for the scale is that of Esser et al. 2020, equation 3.
 
-    For x on step q it is q - x / scale where x lies inside, and q where it is clipped, times the gradient of the value.
-    The sum is divided by sqrt(values of a sample * largest step), so that scales and weights learn at like speed.
-    Deviations: inside is where x's own gradient passes, up to half a step beyond the limits; the largest step is
-    counted from the smallest, and zero keeps its place among them.
+    For x rounded to step q it is q - x / scale where x lies within the bounds, and q where it is clipped, times the
+    gradient of the result. The sum is divided by sqrt(values per sample * largest step), so that scales and weights
+    learn at similar speeds. Deviations: x counts as within the bounds wherever its gradient passes, up to half a step
+    beyond the limits; the largest step is counted from the smallest, and zero keeps its place among them.
     """
 
     @staticmethod
@@ -151,7 +151,7 @@ class DynamicFakeQuantize(nn.Module):
 
 
 class PerChannelWeightFakeQuantize(ObserverBase):
-    """Symmetric scales per output channel: made from the weights as they are, kept by `fix`, or trained by `learn`.
+    """Symmetric scales per output channel: computed from the current weights, fixed by `fix`, or trained by `learn`.
 
     `smallest_scale` keeps a channel's range wide enough for its bias: see `BiasFakeQuantize`. torchao hands the
     channel axis only to a class whose name says "PerChannel".
@@ -174,7 +174,7 @@ class PerChannelWeightFakeQuantize(ObserverBase):
         self.scale = scale.detach().clone()
 
     def follow(self) -> None:
-        """Makes the scales from the weights as they are from now on: training moves them away from fixed ones."""
+        """From now on computes the scales from the current weights, which training moves off the fixed grid."""
         self.scale = None
 
     def learn(self) -> None:
@@ -212,8 +212,8 @@ def along(scale: Tensor, axis: int, weight: Tensor) -> Tensor:
 def learned_step(weight: Tensor, scale: Tensor, bound: int, axis: int = 0) -> Tensor:
     """Weights (..., O, ...) quantized with scales (O,), with gradients for both (Esser et al. 2020, equations 1-5).
 
-    The gradient passes straight through the rounding, stops where a weight is clipped, and the step's is divided by
-    sqrt(weights of the channel * bound), so that steps and weights learn at like speed.
+    The gradient passes straight through the rounding and stops where a weight is clipped; the scale's gradient is
+    divided by sqrt(weights of the channel * bound), so that scales and weights learn at similar speeds.
     """
     factor = 1 / math.sqrt(weight.numel() / len(scale) * bound)
     scale = scale.detach() + (scale - scale.detach()) * factor  # its value to the last bit, as in the file
@@ -250,7 +250,7 @@ class BiasFakeQuantize(nn.Module):
         return activation.calculate_qparams()[0] * weight.calculate_qparams()[0]
 
     def freeze(self, bias: Tensor) -> None:
-        """Raises the weights' scale where the bias would not fit into 31 bits: in a channel of almost no weight."""
+        """Raises the weights' scale where the bias would not fit into 31 bits: in a channel of almost zero weights."""
         activation, weight = self.pair
         needed = bias.detach().abs().max() / (activation.calculate_qparams()[0] * LARGEST_BIAS)
         weight.smallest_scale.copy_(torch.clamp(needed, min=SMALLEST_SCALE))

@@ -1,7 +1,7 @@
 """The quantized graph: exported once, annotated the way integer kernels fuse, prepared and converted by torchao PT2E.
 
 Where the quantize / dequantize pairs stand decides whether a runtime computes in integers: a pair between a
-convolution and its activation, or a missing one behind an addition, leaves an island of float32.
+convolution and its activation, or the lack of one after an addition, leaves an island of float32.
 """
 
 import copy
@@ -39,7 +39,7 @@ EXAMPLE = "distiq_example"
 
 
 def export_graph(model: nn.Module, example: Tensors) -> fx.GraphModule:
-    """The model as a `torch.export` graph with a dynamic batch (and length, of token numbers), of a copy.
+    """Exports a copy of the model as a `torch.export` graph with a dynamic batch (for token ids, length too).
 
     Args:
         example: inputs (B, ...), B >= 2.
@@ -122,7 +122,7 @@ def _check_integers(prepared: fx.GraphModule) -> None:
 def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
     """Stores weights of linear layers (O, I) as (O * I / group, group), a scale for each row, behind a view of (O, I).
 
-    Layers whose width is no multiple of the group, and weights that something else reads, too, stay as they are.
+    Layers whose width is not a multiple of the group size, and weights with other consumers, stay as they are.
     """
     readers: dict[str, list[fx.Node]] = {}
     for node in graph.graph.nodes:
@@ -149,7 +149,7 @@ def _group_weights(graph: fx.GraphModule, scheme: Scheme) -> None:
 
 
 def _look_through_gates(prepared: fx.GraphModule) -> None:
-    """Tells the fake-quantizers whose values go into x * gate(x) alone what is made of them."""
+    """Gives fake-quantizers whose values are consumed only by x * gate(x) that function, for the choice of ranges."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     for product in prepared.graph.nodes:
         source: Any = product.args[0] if GATED in product.meta else None
@@ -161,7 +161,7 @@ def _look_through_gates(prepared: fx.GraphModule) -> None:
 
 
 def _keep_extremes(prepared: fx.GraphModule) -> None:
-    """Lets fake-quantizers clip nothing where the largest values alone are read in the end: global max pooling."""
+    """Keeps fake-quantizers from clipping where only the largest values matter in the end: global max pooling."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     read_by_maxima = {
         source for node in prepared.graph.nodes if node.target in MAXIMA for source in node.all_input_nodes
@@ -176,7 +176,7 @@ def _keep_extremes(prepared: fx.GraphModule) -> None:
 
 
 def _insert_dynamic_fake_quantizers(prepared: fx.GraphModule) -> None:
-    """Quantizes the input of each linear layer with integer weights, batch by batch; one source is quantized once."""
+    """Quantizes the input of each linear layer with integer weights, batch by batch; a shared input only once."""
     modules = dict(prepared.named_modules(remove_duplicate=False))
     made: dict[fx.Node, fx.Node] = {}
     for node in list(prepared.graph.nodes):

@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from distiq.errors import UserError
 from distiq.numerics import sqnr_db
 
-LEAST_DB = 80.0  # rounding of float32 in another order stays above 100
+LEAST_DB = 80.0  # float32 arithmetic in another order stays above 100
 STANDS_FOR = "distiq_stands_for"
 """Key of a node's `meta`: the name of the traced node whose value it gives, where that has another name."""
 
@@ -29,7 +29,7 @@ class _Recording(fx.Interpreter):
 
 
 def outputs_of(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that a network gives for example rows, in order; chance falls alike each time."""
+    """The tensors that a network returns for example rows, in order; random draws are the same each time."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         outputs = model(*(one.clone() if isinstance(one, Tensor) else one for one in example))
@@ -39,10 +39,10 @@ def outputs_of(model: nn.Module, example: tuple[Any, ...]) -> list[Tensor]:
 def check_unchanged(
     before: fx.GraphModule, after: fx.GraphModule, example: tuple[Any, ...], outputs: list[Tensor]
 ) -> None:
-    """Raises UserError unless the graph `after` gives the outputs, and names the first node that differs from `before`.
+    """Raises UserError unless the graph `after` gives the same outputs; names the first node unlike that of `before`.
 
     Args:
-        example: rows as the network sees them, one entry an input.
+        example: rows as the network sees them, one entry per input.
         outputs: what the network gives for them, as `outputs_of` orders them.
     """
     given = outputs_of(after, example)

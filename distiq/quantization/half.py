@@ -14,7 +14,7 @@ from distiq.quantization.streaming import chunks_of
 from distiq.quantization.weights import constant_of
 
 LARGEST = torch.finfo(torch.float16).max  # 65,504
-LEAST_DB = 60.0  # of rounded weights; 11 bits give 72 or more, and what is below 6e-5 has fewer
+LEAST_DB = 60.0  # of rounded weights; 11 significant bits give 72 or more, values below 6e-5 have fewer bits
 
 
 @torch.no_grad()
@@ -61,13 +61,13 @@ def _beyond(prepared: fx.GraphModule) -> dict[str, None]:
 
 
 def _weight(prepared: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """The stored float32 tensor that a node reads, if it is worth two bytes a value."""
+    """The stored float32 tensor that a node reads, if storing it in float16 is worthwhile."""
     value = constant_of(prepared, node)
     return value if value is not None and value.dtype == torch.float32 and value.numel() >= HALVED_FROM else None
 
 
 def _layer(name: str, readers: list[fx.Node]) -> str:
-    """The module path of what reads a constant; of one that was lifted out of its module, that of its first reader."""
+    """The module path that a constant belongs to; for one lifted out of its module, that of its first consumer."""
     stacks = [path for node in readers for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
     owner = name.rpartition(".")[0]
     return owner if owner in stacks or not stacks else stacks[-1]

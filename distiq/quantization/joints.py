@@ -1,4 +1,4 @@
-"""Joints: where a network joins results of unlike range, such as the pixels of boxes and the logits of their scores.
+"""Joints: where a network concatenates results of unlike ranges, such as box coordinates in pixels and score logits.
 
 One set of quantization parameters over both would leave the smaller part a few of its 256 steps, or none.
 """
@@ -13,7 +13,7 @@ from distiq.models.signature import for_graph
 from distiq.quantization.operations import aten
 from distiq.quantization.regions import tail
 
-UNLIKE = 16.0  # how many times as wide one range is as another: the smaller has 4 of 8 bits left
+UNLIKE = 16.0  # ratio of two ranges from which they are unlike: the narrower one has 4 of 8 bits left
 
 
 class Joint(NamedTuple):

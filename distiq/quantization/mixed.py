@@ -23,14 +23,14 @@ ByBits = Mapping[str, Mapping[int, float]]
 
 
 def choose_bits(noise: ByBits, limits: Sequence[tuple[ByBits, float]]) -> dict[str, int]:
-    """The bits of each layer: together they keep every limit and make the least noise, by integer programming.
+    """The bits of each layer that minimize the total noise within all limits, by integer programming.
 
     Dong et al. 2020, "HAWQ-V2" (arXiv:1911.03852), section 3.2, with measured noise in place of the Hessian's trace.
-    Where no choice keeps all limits, each layer takes what costs the least.
+    If no choice satisfies all limits, each layer takes its cheapest option.
 
     Args:
-        noise: power at the network's output, with this layer's weights alone quantized to so many bits.
-        limits: what the layers cost in bytes or in bit operations, and what that may be in sum.
+        noise: power at the network's output with only this layer's weights quantized, to that many bits.
+        limits: what each layer costs, in bytes or in bit operations, and the largest sum allowed.
     """
     choices = [(layer, bits) for layer, powers in noise.items() for bits in powers]
     power = np.array([noise[layer][bits] for layer, bits in choices])
@@ -51,7 +51,7 @@ def choose_bits(noise: ByBits, limits: Sequence[tuple[ByBits, float]]) -> dict[s
 
 
 def _cost(limits: Sequence[tuple[ByBits, float]], layer: str, bits: int) -> float:
-    """What a layer costs as a share of its own most, summed over the limits."""
+    """What a layer costs as a share of its largest cost, summed over the limits."""
     return sum(costs[layer][bits] / max(*costs[layer].values(), 1.0) for costs, _ in limits)
 
 
@@ -107,12 +107,12 @@ class _Counting(fx.Interpreter):
         return isinstance(value, Tensor) and value.is_floating_point()
 
     def _bits(self, factor: fx.Node) -> int:
-        """The bits of what a node reads; what changes no value is looked through."""
+        """The bit width of a node's operand, looking through operations that change no value."""
         while factor.target in MOVING:
             factor = factor.all_input_nodes[0]
         match self.modules.get(str(factor.target)):
             case PerChannelWeightFakeQuantize() as module:
-                return module.quant_max.bit_length() + 1  # symmetric, of b bits it ends at 2^(b-1) - 1
+                return module.quant_max.bit_length() + 1  # symmetric: with b bits the bound is 2^(b-1) - 1
             case ActivationFakeQuantize() as module:
                 return module.quant_max.bit_length() + 1
             case DynamicFakeQuantize():

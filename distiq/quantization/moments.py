@@ -1,4 +1,4 @@
-"""What a layer's inputs and its float outputs say, summed up chunk by chunk: all that closed-form rounding reads."""
+"""Statistics of a layer's inputs and float outputs, summed chunk by chunk: all that closed-form rounding needs."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -9,9 +9,9 @@ from torch import Tensor, fx
 from distiq.quantization.operations import TRANSPOSED, aten, groups_of
 from distiq.quantization.weights import as_rows
 
-ENOUGH, MOST = 2**11, 2**17  # positions of a layer over all samples; of larger maps as many are drawn
-PER_COLUMN = 64  # and so many for each weight of an output channel, up to MOST
-LEAST_PER_COLUMN = 32  # which gives way to this
+ENOUGH, MOST = 2**11, 2**17  # positions of a layer over all samples; larger maps are sampled down to as many
+PER_COLUMN = 64  # positions for each weight of an output channel, up to MOST
+LEAST_PER_COLUMN = 32  # a minimum that overrides MOST
 PIECE = 2**21  # numbers that are gathered at once
 SEED = 0
 EVERY = 2**62
@@ -20,8 +20,9 @@ EVERY = 2**62
 class Moments(NamedTuple):
     """Means over samples and positions, per group of channels.
 
-    covariance: (G, K, K) of the inputs as they are, or of a block of them; cross: (G, O, K) of the error that is to be
-    mended with those inputs; input_mean: (G, K) of all; error_mean: (G, O), float output minus what the weights give.
+    covariance: (G, K, K) of the inputs as they are, or of a block of them; cross: (G, O, K) of the error to be
+    compensated with those inputs; input_mean: (G, K) of all inputs; error_mean: (G, O), float output minus that of the
+    weights.
     """
 
     covariance: Tensor
@@ -50,14 +51,14 @@ class Sums:
         self.generator = torch.Generator().manual_seed(SEED)
 
     def add(self, quantized: Tensor, original: Tensor) -> None:
-        """Takes up the inputs of a chunk (B, ...): those that the layer gets, and those of the float network."""
+        """Adds the inputs of a chunk (B, ...): those that the layer gets, and those of the float network."""
         share = max(1, enough(self.rows.shape[2]) * len(quantized) // self.samples)
         reads = _reads(self.layer, quantized, self.shape, share, self.generator)
         for part in reads:
             self._add(part.columns(self.layer, quantized), part.columns(self.layer, original))
 
     def _add(self, given: Tensor, ideal: Tensor) -> None:
-        """Of columns, (G, K, P) each."""
+        """Adds the sums over columns, (G, K, P) each."""
         # What the float weights give on the float inputs, minus what they give on these.
         error = self.rows @ ideal.sub_(given)
         if self.lost is not None:
@@ -70,7 +71,7 @@ class Sums:
         self.count += given.shape[2]
 
     def moments(self, centred: bool) -> Moments:
-        """The means; about the inputs' mean where the layer's bias takes that up."""
+        """The means; centred on the inputs' mean where the layer's bias absorbs it."""
         covariance, cross, input_mean, error_mean = (value / self.count for value in self.terms)
         if centred:
             own = input_mean[:, self.block].unsqueeze(1)
@@ -80,7 +81,7 @@ class Sums:
 
 
 def enough(columns: int) -> int:
-    """The positions that the moments of so many columns are summed over."""
+    """How many positions the moments of that many columns are summed over."""
     return max(ENOUGH, min(MOST, PER_COLUMN * columns), LEAST_PER_COLUMN * columns)
 
 
@@ -94,9 +95,9 @@ def columns(layer: fx.Node, value: Tensor, shape: torch.Size) -> Tensor:
 
 
 class Reads(NamedTuple):
-    """What a layer reads at some of its positions: (B, P, taps) places in each channel, and which are no padding.
+    """What a layer reads at some of its positions: (B, P, taps) places in each channel, and which are not padding.
 
-    Of a linear layer the places (P, 1) are rows of all samples.
+    For a linear layer the places (P, 1) are rows of all samples.
     """
 
     first: int
@@ -136,7 +137,7 @@ def _reads(
     for first in range(0, len(value), size):
         samples = min(size, len(value) - first)
         for some in order.split(room):
-            # Other positions in each sample, though one order is drawn for all.
+            # Each sample has different positions, though a single random order serves all of them.
             shift = 0 if count == positions else torch.randint(positions, (samples, 1), generator=generator)
             at = (some.expand(samples, -1) + shift) % positions
             yield Reads(first, places[at], inside[at])
@@ -164,7 +165,7 @@ def _taps(layer: fx.Node, sizes: tuple[int, ...], kernel: tuple[int, ...]) -> tu
             is_read = torch.ones_like(at, dtype=torch.bool)
         is_read &= (at >= 0) & (at < size)
         at = at.clamp(0, size - 1)
-        # The axes before count by the size of this one: (positions, 1, taps, 1) and (1, positions, 1, taps).
+        # The preceding axes are strided by the size of this one: (positions, 1, taps, 1) and (1, positions, 1, taps).
         places = (places[:, None, :, None] * size + at[None, :, None, :]).flatten(2).flatten(0, 1)
         inside = (inside[:, None, :, None] & is_read[None, :, None, :]).flatten(2).flatten(0, 1)
     return places, inside

@@ -1,4 +1,4 @@
-"""The operations of an exported graph, by what integer kernels make of them."""
+"""The operations of an exported graph, grouped by how integer kernels treat them."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ WEIGHTED = {*CONVOLUTIONS, *TRANSPOSED, aten.linear.default}
 ACTIVATIONS = {
     aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default,
 }  # fmt: skip
-"""What a kernel computes behind its layer at no cost."""
+"""Operations that a kernel applies to its layer's result at no cost."""
 POOLING = {
     aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default, aten.avg_pool1d.default,
     aten.avg_pool2d.default, aten.mean.dim,

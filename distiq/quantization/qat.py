@@ -2,7 +2,7 @@
 
 It starts from the calibrated model, with batch norm folded. Activations keep their calibrated ranges, unless their
 scales are to be learned, too. 8-bit scales of weights follow the weights, also those that rounding had fixed; those of
-narrower weights are learned. The loss is handed in: whether a teacher stands behind it is not known here.
+narrower weights are learned. The loss is passed in: this module does not know whether it involves a teacher.
 """
 
 from collections.abc import Callable

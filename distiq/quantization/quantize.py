@@ -34,11 +34,11 @@ class QuantizedModel(nn.Module):
     def __init__(self, prepared: fx.GraphModule, scheme: Scheme) -> None:
         super().__init__()
         if scheme.attention and not has_quantized_products(prepared):
-            scheme = replace(scheme, attention=False)  # the network has none, and no record should tell of it
+            scheme = replace(scheme, attention=False)  # the network has none, so no record should mention it
         self.prepared, self.scheme = prepared, scheme
-        self.rounding_samples: int | None = None  # that weights or biases were rounded by, where memory allowed no more
+        self.rounding_samples: int | None = None  # used to round weights or biases, where memory allowed no more
         for parameter in prepared.parameters():
-            # Folding batch norm makes biases that take no gradient, and leaves its own parameters behind unused.
+            # Folding batch norm creates biases without gradients, and leaves the norm's parameters behind, unused.
             parameter.requires_grad_(parameter.is_floating_point())
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
@@ -55,7 +55,7 @@ class QuantizedModel(nn.Module):
         return self
 
     def reduced_layers(self) -> tuple[str, ...]:
-        """Module paths of the layers whose weights have fewer bits so that two products fit into 16."""
+        """Module paths of the layers whose weights have fewer bits so that a sum of two products fits into 16 bits."""
         layers = [
             (layer_of(node.all_input_nodes[0]), self.prepared.get_submodule(str(node.target)))
             for node in self.prepared.graph.nodes
@@ -86,11 +86,11 @@ def quantize(
 
     Args:
         model: any number of inputs and outputs, batch first.
-        calibration: normalized unlabelled inputs (N, ...), as the network sees them, a dict by name of several; a few
-            hundred are enough. Schemes that are not static read nothing from them but their shape, unless weights are
-            rounded by them.
+        calibration: normalized unlabelled inputs (N, ...), as the network sees them, or a dict by name if it has
+            several; a few hundred samples are enough. Schemes that are not static use only their shape, unless the
+            rounding of weights needs the samples.
         scheme: int8 with closed-form rounding, the first rung of the ladder, unless given.
-        seed: of learned rounding; all else draws nothing. The `watch` sees its steps.
+        seed: for learned rounding; nothing else uses random numbers. The `watch` sees the steps of the learning.
 
     Raises:
         UserError: the calibration set is empty or not finite, a weight is not, or the model cannot be traced.
@@ -161,7 +161,7 @@ def activation_fake_quantizers(quantized: QuantizedModel) -> list[ActivationFake
 
 
 def restore(model: nn.Module, example: Tensors, scheme: Scheme, state: dict[str, Tensor]) -> QuantizedModel:
-    """The quantized model whose `state_dict()` was saved: the float model gives the graph, the state the numbers."""
+    """The quantized model whose `state_dict()` was saved, from the graph of the float model and the saved values."""
     quantized = QuantizedModel(prepare(export_graph(model, example), scheme), scheme)
     with torch.no_grad():
         for fake_quantize in activation_fake_quantizers(quantized):

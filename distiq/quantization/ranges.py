@@ -101,15 +101,15 @@ def percentile_range(histogram: Histogram, percentile: float) -> tuple[float, fl
 def mse_range(histogram: Histogram, bits: int, through: Function | None = None) -> tuple[float, float]:
     """The range of least mean squared error, of rounding and clipping together; both limits are searched at once.
 
-    `through`: a function, alike for all values, that alone reads them; the error is that of its results. What SiLU
-    makes of far negative values is hardly told apart, so that their share of the integers is better spent elsewhere.
+    `through`: an elementwise function that is the only consumer of the values; the error is then that of its results.
+    SiLU maps large negative values to almost the same result, so their share of the integers is better spent elsewhere.
 
-    As functions of the two limits, what clipping costs and, but for the phase of the steps, what rounding costs are
-    convex: a coarse search finds the valley, and four finer ones around the best its bottom, to a thousandth of the
-    range. No limit goes beyond the extremes.
+    The clipping error is convex in the two limits, and so is the rounding error but for the phase of the steps: a
+    coarse search finds the valley, and four finer searches around the best candidate find its bottom, to a thousandth
+    of the range. No limit goes beyond the extremes.
     """
     if 2**bits > BINS:
-        # Steps finer than the bins: to cut one value off costs more than that narrows the rounding of 10^9 others.
+        # Steps are finer than the bins: clipping one value costs more than it saves in rounding 10^9 others.
         return histogram.low, histogram.high
     centers, counts = histogram.centers_and_counts()
     extremes = torch.tensor([min(histogram.low, 0.0), max(histogram.high, 0.0)], dtype=torch.float64)
@@ -181,7 +181,7 @@ def divergences(centers: Tensor, counts: Tensor, lows: Tensor, highs: Tensor, bi
         inside = ((centers >= low) & (centers <= high)).double()
         levels = torch.clamp(torch.round(centers / step) + zero, smallest, largest).long() - smallest
         empty = torch.zeros(largest - smallest + 1, dtype=torch.float64)
-        # What is cut off counts at the edges of the values, and not at all among the quantized ones.
+        # Clipped values count at the edges of the original distribution, and not at all in the quantized one.
         shares = counts * inside
         outside = counts * (1 - inside)
         edges = (inside.nonzero()[0], inside.nonzero()[-1]) if inside.any() else (0, -1)

@@ -2,10 +2,10 @@
 
 Nagel et al. 2020, "Up or down? Adaptive rounding for post-training quantization" (arXiv:2004.10568), equations 21-25,
 layer by layer; Li et al. 2021, "BRECQ" (arXiv:2102.05426), block by block; there with Wei et al. 2022, "QDrop"
-(arXiv:2203.05740). Deviations: the error is counted in powers of the float output, so that the regularizer has the same
-weight at any scale; the learning rate is such that few steps of Adam can go as far as many; batches are the same 32
-samples each time, in random order; rounding may begin at GPTQ's result; what does not come out better than it began is
-taken back.
+(arXiv:2203.05740). Deviations: the error is divided by the power of the float output, so that the regularizer has the
+same weight at any scale; the learning rate is chosen so that few steps of Adam can go as far as many; batches are fixed
+groups of 32 samples, taken in random order; rounding may begin at GPTQ's result; a result that is no better than its
+starting point is discarded.
 """
 
 import operator
@@ -34,7 +34,7 @@ WARM_UP = 0.2  # share of the steps without the regularizer
 DROP = 0.5  # probability that a value keeps its float form (QDrop)
 WAY = 10.0  # sum of the learning rates over all steps: 10,000 steps of the paper's 1e-3
 FASTEST = 0.1
-HELD = 0.5  # how far a rounding begins on the side of GPTQ's integer; the rest is the float weight's own place
+HELD = 0.5  # where a rounding begins: share of GPTQ's integer; the rest is the position of the float weight
 Nodes = tuple[fx.Node, ...]
 
 
@@ -85,7 +85,7 @@ def fix_scales(prepared: fx.GraphModule, spans: list[Span]) -> None:
 
 
 class Reconstruction:
-    """Runs float and quantized network side by side, part by part; keeps what enters and leaves a part, by chunks."""
+    """Runs the float and the quantized network side by side, part by part; keeps each part's inputs and outputs."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Reconstruction:
                     del values[source]
 
     def _advance(self, nodes: Nodes, kept: dict[fx.Node, list[Any]], for_qat: bool) -> None:
-        """Puts what leaves a part beside what entered it."""
+        """Runs a part and adds its outputs to the kept values."""
         constants, inside = self._constants(nodes, for_qat), set(nodes)
         leaving = [node for node in nodes if node is nodes[-1] or not inside.issuperset(node.users)]
         for number in range(self.count):
@@ -145,7 +145,7 @@ class Reconstruction:
         return torch.where(torch.rand(value.shape, generator=self.generator) < self.drop, value, quantized)
 
     def _constants(self, nodes: Nodes, for_qat: bool) -> dict[fx.Node, Any]:
-        """What these nodes read that no sample changes."""
+        """The inputs of these nodes that do not depend on the samples."""
         needed = {source for node in nodes for source in node.all_input_nodes}
         for node in reversed(self.constants):
             if node in needed:
@@ -242,7 +242,7 @@ def _read(nodes: Nodes) -> set[fx.Node]:
 
 
 def _entering(nodes: Nodes, kept: dict[fx.Node, list[Any]], number: int) -> dict[fx.Node, Any]:
-    """What a part's nodes read of a chunk, in an order that does not change."""
+    """A chunk's values that a part's nodes read from outside, in a fixed order."""
     sources = _read(nodes)
     return {node: values[number] for node, values in kept.items() if node in sources}
 

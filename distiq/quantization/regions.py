@@ -1,4 +1,4 @@
-"""Parts of a graph that are told apart before quantization: feature maps, the outputs' tail, what lies among norms."""
+"""Regions of a graph that quantization treats differently: feature maps, the outputs' tail, nodes among norms."""
 
 import operator
 from typing import Any
@@ -42,7 +42,7 @@ def constant_nodes(graph: fx.GraphModule) -> list[fx.Node]:
 
 
 def data_read(graph: fx.GraphModule) -> dict[fx.Node, list[fx.Node]]:
-    """What each node reads that samples change and that is of floats."""
+    """The inputs of each node that depend on the samples and are floating-point."""
     constant = set(constant_nodes(graph))
     return {
         node: [source for source in node.all_input_nodes if is_float_tensor(source) and source not in constant]
@@ -67,8 +67,8 @@ def feature_maps(graph: fx.GraphModule) -> set[fx.Node]:
 def tail(graph: fx.GraphModule) -> set[fx.Node]:
     """The nodes behind the last layers: what moves, pools or scales values on their way to the network's outputs.
 
-    A sum of two belongs to them where both are scaled, or parts of another value, as corners of a box are: what layers
-    give themselves is added by integer kernels.
+    A sum of two values belongs to them where both are scaled, or are parts of another value, such as the corners of a
+    box: a sum of direct results of layers is computed by integer kernels.
     """
     behind: set[fx.Node] = set()
     for node, data in reversed(data_read(graph).items()):
@@ -105,7 +105,7 @@ def among_norms(graph: fx.GraphModule) -> set[fx.Node]:
 
 
 def _made_by_convolutions(graph: fx.GraphModule) -> set[fx.Node]:
-    """The nodes all of whose data comes out of convolutions, or is the input of floats itself."""
+    """The nodes whose data all comes from convolutions or directly from a floating-point input."""
     made: set[fx.Node] = set()
     for node, data in data_read(graph).items():
         is_input = node.op == "placeholder" and is_float_tensor(node)

@@ -27,10 +27,10 @@ from distiq.quantization.weights import as_rows, from_rows
 MOST_COLUMNS = 8192  # of a layer that are solved together: more would fill the memory with their covariance
 EIGHT_BITS = symmetric_bounds(8)[1]
 DAMPING = 0.01  # of the mean diagonal, added to it (GPTQ's own)
-PULL = 0.05  # the same, of the correction for errors of earlier layers: few samples do not move weights far
+PULL = 0.05  # the same for the correction of earlier layers' errors, so that few samples do not move weights far
 SHRINKS = 24
 SWEEPS = 4
-LAZY = 128  # columns whose losses reach those behind them in one product (GPTQ's own)
+LAZY = 128  # columns whose rounding errors are passed on to later columns in one product (GPTQ's default)
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def round_weights(prepared: fx.GraphModule, samples: Tensors) -> int:
 
 @torch.no_grad()
 def correct_biases(prepared: fx.GraphModule, samples: Tensors) -> int:
-    """Adds to each bias of a calibrated graph what its layer's output lost on average, in place, layer by layer.
+    """Adds to each bias of a calibrated graph the mean error of its layer's output, in place, layer by layer.
 
     Empirical bias correction (Nagel et al. 2019, arXiv:1906.04721, section 4.2) of weights as they are. Returns the
     samples read, as `round_weights` does.
@@ -127,7 +127,7 @@ class Rounding:
             moments = sums.moments(centred)
             target = rows[:, :, block] + _correction(moments)
             if not block.start:
-                # A scale is of a whole row: of several blocks it is that of the float weights, all inputs alike.
+                # A scale serves a whole row: with several blocks it comes from the float weights, all inputs alike.
                 variance = moments.covariance.diagonal(dim1=1, dim2=2)
                 alike = torch.ones(len(rows), columns)
                 read = (target, variance) if len(blocks) == 1 else (rows, alike)
@@ -138,7 +138,7 @@ class Rounding:
                 smallest = fake_quantize.smallest_scale if refits else None
                 given = rounded[:, :, block], moments.covariance, scale[:, :, block]
                 rounded[:, :, block], scale[:, :, block] = descend(target, *given, bound, smallest)
-            # The mean error before the block was rounded, and what that has added to it.
+            # The mean error before the block was rounded, plus the error that rounding it has added.
             lost = (rows - rounded)[:, :, block] @ moments.input_mean[:, block].unsqueeze(2)
             change = moments.error_mean + lost.squeeze(2)
         weight.copy_(from_rows(layer, rounded, stored.shape).reshape(weight.shape))
@@ -171,7 +171,7 @@ def _scales(layer: fx.Node, rows: Tensor, variance: Tensor, bound: int, size: in
 
 
 def _correction(moments: Moments) -> Tensor:
-    """The change of the weights that mends what earlier layers did wrong: least squares, pulled towards none."""
+    """The weight change that compensates for the errors of earlier layers: least squares, regularized towards zero."""
     return torch.cholesky_solve(
         moments.cross.transpose(1, 2).double(), _damped(moments.covariance, PULL, 1e-12)
     ).mT.float()
@@ -180,7 +180,7 @@ def _correction(moments: Moments) -> Tensor:
 def _damped(covariance: Tensor, share: float, least: float) -> Tensor:
     """The Cholesky factor, in float64, of a covariance with a share of its mean diagonal added to that.
 
-    Of inputs that hardly vary around a large mean, float32 leaves a matrix that is not positive: more is added then.
+    If the inputs hardly vary around a large mean, the float32 matrix is not positive definite: then more is added.
     """
     damping = share * covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=least).view(-1, 1, 1).double()
     matrix, eye = covariance.double(), torch.eye(covariance.shape[1], dtype=torch.float64)
@@ -215,7 +215,7 @@ def _to_nearest(weight: Tensor, scale: Tensor, bound: int) -> Tensor:
 
 
 def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tensor:
-    """Rounds column by column; what a column loses, the columns that follow make up for as well as they can.
+    """Rounds column by column; the following columns compensate for each column's error as well as they can.
 
     Columns go in the order of falling variance ("act order").
 
@@ -250,7 +250,7 @@ def gptq(weight: Tensor, covariance: Tensor, scale: Tensor, bound: int) -> Tenso
 def descend(
     weight: Tensor, rounded: Tensor, covariance: Tensor, scale: Tensor, bound: int, smallest: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Takes rounded weights further down: each in turn to the integer that is best beside all others as they are.
+    """Coordinate descent on rounded weights: each in turn takes the best integer, with all others held fixed.
 
     Behdin et al. 2023, "QuantEase" (arXiv:2309.01885), from GPTQ's result; no step makes the layer's output worse.
     Before each sweep a row gets the scale of least error for its integers.

@@ -21,12 +21,12 @@ class Scheme:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
         activation_bits: 8; of a static scheme also 16, symmetric, for which LiteRT and TFLM have integer kernels.
         mode: where activations are quantized. "static": everywhere, from calibration. "dynamic": at the inputs of
-            linear layers, from each batch by itself, so that a sample's output depends a little on the others; all
+            linear layers, computed for each batch, so that a sample's output depends slightly on the others; all
             other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and computed
             with as float32. In these two, tables of embeddings have 8 bits. "float16": nothing is an integer; weights
             are rounded to half precision and computed with as float32; rounding and ranges mean nothing.
-        group_size: weight-only, 4 bits and fewer: so many inputs of a linear layer share a scale, where its width is a
-            multiple of that; 0 takes one scale for each output.
+        group_size: weight-only, 4 bits and fewer: how many inputs of a linear layer share a scale, if its width is a
+            multiple of that; 0 means one scale for each output.
         rounding: each weight to the nearest integer, or all of a layer together so that its output on the
             calibration samples changes least: in closed form ("gptq"), with the biases corrected, or learned
             ("adaround"); or all of a block together so that the block's output changes least ("brecq", with QDrop).
@@ -35,7 +35,7 @@ class Scheme:
             in their papers.
         equalize: move scales between neighbouring layers, and from normalizations into the layers that read them, so
             that no channel widens the range that it shares; the float network stays the same.
-        correct_biases: add to each bias what its layer's output lost on average; "gptq" does it, too.
+        correct_biases: add to each bias the mean error of its layer's output; "gptq" does so as well.
         ranges: how a range is read from what calibration saw: the range of least mean squared error ("mse"), its
             extremes ("minmax"), the share `percentile` of it, the range of least divergence ("entropy"), or a moving
             average of the batches' extremes ("moving_average").
@@ -44,8 +44,8 @@ class Scheme:
         layer_bits: weight bits of single layers by module path, in place of `weight_bits`.
         reduce_range: at most 7 bits for the weights of every layer in which a kernel could add two products in 16 bits,
             so that x86 CPUs without VNNI give the same integers. That is every layer with two weights or more per
-            output channel: the largest weight of a channel becomes +-127, and beside it one of 2 is too
-            much. The scale, not the weights of the moment, decides, so rounding and training keep the promise.
+            output channel: the largest weight of a channel becomes +-127, and next to it even a weight of 2 is too
+            much. The bound depends on the scale, not on the current weights, so it survives rounding and training.
         integer_io: static, 8 bits: the network's input and output are quantized, too, so that a file can take and give
             integers; else the last layer's result is float32.
         symmetric_activations: static: values that lie on both sides of zero have a zero point of 0, as some
@@ -101,7 +101,7 @@ class Scheme:
 
     @property
     def in_float(self) -> bool:
-        """Whether runtimes, of 16 bits but LiteRT and TFLM, compute all in float32: such files are no faster."""
+        """Whether runtimes (with 16 bits, all but LiteRT and TFLM) compute in float32, so that files are no faster."""
         return self.mode in ("weight_only", "float16") or self.activation_bits == 16
 
     def bits_of(self, path: str) -> int:

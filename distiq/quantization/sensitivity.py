@@ -26,7 +26,7 @@ from distiq.tasks.task import Task, one_part
 
 SAMPLES = 128
 FEWEST = 16
-VALUES = SAMPLES * 3 * 96 * 96  # of the inputs of all samples together: large ones average as well over fewer
+VALUES = SAMPLES * 3 * 96 * 96  # in the inputs of all samples together: large samples average as well over fewer
 FakeQuantize = ActivationFakeQuantize | DynamicFakeQuantize | PerChannelWeightFakeQuantize
 
 
@@ -52,7 +52,7 @@ def quantized_tensors(quantized: QuantizedModel) -> list[QuantizedTensor]:
 
 
 def enough(values: int) -> int:
-    """How many samples of so many input values tell where the noise comes from."""
+    """How many samples, of that many input values each, suffice to locate the sources of the noise."""
     return max(FEWEST, min(SAMPLES, VALUES // max(1, values)))
 
 
@@ -66,7 +66,7 @@ def sensitivity(
     """Quantizes every tensor alone, then all weights and all activations together, and compares the outputs.
 
     Args:
-        quantized: its weights rounded to the nearest; closed-form rounding or training has no float32 to compare with.
+        quantized: with weights rounded to nearest; after closed-form rounding or training no float32 reference is left.
         samples: (N, ...) normalized inputs, as the network sees them.
         rung: what the record names as its trial.
         task: which outputs it reads, and which parts they have, of which the noisiest counts; by default the logits.

@@ -17,7 +17,7 @@ class SoftRounding(nn.Module):
         weight: of the float network.
         start: integers to begin from.
         scale: of each output channel, in a shape that broadcasts over the weights.
-        held: share of the start's side in where h begins; 0 begins at the float weights.
+        held: how far h begins from the float weights towards the start: 0 begins at the float weights.
     """
 
     def __init__(self, weight: Tensor, start: Tensor, scale: Tensor, bound: int, held: float) -> None:

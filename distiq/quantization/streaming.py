@@ -26,7 +26,7 @@ KEPT_BYTES = 2**30
 
 
 class FloatRun(fx.Interpreter):
-    """Runs a prepared graph with all fake-quantizers passed by; they see nothing of it."""
+    """Runs a prepared graph and bypasses all fake-quantizers; they observe nothing."""
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         passes = isinstance(self.fetch_attr(target), FAKE_QUANTIZERS)
@@ -57,12 +57,12 @@ def _sizes(prepared: fx.GraphModule, inputs: Sequence[Tensor], samples: int) -> 
 
 
 def _fitting(values: int) -> int:
-    """How many samples of so many values are taken at a time."""
+    """How many samples of that many values each are processed at a time."""
     return max(1, min(MOST_SAMPLES, CHUNK_BYTES // (4 * max(1, values))))
 
 
 def few(samples: Tensors, most: int) -> Tensors:
-    """The samples (N, ...), or so many of them that are drawn."""
+    """The samples (N, ...), or `most` of them drawn at random."""
     count = batch_size(samples)
     return samples if count <= most else each(lambda one: one[drawn(count, most)], samples)
 
@@ -105,7 +105,7 @@ class Pair(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    """A pair behind a fake-quantizer in three bytes a value: integers, and how far from there the float value is."""
+    """A pair behind a fake-quantizer in three bytes per value: the integer, and the float value's distance from it."""
 
     integers: Tensor
     distances: Tensor  # of bfloat16: an error of 2^-9 of the distance, 54 dB below the quantization noise
@@ -186,7 +186,7 @@ class SideBySide:
         }
 
     def _kept_bytes(self) -> int:
-        """The most bytes of a sample that are kept between two parts."""
+        """The largest number of bytes per sample that is kept between two parts."""
         place = {node: number for number, part in enumerate(self.parts) for node in part}
         held = [0] * len(self.parts)
         for node, first in place.items():
@@ -210,7 +210,7 @@ class SideBySide:
         )
 
     def renew(self, node: fx.Node) -> None:
-        """Takes up new values of the parameters behind a constant node, in the quantized network."""
+        """Recomputes a constant node of the quantized network from the new values of its parameters."""
         for source in node.all_input_nodes:
             self.renew(source)
         quantized = (

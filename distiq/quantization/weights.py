@@ -10,7 +10,7 @@ from distiq.quantization.operations import TRANSPOSED, groups_of
 
 
 def constant_of(graph: fx.GraphModule, node: object) -> Tensor | None:
-    """The stored tensor that a node reads; None where it is another kind of node, or none."""
+    """The stored tensor that a node stands for; None for another kind of node, or for no node at all."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
     value = operator.attrgetter(str(node.target))(graph)
@@ -46,7 +46,7 @@ def replace_constant(graph: fx.GraphModule, node: fx.Node, value: Tensor) -> Non
 
 
 def new_weight(graph: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> fx.Node:
-    """Stores a parameter under a dotted name, or that with a number where it is taken, and reads it before a node."""
+    """Stores a parameter under a dotted name, numbered if that is taken; returns a node for it before the given one."""
     path, _, last = name.rpartition(".")
     owner: nn.Module = graph
     for part in filter(None, path.split(".")):

@@ -23,7 +23,7 @@ from distiq.tasks.task import Task, Taught
 FAR_APART = 50  # times fewer parameters
 FEW_STEPS = 300
 SHOWN = 5  # classes named in a message
-LEARNED = 2.0  # points by which a teacher is better where it knows the samples
+LEARNED = 2.0  # points by which a validation score is suspiciously better than the test score
 
 
 def advise(
@@ -32,7 +32,8 @@ def advise(
     """Says what is known of the teacher before hours are spent on its student; None where it does not teach.
 
     Raises:
-        UserError: a loaded teacher predicts the classes in another order; it and the key that mends it are given.
+        UserError: a loaded teacher predicts the classes in another order; the message gives that order and the key that
+            corrects it.
     """
     if recipe.distil.teacher == "none":
         return None
@@ -62,7 +63,7 @@ def _right(task: Task, outputs: Tensor, targets: Tensor, order: Sequence[int]) -
 def permuted(
     network: Network, recipe: Recipe, classes: Sequence[str], order: Sequence[int], before: float, after: float
 ) -> str:
-    """What a teacher's outputs mean in place of the data's classes, and how to say so.
+    """The message on what a teacher's outputs mean in place of the data's classes, and on the key that declares it.
 
     Args:
         before, after: shares of right predictions, as they stand and in the other order.
@@ -85,9 +86,9 @@ def permuted(
 
 
 def learned_samples(scores: Scores) -> str:
-    """Warns of a loaded teacher that is far better on the validation than on the test split; empty of others.
+    """Warns of a loaded teacher that is far better on the validation than on the test split; empty for others.
 
-    Far is beyond both intervals, and by `LEARNED` points or more.
+    Far means beyond both intervals, and by `LEARNED` points or more.
     """
     validation, test = scores.validation.primary, scores.test.primary
     if validation.interval is None or test.interval is None or not validation.higher_is_better:

@@ -23,7 +23,7 @@ from distiq.run.networks import Network
 from distiq.runtimes.export import checksums, load, size_bytes
 from distiq.timing.latency import latencies
 
-SAMPLES = 16  # that ranges are calibrated on: what a file costs does not depend on them
+SAMPLES = 16  # on which ranges are calibrated: a file's cost does not depend on them
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def measure_untrained(
 
 
 class JudgedWatch:
-    """Passes everything on to another watch, and each epoch's metric to a judge, who may raise."""
+    """Forwards all progress to another listener, and each epoch's metric to a judge, which may raise."""
 
     def __init__(self, watch: Watch, judge: Callable[[int, float], None]) -> None:
         self.watch, self.judge = watch, judge
@@ -125,7 +125,7 @@ def figures_of_search(record: SearchRecord) -> dict[str, float]:
 
 
 def in_words(candidate: Candidate) -> str:
-    """A line of what became of a candidate."""
+    """What became of a candidate, in one line."""
     cost = f", {candidate.cost.latency_ms:.3g} ms, {candidate.cost.size_kb:.1f} kB" if candidate.cost else ""
     metric = f", {candidate.validation.in_words} on the validation split" if candidate.validation else ""
     why = f" ({candidate.why})" if candidate.why else ""
@@ -133,8 +133,8 @@ def in_words(candidate: Candidate) -> str:
 
 
 def front_of(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The trained candidates of which none other is as good in quality, latency and size and better in one; the best in
-    quality first."""
+    """The Pareto front: the trained candidates for which no other is at least as good in quality, latency and size and
+    better in one of them; the best in quality first."""
     trained = [one for one in candidates if one.outcome == "trained" and not one.why]
     ranked = sorted(trained, key=_figures, reverse=True)
     return tuple(one for one in ranked if not any(_beats(other, one) for other in trained))

@@ -85,16 +85,16 @@ def _check_uint8(recipe: Recipe, data: Data) -> None:
 
 
 def check_models(recipe: Recipe, data: Data, models: Models, watch: Watch) -> None:
-    """Raises UserError unless every network can be trained on this data, the student quantized as the recipe says."""
+    """Raises UserError unless this data can train every network and the student can be quantized as the recipe says."""
     check_networks(data, models, (recipe.distil,), watch)
     check_export(recipe, data, models.student, watch)
 
 
 def check_networks(data: Data, models: Models, distillations: Sequence[DistilSettings], watch: Watch) -> None:
-    """Raises UserError unless every network can be trained on this data and taught so.
+    """Raises UserError unless every network can be trained on this data, and the student with these settings.
 
     Args:
-        distillations: what the student is trained with.
+        distillations: the settings that the student is trained with.
     """
     for network in models.all:
         check_output(network.module, task_of(data).form(data.train.labels[:2]), data.example, network.role)
@@ -124,7 +124,7 @@ def _say_probabilities(network: Network, data: Data, watch: Watch) -> None:
 
 
 def _trimmed(data: Data) -> str:
-    """What a trimmed vocabulary does not know of the test texts."""
+    """Says how much of the test texts a trimmed vocabulary does not cover."""
     text = data.preprocessing
     assert isinstance(text, Text)
     unknown, used = data.used_tokens()
@@ -140,7 +140,7 @@ def check_export(recipe: Recipe, data: Data, student: Network, watch: Watch | No
     """Raises UserError unless the student can be exported, and quantized as the recipe says.
 
     Args:
-        watch: gets a note if the student joins outputs of unlike range.
+        watch: receives a note if the student joins outputs whose ranges differ widely.
     """
     model = copy.deepcopy(student.module)
     graph = export_graph(model, example_of(data))

@@ -18,7 +18,7 @@ from distiq.run.rungs import Rung, rung_named, rungs_of
 from distiq.run.train import TrainedNetwork
 from distiq.run.trial import Lesson, QuantizedRecord, Trial, quantize_student
 
-CLEARLY_FASTER = 0.85  # of float32's time: each is timed alone, with a noise of some percent
+CLEARLY_FASTER = 0.85  # of float32's time: each file is timed alone, with a few percent of noise
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Climbed:
     """The trials of a run, in order, and what was learned on the way.
 
     Args:
-        evidence: where the noise of plain quantization comes from, if a rung had to know.
+        evidence: where the noise of plain quantization comes from, if a rung needed to know.
         skipped: why a rung was not tried. estimates: what each rung costs, as estimated before it was tried.
     """
 

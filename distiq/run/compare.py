@@ -21,8 +21,8 @@ from distiq.timing.latency import latencies
 from distiq.timing.peak import MOST_PEAK_SECONDS, measure_peak
 from distiq.timing.tune import tune
 
-TUNED_ON = 8  # samples whose predictions settings of a runtime are compared by
-LENGTHS_SECONDS = 20.0  # what timing texts of several lengths takes at most, beside as long for warming up
+TUNED_ON = 8  # samples on which predictions under a runtime's settings are compared
+LENGTHS_SECONDS = 20.0  # at most, for timing texts of several lengths, plus as long again for warming up
 SIDE_BY_SIDE = "timing all files side by side"
 
 
@@ -111,14 +111,14 @@ def compare(
 def _loaded(
     paths: Mapping[str, Path], settings: MeasureSettings, tuning: Mapping[str, TuningRecord]
 ) -> tuple[dict[str, Predict], dict[str, int]]:
-    """The files under their settings, and the threads of each."""
+    """The files loaded under their settings, and the number of threads of each."""
     threads = {name: tuning[name].setting.threads if name in tuning else settings.threads for name in paths}
     options = {name: tuning[name].setting.options if name in tuning else {} for name in paths}
     return {name: load(path, threads[name], options[name]) for name, path in paths.items()}, threads
 
 
 def fixed_lengths(paths: Mapping[str, Path], data: Data) -> dict[str, int]:
-    """Of texts: the files that take one length alone, and that length in tokens."""
+    """For texts: the files that take a single length only, and that length in tokens."""
     if not data.preprocessing.has_lengths:
         return {}
     lengths = {name: runtime_of(path).signature(path).inputs[0].shape[1] for name, path in paths.items()}

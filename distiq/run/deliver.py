@@ -45,8 +45,8 @@ from distiq.runtimes.onnx_runtime import with_mask
 from distiq.tasks.choose import task_of
 from distiq.training import processes
 
-TRANSFORMERS = "transformers"  # of a student of that library: a folder that it loads
-VECTORS = "vectors"  # of a student that gives vectors: a folder for sentence-transformers and model2vec
+TRANSFORMERS = "transformers"  # for a student from that library: a folder that it loads
+VECTORS = "vectors"  # for a student that gives vectors: a folder for sentence-transformers and model2vec
 OWN = (
     "model*", "modules.json", "config*.json", "sentence_bert_config.json", "1_Pooling", "2_Normalize", "1_Normalize",
     "tokenizer*.json", "special_tokens_map.json", ".*.partial",
@@ -70,7 +70,7 @@ def write_run(
     chosen: Selection,
     web: Delivered | None,
 ) -> RunRecord:
-    """Leaves the record of the run, the bundle and the report."""
+    """Writes the record of the run, the bundle and the report."""
     teacher_record = _model_record(reference, timings, _quantized_columns(quantized, timings))
     int8 = chosen.best if chosen.delivered.rung == FLOAT32 else chosen.delivered
     student_record = _model_record(student, timings, (int8.simulated, int8.deployed))
@@ -197,7 +197,7 @@ def _written(
 
 
 def _save_vectors(ledger: Ledger, data: Data, student: TokenVectors | StaticVectors) -> None:
-    """The float32 student as a folder that sentence-transformers loads, of a static one also model2vec."""
+    """The float32 student as a folder that sentence-transformers loads; model2vec loads that of a static one, too."""
     folder = ledger.folder / VECTORS
     partial = folder.with_name(f".{VECTORS}.partial")
     assert isinstance(data.preprocessing, Text)
@@ -208,7 +208,7 @@ def _save_vectors(ledger: Ledger, data: Data, student: TokenVectors | StaticVect
     try:
         save_vectors(student, partial, data.preprocessing.to_json())
         check_vectors(student, partial, example_of(data))
-    except Exception as error:  # the library raises its own kinds
+    except Exception as error:  # the library raises its own exception types
         shutil.rmtree(partial, ignore_errors=True)
         ledger.watch.note(f"no folder {VECTORS}: {type(student).__name__} is not saved whole ({reason_of(error)})")
         return
@@ -224,9 +224,9 @@ def _save_for_transformers(ledger: Ledger, data: Data, student: TokenLogits, fil
     try:
         save_transformers(student, partial, data.classes, text, task_of(data).decoding, data.target._asdict())
         check_saved(student, partial, example_of(data))
-        if file.path.suffix == ".onnx" and type(student) is TokenLogits:  # of tokens Optimum wants another order
+        if file.path.suffix == ".onnx" and type(student) is TokenLogits:  # Optimum orders per-token outputs otherwise
             with_mask(file.path, partial / "model.onnx", data.preprocessing.pad)
-    except Exception as error:  # the library raises its own kinds
+    except Exception as error:  # the library raises its own exception types
         shutil.rmtree(partial, ignore_errors=True)
         kind = type(student.model).__name__
         ledger.watch.note(f"no folder {TRANSFORMERS}: {kind} is not saved whole ({reason_of(error)})")

@@ -37,7 +37,7 @@ from distiq.tasks.choose import task_of
 
 SIMULATED = "simulated.safetensors"
 STEPS = (0.5, 1.0, 2.0, 4.0)
-LEAST_DB = 60.0  # of a file's logits against the simulated ones: rounding differently once in a while stays above
+LEAST_DB = 60.0  # SQNR of a file's logits against the simulated ones; occasional rounding differences stay above
 
 
 class DeployedRecord(Record):
@@ -83,7 +83,7 @@ def deploy(
     student: MeasuredNetwork,
     against: MeasuredNetwork,
 ) -> TrialFile:
-    """A trial's graph as the file of another runtime than the delivered one, beside its float32 file."""
+    """A trial's graph as a file for a runtime other than the delivered one, beside the float32 file there."""
     title, conditions = runtime_named(runtime).title, conditions_of(recipe, runtime)
     plain = ledger.step(
         f"student-float32-{runtime}",
@@ -123,7 +123,7 @@ def export_trial(
     data: Data,
     conditions: Conditions,
 ) -> DeployedRecord:
-    """The step of a trial's file in another runtime, from the weights that the trial left."""
+    """The step of a trial's file in another runtime, from the weights that the trial saved."""
     weights, simulated = load_file(trial.folder / WEIGHTS), load_file(trial.folder / SIMULATED)
     quantized = restore(student.module, example_of(data), scheme, weights)
     path = export_file(quantized, place.folder / conditions.model_file, data, conditions.export)
@@ -149,7 +149,7 @@ def deployed(
 
     Args:
         file: what it is called in the run's records, such as "student-static"; a runtime may follow.
-        simulated, logits: of the graph and of the file.
+        simulated, logits: the logits of the graph, and those of the file.
     """
     role, _, form = file.partition("-")
     suffix = form.partition("-")[2]
@@ -177,7 +177,7 @@ def deployed(
 
 
 def warn_of_distance(record: DeployedRecord, watch: Watch) -> None:
-    """Says where a file's logits are not those of the graph that it was lowered from."""
+    """Leaves a note where a file's logits differ from those of the graph that it was lowered from."""
     if record.simulated_sqnr_db < LEAST_DB:
         watch.note(
             f"{record.runtime}: the file's logits differ from the simulated ones ({record.simulated_sqnr_db:.0f} dB,"

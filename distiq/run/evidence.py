@@ -1,4 +1,4 @@
-"""What is measured of a network before rungs are chosen: what int8 does to a front-end, where the noise comes from."""
+"""What is measured on a network before rungs are chosen: what int8 does to a front-end, where the noise comes from."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ from distiq.run.measure import MeasuredNetwork
 from distiq.run.train import TrainedNetwork
 from distiq.tasks.choose import task_of
 
-HARMFUL_DB = 3.0  # what int8 may cost a front-end: half of the noise's power
+HARMFUL_DB = 3.0  # what int8 in a front-end may cost: beyond it, more than half of the noise's power comes from there
 
 
 class Decided(Record):
@@ -33,11 +33,11 @@ class Decided(Record):
 def float_modules(
     ledger: Ledger, data: Data, network: MeasuredNetwork, asked: tuple[str, ...] | None, scheme: Scheme
 ) -> FloatModulesRecord | None:
-    """Whether modules stay in float32: those that the recipe names; front-ends where int8 changes the logits much.
+    """Decides which modules stay in float32: those that the recipe names, else front-ends that int8 harms too much.
 
     Args:
         asked: module paths, or None to look for front-ends.
-        scheme: how all else is quantized.
+        scheme: how everything else is quantized.
 
     Returns:
         None if there is nothing to decide.
@@ -76,7 +76,7 @@ def decide(
 
 
 def noise_of(ledger: Ledger, data: Data, network: MeasuredNetwork, scheme: Scheme, seed: int) -> SensitivityRecord:
-    """Where the noise of a network comes from that a scheme quantizes."""
+    """Where the noise comes from when a scheme quantizes a network."""
     make = partial(look, network=network.trained, data=data, scheme=scheme, seed=seed)
     title = f"looking where the noise comes from ({scheme})"
     record = ledger.step(f"sensitivity-w{scheme.weight_bits}", title, SensitivityRecord, make).record
@@ -86,7 +86,7 @@ def noise_of(ledger: Ledger, data: Data, network: MeasuredNetwork, scheme: Schem
 
 
 def look(place: Place, *, network: TrainedNetwork, data: Data, scheme: Scheme, seed: int) -> SensitivityRecord:
-    """The step that quantizes every tensor alone."""
+    """The step that measures the noise of each tensor when it alone is quantized."""
     count = enough(math.prod(data.calibration.samples.shape))
     samples = data.normalize(data.calibration.drawn(count).inputs)
     quantized = calibrated(network.module, data, scheme, seed, place.watch)

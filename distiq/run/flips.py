@@ -15,7 +15,7 @@ WORST_FLIPS = 12
 
 
 def worst_flips(data: Data, before: Tensor, after: Tensor) -> tuple[FlipRecord, ...]:
-    """Those that the float network was surest of first.
+    """The lost images, beginning with those of which the float network was most certain.
 
     Args:
         before, after: logits of the test set (N, classes), float and quantized.

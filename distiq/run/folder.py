@@ -1,7 +1,7 @@
-"""Whose a run folder is: distiq writes into folders that it made, and replaces what it made there.
+"""Ownership of a run folder: distiq writes into folders that it made, and replaces what it made there.
 
-.distiq       the mark: the recipe file that the folder is of, the hash of the recipe.toml that distiq wrote, and what
-              was tried once
+.distiq       the mark: the recipe file that the folder belongs to, the hash of the recipe.toml that distiq wrote, and
+              which one-time checks have passed
 recipe.toml   the recipe as it was understood, for reading
 """
 
@@ -25,8 +25,8 @@ def check_folder(folder: Path, recipe_file: Path | None, chosen: bool) -> None:
     """Refuses a folder that is not distiq's, or is the run folder of another recipe of the same name.
 
     Args:
-        recipe_file: where the recipe stands, if it was read from a file.
-        chosen: the folder was named by the user; it may serve several recipes then.
+        recipe_file: the file that the recipe was read from, if any.
+        chosen: the folder was named by the user, so it may serve several recipes.
 
     Raises:
         UserError: it is no folder, holds files but no mark, or was made for another recipe that still exists.
@@ -53,7 +53,7 @@ def check_folder(folder: Path, recipe_file: Path | None, chosen: bool) -> None:
 
 
 def mark_folder(folder: Path, recipe_file: Path | None) -> None:
-    """Marks the folder as distiq's, and as that of the recipe, if it is of none yet or of one that is gone."""
+    """Marks the folder as distiq's, and as this recipe's if it belongs to none yet or to one that no longer exists."""
     mark = _mark(folder)
     first = mark.get("recipe", "")
     if recipe_file is not None and not (first and Path(first).is_file()):
@@ -63,7 +63,8 @@ def mark_folder(folder: Path, recipe_file: Path | None) -> None:
 
 
 def keep_recipe(folder: Path, text: str, recipe_file: Path | None) -> str:
-    """Writes recipe.toml unless it is the given recipe, or was edited since distiq wrote it; then says so."""
+    """Writes recipe.toml unless it is the given recipe, or was edited since distiq wrote it; returns a note of the
+    latter, else an empty string."""
     file, mark = folder / RECIPE, _mark(folder)
     if file.exists():
         if recipe_file is not None and recipe_file.exists() and recipe_file.samefile(file):
@@ -81,13 +82,13 @@ def is_done(folder: Path, key: str) -> bool:
 
 
 def mark_done(folder: Path, key: str) -> None:
-    """Remembers that something was done, of the last few things."""
+    """Records in the mark that something was done; only the last few entries are kept."""
     mark = _mark(folder)
     _write_mark(folder, mark | {"done": [*mark.get("done", []), key][-REMEMBERED:]})
 
 
 def sweep(folder: Path) -> None:
-    """Ends or removes what was being written when a run was killed, in the places where this run writes alone."""
+    """Completes or removes what was being written when a run was killed, where nobody but this run writes."""
     for name in REPLACED:
         bring_back(folder / name)
         shutil.rmtree(folder / f".{name}.partial", ignore_errors=True)

@@ -55,7 +55,7 @@ def _code_reached(file: Path, name: str) -> str:
 
 
 def value_key(value: object) -> Any:
-    """A value as JSON that decides a step. Settings leave out what changes no result.
+    """A value as the JSON that enters a step's key; settings that change no result are left out.
 
     Raises:
         TypeError: such a value has no key.
@@ -82,7 +82,7 @@ def value_key(value: object) -> Any:
 
 
 def source_hash(*rooms: str) -> str:
-    """Hash of the source of the given files and folders of distiq: the code's version, to the letter."""
+    """Hash of the source of the given files and folders of distiq: the code's version, byte for byte."""
     sha = hashlib.sha256()
     for room in sorted(rooms):
         path = PACKAGE / room

@@ -92,10 +92,10 @@ def drop_title(metric: Metric) -> str:
 
 
 def estimate(rung: Rung, trials: Sequence[Tried], training_seconds: float | None = 0.0) -> str:
-    """What a rung costs with this network, in words, with seconds where the run has measured what they can be told by.
+    """What a rung costs with this network, in words, with seconds where the run has measured enough to estimate them.
 
     Args:
-        trials: those before; the first without training tells how long a file takes to make and to measure.
+        trials: the earlier ones; the first without training shows how long a file takes to make and to measure.
         training_seconds: of the steps that the rung trains, at the measured pace of the student's training; None where
             that is not known.
     """
@@ -125,7 +125,7 @@ def next_rung(
     last = trials[-1]
     broken = {breach.limit: breach for breach in last.breaches}
     tried = {trial.rung for trial in trials}
-    # A file of float16 weights is larger than the int8 file before it: narrower integers answer nothing there.
+    # A file of float16 weights is larger than the int8 file before it: narrower integers are no remedy for that.
     is_half = any(rung.halves and rung.name == last.rung for rung in rungs)
     narrowing = [rung for rung in rungs if rung.narrows and not is_half]
     if narrowing and not any(rung.name in tried for rung in narrowing):
@@ -136,7 +136,7 @@ def next_rung(
             return Next(narrowing[0], reason)
     lost = [breach for breach in last.breaches if breach.of_quality]
     if not lost:
-        # The budget holds, or only size or speed is missing: the files of all other rungs have the same of both.
+        # The budget holds, or only size or speed falls short: the files of all other rungs have the same of each.
         return None
     without = skipped(rungs, trials, budget, float_drop, evidence)
     left = [number for number, rung in enumerate(rungs) if rung.name not in tried and rung.name not in without]
@@ -149,8 +149,8 @@ def next_rung(
 
 
 def half(rungs: Sequence[Rung], trials: Sequence[Tried]) -> Next | None:
-    """The rung of float16 where it was not tried yet: asked once the ladder ends at a file that is not clearly faster
-    than float32. It may be delivered then, being half as large as float32 and as fast."""
+    """The float16 rung if it has not been tried yet. Called once the ladder ends at a file that is not clearly faster
+    than float32: a float16 file, half the size and as fast as float32, may then be delivered."""
     tried = {trial.rung for trial in trials}
     is_too_large = any(breach.limit == "size_kb" for breach in trials[-1].breaches)
     untried = [rung for rung in rungs if rung.halves and rung.name not in tried and not is_too_large]
@@ -187,7 +187,7 @@ def skipped(
 
 
 def best(trials: Sequence[TrialRecord]) -> TrialRecord:
-    """The trial to deliver: the first that breaks nothing, else the one that breaks its limits by the least share."""
+    """The trial to deliver: the first that breaks nothing, else the one that exceeds its limits by the least share."""
     kept = [trial for trial in trials if not trial.breaches]
     if kept:
         return kept[0]
@@ -205,10 +205,10 @@ def fall_back(best: TrialRecord, others: Sequence[TrialRecord], float32: TrialRe
 
     The fastest of the other files that is faster than every float32 file; else that of float16 weights, if it is no
     slower than float32; else the float32 student, if its size is within the budget. None may break the limits by more
-    than `best` does. Else `best` itself, for its size.
+    than `best` does. If none qualifies, `best` itself, for its size.
 
     Args:
-        others: the files of all trials and runtimes, each as a trial whose `deployed` and first runtime it is.
+        others: the files of all trials and runtimes, each as a trial with that file as `deployed` and first runtime.
         float32: the student's float32 file as a trial.
     """
     limit = _overrun(best.breaches)

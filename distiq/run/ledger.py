@@ -47,28 +47,28 @@ class Place(NamedTuple):
 
 
 class Follower(Protocol):
-    """Is told which step is being made, and what came of it; of one that was found there, that alone."""
+    """Is notified when a step begins and when it ends; of a step that was found finished, only of its end."""
 
     def begins(self, step: str) -> None: ...
     def ends(self, step: str, record: object, folder: Path) -> None: ...
 
 
 class Ledger:
-    """A run folder, held by one run at a time. Use it as a context.
+    """A run folder, held by one run at a time. Use it as a context manager.
 
     Of a run's processes the main one holds it and writes; the others wait for its results.
 
-    `used` are the steps that were asked for since it was entered, by folder name.
+    `used` holds the steps that were requested since it was entered, by folder name.
 
     Args:
-        watch: told what is being made, what was damaged and what was saved of it.
-        recipe_file: where the run's recipe stands, if it was read from a file; it is never written to.
+        watch: receives what is being made, what was damaged and what could be saved of it.
+        recipe_file: the file that the run's recipe was read from, if any; it is never written to.
         chosen: the folder was named by the user and may serve several recipes.
-        follower: told of every step.
+        follower: notified of every step.
 
     Raises:
-        UserError: on entering, when another run holds the folder, it is not distiq's, is that of another recipe, or
-            cannot be written.
+        UserError: on entering, when another run holds the folder, or the folder is not distiq's, belongs to another
+            recipe, or cannot be written.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Ledger:
             self.watch.note(said)
 
     def once(self, name: str, title: str, work: Callable[[], None]) -> None:
-        """Does what leaves nothing behind, once for the same values and code; the mark of the folder remembers it.
+        """Runs work that leaves no files behind, once for the same values and code; the folder's mark remembers it.
 
         Args:
             work: a `functools.partial` that binds by keyword what it is made from, as in `step`.
@@ -146,12 +146,12 @@ class Ledger:
 
         Args:
             title: shown while it is made.
-            make: fills the folder and returns the record; it finds what a killed attempt left there, and what is
-                intact of a damaged step. A function, or a
-                `functools.partial` of one that binds by keyword all that the result is made from: see `step_key`.
+            make: fills the folder and returns the record; it finds there what a killed attempt left, and what is
+                intact of a damaged step. A function, or a `functools.partial` of one that binds by keyword all that
+                the result is made from: see `step_key`.
             together: every process of the run makes it. The main one's record counts, and it alone writes; the others
-                may leave with None.
-            watch: shows its progress; by default that of the run.
+                may return None.
+            watch: shows its progress; by default the run's.
         """
         key = step_key(name, make)
         final = self.folder / "steps" / f"{name}-{key}"
@@ -171,7 +171,7 @@ class Ledger:
         return step
 
     def _kept(self, final: Path, key: str, kind: type[R]) -> Step[R] | None:
-        """The step as it was finished, its record mended if that alone was damaged; what is damaged is set aside."""
+        """The finished step, its record repaired if nothing else was damaged; a step with other damage is set aside."""
         if not final.is_dir():
             return None
         state = salvage.examine(final, kind, CHECKPOINT)
@@ -198,7 +198,7 @@ def _partial(final: Path) -> Path:
 
 @contextlib.contextmanager
 def _writing(partial: Path) -> Iterator[None]:
-    """Makes a step's folder, and says what to do where the disk refuses; what was refused leaves no empty one."""
+    """Makes a step's folder; if writing fails, says what to do about it and leaves no empty folder behind."""
     try:
         if processes.is_main():
             make_folder(partial)
@@ -216,7 +216,7 @@ def _writing(partial: Path) -> Iterator[None]:
 def _kept_from_now(record: R | None, partial: Path, final: Path, key: str, seconds: float) -> Step[R]:
     """Finishes a step: its record and checksums are written, then its folder gets its final name."""
     assert record is not None
-    training = getattr(record, "training", None)  # knows the seconds of killed attempts, too
+    training = getattr(record, "training", None)  # includes the seconds of killed attempts
     seconds = max(seconds, training.seconds if training else 0.0)
     salvage.write_facts(partial, record, seconds, CHECKPOINT)
     sync_files(partial)

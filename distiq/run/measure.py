@@ -42,15 +42,15 @@ WHOLE, SAMPLES = "whole", 8
 Logits = dict[str, Tensor]
 """What a task keeps of the outputs, (N, ...), such as logits, by split: "test" and "validation"; see `whole`."""
 Latencies = tuple[LatencyRecord, ...]
-"""Of one file, at each size of batch."""
+"""The latencies of one file, one for each batch size."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """How files are made and measured: what decides a measurement beside the model and the data.
+    """How files are made and measured: what determines a measurement besides the model and the data.
 
     Args:
-        runtime: whose files they are, by its name in recipes.
+        runtime: the one that the files are for, by its name in recipes.
         machine: the CPU and the versions of what runs on it.
     """
 
@@ -124,9 +124,9 @@ class FileCost(Record):
 
 
 class FloatRecord(Record):
-    """What a float32 network measured, as a file in the first runtime; a callable is no file and costs nothing.
+    """What was measured for a float32 network as a file in the first runtime; a callable has no file and so no cost.
 
-    `no_file` says why a network has no file: its logits are PyTorch's then.
+    `no_file` says why a network has no file; its logits then come from PyTorch.
     """
 
     scores: Scores
@@ -145,8 +145,8 @@ class MeasuredNetwork:
 
     @property
     def key(self) -> str:
-        """The network's: what is made from it says itself under which conditions it is measured, and how long that
-        took decides nothing."""
+        """The trained network's key: steps made from it name their measuring conditions themselves, and the measured
+        times affect no result."""
         return self.trained.key
 
     @property
@@ -172,7 +172,7 @@ class MeasuredNetwork:
 def measure_float(
     ledger: Ledger, recipe: Recipe, data: Data, trained: TrainedNetwork, against: MeasuredNetwork | None = None
 ) -> MeasuredNetwork:
-    """Exports a network's float32 file and measures it; a callable, which has no file, is only asked.
+    """Exports a network's float32 file and measures it; a callable, which has no file, only predicts.
 
     Args:
         against: the teacher, whose predictions the network's are compared with.
@@ -195,7 +195,7 @@ def measure_float(
 
 
 def _say(ledger: Ledger, role: str, record: FloatRecord, data: Data) -> None:
-    """A teacher that was loaded is seen to be right, or wrong, before a student learns from it."""
+    """Reports a network's quality, so that a wrongly loaded teacher is noticed before a student learns from it."""
     test = record.scores.test
     ledger.watch.note(f"{role}, float32: {test.primary.in_words} on {test.samples} test {data.noun}")
 
@@ -224,7 +224,7 @@ def measure_network(
     try:
         export_file(trained.module, path, data, conditions.export)
         logits = file_logits(path, data, conditions)
-    except Exception as error:  # exporters and runtimes raise their own kinds
+    except Exception as error:  # exporters and runtimes raise their own exception types
         if trained.network.role != "teacher":
             raise
         path.unlink(missing_ok=True)
@@ -236,7 +236,7 @@ def measure_network(
 
 
 def reason_of(error: Exception) -> str:
-    """Why something that a run can do without could not be made; a full disk is raised again."""
+    """Why something that a run can do without could not be made; the error of a full disk is re-raised."""
     is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
     if is_full or (isinstance(error, UserError) and isinstance(error.__cause__, OSError)):  # see `files`
         raise error
@@ -248,7 +248,7 @@ def reason_of(error: Exception) -> str:
 
 
 def example_of(data: Data) -> Tensor:
-    """Two inputs of the networks."""
+    """Two example inputs for the networks."""
     return data.normalize(data.calibration.drawn(2).inputs)
 
 
@@ -268,7 +268,7 @@ def as_fed(data: Data, settings: ExportSettings) -> Data:
 
 
 def logits_of(predict: Predict, data: Data) -> Logits:
-    """What a model predicts, before it is decoded; where the task keeps less, also a few outputs as they are."""
+    """A model's outputs before decoding; where the task keeps only part of them, also a few complete ones."""
     task = task_of(data)
     kept = {"test": outputs(predict, data, data.test), "validation": outputs(predict, data, data.validation)}
     if task.keep is as_they_are:
@@ -278,7 +278,7 @@ def logits_of(predict: Predict, data: Data) -> Logits:
 
 
 def whole(logits: Logits, split: str) -> Tensor:
-    """Outputs of a split as a network gives them, which noise is measured in; of a few samples where less is kept."""
+    """A split's complete outputs, in which noise is measured; those of a few samples where the task keeps less."""
     return logits.get(WHOLE, logits[split])
 
 
@@ -337,7 +337,7 @@ def side_by_side(
     """Latency at batch 1 and throughput at the larger batch of all models, in turns.
 
     Args:
-        threads: what the models were loaded with. data: as the files take it.
+        threads: the number that the models were loaded with. data: as the files take it.
     """
     sizes = sorted({1, turns.batch})
     batches = [data.normalize(data.test.fetch(_timed_on(len(data.test), size))) for size in sizes]
@@ -346,7 +346,7 @@ def side_by_side(
 
 
 def _timed_on(count: int, size: int) -> Tensor:
-    """Which of `count` samples a batch of `size` is timed with: drawn ones, again and again where there are fewer."""
+    """Which of `count` samples a batch of `size` is timed with: drawn ones, repeated where there are too few."""
     chosen = drawn(count, size)
     return chosen[torch.arange(size) % len(chosen)]
 
@@ -354,6 +354,6 @@ def _timed_on(count: int, size: int) -> Tensor:
 def column(
     name: ColumnName, quality: Scores, cost: FileCost | None = None, file: str = "", latency: Latencies = ()
 ) -> Column:
-    """A column of the table. What is no file has no cost."""
+    """A column of the table; without a file there is no cost."""
     timed = cost.timed(file, latency) if cost else None
     return Column(name=name, cost=timed, test=quality.test, validation=quality.validation)

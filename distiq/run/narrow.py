@@ -26,11 +26,11 @@ class Situation:
 
     Args:
         plain: what every scheme of the run begins with.
-        start: what rungs that cost more than a calibration start from: the best found without training; the narrowed
-            weights, if the file had to shrink.
+        start: the scheme that rungs costlier than a calibration start from: the best found without training, or the
+            narrowed weights if the file had to shrink.
         first: the first trial's record, None before it.
-        evidence: where the noise of the plain scheme comes from, if it was asked.
-        noise: looks where the noise of another scheme comes from.
+        evidence: where the noise of the plain scheme comes from, if that was measured.
+        noise: measures where the noise of another scheme comes from.
     """
 
     recipe: Recipe
@@ -49,11 +49,11 @@ ByLayer = dict[str, dict[int, float]]
 
 
 def narrowed(now: Situation) -> Scheme:
-    """The scheme with narrow weights in the layers where they add the least noise, so that the limits hold that they
-    can mend: of size, by 4 bits alone, since files store fewer as 4; of bit operations, by any."""
+    """The scheme with narrow weights in the layers where they add the least noise, so that the limits on size and bit
+    operations hold. Only 4 bits make a file smaller, since fewer are stored as 4; any number saves bit operations."""
     budget, wide = now.recipe.budget, now.recipe.quantize.weight_bits
     choices = [bits for bits in (NARROW if budget.bit_operations_m else (NARROW_BITS,)) if bits < wide]
-    # Fewer bits have no need of a reduced range.
+    # Narrower weights do not need a reduced range.
     schemes = {bits: replace(now.plain, weight_bits=bits, reduce_range=False) for bits in choices}
     records = {bits: now.noise(scheme) for bits, scheme in {wide: now.plain, **schemes}.items()}
     noise: dict[int, dict[str, float]] = {bits: record.noise_of_weights() for bits, record in records.items()}
@@ -66,7 +66,7 @@ def narrowed(now: Situation) -> Scheme:
 
 
 def _limits(now: Situation, powers: ByLayer) -> list[tuple[ByLayer, float]]:
-    """What the layers cost, and what they may cost in sum: how far the first trial is beyond a limit is to be saved."""
+    """What the layers cost, and what they may cost in total: the first trial's cost less its excess over a limit."""
     budget, wide = now.recipe.budget, now.recipe.quantize.weight_bits
     sizes, operations = _costs(now, powers)
     first = now.first

@@ -36,8 +36,8 @@ from distiq.tasks.choose import task_of
 
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
-LOSS_SAMPLES = 64  # by which the channels of a network are weighed
-SAMPLES = 8  # on which a callable is tried, and by whose outputs networks are told apart
+LOSS_SAMPLES = 64  # whose loss decides which channels of a network matter
+SAMPLES = 8  # on which a callable is tried, and by whose outputs networks are distinguished
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Network:
         settings: the recipe's.
         module: as it was handed in, or built with the recipe's `seed`.
         is_given: it was handed in from Python.
-        rebuild: the recipe's network, with weights drawn anew; where a trained teacher is given, cut from it.
-        key: says by which code it computes, and from which weights.
+        rebuild: builds the recipe's network with newly drawn weights, or cuts it from a trained teacher if given one.
+        key: identifies the code that it runs and the weights that it starts from.
     """
 
     role: str
@@ -63,12 +63,12 @@ class Network:
 
     @property
     def is_predictor(self) -> bool:
-        """It is a callable, which has no layers and no file."""
+        """Whether it is a callable, which has no layers and no file."""
         return any(isinstance(module, Predictor) for module in self.module.modules())
 
     @property
     def is_cut(self) -> bool:
-        """It starts as a part of the teacher."""
+        """Whether it starts as a part of the teacher."""
         return isinstance(self.settings, StudentSettings) and self.settings.is_cut and not self.is_given
 
     @property
@@ -79,7 +79,7 @@ class Network:
 
     @property
     def name(self) -> str:
-        """What a record calls it: its model, the function that gave the callable, or the class that was handed in."""
+        """Its name in records: its model, the function that gave the callable, or the class that was handed in."""
         if self.is_given:
             return type(self.module).__name__
         predict = self.settings.predict if isinstance(self.settings, TeacherSettings) else ""
@@ -99,7 +99,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Models:
-    """A recipe's networks. `kept` are the tokens that a student with a trimmed vocabulary knows; empty of others."""
+    """A recipe's networks. `kept` are the tokens that a student with a trimmed vocabulary knows; empty for others."""
 
     teacher: Network
     assistants: tuple[Network, ...]
@@ -143,7 +143,7 @@ def build_network(
 
     Args:
         teacher: before its training; what the student is cut from.
-        watch: gets a note of what was unwrapped from a file of weights.
+        watch: receives a note of what was unwrapped from a file of weights.
     """
     settings = recipe.networks()[role]
     rebuild = partial(_built, role, settings, data, teacher)
@@ -185,7 +185,7 @@ def _built(
 
 
 def _loss(model: nn.Module, data: Data) -> Tensor:
-    """What a network misses on the calibration split."""
+    """A network's loss on the calibration split."""
     task, split = task_of(data), data.calibration.drawn(LOSS_SAMPLES)
     return task.loss(task.read(model(data.normalize(split.inputs))), filled(split.labels)).mean()
 
@@ -214,12 +214,12 @@ def _tokens(data: Data) -> Tokens | None:
 
 
 def network_key(module: nn.Module, settings: ModelSettings | None, samples: Tensor) -> str:
-    """Says by which code a network computes, and from which weights.
+    """Identifies the code that a network runs and the weights that it starts from.
 
     Args:
-        settings: the recipe's; None of a network that was handed in.
-        samples: (B, ...), normalized. Of code that is not distiq's, the outputs for them are in the key, too: they tell
-            networks apart that differ in what neither weights nor text form show.
+        settings: the recipe's; None for a network that was handed in.
+        samples: (B, ...), normalized. For code that is not distiq's, the outputs for them enter the key, too: they
+            distinguish networks that differ in ways that neither weights nor text form show.
     """
     named = [] if settings is None else [settings.model, getattr(settings, "predict", "")]
     factories = [Path(reference.rpartition(":")[0]) for reference in named if ".py:" in reference]
@@ -271,7 +271,7 @@ def _source_file(kind: type) -> Path | None:
 
 
 def _versions(model: nn.Module) -> dict[str, str]:
-    """Of the installed packages that a network's classes come from."""
+    """The versions of the installed packages that a network's classes come from."""
     packages = sorted({type(module).__module__.partition(".")[0] for module in model.modules()} - {"distiq"})
     versions = {}
     for package in packages:
@@ -289,18 +289,18 @@ def _outputs(model: nn.Module, samples: Tensor) -> str:
     try:
         double = copy.deepcopy(model).double().eval()
         return _rounded(_joined(double(samples.double() if samples.is_floating_point() else samples)), 2**20)
-    except (RuntimeError, TypeError, ValueError):  # it converts to float32 on its way
+    except (RuntimeError, TypeError, ValueError):  # the network itself converts to float32
         return _rounded(_joined(copy.deepcopy(model).eval()(samples)), 2**8)
 
 
 def _joined(returned: object) -> Tensor:
-    """All outputs of a network as one tensor; the only one as it is."""
+    """All outputs of a network as one tensor; a single output unchanged."""
     outputs = read_outputs(returned)
     return outputs if isinstance(outputs, Tensor) else torch.cat([one.flatten() for one in outputs.values()])
 
 
 def _rounded(outputs: object, steps: int) -> str:
-    """Hash of outputs in steps of their magnitude; of what is no tensor, that it is none."""
+    """Hash of outputs, rounded to steps of their magnitude; for anything but a tensor, the name of its type."""
     if not isinstance(outputs, Tensor):
         return type(outputs).__name__
     scale = 2.0 ** outputs.abs().max().clamp(min=1e-30).log2().floor()

@@ -16,7 +16,7 @@ from distiq.training import processes
 def read_data(recipe: Recipe, ledger: Ledger, given: Data | None = None) -> Data:
     """The recipe's data, or what is given in its place, checked.
 
-    Of several processes the main one packs what memory has no room for, the others read it.
+    Of several processes, the main one packs data that does not fit into memory; the others read the pack.
 
     Raises:
         UserError: the data cannot be read, or a run cannot use it.
@@ -37,7 +37,7 @@ def read_data(recipe: Recipe, ledger: Ledger, given: Data | None = None) -> Data
 
 
 def with_task(data: Data, reference: str) -> Data:
-    """The data for the task that a recipe names; for that of its labels, where it names none."""
+    """The data for the task that a recipe names, or where it names none, for the task that the labels imply."""
     file = Path(reference.rpartition(":")[0])
     own = ".py:" in reference and file.is_file()
     return replace(data, task=reference, task_code=code_key(whole(file), (file.parent,)) if own else "")

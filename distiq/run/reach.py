@@ -1,9 +1,9 @@
-"""Which code a function can reach: definitions, followed by name through every module whose source lies at hand.
+"""Which code a function can reach: definitions, followed by name through every module whose source is at hand.
 
 A definition is a top-level function, class or assignment. What it names, in its body, its decorators or its
 annotations, is reached too; a module that is used as a value is reached whole, and so are statements that bind no name,
-which run when the module is imported. Comments and docstrings are no part of it, nor is what is installed: of that the
-version counts.
+which run when the module is imported. Comments and docstrings do not count, and neither does installed code, except
+for its version.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 WHOLE = ""
-"""In place of a name: all of the module."""
+"""Stands for a name: the whole module."""
 Place = tuple[Path, str]
 """A file and the name of a definition in it."""
 
@@ -164,7 +164,7 @@ class _WithoutTexts(ast.NodeTransformer):
 
 
 def _is_for_others(statement: ast.stmt) -> bool:
-    """What type checkers alone read, and what runs only where the file is a script."""
+    """Whether only type checkers read the statement, or it runs only when the file is a script."""
     if not isinstance(statement, ast.If):
         return False
     names = {node.id for node in ast.walk(statement.test) if isinstance(node, ast.Name)}

@@ -1,4 +1,4 @@
-"""What a run does behind its training, done before it with the untrained student: what fails there fails early."""
+"""What a run does after its training, done before it with the untrained student: what would fail then fails early."""
 
 import copy
 import tempfile
@@ -25,13 +25,13 @@ from distiq.runtimes.export import footprint, load, runtime_named
 from distiq.runtimes.runtime import Footprint
 from distiq.training import processes
 
-SAMPLES = 16  # that the rehearsal calibrates on
+SAMPLES = 16  # on which the rehearsal calibrates
 T = TypeVar("T")
 
 
 def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None:
     """Writes and runs the files of the untrained student, float32 and quantized, in every runtime of the recipe, and
-    the parts of its bundle; nothing is kept. Once for the same student, data and settings.
+    the parts of its bundle; nothing is kept. Done once for the same student, data and settings.
 
     Raises:
         UserError: one of them fails; the message says which and why.
@@ -51,7 +51,8 @@ def rehearse(ledger: Ledger, recipe: Recipe, data: Data, models: Models) -> None
 
 
 def _kept_in_float(recipe: Recipe, student: Network) -> tuple[str, ...]:
-    """Those that the recipe names; for a board, which has no room for the Fourier basis of one in int8, front-ends."""
+    """The modules kept in float32: the recipe's; by default, for a board, front-ends, whose int8 Fourier basis is too
+    large for it."""
     asked, is_board = recipe.quantize.float_modules, any(limit is not None for limit in recipe.budget.of_board)
     return asked if asked is not None else front_ends(student.module) if is_board else ()
 
@@ -68,9 +69,10 @@ def try_files(
     """Makes, writes and runs them in a temporary folder.
 
     Args:
-        kept: of a trimmed vocabulary, the tokens that the student knows.
-        conditions: of each runtime.
-        board: what a microcontroller has for a quantized file, where that is limited; training changes nothing of it.
+        kept: for a trimmed vocabulary, the tokens that the student knows.
+        conditions: those of each runtime.
+        board: what a microcontroller has for a quantized file, where that is limited; training does not change what the
+            file needs.
     """
     model = copy.deepcopy(student.module).eval()
     samples = data.normalize(data.calibration.inputs[:SAMPLES])
@@ -114,7 +116,7 @@ def _tried(what: str, work: Callable[[], T]) -> T:
         return work()
     except UserError:
         raise
-    except Exception as error:  # exporters and runtimes raise their own kinds
+    except Exception as error:  # exporters and runtimes raise their own exception types
         raise UserError(
             f"student: cannot be made {what} ({reason_of(error)}); take another network, scheme or runtime"
         ) from error

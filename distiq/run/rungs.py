@@ -42,17 +42,18 @@ class Rung:
     Args:
         name: in recipes and records. what: what it is. helps: when it helps. cost: what it costs, in words.
         scheme: what it changes in the scheme.
-        useless: why it cannot help here, empty where it may; of where the noise of plain quantization comes from, and
-            whether biases were corrected already.
-        modes: of `quantize.mode`. is_default: climbed where a recipe names no rungs.
-        takes_longer: than a plain file; by how much is not known before.
-        samples: training samples that it learns from; at the student's pace they tell its time.
-        needs_evidence: its scheme is made from where the noise comes from.
-        trains: with the teacher. narrows: takes fewer bits where the file, or its bit operations, are too many.
-        corrects_biases: no error of the mean is left behind it. leaves_float: some layers stay in float32.
-        ranges: how ranges of activations are found, of rungs that differ in that alone; `because`: when they fit.
-        cures: what it is tried against in a diagnosis.
-        widens: takes 16-bit activations, which few runtimes compute in integers.
+        useless: why it cannot help here, empty where it may; depends on where the noise of plain quantization comes
+            from, and on whether biases were corrected already.
+        modes: those of `quantize.mode` that have it. is_default: climbed where a recipe names no rungs.
+        takes_longer: than a plain file, by an amount that is not known in advance.
+        samples: how many training samples it learns from; with the student's pace they give its duration.
+        needs_evidence: its scheme depends on where the noise comes from.
+        trains: it trains with the teacher. narrows: it uses fewer bits where the file is too large or takes too many
+            bit operations.
+        corrects_biases: it leaves no error in the mean. leaves_float: some layers stay in float32.
+        ranges: how activation ranges are found, for rungs that differ in that alone; `because`: when they fit.
+        cures: the causes that it is tried against in a diagnosis.
+        widens: uses 16-bit activations, which few runtimes compute in integers.
         halves: gives no integers but float16 weights, which are tried where int8 breaks a limit or is slower.
     """
 
@@ -168,7 +169,7 @@ def _half(now: Situation) -> Scheme:
 
 
 def _learned_blocks(_recipe: Recipe, _data: Data) -> int:
-    return Scheme.iterations * CHUNK  # in each step every block learns from so many, one after another
+    return Scheme.iterations * CHUNK  # in each step, one block after another learns from that many
 
 
 def _epochs(recipe: Recipe, data: Data) -> int:
@@ -337,7 +338,7 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
 
     Args:
         integer_io: the file is for devices without float32.
-        runtimes: that files are written for; float16 is climbed by default where all of them have it, and where no
+        runtimes: those that files are written for. By default, float16 is climbed where all of them support it and no
             accelerator is to compute integers; 16-bit activations where all of them compute those in integers.
 
     Raises:
@@ -375,7 +376,7 @@ def is_worth(rung: Rung, runtimes: Sequence[str]) -> bool:
 
 
 def _check_wide(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[str]) -> None:
-    """Raises UserError where a recipe names the rung of 16-bit activations and cannot have it so."""
+    """Raises UserError where a recipe names the rung of 16-bit activations but its other settings rule it out."""
     key = f'quantize.rungs names "{WIDE_LAYERS.name}"'
     if why := next(filter(None, (refusal(runtime_named(name), "static", 16, 0) for name in runtimes)), ""):
         raise UserError(f"{key} and measure.runtimes: {why}")
@@ -386,7 +387,7 @@ def _check_wide(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence
 
 
 def _check_half(rungs: Sequence[Rung], integer_io: bool, refused: str) -> None:
-    """Raises UserError where a recipe names the rung of float16 and cannot have it so."""
+    """Raises UserError where a recipe names the rung of float16 but its other settings rule it out."""
     if refused:
         raise UserError(f"quantize.rungs and measure.runtimes: {refused}")
     if integer_io:

@@ -1,6 +1,6 @@
 """What a finished step still holds when some of it is damaged: its record, its weights.
 
-The record stands twice, in record.json and in step.json, and files of tensors hold their own checksums; so one
+The record is stored twice, in record.json and in step.json, and files of tensors hold their own checksums; so one
 damaged file costs that file alone, and no training.
 """
 
@@ -57,7 +57,7 @@ def examine(folder: Path, kind: type[Record], checkpoint: str) -> State:
         problem = f"{names} is missing or damaged" if facts else f"{FACTS} is damaged, and nothing vouches for {names}"
         return State(None, 0.0, f"{problem}; set aside and made again", intact)
     if not facts:
-        # Nothing says any more which files there were: weights with their own checksum and a whole record are enough.
+        # The list of files is lost: weights that match their own checksum and an intact record are enough.
         if record is not None and intact:
             training = getattr(record, "training", None)
             seconds = training.seconds if training else 0.0
@@ -72,7 +72,7 @@ def examine(folder: Path, kind: type[Record], checkpoint: str) -> State:
 
 
 def set_aside(folder: Path, partial: Path, intact: tuple[Path, ...]) -> None:
-    """Moves a damaged step out of the way and lays what is intact where the step is made again."""
+    """Moves a damaged step out of the way and copies its intact tensors to where the step will be made again."""
     aside = folder.with_name(f"{folder.name}.damaged")
     number = 2
     while aside.exists():

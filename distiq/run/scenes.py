@@ -20,10 +20,10 @@ MISSED, NOTHING = "missed", "nothing there"
 
 
 def scenes_of(data: Data, kept: Tensor) -> ScenesRecord | None:
-    """None of tasks that find no boxes and no masks.
+    """What the report shows; None for tasks that find neither boxes nor masks.
 
     Args:
-        kept: what the delivered file gives for the test set.
+        kept: the delivered file's outputs for the test set, as the task keeps them.
     """
     if not isinstance(data.preprocessing, Images):
         return None
@@ -52,7 +52,7 @@ def _of_masks(data: Data, kept: Tensor) -> ScenesRecord:
 
 
 def _painted(data: Data, index: int, mask: Tensor) -> str:
-    """The image half covered by its classes' colours, but for void."""
+    """The image blended half and half with its classes' colours, except where it is void."""
     image = _pixels(data, index).float()
     colours = torch.from_numpy(coloured(mask.numpy())).permute(2, 0, 1).float()
     if colours.shape[1:] != image.shape[1:]:
@@ -111,7 +111,7 @@ def _of_boxes(data: Data, kept: Tensor) -> ScenesRecord:
 
 
 def _pairs(shown: np.ndarray, there: np.ndarray) -> list[tuple[int, int]]:
-    """Objects and the boxes that overlap them by a half, whatever their class, each once, from the largest overlap."""
+    """Objects paired with boxes that overlap them by at least half, of any class, each once, largest overlap first."""
     shared = overlaps(there[:, 1:5], shown[:, 1:5])
     pairs: list[tuple[int, int]] = []
     while shared.size and shared.max() >= HALF:
@@ -122,7 +122,7 @@ def _pairs(shown: np.ndarray, there: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _outlined(data: Data, index: int, boxes: Tensor) -> str:
-    """The image with boxes (M, 6), of which the last column is a crowd's, or a score that is shown."""
+    """The image with boxes (M, 6), whose last column marks a crowd, or is a score, of which low ones are not drawn."""
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(_pixels(data, index).permute(1, 2, 0).numpy()))

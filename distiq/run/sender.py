@@ -1,4 +1,4 @@
-"""What there is to tell is told to one tracker, while the run goes on."""
+"""Sends a run's entries to one tracker while the run goes on."""
 
 import contextlib
 import json
@@ -13,21 +13,21 @@ from distiq.files import write_atomically
 from distiq.recipe.recipe import Recipe
 from distiq.run.trackers import Point, Tracker, tracker_named
 
-SECONDS = 1.0  # between two looks at what there is to tell
+SECONDS = 1.0  # between two checks for new entries
 RETRY = 30.0  # seconds until a tracker that did not answer is tried again
 ENTRIES, STATE = "entries.jsonl", "state.json"
 
 
 def place_of(folder: Path, of: str) -> Path:
-    """Where a command keeps what it tells: of a run "track", of a search "track-search"."""
+    """The folder of a command's entries for trackers: "track" for a run, "track-search" for a search."""
     return folder / (f"track-{of}" if of else "track")
 
 
 class Sender:
-    """Tells one tracker what stands in the lines of a run folder, in a thread of its own.
+    """Sends the entries that a run folder holds, one a line, to one tracker, in a thread of its own.
 
     Args:
-        of: "search" or "ablate"; empty of a run. state: of all trackers; each reads and writes its own part.
+        of: "search" or "ablate"; empty for a run. state: that of all trackers; each uses its own part alone.
     """
 
     def __init__(self, name: str, recipe: Recipe, folder: Path, of: str, state: dict[str, Any]) -> None:
@@ -48,10 +48,10 @@ class Sender:
             UserError: the tracker cannot be reached.
         """
         try:
-            logging.getLogger("alembic").setLevel(logging.ERROR)  # of a fresh database, line by line
+            logging.getLogger("alembic").setLevel(logging.ERROR)  # it logs the making of a fresh database line by line
             self.tracker: Tracker = tracker_named(self.name, self.recipe.track, self.recipe.name, self.folder, self.of)
             self._id("")
-        except Exception as error:  # every package raises its own
+        except Exception as error:  # every package raises its own exception types
             where = f'mlflow = "{self.recipe.track.mlflow}"' if self.name == "mlflow" else f"{self.name} = true"
             raise UserError(
                 f"track.{where}: cannot be reached ({_short(error)}); start it, correct the address, or leave it out"
@@ -59,7 +59,7 @@ class Sender:
 
     @property
     def left(self) -> int:
-        """Bytes that were not told."""
+        """How many bytes of entries have not been sent."""
         return self.file.stat().st_size - self.own["told"] if self.file.is_file() else 0
 
     def end(self, seconds: float) -> None:
@@ -67,7 +67,7 @@ class Sender:
         self.thread.join(max(0.0, seconds))
 
     def problem_to_say(self) -> str:
-        """Why the tracker does not answer, once."""
+        """Why the tracker does not answer; said once, empty afterwards."""
         if not self.problem or self.was_said:
             return ""
         self.was_said = True
@@ -80,13 +80,13 @@ class Sender:
                 while self._tell_some():
                     pass
                 self.problem = ""
-            except Exception as error:  # every package raises its own; the run goes on
+            except Exception as error:  # every package raises its own exception types; the run goes on
                 self.problem = _short(error)
             if ending:
                 return
 
     def _tell_some(self) -> bool:
-        """Tells the lines that are there; returns whether there were some."""
+        """Sends the entries that are there; returns whether there were any."""
         if not self.left:
             return False
         with self.file.open("rb") as file:
@@ -107,13 +107,13 @@ class Sender:
             self.tracker.parameters(run, entry["values"])
         self.tracker.metrics(run, [Point(one["time_ms"], one["step"], one["values"]) for one in of["metrics"]])
         for entry in of["file"]:
-            with contextlib.suppress(FileNotFoundError):  # a step that was made again since
+            with contextlib.suppress(FileNotFoundError):  # the step has been made again since
                 self.tracker.file(run, Path(entry["path"]), entry["folder"])
         for entry in of["state"]:
             self.tracker.state(run, entry["state"], entry.get("why", ""))
 
     def _id(self, run: str) -> str:
-        """The tracker's id of a run, which is opened where this process has not yet."""
+        """The tracker's id of a run, which is opened if this process has not done so yet."""
         if run not in self.opened:
             own = self.folder.resolve().name + (f"-{self.of}" if self.of else "")
             name, parent = run or own, self.own["ids"].get("", "") if run else ""

@@ -1,4 +1,4 @@
-"""The accelerator of `quantize.target`: what it lacks is refused, what its compiler says of the file is recorded."""
+"""The accelerator of `quantize.target`: what it lacks is refused, what its compiler says about the file is recorded."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,12 +18,12 @@ from distiq.runtimes.vela import estimate, lacks_vela
 VIEWS = {one.overloadpacket.__name__ for one in MOVING} - {"max_pool2d", "max_pool1d", "amax", "pad", "constant_pad_nd",
          "slice", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "upsample_nearest2d"}  # fmt: skip
 FREE = VIEWS | {"dropout", "detach", "alias", "expand", "sym_size", "unflatten", "clone", "_assert_tensor_metadata"}
-"""Views of a tensor, and what a network of inference has no need of."""
+"""Views of a tensor, and operators that inference does not need."""
 MOST_NAMED = 5
 
 
 def check_target(recipe: Recipe) -> None:
-    """Raises UserError where the settings are none that the accelerator takes."""
+    """Raises UserError where the accelerator does not support the settings."""
     quantize, profile = recipe.quantize, target(recipe.quantize.target)
     if profile is None:
         return
@@ -70,7 +70,7 @@ def check_target_operators(recipe: Recipe, graph: fx.GraphModule) -> None:
 
 
 def _lacks(profile: Target, node: fx.Node) -> str:
-    """The operator of a node where the accelerator lacks it; empty where it has it, or nothing is computed."""
+    """The operator of a node where the accelerator lacks it; empty where it has it, or the node computes nothing."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return ""
     name = node.target.overloadpacket.__name__
@@ -81,7 +81,7 @@ def _lacks(profile: Target, node: fx.Node) -> str:
 
 
 def estimate_of(recipe: Recipe, delivered: TrialRecord, path: Path) -> AcceleratorRecord | None:
-    """What the accelerator's compiler expects of the delivered file; None where it has none, or no integers are."""
+    """What the accelerator's compiler predicts for the delivered file; None without such a compiler, or for float32."""
     profile = target(recipe.quantize.target)
     if profile is None or profile.compiler != "vela" or delivered.rung == FLOAT32:
         return None

@@ -1,4 +1,4 @@
-"""The trackers that a run may be told to, each behind the same few calls."""
+"""The trackers that a run can report to, each behind the same few calls."""
 
 import contextlib
 import importlib
@@ -20,7 +20,7 @@ PACKAGES = {
     "wandb": ("wandb", "wandb"),
 }
 HISTORY = "distiq.history"  # a tag: every state that the run was in
-MOST_AT_ONCE = 100  # metrics or parameters of a call of MLflow's server
+MOST_AT_ONCE = 100  # metrics or parameters in one call to MLflow's server
 
 
 class Point(NamedTuple):
@@ -58,7 +58,7 @@ def tracker_named(name: str, settings: TrackSettings, project: str, folder: Path
     """A tracker of a recipe.
 
     Args:
-        project: what its runs are kept under. folder: of the run. of: "search" or "ablate".
+        project: the name that its runs are kept under. folder: the run's. of: "search" or "ablate".
     """
     match name:
         case "mlflow":
@@ -73,7 +73,7 @@ def tracker_named(name: str, settings: TrackSettings, project: str, folder: Path
 
 
 def _name(key: str) -> str:
-    """A key in the letters that MLflow takes."""
+    """A key in the characters that MLflow accepts."""
     return re.sub(r"[^\w./: -]", "_", key)
 
 
@@ -169,7 +169,7 @@ class TensorBoard:
 
 
 class Dashboard:
-    """Weights & Biases, and Trackio, which has the same calls; a run that has ended is taken up again by its name."""
+    """Weights & Biases, and Trackio, which has the same calls; a run that has ended is resumed by its name."""
 
     def __init__(self, package: str, project: str, options: Mapping[str, Any]) -> None:
         self.module, self.project, self.options = importlib.import_module(package), project, dict(options)
@@ -187,8 +187,8 @@ class Dashboard:
         """The run, open."""
         if run not in self.live:
             if self.is_trackio:
-                self.live.clear()  # its init ends the run before
-            # Trackio puts a run's configuration at its first line after `init` in place of what was there.
+                self.live.clear()  # its init ends the previous run
+            # With the first line logged after `init`, Trackio overwrites the configuration that the run had.
             own = {"config": {**self._configured(run), **(parameters or {})}} if self.is_trackio else {"id": run}
             with contextlib.redirect_stdout(sys.stderr):  # Trackio says where it keeps its database
                 self.live[run] = self.module.init(
@@ -209,10 +209,10 @@ class Dashboard:
         self._live(run, values).log({"parameters": float(len(values))})
 
     def _configured(self, run: str) -> dict[str, str]:
-        """The parameters that Trackio has of a run."""
+        """The parameters that Trackio already holds for a run."""
         try:
             runs = self.module.Api().runs(self.project)
-        except ValueError:  # nothing was told in this project yet
+        except ValueError:  # nothing has been logged in this project yet
             return {}
         before = next((one.config or {} for one in runs if one.name == run), {})
         return {key: value for key, value in before.items() if not key.startswith("_")}

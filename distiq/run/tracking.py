@@ -1,12 +1,12 @@
-"""A command as trackers see it: one run, a child for each trial, candidate or arm, whatever was killed or could not be
-reached in between.
+"""A command as trackers see it: one run, with a child for each trial, candidate or arm, even where a process was killed
+or a tracker could not be reached in between.
 
-track/entries.jsonl   what there is to tell, line by line, written as it happens
-track/state.json      which recipe that is of, the trackers' ids of the runs, how far each tracker was told
-track-search/, track-ablate/   the same of the other commands
+track/entries.jsonl   the entries to send, one a line, written as things happen
+track/state.json      the recipe that they belong to, the trackers' ids of the runs, how much each tracker has received
+track-search/, track-ablate/   the same for the other commands
 
-A thread reads the lines and tells them, so that no tracker keeps a training waiting; what one was not told when the
-process died, or while its server was away, it is told when the same command runs again.
+A thread reads the lines and sends them, so that no tracker keeps a training waiting; what a tracker missed because the
+process died, or its server was away, is sent when the same command runs again.
 """
 
 import contextlib
@@ -38,10 +38,11 @@ NO_FILES = {LOGITS, "record.json", "step.json"}  # of a trial's step: distiq's o
 
 
 class Tracking:
-    """Passes on to `watch` what happens, and tells it to the recipe's trackers. Use it as a context, in the ledger's.
+    """Passes progress on to `watch` and reports it to the recipe's trackers. Use it as a context manager, inside the
+    ledger's.
 
     Args:
-        of: "search" or "ablate", which have runs of their own; empty of a run.
+        of: "search" or "ablate", which have runs of their own; empty for a run.
 
     Raises:
         UserError: a tracker's package is missing; on entering, a tracker cannot be reached.
@@ -55,7 +56,7 @@ class Tracking:
         self.within = ""  # the child that all steps belong to
         self.making = False  # whether a step of the ledger is under way
         self.last: dict[str, int] = {}  # the step that each curve has reached
-        self.said: set[str] = set()  # parameters and files that were told
+        self.said: set[str] = set()  # parameters and files that are in the entries already
         self.senders: list[Sender] = []
         if self.on:
             check_packages(recipe.track)
@@ -114,13 +115,13 @@ class Tracking:
             self._parameters({"data.digest": data.digest(), "data.train": str(len(data.train))})
 
     def begins(self, step: str) -> None:
-        """A step of the ledger is being made, of that name."""
+        """The ledger is making the step of that name."""
         if self.on:
             self._go_to(step)
             self.making, self.done = True, 0
 
     def ends(self, step: str, record: object, folder: Path) -> None:
-        """A step is there, made or found."""
+        """A step is finished, whether it was just made or found in the folder."""
         if not self.on:
             return
         self._go_to(step)
@@ -136,7 +137,7 @@ class Tracking:
 
     @contextlib.contextmanager
     def child(self, name: str, parameters: Mapping[str, str]) -> Iterator[None]:
-        """All that is done within is told to a child run of that name; what it raises ends the child with the run."""
+        """Everything done within is reported to a child run of that name; an exception ends the child with the run."""
         if not self.on:
             yield
             return
@@ -154,11 +155,11 @@ class Tracking:
         parameters: Mapping[str, str] | None = None,
         files: Sequence[Path] = (),
     ) -> None:
-        """What came of the child, or of the command itself.
+        """Reports the results of the child, or of the command itself.
 
         Args:
-            step: where the figures stand in their curves; those of an earlier one are not told again.
-            parameters: what never changes: trackers refuse another value.
+            step: the figures' place in their curves; places that a curve has already reached are not reported again.
+            parameters: values that never change, since trackers refuse to replace one.
         """
         if self.on:
             self.scope = ""
@@ -207,7 +208,7 @@ class Tracking:
     # Lines ------------------------------------------------------------------------------------------------------------
 
     def _go_to(self, step: str) -> None:
-        """The run that a step belongs to: that of its trial, the child that is under way, or the run itself."""
+        """Switches to the run that a step belongs to: its trial's, the child that is under way, or the run itself."""
         is_trial = step.startswith("trial-")
         self._enter(self.within or (step.removeprefix("trial-") if is_trial else ""))
         self.scope = "" if is_trial else step.removesuffix("-predictions")
@@ -222,14 +223,14 @@ class Tracking:
             self._write(kind="state", run=run, state="running")
 
     def _history(self, training: TrainingRecord) -> None:
-        """The epochs of a training that nobody watched, or that its watch did not come to."""
+        """Reports the epochs of a training that were not reported while it ran."""
         for entry in training.epochs:
             step = entry.epoch * training.steps // max(1, len(training.epochs))
             metric = {"validation": entry.validation.goodness} if entry.validation else {}
             self._values({**entry.losses, "lr": entry.learning_rate, **metric}, step)
 
     def _values(self, values: Mapping[str, float], step: int) -> None:
-        """Metrics of a step; those that their curve has behind it are left out: a resumed training repeats them."""
+        """Metrics of a step, except those that their curve has already passed: a resumed training repeats them."""
         named = {f"{self.scope}/{key}" if self.scope else key: one for key, one in values.items()}
         fresh = {
             key: one
@@ -257,10 +258,10 @@ class Tracking:
             file.write(line + "\n")
 
     def _read_back(self) -> str:
-        """What was told before; returns the last state of the run, empty where there was none."""
+        """Restores what was reported before; returns the last state of the run, empty where there was none."""
         state, file = "", self.place / ENTRIES
         whole = file.read_text(encoding="utf-8") if file.is_file() else ""
-        if whole and not whole.endswith("\n"):  # the kill fell into the line
+        if whole and not whole.endswith("\n"):  # the process was killed while it wrote the line
             whole = whole[: whole.rfind("\n") + 1]
             write_atomically(file, whole.encode())
         for entry in map(json.loads, whole.splitlines()):
@@ -306,7 +307,7 @@ def _of_quality(place: str, quality: Quality) -> dict[str, float]:
 
 
 def _figures(record: object) -> dict[str, float]:
-    """What a step measured: quality by split, size, latency, SQNR; empty of a step that measures nothing."""
+    """What a step measured: quality by split, size, latency, SQNR; empty for a step that measures nothing."""
     deployed = getattr(record, "deployed", None)
     scores, cost = getattr(deployed or record, "scores", record), getattr(record, "cost", None)
     rows: dict[str, float] = {}

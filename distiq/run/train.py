@@ -51,7 +51,7 @@ class Precision(Record):
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with the weights that a step left, in eval mode. Who changes `module` works on a copy."""
+    """A network with the weights that a step left, in eval mode. Copy `module` before changing it."""
 
     network: Network
     module: nn.Module
@@ -67,7 +67,7 @@ def train_teacher(ledger: Ledger, recipe: Recipe, data: Data, teacher: Network) 
     if teacher.is_given or teacher.is_predictor or (teacher.source and not recipe.teacher.finetune):
         make: partial[Trained] = partial(keep_weights, network=teacher)
         return _loaded(teacher, ledger.step("teacher", "taking the teacher as it is", Trained, make))
-    # New views always, and texts as they are: a label may not hold for others.
+    # Always new views, and texts unchanged: a label may not hold for an altered text.
     views = changed(recipe.views, {"distinct": 0, "text": TextViewSettings()})
     make = partial(
         train,
@@ -86,7 +86,7 @@ def train_teacher(ledger: Ledger, recipe: Recipe, data: Data, teacher: Network) 
 def train_assistants(
     ledger: Ledger, recipe: Recipe, data: Data, assistants: Sequence[Network], teacher: TrainedNetwork
 ) -> TrainedNetwork:
-    """Who teaches the student: the teacher, or the last of a chain of assistants, each taught by the one before."""
+    """The student's source: the teacher, or the last of a chain of assistants, each taught by the one before."""
     settings = changed(recipe.distil, {"quant_regularization": QuantRegularizationSettings()})
     for assistant in assistants:
         teacher = train_student(ledger, recipe, data, assistant, teacher, distillation=settings)
@@ -107,10 +107,10 @@ def train_student(
     """A student trained with the given settings and seed, by default the recipe's.
 
     Args:
-        source: who teaches; not asked where the settings take no teacher.
-        teacher: what a student is cut from, as it was trained; where the settings take no teacher, the student is cut
-            from what the teacher is before it is trained here.
-        seed: of the student's weights, the order of the samples and the views.
+        source: the network that teaches; not used where the settings take no teacher.
+        teacher: the trained teacher that a student is cut from; where the settings take no teacher, the student is cut
+            from the teacher as it was before training here.
+        seed: for the student's weights, the order of the samples and the views.
         watch: shows the progress; if it raises, the training ends and its checkpoint stays.
     """
     settings, seed = distillation or recipe.distil, recipe.seed if seed is None else seed
@@ -162,7 +162,7 @@ def train(
     """The step of a network that is trained here: its weights.
 
     Args:
-        source: who teaches. start: the trained teacher that the network is cut from.
+        source: the network that teaches. start: the trained teacher that the network is cut from.
     """
     if (place.folder / WEIGHTS).is_file() and not (place.folder / CHECKPOINT).exists():  # see `salvage`
         return Trained(origin="weights of a step whose record was damaged, whole by their own checksum", training=None)
@@ -252,7 +252,7 @@ def time_precision(
 
 
 def basis_of(recipe: Recipe, data: Data, models: Models) -> str:
-    """Says which teacher, student and data a record is of: a hash of the recipe without what comes after their
+    """Identifies the teacher, student and data of a record: a hash of the recipe without what comes after their
     training, of the data, and of the networks."""
     later = {"name", "quantize", "export", "budget", "measure", "evaluation", "track"}
     own = [recipe.model_dump(mode="json", exclude=later), data.digest(), [network.key for network in models.all]]

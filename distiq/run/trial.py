@@ -1,4 +1,4 @@
-"""One attempt at an int8 file: a scheme's network, trained on where it says so, exported, measured in each runtime."""
+"""One attempt at an int8 file: a scheme's network, trained further if need be, exported, measured in each runtime."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +87,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Lesson:
-    """How a quantized network is trained on, and who teaches it."""
+    """How a quantized network is trained further, and which network teaches it."""
 
     source: TrainedNetwork | None
     distillation: DistilSettings
@@ -116,13 +116,13 @@ class QuantizedTeacher:
 
 
 def quantize_teacher(ledger: Ledger, recipe: Recipe, data: Data, reference: MeasuredNetwork) -> QuantizedTeacher | None:
-    """What a student has to beat: the teacher's own int8 file; None of what has no file, or cannot be quantized."""
+    """What a student has to beat: the teacher's own int8 file; None if it has no file, or cannot be quantized."""
     if reference.file is None:
         return None
     mode, conditions = recipe.quantize.mode, conditions_of(recipe)
     try:
         decided = float_modules(ledger, data, reference, None, Scheme(mode=mode))
-    except Exception as error:  # exporters raise their own kinds
+    except Exception as error:  # exporters raise their own exception types
         ledger.watch.note(NO_REFERENCE + reason_of(error))
         return None
     kept = decided.paths if decided and decided.kept else ()
@@ -156,7 +156,7 @@ def quantize_reference(
     try:
         quantized = calibrated(network.module, data, scheme, seed, place.watch)
         made = _measured(place, "teacher-int8", quantized, network, network, data, conditions, turns, None)
-    except Exception as error:  # exporters and runtimes raise their own kinds
+    except Exception as error:  # exporters and runtimes raise their own exception types
         return ReferenceRecord(why=reason_of(error))
     return ReferenceRecord(made=made)
 
@@ -179,7 +179,7 @@ def quantize_student(
 
     Args:
         against: the teacher, whose predictions the file's are compared with.
-        lesson: how the quantized network is trained on; None leaves it as it is calibrated.
+        lesson: how the quantized network is trained further; None leaves it as calibrated.
     """
     first, *others = recipe.measure.runtimes
     conditions = conditions_of(recipe, first)
@@ -215,7 +215,7 @@ def make_trial(
     turns: Turns,
     seed: int,
 ) -> QuantizedRecord | None:
-    """The step of a rung: the quantized network, trained on where there is a lesson, its file, what that measured."""
+    """The step of a rung: the quantized network, trained further if there is a lesson, its file and measurements."""
     quantized = calibrated(student.module, data, scheme, seed, place.watch)
     training = train_on(place, quantized, lesson, data, seed) if lesson else None
     if not processes.is_main():

@@ -91,7 +91,7 @@ def check_web(recipe: Recipe, data: Data) -> None:
 
 
 def packages(data: Data, cache: Path) -> list[Path]:
-    """The files of other people's that the page needs, fetched once."""
+    """The third-party files that the page needs, fetched once."""
     wanted = (RUNTIME, TOKENIZERS) if _reads_texts(data) else (RUNTIME,)
     return [file for package in wanted for file in fetch(package, cache)]
 
@@ -151,7 +151,7 @@ def _candidates(recipe: Recipe, student: MeasuredNetwork, climbed: Climbed, chos
 
 
 def _candidate(path: Path, validation: Quality) -> Candidate:
-    """Latency is judged where it is measured: not here."""
+    """A candidate without latency, which is judged where it is measured, in the browser."""
     return Candidate(ModelFile(path), ladder.Measured(validation, size_bytes(path), 0.0))
 
 
@@ -216,7 +216,7 @@ def _measured(
     budget: Budget,
     turns: Turns,
 ) -> WebRecord:
-    """Each file's quality on the test set or a part of it, the same predictions as natively, and its time."""
+    """Each file's quality on the test set or a part of it, its agreement with the native predictions, and its time."""
     part, task = data.test.drawn(MOST), task_of(data)
     outputs = {form: _outputs(browser, form, data, part, one.file.path) for form, one in files.items()}
     timed = _timed(browser, list(files), data, turns)
@@ -276,7 +276,7 @@ def _timed(browser: Browser, forms: Sequence[str], data: Data, turns: Turns) -> 
 
 
 def fastest(files: Sequence[WebFileRecord]) -> WebFileRecord:
-    """The fastest of the files that break the fewest limits; of those as fast within the noise, the smallest."""
+    """The fastest of the files that break the fewest limits; of those equally fast within the noise, the smallest."""
     fewest = min(len(one.breaches) for one in files)
     able = [one for one in files if len(one.breaches) == fewest]
     first = min(able, key=lambda one: one.latency.p50_ms)

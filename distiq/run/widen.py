@@ -12,11 +12,11 @@ from distiq.records.sensitivity import SensitivityRecord
 from distiq.run.measure import example_of
 from distiq.run.narrow import Situation
 
-MOST_OF_IT = 0.9  # of the noise of all activations, which the tensors that are widened make
+MOST_OF_IT = 0.9  # of the noise of all activations comes from the tensors that are widened
 
 
 def widened(now: Situation) -> Scheme:
-    """The scheme with 16-bit activations in the modules that give or read the noisiest tensors."""
+    """The scheme with 16-bit activations in the modules that produce or read the noisiest tensors."""
     assert now.evidence is not None
     graph = export_graph(now.student.module, example_of(now.data))
     modules = wide_modules(now.evidence, graph)
@@ -25,7 +25,7 @@ def widened(now: Situation) -> Scheme:
 
 
 def wide_modules(evidence: SensitivityRecord, graph: fx.GraphModule) -> tuple[str, ...]:
-    """The paths of the modules around as few tensors as make `MOST_OF_IT`, in the order of the graph."""
+    """The paths of the modules around the fewest tensors that make `MOST_OF_IT`, in the order of the graph."""
     power = evidence.noise_of_activations()
     left, noisy = MOST_OF_IT * sum(power.values()), []
     for place in sorted(power, key=lambda place: -power[place]):
@@ -38,7 +38,7 @@ def wide_modules(evidence: SensitivityRecord, graph: fx.GraphModule) -> tuple[st
 
 
 def _around(graph: fx.GraphModule, place: str) -> set[fx.Node]:
-    """The operations that give the tensor of a place, or read it: with 8 bits in one of them it would be rounded."""
+    """The operations that produce the tensor of a place, or read it: 8 bits in any of them would round it."""
     gives = {node for node in graph.graph.nodes if node.op != "get_attr" and place_of(node) == place}
     fused = {source for node in gives if node.target in ACTIVATIONS for source in node.all_input_nodes}
     reads: set[fx.Node] = set()

@@ -51,7 +51,7 @@ def export_c99(model: nn.Module, example: Tensors, path: Path, options: FileOpti
         options: `integer_io` wants a model whose input and output are quantized.
 
     Raises:
-        UserError: an operation has no kernel in C, or an input is not of float32.
+        UserError: an operation has no kernel in C, or an input is not float32.
     """
     try:
         network = _traced(model, example)
@@ -102,7 +102,7 @@ def load_c99(path: Path, threads: int = 1, options: Mapping[str, str] = MappingP
 
 
 def lacks_compiler() -> str:
-    """What has to be installed, in a sentence; empty where a C compiler is here."""
+    """What has to be installed, in a sentence; empty where a C compiler is available."""
     if runner.compiler():
         return ""
     return "C99: no C compiler is found here: install gcc or clang, or name one in the variable CC"
@@ -183,7 +183,7 @@ def _size(spec: TensorSpec) -> int:
 
 
 def lacks_cross_compiler() -> str:
-    """What has to be installed to measure flash, in a sentence; empty where it is here."""
+    """What has to be installed to measure flash, in a sentence; empty where nothing is missing."""
     if shutil.which(CROSS):
         return ""
     return f"C99: {CROSS}, which measures flash, is not found here: install gcc-arm-none-eabi"

@@ -50,7 +50,7 @@ def write_board(path: Path, inputs: Tensors, outputs: Tensors) -> tuple[Path, ..
 
 
 def as_laid(values: np.ndarray, spec: TensorSpec, order: Sequence[int]) -> np.ndarray:
-    """Samples (N, ...) of an input or output as they lie in the memory of the C file: floats, or integers of them."""
+    """Samples (N, ...) of an input or output in the memory layout and type of the C file: floats or quantized."""
     tensor: dict[str, Any] = {"dtype": values.dtype, "quantization": None}
     if spec.quantization is not None:
         tensor = {"dtype": np.dtype(np.int8), "quantization": spec.quantization}

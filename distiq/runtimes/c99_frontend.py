@@ -1,7 +1,7 @@
-"""log_mel(): the front-end of a network for sound as one C call that holds a frame at a time.
+"""log_mel(): the front-end of an audio network as one C call that processes a frame at a time.
 
-As convolution and products it would take the whole spectrum in RAM and a Fourier basis of a quarter of a megabyte in
-flash; a fast transform takes two frames and three tables of one turn.
+As a convolution and matrix products it would need the whole spectrum in RAM and a Fourier basis of a quarter of a
+megabyte in flash; a fast Fourier transform needs two frames and three tables of one period.
 """
 
 import math
@@ -32,7 +32,7 @@ class LogMel(NamedTuple):
 
 
 def find_log_mel(conv: fx.Node, basis: Any, constants: Mapping[fx.Node, Any]) -> LogMel | None:
-    """The front-end that a convolution with a windowed Fourier basis begins; None where it is another network's.
+    """The front-end that a convolution with a windowed Fourier basis begins; None for any other convolution.
 
     Args:
         constants: constants of the graph so far.

@@ -48,7 +48,7 @@ class Quantized(NamedTuple):
 
 
 def quantized_into(node: fx.Node) -> Quantized | None:
-    """How a node's result is quantized, behind a clamp of its own or at once; None where it stays float32."""
+    """How a node's result is quantized, directly or after a fused clamp; None where it stays float32."""
     users = list(node.users)
     last, low, high = node, -math.inf, math.inf
     if len(users) == 1 and users[0].target in ACTIVATIONS:
@@ -63,13 +63,13 @@ def quantized_into(node: fx.Node) -> Quantized | None:
 
 
 def operation_name(node: fx.Node) -> str:
-    """An operation's name, that of one in place without its line: "relu"."""
+    """An operation's name, without the trailing underscore of an in-place one: "relu"."""
     name = str(node.target).split(".")[1]
     return name.rstrip("_") if not name.startswith("_") else name
 
 
 def limits(clamp: fx.Node) -> tuple[float, float]:
-    """Between which values a clamp lets through."""
+    """The lower and the upper limit of a clamp."""
     name = operation_name(clamp)
     if name in ("relu", "relu6"):
         return 0.0, 6.0 if name == "relu6" else math.inf
@@ -85,7 +85,7 @@ def _integer(value: float, scale: float, zero_point: int) -> int:
 
 
 class Shape(NamedTuple):
-    """What a convolution reads and how it steps, (height, width) each."""
+    """A convolution's geometry, (height, width) each, and its groups."""
 
     stride: tuple[int, int]
     pad: tuple[int, int]
@@ -95,8 +95,8 @@ class Shape(NamedTuple):
 
 
 def pair(value: Any, axes: int, missing: int) -> tuple[int, int]:
-    """One number for each of two axes, of the numbers for the last `axes`; the first axis of one-dimensional ones is
-    of length 1."""
+    """Expands the numbers for the last `axes` to one for each of two axes; the first axis of a one-dimensional layer
+    has length 1."""
     numbers = [value] * axes if isinstance(value, int) else list(value) or [missing] * axes
     numbers = numbers * axes if len(numbers) == 1 else numbers
     return (missing, numbers[0]) if axes == 1 else (numbers[0], numbers[1])
@@ -272,6 +272,6 @@ def average(program: Program, value: Value, fields: dict[str, Any], layout: Tens
 
 
 def maximum(program: Program, value: Value, fields: dict[str, Any], layout: Tensor) -> Value:
-    """The largest of windows; the result has the quantization parameters of what is read."""
+    """Maxima over windows; the result has the quantization parameters of the input."""
     kernel = "maximum_f32" if value.affine is None else "maximum_s8"
     return program.step(kernel, "distiq_pool", fields, [value], program.new(layout, value.affine), "maximum")

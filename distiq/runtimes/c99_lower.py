@@ -90,7 +90,7 @@ def lowered_to_c(
 
 
 def _module_of(node: fx.Node, modules: Sequence[str]) -> str:
-    """The one of the modules that a node computes in, as the start of a name: "frontend/"."""
+    """Which of the modules a node belongs to, as a name prefix: "frontend/"."""
     stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
     return next((f"{module}/" for module in modules if module in stack), "")
 
@@ -214,7 +214,7 @@ class Lowering:
         )
 
     def fused(self, into: Quantized | None, value: Value) -> Value:
-        """The clamp that was computed with its layer has the same result."""
+        """Records a layer's result as that of the clamp fused into it, too."""
         if into is not None and value.affine is not None:
             self.values[into.last] = value
         return value

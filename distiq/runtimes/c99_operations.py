@@ -34,7 +34,7 @@ def table(
     program: Program, value: Value, function: Callable[[Tensor], Tensor], affine: AffineParameters,
     low: int = LOW, high: int = HIGH,
 ) -> Value:  # fmt: skip
-    """A function of one value from integers to integers: what the graph itself gives for each of them."""
+    """A unary function as a table from integers to integers, filled with the graph's own result for each integer."""
     given, value = value.affine, dense(program, value)
     assert given is not None
     integers = torch.arange(LOW, HIGH + 1, dtype=torch.float32)
@@ -100,7 +100,7 @@ def _integers(program: Program, operation: str, first: Value, second: Value, int
 
 
 def _aligned(program: Program, first: Any, second: Any, commutes: bool) -> tuple[Value, Value, int]:
-    """Both in one order in memory, the first of the result's shape, the second repeated every so many values."""
+    """Both operands in one memory order: the first in the result's shape, the second and its period of repetition."""
     shapes = [tuple(one.layout.shape) if isinstance(one, Value) else tuple(one.shape) for one in (first, second)]
     shape = torch.broadcast_shapes(*shapes)
     if isinstance(first, Value) and tuple(first.layout.shape) == shape:

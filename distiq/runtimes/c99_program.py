@@ -37,7 +37,7 @@ class Value(NamedTuple):
 
     Attributes:
         affine: how its integers are quantized; None of floats.
-        unflattened: of features that lie in the order of a feature map, the feature map.
+        unflattened: for features in the memory order of a feature map, that feature map.
     """
 
     buffer: Buffer
@@ -53,7 +53,7 @@ class Value(NamedTuple):
 
 
 class Array(NamedTuple):
-    """A constant of the C file; `about` is what reading it back takes, and `of_q31` says that Q31 alone reads it."""
+    """A constant of the C file; `about` is what is needed to read it back, `of_q31` marks one that only Q31 uses."""
 
     name: str
     values: np.ndarray
@@ -78,7 +78,7 @@ class Step(NamedTuple):
 
 @dataclass
 class Program:
-    """Steps and constants, in the order in which they are made; `module` is the named one that the next are of."""
+    """Steps and constants in order of creation; `module` is the named module that the next ones belong to."""
 
     steps: list[Step] = field(default_factory=list)
     arrays: list[Array] = field(default_factory=list)
@@ -234,7 +234,7 @@ def move(program: Program, value: Value, to: Value, place: Tensor, operation: st
 
 
 def _merged(source: Tensor, target: Tensor) -> tuple[list[int], list[int], list[int]]:
-    """Sizes and strides of as few axes as one pass over both takes, in the order of the target."""
+    """Sizes and strides of the fewest axes that one pass over both tensors needs, in the order of the target."""
     axes = [axis for axis, size in enumerate(source.shape) if size > 1]
     axes.sort(key=lambda axis: -target.stride()[axis])
     merged: list[list[int]] = []
@@ -252,7 +252,7 @@ def _merged(source: Tensor, target: Tensor) -> tuple[list[int], list[int], list[
 
 
 class Arena(NamedTuple):
-    """Where each buffer starts, the bytes of all, and what lives at once at most: no plan takes less."""
+    """Where each buffer starts, the total bytes, and the most bytes live at once, a lower bound for every plan."""
 
     starts: dict[Buffer, int]
     size: int
@@ -260,7 +260,7 @@ class Arena(NamedTuple):
 
 
 def planned(program: Program) -> Arena:
-    """Buffers that do not live at once share memory, each at the lowest place that is free: the best of some orders."""
+    """Lets buffers that are never live together share memory, each at the lowest free offset; tries several orders."""
     lives = _lifetimes(program)
     orders: tuple[Callable[[Buffer], tuple[int, ...]], ...] = (
         lambda one: (-one.size, *lives[one]),

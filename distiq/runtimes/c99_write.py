@@ -70,7 +70,7 @@ def _orders(values: list[Value]) -> list[list[int]]:
 
 
 def _shown(value: Value) -> tuple[int, ...]:
-    """Axes in memory; those of one place stand where a reader expects them."""
+    """Axes in memory order; axes of length 1 are placed where a reader expects them."""
     order, axes = order_of(value.layout), range(value.layout.ndim)
     if order is None or tuple(sorted(order)) == order:
         return tuple(axes)
@@ -173,7 +173,7 @@ def _parameters(program: Program) -> str:
 
 
 def takes_pcm16(program: Program) -> bool:
-    """Whether front-ends of sound alone read the network's only input, which a second function takes as int16 then."""
+    """Whether only audio front-ends read the network's single input; a second function then takes it as int16."""
     if len(program.inputs) > 1:
         return False
     sound = program.inputs[0].buffer

@@ -9,7 +9,7 @@ from distiq.runtimes.runtime import Runtime
 
 
 def check_runtimes(recipe: Recipe) -> None:
-    """Each of `measure.runtimes` is known, installed, and holds the scheme and the inputs that the recipe asks for.
+    """Checks that each of `measure.runtimes` is known, installed, and supports the recipe's scheme and inputs.
 
     Raises:
         UserError: with the key, and what to set instead.

@@ -88,9 +88,9 @@ def export_executorch(model: nn.Module, example: Tensors, path: Path, _options: 
 
 
 def _converted(model: nn.Module, example: Tensors) -> bytes:
-    """A program; layers for whose integer weights XNNPACK has no kernel hold their values, in float32.
+    """A program; layers with integer weights for which XNNPACK has no kernel hold them dequantized, in float32.
 
-    Such are transposed convolutions of several groups, or of one dimension.
+    These are transposed convolutions with several groups or with one dimension.
     """
     if not is_quantized(model):
         return bytes(_lowered(positional(float_copy(model), example)).to_executorch().buffer)
@@ -195,7 +195,7 @@ def signature(path: Path) -> Signature:
 
 
 def _signature(program: Any, method: Any) -> Signature:
-    """The format has no names: those that are not the usual ones are in a constant of their own."""
+    """The format has no tensor names: names other than the default ones are stored in a separate constant."""
     about = method.metadata
     inputs = [about.input_tensor_meta(number) for number in range(about.num_inputs())]
     outputs = [about.output_tensor_meta(number) for number in range(about.num_outputs())]
@@ -217,7 +217,7 @@ def _specs(names: Sequence[str], metas: Sequence[Any]) -> tuple[TensorSpec, ...]
 
 
 def operations(path: Path) -> dict[str, dict[str, int]]:
-    """How many operations of each kind give each type; outside of XNNPACK those that compute floats."""
+    """How many operations of each kind produce each type; outside of XNNPACK, only those that compute floats."""
     program, parts, _ = _read(path.read_bytes())
     types = {name: Counter({"float32": count}) for name, count in Counter(_outside(program)).items()}
     for kind, result in _steps(parts):
@@ -326,7 +326,7 @@ def _lowered(network: Positional) -> Any:
     from executorch.exir.operator.util import _QUANT_PRIMITIVES
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
 
-    # The trace takes branches by the example's batch, and memory is planned for what the branch allows.
+    # The example's batch decides which branches the trace takes, and memory is planned for what those branches allow.
     largest = tuple(_repeated(one, LARGEST_BATCH) for one in network.inputs)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     exported = trace(replace(network, inputs=largest), [{0: batch} for _ in largest])

@@ -82,7 +82,7 @@ def export(
 def _check_outputs(graph: nn.Module, pair: Tensors, path: Path) -> None:
     """Raises UserError, and leaves no file, where a runtime computes something other than the network.
 
-    The bound catches such mistakes, not rounding: OpenVINO, for one, transforms another axis than `torch.fft` does.
+    The bound catches outright errors, not rounding: OpenVINO, for one, transforms a different axis than `torch.fft`.
     """
     is_graph = isinstance(graph, fx.GraphModule) and NAMES in graph.meta
     network = positional(graph, each(plain_copy, pair)) if is_graph else copied(graph, pair)
@@ -103,7 +103,7 @@ def _check_outputs(graph: nn.Module, pair: Tensors, path: Path) -> None:
 
 
 def refusal(runtime: Runtime, mode: Mode, activation_bits: int, group_size: int) -> str:
-    """Why a runtime's files cannot hold such a scheme, and the nearest that they can; empty where they can."""
+    """Why a runtime's files cannot hold such a scheme, and the nearest one that they can; empty where they can."""
     refused = runtime.refuses(mode, activation_bits, group_size)
     if refused is None:
         return ""

@@ -64,7 +64,7 @@ COMPILER_SETTINGS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
 }
 TRIED = (1, 33)  # samples
-ALIKE = 0.1  # of the largest output: a rounding that falls to the other side moves less, another order far more
+ALIKE = 0.1  # of the largest output: a value rounded the other way changes less, a wrong element order far more
 TRIAL_SECONDS = 1200  # of a busy machine
 TRIAL = """
 import pathlib, sys, numpy, torch
@@ -89,7 +89,7 @@ def export_inductor(model: nn.Module, example: Tensors, path: Path, _options: Fi
     """
     if is_quantized(model):
         assert isinstance(model, fx.GraphModule)
-        # Of an integer convolution in one dimension Inductor of torch 2.13 works out a wrong size.
+        # Inductor of torch 2.13 computes a wrong size for one-dimensional integer convolutions.
         graph: nn.Module = with_unsigned_activations(with_float_weights(model, _is_conv1d))
     else:
         graph = float_copy(model)
@@ -138,7 +138,7 @@ def load_inductor(path: Path, threads: int = 1, _options: Mapping[str, str] = Ma
     def predict(inputs: Tensors) -> Tensors:
         tensors = in_order(inputs, names[0], str(path))
         for tensor, spec in zip(tensors, stated.inputs, strict=True):
-            # The compiled code checks nothing: it would read beside the input.
+            # The compiled code checks nothing: it would read out of the input's bounds.
             if stated is not UNKNOWN and not _fits(tensor, spec):
                 kinds = (
                     f"{type_name(spec.dtype)} of {list(spec.shape)}",
@@ -191,9 +191,9 @@ def _compiled(network: Positional, folder: Path) -> bytes:
 
 
 def states_of_bilstm(vectors: Tensor, lengths: Tensor, weights: list[Tensor]) -> Tensor:
-    """`distiq.models.recurrent.bilstm` by a kernel of torch, which is there where distiq is not.
+    """`distiq.models.recurrent.bilstm` as a torch kernel, so that files run where distiq is not installed.
 
-    The kernel knows no lengths: for the second direction every text is turned round, and its padding left in place.
+    The kernel takes no lengths: for the second direction every text is reversed, and its padding left in place.
     """
     steps = torch.arange(vectors.shape[1]).unsqueeze(0)
     stops = lengths.unsqueeze(1)
@@ -233,7 +233,7 @@ def _work(network: Positional) -> tuple[list[list[int]], int, bool]:
 def _try_out(network: Positional, folder: Path) -> None:
     """Raises RuntimeError unless the compiled code, in a process of its own, gives the graph's outputs.
 
-    Of some networks Inductor of torch 2.13 makes code that reads beside its tensors, or takes them for another order.
+    For some networks Inductor of torch 2.13 generates code that reads out of bounds or assumes a wrong memory order.
     """
     free = free_dimensions(network)
     longest = max((one.shape[1] for one, axes in zip(network.inputs, free, strict=True) if 1 in axes), default=0)
@@ -274,8 +274,8 @@ def _samples(network: Positional, free: Sequence[Collection[int]], count: int, l
 def _channels_last() -> Iterator[None]:
     """Tells Inductor of torch 2.13 that an integer convolution's result is channels-last, as it always is.
 
-    Of a free batch and one input channel it expects the other order, as float convolutions have it (pytorch's pull
-    request 121400), and would read the result's values in a wrong order.
+    For a dynamic batch and one input channel it expects the other order, which float convolutions use (pytorch's pull
+    request 121400), and would read the result's values in the wrong order.
     """
     import torch._inductor.mkldnn_ir
 

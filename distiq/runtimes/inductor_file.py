@@ -134,8 +134,8 @@ def _outside(path: Path) -> list[str]:
 def _constants(path: Path) -> dict[str, Tensor]:
     """The compiled library's constants by their names in the source.
 
-    The library gives them by the names that they had in the graph, which several scales share; those are read from
-    where the constants lie behind one another.
+    The library returns them under their names in the graph, which several scales share; those scales are read from
+    the library itself, where the constants lie one after another.
     """
     library = _member(path, ".wrapper.so")
     named: dict[str, Tensor] = {}
@@ -154,7 +154,7 @@ def _constants(path: Path) -> dict[str, Tensor]:
         for name, _, _, _, layout, origin in entries
         if origins[origin] == 1 and layout == "strided" and named[origin].is_contiguous()
     }
-    telling = max(alone, key=lambda name: len(set(alone[name])))  # zero points are zeros, which stand anywhere
+    telling = max(alone, key=lambda name: len(set(alone[name])))  # zero points are zeros, which occur anywhere
     start = library.find(alone[telling]) - offsets[telling]
     assert all(library.startswith(content, start + offsets[name]) for name, content in alone.items())
     constants = {}

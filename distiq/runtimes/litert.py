@@ -1,9 +1,9 @@
 """LiteRT (formerly TensorFlow Lite): everything that touches it. XNNPACK runs the .tflite files.
 
 litert-torch converts the reference graph with the weights as quantize / dequantize pairs. It leaves a batch of one,
-int8 at quantized inputs and outputs, and float32 weights in tables and in linear layers with a float32 result; all are
-mended in the finished file, so that it takes any batch of float32 samples and holds the graph's integers. Inputs and
-outputs stay int8 where that is asked for.
+int8 at quantized inputs and outputs, and float32 weights in tables and in linear layers with a float32 result; all of
+this is fixed in the finished file, so that it takes any batch of float32 samples and holds the graph's integers. Inputs
+and outputs stay int8 on request.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
 """Operations that LiteRT's int8 kernels compute differently from the graph: between quantized values they stay float32.
 
-Its converter gives such an operation's input and result one set of quantization parameters, and drops those of the
-graph; or its kernel has fixed ones. A composite is what the converter leaves alone; in the finished file its operations
-stand among the others.
+LiteRT's converter gives such an operation's input and result one set of quantization parameters, and drops those of the
+graph; or the kernel has fixed ones. So each becomes a composite, which the converter leaves alone; in the finished file
+the composite's operations are inlined among the others.
 """
 
 import copy
@@ -82,7 +82,7 @@ class _Same(nn.Module):
 
 
 def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """Nested arguments with all that is of a kind changed."""
+    """Nested arguments with everything of type `kind` passed through `change`."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, dict):
@@ -112,7 +112,7 @@ def with_islands(graph: fx.GraphModule) -> fx.GraphModule:
 
 
 def _read_apart(graph: fx.GraphModule) -> None:
-    """Dequantizes for each reader by itself: the converter mistakes the layout of values that several readers have."""
+    """Gives each consumer its own dequantize node: the converter gets the layout of shared values wrong."""
     for node in list(graph.graph.nodes):
         for reader in list(node.users)[1:] if is_operation(node, DEQUANTIZE) else []:
             with graph.graph.inserting_before(node):
@@ -120,7 +120,7 @@ def _read_apart(graph: fx.GraphModule) -> None:
 
 
 def _keep_requantizing(graph: fx.GraphModule) -> None:
-    """Puts a composite between 16 and 8 bits: the converter drops what only quantizes again."""
+    """Puts a composite between 16 and 8 bits: the converter would drop a mere requantization."""
     for node in list(graph.graph.nodes):
         source: Any = node.args[0] if is_operation(node, QUANTIZE) else None
         if source is None or not is_operation(source, DEQUANTIZE) or source.args[5] == node.args[5]:
@@ -213,15 +213,15 @@ def inline_composites(model: Any) -> None:
 
 
 def _reads_subgraph(operation: Any) -> bool:
-    """Whether another graph of the file belongs to an operation, such as the sum of a reduction over windows."""
+    """Whether an operation refers to another graph of the file, such as the sum in a reduction over windows."""
     both = operation.builtinOptions, operation.builtinOptions2
     return any(name.lower().endswith("subgraphindex") for one in both if one is not None for name in vars(one))
 
 
 def _opened(graph: Any, composite: Any, inside: Any, instead: dict[int, int]) -> list[Any]:
-    """The operations of a composite's graph, which read and give tensors of the graph that it stands in.
+    """The operations of a composite's graph, rewired to the tensors of the surrounding graph.
 
-    `instead` gets what is to be read in the place of results that none of these operations makes.
+    `instead` receives, for each result that none of these operations produces, the tensor to read in its place.
     """
     made = {int(one) for operation in inside.operators for one in operation.outputs}
     outside = dict(zip(inside.inputs, composite.inputs, strict=True))

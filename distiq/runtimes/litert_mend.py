@@ -95,7 +95,7 @@ def with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
 
 
 def with_halves(content: bytes) -> bytes:
-    """Stores large constants in float16, behind a DEQUANTIZE, whose values are all those of float16."""
+    """Stores large constants in float16, behind a DEQUANTIZE, if float16 represents all of their values exactly."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = unpacked(content)
@@ -228,7 +228,7 @@ def _replace(model: Any, side: str, number: int, tensor: int) -> None:
 
 
 def with_dynamic_batch(content: bytes) -> bytes:
-    """Lets every RESHAPE keep the batch that it finds, and marks the input's batch as open."""
+    """Makes every RESHAPE keep the batch size of its input, and marks the graph input's batch as dynamic."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = unpacked(content)

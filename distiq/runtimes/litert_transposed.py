@@ -1,7 +1,7 @@
-"""Transposed convolutions as LiteRT has them: without padding; what padding leaves out is cut away behind them.
+"""Transposed convolutions in the form that LiteRT has: without padding; the rows it would remove are sliced off after.
 
-litert-torch converts those with padding alone whose output is as large as their input times the stride, and takes the
-rows that `output_padding` adds for zeros, where products reach into them.
+litert-torch converts padded ones only if the output is as large as the input times the stride, and it treats the rows
+that `output_padding` adds as zeros, although products reach into them.
 """
 
 import operator
@@ -45,7 +45,7 @@ def _each(value: Any, count: int) -> list[int]:
 
 
 class _Unpadded(nn.Module):
-    """A transposed convolution without padding, whose output is cut; its own call keeps its hooks."""
+    """A transposed convolution without padding, whose output is sliced; it is called as a module, so its hooks run."""
 
     def __init__(self, layer: nn.ConvTranspose1d | nn.ConvTranspose2d) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Unpadded(nn.Module):
 def without_padding(network: nn.Module) -> nn.Module:
     """A float network in which no transposed convolution has padding that LiteRT lacks, in place.
 
-    Layers of another forward than torch's stay as they are.
+    Layers whose `forward` is not torch's stay as they are.
     """
     for name, module in list(network.named_modules(remove_duplicate=False)):
         if isinstance(module, KINDS) and type(module).forward in (kind.forward for kind in KINDS):

@@ -1,4 +1,4 @@
-"""The reference graph as runtimes want it, without a change of any value; and its quantization parameters.
+"""Rewrites of the reference graph for the runtimes, which change no value; and its quantization parameters.
 
 The reference graph holds integer weights, and quantize / dequantize pairs at its activations.
 """
@@ -68,17 +68,17 @@ def float_copy(model: nn.Module) -> nn.Module:
 def with_float_outputs(
     reference: fx.GraphModule, choosing: bool = False, one_sample: bool = False, has_hybrids: bool = True
 ) -> fx.GraphModule:
-    """A copy for runtimes that have no integer kernel with a float32 result but one that quantizes its input itself.
+    """A copy for runtimes whose only integer kernel with a float32 result quantizes its input itself.
 
     Such a kernel quantizes each row of a float32 input to a range from its smallest to its largest value. Linear layers
-    whose result stays float32 get two columns beside their input here, the limits of its range in the graph, and two
-    columns of zeros beside their weights: the kernel arrives at the graph's own scale, and no product changes.
-    All others whose result stays float32, and small ones, hold their weights as float32: the same values, dequantized.
+    whose result stays float32 get two extra input columns here, the limits of the input's range in the graph, and two
+    columns of zero weights: the kernel then computes the graph's scale, and no product changes. Small ones, and all
+    other layers whose result stays float32, hold their weights as float32: the same values, dequantized.
 
     Args:
         choosing: operations of the graph are to compute scale and zero point, as ExecuTorch's lowering wants it.
         one_sample: the file's batch is fixed, and the columns may become constants.
-        has_hybrids: there is such a kernel; where not, weights of any number are held as float32.
+        has_hybrids: there is such a kernel; if not, such weights are held as float32 whatever their number.
     """
     graph = copy_of_graph(reference)
     _quantize_before_moving(graph)
@@ -144,8 +144,8 @@ def _takes_range(layer: fx.Node, weight: fx.Node) -> bool:
 def _with_range(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bool, one_sample: bool) -> fx.Node:
     """(..., width + RANGE_COLUMNS): the values of a dequantize node, then the limits of their range.
 
-    They are put together as integers: to add them in float32 is a pass over four times the bytes. Only ExecuTorch adds
-    them, beside padding of integers, since its partitioner finds a cycle in the other form.
+    They are concatenated as integers: adding them in float32 would be a pass over four times as many bytes. Only for
+    ExecuTorch are they added, to padded integers, since its partitioner finds a cycle in the other form.
     """
     arguments: Any = source.args
     integers, scale, zero_point, low, high, _ = arguments
@@ -160,7 +160,7 @@ def _with_range(graph: fx.GraphModule, source: fx.Node, width: int, choosing: bo
         if choosing:
             wider = call(aten.constant_pad_nd.default, (values, [0, RANGE_COLUMNS], 0.0))
             return call(aten.add.Tensor, (call(dequantize, (call(quantize, (wider, *parameters)), *parameters)), added))
-        # As constants the limits would have one size of batch.
+        # As constants, the limits would have a fixed batch size.
         some = call(aten.slice.Tensor, (values, -1, 0, RANGE_COLUMNS))
         nothing = call(aten.mul.Tensor, (some, 0.0 if one_sample else VANISHING))
         beside = call(quantize, (call(aten.add.Tensor, (nothing, added)), *parameters))
@@ -181,7 +181,7 @@ def _quantized_by_row(graph: fx.GraphModule, values: fx.Node, source: fx.Node, r
 
 
 def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which attention is products and a softmax: a converter can then not move its factor into weights."""
+    """A copy with attention as products and a softmax, so that no converter can move its scaling into the weights."""
     graph = copy_of_graph(reference)
     write_out_attention(graph)
     return _cleaned(graph)
@@ -190,9 +190,9 @@ def with_plain_attention(reference: fx.GraphModule) -> fx.GraphModule:
 def with_float_joints(reference: fx.GraphModule) -> fx.GraphModule:
     """A copy in which quantized values and others are joined in float32, and given as outputs, as the graph does it.
 
-    LiteRT's converter would quantize the others by the same scale, such as a transformer's class token by that of the
-    patches, and cut off what lies beyond; and give an output quantized that something else reads so. It does not look
-    through an addition, here of nothing.
+    LiteRT's converter would quantize the others with the same scale, such as a transformer's class token with that of
+    the patches, and clip what lies beyond; and it would return an output quantized if another node reads it quantized.
+    It does not look through an addition, so a vanishingly small number is added here.
     """
     graph = copy_of_graph(reference)
     last = graph.graph.output_node()
@@ -386,7 +386,7 @@ def _held(graph: fx.GraphModule, name: str, value: Tensor, before: fx.Node) -> f
 
 
 def _cleaned(graph: fx.GraphModule) -> fx.GraphModule:
-    """Without what nothing reads: Inductor of torch 2.13 would take an unread weight for a packed one of its own."""
+    """The graph without unused values: Inductor of torch 2.13 would mistake an unused weight for one it has packed."""
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     read = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}

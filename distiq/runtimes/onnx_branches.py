@@ -28,10 +28,10 @@ def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def name_branches(graph: GraphProto, constants: Collection[str] = ()) -> None:
-    """Gives what the branches of a graph make names of their own; what they read of outside stands behind an Identity.
+    """Gives the values that branches produce unique names; values from outside are read through an Identity.
 
     Args:
-        constants: what the graphs around have.
+        constants: names of the constants of the enclosing graphs.
     """
     constants = {*constants, *initializers(graph)}
     for node, side, branch in branches_of(graph):
@@ -63,7 +63,7 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
 
 
 def share_constants(graph: GraphProto) -> None:
-    """Stores large constants that several branches hold once, in the graph around them; names are those of no other."""
+    """Stores large constants that several branches hold only once, under unique names in the graph around them."""
     branches = [branch for branch in every_graph(graph) if branch is not graph]
     held = {_content(tensor): tensor.name for tensor in graph.initializer if _is_large(tensor)}
     often = Counter(_content(tensor) for branch in branches for tensor in branch.initializer if _is_large(tensor))
@@ -89,7 +89,7 @@ def _content(tensor: TensorProto) -> tuple[int, tuple[int, ...], bytes]:
 def exposed(graph: GraphProto, needed: Collection[str]) -> dict[str, str]:
     """Lets the branches of a graph give some of their float32 values to it, in place.
 
-    A branch that does not make a value gives none in its place: an empty tensor.
+    A branch that does not produce a value returns an empty tensor in its place.
 
     Returns:
         what the values are called in the graph, by their names in the branch.

@@ -20,7 +20,7 @@ from distiq.models.trace import FROZEN, copied, why_untraced
 from distiq.numerics import dynamic_fake_quantize
 from distiq.runtimes.onnx_session import quiet
 
-LARGEST_WRITTEN = 64  # values of a constant that a formula of fewer would give
+LARGEST_WRITTEN = 64  # values of a constant that is written out although a formula of fewer numbers would give it
 
 
 def to_onnx(model: nn.Module, example: Tensors) -> ModelProto:
@@ -106,8 +106,8 @@ def _average(
 ) -> Any:
     """Average pooling in ONNX as runtimes compute it rightly; torch.onnx leaves `divisor_override` out.
 
-    ONNX Runtime's integers divide a window that reaches over the edge by its whole size; so its zeros become part of
-    the map, and what is beyond them is not counted.
+    ONNX Runtime's integer kernels divide a window that extends past the edge by its full size; so the padding's zeros
+    become part of the map, and positions beyond them are not counted.
     """
     kernel, pads = (list(each) * (axes // len(each)) for each in (kernel_size, padding))
     strides = list(stride) * (axes // len(stride)) if stride else kernel
@@ -130,7 +130,7 @@ def _average(
 
 
 def _with_names(proto: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Gives every output its name: of a value that is given twice the exporter knows one name alone."""
+    """Gives every output its name: the exporter keeps only one name for a value that is returned twice."""
     graph = proto.graph
     if [output.name for output in graph.output] == list(names):
         return proto

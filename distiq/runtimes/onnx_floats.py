@@ -1,4 +1,4 @@
-"""An ONNX graph of float16, bfloat16 or float64 weights as one that computes in float32: its layers can be quantized.
+"""Converts an ONNX graph with float16, bfloat16 or float64 weights to float32, so that its layers can be quantized.
 
 On a CPU ONNX Runtime computes most operations of float16 in float32 anyway, with casts around each.
 """

@@ -10,7 +10,7 @@ from distiq.runtimes.onnx_branches import every_graph
 
 
 def store_halves(model: ModelProto) -> None:
-    """Stores the large constants in float16, in place, whose values are all those of float16: no value changes."""
+    """Stores, in place, large constants in float16 if that represents all of their values exactly: none changes."""
     _store(model, lambda values: bool((values.astype(np.float16).astype(np.float32) == values).all()))
 
 

@@ -24,12 +24,12 @@ CARRYING = {
 
 
 def is_copy(node: NodeProto) -> bool:
-    """Whether a node is the largest of one value: it computes nothing, and ONNX Runtime does not take it away."""
+    """Whether a node is a Max of a single input: it computes nothing, and ONNX Runtime does not remove it."""
     return node.op_type == "Max" and len(node.input) == 1
 
 
 def keep_float_layers(graph: GraphProto, floats: Collection[str]) -> None:
-    """Lets layers of float32 weights that stand between DQ and Q read a copy, in place.
+    """Makes layers with float32 weights that stand between DQ and Q read a copy of their input, in place.
 
     Args:
         floats: the float32 constants of this graph and of those around it.

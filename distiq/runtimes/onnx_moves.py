@@ -10,7 +10,7 @@ MOVES = {"Slice", "Split", "Tile", "ReduceMax", "DepthToSpace", "SpaceToDepth", 
 
 
 def move_integers(graph: GraphProto) -> None:
-    """Takes the pairs around such operations away where they have the same quantization parameters, in place."""
+    """Removes the pairs around such operations, in place, where both have the same quantization parameters."""
     constants = initializers(graph)
     producers = {name: node for node in graph.node for name in node.output}
     outputs = {output.name for output in graph.output}

@@ -1,7 +1,7 @@
-"""What the error of an output is measured on, where the output itself would not say it.
+"""The values on which an output's error is measured where the output itself would not show it.
 
-Rows that `TopK` or `NonMaxSuppression` choose change places as soon as two scores are close, and a class number has no
-error at all. Boxes of hundreds hide the error of the scores, below one, that a `Concat` joins to them.
+Rows selected by `TopK` or `NonMaxSuppression` change places as soon as two scores are close, and a class index has no
+error in itself. Box coordinates in the hundreds hide the error of scores below one that a `Concat` joins to them.
 """
 
 import copy
@@ -25,9 +25,9 @@ NUMBERS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorPro
 
 
 class Origins(NamedTuple):
-    """By the names of `outputs`: `chosen` ones have the values that they are chosen from, `joined` ones their parts.
+    """By names in `outputs`: `chosen` maps an output to the values it is selected from, `joined` to those it joins.
 
-    Rows of the `ranked` among the chosen ones may change places.
+    The rows of those selected outputs that are in `ranked` may change places.
     """
 
     outputs: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class Origins(NamedTuple):
 
 
 def origins_of(model: ModelProto) -> Origins:
-    """Of a float32 graph; empty where its outputs themselves say their error."""
+    """The origins of a float32 graph's outputs; empty where the outputs themselves show their error."""
     return _Traced(model).origins()
 
 

@@ -143,7 +143,7 @@ def _drop_needless_clips(graph: GraphProto) -> None:
 
 
 def _saturates(clip: NodeProto, quantize: NodeProto, constants: dict[str, TensorProto]) -> bool:
-    """Whether the smallest and the largest integer stand for the clip's limits, and for all values beyond them."""
+    """Whether the clip's limits are the values of the smallest and the largest integer, or beyond them."""
     scale, zero_point = value_of(constants, quantize.input[1]), value_of(constants, quantize.input[2])
     if scale is None or zero_point is None or scale.size != 1:
         return False

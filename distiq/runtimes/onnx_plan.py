@@ -1,8 +1,8 @@
 """Where quantize-dequantize pairs stand in an ONNX graph that somebody else wrote, whatever operations it holds.
 
 A graph is planned once: which layers multiply integers, which tensors are quantized for them, which tensors share their
-quantization parameters. What is not in the plan, control flow, states and unknown operations included, stays as it is
-and computes in float32. Where the pairs stand follows what ONNX Runtime fuses into integer kernels.
+quantization parameters. Whatever is not in the plan, including control flow, states and unknown operations, stays
+unchanged and computes in float32. The pairs are placed according to what ONNX Runtime fuses into integer kernels.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -83,7 +83,7 @@ def attributes_of(node: NodeProto) -> dict[str, object]:
 
 
 def captured(node: NodeProto) -> Iterator[str]:
-    """What the graphs inside a node read, from wherever it is."""
+    """All names that the graphs inside a node read, wherever they are defined."""
     for graph in subgraphs_of(node):
         for inner in graph.node:
             yield from (*inner.input, *captured(inner))
@@ -167,7 +167,7 @@ class _Planner:
         return Plan(tuple(layers.values()), self._settled(), frozenset(self.integer), tuple(joints))
 
     def _leading(self, sources: set[str]) -> set[str]:
-        """Tensors that a layer further on is made from: behind the last layers integers would cost accuracy alone."""
+        """Tensors that lead to a later layer: after the last layers, integers would only cost accuracy."""
         leading = set(sources)
         for node in reversed(self.graph.node):
             if leading.intersection(node.output):
@@ -233,7 +233,7 @@ class _Planner:
         self.integer.add(node.name)
 
     def _drop_needless(self, kept: set[str]) -> None:
-        """Takes back what no integer operation reads: a pair in front of float32 alone costs time and accuracy.
+        """Drops pairs that no integer operation reads: in front of float32 consumers they only cost time and accuracy.
 
         Args:
             kept: what layers read, and what those give that cannot give float32.
@@ -248,7 +248,7 @@ class _Planner:
                         self.integer.discard(node.name)
 
     def _settled(self) -> dict[str, str]:
-        """Tensors by the one that decides for them; where that is no longer quantized, the first of the group does."""
+        """Maps tensors to the root of their group; where that is no longer quantized, to the first of the group."""
         first: dict[str, str] = {}
         for name, root in self.shared.items():
             first.setdefault(root, root if root in self.shared else name)
@@ -256,7 +256,7 @@ class _Planner:
 
 
 def observed(graph: GraphProto, planned: Plan) -> list[str]:
-    """The quantized tensors whose values say the ranges of all: what others of their group are only moved from."""
+    """The quantized tensors whose values determine all ranges: the others of their groups are only moved from them."""
     moved = {
         name: node.input[0]
         for part in every_graph(graph)

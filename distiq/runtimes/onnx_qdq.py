@@ -205,7 +205,7 @@ def quantized_graph(
 
 
 class _Writer:
-    """Writes the pairs of one graph. A branch stores its constants itself, under names that no other graph has."""
+    """Writes the pairs of one graph. A branch stores its constants in itself, under globally unique names."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class _Writer:
         drop_unread(self.graph)
 
     def _store(self, name: str, value: np.ndarray) -> str:
-        """Stores a constant once in this graph; another of that name has another number."""
+        """Stores a constant once in this graph; a different one with the same name gets a number."""
         own, number, here = name, 1, {tensor.name for tensor in self.graph.initializer}
         while own in self.stored and not (own in here and np.array_equal(self.stored[own], value)):
             number += 1
@@ -272,7 +272,7 @@ class _Writer:
         return helper.make_node(kind, inputs, [result], f"{result}/{kind}", domain=self.domain, **axes)
 
     def _pair(self, name: str, parameters: Parameters, maker: NodeProto | None, by_integers: bool) -> None:
-        """A pair behind a tensor. Of what integers make all read the result; of others integer operations alone."""
+        """A pair behind a tensor. If integers produce it, all consumers read the pair; else only integer operations."""
         stored = self._parameters(name, parameters)
         source, result = (f"{name}/float", name) if by_integers else (name, f"{name}/dequantized")
         pair = [
@@ -328,9 +328,9 @@ class _Writer:
     def _constant(
         self, result: str, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, axis: int
     ) -> str:
-        """A pair's second half for one layer alone: ONNX Runtime fuses no other.
+        """The DQ half of a pair, for a single layer: ONNX Runtime does not fuse a shared one.
 
-        The integers are stored once, the scale for each layer: of equal pairs ONNX Runtime would make one.
+        The integers are stored once, the scale once per layer: ONNX Runtime would merge identical DQ nodes.
         """
         own = self._store(f"{name}/integers", integers)
         scale_name = self._store(f"{result}/scale", scale.astype(np.float32))

@@ -37,7 +37,7 @@ FACTORS = {"Conv": (0, 1), "ConvInteger": (0, 1), "QLinearConv": (0, 3), "Gemm":
 def operations(path: Path) -> dict[str, dict[str, int]]:
     """How many operations of each kind work on each type, in the graph that ONNX Runtime runs here.
 
-    An operation that computes has the type of what it multiplies or adds, one that moves values the type of these.
+    An operation that computes has the type of its operands, one that moves values the type of those values.
     """
     types: dict[str, Counter[str]] = {}
     for node, used in _typed(_optimized(path).graph):
@@ -86,7 +86,7 @@ def _type_name(number: int) -> str:
 def float_operations(path: Path) -> tuple[str, ...]:
     """The operations that ONNX Runtime computes in floating point in a quantized file, as "name (type)".
 
-    Read from the graph after ONNX Runtime's own optimization, so it is what runs here; a type that is not told counts.
+    Read from the graph as ONNX Runtime optimizes it, so it is what runs here; an unknown type counts as floating point.
     """
     return tuple(
         f"{node.name or node.output[0]} ({node.op_type})"

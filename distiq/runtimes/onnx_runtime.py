@@ -80,7 +80,7 @@ def with_mask(source: Path, target: Path, pad: int) -> None:
 
 
 def rename_inputs_and_outputs(path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Calls a file's inputs and outputs, in their order, as another file does whose place it takes."""
+    """Renames a file's inputs and outputs, in order, to match a file that it replaces."""
     proto = onnx.load(str(path))
     graph = proto.graph
     renamed = dict(zip((one.name for one in (*graph.input, *graph.output)), (*inputs, *outputs), strict=True))
@@ -122,7 +122,7 @@ def load_onnx(path: Path, threads: int = 1, options: Mapping[str, str] = Mapping
 
 
 class FrontEnd(NamedTuple):
-    """A file that hears, in two: its front-end, and the network behind it.
+    """An audio file split in two: its front-end, and the network behind it.
 
     frames: waveforms (B, T) of any length from `window` on -> (B, bands, frames), one frame every `hop` samples.
     network: as many frames as the whole file makes of its clips -> its output.
@@ -135,7 +135,7 @@ class FrontEnd(NamedTuple):
 
 
 def split_front_end(path: Path, threads: int = 1) -> FrontEnd | None:
-    """Cuts an .onnx file behind its front-end; None of another, or where none stays in float32 under its own name."""
+    """Splits an .onnx file after its front-end; None if it has none that stays in float32 under its name."""
     if path.suffix != ONNX_RUNTIME.suffix:
         return None
     proto = onnx.load(str(path))

@@ -62,7 +62,7 @@ def session_options(threads: int, asked: Mapping[str, str] = MappingProxyType({}
 def open_session(  # type: ignore[no-untyped-def]
     model: Path | bytes, threads: int, options: Mapping[str, str] = MappingProxyType({}), name: str = ""
 ):
-    """A file, or the bytes of one that `name` tells of."""
+    """Opens a file, or its bytes, which `name` then stands for in messages."""
     import onnxruntime
 
     if not isinstance(model, bytes) and not Path(model).is_file():

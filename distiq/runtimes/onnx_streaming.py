@@ -4,9 +4,9 @@ It is for networks of a front-end, one convolution over frames and a recurrent u
 computes with the file's own weights and scales. Its states are the samples that the next frame begins with, the frames
 that the next convolution reads (its left context), the recurrent unit's state, and how many chunks it has heard.
 
-A network with global pooling has no such form: its output is the mean over a window, whose first frames have to be
-taken away again, and its convolutions pad every window anew with zeros. A running mean as state would cover all
-that was ever heard. `distiq.bundle.stream` gives the windows' exact logits, with every frame computed once.
+A network with global pooling has no such form: its output is the mean over a window, whose oldest frames would have to
+be subtracted again, and its convolutions pad every window with zeros anew. A running mean as state would cover all
+audio since the start. `distiq.bundle.stream` gives the windows' exact logits, with every frame computed once.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Tables of embeddings in an ONNX graph as int8: rows are read as integers, and their scales by the same numbers."""
+"""Embedding tables of an ONNX graph as int8: rows are gathered as integers, and their scales with the same indices."""
 
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper

@@ -31,7 +31,7 @@ def transpose_stored_weights(graph: GraphProto) -> None:
 
 
 def look_up_integers(graph: GraphProto) -> None:
-    """A row of an embedding's integer table is read, then scaled; else the whole table became float at each run."""
+    """Gathers the integer rows of an embedding table before scaling; else each run would dequantize the whole table."""
     constants = initializers(graph)
     producers = {name: node for node in graph.node for name in node.output}
     axis = "embedding_last_axis"
@@ -87,7 +87,7 @@ def pack_narrow_weights(proto: ModelProto) -> None:
 
 
 def multiply_groups(proto: ModelProto) -> None:
-    """A product with 4-bit weights, a scale for each group of inputs, becomes a MatMulNBits: it unpacks as it goes.
+    """Turns products with 4-bit weights and a scale per group of inputs into MatMulNBits, which unpacks on the fly.
 
     The weights stand as DQ -> Reshape to (O, I) -> Transpose, or a Gemm that transposes.
     """

@@ -67,7 +67,7 @@ def export_openvino(model: nn.Module, example: Tensors, path: Path, options: Fil
             with silence():
                 converted = openvino.convert_model(source)
                 if all(operation.get_type_name() != "FakeQuantize" for operation in converted.get_ops()):
-                    # Else OpenVINO quantizes what meets integer weights to int8, though nobody asked for it.
+                    # Otherwise OpenVINO quantizes the inputs of layers with integer weights to int8, unasked.
                     converted.set_rt_info("0", ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
                 round_before_sums(converted)
                 keep_reduced_axes(converted)
@@ -158,7 +158,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
 def float_operations(path: Path) -> tuple[str, ...]:
     """The operations that OpenVINO computes in floating point here, as "name (type)", from the compiled graph.
 
-    With those of the file that it runs at the end of another's kernel, where that gives floats.
+    Includes operations of the file that are fused at the end of another one's kernel, where that returns floats.
     """
     import openvino
 

@@ -1,4 +1,4 @@
-"""An OpenVINO graph as its kernels compute rightly: each pass changes the graph in place, and none of its values."""
+"""Rewrites an OpenVINO graph so that kernels compute it correctly: in place, and without a change of any value."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from distiq.numerics import HALVED_FROM
 
 VECTORS = 2  # axes of a batch of vectors
 VERGE = 0.01  # of the step of integer sums
-LEVELS = 2**16  # a limit so many steps away limits nothing
+LEVELS = 2**16  # a limit that many steps away has no effect
 AFFINE = {"Add", "Multiply", "Subtract"}
 MOVES = {"MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Transpose", "Unsqueeze", "VariadicSplit"}
 
@@ -16,8 +16,8 @@ MOVES = {"MaxPool", "Reshape", "Slice", "Split", "Squeeze", "StridedSlice", "Tra
 def round_before_sums(model: Any) -> None:
     """Rounds what a convolution adds to a sum to multiples of its scale, in front of its FakeQuantize.
 
-    OpenVINO computes convolution, FakeQuantize, sum and FakeQuantize in one kernel and leaves the first rounding out:
-    one sum in five is a step off then. An explicit rounding stays, in the same kernel.
+    OpenVINO computes convolution, FakeQuantize, sum and FakeQuantize in one kernel and skips the first rounding, so one
+    sum in five is off by a step. An explicit rounding is kept, in the same kernel.
     """
     from openvino import opset13
 
@@ -75,8 +75,8 @@ def round_limits(model: Any) -> None:
 def pad_before_averages(model: Any) -> None:
     """Keeps the zeros around a map apart from its average pooling, by an operation between the two.
 
-    OpenVINO 2026.4 averages integers with zeros, where its zero point stands for zero, and makes one operation of
-    padding and pooling where nothing is between them.
+    OpenVINO 2026.4 pads integers with 0 instead of their zero point when it averages them, and it merges padding and
+    pooling into one operation if nothing is between them.
     """
     from openvino import opset13
 
@@ -116,8 +116,8 @@ def _quantized_behind(node: Any) -> Any | None:
 def bias_every_layer(model: Any) -> None:
     """Adds a bias to linear layers of vectors that have none: a hundredth of the step of their integer sums.
 
-    OpenVINO 2026.4 computes small batches of such layers in a row in one kernel. Where a layer has no
-    bias, that kernel takes its integer sums for floats. No sum is rounded otherwise by this but one on the verge.
+    OpenVINO 2026.4 runs consecutive layers of this kind in one kernel for small batches. Where a layer has no bias,
+    that kernel mistakes its integer sums for floats. The added bias changes the rounding only of sums close to a tie.
     """
     from openvino import opset13
 
@@ -138,10 +138,10 @@ def bias_every_layer(model: Any) -> None:
 
 
 def part_scales(model: Any) -> None:
-    """Writes x as sign(x) |x| between FakeQuantizes of vectors that only sums and products with constants part.
+    """Writes x as sign(x) |x| between FakeQuantizes of vectors with only constant sums and products between them.
 
-    OpenVINO 2026.4 folds the constants into the limits of the second one; where a linear layer of a small batch stands
-    in front of the first, its kernel then gives anything. Operations that only move values do not part the two.
+    OpenVINO 2026.4 folds the constants into the limits of the second one; if a linear layer precedes the first, its
+    kernel then gives arbitrary values for a small batch. Operations that only move values do not separate the two.
     """
     from openvino import opset13
 
@@ -162,7 +162,7 @@ def part_scales(model: Any) -> None:
 
 
 def store_halves(model: Any) -> None:
-    """Stores large constants in float16, behind a Convert, whose values are all those of float16: no value changes."""
+    """Stores large constants in float16, behind a Convert, if that represents all of their values exactly."""
     from openvino import opset13
 
     for node in model.get_ordered_ops():

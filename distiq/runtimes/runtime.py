@@ -21,9 +21,9 @@ class Work(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """What a file takes of a microcontroller, in bytes: flash is code and constants, RAM all that it writes to.
+    """What a file occupies on a microcontroller, in bytes: flash is code and constants, RAM all that it writes to.
 
-    None is what is not known, such as flash where no cross compiler is installed.
+    None marks an unknown size, such as flash where no cross compiler is installed.
     """
 
     flash_bytes: int | None
@@ -91,7 +91,7 @@ class QuantizationParameters(NamedTuple):
         return f"the graph quantizes no activation so (scale, zero point): {sorted(strange)}" if strange else ""
 
     def _was_read(self, table: np.ndarray) -> bool:
-        """Whether the file holds rows of a table in its place: those that a network always reads, such as segments.
+        """Whether the file holds, in place of a table, only the rows that the network always reads, such as segments.
 
         Rows of zeros, such as that of the padding, say nothing.
         """

@@ -66,7 +66,7 @@ def export_tflm(model: nn.Module, example: Tensors, path: Path, options: FileOpt
 
 
 def _plain_signature(stated: Signature) -> dict[str, Any]:
-    """A signature of tensors as they lie in the file as one of the network's, with a free batch, and their orders."""
+    """Converts the file's signature to that of the network, with a dynamic batch, and adds the axis orders."""
     sides, plain = (stated.inputs, stated.outputs), stated.to_json()
     orders = [[LAST if len(one.shape) == len(LAST) else tuple(range(len(one.shape))) for one in side] for side in sides]
     for side, of_side in zip(plain.values(), orders, strict=True):
@@ -172,7 +172,7 @@ def footprint(path: Path) -> Footprint:
 
 
 def _refuses(mode: Mode, activation_bits: int, group_size: int) -> Refusal | None:
-    """As LiteRT, whose DEQUANTIZE alone knows float16."""
+    """Like LiteRT, except for float16, which TFLM's DEQUANTIZE does not support."""
     return (only_static_int8 if mode == "float16" else refuses)(mode, activation_bits, group_size)
 
 

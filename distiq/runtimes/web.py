@@ -103,7 +103,7 @@ for (;;) {
 
 
 def lacks_browser() -> str:
-    """What is not here that measuring in a browser takes, with what to install; empty where all is."""
+    """What is missing for measurements in a browser, with what to install; empty where nothing is."""
     if shutil.which("npm") is None or shutil.which("node") is None:
         return f"npm is not installed here, which fetches {RUNTIME.name}: install Node.js with npm"
     if not any(map(shutil.which, CHROMIUM)):
@@ -112,7 +112,7 @@ def lacks_browser() -> str:
 
 
 def fetch(package: Package, cache: Path) -> list[Path]:
-    """The package's files, fetched by npm where the cache has them not, each of the checksum that is pinned.
+    """The package's files, fetched with npm if the cache lacks them; each has the pinned checksum.
 
     Raises:
         UserError: npm cannot fetch it, or a file is not the pinned one.

@@ -35,7 +35,7 @@ print(memory("VmHWM") - before)
 def peak_memory_bytes(path: Path, sample: Tensors) -> int | None:
     """What loading the file and running one batch of that shape and type adds to a fresh process's peak memory.
 
-    None where the system does not tell: elsewhere than on Linux, and in containers that hide a part of /proc.
+    None where the system does not report it: on anything but Linux, and in containers that hide a part of /proc.
     """
     if sys.platform != "linux":
         return None
@@ -47,4 +47,4 @@ def peak_memory_bytes(path: Path, sample: Tensors) -> int | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return None
-    return int(done.stdout.splitlines()[-1]) if done.returncode == 0 else None  # some runtimes greet first
+    return int(done.stdout.splitlines()[-1]) if done.returncode == 0 else None  # some runtimes print a banner first

@@ -1,4 +1,4 @@
-"""measure_peak(): how many multiply-adds a second one thread of this CPU reaches; the ruler for what a file reaches."""
+"""measure_peak(): how many multiply-adds a second one thread of this CPU reaches; the yardstick for a file's rate."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from distiq.runtimes.onnx_session import matrix_product
 
 SIZE = 768  # rows and columns: large enough to be bound by multiplying, not by reading
 LEAST_CALLS = 3
-MOST_PEAK_SECONDS = 0.5  # of each of the four; longer finds nothing faster
+MOST_PEAK_SECONDS = 0.5  # for each of the four; longer finds nothing faster
 
 
 def measure_peak(seconds: float) -> PeakRecord:

@@ -20,7 +20,7 @@ def tune(path: Path, threads: int, inputs: Tensors, rounds: int, seconds: float)
     """Times the file under each setting of its runtime, one sample at a time, with the given threads and with one.
 
     Args:
-        inputs: (B, ...) as the file takes them; the first is timed, all are predicted.
+        inputs: (B, ...) as the file takes them; the first is timed, and predictions for all are compared.
         rounds, seconds: how many turns every setting has, and how long one is.
 
     Raises:

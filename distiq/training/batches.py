@@ -19,8 +19,8 @@ class Batch(NamedTuple):
     """Training samples as the network sees them.
 
     inputs: (B, ...), normalized. labels: (B,) or (B, classes), see `Split`. indices: (B,) positions in the training
-    split. view: the number of the view that `inputs` show. partners, shares: (B,), the other label of a mixed image and
-    the share of the own one; None where views do not mix. mask: of texts (B, L), ones at tokens, zeros at padding.
+    split. view: the number of the view that `inputs` show. partners, shares: (B,), a mixed image's other label and the
+    share of its own one; None where views do not mix. mask: for texts (B, L), ones at tokens, zeros at padding.
     whole: where several processes train, the size of their common batch, of which this is a share.
     """
 
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     whole: int | None = None
 
     def to(self, device: torch.device, layout: torch.memory_format = torch.contiguous_format) -> "Batch":
-        """The same batch on a device; indices stay where they are, for they index what lies in main memory."""
+        """The same batch on a device; indices stay where they are, since they index data in main memory."""
         inputs = self.inputs.to(device, memory_format=layout if self.inputs.ndim == 4 else torch.preserve_format)
         moved = (
             None if value is None else value.to(device)
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
         return Batch(inputs, labels, self.indices, self.view, partners, shares, mask, self.whole)  # type: ignore[arg-type]
 
     def gathered(self) -> "Batch":
-        """The common batch of all processes, but for the inputs, which stay the own ones."""
+        """The common batch of all processes, except that the inputs stay those of this process."""
         labels, indices, partners, shares, mask = (
             None if value is None else gathered(value, self.whole)
             for value in (self.labels, self.indices.to(self.labels.device), self.partners, self.shares, self.mask)
@@ -62,8 +62,8 @@ class Batches:
     With several processes each takes its share of every batch.
 
     Args:
-        labelled: of samples that have a label alone: an epoch shows them again and again, each time in a new order and
-            another view, until it is as long as with all samples.
+        labelled: only samples that have a label: an epoch repeats them, each time in a new order and another view,
+            until it is as long as with all samples.
     """
 
     data: Data
@@ -95,7 +95,7 @@ class Batches:
             yield batch._replace(whole=whole if processes > 1 else None)
 
     def _order(self, generator: torch.Generator) -> tuple[Tensor, int]:
-        """The samples of an epoch, and how many of them differ: then they come again."""
+        """The samples of an epoch, and how many of them come before the first is repeated."""
         labels = self.data.train.labels
         own = is_labelled(labels).nonzero().flatten() if self.labelled else torch.arange(len(labels))
         if len(own) == len(labels):
@@ -116,7 +116,7 @@ class Batches:
 def by_length(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
     """The order with texts of like length in one batch, so that little is padding; batches come in random order.
 
-    Lengths (N,) are in tokens. Sorted within pools of `POOL` batches; what fills no batch stays behind.
+    Lengths (N,) are in tokens. Texts are sorted within pools of `POOL` batches; an incomplete batch stays at the end.
     """
     pools = [pool[lengths[pool].argsort(stable=True)] for pool in order.split(POOL * batch_size)]
     batches = list(torch.cat(pools).split(batch_size))

@@ -11,13 +11,13 @@ from distiq.training import processes
 
 
 def gathered(rows: Tensor, whole: int | None) -> Tensor:
-    """The rows (B, ...) of the batch of all processes, in its order, from the own ones: every n-th from the rank on.
+    """The rows (B, ...) of the common batch, in its order, from each process's own: every n-th, from its rank on.
 
     A process that computes the loss of the whole batch from them gets the gradient of its own rows times the number of
     processes; averaged over the processes, as data-parallel training does, that is the gradient of one process.
 
     Args:
-        whole: B, or None if the own rows are all.
+        whole: B, or None if this process's own rows are all.
     """
     return rows if whole is None else _Gathered.apply(rows, whole)  # type: ignore[no-untyped-call]
 

@@ -37,7 +37,7 @@ from distiq.training.schedule import learning_rate, make_optimizer, moving_avera
 
 
 class Losses(dict[str, Tensor]):
-    """Named, weighted scalars; their sum is what is lowered."""
+    """Named, weighted scalars; their sum is minimized."""
 
 
 def fit(
@@ -63,8 +63,8 @@ def fit(
         checkpoint: a file that is written every `checkpoint_seconds` and read at the start if it is there.
 
     Raises:
-        UserError: a loss or, at the end of an epoch, a weight is not finite, the checkpoint is damaged or of another
-            training, float16 without a GPU, or a batch has fewer samples than there are processes.
+        UserError: a loss or, at the end of an epoch, a weight is not finite; the checkpoint is damaged or of another
+            training; float16 is asked for without a GPU; or a batch has fewer samples than there are processes.
     """
     watch = watch or Silent()
     if (smallest := min(settings.batch_size, len(batches.data.train))) < processes.count():
@@ -234,7 +234,7 @@ class _Run:
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
 
     def _check_weights(self) -> None:
-        """Refuses weights that the epoch's last step broke: no loss is computed after it that would show them."""
+        """Raises if the epoch's last step broke the weights: no loss is computed after it that would reveal this."""
         state = self.plain.state_dict().items()
         broken = [name for name, value in state if value.is_floating_point() and not torch.isfinite(value).all()]
         if broken:
@@ -246,7 +246,7 @@ class _Run:
             )
 
     def finish(self) -> TrainingRecord:
-        """Puts the kept weights into the objective and says how it went."""
+        """Puts the kept weights into the objective and returns the training's record."""
         kept = self.best or self.evaluated.state_dict()
         self.plain.load_state_dict(kept)
         make_contiguous(self.plain).eval()

@@ -13,7 +13,7 @@ from distiq.recipe.training import TrainingSettings
 from distiq.training.batches import Batches
 
 NARROW = 16
-"""Input channels from which on oneDNN's 1x1 kernels need no more room than they take."""
+"""The number of input channels from which oneDNN's 1x1 kernels need no more memory than they allocate."""
 
 
 def memory_layout(
@@ -21,9 +21,9 @@ def memory_layout(
 ) -> torch.memory_format:
     """Channels last where the settings want them and they are safe, else contiguous; all processes must call it.
 
-    On CPUs they are not where a 1x1 convolution skips positions and has fewer than 16 input channels: its backward
-    pass writes past oneDNN's memory (uxlfoundation/oneDNN#6035), in float32 and bfloat16, which ends the process or
-    spoils the gradients. A first batch shows it; the objective is not changed.
+    On CPUs they are unsafe where a 1x1 convolution skips positions and has fewer than 16 input channels: its backward
+    pass writes past oneDNN's memory (uxlfoundation/oneDNN#6035), in float32 and bfloat16, which crashes the process or
+    corrupts the gradients. A trial batch reveals such a convolution; the objective itself is not changed.
     """
     if not settings.channels_last:
         return torch.contiguous_format
@@ -41,7 +41,7 @@ def _is_narrow(weight: Tensor) -> bool:
 
 
 class _Strided(TorchDispatchMode):
-    """Sees whether a convolution as above is computed."""
+    """Detects whether such a convolution is computed."""
 
     seen = False
 

@@ -1,7 +1,7 @@
 """Several processes of one run, as `accelerate launch` and torchrun start them: who writes, who waits, who speaks.
 
-Every process goes through the whole story and takes the same decisions from the same records. Trainings are made by
-all together, everything else by the main process alone, while the others wait for its result.
+Every process runs the whole pipeline and makes the same decisions from the same records. All processes train together;
+everything else is done by the main process alone, while the others wait for its result.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def is_main() -> bool:
 
 
 def start() -> None:
-    """Joins the processes, on the CPU where there is no other device. All must call it; again it does nothing."""
+    """Joins the processes, on the CPU where there is no other device. All must call it; further calls do nothing."""
     if count() > 1:
         _waiting()
     else:
@@ -44,7 +44,7 @@ def start() -> None:
 
 @functools.cache
 def _waiting() -> Any:
-    """The group to wait in: on sockets, which cost nothing, and with no limit that a long measurement reaches."""
+    """The group to wait in: over sockets, which cost nothing, with a timeout that no measurement reaches."""
     import torch
     from accelerate.state import PartialState
 
@@ -55,7 +55,7 @@ def _waiting() -> Any:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What the main process makes of `work`, in every process; the others wait for it. It must be picklable."""
+    """The result of `work`, done by the main process, in every process; the others wait. It must be picklable."""
     if count() == 1:
         return work()
     import torch
@@ -67,7 +67,7 @@ def on_main(work: Callable[[], T]) -> T:
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """What every process makes of `work`; the others begin when the main one has finished, and may read its files."""
+    """Does `work` in every process; the others begin when the main one has finished, and may read its files."""
     if not is_main():
         wait()
     result = work()
@@ -77,7 +77,7 @@ def main_first(work: Callable[[], T]) -> T:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Waits until every process is here."""
     if count() > 1:
         import torch
 
@@ -86,7 +86,7 @@ def wait() -> None:
 
 @contextlib.contextmanager
 def one_voice() -> Iterator[None]:
-    """Of several processes that fail, the first may say why; the others, which lost it, end without a word."""
+    """Of several processes that fail, the first says why; the others, which only lost contact with it, end silently."""
     try:
         yield
     except (Exception, KeyboardInterrupt):
