@@ -29,7 +29,7 @@ def run(
     plain: Plain = False,
     as_json: AsJson = False,
 ) -> None:
-    """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run it again to resume where it stopped.
+    """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it resumes.
 
     Exit codes: 0 the budget holds, 2 the input is refused, 3 the budget is missed (the best file is delivered).
     """
