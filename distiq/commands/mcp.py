@@ -60,7 +60,7 @@ class Door:
         return settings, file
 
     def run(self, recipe: str, overrides: list[str] | None = None, run: str = "") -> dict[str, Any]:
-        """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it resumes where it stopped.
+        """Runs a recipe: teacher, student, int8 file, measurements, bundle and report. Run again, it resumes.
 
         Args:
             recipe: a TOML file, or the name of a shipped recipe such as fashion_mnist.
