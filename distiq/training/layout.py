@@ -1,6 +1,7 @@
 """In which memory layout a network is trained."""
 
 import copy
+import warnings
 from itertools import chain
 from typing import Any
 
@@ -31,8 +32,11 @@ def memory_layout(
     if accelerator.device.type != "cpu" or not any(_is_narrow(tensor) for tensor in tensors):
         return torch.channels_last
     batch = next(batches.epoch(0, 0, accelerator.process_index, accelerator.num_processes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, of copied graphs
+        trial = copy.deepcopy(objective).train()
     with torch.random.fork_rng(devices=[]), torch.no_grad(), _Strided() as strided:
-        copy.deepcopy(objective).train()(batch)
+        trial(batch)
     return torch.contiguous_format if strided.seen else torch.channels_last
 
 
