@@ -11,7 +11,6 @@ from distiq.report.show import show as show_records
 
 WIDTH = 100  # of the tables, in columns
 TEXT = "font-family:monospace;line-height:1.3;word-break:normal"  # notebooks may give <pre> the font of prose
-
 FRAME = "max-width:640px;background:#ffffff"  # the colours of plots are those of light pages
 
 
