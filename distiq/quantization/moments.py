@@ -1,6 +1,6 @@
 """Statistics of a layer's inputs and float outputs, summed chunk by chunk: all that closed-form rounding needs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +46,8 @@ class Sums:
     ) -> None:
         self.layer, self.shape, self.samples, self.block, self.lost = layer, weight.shape, samples, block, lost
         self.rows = as_rows(layer, weight)
-        self.terms: list[Tensor] = []
-        self.count = 0
+        self.folds = _Fold(), _Fold()  # samples in turn to one and the other
+        self.seen = 0
         self.generator = torch.Generator().manual_seed(SEED)
 
     def add(self, quantized: Tensor, original: Tensor) -> None:
@@ -55,9 +55,14 @@ class Sums:
         share = max(1, enough(self.rows.shape[2]) * len(quantized) // self.samples)
         reads = _reads(self.layer, quantized, self.shape, share, self.generator)
         for part in reads:
-            self._add(part.columns(self.layer, quantized), part.columns(self.layer, original))
+            given, ideal = part.columns(self.layer, quantized), part.columns(self.layer, original)
+            is_odd = (self.seen + part.samples(self.layer, quantized)) % 2 == 1
+            for fold, own in zip(self.folds, (~is_odd, is_odd), strict=True):
+                if own.any():
+                    self._add(fold, given[:, :, own], ideal[:, :, own])
+        self.seen += len(quantized)
 
-    def _add(self, given: Tensor, ideal: Tensor) -> None:
+    def _add(self, fold: "_Fold", given: Tensor, ideal: Tensor) -> None:
         """Adds the sums over columns, (G, K, P) each."""
         # What the float weights give on the float inputs, minus what they give on these.
         error = self.rows @ ideal.sub_(given)
@@ -65,19 +70,45 @@ class Sums:
             error += self.lost @ given
         own = given[:, self.block]
         turned = own.transpose(1, 2)
-        terms = [own @ turned, error @ turned, given.sum(2), error.sum(2)]
-        terms = [value.double() for value in terms]
-        self.terms = [one.add_(more) for one, more in zip(self.terms, terms, strict=True)] if self.terms else terms
-        self.count += given.shape[2]
+        fold.add([own @ turned, error @ turned, given.sum(2), error.sum(2)], given.shape[2])
 
     def moments(self, centred: bool) -> Moments:
         """The means; centred on the inputs' mean where the layer's bias absorbs it."""
-        covariance, cross, input_mean, error_mean = (value / self.count for value in self.terms)
+        return self._means([fold for fold in self.folds if fold.count], centred)
+
+    def halves(self, centred: bool) -> tuple[Moments, ...]:
+        """The means over every second sample, and over the others; nothing of a single sample."""
+        if not all(fold.count for fold in self.folds):
+            return ()
+        return tuple(self._means([fold], centred) for fold in self.folds)
+
+    @property
+    def count(self) -> int:
+        """Positions that were summed over."""
+        return sum(fold.count for fold in self.folds)
+
+    def _means(self, folds: "Sequence[_Fold]", centred: bool) -> Moments:
+        count = sum(fold.count for fold in folds)
+        terms = (sum(parts[1:], parts[0]) for parts in zip(*(fold.terms for fold in folds), strict=True))
+        covariance, cross, input_mean, error_mean = (value / count for value in terms)
         if centred:
             own = input_mean[:, self.block].unsqueeze(1)
             covariance = covariance - own.transpose(1, 2) * own
             cross = cross - error_mean.unsqueeze(2) * own
         return Moments(*(value.float() for value in (covariance, cross, input_mean, error_mean)))
+
+
+class _Fold:
+    """Sums over a part of the samples, in float64."""
+
+    def __init__(self) -> None:
+        self.terms: list[Tensor] = []
+        self.count = 0
+
+    def add(self, terms: Sequence[Tensor], count: int) -> None:
+        more = [value.double() for value in terms]
+        self.terms = [one.add_(other) for one, other in zip(self.terms, more, strict=True)] if self.terms else more
+        self.count += count
 
 
 def enough(columns: int) -> int:
@@ -116,6 +147,13 @@ class Reads(NamedTuple):
         if taps == 1:
             return picked.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
         return picked.permute(1, 0, 3, 2, 4).flatten(3).flatten(1, 2).transpose(1, 2)
+
+    def samples(self, layer: fx.Node, value: Tensor) -> Tensor:
+        """(B * P,) which sample of the input each column is of."""
+        if layer.target is aten.linear.default:
+            return self.places * len(value) // value.shape[:-1].numel()
+        samples, positions, _ = self.places.shape
+        return self.first + torch.arange(samples).repeat_interleave(positions)
 
 
 def _reads(

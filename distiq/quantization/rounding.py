@@ -9,6 +9,7 @@ error that the layer's inputs make of them.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,10 +25,12 @@ from distiq.quantization.operations import TRANSPOSED, WEIGHTED, aten
 from distiq.quantization.streaming import SideBySide
 from distiq.quantization.weights import as_rows, from_rows
 
-MOST_COLUMNS = 8192  # of a layer that are solved together: more would fill the memory with their covariance
+MOST_COLUMNS = 6144  # of a layer that are solved together: more would fill the memory with their covariance
 EIGHT_BITS = symmetric_bounds(8)[1]
-DAMPING = 0.01  # of the mean diagonal, added to it (GPTQ's own)
-PULL = 0.05  # the same for the correction of earlier layers' errors, so that few samples do not move weights far
+DAMPING = 0.1  # of the mean diagonal, added to it; less fits the columns of few samples too closely
+PULLS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""The same for the correction of earlier layers' errors, which few samples would make too large."""
+FIRST_PULL = 0.1
 SHRINKS = 24
 SWEEPS = 4
 LAZY = 128  # columns whose rounding errors are passed on to later columns in one product (GPTQ's default)
@@ -64,6 +67,7 @@ class Rounding:
         self.modules = dict(prepared.named_modules(remove_duplicate=False))
         self.networks = SideBySide(prepared, samples, self._is_layer)
         self.rounded: set[nn.Parameter] = set()
+        self.pull = FIRST_PULL
 
     def run(self) -> int:
         """Rounds layer by layer; returns how many samples were read."""
@@ -125,7 +129,8 @@ class Rounding:
             sums = Sums(layer, stored, self.networks.count, block, rows - rounded if block.start else None)
             self.networks.advance(() if block.start else part, arguments[0], lambda pair: sums.add(*reversed(pair)))  # noqa: B023
             moments = sums.moments(centred)
-            target = rows[:, :, block] + _correction(moments)
+            self.pull = _pull(sums.halves(centred), self.pull)
+            target = rows[:, :, block] + _correction(moments, self.pull / 2)
             if not block.start:
                 # A scale serves a whole row: with several blocks it comes from the float weights, all inputs alike.
                 variance = moments.covariance.diagonal(dim1=1, dim2=2)
@@ -170,11 +175,38 @@ def _scales(layer: fx.Node, rows: Tensor, variance: Tensor, bound: int, size: in
     return scale[:, :, :1].expand(rows.shape)
 
 
-def _correction(moments: Moments) -> Tensor:
+def _correction(moments: Moments, pull: float) -> Tensor:
     """The weight change that compensates for the errors of earlier layers: least squares, regularized towards zero."""
     return torch.cholesky_solve(
-        moments.cross.transpose(1, 2).double(), _damped(moments.covariance, PULL, 1e-12)
+        moments.cross.transpose(1, 2).double(), _damped(moments.covariance, pull, 1e-12)
     ).mT.float()
+
+
+def _pull(halves: Sequence[Moments], start: float) -> float:
+    """How strongly a layer's correction is pulled towards zero: as is best for samples that it was not made from.
+
+    Two-fold cross-validation of the ridge, from `start` (a layer's neighbour) to the next minimum. All samples together
+    need half of what one half needs, since the error of an estimate falls with their number; so halved it is used.
+    """
+    if not halves:
+        return start
+
+    @cache
+    def error(place: int) -> float:
+        if not 0 <= place < len(PULLS):
+            return math.inf
+        pairs = (halves, halves[::-1])
+        return sum(_left(_correction(own, PULLS[place]), other) for own, other in pairs)
+
+    place = PULLS.index(start)
+    while (best := min(place - 1, place, place + 1, key=error)) != place:
+        place = best
+    return PULLS[place]
+
+
+def _left(change: Tensor, moments: Moments) -> float:
+    """The squared error of a layer's output that a weight change leaves, less what there is without it."""
+    return float(((change @ moments.covariance - 2 * moments.cross) * change).double().sum())
 
 
 def _damped(covariance: Tensor, share: float, least: float) -> Tensor:

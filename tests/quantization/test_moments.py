@@ -72,6 +72,37 @@ def test_moments_are_those_of_all_columns_whatever_the_chunks(layer: fx.Node):
         torch.testing.assert_close(found.cross[0], centred.float(), rtol=1e-3, atol=1e-5)
 
 
+def test_every_second_sample_is_of_one_half_whatever_the_chunks(layer: fx.Node):
+    torch.manual_seed(0)
+    weight, inputs = torch.randn(3, 2, 3, 3), torch.randn(10, 2, 8, 8)
+    ideal = torch.randn_like(inputs)
+    for chunk in (1, 3, 10):
+        sums = Sums(layer, weight, len(inputs))
+        for given, original in zip(inputs.split(chunk), ideal.split(chunk), strict=True):
+            sums.add(given, original)
+        for half, own in zip(sums.halves(centred=True), (slice(0, None, 2), slice(1, None, 2)), strict=True):
+            alone = moments(layer, weight, inputs[own], ideal[own], 5)
+            for found, expected in zip(half, alone, strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_of_a_linear_layer_belongs_to_its_sample():
+    graph = export_graph(nn.Linear(4, 2), torch.randn(2, 3, 4))
+    (node,) = (node for node in graph.graph.nodes if node.target in WEIGHTED)
+    inputs, weight = torch.randn(6, 3, 4), torch.randn(2, 4)
+    sums = Sums(node, weight, 6)
+    sums.add(inputs, inputs)
+    first, second = sums.halves(centred=False)
+    torch.testing.assert_close(first.input_mean[0], inputs[::2].flatten(0, 1).mean(0))
+    torch.testing.assert_close(second.input_mean[0], inputs[1::2].flatten(0, 1).mean(0))
+
+
+def test_a_single_sample_has_no_halves(layer: fx.Node):
+    sums = Sums(layer, torch.randn(3, 2, 3, 3), 1)
+    sums.add(torch.randn(1, 2, 8, 8), torch.randn(1, 2, 8, 8))
+    assert sums.halves(centred=True) == ()
+
+
 def test_of_large_maps_positions_are_drawn(layer: fx.Node):
     torch.manual_seed(0)
     side = 32

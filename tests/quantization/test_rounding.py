@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import torch
@@ -14,7 +15,17 @@ from distiq.quantization.fake_quantize import LARGEST_BIAS
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.moments import Moments
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
-from distiq.quantization.rounding import DAMPING, _correction, choose_scale, column_blocks, descend, gptq
+from distiq.quantization.rounding import (
+    DAMPING,
+    FIRST_PULL,
+    PULLS,
+    _correction,
+    _pull,
+    choose_scale,
+    column_blocks,
+    descend,
+    gptq,
+)
 from distiq.quantization.scheme import Scheme
 from tests.quantization.conftest import make
 
@@ -77,7 +88,29 @@ def test_a_layer_mends_nearly_all_that_earlier_layers_did_wrong():
     """The error is linear in white inputs: the pull towards no change leaves less than a tenth of it."""
     wrong, zeros = torch.randn(1, 4, 9), torch.zeros(1, 9)
     moments = Moments(torch.eye(9).unsqueeze(0), wrong, zeros, torch.zeros(1, 4))
-    assert (wrong - _correction(moments)).norm() < 0.1 * wrong.norm()
+    assert (wrong - _correction(moments, 0.05)).norm() < 0.1 * wrong.norm()
+
+
+def halves(shared: float) -> list[Moments]:
+    """Two halves of the samples whose errors have so much in common beside chance of size 1; white inputs."""
+    common, zeros = shared * torch.randn(1, 8, 20), torch.zeros(1, 20)
+    eye = torch.eye(20).unsqueeze(0)
+    return [Moments(eye, common + torch.randn(1, 8, 20), zeros, torch.zeros(1, 8)) for _ in range(2)]
+
+
+@pytest.mark.parametrize(("shared", "best"), [(0.0, math.inf), (1.0, 1.0), (0.5, 4.0), (30.0, 0.0)])
+def test_the_pull_is_as_strong_as_the_halves_differ(shared: float, best: float):
+    """Of white inputs the ridge shrinks by 1 / (1 + pull); least error at 1 / (1 + noise / signal). Both together
+    have half of the noise: `Rounding` halves the pull."""
+    torch.manual_seed(0)
+    pair = halves(shared)
+    found = {_pull(pair, start) for start in (PULLS[0], FIRST_PULL, PULLS[-1])}
+    nearest_two = sorted(PULLS, key=lambda pull: abs(1 / (1 + pull) - 1 / (1 + best)))[:2]
+    assert len(found) == 1 and found <= set(nearest_two)
+
+
+def test_of_a_single_sample_no_pull_can_be_chosen():
+    assert _pull([], 0.5) == 0.5
 
 
 def error_of(weight: Tensor, rounded: Tensor, covariance: Tensor) -> Tensor:
@@ -185,8 +218,8 @@ def test_bias_takes_up_the_mean_error(images: Tensor):
 
 
 def test_blocks_of_columns_are_even_whole_groups():
-    assert column_blocks(8192, 1) == [slice(0, 8192)]
-    assert column_blocks(12544, 1) == [slice(0, 6272), slice(6272, 12544)]
+    assert column_blocks(6144, 1) == [slice(0, 6144)]
+    assert column_blocks(12288, 1) == [slice(0, 6144), slice(6144, 12288)]
     assert column_blocks(8704, 256) == [slice(0, 4352), slice(4352, 8704)]
     assert column_blocks(8960, 256) == [slice(0, 4608), slice(4608, 8960)]
 
