@@ -38,42 +38,17 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 }
 #endif
 
-/* kernel layer: types */
+/* kernel sums: types */
 #ifdef __AVX2__
 #include <immintrin.h>
 #define DISTIQ_WIDE(from) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from)))
 #define DISTIQ_EIGHT(from) _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(from)))
 #endif
 
-/* Not inlined: with AVX-512VL, GCC 12.2 would make wrong code of these loops within those of a depthwise layer. */
-#ifdef __GNUC__
-__attribute__((noinline))
-#endif
-static void finished(const distiq_layer *layer, int32_t first, int32_t count, const int32_t *restrict sums,
-                     void *restrict out) {
-  /* Copies: a store of bytes might change what `layer` points to, for all that a compiler knows. */
-  const float *scales = layer->scales + first, rescale = layer->rescale;
-  int32_t zero = layer->zero_out, low = layer->low, high = layer->high;
-  if (layer->gives_float) {
-    float *values = (float *)out + first;
-    for (int32_t i = 0; i < count; i++) values[i] = (float)sums[i] * scales[i] * rescale;
-    return;
-  }
-  int8_t *values = (int8_t *)out + first;
-#ifdef DISTIQ_Q31
-  const int32_t *multipliers = layer->multipliers + first;
-  const uint8_t *shifts = layer->shifts + first;
-  for (int32_t i = 0; i < count; i++)
-    values[i] = (int8_t)clamped(rescaled(sums[i], multipliers[i], shifts[i]) + zero, low, high);
-#else
-  for (int32_t i = 0; i < count; i++)
-    values[i] = (int8_t)clamped(rounded((float)sums[i] * scales[i] * rescale) + zero, low, high);
-#endif
-}
-
-/* Sums of products of a row with four rows of weights. */
-static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t depth, int32_t *sums) {
-  const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
+/* Sums of products of a row with four rows of weights, which lie `stride` apart. */
+static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t stride, int32_t depth,
+                             int32_t *sums) {
+  const int8_t *w0 = weights, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
   int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0;
 #ifdef __AVX2__ /* the same integers; compilers add up each of the four by itself */
   __m256i v0 = _mm256_setzero_si256(), v1 = v0, v2 = v0, v3 = v0;
@@ -108,6 +83,33 @@ static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t 
   sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
+/* kernel layer: sums */
+/* Not inlined: with AVX-512VL, GCC 12.2 would make wrong code of these loops within those of a depthwise layer. */
+#ifdef __GNUC__
+__attribute__((noinline))
+#endif
+static void finished(const distiq_layer *layer, int32_t first, int32_t count, const int32_t *restrict sums,
+                     void *restrict out) {
+  /* Copies: a store of bytes might change what `layer` points to, for all that a compiler knows. */
+  const float *scales = layer->scales + first, rescale = layer->rescale;
+  int32_t zero = layer->zero_out, low = layer->low, high = layer->high;
+  if (layer->gives_float) {
+    float *values = (float *)out + first;
+    for (int32_t i = 0; i < count; i++) values[i] = (float)sums[i] * scales[i] * rescale;
+    return;
+  }
+  int8_t *values = (int8_t *)out + first;
+#ifdef DISTIQ_Q31
+  const int32_t *multipliers = layer->multipliers + first;
+  const uint8_t *shifts = layer->shifts + first;
+  for (int32_t i = 0; i < count; i++)
+    values[i] = (int8_t)clamped(rescaled(sums[i], multipliers[i], shifts[i]) + zero, low, high);
+#else
+  for (int32_t i = 0; i < count; i++)
+    values[i] = (int8_t)clamped(rounded((float)sums[i] * scales[i] * rescale) + zero, low, high);
+#endif
+}
+
 /* Sums of products of one row with `outs` rows of weights, in blocks. The row is of int16: compilers find the
    multiply-add of pairs for such. */
 static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int16_t *row, int32_t depth,
@@ -116,8 +118,8 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
   for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
     int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK;
     const int8_t *weights = layer->weights + (size_t)(first + start) * depth;
-    int32_t i = 0;
-    for (; i + 4 <= count; i += 4, weights += 4 * (size_t)depth) four_sums(row, weights, depth, sums + i);
+    int32_t i = 0, fours = count / 4 * 4;
+    for (; i < fours; i += 4, weights += 4 * (size_t)depth) four_sums(row, weights, depth, depth, sums + i);
     for (; i < count; i++, weights += depth) {
       int32_t sum = 0;
       for (int32_t k = 0; k < depth; k++) sum += row[k] * (int16_t)weights[k];
@@ -273,14 +275,14 @@ static void table_s8(const distiq_table *function, const int8_t *in, int8_t *out
 /* kernel affine: types */
 typedef struct { int32_t count; float scale, inverse; int32_t zero; } distiq_affine;
 
-/* kernel quantize: affine */
-static void quantize(const distiq_affine *one, const float *in, int8_t *out) {
+/* kernel quantize_s8: affine */
+static void quantize_s8(const distiq_affine *one, const float *in, int8_t *out) {
   for (int32_t i = 0; i < one->count; i++)
     out[i] = (int8_t)clamped(rounded(in[i] * one->inverse) + one->zero, -128, 127);
 }
 
-/* kernel dequantize: affine */
-static void dequantize(const distiq_affine *one, const int8_t *in, float *out) {
+/* kernel dequantize_s8: affine */
+static void dequantize_s8(const distiq_affine *one, const int8_t *in, float *out) {
   for (int32_t i = 0; i < one->count; i++) out[i] = (float)(in[i] - one->zero) * one->scale;
 }
 

@@ -13,10 +13,11 @@ from distiq.models.signature import AffineParameters, Signature
 from distiq.runtimes.c99_program import Arena, Array, Buffer, Program, Step, Value, order_of
 from distiq.runtimes.runtime import QuantizationParameters, Weight
 
-C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "uint8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
+           "float32": "float"}  # fmt: skip
 ABOUT = "/* distiq "
 LINE = 118
-FILE = "c99_kernels.c"
+FILES = ("c99_kernels.c", "c99_wide_kernels.c")
 LOG_MEL = "log_mel"
 MARK = re.compile(r"^/\* kernel (\w+)(?:: ([\w ]+))? \*/$", re.MULTILINE)
 
@@ -84,7 +85,7 @@ def _shown(value: Value) -> tuple[int, ...]:
 @functools.cache
 def _kernel_texts() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Each kernel's text and what it needs."""
-    text = files("distiq.runtimes").joinpath(FILE).read_text(encoding="utf-8")
+    text = "".join(files("distiq.runtimes").joinpath(name).read_text(encoding="utf-8") for name in FILES)
     marks = list(MARK.finditer(text))
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     return {
