@@ -15,7 +15,7 @@ Every comparison is over the full test set, on int8 files with int8 ends, and be
 - same integers of the output, and the most steps that one lies beside. The front-end of sound is computed in float32,
   and so are its scores, which are counted in steps of 1 / 255 of the range of all of them.
 - TFLM takes the network of sound behind its front-end, whose formulas it would compute at every inference. Whether each
-  integer is that of its kernels' formulas, and those of LiteRT's reference kernels that of theirs, is asked as well: the
+  integer is that of its kernels' formulas, and those of LiteRT's reference kernels that of theirs, is asked too: the
   two round differently in linear layers (reference_kernels.py).
 
 Flash is a Cortex-M4's (-Os, code and constants), weights are the bytes of integer weights alone. On emulated boards
@@ -136,7 +136,7 @@ def speed(network: nn.Module, samples: Samples, folder: Path, rounds: int, secon
     quantized = quantize(network, samples.calibration, Scheme(rounding="gptq"))
     files = [export(quantized, folder / f"timed{suffix}", samples.test[:2]) for suffix in (".c", ".onnx")]
     timed = latencies({one.suffix: load(one) for one in files}, samples.test[:1].contiguous(), 1, rounds, seconds)
-    c, onnx = (timed[one.suffix].median_ms for one in files)
+    c, onnx = (timed[one.suffix].p50_ms for one in files)
     return {"c_ms": c, "onnxruntime_ms": onnx, "ratio": onnx / c, "rounds": rounds, "seconds": seconds}
 
 
