@@ -20,16 +20,20 @@ Every comparison is over the full test set, on int8 files with int8 ends, and be
 
 Flash is a Cortex-M4's (-Os, code and constants), weights are the bytes of integer weights alone. On emulated boards
 `--vectors` samples, of the test set and of the training samples where that is small, have to give the bytes of x86.
-Speed is that of DS-CNN with float32 ends, one thread, in turns, medians.
+Speed is that of DS-CNN with float32 ends, one thread, in turns, medians: on memory that is bound beforehand, and as
+Python calls them by `load`.
 """
 
 import argparse
+import ctypes
 import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import torch
 from boards import BOARDS, lacks_boards, same_bytes
 from microcontroller_networks import SUBJECTS, Judge, Samples, Subject, cut_behind_front_end, judge, trained
@@ -40,6 +44,7 @@ from distiq import environment
 from distiq.device import run as runner
 from distiq.files import write_atomically
 from distiq.models.audio import front_ends
+from distiq.models.signature import Predict
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.runtimes.c99_write import about_of
@@ -133,11 +138,45 @@ def in_tflm(quantized: QuantizedModel, samples: Samples, folder: Path, verdict: 
 
 def speed(network: nn.Module, samples: Samples, folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
     """Milliseconds of a sample in C and in ONNX Runtime, float32 in and out."""
-    quantized = quantize(network, samples.calibration, Scheme(rounding="gptq"))
-    files = [export(quantized, folder / f"timed{suffix}", samples.test[:2]) for suffix in (".c", ".onnx")]
-    timed = latencies({one.suffix: load(one) for one in files}, samples.test[:1].contiguous(), 1, rounds, seconds)
-    c, onnx = (timed[one.suffix].p50_ms for one in files)
-    return {"c_ms": c, "onnxruntime_ms": onnx, "ratio": onnx / c, "rounds": rounds, "seconds": seconds}
+    quantized, sample = quantize(network, samples.calibration, Scheme(rounding="gptq")), samples.test[:1].contiguous()
+    c, onnx = (export(quantized, folder / f"timed{suffix}", samples.test[:2]) for suffix in (".c", ".onnx"))
+    calls = {"c": bound_c(c, sample), "onnxruntime": bound_onnx(onnx, sample), "c by load()": load(c),
+             "onnxruntime by load()": load(onnx)}  # fmt: skip
+    timed = latencies(calls, sample, 1, rounds, seconds)
+    found = {f"{name}_ms": one.p50_ms for name, one in timed.items()}
+    return {**found, "ratio": found["onnxruntime_ms"] / found["c_ms"], "rounds": rounds, "seconds": seconds}
+
+
+def bound_c(path: Path, sample: Tensor) -> Predict:
+    """The function of a C file on memory that it is given once, as a firmware would."""
+    about, function = about_of(path.read_text()), getattr(runner.library(path, ""), f"{path.stem}_run")
+    taken = runner.as_laid(sample.numpy(), about)[0]
+    ((shape, kind),) = runner.given_shapes(about)
+    result = np.empty((1, *shape), kind)
+    pointers = [ctypes.c_void_p(one.ctypes.data) for one in (taken, result)]
+
+    def predict(_: Any) -> Any:
+        function(*pointers)
+        return taken, result
+
+    return predict
+
+
+def bound_onnx(path: Path, sample: Tensor) -> Predict:
+    """ONNX Runtime on an input and an output that it is given once."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    opened = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    binding, given = opened.io_binding(), opened.get_outputs()[0]
+    result = np.empty((1, *given.shape[1:]), np.float32)
+    binding.bind_cpu_input(opened.get_inputs()[0].name, sample.numpy())
+    binding.bind_output(given.name, "cpu", 0, np.float32, result.shape, result.ctypes.data)
+
+    def predict(_: Any) -> Any:
+        opened.run_with_iobinding(binding)
+        return sample, result
+
+    return predict
 
 
 def measured(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:

@@ -16,13 +16,16 @@ typedef struct {
   int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
 } distiq_layer;
 
-/* The nearest integer, ties to the even one; the same on every machine that adds float32 as IEEE 754 says. */
-static inline int32_t rounded(float value) {
+/* The nearest integer of a value up to 2 ** 22, ties to the even one; the same wherever float32 is that of IEEE 754. */
+static inline int32_t nearest(float value) {
   union { float value; int32_t bits; } magic;
-  value = value < -1024.0f ? -1024.0f : value;
-  value = value > 1024.0f ? 1024.0f : value;
   magic.value = value + 12582912.0f;
   return magic.bits - 0x4B400000;
+}
+
+static inline int32_t rounded(float value) {
+  value = value < -1024.0f ? -1024.0f : value;
+  return nearest(value > 1024.0f ? 1024.0f : value);
 }
 
 static inline int32_t clamped(int32_t value, int32_t low, int32_t high) {
@@ -42,7 +45,18 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 #ifdef __AVX2__
 #include <immintrin.h>
 #define DISTIQ_WIDE(from) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from)))
-#define DISTIQ_EIGHT(from) _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(from)))
+
+/* The last values of a row of at least 16, fewer than 16 of them new: the others become 0. */
+static const int16_t distiq_last[32] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                         -1, -1, -1, -1, -1, -1 };
+#define DISTIQ_LAST(value, count) _mm256_and_si256(value, _mm256_loadu_si256((const __m256i *)(distiq_last + (count))))
+
+/* Adds up each of four registers. */
+static inline void distiq_added(__m256i v0, __m256i v1, __m256i v2, __m256i v3, int32_t *sums) {
+  v0 = _mm256_hadd_epi32(_mm256_hadd_epi32(v0, v1), _mm256_hadd_epi32(v2, v3));
+  __m128i all = _mm_add_epi32(_mm256_castsi256_si128(v0), _mm256_extracti128_si256(v0, 1));
+  _mm_storeu_si128((__m128i *)sums, all);
+}
 #endif
 
 /* Sums of products of a row with four rows of weights, which lie `stride` apart. */
@@ -51,27 +65,20 @@ static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t 
   const int8_t *w0 = weights, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
   int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0;
 #ifdef __AVX2__ /* the same integers; compilers add up each of the four by itself */
-  __m256i v0 = _mm256_setzero_si256(), v1 = v0, v2 = v0, v3 = v0;
-  for (; k + 16 <= depth; k += 16) {
-    __m256i value = _mm256_loadu_si256((const __m256i *)(row + k));
-    v0 = _mm256_add_epi32(v0, _mm256_madd_epi16(value, DISTIQ_WIDE(w0 + k)));
-    v1 = _mm256_add_epi32(v1, _mm256_madd_epi16(value, DISTIQ_WIDE(w1 + k)));
-    v2 = _mm256_add_epi32(v2, _mm256_madd_epi16(value, DISTIQ_WIDE(w2 + k)));
-    v3 = _mm256_add_epi32(v3, _mm256_madd_epi16(value, DISTIQ_WIDE(w3 + k)));
+  if (depth >= 16) {
+    __m256i v0 = _mm256_setzero_si256(), v1 = v0, v2 = v0, v3 = v0;
+    for (; k < depth; k += 16) {
+      int32_t from = k + 16 <= depth ? k : depth - 16;
+      __m256i value = _mm256_loadu_si256((const __m256i *)(row + from));
+      if (from < k) value = DISTIQ_LAST(value, depth - k);
+      v0 = _mm256_add_epi32(v0, _mm256_madd_epi16(value, DISTIQ_WIDE(w0 + from)));
+      v1 = _mm256_add_epi32(v1, _mm256_madd_epi16(value, DISTIQ_WIDE(w1 + from)));
+      v2 = _mm256_add_epi32(v2, _mm256_madd_epi16(value, DISTIQ_WIDE(w2 + from)));
+      v3 = _mm256_add_epi32(v3, _mm256_madd_epi16(value, DISTIQ_WIDE(w3 + from)));
+    }
+    distiq_added(v0, v1, v2, v3, sums);
+    return;
   }
-  if (k + 8 <= depth) {
-    __m128i value = _mm_loadu_si128((const __m128i *)(row + k));
-    v0 = _mm256_add_epi32(v0, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w0 + k))));
-    v1 = _mm256_add_epi32(v1, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w1 + k))));
-    v2 = _mm256_add_epi32(v2, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w2 + k))));
-    v3 = _mm256_add_epi32(v3, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w3 + k))));
-    k += 8;
-  }
-  v0 = _mm256_hadd_epi32(_mm256_hadd_epi32(v0, v1), _mm256_hadd_epi32(v2, v3));
-  __m128i all = _mm_add_epi32(_mm256_castsi256_si128(v0), _mm256_extracti128_si256(v0, 1));
-  _mm_storeu_si128((__m128i *)sums, all);
-  if (k == depth) return;
-  s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
 #endif
   for (; k < depth; k++) {
     int16_t value = row[k];
@@ -105,8 +112,13 @@ static void finished(const distiq_layer *layer, int32_t first, int32_t count, co
   for (int32_t i = 0; i < count; i++)
     values[i] = (int8_t)clamped(rescaled(sums[i], multipliers[i], shifts[i]) + zero, low, high);
 #else
-  for (int32_t i = 0; i < count; i++)
-    values[i] = (int8_t)clamped(rounded((float)sums[i] * scales[i] * rescale) + zero, low, high);
+  /* Clamped before it is rounded, which gives the same integers. */
+  float least = (float)(low - zero), most = (float)(high - zero);
+  for (int32_t i = 0; i < count; i++) {
+    float value = (float)sums[i] * scales[i] * rescale;
+    value = value < least ? least : value;
+    values[i] = (int8_t)(nearest(value > most ? most : value) + zero);
+  }
 #endif
 }
 
@@ -131,12 +143,60 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
 }
 
 /* kernel linear_s8: layer */
+#ifdef __AVX2__
+/* Sums of products of two rows with four rows of weights, which are widened once for both; depth is at least 16. */
+static inline void eight_sums(const int8_t *a, const int8_t *b, const int8_t *weights, int32_t depth, int32_t *sums_a,
+                              int32_t *sums_b) {
+  const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
+  __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (int32_t k = 0; k < depth; k += 16) {
+    int32_t from = k + 16 <= depth ? k : depth - 16;
+    __m256i x = DISTIQ_WIDE(a + from), y = DISTIQ_WIDE(b + from), w = DISTIQ_WIDE(w0 + from);
+    if (from < k) x = DISTIQ_LAST(x, depth - k), y = DISTIQ_LAST(y, depth - k);
+    a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(x, w)), b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(y, w));
+    w = DISTIQ_WIDE(w1 + from);
+    a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(x, w)), b1 = _mm256_add_epi32(b1, _mm256_madd_epi16(y, w));
+    w = DISTIQ_WIDE(w2 + from);
+    a2 = _mm256_add_epi32(a2, _mm256_madd_epi16(x, w)), b2 = _mm256_add_epi32(b2, _mm256_madd_epi16(y, w));
+    w = DISTIQ_WIDE(w3 + from);
+    a3 = _mm256_add_epi32(a3, _mm256_madd_epi16(x, w)), b3 = _mm256_add_epi32(b3, _mm256_madd_epi16(y, w));
+  }
+  distiq_added(a0, a1, a2, a3, sums_a);
+  distiq_added(b0, b1, b2, b3, sums_b);
+}
+
+/* What `products` computes, of two rows. */
+static void two_products(const distiq_layer *layer, const int8_t *a, int8_t *out_a, int8_t *out_b) {
+  int32_t sums_a[DISTIQ_BLOCK], sums_b[DISTIQ_BLOCK], depth = layer->channels, outs = layer->out_channels;
+  const int8_t *b = a + depth;
+  for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
+    int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK, i = 0, fours = count / 4 * 4;
+    const int8_t *weights = layer->weights + (size_t)start * depth;
+    for (; i < fours; i += 4, weights += 4 * (size_t)depth)
+      eight_sums(a, b, weights, depth, sums_a + i, sums_b + i);
+    for (; i < count; i++, weights += depth) {
+      int32_t of_a = 0, of_b = 0;
+      for (int32_t k = 0; k < depth; k++) of_a += a[k] * weights[k], of_b += b[k] * weights[k];
+      sums_a[i] = of_a, sums_b[i] = of_b;
+    }
+    for (i = 0; i < count; i++) sums_a[i] += layer->bias[start + i], sums_b[i] += layer->bias[start + i];
+    finished(layer, start, count, sums_a, out_a);
+    finished(layer, start, count, sums_b, out_b);
+  }
+}
+#endif
+
 static void linear_s8(const distiq_layer *layer, const int8_t *in, int16_t *wide, void *out) {
-  size_t bytes = layer->gives_float ? sizeof(float) : 1;
-  for (int32_t row = 0; row < layer->width; row++, in += layer->channels) {
-    for (int32_t k = 0; k < layer->channels; k++) wide[k] = in[k];
-    products(layer, 0, layer->out_channels, wide, layer->channels,
-             (int8_t *)out + (size_t)row * layer->out_channels * bytes);
+  int32_t row = 0, depth = layer->channels;
+  size_t bytes = (size_t)layer->out_channels * (layer->gives_float ? sizeof(float) : 1);
+  int8_t *result = (int8_t *)out;
+#ifdef __AVX2__
+  for (; depth >= 16 && row + 2 <= layer->width; row += 2, in += 2 * (size_t)depth, result += 2 * bytes)
+    two_products(layer, in, result, result + bytes);
+#endif
+  for (; row < layer->width; row++, in += depth, result += bytes) {
+    for (int32_t k = 0; k < depth; k++) wide[k] = in[k];
+    products(layer, 0, layer->out_channels, wide, depth, result);
   }
 }
 
