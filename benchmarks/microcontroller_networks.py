@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data
-from distiq.models.audio import DSCNN, front_ends
+from distiq.models.audio import DSCNN
 from distiq.models.frontend import MFCC, LogMel
 from distiq.models.mlp import MLP
 from distiq.models.resnet import ResNet
@@ -161,8 +161,6 @@ def judge(network: nn.Module, samples: Samples) -> Judge:
 
 def cut_behind_front_end(network: nn.Module, samples: Samples) -> tuple[nn.Module, Samples]:
     """A network of sound without its front-end, and the samples as features: what a file without one computes."""
-    if not front_ends(network):
-        return network, samples
     assert isinstance(network, DSCNN)
     front = network.frontend
     body = _student()
