@@ -14,6 +14,8 @@ Every comparison is over the full test set, on int8 files with int8 ends, and be
   validation samples. Quality is accuracy; of the autoencoder the share of the variance that it gives back.
 - same integers of the output, and the most steps that one lies beside. The front-end of sound is computed in float32,
   and so are its scores, which are counted in steps of 1 / 255 of the range of all of them.
+- The simulation multiplies float32 values, and where a result lies between two integers it may take the other one, as
+  files may: how many of its own integers are not those of exact arithmetic is counted, too.
 - TFLM takes the network of sound behind its front-end, whose formulas it would compute at every inference. Whether each
   integer is that of its kernels' formulas, and those of LiteRT's reference kernels that of theirs, is asked too: the
   two round differently in linear layers (reference_kernels.py).
@@ -37,7 +39,7 @@ import onnxruntime
 import torch
 from boards import BOARDS, lacks_boards, same_bytes
 from microcontroller_networks import SUBJECTS, Judge, Samples, Subject, cut_behind_front_end, judge, trained
-from reference_kernels import LITERT, TFLM, by_formulas, reference_kernels
+from reference_kernels import EXACT, LITERT, TFLM, by_formulas, reference_kernels
 from torch import Tensor, nn
 
 from distiq import environment
@@ -133,12 +135,19 @@ def in_tflm(
         "reference_kernels_as_formulas": bool((by_formulas(content, taken[:REFERENCED], LITERT) == reference).all()),
         "beside_reference_kernels": int((own[:REFERENCED] != reference).sum()),
         "integers_of_reference_kernels": reference.size,
+        "simulation_beside_exact": beside_exact(simulated, by_formulas(content, taken, EXACT), about),
         "arena_bytes": about["arena_bytes"],
     }
     if not lacks_vela():
         compiled = estimate(path)
         found |= {"on_npu": compiled.on_accelerator, "on_cpu": compiled.on_cpu, "vela": compiled.sentence}
     return found
+
+
+def beside_exact(outputs: Tensor, exact: np.ndarray, about: dict[str, Any]) -> dict[str, int]:
+    """How many integers of outputs are not those of exact arithmetic, and by how many steps at most."""
+    apart = np.abs(outputs.numpy() - runner.as_given([exact], about)) / about["outputs"][0]["scale"]  # type: ignore[arg-type, operator]
+    return {"integers": int((apart > 0.5).sum()), "most_steps": int(np.rint(apart).max())}
 
 
 def speed(network: nn.Module, samples: Samples, folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
@@ -210,8 +219,8 @@ def measured(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
 def table_of(report: dict[str, Any]) -> list[str]:
     """Markdown: predictions, then sizes, boards and speed."""
     lines = ["| network, test samples | quality: float32, simulated, C, TFLM | C: answers, integers, most steps | Q31 |"
-             " TFLM | TFLM, LiteRT's reference kernels = their formulas; integers that differ between them |",
-             "|---" * 6 + "|"]  # fmt: skip
+             " TFLM | TFLM, LiteRT's reference kernels = their formulas; integers that differ between them |"
+             " simulation beside exact arithmetic: integers, most steps |", "|---" * 7 + "|"]  # fmt: skip
 
     def counted(one: dict[str, Any]) -> str:
         return f"{one['same_answers']:.2f} %, {one['same_integers']:.2f} %, {one['most_steps']}"
@@ -224,6 +233,7 @@ def table_of(report: dict[str, Any]) -> list[str]:
             counted(c["q31"]), counted(tflm),
             f"{tflm['as_its_formulas']}, {tflm['reference_kernels_as_formulas']};"
             f" {tflm['beside_reference_kernels']:,} of {tflm['integers_of_reference_kernels']:,}",
+            "{integers:,}, {most_steps}".format(**tflm["simulation_beside_exact"]),
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| network | weights | flash | beside weights | arena, over the lower bound | RAM | TFLM's arena |"

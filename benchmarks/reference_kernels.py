@@ -5,8 +5,8 @@ then in the shift. LiteRT's linear layers alone round once (found here: their va
 others are). Formulas: TFLite, kernels/internal/common.h and kernels/internal/reference (Apache 2.0).
 """
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from distiq.runtimes.litert_file import unpacked
 
 SAME, RELU, RELU6 = 0, 1, 3  # of the schema
 ADD_SHIFT = 20
-LITERT, TFLM = ("fully_connected",), ()
 Rescale = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -40,15 +39,6 @@ def reference_kernels(content: bytes, taken: np.ndarray) -> np.ndarray:
     return np.concatenate(results)
 
 
-def by_formulas(content: bytes, taken: np.ndarray, rounded_once: Collection[str] = ()) -> np.ndarray:
-    """The integers of an int8 file by the kernels' formulas; arguments as for `reference_kernels`.
-
-    Args:
-        rounded_once: kinds of operations whose kernel rounds once, such as "fully_connected": LITERT or TFLM.
-    """
-    return np.concatenate([_Formulas(content, rounded_once).output(part) for part in np.array_split(taken, 20)])
-
-
 def rescaled_twice(values: np.ndarray, multiplier: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """values * multiplier * 2 ** (exponent - 31), rounded to the upper half of the product, then in the shift."""
     product = (values << np.maximum(exponent, 0)) * multiplier
@@ -61,6 +51,32 @@ def rescaled_twice(values: np.ndarray, multiplier: np.ndarray, exponent: np.ndar
 def rescaled_once(values: np.ndarray, multiplier: np.ndarray, exponent: np.ndarray) -> np.ndarray:
     """The same, rounded once: half a step is added before the shift."""
     return (values * multiplier + (np.int64(1) << (30 - exponent))) >> (31 - exponent)
+
+
+def rescaled_exactly(values: np.ndarray, multiplier: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """The nearest integer to the product in float64, ties to the even one."""
+    return np.rint(values * (multiplier * 2.0 ** (exponent.astype(np.float64) - 31))).astype(np.int64)
+
+
+class Kernels(NamedTuple):
+    """How linear layers and all other operations are rescaled."""
+
+    linear: Rescale
+    other: Rescale
+
+
+TFLM = Kernels(rescaled_twice, rescaled_twice)
+LITERT = Kernels(rescaled_once, rescaled_twice)
+EXACT = Kernels(rescaled_exactly, rescaled_exactly)
+
+
+def by_formulas(content: bytes, taken: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """The integers of an int8 file by the kernels' formulas; arguments as for `reference_kernels`.
+
+    Args:
+        kernels: TFLM, LITERT, or EXACT.
+    """
+    return np.concatenate([_Formulas(content, kernels).output(part) for part in np.array_split(taken, 20)])
 
 
 def _divided(values: np.ndarray, power: int) -> np.ndarray:
@@ -79,18 +95,17 @@ def _fixed(ratio: Any) -> tuple[np.ndarray, np.ndarray]:
 class _Formulas:
     """The operations of a file as int64 arrays."""
 
-    def __init__(self, content: bytes, rounded_once: Collection[str]) -> None:
+    def __init__(self, content: bytes, kernels: Kernels) -> None:
         self.file = unpacked(content)
         self.graph = self.file.subgraphs[0]
-        self.rounded_once = rounded_once
-        self.rescale: Rescale = rescaled_twice
+        self.kernels, self.rescale = kernels, kernels.other
         self.values: dict[int, np.ndarray] = {}
 
     def output(self, taken: np.ndarray) -> np.ndarray:
         self.values[int(self.graph.inputs[0])] = taken.astype(np.int64)
         for operation in self.graph.operators:
             kind = self.file.operatorCodes[operation.opcodeIndex].builtinCode
-            self.rescale = rescaled_once if KINDS[kind] in self.rounded_once else rescaled_twice
+            self.rescale = self.kernels.linear if KINDS[kind] == "fully_connected" else self.kernels.other
             self.values[int(operation.outputs[0])] = self._result(KINDS[kind], operation)
         return self.values[int(self.graph.outputs[0])].astype(np.int8)
 
