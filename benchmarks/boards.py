@@ -33,13 +33,24 @@ def lacks_boards() -> str:
     return f"{missing[0]} is not found here: apt-get install gcc-arm-none-eabi qemu-system-arm" if missing else ""
 
 
-def same_bytes(path: Path, samples: Tensor, board: str, seconds: int = 600) -> bool:
+def with_cmsis(clone: Path) -> list[str]:
+    """What a compiler is told to link the int8 layers of CMSIS-NN."""
+    defined = ("DISTIQ_Q31", "DISTIQ_CMSIS_NN", "CMSIS_NN_USE_SINGLE_ROUNDING")
+    sources = [*clone.glob("Source/ConvolutionFunctions/*s8*.c"), *clone.glob("Source/NNSupportFunctions/*.c")]
+    plain = [str(one) for one in sorted(sources) if not one.stem.endswith(("f16", "f32", "s4"))]
+    return [*(f"-D{one}" for one in defined), f"-I{clone / 'Include'}", "-ffunction-sections", "-Wl,--gc-sections",
+            *plain]  # fmt: skip
+
+
+def same_bytes(path: Path, samples: Tensor, board: str, seconds: int = 600, cmsis: Path | None = None) -> bool:
     """Whether a board gives the bytes that the file gives here.
 
     Args:
         path: a file "model.c" of one input and one output.
         samples: (N, ...) as the network takes them.
         board: one of `BOARDS`.
+        cmsis: a clone of CMSIS-NN that computes the layers, built for a single rounding; here the file computes them
+            with DISTIQ_Q31, which rounds once as well.
 
     Raises:
         subprocess.SubprocessError: the program is not compiled, asks for memory, fails, or takes longer than `seconds`.
@@ -47,7 +58,8 @@ def same_bytes(path: Path, samples: Tensor, board: str, seconds: int = 600) -> b
     about = about_of(path.read_text(encoding="utf-8"))
     stated = Signature.from_json(about)
     takes = as_laid(samples.numpy(), stated.inputs[0], about["orders"][0][0])
-    gives = as_laid(load(path)(samples).numpy(), stated.outputs[0], about["orders"][1][0])
+    options = {"define": "DISTIQ_Q31"} if cmsis else {}
+    gives = as_laid(load(path, 1, options)(samples).numpy(), stated.outputs[0], about["orders"][1][0])
     processor, code, data = BOARDS[board]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -60,6 +72,7 @@ def same_bytes(path: Path, samples: Tensor, board: str, seconds: int = 600) -> b
         sizes = [f"-DTAKES={takes[0].nbytes}", f"-DGIVES={gives[0].nbytes}"]
         places = [f"-Wl,--defsym=CODE={code},--defsym=DATA={data}"]
         words = [CROSS, "-std=c99", "-O2", "-ffp-contract=off", *processor, *sizes, *LINK, *places]
+        words += [] if cmsis is None else with_cmsis(cmsis)
         subprocess.run([*words, REPLAY.name, "model.c", "qemu.c", "-o", "model.elf"], cwd=folder, check=True)
         subprocess.run([*QEMU, "-machine", board, "-kernel", "model.elf"], cwd=folder, check=True, timeout=seconds)
         given = np.frombuffer((folder / "out.bin").read_bytes(), gives.dtype)

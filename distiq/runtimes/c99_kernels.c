@@ -10,6 +10,11 @@ typedef struct {
   const int32_t *multipliers; /* (out,), of 31 bits; */
   const uint8_t *shifts;      /* (out,), to the right, behind them */
 #endif
+#ifdef DISTIQ_CMSIS_NN
+  const int32_t *factors, *exponents; /* (out,): the same, and the shifts to the left of a fraction of 31 bits */
+  const int32_t *plain_bias;          /* (out,), without the share of the zero point */
+  int32_t is_depthwise;
+#endif
   float rescale; /* scale of the input, over that of the output where it is of integers */
   int32_t gives_float, zero_in, zero_out, low, high;
   int32_t height, width, channels, out_height, out_width, out_channels;
@@ -122,6 +127,39 @@ static void finished(const distiq_layer *layer, int32_t first, int32_t count, co
 #endif
 }
 
+#ifdef DISTIQ_CMSIS_NN
+#include "arm_nnfunctions.h"
+static int64_t cmsis_memory[DISTIQ_CMSIS_NN_BYTES / 8 + 1];
+
+/* Whether CMSIS-NN has computed a layer; it does not where a result stays float, or where it wants more memory. */
+static int by_cmsis(const distiq_layer *l, const int8_t *in, void *out) {
+  if (l->gives_float) return 0;
+  const cmsis_nn_per_channel_quant_params quantized = { (int32_t *)l->factors, (int32_t *)l->exponents };
+  const cmsis_nn_dims from = { 1, l->height, l->width, l->channels }, to = { 1, l->out_height, l->out_width, l->out_channels };
+  const cmsis_nn_dims bias = { 1, 1, 1, l->out_channels };
+  const cmsis_nn_tile stride = { l->stride_w, l->stride_h }, pad = { l->pad_left, l->pad_top };
+  const cmsis_nn_tile dilation = { l->dilation_w, l->dilation_h };
+  const cmsis_nn_activation ends = { l->low, l->high };
+  const cmsis_nn_context memory = { cmsis_memory, sizeof cmsis_memory };
+  if (l->is_depthwise) {
+    const cmsis_nn_dw_conv_params how = { -l->zero_in, l->zero_out, 1, stride, pad, dilation, ends };
+    const cmsis_nn_dims filter = { 1, l->kernel_h, l->kernel_w, l->out_channels };
+    if (arm_depthwise_conv_wrapper_s8_get_buffer_size(&how, &from, &filter, &to) > (int32_t)sizeof cmsis_memory)
+      return 0;
+    return arm_depthwise_conv_wrapper_s8(&memory, &how, &quantized, &from, in, &filter, l->weights, &bias,
+                                         l->plain_bias, &to, (int8_t *)out) == ARM_CMSIS_NN_SUCCESS;
+  }
+  const cmsis_nn_conv_params how = { -l->zero_in, l->zero_out, stride, pad, dilation, ends };
+  const cmsis_nn_dims filter = { l->out_channels, l->kernel_h, l->kernel_w, l->channels / l->groups };
+  if (arm_convolve_wrapper_s8_get_buffer_size(&how, &from, &filter, &to) > (int32_t)sizeof cmsis_memory) return 0;
+  return arm_convolve_wrapper_s8(&memory, &how, &quantized, &from, in, &filter, l->weights, &bias, l->plain_bias, &to,
+                                 (int8_t *)out) == ARM_CMSIS_NN_SUCCESS;
+}
+#define DISTIQ_BY_CMSIS(layer, in, out) if (by_cmsis(layer, in, out)) return
+#else
+#define DISTIQ_BY_CMSIS(layer, in, out)
+#endif
+
 /* Sums of products of one row with `outs` rows of weights, in blocks. The row is of int16: compilers find the
    multiply-add of pairs for such. */
 static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int16_t *row, int32_t depth,
@@ -190,6 +228,7 @@ static void linear_s8(const distiq_layer *layer, const int8_t *in, int16_t *wide
   int32_t row = 0, depth = layer->channels;
   size_t bytes = (size_t)layer->out_channels * (layer->gives_float ? sizeof(float) : 1);
   int8_t *result = (int8_t *)out;
+  DISTIQ_BY_CMSIS(layer, in, out);
 #ifdef __AVX2__
   for (; depth >= 16 && row + 2 <= layer->width; row += 2, in += 2 * (size_t)depth, result += 2 * bytes)
     two_products(layer, in, result, result + bytes);
@@ -205,6 +244,7 @@ static void conv_s8(const distiq_layer *layer, const int8_t *in, int16_t *patch,
   int32_t depth = layer->channels / layer->groups, outs = layer->out_channels / layer->groups;
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
   int8_t *result = (int8_t *)out;
+  DISTIQ_BY_CMSIS(layer, in, out);
   for (int32_t y = 0; y < layer->out_height; y++)
     for (int32_t x = 0; x < layer->out_width; x++, result += layer->out_channels * bytes)
       for (int32_t group = 0; group < layer->groups; group++) {
@@ -253,6 +293,7 @@ static void depthwise_s8(const distiq_layer *layer, const int8_t *in, void *out)
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
   int8_t *result = (int8_t *)out;
   int16_t zero = (int16_t)layer->zero_in;
+  DISTIQ_BY_CMSIS(layer, in, out);
   for (int32_t y = 0; y < layer->out_height; y++)
     for (int32_t x = 0; x < layer->out_width; x++, result += channels * bytes)
       for (int32_t start = 0; start < channels; start += DISTIQ_BLOCK) {

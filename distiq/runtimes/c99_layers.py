@@ -11,7 +11,9 @@ from distiq.errors import UserError
 from distiq.models.signature import AffineParameters
 from distiq.runtimes.c99_program import (
     BOUNDS,
+    CMSIS,
     ENDING,
+    Q31,
     Buffer,
     Kind,
     Program,
@@ -236,7 +238,10 @@ def _integer_layer(
         ratio = steps / float(np.float32(into.affine.scale))
         parts = dict(zip(("multipliers", "shifts"), fixed(ratio.numpy(), LEAST_SHIFT[value.kind]), strict=True))
         fields |= {"zero_out": into.affine.zero_point, "low": into.low, "high": into.high}
-        fields |= {"Q31": {name: program.array(one, of_q31=True) for name, one in parts.items()}}
+        shared = (Q31,) if is_wide else (Q31, CMSIS)
+        fields |= {Q31: {key: program.array(one, None, shared) for key, one in parts.items()}}
+        if not is_wide:
+            fields |= {CMSIS: _for_cmsis(program, name, fields, integers, weights, parts["shifts"])}
     to = program.new(layout, into.affine, into.kind) if into else program.new(layout)
     fields["rescale"] = (value.buffer, to.buffer if into else None)
     scratch = None
@@ -245,6 +250,36 @@ def _integer_layer(
         scratch = Buffer(program.name("p"), count, "int16")
     struct = "distiq_wide_layer" if is_wide else "distiq_layer"
     return program.step(f"{name}_{ENDING[value.kind]}", struct, fields, [value], to, name, macs, scratch)
+
+
+def _for_cmsis(
+    program: Program, name: str, fields: dict[str, Any], bias: np.ndarray, weights: Stored, shifts: np.ndarray
+) -> dict[str, Any]:
+    """What CMSIS-NN's kernels take of a layer: they take the zero point off by themselves, and shift to the left."""
+    if name != "depthwise":
+        bias = bias + fields["zero_in"] * weights.integers.flatten(1).long().sum(1).numpy()
+    plain = bias.clip(-LARGEST_SUM["int8"], LARGEST_SUM["int8"]).astype(np.int32)
+    return {
+        "factors": fields[Q31]["multipliers"],
+        "exponents": program.array(31 - shifts.astype(np.int32), None, (CMSIS,)),
+        "plain_bias": program.array(plain, None, (CMSIS,)),
+        "is_depthwise": int(name == "depthwise"),
+    }
+
+
+def cmsis_bytes(program: Program) -> int:
+    """Memory that CMSIS-NN's kernels may want; a layer that wants more is computed without them.
+
+    As their `..._get_buffer_size`: columns of a convolution, for DSP two of int16, for Helium four of int8; of a
+    depthwise layer one of int16, or four of at most 124 channels.
+    """
+    most = 0
+    for step in program.steps:
+        if CMSIS in step.fields:
+            taps, channels = step.fields["kernel_h"] * step.fields["kernel_w"], step.fields["channels"]
+            columns = min(channels, 124) if step.fields[CMSIS]["is_depthwise"] else channels
+            most = max(most, 4 * (taps * columns + 16), 2 * taps * channels)
+    return most
 
 
 def fixed(ratios: np.ndarray, least_shift: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -297,7 +332,7 @@ def average(program: Program, value: Value, fields: dict[str, Any], layout: Tens
     multiplier, shift = fixed(np.array([ratio]), LEAST_SHIFT[value.kind])
     fields |= {
         "rescale": (value.buffer, to.buffer), "zero_in": value.affine.zero_point, "zero_out": into.affine.zero_point,
-        "low": into.low, "high": into.high, "Q31": {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
+        "low": into.low, "high": into.high, Q31: {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
     }  # fmt: skip
     return program.step(f"average_{ENDING[value.kind]}", "distiq_pool", fields, [value], to, "average")
 

@@ -14,6 +14,7 @@ from distiq.runtimes.c99_layers import LEAST_SHIFT, Quantized, as_float, fixed, 
 from distiq.runtimes.c99_program import (
     BOUNDS,
     ENDING,
+    Q31,
     Kind,
     Program,
     Value,
@@ -64,7 +65,7 @@ def requantized(
     fields = {
         "count": to.buffer.count, "scale": (value.buffer, None), "inverse": 1.0 / affine.scale,
         "zero_in": given.zero_point, "zero_out": affine.zero_point, "low": ends[0], "high": ends[1],
-        "Q31": {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
+        Q31: {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
     }  # fmt: skip
     kernel = f"{ENDING[value.kind]}_to_{ENDING[kind]}"
     return program.step(kernel, "distiq_requantized", fields, [value], to, "requantize")
@@ -113,12 +114,12 @@ def _integers(program: Program, operation: str, first: Value, second: Value, int
         fields["negated"] = True
     if operation == "mul":
         multiplier, shift = fixed(np.array([scales[0] * scales[1] / step]), LEAST_SHIFT[into.kind])
-        fields["Q31"] = {"multiplier_a": int(multiplier[0]), "multiplier_b": 0, "shift": int(shift[0])}
+        fields[Q31] = {"multiplier_a": int(multiplier[0]), "multiplier_b": 0, "shift": int(shift[0])}
     else:
         ratios = [scales[0] / step, sign * scales[1] / step]
         shift_of_both = 30 - max(math.frexp(abs(one))[1] for one in ratios)
         parts = [round(math.ldexp(one, shift_of_both)) for one in ratios]
-        fields["Q31"] = {"multiplier_a": parts[0], "multiplier_b": parts[1], "shift": shift_of_both}
+        fields[Q31] = {"multiplier_a": parts[0], "multiplier_b": parts[1], "shift": shift_of_both}
     kernel = f"{'mul' if operation == 'mul' else 'add'}_{ENDING[into.kind]}"
     return program.step(kernel, "distiq_pair", fields, [first, second], to, operation)
 

@@ -13,6 +13,7 @@ from distiq.models.signature import AffineParameters
 
 ALIGNMENT = 16
 MOST_AXES = 6  # of a move
+Q31, CMSIS = "DISTIQ_Q31", "DISTIQ_CMSIS_NN"  # macros; fields of a step under these names are theirs alone
 Kind = Literal["int8", "int16", "float32"]
 WIDTH = {"int8": 1, "int16": 2, "float32": 4}
 ENDING = {"int8": "s8", "int16": "s16", "float32": "f32"}  # of kernels' names
@@ -59,12 +60,13 @@ class Value(NamedTuple):
 
 
 class Array(NamedTuple):
-    """A constant of the C file; `about` is what is needed to read it back, `of_q31` marks one that only Q31 uses."""
+    """A constant of the C file; `about` is what is needed to read it back, `macros` are those without which no kernel
+    uses it."""
 
     name: str
     values: np.ndarray
     about: dict[str, Any] | None = None
-    of_q31: bool = False
+    macros: tuple[str, ...] = ()
 
 
 class Step(NamedTuple):
@@ -98,14 +100,14 @@ class Program:
         self.count += 1
         return f"{letter}{self.count}"
 
-    def array(self, values: np.ndarray, about: dict[str, Any] | None = None, of_q31: bool = False) -> str:
+    def array(self, values: np.ndarray, about: dict[str, Any] | None = None, macros: tuple[str, ...] = ()) -> str:
         """The name of a new constant; equal ones that are not read back are kept once."""
         for one in self.arrays:
-            if (about, one.about, one.of_q31) != (None, None, of_q31):
+            if (about, one.about, one.macros) != (None, None, macros):
                 continue
             if one.values.dtype == values.dtype and np.array_equal(one.values, values):
                 return one.name
-        self.arrays.append(Array(self.name("c"), np.ascontiguousarray(values), about, of_q31))
+        self.arrays.append(Array(self.name("c"), np.ascontiguousarray(values), about, macros))
         return self.arrays[-1].name
 
     def new(self, layout: Tensor, affine: AffineParameters | None = None, kind: Kind = "int8") -> Value:

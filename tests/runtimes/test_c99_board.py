@@ -1,6 +1,7 @@
 """C files on boards: the program beside a file replays its vectors here, and emulated boards give the same bytes."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -92,6 +93,16 @@ def test_emulated_boards_give_the_same_bytes(network: str, tmp_path: Path):
     path = export(quantized, tmp_path / "model.c", samples[:2], integer_io=integer_io)
     for board in BOARDS:
         assert same_bytes(path, samples, board), board
+
+
+@pytest.mark.slow
+@NEEDS_BOARD
+@pytest.mark.skipif("DISTIQ_CMSIS_NN" not in os.environ, reason="DISTIQ_CMSIS_NN names no clone of CMSIS-NN")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_of_cmsis_nn_give_the_same_bytes(network: str, tmp_path: Path):
+    quantized, samples = quantized_network(network)
+    path = export(quantized, tmp_path / "model.c", samples[:2], integer_io=quantized.scheme.integer_io)
+    assert same_bytes(path, samples, "mps2-an386", cmsis=Path(os.environ["DISTIQ_CMSIS_NN"]))
 
 
 @pytest.mark.slow
