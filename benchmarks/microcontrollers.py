@@ -135,9 +135,13 @@ def in_tflm(
         "reference_kernels_as_formulas": bool((by_formulas(content, taken[:REFERENCED], LITERT) == reference).all()),
         "beside_reference_kernels": int((own[:REFERENCED] != reference).sum()),
         "integers_of_reference_kernels": reference.size,
-        "simulation_beside_exact": beside_exact(simulated, by_formulas(content, taken, EXACT), about),
         "arena_bytes": about["arena_bytes"],
     }
+    exact, c = by_formulas(content, taken, EXACT), folder / "model.c"
+    found["simulation_beside_exact"] = beside_exact(simulated, exact, about)
+    if runtime_of(c).signature(c).outputs[0].quantization:  # the same network
+        found["c_beside_exact"] = beside_exact(load(c)(inputs), exact, about)
+        found["q31_beside_exact"] = beside_exact(load(c, 1, Q31)(inputs), exact, about)
     if not lacks_vela():
         compiled = estimate(path)
         found |= {"on_npu": compiled.on_accelerator, "on_cpu": compiled.on_cpu, "vela": compiled.sentence}
