@@ -223,8 +223,10 @@ def measured(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
 def table_of(report: dict[str, Any]) -> list[str]:
     """Markdown: predictions, then sizes, boards and speed."""
     lines = ["| network, test samples | quality: float32, simulated, C, TFLM | C: answers, integers, most steps | Q31 |"
-             " TFLM | TFLM, LiteRT's reference kernels = their formulas; integers that differ between them |"
-             " simulation beside exact arithmetic: integers, most steps |", "|---" * 7 + "|"]  # fmt: skip
+             " TFLM | TFLM, LiteRT's reference kernels: by their formulas? integers that differ |"
+             " simulation beside exact arithmetic: integers, steps |", "|---" * 7 + "|"]  # fmt: skip
+
+    said = {True: "yes", False: "no"}
 
     def counted(one: dict[str, Any]) -> str:
         return f"{one['same_answers']:.2f} %, {one['same_integers']:.2f} %, {one['most_steps']}"
@@ -235,7 +237,7 @@ def table_of(report: dict[str, Any]) -> list[str]:
         cells = (
             f"{name}, {c['samples']:,}", ", ".join(f"{value:.2f}" for value in qualities) + " %", counted(c["float"]),
             counted(c["q31"]), counted(tflm),
-            f"{tflm['as_its_formulas']}, {tflm['reference_kernels_as_formulas']};"
+            f"{said[tflm['as_its_formulas']]}, {said[tflm['reference_kernels_as_formulas']]};"
             f" {tflm['beside_reference_kernels']:,} of {tflm['integers_of_reference_kernels']:,}",
             "{integers:,}, {most_steps}".format(**tflm["simulation_beside_exact"]),
         )  # fmt: skip
@@ -256,9 +258,9 @@ def table_of(report: dict[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     for name, one in report["networks"].items():
         if "speed" in one:
-            said = one["speed"]
-            lines += ["", f"{name}: C {said['c_ms']:.4f} ms, ONNX Runtime int8 {said['onnxruntime_ms']:.4f} ms:"
-                          f" {said['ratio']:.2f} of its speed"]  # fmt: skip
+            timed = one["speed"]
+            lines += ["", f"{name}: C {timed['c_ms']:.4f} ms, ONNX Runtime int8 {timed['onnxruntime_ms']:.4f} ms:"
+                          f" {timed['ratio']:.2f} of its speed"]  # fmt: skip
     return lines
 
 
