@@ -6,7 +6,7 @@
 The networks of MLPerf Tiny's size (Banbury et al. 2021), trained here in minutes on data that the package brings:
 resnet8 (Fashion-MNIST), DS-CNN on MFCC and the student of keyword_board from sound to scores (spoken digits), that of
 adult, an autoencoder 640-128-8-128-640 (frames of spoken digits). Weights are kept in the folder of networks; the whole
-takes about half an hour on one core the first time.
+takes twenty minutes on one core the first time, a third of it for trainings.
 
 Every comparison is over the full test set, on int8 files with int8 ends, and beside the simulation in PyTorch:
 
