@@ -18,9 +18,10 @@ check: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
-# C files on emulated boards; skipped where gcc-arm-none-eabi or qemu-system-arm is not installed.
+# C files on emulated boards, and the recipe keyword_board in small; skipped where gcc-arm-none-eabi or qemu-system-arm
+# is not installed.
 test-board: .venv/ready
-	$(BIN)/python -m pytest -m "slow or not slow" tests/runtimes/test_c99_board.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/runtimes/test_c99_board.py tests/whole/test_board.py
 
 # A run that misses its budget (exit code 3) leaves a run to measure all the same.
 bench: .venv/ready

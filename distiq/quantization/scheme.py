@@ -19,7 +19,7 @@ class Scheme:
 
     Args:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
-        activation_bits: 8; of a static scheme also 16, symmetric, for which LiteRT and TFLM have integer kernels.
+        activation_bits: 8; of a static scheme also 16, symmetric, for which LiteRT, TFLM and C have kernels.
         mode: where activations are quantized. "static": everywhere, from calibration. "dynamic": at the inputs of
             linear layers, computed for each batch, so that a sample's output depends slightly on the others; all
             other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and computed
@@ -101,7 +101,7 @@ class Scheme:
 
     @property
     def in_float(self) -> bool:
-        """Whether runtimes (with 16 bits, all but LiteRT and TFLM) compute in float32, so that files are no faster."""
+        """Whether runtimes compute in float32 (16 bits: all but LiteRT, TFLM and C), so that files are no faster."""
         return self.mode in ("weight_only", "float16") or self.activation_bits == 16
 
     def bits_of(self, path: str) -> int:
@@ -128,7 +128,7 @@ class Scheme:
         bits = "/".join(str(bits) for bits in sorted({self.weight_bits, *dict(self.layer_bits).values()}))
         reduced = ", reduced range" if self.reduce_range else ""
         grouped = f" in groups of {self.group_size}" if self.group_size else ""
-        able = " but in LiteRT and TFLM" if self.activation_bits == 16 else ""
+        able = " but in LiteRT, TFLM and C" if self.activation_bits == 16 else ""
         plain = f", computed in float32{able}: no speed is claimed" if self.in_float else ""
         logits = ", int8 logits" if self.integer_io else ""
         widened = f", {' and '.join(self.wide_modules)} with 16-bit activations" if self.wide_modules else ""

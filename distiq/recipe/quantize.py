@@ -87,13 +87,13 @@ class QuantizeSettings(Part):
     )
     activation_bits: Literal[8, 16] = Field(
         8,
-        description="static: 16 is for values of wide range, computed by LiteRT and TFLM in integers (int16 x int8),"
-        " by ONNX Runtime in float32: no faster than that",
+        description="static: 16 is for values of wide range, computed by LiteRT, TFLM and C in integers (int16 x"
+        " int8), by ONNX Runtime in float32: no faster than that",
     )
     wide_modules: tuple[str, ...] = Field(
         (),
         description="static: student modules whose activations have 16 bits, the others 8: those that `distiq diagnose`"
-        " finds sensitive (LiteRT, TFLM, ONNX Runtime); the rung `wide_layers` finds them by itself",
+        " finds sensitive (LiteRT, TFLM, C99, ONNX Runtime); the rung `wide_layers` finds them by itself",
     )
     group_size: int = Field(
         0, description="weight_only, 4 bits: inputs of a linear layer that share a scale; 0: a scale for each output"

@@ -32,15 +32,24 @@ from distiq.models.signature import (
     positional,
 )
 from distiq.models.trace import copied, trace
+from distiq.recipe.quantize import Mode
 from distiq.runtimes.c99_board import write_board
 from distiq.runtimes.c99_lower import lowered_to_c
 from distiq.runtimes.c99_program import Value, planned
 from distiq.runtimes.c99_write import about_of, parameters_of, steps_of, written
-from distiq.runtimes.runtime import FileOptions, Footprint, QuantizationParameters, Runtime, Work
+from distiq.runtimes.runtime import (
+    FileOptions,
+    Footprint,
+    QuantizationParameters,
+    Refusal,
+    Runtime,
+    Work,
+    only_static_int8,
+)
 
 CROSS = "arm-none-eabi-gcc"
 FOR_BOARD = ("-Os", "-ffp-contract=off", "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
-FREE = {"quantize", "dequantize", "copy", "transpose", "fill", "pad", "concat"}
+FREE = {"quantize", "dequantize", "requantize", "copy", "transpose", "fill", "pad", "concat"}
 """Operations that compute nothing."""
 
 
@@ -156,6 +165,11 @@ def work(path: Path, _shapes: Sequence[Sequence[int]]) -> Work | None:
     return Work(sum(macs for _, macs in steps), any(kind == "int8" for kind, _ in steps))
 
 
+def _refuses(mode: Mode, _activation_bits: int, group_size: int) -> Refusal | None:
+    """Activations of 16 bits have kernels of their own."""
+    return only_static_int8(mode, 8, group_size)
+
+
 def parts(path: Path) -> tuple[Path, ...]:
     """The C file and its header."""
     return path, path.with_suffix(".h")
@@ -213,7 +227,9 @@ C99 = Runtime(
     quantization_parameters=quantization_parameters,
     operations=operations,
     float_operations=float_operations,
+    refuses=_refuses,
     integer_io=True,
+    wide=True,
     work=work,
     parts=parts,
     lacks_tool=lacks_compiler,

@@ -10,19 +10,27 @@ typedef struct {
   const int32_t *multipliers; /* (out,), of 31 bits; */
   const uint8_t *shifts;      /* (out,), to the right, behind them */
 #endif
+#ifdef DISTIQ_CMSIS_NN
+  const int32_t *factors, *exponents; /* (out,): the same, and the shifts to the left of a fraction of 31 bits */
+  const int32_t *plain_bias;          /* (out,), without the share of the zero point */
+  int32_t is_depthwise;
+#endif
   float rescale; /* scale of the input, over that of the output where it is of integers */
   int32_t gives_float, zero_in, zero_out, low, high;
   int32_t height, width, channels, out_height, out_width, out_channels;
   int32_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
 } distiq_layer;
 
-/* The nearest integer, ties to the even one; the same on every machine that adds float32 as IEEE 754 says. */
-static inline int32_t rounded(float value) {
+/* The nearest integer of a value up to 2 ** 22, ties to the even one; the same wherever float32 is that of IEEE 754. */
+static inline int32_t nearest(float value) {
   union { float value; int32_t bits; } magic;
-  value = value < -1024.0f ? -1024.0f : value;
-  value = value > 1024.0f ? 1024.0f : value;
   magic.value = value + 12582912.0f;
   return magic.bits - 0x4B400000;
+}
+
+static inline int32_t rounded(float value) {
+  value = value < -1024.0f ? -1024.0f : value;
+  return nearest(value > 1024.0f ? 1024.0f : value);
 }
 
 static inline int32_t clamped(int32_t value, int32_t low, int32_t high) {
@@ -38,13 +46,56 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
 }
 #endif
 
-/* kernel layer: types */
+/* kernel sums: types */
 #ifdef __AVX2__
 #include <immintrin.h>
 #define DISTIQ_WIDE(from) _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from)))
-#define DISTIQ_EIGHT(from) _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(from)))
+
+/* The last values of a row of at least 16, fewer than 16 of them new: the others become 0. */
+static const int16_t distiq_last[32] = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                         -1, -1, -1, -1, -1, -1 };
+#define DISTIQ_LAST(value, count) _mm256_and_si256(value, _mm256_loadu_si256((const __m256i *)(distiq_last + (count))))
+
+/* Adds up each of four registers. */
+static inline void distiq_added(__m256i v0, __m256i v1, __m256i v2, __m256i v3, int32_t *sums) {
+  v0 = _mm256_hadd_epi32(_mm256_hadd_epi32(v0, v1), _mm256_hadd_epi32(v2, v3));
+  __m128i all = _mm_add_epi32(_mm256_castsi256_si128(v0), _mm256_extracti128_si256(v0, 1));
+  _mm_storeu_si128((__m128i *)sums, all);
+}
 #endif
 
+/* Sums of products of a row with four rows of weights, which lie `stride` apart. */
+static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t stride, int32_t depth,
+                             int32_t *sums) {
+  const int8_t *w0 = weights, *w1 = w0 + stride, *w2 = w1 + stride, *w3 = w2 + stride;
+  int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0;
+#ifdef __AVX2__ /* the same integers; compilers add up each of the four by itself */
+  if (depth >= 16) {
+    __m256i v0 = _mm256_setzero_si256(), v1 = v0, v2 = v0, v3 = v0;
+    for (; k < depth; k += 16) {
+      int32_t from = k + 16 <= depth ? k : depth - 16;
+      __m256i value = _mm256_loadu_si256((const __m256i *)(row + from));
+      if (from < k) value = DISTIQ_LAST(value, depth - k);
+      v0 = _mm256_add_epi32(v0, _mm256_madd_epi16(value, DISTIQ_WIDE(w0 + from)));
+      v1 = _mm256_add_epi32(v1, _mm256_madd_epi16(value, DISTIQ_WIDE(w1 + from)));
+      v2 = _mm256_add_epi32(v2, _mm256_madd_epi16(value, DISTIQ_WIDE(w2 + from)));
+      v3 = _mm256_add_epi32(v3, _mm256_madd_epi16(value, DISTIQ_WIDE(w3 + from)));
+    }
+    distiq_added(v0, v1, v2, v3, sums);
+    return;
+  }
+#endif
+  for (; k < depth; k++) {
+    int16_t value = row[k];
+    s0 += value * (int16_t)w0[k];
+    s1 += value * (int16_t)w1[k];
+    s2 += value * (int16_t)w2[k];
+    s3 += value * (int16_t)w3[k];
+  }
+  sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+/* kernel layer: sums */
 /* Not inlined: with AVX-512VL, GCC 12.2 would make wrong code of these loops within those of a depthwise layer. */
 #ifdef __GNUC__
 __attribute__((noinline))
@@ -66,47 +117,48 @@ static void finished(const distiq_layer *layer, int32_t first, int32_t count, co
   for (int32_t i = 0; i < count; i++)
     values[i] = (int8_t)clamped(rescaled(sums[i], multipliers[i], shifts[i]) + zero, low, high);
 #else
-  for (int32_t i = 0; i < count; i++)
-    values[i] = (int8_t)clamped(rounded((float)sums[i] * scales[i] * rescale) + zero, low, high);
+  /* Clamped before it is rounded, which gives the same integers. */
+  float least = (float)(low - zero), most = (float)(high - zero);
+  for (int32_t i = 0; i < count; i++) {
+    float value = (float)sums[i] * scales[i] * rescale;
+    value = value < least ? least : value;
+    values[i] = (int8_t)(nearest(value > most ? most : value) + zero);
+  }
 #endif
 }
 
-/* Sums of products of a row with four rows of weights. */
-static inline void four_sums(const int16_t *row, const int8_t *weights, int32_t depth, int32_t *sums) {
-  const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
-  int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0;
-#ifdef __AVX2__ /* the same integers; compilers add up each of the four by itself */
-  __m256i v0 = _mm256_setzero_si256(), v1 = v0, v2 = v0, v3 = v0;
-  for (; k + 16 <= depth; k += 16) {
-    __m256i value = _mm256_loadu_si256((const __m256i *)(row + k));
-    v0 = _mm256_add_epi32(v0, _mm256_madd_epi16(value, DISTIQ_WIDE(w0 + k)));
-    v1 = _mm256_add_epi32(v1, _mm256_madd_epi16(value, DISTIQ_WIDE(w1 + k)));
-    v2 = _mm256_add_epi32(v2, _mm256_madd_epi16(value, DISTIQ_WIDE(w2 + k)));
-    v3 = _mm256_add_epi32(v3, _mm256_madd_epi16(value, DISTIQ_WIDE(w3 + k)));
+#ifdef DISTIQ_CMSIS_NN
+#include "arm_nnfunctions.h"
+static int64_t cmsis_memory[DISTIQ_CMSIS_NN_BYTES / 8 + 1];
+
+/* Whether CMSIS-NN has computed a layer; it does not where a result stays float, or where it wants more memory. */
+static int by_cmsis(const distiq_layer *l, const int8_t *in, void *out) {
+  if (l->gives_float) return 0;
+  const cmsis_nn_per_channel_quant_params quantized = { (int32_t *)l->factors, (int32_t *)l->exponents };
+  const cmsis_nn_dims from = { 1, l->height, l->width, l->channels }, to = { 1, l->out_height, l->out_width, l->out_channels };
+  const cmsis_nn_dims bias = { 1, 1, 1, l->out_channels };
+  const cmsis_nn_tile stride = { l->stride_w, l->stride_h }, pad = { l->pad_left, l->pad_top };
+  const cmsis_nn_tile dilation = { l->dilation_w, l->dilation_h };
+  const cmsis_nn_activation ends = { l->low, l->high };
+  const cmsis_nn_context memory = { cmsis_memory, sizeof cmsis_memory };
+  if (l->is_depthwise) {
+    const cmsis_nn_dw_conv_params how = { -l->zero_in, l->zero_out, 1, stride, pad, dilation, ends };
+    const cmsis_nn_dims filter = { 1, l->kernel_h, l->kernel_w, l->out_channels };
+    if (arm_depthwise_conv_wrapper_s8_get_buffer_size(&how, &from, &filter, &to) > (int32_t)sizeof cmsis_memory)
+      return 0;
+    return arm_depthwise_conv_wrapper_s8(&memory, &how, &quantized, &from, in, &filter, l->weights, &bias,
+                                         l->plain_bias, &to, (int8_t *)out) == ARM_CMSIS_NN_SUCCESS;
   }
-  if (k + 8 <= depth) {
-    __m128i value = _mm_loadu_si128((const __m128i *)(row + k));
-    v0 = _mm256_add_epi32(v0, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w0 + k))));
-    v1 = _mm256_add_epi32(v1, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w1 + k))));
-    v2 = _mm256_add_epi32(v2, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w2 + k))));
-    v3 = _mm256_add_epi32(v3, _mm256_zextsi128_si256(_mm_madd_epi16(value, DISTIQ_EIGHT(w3 + k))));
-    k += 8;
-  }
-  v0 = _mm256_hadd_epi32(_mm256_hadd_epi32(v0, v1), _mm256_hadd_epi32(v2, v3));
-  __m128i all = _mm_add_epi32(_mm256_castsi256_si128(v0), _mm256_extracti128_si256(v0, 1));
-  _mm_storeu_si128((__m128i *)sums, all);
-  if (k == depth) return;
-  s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-#endif
-  for (; k < depth; k++) {
-    int16_t value = row[k];
-    s0 += value * (int16_t)w0[k];
-    s1 += value * (int16_t)w1[k];
-    s2 += value * (int16_t)w2[k];
-    s3 += value * (int16_t)w3[k];
-  }
-  sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+  const cmsis_nn_conv_params how = { -l->zero_in, l->zero_out, stride, pad, dilation, ends };
+  const cmsis_nn_dims filter = { l->out_channels, l->kernel_h, l->kernel_w, l->channels / l->groups };
+  if (arm_convolve_wrapper_s8_get_buffer_size(&how, &from, &filter, &to) > (int32_t)sizeof cmsis_memory) return 0;
+  return arm_convolve_wrapper_s8(&memory, &how, &quantized, &from, in, &filter, l->weights, &bias, l->plain_bias, &to,
+                                 (int8_t *)out) == ARM_CMSIS_NN_SUCCESS;
 }
+#define DISTIQ_BY_CMSIS(layer, in, out) if (by_cmsis(layer, in, out)) return
+#else
+#define DISTIQ_BY_CMSIS(layer, in, out)
+#endif
 
 /* Sums of products of one row with `outs` rows of weights, in blocks. The row is of int16: compilers find the
    multiply-add of pairs for such. */
@@ -116,8 +168,8 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
   for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
     int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK;
     const int8_t *weights = layer->weights + (size_t)(first + start) * depth;
-    int32_t i = 0;
-    for (; i + 4 <= count; i += 4, weights += 4 * (size_t)depth) four_sums(row, weights, depth, sums + i);
+    int32_t i = 0, fours = count / 4 * 4;
+    for (; i < fours; i += 4, weights += 4 * (size_t)depth) four_sums(row, weights, depth, depth, sums + i);
     for (; i < count; i++, weights += depth) {
       int32_t sum = 0;
       for (int32_t k = 0; k < depth; k++) sum += row[k] * (int16_t)weights[k];
@@ -129,12 +181,61 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
 }
 
 /* kernel linear_s8: layer */
+#ifdef __AVX2__
+/* Sums of products of two rows with four rows of weights, which are widened once for both; depth is at least 16. */
+static inline void eight_sums(const int8_t *a, const int8_t *b, const int8_t *weights, int32_t depth, int32_t *sums_a,
+                              int32_t *sums_b) {
+  const int8_t *w0 = weights, *w1 = w0 + depth, *w2 = w1 + depth, *w3 = w2 + depth;
+  __m256i a0 = _mm256_setzero_si256(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+  for (int32_t k = 0; k < depth; k += 16) {
+    int32_t from = k + 16 <= depth ? k : depth - 16;
+    __m256i x = DISTIQ_WIDE(a + from), y = DISTIQ_WIDE(b + from), w = DISTIQ_WIDE(w0 + from);
+    if (from < k) x = DISTIQ_LAST(x, depth - k), y = DISTIQ_LAST(y, depth - k);
+    a0 = _mm256_add_epi32(a0, _mm256_madd_epi16(x, w)), b0 = _mm256_add_epi32(b0, _mm256_madd_epi16(y, w));
+    w = DISTIQ_WIDE(w1 + from);
+    a1 = _mm256_add_epi32(a1, _mm256_madd_epi16(x, w)), b1 = _mm256_add_epi32(b1, _mm256_madd_epi16(y, w));
+    w = DISTIQ_WIDE(w2 + from);
+    a2 = _mm256_add_epi32(a2, _mm256_madd_epi16(x, w)), b2 = _mm256_add_epi32(b2, _mm256_madd_epi16(y, w));
+    w = DISTIQ_WIDE(w3 + from);
+    a3 = _mm256_add_epi32(a3, _mm256_madd_epi16(x, w)), b3 = _mm256_add_epi32(b3, _mm256_madd_epi16(y, w));
+  }
+  distiq_added(a0, a1, a2, a3, sums_a);
+  distiq_added(b0, b1, b2, b3, sums_b);
+}
+
+/* What `products` computes, of two rows. */
+static void two_products(const distiq_layer *layer, const int8_t *a, int8_t *out_a, int8_t *out_b) {
+  int32_t sums_a[DISTIQ_BLOCK], sums_b[DISTIQ_BLOCK], depth = layer->channels, outs = layer->out_channels;
+  const int8_t *b = a + depth;
+  for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
+    int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK, i = 0, fours = count / 4 * 4;
+    const int8_t *weights = layer->weights + (size_t)start * depth;
+    for (; i < fours; i += 4, weights += 4 * (size_t)depth)
+      eight_sums(a, b, weights, depth, sums_a + i, sums_b + i);
+    for (; i < count; i++, weights += depth) {
+      int32_t of_a = 0, of_b = 0;
+      for (int32_t k = 0; k < depth; k++) of_a += a[k] * weights[k], of_b += b[k] * weights[k];
+      sums_a[i] = of_a, sums_b[i] = of_b;
+    }
+    for (i = 0; i < count; i++) sums_a[i] += layer->bias[start + i], sums_b[i] += layer->bias[start + i];
+    finished(layer, start, count, sums_a, out_a);
+    finished(layer, start, count, sums_b, out_b);
+  }
+}
+#endif
+
 static void linear_s8(const distiq_layer *layer, const int8_t *in, int16_t *wide, void *out) {
-  size_t bytes = layer->gives_float ? sizeof(float) : 1;
-  for (int32_t row = 0; row < layer->width; row++, in += layer->channels) {
-    for (int32_t k = 0; k < layer->channels; k++) wide[k] = in[k];
-    products(layer, 0, layer->out_channels, wide, layer->channels,
-             (int8_t *)out + (size_t)row * layer->out_channels * bytes);
+  int32_t row = 0, depth = layer->channels;
+  size_t bytes = (size_t)layer->out_channels * (layer->gives_float ? sizeof(float) : 1);
+  int8_t *result = (int8_t *)out;
+  DISTIQ_BY_CMSIS(layer, in, out);
+#ifdef __AVX2__
+  for (; depth >= 16 && row + 2 <= layer->width; row += 2, in += 2 * (size_t)depth, result += 2 * bytes)
+    two_products(layer, in, result, result + bytes);
+#endif
+  for (; row < layer->width; row++, in += depth, result += bytes) {
+    for (int32_t k = 0; k < depth; k++) wide[k] = in[k];
+    products(layer, 0, layer->out_channels, wide, depth, result);
   }
 }
 
@@ -143,6 +244,7 @@ static void conv_s8(const distiq_layer *layer, const int8_t *in, int16_t *patch,
   int32_t depth = layer->channels / layer->groups, outs = layer->out_channels / layer->groups;
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
   int8_t *result = (int8_t *)out;
+  DISTIQ_BY_CMSIS(layer, in, out);
   for (int32_t y = 0; y < layer->out_height; y++)
     for (int32_t x = 0; x < layer->out_width; x++, result += layer->out_channels * bytes)
       for (int32_t group = 0; group < layer->groups; group++) {
@@ -191,6 +293,7 @@ static void depthwise_s8(const distiq_layer *layer, const int8_t *in, void *out)
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
   int8_t *result = (int8_t *)out;
   int16_t zero = (int16_t)layer->zero_in;
+  DISTIQ_BY_CMSIS(layer, in, out);
   for (int32_t y = 0; y < layer->out_height; y++)
     for (int32_t x = 0; x < layer->out_width; x++, result += channels * bytes)
       for (int32_t start = 0; start < channels; start += DISTIQ_BLOCK) {
@@ -273,14 +376,14 @@ static void table_s8(const distiq_table *function, const int8_t *in, int8_t *out
 /* kernel affine: types */
 typedef struct { int32_t count; float scale, inverse; int32_t zero; } distiq_affine;
 
-/* kernel quantize: affine */
-static void quantize(const distiq_affine *one, const float *in, int8_t *out) {
+/* kernel quantize_s8: affine */
+static void quantize_s8(const distiq_affine *one, const float *in, int8_t *out) {
   for (int32_t i = 0; i < one->count; i++)
     out[i] = (int8_t)clamped(rounded(in[i] * one->inverse) + one->zero, -128, 127);
 }
 
-/* kernel dequantize: affine */
-static void dequantize(const distiq_affine *one, const int8_t *in, float *out) {
+/* kernel dequantize_s8: affine */
+static void dequantize_s8(const distiq_affine *one, const int8_t *in, float *out) {
   for (int32_t i = 0; i < one->count; i++) out[i] = (float)(in[i] - one->zero) * one->scale;
 }
 

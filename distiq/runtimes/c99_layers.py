@@ -10,7 +10,12 @@ from torch import Tensor, fx
 from distiq.errors import UserError
 from distiq.models.signature import AffineParameters
 from distiq.runtimes.c99_program import (
+    BOUNDS,
+    CMSIS,
+    ENDING,
+    Q31,
     Buffer,
+    Kind,
     Program,
     Value,
     channels_last,
@@ -22,9 +27,11 @@ from distiq.runtimes.c99_program import (
 )
 from distiq.runtimes.lowering import ACTIVATIONS, QUANTIZE, is_operation
 
-LOW, HIGH = -128, 127
 CONVOLUTION_AXES = 4
-LARGEST_SUM = 2.0**31 - 1
+LARGEST_SUM = {"int8": 2.0**31 - 1, "int16": 2.0**44}
+"""What an accumulator may begin with."""
+LEAST_SHIFT = {"int8": 1, "int16": 17}
+"""Of a multiplier in Q31: kernels of int16 multiply in two parts of 16 bits."""
 
 
 class Stored(NamedTuple):
@@ -45,10 +52,15 @@ class Quantized(NamedTuple):
     affine: AffineParameters
     low: int
     high: int
+    kind: Kind
 
 
 def quantized_into(node: fx.Node) -> Quantized | None:
-    """How a node's result is quantized, directly or after a fused clamp; None where it stays float32."""
+    """How a node's result is quantized, directly or after a fused clamp; None where it stays float32.
+
+    Raises:
+        UserError: to neither 8 nor 16 bits.
+    """
     users = list(node.users)
     last, low, high = node, -math.inf, math.inf
     if len(users) == 1 and users[0].target in ACTIVATIONS:
@@ -58,8 +70,28 @@ def quantized_into(node: fx.Node) -> Quantized | None:
     if len(parameters) != 1 or not all(is_operation(user, QUANTIZE) for user in last.users):
         return None
     scale, zero_point, smallest, largest = next(iter(parameters))
-    inside = [min(max(_integer(end, scale, zero_point), smallest), largest) for end in (low, high)]
-    return Quantized(last, AffineParameters(float(scale), int(zero_point)), *inside)
+    affine, kind = AffineParameters(float(scale), int(zero_point)), kind_between(smallest, largest)
+    return Quantized(last, affine, integer_at(low, affine, kind), integer_at(high, affine, kind), kind)
+
+
+def kind_between(low: int, high: int) -> Kind:
+    """The type of integers between two bounds.
+
+    Raises:
+        UserError: C files hold none such.
+    """
+    for kind, bounds in BOUNDS.items():
+        if bounds == (low, high):
+            return kind
+    raise UserError(f"C99: activations between {low} and {high} are quantized; C files hold int8 and int16 alone")
+
+
+def integer_at(value: float, affine: AffineParameters, kind: Kind) -> int:
+    """The integer next to a value, which may be infinite, within the bounds of a type."""
+    low, high = BOUNDS[kind]
+    if not math.isfinite(value):
+        return low if value < 0 else high
+    return min(max(round(value / affine.scale) + affine.zero_point, low), high)
 
 
 def operation_name(node: fx.Node) -> str:
@@ -78,10 +110,6 @@ def limits(clamp: fx.Node) -> tuple[float, float]:
     low, high = (*clamp.args[1:], None, None)[:2] if name != "hardtanh" else (*clamp.args[1:], -1.0, 1.0)[:2]
     low, high = clamp.kwargs.get("min", low), clamp.kwargs.get("max", high)
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
-
-
-def _integer(value: float, scale: float, zero_point: int) -> int:
-    return round(value / scale) + zero_point if math.isfinite(value) else (LOW if value < 0 else HIGH)
 
 
 class Shape(NamedTuple):
@@ -134,7 +162,7 @@ def convolution(
     if isinstance(weights, Stored) and value.affine is not None:
         axes = (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1)
         order = Order(tuple(kernel.shape), axes)
-        name = "linear_s8" if is_point else "depthwise_s8" if is_depthwise else "conv_s8"
+        name = "linear" if is_point else "depthwise" if is_depthwise else "conv"
         made = _integer_layer(program, name, image, weights, bias, order, fields, layout, into, macs)
     else:
         values = weights.values if isinstance(weights, Stored) else weights
@@ -167,7 +195,7 @@ def linear(
     }  # fmt: skip
     macs = rows * outs * width
     if isinstance(weights, Stored) and value.affine is not None:
-        return _integer_layer(program, "linear_s8", value, weights, bias, order, fields, layout, into, macs)
+        return _integer_layer(program, "linear", value, weights, bias, order, fields, layout, into, macs)
     values = weights.values if isinstance(weights, Stored) else weights
     return _float_layer(program, "linear_f32", value, values, bias, order, fields, layout, macs)
 
@@ -191,43 +219,81 @@ def _integer_layer(
     fields: dict[str, Any], layout: Tensor, into: Quantized | None, macs: int,
 ) -> Value:  # fmt: skip
     assert value.affine is not None
-    scale, zero_point = value.affine
+    is_wide, (scale, zero_point) = value.kind == "int16", value.affine
+    into = into if into is not None and into.kind == value.kind else None
     steps = weights.scales.double() * float(np.float32(scale))
     sums = torch.zeros(len(steps), dtype=torch.float64) if bias is None else bias.detach().double() / steps
-    if name != "depthwise_s8":  # which leaves out padding instead
+    if name != "depthwise":  # which leaves out padding instead
         sums = sums - zero_point * weights.integers.flatten(1).double().sum(1)
     scales = program.array(weights.scales.detach().float().numpy())
     about = {"weight": scales, **order.about(weights.integers)}
     # What a 32-bit accumulator cannot hold would have been clipped by the simulation's rounded biases.
-    integers = sums.round().clamp(-LARGEST_SUM, LARGEST_SUM).numpy().astype(np.int32)
+    most = LARGEST_SUM[value.kind]
+    integers = sums.round().clamp(-most, most).numpy().astype(np.int64 if is_wide else np.int32)
     fields |= {
         "weights": program.array(order.stored(weights.integers), about), "bias": program.array(integers),
         "scales": scales, "gives_float": int(into is None), "zero_in": zero_point,
     }  # fmt: skip
     if into is not None:
         ratio = steps / float(np.float32(into.affine.scale))
-        parts = dict(zip(("multipliers", "shifts"), fixed(ratio.numpy()), strict=True))
+        parts = dict(zip(("multipliers", "shifts"), fixed(ratio.numpy(), LEAST_SHIFT[value.kind]), strict=True))
         fields |= {"zero_out": into.affine.zero_point, "low": into.low, "high": into.high}
-        fields |= {"Q31": {name: program.array(one, of_q31=True) for name, one in parts.items()}}
-    to = program.new(layout, into.affine if into else None)
+        shared = (Q31,) if is_wide else (Q31, CMSIS)
+        fields |= {Q31: {key: program.array(one, None, shared) for key, one in parts.items()}}
+        if not is_wide:
+            fields |= {CMSIS: _for_cmsis(program, name, fields, integers, weights, parts["shifts"])}
+    to = program.new(layout, into.affine, into.kind) if into else program.new(layout)
     fields["rescale"] = (value.buffer, to.buffer if into else None)
     scratch = None
-    if name != "depthwise_s8":
+    if name == "conv" or (name == "linear" and not is_wide):  # rows of int16 are read where they lie
         count = fields["kernel_h"] * fields["kernel_w"] * (fields["channels"] // fields["groups"])
         scratch = Buffer(program.name("p"), count, "int16")
-    operation = {"linear_s8": "linear", "conv_s8": "conv", "depthwise_s8": "depthwise"}[name]
-    return program.step(name, "distiq_layer", fields, [value], to, operation, macs, scratch)
+    struct = "distiq_wide_layer" if is_wide else "distiq_layer"
+    return program.step(f"{name}_{ENDING[value.kind]}", struct, fields, [value], to, name, macs, scratch)
 
 
-def fixed(ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _for_cmsis(
+    program: Program, name: str, fields: dict[str, Any], bias: np.ndarray, weights: Stored, shifts: np.ndarray
+) -> dict[str, Any]:
+    """What CMSIS-NN's kernels take of a layer: they take the zero point off by themselves, and shift to the left."""
+    if name != "depthwise":
+        bias = bias + fields["zero_in"] * weights.integers.flatten(1).long().sum(1).numpy()
+    plain = bias.clip(-LARGEST_SUM["int8"], LARGEST_SUM["int8"]).astype(np.int32)
+    return {
+        "factors": fields[Q31]["multipliers"],
+        "exponents": program.array(31 - shifts.astype(np.int32), None, (CMSIS,)),
+        "plain_bias": program.array(plain, None, (CMSIS,)),
+        "is_depthwise": int(name == "depthwise"),
+    }
+
+
+def cmsis_bytes(program: Program) -> int:
+    """Memory that CMSIS-NN's kernels may want; a layer that wants more is computed without them.
+
+    As their `..._get_buffer_size`: columns of a convolution, for DSP two of int16, for Helium four of int8; of a
+    depthwise layer one of int16, or four of at most 124 channels.
+    """
+    most = 0
+    for step in program.steps:
+        if CMSIS in step.fields:
+            taps, channels = step.fields["kernel_h"] * step.fields["kernel_w"], step.fields["channels"]
+            columns = min(channels, 124) if step.fields[CMSIS]["is_depthwise"] else channels
+            most = max(most, 4 * (taps * columns + 16), 2 * taps * channels)
+    return most
+
+
+def fixed(ratios: np.ndarray, least_shift: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Ratios as multipliers of 31 bits (int32) and shifts to the right (uint8): ratio = multiplier * 2 ** -shift."""
     fractions, powers = np.frexp(ratios.astype(np.float64))
     multipliers = np.rint(fractions * 2.0**31)
     over = multipliers >= 2.0**31
     multipliers, powers = np.where(over, multipliers / 2, multipliers), np.where(over, powers + 1, powers)
     shifts = 31 - powers
-    if shifts.min(initial=1) < 1:
-        raise UserError("C99: a layer's result is rescaled by 2 ** 30 or more; its quantization parameters are no use")
+    if shifts.min(initial=least_shift) < least_shift:
+        raise UserError(
+            f"C99: a layer's result is rescaled by 2 ** {31 - least_shift} or more; its quantization parameters are no"
+            " use"
+        )
     multipliers = np.where(shifts > 62, 0, multipliers)
     return multipliers.astype(np.int32), np.minimum(shifts, 62).astype(np.uint8)
 
@@ -251,27 +317,27 @@ def as_float(program: Program, value: Value) -> Value:
     affine, value = value.affine, dense(program, value)
     to = program.new(same_layout(value))
     fields = {"count": to.buffer.count, "scale": (value.buffer, None), "zero": affine.zero_point}
-    return program.step("dequantize", "distiq_affine", fields, [value], to, "dequantize")
+    return program.step(f"dequantize_{ENDING[value.kind]}", "distiq_affine", fields, [value], to, "dequantize")
 
 
 def average(program: Program, value: Value, fields: dict[str, Any], layout: Tensor, into: Quantized | None) -> Value:
     """Means over windows of (1, height, width, channels) in memory; `fields` are those of a pool."""
-    if into is None or value.affine is None:
+    if into is None or value.affine is None or into.kind != value.kind:
         return program.step(
             "average_f32", "distiq_pool", fields, [as_float(program, value)], program.new(layout), "average"
         )
-    to = program.new(layout, into.affine)
+    to = program.new(layout, into.affine, into.kind)
     divisor = fields["divisor"] or 1
     ratio = float(np.float32(value.affine.scale)) / float(np.float32(into.affine.scale)) / divisor
-    multiplier, shift = fixed(np.array([ratio]))
+    multiplier, shift = fixed(np.array([ratio]), LEAST_SHIFT[value.kind])
     fields |= {
         "rescale": (value.buffer, to.buffer), "zero_in": value.affine.zero_point, "zero_out": into.affine.zero_point,
-        "low": into.low, "high": into.high, "Q31": {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
+        "low": into.low, "high": into.high, Q31: {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
     }  # fmt: skip
-    return program.step("average_s8", "distiq_pool", fields, [value], to, "average")
+    return program.step(f"average_{ENDING[value.kind]}", "distiq_pool", fields, [value], to, "average")
 
 
 def maximum(program: Program, value: Value, fields: dict[str, Any], layout: Tensor) -> Value:
     """Maxima over windows; the result has the quantization parameters of the input."""
-    kernel = "maximum_f32" if value.affine is None else "maximum_s8"
-    return program.step(kernel, "distiq_pool", fields, [value], program.new(layout, value.affine), "maximum")
+    kernel, to = f"maximum_{ENDING[value.kind]}", program.new(layout, value.affine, value.kind)
+    return program.step(kernel, "distiq_pool", fields, [value], to, "maximum")

@@ -11,13 +11,12 @@ from distiq.errors import UserError
 from distiq.models.signature import AffineParameters
 from distiq.runtimes.c99_frontend import find_log_mel, log_mel
 from distiq.runtimes.c99_layers import (
-    HIGH,
-    LOW,
     Quantized,
     Shape,
     Stored,
     as_float,
     convolution,
+    kind_between,
     limits,
     linear,
     operation_name,
@@ -32,11 +31,13 @@ from distiq.runtimes.c99_operations import (
     joined,
     padded,
     product,
+    requantized,
     softmax,
     table,
 )
 from distiq.runtimes.c99_pools import POOLS
 from distiq.runtimes.c99_program import (
+    ENDING,
     Program,
     Value,
     channels_last,
@@ -126,7 +127,7 @@ class Lowering:
             covers = order_of(value.layout) is not None and value.layout.numel() == value.buffer.count
             if value.buffer in used or not covers:
                 order = order_of(value.layout) or range(value.layout.ndim)
-                to = self.program.new(ordered_layout(tuple(value.layout.shape), order), value.affine)
+                to = self.program.new(ordered_layout(tuple(value.layout.shape), order), value.affine, value.kind)
                 value = move(self.program, value, to, to.layout, "copy")
             self.program.outputs.append(value)
 
@@ -149,17 +150,15 @@ class Lowering:
         return self.operation(node, operation_name(node), arguments, named)
 
     def quantized(self, value: Value, scale: float, zero_point: int, low: int, high: int, _kind: Any) -> Value:
-        affine = AffineParameters(float(scale), int(zero_point))
-        if value.affine == affine:
+        affine, kind = AffineParameters(float(scale), int(zero_point)), kind_between(low, high)
+        if (value.affine, value.kind) == (affine, kind):
             return value
-        if (low, high) != (LOW, HIGH):
-            raise UserError(f"C99: activations between {low} and {high} are quantized; C files hold int8 alone")
         if value.affine is not None:
-            return table(self.program, value, lambda x: x, affine)
+            return requantized(self.program, value, affine, kind)
         value = dense(self.program, value)
-        to = self.program.new(same_layout(value), affine)
+        to = self.program.new(same_layout(value), affine, kind)
         fields = {"count": to.buffer.count, "inverse": 1.0 / scale, "scale": (to.buffer, None), "zero": zero_point}
-        return self.program.step("quantize", "distiq_affine", fields, [value], to, "quantize")
+        return self.program.step(f"quantize_{ENDING[kind]}", "distiq_affine", fields, [value], to, "quantize")
 
     def operation(self, node: fx.Node, name: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         program, value, into = self.program, arguments[0], quantized_into(node)
@@ -198,9 +197,11 @@ class Lowering:
             case _ if name in BINARY and _is_pair(arguments):
                 return self.fused(into, binary(program, name, arguments, into))
             case _ if name in CLAMPS | UNARY.keys() or name in BINARY:
-                if is_integer and into is not None:
+                if is_integer and into is not None and value.kind == into.kind == "int8":
                     function = _function(node, named, arguments)
                     return self.fused(into, table(program, value, function, into.affine, into.low, into.high))
+                if is_integer and into is not None and name in CLAMPS and into.last is node:
+                    return requantized(program, value, into.affine, into.kind, *limits(node))
                 if name in CLAMPS:
                     low, high = (min(max(limit, -LARGEST_FLOAT), LARGEST_FLOAT) for limit in limits(node))
                     return float_unary(program, "clamp", value, low, high)

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from distiq.errors import UserError
 from distiq.models.signature import AffineParameters
-from distiq.runtimes.c99_layers import HIGH, LOW, Quantized, as_float, fixed, linear
+from distiq.runtimes.c99_layers import LEAST_SHIFT, Quantized, as_float, fixed, integer_at, linear
 from distiq.runtimes.c99_program import (
+    BOUNDS,
+    ENDING,
+    Q31,
+    Kind,
     Program,
     Value,
     dense,
@@ -32,18 +36,39 @@ UNARY = {
 
 def table(
     program: Program, value: Value, function: Callable[[Tensor], Tensor], affine: AffineParameters,
-    low: int = LOW, high: int = HIGH,
+    low: int, high: int,
 ) -> Value:  # fmt: skip
-    """A unary function as a table from integers to integers, filled with the graph's own result for each integer."""
+    """A unary function as a table from int8 to int8, filled with the graph's own result for each integer."""
     given, value = value.affine, dense(program, value)
     assert given is not None
-    integers = torch.arange(LOW, HIGH + 1, dtype=torch.float32)
+    smallest, largest = BOUNDS["int8"]
+    integers = torch.arange(smallest, largest + 1, dtype=torch.float32)
     with torch.no_grad():
         floats = function((integers - given.zero_point) * given.scale)
     results = ((floats * (1.0 / affine.scale)).round() + affine.zero_point).clamp(low, high)
     to = program.new(same_layout(value), affine)
     fields = {"table": program.array(results.numpy().astype(np.int8)), "count": to.buffer.count}
     return program.step("table_s8", "distiq_table", fields, [value], to, "function")
+
+
+def requantized(
+    program: Program, value: Value, affine: AffineParameters, kind: Kind, low: float = -math.inf, high: float = math.inf
+) -> Value:
+    """Integers by other quantization parameters, or of another type, clamped to values between two limits."""
+    given, value = value.affine, dense(program, value)
+    assert given is not None
+    ends = integer_at(low, affine, kind), integer_at(high, affine, kind)
+    if value.kind == kind == "int8":
+        return table(program, value, lambda x: x, affine, *ends)
+    to = program.new(same_layout(value), affine, kind)
+    multiplier, shift = fixed(np.array([given.scale / affine.scale]), LEAST_SHIFT["int16"])
+    fields = {
+        "count": to.buffer.count, "scale": (value.buffer, None), "inverse": 1.0 / affine.scale,
+        "zero_in": given.zero_point, "zero_out": affine.zero_point, "low": ends[0], "high": ends[1],
+        Q31: {"multiplier": int(multiplier[0]), "shift": int(shift[0])},
+    }  # fmt: skip
+    kernel = f"{ENDING[value.kind]}_to_{ENDING[kind]}"
+    return program.step(kernel, "distiq_requantized", fields, [value], to, "requantize")
 
 
 def float_unary(program: Program, name: str, value: Value, low: float = 0.0, high: float = 0.0) -> Value:
@@ -60,8 +85,8 @@ def binary(program: Program, name: str, arguments: Sequence[Any], into: Quantize
     """A sum, difference, product or quotient of two tensors, or of one and constants."""
     first, second = arguments[1::-1] if name == "rsub" else arguments[:2]
     operation = BINARY[name]
-    both_integers = all(isinstance(one, Value) and one.affine is not None for one in (first, second))
-    if both_integers and into is not None and operation != "div":
+    kinds = {one.kind if isinstance(one, Value) else None for one in (first, second)}
+    if into is not None and kinds == {into.kind} and operation != "div":
         return _integers(program, operation, first, second, into)
     first, second = (
         as_float(program, one) if isinstance(one, Value) else torch.as_tensor(one).float() for one in (first, second)
@@ -76,7 +101,7 @@ def _integers(program: Program, operation: str, first: Value, second: Value, int
     first, second, inner = _aligned(program, first, second, commutes=operation != "sub")
     assert first.affine is not None
     assert second.affine is not None
-    to = program.new(same_layout(first), into.affine)
+    to = program.new(same_layout(first), into.affine, into.kind)
     sign = -1.0 if operation == "sub" else 1.0
     scales = [float(np.float32(one.scale)) for one in (first.affine, second.affine)]
     step = float(np.float32(into.affine.scale))
@@ -88,14 +113,14 @@ def _integers(program: Program, operation: str, first: Value, second: Value, int
     if operation == "sub":
         fields["negated"] = True
     if operation == "mul":
-        multiplier, shift = fixed(np.array([scales[0] * scales[1] / step]))
-        fields["Q31"] = {"multiplier_a": int(multiplier[0]), "multiplier_b": 0, "shift": int(shift[0])}
+        multiplier, shift = fixed(np.array([scales[0] * scales[1] / step]), LEAST_SHIFT[into.kind])
+        fields[Q31] = {"multiplier_a": int(multiplier[0]), "multiplier_b": 0, "shift": int(shift[0])}
     else:
         ratios = [scales[0] / step, sign * scales[1] / step]
         shift_of_both = 30 - max(math.frexp(abs(one))[1] for one in ratios)
         parts = [round(math.ldexp(one, shift_of_both)) for one in ratios]
-        fields["Q31"] = {"multiplier_a": parts[0], "multiplier_b": parts[1], "shift": shift_of_both}
-    kernel = "mul_s8" if operation == "mul" else "add_s8"
+        fields[Q31] = {"multiplier_a": parts[0], "multiplier_b": parts[1], "shift": shift_of_both}
+    kernel = f"{'mul' if operation == 'mul' else 'add'}_{ENDING[into.kind]}"
     return program.step(kernel, "distiq_pair", fields, [first, second], to, operation)
 
 
@@ -142,12 +167,15 @@ def _widened(program: Program, one: Any, shape: Sequence[int], order: Sequence[i
 def joined(program: Program, parts: Sequence[Any], axis: int, into: Quantized | None) -> Value:
     """Tensors one behind another along an axis."""
     parts = [one if isinstance(one, Value) else program.constant(one[:1], range(one.ndim)) for one in parts]
-    affines = {one.affine for one in parts}
-    affine = into.affine if into is not None else next(iter(affines))
-    if None in affines or (into is None and len(affines) > 1):
+    given = {(one.affine, one.kind) for one in parts}
+    affine, kind = (into.affine, into.kind) if into is not None else next(iter(given))
+    if any(one.affine is None for one in parts) or (into is None and len(given) > 1):
         parts, affine = [as_float(program, one) for one in parts], None
-    else:
-        parts = [one if one.affine == affine else table(program, one, lambda x: x, affine) for one in parts]
+    elif affine is not None:
+        parts = [
+            one if (one.affine, one.kind) == (affine, kind) else requantized(program, one, affine, kind)
+            for one in parts
+        ]
     parts = [settled(program, one) for one in parts]
     layouts = [one.layout for one in parts]
     shape = list(layouts[0].shape)
@@ -155,7 +183,7 @@ def joined(program: Program, parts: Sequence[Any], axis: int, into: Quantized | 
     shape[axis] = sum(one.shape[axis] for one in layouts)
     order = order_of(max(layouts, key=lambda one: one.numel())) or tuple(range(len(shape)))
     order = tuple(sorted(order, key=lambda one: (shape[one] == 1, order.index(one))))
-    to = program.new(ordered_layout(shape, order), affine)
+    to = program.new(ordered_layout(shape, order), affine, kind)
     start = 0
     for one in parts:
         length = one.layout.shape[axis]
@@ -178,12 +206,11 @@ def padded(program: Program, value: Value, widths: Sequence[int], filling: float
         starts[axis] = max(before, 0)
     value = value._replace(layout=layout)
     order = order_of(value.layout) or tuple(range(len(shape)))
-    to = program.new(ordered_layout(shape, order), value.affine)
-    kernel, filled = "fill_f32", filling
-    if value.affine is not None:
-        integer = round(filling / value.affine.scale) + value.affine.zero_point
-        kernel, filled = "fill_s8", float(min(max(integer, LOW), HIGH))
-    program.step(kernel, "distiq_fill", {"count": to.buffer.count, "value": filled}, [], to, "fill")
+    to = program.new(ordered_layout(shape, order), value.affine, value.kind)
+    filled = filling if value.affine is None else float(integer_at(filling, value.affine, value.kind))
+    program.step(
+        f"fill_{ENDING[value.kind]}", "distiq_fill", {"count": to.buffer.count, "value": filled}, [], to, "fill"
+    )
     place = to.layout
     for axis, start in enumerate(starts):
         place = place.narrow(axis, start, layout.shape[axis])

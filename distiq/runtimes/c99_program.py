@@ -13,8 +13,11 @@ from distiq.models.signature import AffineParameters
 
 ALIGNMENT = 16
 MOST_AXES = 6  # of a move
+Q31, CMSIS = "DISTIQ_Q31", "DISTIQ_CMSIS_NN"  # macros; fields of a step under these names are theirs alone
 Kind = Literal["int8", "int16", "float32"]
 WIDTH = {"int8": 1, "int16": 2, "float32": 4}
+ENDING = {"int8": "s8", "int16": "s16", "float32": "f32"}  # of kernels' names
+BOUNDS: dict[Kind, tuple[int, int]] = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +54,19 @@ class Value(NamedTuple):
         start = int(self.layout.storage_offset())
         return f"{self.buffer.name} + {start}" if start else self.buffer.name
 
+    @property
+    def kind(self) -> Kind:
+        return self.buffer.kind
+
 
 class Array(NamedTuple):
-    """A constant of the C file; `about` is what is needed to read it back, `of_q31` marks one that only Q31 uses."""
+    """A constant of the C file; `about` is what is needed to read it back, `macros` are those without which no kernel
+    uses it."""
 
     name: str
     values: np.ndarray
     about: dict[str, Any] | None = None
-    of_q31: bool = False
+    macros: tuple[str, ...] = ()
 
 
 class Step(NamedTuple):
@@ -92,20 +100,19 @@ class Program:
         self.count += 1
         return f"{letter}{self.count}"
 
-    def array(self, values: np.ndarray, about: dict[str, Any] | None = None, of_q31: bool = False) -> str:
+    def array(self, values: np.ndarray, about: dict[str, Any] | None = None, macros: tuple[str, ...] = ()) -> str:
         """The name of a new constant; equal ones that are not read back are kept once."""
         for one in self.arrays:
-            if (about, one.about, one.of_q31) != (None, None, of_q31):
+            if (about, one.about, one.macros) != (None, None, macros):
                 continue
             if one.values.dtype == values.dtype and np.array_equal(one.values, values):
                 return one.name
-        self.arrays.append(Array(self.name("c"), np.ascontiguousarray(values), about, of_q31))
+        self.arrays.append(Array(self.name("c"), np.ascontiguousarray(values), about, macros))
         return self.arrays[-1].name
 
-    def new(self, layout: Tensor, affine: AffineParameters | None = None) -> Value:
-        """A tensor in the arena, as integers where `affine` says how."""
-        kind: Kind = "float32" if affine is None else "int8"
-        buffer = Buffer(self.name("t"), layout.numel(), kind)
+    def new(self, layout: Tensor, affine: AffineParameters | None = None, kind: Kind = "int8") -> Value:
+        """A tensor in the arena, as integers of that kind where `affine` says how."""
+        buffer = Buffer(self.name("t"), layout.numel(), "float32" if affine is None else kind)
         if affine is not None:
             self.quantized[buffer] = affine
         return Value(buffer, layout, affine)
@@ -124,7 +131,6 @@ class Program:
         reads = tuple(reads)
         passed = [one.reference for one in reads] + ([scratch.name] if scratch else []) + [writes.reference]
         seen = reads[0] if reads and operation != "quantize" else writes
-        kind: Kind = "float32" if seen.affine is None else "int8"
         buffers = tuple(one.buffer for one in reads)
         self.steps.append(
             Step(
@@ -136,7 +142,7 @@ class Program:
                 scratch,
                 tuple(passed),
                 self.module + operation,
-                kind,
+                seen.kind,
                 macs,
             )
         )
@@ -193,7 +199,7 @@ def in_order(program: Program, value: Value, order: Sequence[int]) -> Value:
     value = settled(program, value)
     if lies_in(value.layout, order):
         return value
-    to = program.new(ordered_layout(tuple(value.layout.shape), order), value.affine)
+    to = program.new(ordered_layout(tuple(value.layout.shape), order), value.affine, value.kind)
     return move(program, value, to, to.layout, "transpose")
 
 
@@ -229,8 +235,7 @@ def move(program: Program, value: Value, to: Value, place: Tensor, operation: st
         "to_start": int(place.storage_offset()),
     }
     start = value._replace(layout=value.layout.as_strided(value.layout.shape, value.layout.stride(), 0))
-    kernel = "move_f32" if value.affine is None else "move_s8"
-    return program.step(kernel, "distiq_move", fields, [start], to, operation)
+    return program.step(f"move_{ENDING[value.kind]}", "distiq_move", fields, [start], to, operation)
 
 
 def _merged(source: Tensor, target: Tensor) -> tuple[list[int], list[int], list[int]]:

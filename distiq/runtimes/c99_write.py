@@ -10,13 +10,15 @@ import numpy as np
 
 from distiq.errors import UserError
 from distiq.models.signature import AffineParameters, Signature
-from distiq.runtimes.c99_program import Arena, Array, Buffer, Program, Step, Value, order_of
+from distiq.runtimes.c99_layers import cmsis_bytes
+from distiq.runtimes.c99_program import CMSIS, Q31, Arena, Array, Buffer, Program, Step, Value, order_of
 from distiq.runtimes.runtime import QuantizationParameters, Weight
 
-C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "uint8_t", "float32": "float"}
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "uint8": "uint8_t",
+           "float32": "float"}  # fmt: skip
 ABOUT = "/* distiq "
 LINE = 118
-FILE = "c99_kernels.c"
+FILES = ("c99_kernels.c", "c99_wide_kernels.c")
 LOG_MEL = "log_mel"
 MARK = re.compile(r"^/\* kernel (\w+)(?:: ([\w ]+))? \*/$", re.MULTILINE)
 
@@ -54,6 +56,7 @@ def written(program: Program, arena: Arena, signature: Signature, name: str) -> 
         f"{ABOUT}{json.dumps(about)} */",
         f'#include "{name}.h"\n#include <string.h>\n',
         "#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif\n",
+        f"#ifdef {CMSIS}\nenum {{ {CMSIS}_BYTES = {cmsis_bytes(program)} }};\n#endif\n",
         _kernels({step.kernel for step in program.steps}),
         "\n".join(map(_array, program.arrays)),
         *(_affine(buffer, affine) for buffer, affine in program.quantized.items()),
@@ -84,7 +87,7 @@ def _shown(value: Value) -> tuple[int, ...]:
 @functools.cache
 def _kernel_texts() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Each kernel's text and what it needs."""
-    text = files("distiq.runtimes").joinpath(FILE).read_text(encoding="utf-8")
+    text = "".join(files("distiq.runtimes").joinpath(name).read_text(encoding="utf-8") for name in FILES)
     marks = list(MARK.finditer(text))
     ends = [*(mark.start() for mark in marks[1:]), len(text)]
     return {
@@ -107,7 +110,8 @@ def _kernels(used: set[str]) -> str:
 def _array(array: Array) -> str:
     note = f"{ABOUT}{json.dumps({array.name: array.about})} */\n" if array.about else ""
     text = note + array_text(array.name, array.values)
-    return f"#ifdef DISTIQ_Q31\n{text}\n#endif" if array.of_q31 else text
+    asked = " || ".join(f"defined({macro})" for macro in array.macros)
+    return f"#if {asked}\n{text}\n#endif" if asked else text
 
 
 def array_text(name: str, values: np.ndarray) -> str:
@@ -144,13 +148,15 @@ def _scale(buffer: Buffer) -> str:
 
 def _struct(number: int, step: Step) -> str:
     fields = dict(step.fields)
-    fixed, negated = fields.pop("Q31", None), fields.pop("negated", False)
+    negated, of_macros = fields.pop("negated", False), {macro: fields.pop(macro, {}) for macro in (Q31, CMSIS)}
     lines = [f".{name} = {_initial(name, value, negated)}" for name, value in fields.items()]
     body = ", ".join(lines)
-    if fixed:
-        inside = ", ".join(f".{name} = {_initial(name, value, False)}" for name, value in fixed.items())
-        body += f",\n#ifdef DISTIQ_Q31\n  {inside}\n#endif\n"
-    return f"static const {step.struct} s{number} = {{ {body} }};"
+    for macro, own in of_macros.items():
+        if own:
+            inside = ", ".join(f".{name} = {_initial(name, value, False)}" for name, value in own.items())
+            body += f"{'' if body.endswith('endif') else ','}\n#ifdef {macro}\n  {inside},\n#endif"
+    end = "\n" if body.endswith("endif") else " "
+    return f"static const {step.struct} s{number} = {{ {body}{end}}};"
 
 
 def _initial(name: str, value: Any, negated: bool) -> str:

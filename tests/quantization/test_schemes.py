@@ -144,6 +144,6 @@ def test_a_scheme_without_integer_kernels_claims_no_speed():
     assert str(GROUPED) == "weight-only W4 in groups of 16, int8 tables, computed in float32: no speed is claimed"
     assert (
         str(Scheme(activation_bits=16))
-        == "static W8A16, mse, computed in float32 but in LiteRT and TFLM: no speed is claimed"
+        == "static W8A16, mse, computed in float32 but in LiteRT, TFLM and C: no speed is claimed"
     )
     assert str(DYNAMIC) == "dynamic W8A8 linear layers, int8 tables"

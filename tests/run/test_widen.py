@@ -16,6 +16,7 @@ from distiq.quantization.sensitivity import sensitivity
 from distiq.recipe.read import parse_recipe
 from distiq.run.rungs import rungs_of
 from distiq.run.widen import wide_modules
+from distiq.runtimes.export import require, runtime_named
 
 
 def features(count: int, seed: int) -> Tensor:
@@ -55,7 +56,7 @@ def test_a_module_that_gives_a_noisy_tensor_is_widened_with_those_that_read_it()
     assert wide_modules(planted, export_graph(network, images[:2])) == ("0", "1", "2", "3")
 
 
-@pytest.mark.parametrize("runtime", ["litert", "tflm"])
+@pytest.mark.parametrize("runtime", ["litert", "tflm", "c99"])
 def test_it_is_climbed_where_every_runtime_computes_it(runtime: str):
     settings = parse_recipe({}).quantize
     assert "wide_layers" in [rung.name for rung in rungs_of(settings, False, (runtime,))]
@@ -66,7 +67,7 @@ def test_it_is_climbed_where_every_runtime_computes_it(runtime: str):
 @pytest.mark.parametrize(
     ("settings", "integer_io", "runtime", "message"),
     [
-        ({}, False, "c99", "activations of 16 bits"),
+        ({}, False, "executorch", "activations of 16 bits"),
         ({}, True, "litert", "export.integer_io = true takes and gives 8 bits"),
         ({"activation_bits": 16}, False, "litert", "widens every layer already"),
     ],
@@ -78,8 +79,12 @@ def test_it_is_refused_where_it_cannot_be(settings: dict, integer_io: bool, runt
 
 
 @pytest.mark.slow
-def test_a_regression_that_int8_loses_is_delivered_within_its_budget(tmp_path: Path):
-    pytest.importorskip("litert_torch", reason="LiteRT is not installed")
+@pytest.mark.parametrize("runtime", ["litert", "c99"])
+def test_a_regression_that_int8_loses_is_delivered_within_its_budget(runtime: str, tmp_path: Path):
+    try:
+        require(runtime_named(runtime), to_write=True)
+    except UserError as error:
+        pytest.skip(str(error))
     network, inputs = regression(), features(900, 3)
     with torch.no_grad():
         targets = network(inputs).flatten()
@@ -96,7 +101,7 @@ def test_a_regression_that_int8_loses_is_delivered_within_its_budget(tmp_path: P
         {
             "student": {"training": {"epochs": 1, "learning_rate": 1e-6, "precision": "float32"}},
             "quantize": {"rungs": ["static", "wide_layers"], "fall_back": False},
-            "measure": {"runtimes": ["litert"], "throughput_batch": 2, "rounds": 1, "seconds": 0.002},
+            "measure": {"runtimes": [runtime], "throughput_batch": 2, "rounds": 1, "seconds": 0.002},
             "budget": {"drop": 0.05},
         }
     )

@@ -1,6 +1,7 @@
 """C files on boards: the program beside a file replays its vectors here, and emulated boards give the same bytes."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.boards import BOARDS, lacks_boards, same_bytes
 from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.models.audio import DSCNN
@@ -21,23 +23,15 @@ from distiq.models.signature import Signature
 from distiq.quantization.quantize import QuantizedModel, quantize
 from distiq.quantization.scheme import Scheme
 from distiq.run.rehearse import check_footprint
-from distiq.runtimes.c99 import C99, CROSS, FOR_BOARD
-from distiq.runtimes.c99_board import as_laid, write_board
+from distiq.runtimes.c99 import C99
+from distiq.runtimes.c99_board import write_board
 from distiq.runtimes.c99_write import about_of
 from distiq.runtimes.export import export, load
 from distiq.runtimes.runtime import Footprint
 from tests.runtimes.conftest import Branches, images_of
 
-REPLAY = Path(__file__).with_name("board_replay.c")
-BOARDS = {
-    "mps2-an386": (FOR_BOARD[2:], "0x00000000", "0x20000000"),
-    "mps3-an547": (("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard"), "0x10000000", "0x30000000"),
-}
 NEEDS_COMPILER = pytest.mark.skipif(not runner.compiler() or not shutil.which("make"), reason="no compiler, no make")
-NEEDS_BOARD = pytest.mark.skipif(
-    not all(map(shutil.which, (CROSS, "qemu-system-arm", "make"))),
-    reason="apt-get install gcc-arm-none-eabi qemu-system-arm make",
-)
+NEEDS_BOARD = pytest.mark.skipif(bool(lacks_boards()), reason=lacks_boards())
 
 
 def autoencoder() -> nn.Module:
@@ -54,6 +48,7 @@ def keyword_network() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "resnet8": (lambda: ResNet(10, 3, (8, 16), 1), (3, 16, 16), 30),
+    "wide": (lambda: ResNet(10, 3, (8, 16), 1), (3, 16, 16), 30),
     "adult": (lambda: MLP(2, 105, (64, 32)), (105,), 1000),
     "autoencoder": (autoencoder, (640,), 100),
     "keywords": (keyword_network, (1600,), 20),
@@ -69,7 +64,8 @@ def quantized_network(name: str) -> tuple[QuantizedModel, Tensor]:
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 2)
-    scheme = Scheme(float_modules=("frontend",)) if name == "keywords" else Scheme(integer_io=True)
+    schemes = {"keywords": Scheme(float_modules=("frontend",)), "wide": Scheme(activation_bits=16)}
+    scheme = schemes.get(name, Scheme(integer_io=True))
     return quantize(network, samples[:64], scheme), samples[:count]
 
 
@@ -95,29 +91,36 @@ def test_emulated_boards_give_the_same_bytes(network: str, tmp_path: Path):
     quantized, samples = quantized_network(network)
     integer_io = quantized.scheme.integer_io
     path = export(quantized, tmp_path / "model.c", samples[:2], integer_io=integer_io)
-    about = about_of(path.read_text())
-    stated = Signature.from_json(about)
-    takes = as_laid(samples.numpy(), stated.inputs[0], about["orders"][0][0])
-    gives = as_laid(load(path)(samples).numpy(), stated.outputs[0], about["orders"][1][0])
-    write_board(path, samples, load(path)(samples))
-    (tmp_path / "in.bin").write_bytes(takes.tobytes())
-    sizes = [f"-DTAKES={takes[0].nbytes}", f"-DGIVES={gives[0].nbytes}"]
-    for board, (processor, code, data) in BOARDS.items():
-        words = [CROSS, "-std=c99", "-O2", "-ffp-contract=off", *processor, *sizes, f"-I{tmp_path}"]
-        link = ["-nostartfiles", "--specs=nosys.specs", "-T", "qemu.ld", "-Wl,--wrap=malloc,--wrap=free"]
-        places = [f"-Wl,--defsym=CODE={code},--defsym=DATA={data}"]
-        sources = [str(REPLAY), "model.c", "qemu.c"]
-        subprocess.run([*words, *link, *places, *sources, "-o", f"{board}.elf"], cwd=tmp_path, check=True)
-        qemu = ["qemu-system-arm", "-nographic", "-semihosting", "-monitor", "none", "-serial", "none"]
-        ran = subprocess.run([*qemu, "-machine", board, "-kernel", f"{board}.elf"], cwd=tmp_path, timeout=600)
-        assert ran.returncode == 0
-        result = np.frombuffer((tmp_path / "out.bin").read_bytes(), gives.dtype).reshape(gives.shape)
-        assert np.array_equal(result.view(np.int8), gives.view(np.int8)), board
+    for board in BOARDS:
+        assert same_bytes(path, samples, board), board
 
 
 @pytest.mark.slow
 @NEEDS_BOARD
-@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "keywords"])
+@pytest.mark.skipif("DISTIQ_CMSIS_NN" not in os.environ, reason="DISTIQ_CMSIS_NN names no clone of CMSIS-NN")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_layers_of_cmsis_nn_give_the_same_bytes(network: str, tmp_path: Path):
+    quantized, samples = quantized_network(network)
+    path = export(quantized, tmp_path / "model.c", samples[:2], integer_io=quantized.scheme.integer_io)
+    assert same_bytes(path, samples, "mps2-an386", cmsis=Path(os.environ["DISTIQ_CMSIS_NN"]))
+
+
+@pytest.mark.slow
+@NEEDS_BOARD
+def test_a_program_that_asks_for_memory_is_not_linked(tmp_path: Path):
+    """The link by which boards run each network above: it has no `malloc` under its name."""
+    path = export(nn.Linear(4, 2).eval(), tmp_path / "model.c", torch.zeros(2, 4))
+    text = path.read_text()
+    body = text.index("{", text.index("void model_run(")) + 1
+    asks = " void *volatile taken = malloc(8); if (!taken) return;"
+    path.write_text(f"#include <stdlib.h>\n{text[:body]}{asks}{text[body:]}")
+    with pytest.raises(subprocess.CalledProcessError):
+        same_bytes(path, torch.zeros(1, 4), "mps2-an386")
+
+
+@pytest.mark.slow
+@NEEDS_BOARD
+@pytest.mark.parametrize("network", ["resnet8", "adult", "autoencoder"])
 def test_flash_is_the_weights_and_little_code(network: str, tmp_path: Path):
     quantized, samples = quantized_network(network)
     path = export(quantized, tmp_path / "model.c", samples[:2], integer_io=True)

@@ -1,4 +1,4 @@
-"""TFLM's files: LiteRT's reference kernels to the bit, without transposes, with sources that a firmware compiles."""
+"""TFLM's files: its kernels' formulas to the bit, without transposes, with sources that a firmware compiles."""
 
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.reference_kernels import LITERT, TFLM, by_formulas, reference_kernels
 from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
@@ -68,28 +69,14 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return quantized, export(quantized, path, images_of(2, 3), integer_io=True)
 
 
-def reference_kernels(content: bytes, taken: np.ndarray) -> np.ndarray:
-    """What LiteRT's reference kernels, without XNNPACK, give for integers as the file takes them."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    resolver = OpResolverType.BUILTIN_REF
-    interpreter = Interpreter(model_content=content, experimental_op_resolver_type=resolver)
-    interpreter.allocate_tensors()
-    results = []
-    for row in taken:
-        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], row[None])
-        interpreter.invoke()
-        results.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
-    return np.concatenate(results)
-
-
-def test_an_integer_file_gives_what_the_reference_kernels_give(made: tuple[QuantizedModel, Path]):
+def test_an_integer_file_gives_what_its_kernels_formulas_give(made: tuple[QuantizedModel, Path]):
+    """LiteRT's reference kernels are those formulas, too, but for linear layers, which round once there."""
     quantized, path = made
-    content, images = path.read_bytes(), images_of(40, 2)
+    content, images = path.read_bytes(), images_of(300, 2)
     about = runner.about_of(content)
-    integers = reference_kernels(content, runner.as_laid(images.numpy(), about)[0])
-    outputs = load(path)(images)
-    assert np.array_equal(outputs.numpy(), runner.as_given([integers], about))
+    taken, outputs = runner.as_laid(images.numpy(), about)[0], load(path)(images)
+    assert np.array_equal(outputs.numpy(), runner.as_given([by_formulas(content, taken, TFLM)], about))
+    assert np.array_equal(reference_kernels(content, taken), by_formulas(content, taken, LITERT))
     step = about["outputs"][0]["scale"]
     with torch.no_grad():
         steps = ((outputs - quantized(images)) / step).round().abs()

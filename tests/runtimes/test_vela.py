@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distiq.data.load import load as load_data
 from distiq.errors import UserError
-from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
+from distiq.recipe.read import load_recipe
+from distiq.recipe.shipped import recipe_file
+from distiq.run.networks import build_network
 from distiq.runtimes.export import export
 from distiq.runtimes.vela import estimate
 
@@ -25,7 +28,7 @@ def compiled(model: nn.Module, samples: Tensor, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_student_of_make_run_runs_on_the_npu_alone(tmp_path: Path):
+def test_a_mobilenet_runs_on_the_npu_alone(tmp_path: Path):
     stages = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 32, 2, 2), (4, 40, 2, 1))
     student = MobileNetV2(10, 1, stem_stride=2, stages=stages, head=96)
     record = estimate(compiled(student, torch.randn(32, 1, 28, 28), tmp_path))
@@ -37,9 +40,14 @@ def test_the_student_of_make_run_runs_on_the_npu_alone(tmp_path: Path):
     assert "Nothing of this was measured" in record.sentence
 
 
-def test_the_student_of_adult_runs_on_the_npu_alone(tmp_path: Path):
-    record = estimate(compiled(MLP(2, 105, (64, 32)), torch.randn(32, 105), tmp_path))
-    assert (record.on_accelerator, record.on_cpu) == (3, 0)
+@pytest.mark.parametrize(("name", "operators"), [("fashion_mnist", 8), ("adult", 3)])
+def test_the_students_of_two_recipes_run_on_the_npu_alone(name: str, operators: int, tmp_path: Path):
+    """Weights change no operator: five or three layers, and what pools and flattens in front of the last."""
+    recipe = load_recipe(recipe_file(name))
+    data = load_data(recipe.data, recipe.seed)
+    student = build_network(recipe, data, "student").module
+    record = estimate(compiled(student, data.normalize(data.calibration.inputs[:32]), tmp_path))
+    assert (record.on_accelerator, record.on_cpu, record.left) == (operators, 0, ())
 
 
 def test_what_is_left_to_the_cpu_is_named(tmp_path: Path):
