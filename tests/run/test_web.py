@@ -56,3 +56,10 @@ def test_why_int8_is_not_delivered_is_said():
     assert "the float16 file is delivered: 0.200 ms, 150.0 kB, 90.00 % accuracy. There int8 takes 1.60 times" in slower
     assert record(file("int8", 0.1, BREACH), "float16").sentence.endswith("breaks the budget's accuracy drop.")
     assert record(file("int8", 0.1), "int8").sentence.endswith("accuracy.")
+
+
+def test_why_a_faster_file_is_not_delivered_is_said():
+    plain, int8 = file("float32", 0.2, BREACH), file("int8", 0.32)
+    web = WebRecord(package="onnxruntime-web 1", browser="Chromium 9", samples=10, of_samples=10, files=(plain, int8),
+                    delivered="int8")  # fmt: skip
+    assert web.sentence.endswith("takes 1.60 times float32's time. The float32 file breaks the budget's accuracy drop.")
