@@ -234,7 +234,7 @@ def _texts(data: Data, about: dict[str, Any], tokenizer: Path) -> list[list[str]
     own = [text.replace(" ##", "") for text in decoded if text.strip()]  # pieces of words, where no decoder joins them
     texts = [*own, *PROBES, " ".join(own * (1 + about["shape"][0] // TEXTS))]
     is_pair = about.get("pair") or about["decoding"] == "vector"
-    return [[text, texts[number - 1]] if is_pair else [text] for number, text in enumerate(texts)]
+    return [[text, texts[(number + 1) % len(texts)]] if is_pair else [text] for number, text in enumerate(texts)]
 
 
 def _rows(about: dict[str, Any]) -> list[dict[str, str]]:
