@@ -284,6 +284,7 @@ export class Page {
     element("time").textContent = time;
     element("notes").textContent = this.notes.join("; ");
     element("shares").replaceChildren(...bars(shares));
+    if (this.about.decoding === "spans") element("shown").replaceChildren(); // no marks of another text
     if (spans) this.showSpans(text, spans);
     if (vectors) this.showVectors(vectors);
   }
