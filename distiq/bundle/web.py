@@ -13,6 +13,7 @@ import json
 import tempfile
 import wave
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ def write_web(
     for surplus in (PREPROCESSING, RUNNER):
         (folder / surplus).unlink()
     given = _samples(data, about, folder / model.name)
-    save_tensors(load_file(folder / VECTORS) | given.tensors, folder / VECTORS)
+    save_tensors({**load_file(folder / VECTORS), **given.tensors}, folder / VECTORS)
     facts = {
         "name": name,
         "sentence": record.sentence,
@@ -210,13 +211,16 @@ def _tagged(texts: Sequence[list[str]], about: dict[str, Any], tokenizer: Path, 
     for (text,) in texts:
         windows: list[np.ndarray] = []
 
-        def recorded(ids: np.ndarray, windows: list[np.ndarray] = windows) -> Any:
-            windows.append(ids[0])
-            return predict(ids)
-
-        said.append([[one.label, one.begin, one.end] for one in runner.spans(text, recorded, about, reader)])
+        spans = runner.spans(text, partial(_recorded, predict, windows), about, reader)
+        said.append([[one.label, one.begin, one.end] for one in spans])
         inputs.append(np.concatenate(windows))
     return Given(texts, _prepared(inputs), said)
+
+
+def _recorded(predict: runner.Predict, windows: list[np.ndarray], ids: runner.Arrays) -> runner.Arrays:
+    """What is predicted of token numbers (1, L), which are kept."""
+    windows.append(runner.arrays_of(ids)[0][0])
+    return predict(ids)
 
 
 def _numbers(texts: Sequence[str], about: dict[str, Any], tokenizer: Path) -> np.ndarray:
