@@ -60,8 +60,8 @@ def scaled(weight: np.ndarray, matrices: Sequence[np.ndarray]) -> Scaled | None:
         if matrix.shape != weight.shape:
             continue
         largest = np.abs(matrix).argmax(0)[None]
-        pair = [np.take_along_axis(values, largest, 0)[0] for values in (weight, matrix)]
-        factors = np.divide(*pair, out=np.zeros_like(pair[0]), where=pair[1] != 0)
+        given, own = (np.take_along_axis(values, largest, 0)[0] for values in (weight, matrix))
+        factors = given / np.where(own == 0, 1, own)
         if (np.abs(matrix * factors - weight) <= ROUNDING * np.abs(weight)).all():
             return Scaled(matrix, factors)
     return None
