@@ -207,7 +207,9 @@ export class Page {
   async predicted(ask) {
     try {
       [this.notes, this.spent] = [[], 0];
-      this.showAnswer(await this.answered(await ask()), `${this.spent.toFixed(2)} ms`);
+      const answer = await this.answered(await ask());
+      if (this.about.decoding === "transcript" && !answer.label) this.notes.push("it writes no text of this sound");
+      this.showAnswer(answer, `${this.spent.toFixed(2)} ms`);
     } catch (error) {
       this.notes = [error instanceof Refused ? error.message : `this cannot be predicted: ${error.message}`];
       this.showAnswer({ label: "", shares: [] }, "");
