@@ -113,12 +113,15 @@ def compared(plain: Tensor, half: Tensor) -> dict[str, Any]:
     }
 
 
-def figures(name: str, network: nn.Module, data: Data, place: Path, samples: int) -> dict[str, Any]:
+def figures(
+    name: str, network: nn.Module, data: Data, place: Path, samples: int, suffixes: list[str]
+) -> dict[str, Any]:
     """A row for each runtime, printed as they come."""
     calibration, test = data.normalize(data.calibration.inputs), data.test.drawn(samples)
     half, rows = quantize(network, calibration, Scheme(mode="float16")), {}
     one = data.normalize(test.take(slice(0, 1)).inputs)
-    for suffix, runtime in SUFFIXES.items():
+    for suffix in suffixes:
+        runtime = SUFFIXES[suffix]
         files = {
             form: export(made, place / f"{form}{suffix}", calibration[:2])
             for form, made in (("float32", network), ("float16", half))
@@ -169,6 +172,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="*", default=[])
     parser.add_argument("--minilm", help="MiniLM's folder")
     parser.add_argument("--sentences", help="a folder of train.tsv and test.tsv: sentence, tab, 0 or 1")
+    parser.add_argument("--runtimes", nargs="*", default=list(SUFFIXES), help="endings of files: .onnx .xml .tflite")
     parser.add_argument("--samples", type=int, default=100_000, help="test samples, at most")
     parser.add_argument("--out", type=Path, help="also write the figures here, as JSON")
     given = parser.parse_args()
@@ -180,7 +184,7 @@ def main() -> None:
         if given.minilm:
             cases.append(minilm(given.minilm, given.sentences, Path(place)))
         for name, network, data in cases:
-            report[name] = figures(name, network, data, Path(place), given.samples)
+            report[name] = figures(name, network, data, Path(place), given.samples, given.runtimes)
             if isinstance(network, Judged):
                 same = by_random_heads(network.encoder, data, Path(place), given.samples)
                 report[name]["same_by_random_heads"] = same

@@ -51,7 +51,8 @@ export class Page {
   }
 
   show() {
-    if (["boxes", "mask", "spans"].includes(this.about.decoding)) element("result").className = "scene";
+    const kinds = { boxes: "scene", mask: "scene", spans: "scene", transcript: "text" };
+    element("result").className = kinds[this.about.decoding] ?? "";
     document.title = element("name").textContent = this.facts.name;
     element("facts").textContent = this.facts.sentence;
     for (const row of this.facts.measured) {
