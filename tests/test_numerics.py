@@ -9,6 +9,7 @@ from distiq.numerics import (
     affine_qparams,
     dequantize,
     drawn,
+    is_halved,
     quantize,
     sqnr_db,
     symmetric_bounds,
@@ -105,6 +106,14 @@ def test_sqnr_of_a_sine_grows_by_six_db_a_bit(bits):
     scale, zero_point = affine_qparams(torch.tensor(-1.0), torch.tensor(1.0), bits)
     back = dequantize(quantize(sine, scale.double(), zero_point, affine_bounds(bits)), scale.double(), zero_point)
     assert sqnr_db(sine, back) == pytest.approx(6.0206 * bits + 1.7609, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "halved"),
+    [((16, 16), True), ((15, 17), False), ((300,), False), ((1, 300, 1, 1), False), ((300, 1, 3), True), ((), False)],
+)
+def test_large_constants_are_halved_that_are_no_vectors(shape: tuple[int, ...], halved: bool):
+    assert is_halved(shape) is halved
 
 
 def test_a_drawn_part_is_of_all_classes_sorted_or_in_turn():

@@ -131,7 +131,7 @@ def read_case(ledger: Ledger) -> Case:
     data = with_task(load_data(recipe.data, recipe.seed, ledger.cache, ledger.watch), recipe.task)
     if data.record().digest != run.data.digest:
         raise UserError(f"{recipe.data.source}: the data is no longer that of the run; restore it")
-    student = _load_student(ledger.folder, run, recipe, data)
+    student = load_student(ledger.folder, run, recipe, data)
     calibration = data.normalize(data.calibration.inputs)
     trial = chosen_trial(run)
     if trial.form != INT8:
@@ -170,7 +170,12 @@ def _refuse_others(folder: Path, run: RunRecord, recipe: Recipe) -> None:
         raise UserError(f"{folder}: the run made no int8 file to look at; add a rung of integers to quantize.rungs")
 
 
-def _load_student(folder: Path, run: RunRecord, recipe: Recipe, data: Data) -> nn.Module:
+def load_student(folder: Path, run: RunRecord, recipe: Recipe, data: Data) -> nn.Module:
+    """The float32 student of a finished run.
+
+    Raises:
+        UserError: it was handed in from Python, or its step is gone.
+    """
     teacher = build_network(recipe, data, "teacher").module if recipe.student.is_cut else None
     student = build_network(recipe, data, "student", teacher=teacher).module
     try:

@@ -94,6 +94,7 @@ SAME_OBJECT = 0.6  # overlap (intersection over union) from which the less likel
 NO_BEAM = "streams and clips longer than the window are read frame by frame; leave --beam out"
 UNSEEN = -5.0  # log10 of the probability of a word that an n-gram model neither knows nor has <unk> for
 AHEAD_S = 0.5  # seconds of sound behind a frame that a stream waits for before it reads it
+CHUNK_S = 0.5  # seconds of a clip that are read at a time
 SHOWN_SCORE = 0.3  # of a box that is named and drawn
 PADDING = 114  # pixels beside a letterboxed image
 VOID = 255  # the class of a pixel that belongs to none
@@ -1352,7 +1353,7 @@ def whole_text(parts: Sequence[str], about: dict[str, Any]) -> str:
     return joint_of(about["labels"]).join(filter(None, parts))
 
 
-def in_chunks(sample: str, about: dict[str, Any], seconds: float = 0.5) -> Iterator[np.ndarray]:
+def in_chunks(sample: str, about: dict[str, Any], seconds: float = CHUNK_S) -> Iterator[np.ndarray]:
     """int16 samples of a WAV file, or of the standard input, raw (-), so many seconds at a time."""
     size = max(1, round(seconds * about["rate"]))
     if sample != "-":

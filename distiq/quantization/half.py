@@ -1,4 +1,4 @@
-"""Half precision: weights rounded to float16; layers with values that its range does not hold stay in float32."""
+"""Half precision: weights rounded to float16; vectors, and layers beyond its range, stay in float32."""
 
 import operator
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from distiq.models.signature import Tensors
-from distiq.numerics import HALVED_FROM, sqnr_db
+from distiq.numerics import is_halved, sqnr_db
 from distiq.quantization.annotate import is_within
 from distiq.quantization.streaming import chunks_of
 from distiq.quantization.weights import constant_of
@@ -19,7 +19,8 @@ LEAST_DB = 60.0  # of rounded weights; 11 significant bits give 72 or more, valu
 
 @torch.no_grad()
 def halve(prepared: fx.GraphModule, calibration: Tensors, kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Rounds weights and biases to the nearest float16, in place; they are stored as float32 all the same.
+    """Rounds weights to the nearest float16, in place, but vectors such as biases; they are stored as float32 all the
+    same.
 
     Args:
         prepared: with batch norm folded, without fake-quantizers.
@@ -61,9 +62,9 @@ def _beyond(prepared: fx.GraphModule) -> dict[str, None]:
 
 
 def _weight(prepared: fx.GraphModule, node: fx.Node) -> Tensor | None:
-    """The stored float32 tensor that a node reads, if storing it in float16 is worthwhile."""
+    """The stored float32 tensor that a node reads, if it is rounded; see `is_halved`."""
     value = constant_of(prepared, node)
-    return value if value is not None and value.dtype == torch.float32 and value.numel() >= HALVED_FROM else None
+    return value if value is not None and value.dtype == torch.float32 and is_halved(value.shape) else None
 
 
 def _layer(name: str, readers: list[fx.Node]) -> str:

@@ -39,13 +39,20 @@ class WebRecord(Record):
 
     @property
     def sentence(self) -> str:
-        """What is delivered for the web, and why, where int8 is not."""
+        """What is delivered for the web, and why, where int8 or a faster file is not."""
         int8, own = self.file(INT8), self.file(self.delivered)
         assert own is not None
         facts = f"{own.latency.p50_ms:.3f} ms, {own.size_bytes / 1000:.1f} kB, {own.quality.in_words}"
         said = f"In {self.browser} ({self.package}, one thread) the {self.delivered} file is delivered: {facts}."
         if int8 is not None and int8.speed is not None and int8.speed.verdict == "slower":
             said += f" There int8 takes {1 / int8.speed.ratio:.2f} times float32's time."
-        own_limits = {breach.limit for breach in own.breaches}
-        broken = [one.title for one in int8.breaches if one.limit not in own_limits] if int8 is not None else []
-        return said + (f" The int8 file breaks the budget's {' and '.join(broken)}." if broken else "")
+        for one in self.files:
+            if one.form == INT8 or one.latency.p50_ms < own.latency.p50_ms:
+                said += self._broken(one, own)
+        return said
+
+    def _broken(self, one: WebFileRecord, delivered: WebFileRecord) -> str:
+        """The limits that a file breaks and the delivered one does not."""
+        limits = {breach.limit for breach in delivered.breaches}
+        broken = [breach.title for breach in one.breaches if breach.limit not in limits]
+        return f" The {one.form} file breaks the budget's {' and '.join(broken)}." if broken else ""

@@ -14,7 +14,6 @@ from distiq.data.text import Text
 from distiq.evaluation.cost import parameter_count
 from distiq.evaluation.paired import paired_drop
 from distiq.files import replace_folder
-from distiq.models.audio import frame_samples
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.models.vectors import StaticVectors, TokenVectors, check_vectors, save_vectors
 from distiq.recipe.recipe import Recipe, to_toml
@@ -31,7 +30,7 @@ from distiq.run.flips import worst_flips
 from distiq.run.keys import source_hash
 from distiq.run.ladder import drop_title
 from distiq.run.ledger import Ledger
-from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column, example_of, reason_of
+from distiq.run.measure import LOGITS, MeasuredNetwork, as_fed, column, example_of, frame_of, reason_of
 from distiq.run.networks import Models
 from distiq.run.rungs import training_rung
 from distiq.run.scenes import scenes_of
@@ -185,7 +184,7 @@ def _written(
     """Bundle and report on the disk."""
     ledger.watch.stage("writing bundle and report")
     fed = as_fed(data, recipe.export)
-    frame = frame_samples(student.module, example_of(data).shape[1]) if task_of(data).writes_texts else 0
+    frame = frame_of(student.module, data)
     write_bundle(ledger.folder / "bundle", file.path, record, chosen.delivered, fed, models.kept, frame, page)
     if isinstance(student.module, TokenVectors | StaticVectors):
         _save_vectors(ledger, data, student.module)

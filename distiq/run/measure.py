@@ -18,6 +18,7 @@ from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.evaluation.evaluate import outputs
 from distiq.evaluation.keyword import keyword_errors
 from distiq.files import save_tensors
+from distiq.models.audio import frame_samples
 from distiq.models.signature import Predict
 from distiq.numerics import drawn
 from distiq.quantization.quantize import QuantizedModel
@@ -250,6 +251,11 @@ def reason_of(error: Exception) -> str:
 def example_of(data: Data) -> Tensor:
     """Two example inputs for the networks."""
     return data.normalize(data.calibration.drawn(2).inputs)
+
+
+def frame_of(model: nn.Module, data: Data) -> int:
+    """Of a network that writes texts, the samples of sound from one of its frames to the next; else 0."""
+    return frame_samples(model, example_of(data).shape[1]) if task_of(data).writes_texts else 0
 
 
 def export_file(model: nn.Module, path: Path, data: Data, settings: ExportSettings) -> Path:

@@ -18,6 +18,7 @@ from distiq.data.text import Text
 from distiq.errors import UserError
 from distiq.evaluation.statistics import paired_speed
 from distiq.files import make_folder
+from distiq.numerics import drawn
 from distiq.quantization.scheme import Scheme
 from distiq.recipe.budget import Budget
 from distiq.recipe.recipe import Recipe
@@ -30,7 +31,16 @@ from distiq.run.climb import Climbed
 from distiq.run.compare import ModelFile
 from distiq.run.evidence import calibrated
 from distiq.run.ledger import Ledger, Place
-from distiq.run.measure import Conditions, MeasuredNetwork, as_fed, conditions_of, export_file, file_logits, scores
+from distiq.run.measure import (
+    Conditions,
+    MeasuredNetwork,
+    as_fed,
+    conditions_of,
+    export_file,
+    file_logits,
+    frame_of,
+    scores,
+)
 from distiq.run.networks import Models
 from distiq.run.select import Selection
 from distiq.runtimes.export import load, runtime_of, size_bytes
@@ -40,7 +50,6 @@ from distiq.tasks.choose import task_of
 from distiq.tasks.score import kept, score
 from distiq.timing.latency import summary
 
-SHOWN = ("softmax", "sigmoid", "number", "boxes", "mask")  # decodings that the page knows
 MOST = 2048  # samples of the test set that a file predicts in the browser
 CHUNK = 16
 
@@ -81,10 +90,10 @@ def check_web(recipe: Recipe, data: Data) -> None:
             " false"
         )
     task = task_of(data)
-    if task.decoding not in SHOWN:
+    if task.decoding == "none":
         raise UserError(
-            f"export.web = true, but the page shows classes, labels, numbers, boxes and masks, and {task.name} predicts"
-            f" {task.predicts}; set it to false"
+            f"export.web = true, but only the code of {task.name} knows what its outputs mean, and a page has none of"
+            " it; set it to false"
         )
     if why := lacks_browser():
         raise UserError(f"export.web = true, but {why}; or set it to false")
@@ -125,6 +134,7 @@ def make_web(
         turns=Turns(recipe.measure.rounds, recipe.measure.seconds),
         float_modules=recipe.quantize.float_modules or (),
         kept_tokens=tuple(models.kept),
+        frame=frame_of(student.module, data),
         page=page_checksum(),
         seed=recipe.seed,
     )
@@ -171,13 +181,14 @@ def measure_web(
     turns: Turns,
     float_modules: tuple[str, ...],
     kept_tokens: tuple[int, ...],
+    frame: int,
     page: str,
     seed: int,
 ) -> WebRecord:
     """The step that makes the float16 file, measures all files in a browser, and writes and opens the page.
 
     Args:
-        page: the page's checksum.
+        frame: as for `write_bundle`. page: the page's checksum.
     """
     half = _halved(place, student, reference, data, conditions, float_modules, seed)
     found = {FLOAT32: candidates[FLOAT32], FLOAT16: half, **candidates}
@@ -187,7 +198,7 @@ def measure_web(
         folder, model = place.folder / WEB, place.folder / WEB / "model.onnx"
         make_folder(folder)
         shutil.copyfile(found[record.delivered].file.path, model)
-        write_web(folder, name, model, fed, record, others, kept_tokens)
+        write_web(folder, name, model, fed, record, others, kept_tokens, frame)
         return WebRecord.model_validate(record.model_dump() | {"replay": browser.replay(folder)})
 
 
@@ -217,9 +228,9 @@ def _measured(
     turns: Turns,
 ) -> WebRecord:
     """Each file's quality on the test set or a part of it, its agreement with the native predictions, and its time."""
-    part, task = data.test.drawn(MOST), task_of(data)
+    part, task = _part(data), task_of(data)
     outputs = {form: _outputs(browser, form, data, part, one.file.path) for form, one in files.items()}
-    timed = _timed(browser, list(files), data, turns)
+    timed = _timed(browser, {form: one.file.path for form, one in files.items()}, data, turns)
     plain = timed[FLOAT32]
     records = [
         WebFileRecord(
@@ -243,6 +254,13 @@ def _measured(
     )
 
 
+def _part(data: Data) -> Split:
+    """At most `MOST` of the test samples; those that are judged together stay together."""
+    together = task_of(data).together
+    firsts = together * drawn(len(data.test) // together, MOST // together)
+    return data.test.take((firsts.unsqueeze(1) + torch.arange(together)).flatten())
+
+
 class _Outputs(NamedTuple):
     """Kept outputs of one file, in the browser and in ONNX Runtime."""
 
@@ -251,8 +269,7 @@ class _Outputs(NamedTuple):
 
 
 def _outputs(browser: Browser, form: str, data: Data, part: Split, path: Path) -> _Outputs:
-    task, native = task_of(data), load(path)
-    name = runtime_of(path).signature(path).inputs[0].name
+    task, native, name = task_of(data), load(path), _input(path)
     found: list[Tensor] = []
     expected: list[Tensor] = []
     for numbers in torch.arange(len(part)).split(CHUNK):
@@ -264,13 +281,17 @@ def _outputs(browser: Browser, form: str, data: Data, part: Split, path: Path) -
     return _Outputs(torch.cat(found), torch.cat(expected))
 
 
-def _timed(browser: Browser, forms: Sequence[str], data: Data, turns: Turns) -> dict[str, LatencyRecord]:
+def _input(path: Path) -> str:
+    return runtime_of(path).signature(path).inputs[0].name
+
+
+def _timed(browser: Browser, paths: Mapping[str, Path], data: Data, turns: Turns) -> dict[str, LatencyRecord]:
     """Latency of one sample, the files in turns."""
-    inputs = {"input": data.normalize(data.test.drawn(1).inputs).numpy()}
-    times: dict[str, list[list[float]]] = {form: [] for form in forms}
+    inputs = data.normalize(data.test.drawn(1).inputs).numpy()
+    forms, times = list(paths), {form: list[list[float]]() for form in paths}
     for number in range(turns.rounds):
         for form in forms if number % 2 == 0 else forms[::-1]:
-            answer = browser.run(form, inputs, turns.seconds)
+            answer = browser.run(form, {_input(paths[form]): inputs}, turns.seconds)
             times[form].append([ms / 1e3 for ms in answer.times_ms])
     return {form: summary(own, 1, 1) for form, own in times.items()}
 

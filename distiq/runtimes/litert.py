@@ -45,13 +45,13 @@ from distiq.runtimes.litert_file import (
     quantization_parameters,
     unpacked,
 )
+from distiq.runtimes.litert_half import with_halves
 from distiq.runtimes.litert_islands import inline_composites, with_islands
 from distiq.runtimes.litert_mend import (
     check_integers,
     with_dynamic_batch,
     with_float_input,
     with_float_output,
-    with_halves,
     with_integer_weights,
     with_names,
     with_uint8_input,
@@ -138,7 +138,7 @@ def converted(
     if not network.has_usual_names:
         content = with_names(content, network.input_names, network.output_names)
     content = content if uint8_input is None else with_uint8_input(content, uint8_input)
-    return with_halves(content) if options.half else content
+    return with_halves(content, [one.numpy() for one in model.state_dict().values()]) if options.half else content
 
 
 def _channels_last(network: Positional) -> Positional:

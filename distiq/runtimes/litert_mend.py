@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from distiq.errors import UserError
-from distiq.numerics import HALVED_FROM
-from distiq.runtimes.litert_file import UNSIGNED, float_array, float_operations_of, packed, unpacked
+from distiq.runtimes.litert_file import UNSIGNED, float_operations_of, packed, unpacked
 from distiq.runtimes.lowering import RANGE_COLUMNS
 from distiq.runtimes.runtime import Weight, dequantized
 from distiq.runtimes.uint8_input import MODULE, Uint8Input
@@ -56,7 +55,7 @@ def with_float_input(content: bytes) -> bytes:
         entry.type, entry.quantization = schema.TensorType.FLOAT32, None
         entry.name = b"input" if alone else f"input_{number}".encode()
         graph.tensors.append(entry)
-        _insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
+        insert(model, 0, "QUANTIZE", [len(graph.tensors) - 1], inside)
         _replace(model, "inputs", number, len(graph.tensors) - 1)
     return packed(model)
 
@@ -90,36 +89,11 @@ def with_integer_weights(content: bytes, weights: Sequence[Weight]) -> bytes:
         model.buffers[-1].data = np.frombuffer(stored.integers.tobytes(), np.uint8)
         if kind == "FULLY_CONNECTED":
             operation.builtinOptions.asymmetricQuantizeInputs = True  # a range from the smallest to the largest value
-    _drop_unread_buffers(model)
+    drop_unread_buffers(model)
     return packed(model)
 
 
-def with_halves(content: bytes) -> bytes:
-    """Stores large constants in float16, behind a DEQUANTIZE, if float16 represents all of their values exactly."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = unpacked(content)
-    graph = model.subgraphs[0]
-    for number in range(len(graph.tensors)):
-        tensor = graph.tensors[number]
-        if tensor.type != schema.TensorType.FLOAT32 or (values := float_array(model, number)).size < HALVED_FROM:
-            continue
-        with np.errstate(over="ignore"):
-            halves = values.astype(np.float16)
-        if not (halves.astype(np.float32) == values).all():
-            continue
-        stored, buffer = copy.copy(tensor), schema.BufferT()
-        stored.type, stored.name = schema.TensorType.FLOAT16, tensor.name + b"/float16"
-        buffer.data = np.frombuffer(halves.tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        stored.buffer, tensor.buffer = len(model.buffers) - 1, 0
-        graph.tensors.append(stored)
-        _insert(model, 0, "DEQUANTIZE", [len(graph.tensors) - 1], number)
-    _drop_unread_buffers(model)
-    return packed(model)
-
-
-def _drop_unread_buffers(model: Any) -> None:
+def drop_unread_buffers(model: Any) -> None:
     used = {tensor.buffer for part in model.subgraphs for tensor in part.tensors}
     for number, buffer in enumerate(model.buffers):
         if number not in used:
@@ -140,7 +114,7 @@ def with_float_output(content: bytes) -> bytes:
         result.type, result.quantization = schema.TensorType.FLOAT32, None
         result.name = b"output" if alone else f"output_{number}".encode()
         graph.tensors.append(result)
-        _insert(model, len(graph.operators), "DEQUANTIZE", [inside], len(graph.tensors) - 1)
+        insert(model, len(graph.operators), "DEQUANTIZE", [inside], len(graph.tensors) - 1)
         _replace(model, "outputs", number, len(graph.tensors) - 1)
     return packed(model)
 
@@ -179,14 +153,14 @@ def with_uint8_input(content: bytes, uint8_input: Uint8Input) -> bytes:
             graph.tensors.append(part)
             after = len(graph.tensors) - 1
         inputs = [before] if values is None else [before, _constant(model, values)]
-        _insert(model, number, kind, inputs, after)
+        insert(model, number, kind, inputs, after)
         before = after
     graph.tensors[inside].name = f"{MODULE}/{len(steps)}".encode()
     return packed(model)
 
 
-def _insert(model: Any, position: int, kind: str, inputs: list[int], output: int) -> None:
-    """Puts an operation without options of its own into the graph."""
+def insert(model: Any, position: int, kind: str, inputs: list[int], output: int) -> None:
+    """Puts an operation, with the options that it has by default, into the graph."""
     from ai_edge_litert import schema_py_generated as schema
 
     code = schema.OperatorCodeT()
@@ -196,9 +170,10 @@ def _insert(model: Any, position: int, kind: str, inputs: list[int], output: int
     operation = schema.OperatorT()
     operation.opcodeIndex = len(model.operatorCodes) - 1
     operation.inputs, operation.outputs = inputs, [output]
-    if kind in ("DIV", "SUB"):
-        operation.builtinOptionsType = getattr(schema.BuiltinOptions, f"{kind.capitalize()}Options")
-        operation.builtinOptions = schema.DivOptionsT() if kind == "DIV" else schema.SubOptionsT()
+    if kind in ("DIV", "MUL", "SUB"):
+        options = f"{kind.capitalize()}Options"
+        operation.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+        operation.builtinOptions = getattr(schema, f"{options}T")()
     model.subgraphs[0].operators.insert(position, operation)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from distiq.numerics import HALVED_FROM
+from distiq.numerics import HALVED_FROM, is_halved
 from distiq.runtimes.onnx_branches import every_graph
 
 
@@ -15,8 +15,9 @@ def store_halves(model: ModelProto) -> None:
 
 
 def round_to_halves(model: ModelProto) -> None:
-    """Rounds the large constants to float16, in place, that are within its range."""
-    _store(model, lambda values: bool(np.abs(values).max() <= np.finfo(np.float16).max))
+    """Rounds the large constants to float16, in place, that are no vectors and within its range."""
+    largest = np.finfo(np.float16).max
+    _store(model, lambda values: is_halved(values.shape) and bool(np.abs(values).max() <= largest))
 
 
 def _store(model: ModelProto, fits: Callable[[np.ndarray], bool]) -> None:

@@ -33,7 +33,6 @@ from distiq.errors import UserError
 from distiq.files import make_folder, write_atomically
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PAGE = ("index.html", "page.js")
 WAIT_S = 120.0  # for an answer of the browser; a chunk of a large network takes seconds
 FLAGS = ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-port=0",
          "--disable-background-timer-throttling", "--disable-extensions", "--mute-audio")  # fmt: skip
@@ -63,7 +62,8 @@ TOKENIZERS = Package(
 )
 
 WORKER = """<!doctype html><title>distiq</title><script type="module">
-import { open, readTensors, runtime, writeTensors } from "./page.js";
+import { open, runtime } from "./model.js";
+import { readTensors, writeTensors } from "./tensors.js";
 const ort = await runtime(), models = {};
 const said = (values) => encodeURIComponent(JSON.stringify(values));
 async function opened(page) {
@@ -141,9 +141,9 @@ def fetch(package: Package, cache: Path) -> list[Path]:
 
 
 def page_files() -> dict[str, bytes]:
-    """The page and its script, by name."""
+    """The page and its scripts, by name."""
     folder = importlib.resources.files("distiq") / "device" / "web"
-    return {name: (folder / name).read_bytes() for name in PAGE}
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir(), key=lambda file: file.name)}
 
 
 def page_checksum() -> str:

@@ -81,6 +81,19 @@ def test_layers_beyond_the_range_stay_in_float32_by_name(network: Network, image
     assert " and ".join(kept) + " in float32" in str(quantized.scheme)
 
 
+def test_vectors_stay_in_float32(images: Tensor):
+    """Biases and norms: few bytes, and errors that no product averages out."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(300, 400), nn.LayerNorm(400), nn.Linear(400, 400)).eval()
+    for vector in (network[1].bias, network[2].weight, network[2].bias):
+        nn.init.uniform_(vector, 1, 2)
+    quantized = quantize(network, images, HALF)
+    own = dict(quantized.prepared.named_parameters())
+    for name in ("1.bias", "2.weight", "2.bias", "3.bias"):
+        assert torch.equal(own[name], network.get_parameter(name))
+    assert torch.equal(own["1.weight"], rounded(network[1].weight))
+
+
 def test_modules_stay_in_float32_that_are_asked_for(network: Network, images: Tensor):
     quantized = quantize(network, images, Scheme(mode="float16", float_modules=("second",)))
     assert torch.equal(quantized.prepared.get_parameter("second.weight"), network.second.weight)

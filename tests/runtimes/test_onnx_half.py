@@ -42,6 +42,14 @@ def test_weights_beyond_the_range_stay(weight: np.ndarray, value: float):
     np.testing.assert_array_equal(weights_of(half), weight)
 
 
+def test_vectors_stay(weight: np.ndarray):
+    """A bias of 4,096 values."""
+    model = product(weight)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight.reshape(-1, 1), "w"))
+    round_to_halves(model)
+    assert model.graph.initializer[0].data_type == TensorProto.FLOAT
+
+
 def test_only_what_float16_holds_exactly_is_stored_without_rounding(weight: np.ndarray):
     rounded = weight.astype(np.float16).astype(np.float32)
     kept, stored = product(weight), product(rounded)
