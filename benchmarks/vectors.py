@@ -37,6 +37,7 @@ from scipy.stats import spearmanr
 from distiq import environment
 from distiq.bundle.open import Bundle
 from distiq.files import write_atomically
+from distiq.models.signature import one_output
 from distiq.models.vectors import text_encoder
 from distiq.runtimes.export import export, load
 
@@ -104,7 +105,7 @@ def of_teacher(folder: Path, place: Path) -> Iterator[Encoder]:
 
 def of_file(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     predict = load(file, threads=1)
-    return lambda ids: np.asarray(predict(ids))[0]
+    return lambda ids: one_output(predict(torch.from_numpy(ids)))[0].numpy()
 
 
 def of_model2vec(folder: Path, width: int, texts: Sequence[str], targets: np.ndarray, place: Path) -> Iterator[Encoder]:
