@@ -71,7 +71,7 @@ def markdown(records: Mapping[str, AblationRecord]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for speaker, record in records.items():
-        means = {arm.name: statistics.mean(arm.correct) for arm in record.arms}
+        means = {arm.name: statistics.mean(arm.values) for arm in record.arms}
         (pair,) = record.pairs
         each = ", ".join(f"{points:+.1f}" for points in pair.per_seed_points)
         lines.append(
@@ -82,8 +82,7 @@ def markdown(records: Mapping[str, AblationRecord]) -> str:
     found = summary(records)
     teacher = statistics.mean(record.teacher.value for record in records.values())
     arms = [
-        statistics.mean(statistics.mean(record.arms[number].correct) for record in records.values())
-        for number in (0, 1)
+        statistics.mean(statistics.mean(record.arms[number].values) for record in records.values()) for number in (0, 1)
     ]
     low, high = found["over_speakers_points"] or (0.0, 0.0)
     verdict = "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"

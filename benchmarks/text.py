@@ -48,7 +48,7 @@ SHOWN = {
 
 def figures(run: RunRecord, ablation: AblationRecord) -> Figures:
     """What one seed gives; files and times against the teacher's float32 file, timed side by side in the run."""
-    arms = {arm.name: 100 * arm.correct[0] for arm in ablation.arms}
+    arms = {arm.name: 100 * arm.values[0] for arm in ablation.arms}
     trial, files = chosen_trial(run), run.comparison.files  # batch 1 stands first
     teacher = next(column.cost for column in columns_of(run, run.teacher) if column.cost)
     delivered = trial.deployed.cost

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from distiq import environment
 from distiq.data.splits import Data
@@ -18,7 +19,7 @@ from distiq.recipe.distil import DistilSettings
 from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.records.ablation import AblationRecord, ArmRecord, PairRecord
-from distiq.records.quality import Quality
+from distiq.records.quality import Metric, Quality
 from distiq.records.record import Record
 from distiq.run.check import check_networks, check_training
 from distiq.run.ledger import Ledger, Place, Step
@@ -80,10 +81,10 @@ def ablate(
     with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
         data = read_data(recipe, ledger)
         tracking.read(data)
-        if (task := task_of(data)).correct is None:
+        if (task := task_of(data)).correct is None and task.counts is None:
             raise UserError(
-                f"distiq ablate compares shares of correct predictions, which {task.name} does not have; run the recipe"
-                ' with --set distil.teacher="none" in a run folder of its own, and compare the metrics'
+                f"distiq ablate compares what is counted of each sample, which {task.name} does not have; run the"
+                ' recipe with --set distil.teacher="none" in a run folder of its own, and compare the metrics'
             )
         arms = arms or arms_of(recipe.distil)
         if len(arms) < 2 or "no teacher" not in arms:
@@ -142,7 +143,9 @@ def _record(
     results: Mapping[str, list[Step[Predicted]]],
 ) -> AblationRecord:
     """The comparison of every two arms, from the predictions of each in every seed."""
-    correct = {arm: torch.stack([_correct(data, step) for step in steps]) for arm, steps in results.items()}
+    counts = {arm: torch.stack([_counts(data, step) for step in steps]) for arm, steps in results.items()}
+    arms = {arm: _values(data, own) for arm, own in counts.items()}
+    compare = partial(_pair, data=data, counts=counts, arms=arms, primary=teacher.record.test.primary)
     seeds = len(next(iter(results.values())))
     return AblationRecord(
         name=recipe.name,
@@ -153,18 +156,29 @@ def _record(
         teacher=teacher.record.test,
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
         samples=len(data.test),
-        arms=tuple(ArmRecord(name=arm, correct=tuple(rows.double().mean(1).tolist())) for arm, rows in correct.items()),
-        pairs=tuple(_pair(first, second, correct[first], correct[second]) for first, second in _pairs(correct)),
+        arms=tuple(ArmRecord(name=arm, values=values) for arm, values in arms.items()),
+        pairs=tuple(compare(first, second) for first, second in _pairs(counts)),
         seconds=sum(step.seconds for step in ledger.used.values()),
         steps=tuple(ledger.used),
     )
 
 
-def _correct(data: Data, step: Step[Predicted]) -> torch.Tensor:
-    """Which test samples a network predicts right, (N,) bool."""
-    task = task_of(data)
-    assert task.correct is not None
-    return task.correct(task.decode(load_file(step.folder / LOGITS)["test"]), data.test.labels)
+def _counts(data: Data, step: Step[Predicted]) -> Tensor:
+    """What is counted of each test sample: (N,) bool where it is right or wrong, else (N, k)."""
+    task, logits = task_of(data), load_file(step.folder / LOGITS)["test"]
+    if task.correct is not None:
+        return task.correct(task.decode(logits), data.test.labels)
+    assert task.counts is not None
+    return task.counts(logits, data.test.labels)
+
+
+def _values(data: Data, counts: Tensor) -> tuple[float, ...]:
+    """The share of right samples, or the figure of what is counted, in each seed."""
+    if counts.ndim == 2:
+        return tuple(counts.double().mean(1).tolist())
+    of_counts = task_of(data).of_counts
+    assert of_counts is not None
+    return tuple(of_counts(counts.sum(1)).tolist())
 
 
 def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -173,18 +187,43 @@ def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         yield from ((first, second) for first in arms if second in arms and first not in ("no teacher", second))
 
 
-def _pair(first: str, second: str, one: torch.Tensor, other: torch.Tensor) -> PairRecord:
-    """Compares two arms by their boolean masks (seeds, samples) of correct predictions."""
-    mean, low, high = paired_interval(one, other)
-    fixed, broken = (one & ~other).sum(1).tolist(), (~one & other).sum(1).tolist()
-    one_seed = len(one) == 1  # says nothing about other seeds
+def _pair(
+    first: str,
+    second: str,
+    *,
+    data: Data,
+    counts: Mapping[str, Tensor],
+    arms: Mapping[str, tuple[float, ...]],
+    primary: Metric,
+) -> PairRecord:
+    """Compares two arms by what is counted of each sample in each seed.
+
+    Args:
+        counts: of each arm (seeds, samples) bool, right or wrong, or (seeds, samples, k).
+        arms: the figure of each arm in each seed.
+        primary: the task's primary metric, for its direction.
+    """
+    is_right = counts[first].ndim == 2
+    sign = 1 if is_right or primary.higher_is_better else -1
+    better, worse = (first, second) if sign > 0 else (second, first)
+    figure = None if is_right else task_of(data).of_counts
+    mean, low, high = paired_interval(counts[better], counts[worse], figure=figure)
+    one_seed = len(arms[first]) == 1  # says nothing about other seeds
     verdict = "cannot tell" if one_seed else "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
     return PairRecord(
         first=first,
         second=second,
         difference_points=100 * mean,
         interval_points=(100 * low, 100 * high),
-        per_seed_points=tuple((100 * (one.float() - other.float()).mean(1)).tolist()),
-        mcnemar_p=tuple(mcnemar(gained, lost) for gained, lost in zip(fixed, broken, strict=True)),
+        per_seed_points=tuple(
+            100 * sign * (own - against) for own, against in zip(arms[first], arms[second], strict=True)
+        ),
+        mcnemar_p=_mcnemar(counts[first], counts[second]) if is_right else (),
         verdict=verdict,
     )
+
+
+def _mcnemar(one: Tensor, other: Tensor) -> tuple[float, ...]:
+    """The test's p-value in each seed, of boolean masks (seeds, samples) of correct predictions."""
+    fixed, broken = (one & ~other).sum(1).tolist(), (~one & other).sum(1).tolist()
+    return tuple(mcnemar(gained, lost) for gained, lost in zip(fixed, broken, strict=True))

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -101,6 +102,11 @@ class Text:
         """Token numbers are what the network sees."""
         return inputs
 
+    @cached_property
+    def encoder(self) -> TextEncoder:
+        """Read once: the JSON of 30,000 tokens takes 50 ms, a text less than 0.1."""
+        return TextEncoder(self.tokenizer, self.shape[0], self.kept, self.pair)
+
     def encode(self, sample: str, where: str, second: str = "") -> Encoded:
         """Token numbers (1, L) of a text, or of two.
 
@@ -109,9 +115,8 @@ class Text:
         """
         if not self.tokenizer:
             raise UserError(f"{where}: this bundle cannot read raw texts; it predicts prepared inputs")
-        encoder = TextEncoder(self.tokenizer, self.shape[0], self.kept, self.pair)
         seconds = [second] if self.pair else []
-        inputs, notes = encoder.encode([sample], "the text", not self.fixed_length, seconds)
+        inputs, notes = self.encoder.encode([sample], "the text", not self.fixed_length, seconds)
         if os.path.isfile(sample):
             notes = (f"{sample}: a file is called so, but its name is what was read; give texts themselves", *notes)
         return Encoded(inputs, notes)

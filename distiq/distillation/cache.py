@@ -6,12 +6,14 @@ computed in fixed chunks when it is first needed, so that a resumed training rea
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.data.views import Views
 from distiq.distillation.storage import decode, encode, half_where_it_fits
 from distiq.distillation.teacher import Knowledge, Teacher
@@ -22,6 +24,7 @@ from distiq.recipe.distil import CacheSettings
 from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batch, Batches
+from distiq.training.padding import TRIED, takes_any_length, without_padding
 
 CHUNK = 512
 Rows = dict[str, Tensor]
@@ -132,8 +135,10 @@ class CachedTeacher:
     def _compute(self, number: int, device: torch.device) -> Rows | None:
         chunks: list[Rows] = []
         total = len(self.batches.data.train)
-        for indices in torch.arange(total).split(CHUNK):
-            knowledge = self.live(self.batches.batch(number, indices).to(device))
+        order = self._order()
+        live = self._live(number, order, device)
+        for indices in order.split(CHUNK):
+            knowledge = live(self.batches.batch(number, indices).to(device))
             chunk = encode(knowledge.logits.float().cpu(), self.settings)
             chunks.append(
                 chunk
@@ -144,8 +149,34 @@ class CachedTeacher:
                 self.too_large = True
                 self.watch.note(f"a view's outputs exceed cache.limit_mb = {self.settings.limit_mb:g}: not stored")
                 return None
-            self.watch.step(int(indices[-1]) + 1, total, {"teacher's outputs for view": str(number)})
-        return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+            self.watch.step(sum(map(_rows, chunks)), total, {"teacher's outputs for view": str(number)})
+        back = order.argsort()
+        return {name: torch.cat([chunk[name] for chunk in chunks])[back] for name in chunks[0]}
+
+    def _order(self) -> Tensor:
+        """The samples as they are computed: texts by their length, so that little is padding."""
+        data = self.batches.data
+        if not isinstance(data.preprocessing, Text):
+            return torch.arange(len(data.train))
+        return data.preprocessing.lengths(data.train.inputs).argsort(stable=True)
+
+    def _live(self, number: int, order: Tensor, device: torch.device) -> Teacher:
+        """The teacher, of texts without the padding where that changes nothing."""
+        text = self.batches.data.preprocessing
+        if not isinstance(text, Text):
+            return self.live
+
+        def logits(batch: Batch, inputs: Tensor) -> Tensor:
+            return self.live(batch._replace(inputs=inputs, mask=text.attention_mask(inputs))).logits
+
+        first = self.batches.batch(number, order[:TRIED]).to(device)
+        if not takes_any_length(partial(logits, first), text, first.inputs):
+            return self.live
+        return lambda batch: Knowledge(without_padding(partial(logits, batch), text, batch.inputs))
+
+
+def _rows(chunk: Rows) -> int:
+    return len(next(iter(chunk.values())))
 
 
 def _feature(path: str) -> str:

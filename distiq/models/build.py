@@ -114,11 +114,13 @@ def cut(
     example: Tensor,
     tokens: Tokens | None,
     importance: Importance | None = None,
+    samples: Tensor | None = None,
 ) -> nn.Module:
     """A student that is a part of its teacher: a copy, of which the options leave out what they say.
 
     Args:
         importance: the loss of a network on samples, by which `keep_channels` chooses; see `prune`.
+        samples: of texts, token numbers (N, L) on which `feed_forward` chooses; see `cut_encoder`.
 
     Raises:
         UserError: an option is none that cuts, or does not fit the teacher.
@@ -135,7 +137,7 @@ def cut(
         )
     if isinstance(encoder, TokenLogits):
         with explained("student.options"):
-            cut_encoder(encoder.model, cuts)
+            cut_encoder(encoder.model, cuts, samples, encoder.pad)
     elif KEEP_CHANNELS in cuts:
         with explained("student.options"):
             model = prune(model, example, float(cuts[KEEP_CHANNELS]), importance)

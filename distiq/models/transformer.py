@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,13 +115,15 @@ def text_classifier(
     return model
 
 
-def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
+def cut_encoder(model: Any, cuts: Mapping[str, Any], tokens: Tensor | None = None, pad: int = 0) -> None:
     """Leaves a part of a transformers encoder, in place; what is left keeps its weights.
 
     Args:
         cuts: `keep_layers`, such as [0, 2, 4]: the layers that stay (DistilBERT, Sanh et al. 2019, arXiv:1910.01108);
             `feed_forward`: neurons that stay in each layer, `heads`: attention heads that stay in each. Those stay
             whose weights are largest: the product of the norms of what goes in and what comes out.
+        tokens: (N, L), padded with `pad`. On these texts neurons are chosen by how much their values vary, times the
+            norm of what comes out, and the mean of what those that leave put out goes into the bias.
 
     Raises:
         ValueError: there is no such layer, fewer neurons or heads than are to stay, or the encoder is built otherwise.
@@ -137,9 +139,14 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
         setattr(parent, name, layers)
         model.config.num_hidden_layers = len(numbers)
     if (width := cuts.get("feed_forward")) is not None:
-        for layer in layers:
-            first, second = _linears(layer, FEED_FORWARD, "feed_forward")
-            kept = _largest(first.weight.norm(dim=1) * second.weight.norm(dim=0), width, "feed_forward", "neurons")
+        linears = [_linears(layer, FEED_FORWARD, "feed_forward") for layer in layers]
+        values = _values_on(model, [second for _, second in linears], tokens, pad)
+        for (first, second), own in zip(linears, values, strict=True):
+            spread = first.weight.norm(dim=1) if own is None else own.spread
+            kept = _largest(spread * second.weight.norm(dim=0), width, "feed_forward", "neurons")
+            if own is not None:
+                left = own.mean.index_fill(0, kept, 0)
+                second.bias = nn.Parameter(second.bias.detach() + second.weight.detach() @ left)
             keep_rows(first, kept)
             _keep_columns(second, kept)
         setattr(
@@ -156,6 +163,37 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any]) -> None:
             for linear in inputs:
                 keep_rows(linear, kept)
             _keep_columns(output, kept)
+
+
+class Values(NamedTuple):
+    """What goes into a linear layer on some texts: the mean and the standard deviation of each feature over tokens."""
+
+    mean: Tensor
+    spread: Tensor
+
+
+@torch.no_grad()
+def _values_on(
+    model: Any, linears: Sequence[nn.Linear], tokens: Tensor | None, pad: int
+) -> Sequence[Values] | Sequence[None]:
+    """The values of each layer's inputs at tokens (N, L) that are no padding; None of each without tokens."""
+    if tokens is None:
+        return [None] * len(linears)
+    mask, values = tokens != pad, dict[nn.Module, Values]()
+
+    def see(linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen = inputs[0][mask]
+        values[linear] = Values(seen.mean(0), seen.std(0))
+
+    hooks = [linear.register_forward_pre_hook(see) for linear in linears]
+    was_training = model.training
+    try:
+        model.eval()(input_ids=tokens, attention_mask=mask.long())
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [values[linear] for linear in linears]
 
 
 PROBLEM_TYPES = {

@@ -7,17 +7,17 @@ from distiq.records.record import Environment, Record
 
 
 class ArmRecord(Record):
-    """One way of training the student: the share of test samples that it predicts right, in each seed."""
+    """One way of training the student: the task's primary metric on the test set, in each seed."""
 
     name: str
-    correct: tuple[float, ...]
+    values: tuple[float, ...]
 
 
 class PairRecord(Record):
-    """Two arms compared on the same test samples, first minus second, in percentage points.
+    """Two arms compared on the same test samples: by how many percentage points the first is better than the second.
 
     `interval_points` is the 95 % paired bootstrap interval over seeds and samples; `mcnemar_p` the exact test's
-    p-value in each seed. The verdict is of the first arm against the second.
+    p-value in each seed, where samples are right or wrong. The verdict is of the first arm against the second.
     """
 
     first: str

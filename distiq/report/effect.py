@@ -3,6 +3,7 @@
 from distiq.records.ablation import AblationRecord
 from distiq.report.cells import Cell, Row
 from distiq.report.figures import (
+    NOTHING,
     count,
     p_value,
     percent,
@@ -19,13 +20,13 @@ ABLATION_HEADINGS = (
 
 
 def arm_rows(ablation: AblationRecord) -> tuple[Row, ...]:
-    """One row for each arm: mean accuracy and that of each seed."""
+    """One row for each arm: the mean of the primary metric and that of each seed."""
     return tuple(
         Row(
             Cell(arm.name),
             (
-                Cell(percent(sum(arm.correct) / len(arm.correct)), f"mean of {len(arm.correct)} seeds"),
-                Cell(", ".join(f"{100 * share:.2f}" for share in arm.correct)),
+                Cell(percent(sum(arm.values) / len(arm.values)), f"mean of {len(arm.values)} seeds"),
+                Cell(", ".join(f"{100 * share:.2f}" for share in arm.values)),
             ),
         )
         for arm in ablation.arms
@@ -40,7 +41,7 @@ def pair_rows(ablation: AblationRecord) -> tuple[Row, ...]:
             (
                 Cell(points(pair.difference_points / 100), points_interval(pair.interval_points)),
                 Cell(", ".join(points(value / 100).removesuffix(" points") for value in pair.per_seed_points)),
-                Cell(", ".join(p_value(p) for p in pair.mcnemar_p)),
+                Cell(", ".join(p_value(p) for p in pair.mcnemar_p) or NOTHING),
                 Cell(pair.verdict, f"n = {len(ablation.seeds)} seeds, {count(ablation.samples)} samples"),
             ),
             marked=pair.verdict == "helps",

@@ -174,7 +174,8 @@ def _built(
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
-        return cut(source, settings, form, data.example, tokens, partial(_loss, data=data))
+        samples = data.normalize(data.calibration.drawn(LOSS_SAMPLES).inputs)
+        return cut(source, settings, form, data.example, tokens, partial(_loss, data=data), samples)
     if not isinstance(settings, TeacherSettings):
         return build(settings, form.classes, data.example, role, tokens, names, watch, form)
     own = settings.preprocessing

@@ -16,7 +16,7 @@ from distiq.tasks.task import Scores, Task, advise_by_metrics
 
 SAME = 0.999  # the cosine of vectors that agree
 NEIGHBOURS = 10
-WEIGHT = 0.1  # of pairs that are nothing alike
+WEIGHT = 0.01  # of pairs that are nothing alike
 
 
 def embedding(_labels: Labels) -> Task:
@@ -47,8 +47,8 @@ def loss(outputs: Tensor, _targets: Tensor) -> Tensor:
 
 @full_precision
 def similarities(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> Tensor:
-    """Mean squared difference of the cosines between all samples of the batch, each times `WEIGHT` and the teacher's
-    cosine where that is positive: what is near counts most. The temperature means nothing.
+    """Mean squared difference of the cosines between all samples of the batch, each times `WEIGHT` and the square of
+    the teacher's cosine where that is positive: what is near counts most. The temperature means nothing.
 
     Tung and Mori 2019, "Similarity-preserving knowledge distillation" (arXiv:1907.09682), with cosines in place of
     rows of length 1, and without those of a sample with itself. Widths may differ.
@@ -56,7 +56,7 @@ def similarities(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) 
     Shapes: (B, D1), (B, D2).
     """
     own, reference = (F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T for vectors in (student, teacher))
-    squares = (own - reference).square() * (reference.clamp(min=0) + WEIGHT)
+    squares = (own - reference).square() * (reference.clamp(min=0).square() + WEIGHT)
     others = ~torch.eye(len(own), dtype=torch.bool, device=own.device)
     return squares[others].mean() if len(own) > 1 else squares.mean()
 

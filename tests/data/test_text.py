@@ -7,6 +7,7 @@ import torch
 
 from distiq.data.labels import LABEL_SET, NUMBER
 from distiq.data.load import load
+from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TextSettings
@@ -177,3 +178,12 @@ def test_validation_texts_may_have_a_file_of_their_own(folder):
 def test_a_label_among_the_texts_is_refused(folder, text, message):
     with pytest.raises(ValueError, match=message):
         settings(folder, **text)
+
+
+def test_a_tokenizer_is_read_once(tokenizer, monkeypatch):
+    text = Text.of(TextEncoder(tokenizer, 6))
+    first = text.encode("a fine film, a fine film", "here")
+    monkeypatch.setattr("distiq.data.tokenizer._from_json", lambda _: pytest.fail("read again"))
+    again = text.encode("a fine film, a fine film", "here")
+    assert torch.equal(first.inputs, again.inputs)
+    assert first.notes == again.notes

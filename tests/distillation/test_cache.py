@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from distiq.data.samples import in_memory
 from distiq.data.splits import Data, from_tensors
+from distiq.data.text import Text
 from distiq.data.views import Views
 from distiq.distillation.cache import CachedTeacher
 from distiq.distillation.teacher import LiveTeacher
@@ -219,3 +222,22 @@ class Notes(Silent):
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+
+def test_texts_are_computed_without_their_padding_and_stored_as_with_it(data: Data, tmp_path: Path):
+    made = torch.Generator().manual_seed(0)
+    tokens = torch.randint(1, 3, (len(data.train), 20), generator=made)
+    tokens[torch.arange(20) >= torch.randint(2, 8, (len(tokens), 1), generator=made)] = 0
+    texts = replace(data, preprocessing=Text((20,), 3), train=in_memory(tokens, data.train.labels))
+    seen = []
+
+    class Tagger(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            seen.append(rows.shape[1])
+            return torch.stack([rows, -rows], 1).float()
+
+    stored = CachedTeacher(LiveTeacher(Tagger()), texts, VIEWS, tmp_path, "key")
+    indices = torch.tensor([7, 3, 5])
+    batch = Batches(texts, VIEWS, 3, seed=0).batch(0, indices)
+    assert torch.equal(stored(batch).logits, torch.stack([tokens[indices], -tokens[indices]], 1).float())
+    assert seen[-1] == 7

@@ -53,6 +53,18 @@ def test_equal_models_have_no_difference():
     assert paired_interval(same, same) == (0.0, 0.0, 0.0)
 
 
+def test_a_figure_of_sums_has_the_interval_of_its_samples():
+    """Of one count each, it is the mean: the same as of booleans; a ratio of sums has its own value."""
+    made = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(3, 400, generator=made) < share for share in (0.8, 0.7))
+    counts = [right.double().unsqueeze(2) for right in (first, second)]
+    assert paired_interval(*counts, figure=lambda sums: sums[..., 0] / 400) == paired_interval(first, second)
+    ratios = [torch.cat([count, torch.full_like(count, 2)], 2) for count in counts]
+    mean, low, high = paired_interval(*ratios, figure=lambda sums: sums[..., 0] / sums[..., 1])
+    assert low < mean < high
+    assert mean == pytest.approx(float(first.double().mean() - second.double().mean()) / 2)
+
+
 def test_covers_the_truth_about_as_often_as_it_says():
     hits = 0
     for trial in range(40):

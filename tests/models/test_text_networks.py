@@ -161,9 +161,10 @@ def test_a_trimmed_vocabulary_changes_no_answer_to_texts_of_its_tokens(model, op
     assert 20 not in [parameter.shape[0] for parameter in trimmed.parameters()]
 
 
-def part_of(teacher, model="transformers:bert", **options):
+def part_of(teacher, model="transformers:bert", samples=None, **options):
     settings = StudentSettings(model=model, weights="teacher", options=options)
-    return cut(teacher, settings, OutputForm(2), torch.zeros(1, 10, dtype=torch.int64), TOKENS).eval()
+    example = torch.zeros(1, 10, dtype=torch.int64)
+    return cut(teacher, settings, OutputForm(2), example, TOKENS, samples=samples).eval()
 
 
 @pytest.mark.parametrize("model", SMALL)
@@ -180,6 +181,22 @@ def test_neurons_and_heads_that_weigh_nothing_are_cut_without_a_change(model):
     torch.testing.assert_close(student(tokens), teacher(tokens))
     saved = 3 * (2 * 12 * 16 + 12 + 4 * 8 * 16 + 3 * 8)  # per layer: half the neurons, half of q, k, v and the output
     assert sum(p.numel() for p in teacher.parameters()) - sum(p.numel() for p in student.parameters()) == saved
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_neurons_that_never_change_are_cut_and_their_share_goes_into_the_bias(model):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    teacher = made(model, **SMALL[model]).eval()
+    for name, weight in teacher.named_parameters():
+        if name.endswith(("intermediate.dense.bias", "lin1.bias")):
+            weight.data[:4] = 5.0
+        if name.endswith(("intermediate.dense.weight", "lin1.weight")):
+            weight.data[:4] = 0
+    tokens = torch.randint(2, 20, (3, 6))
+    tokens[0, 4:] = PAD
+    student, by_weights = (part_of(teacher, model, samples, feed_forward=12) for samples in (tokens, None))
+    moved, moved_by_weights = ((one(tokens) - teacher(tokens)).abs().max() for one in (student, by_weights))
+    assert moved < 0.05 * moved_by_weights  # rounding alone
 
 
 def test_a_student_trains_but_its_teacher_stays():

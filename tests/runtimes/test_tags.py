@@ -27,7 +27,10 @@ def tagger() -> tuple[TokenTags, torch.Tensor]:
     return TokenTags(transformers.AutoModelForTokenClassification.from_config(config).eval(), 0), tokens
 
 
-@pytest.mark.parametrize(("suffix", "mode"), [(".onnx", "static"), (".onnx", "dynamic"), (".tflite", "static")])
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [(".onnx", "static"), (".onnx", "dynamic"), (".xml", "static"), (".tflite", "static"), (".pte", "static")],
+)
 def test_a_file_gives_the_tags_of_the_simulation(suffix: str, mode: str, tmp_path: Path):
     network, tokens = tagger()
     quantized = quantize(network, tokens, Scheme(mode=mode))

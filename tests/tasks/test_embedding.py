@@ -36,7 +36,7 @@ def test_the_cosines_of_a_batch_are_compared_without_those_of_a_sample_with_itse
     """Teacher: 0, 60, 90 degrees; student: all the same, of another width and length."""
     cosines = [math.cos(math.radians(angle)) for angle in (60, 90, 30)]
     squares = [(1 - one) ** 2 for one in cosines]
-    weights = [WEIGHT + max(0.0, one) for one in cosines]
+    weights = [WEIGHT + max(0.0, one) ** 2 for one in cosines]
     expected = sum(s * w for s, w in zip(squares, weights, strict=True)) / 3
     assert float(similarities(2 * torch.ones(3, 5), at(0, 60, 90))) == pytest.approx(expected, rel=1e-5)
 
