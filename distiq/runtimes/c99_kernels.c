@@ -39,10 +39,13 @@ static inline int32_t clamped(int32_t value, int32_t low, int32_t high) {
 }
 
 #ifdef DISTIQ_Q31
-static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift) {
-  int64_t product = (int64_t)value * multiplier + ((int64_t)1 << (shift - 1));
-  product >>= shift;
+static inline int32_t shifted(int64_t product, int32_t shift) {
+  product = (product + ((int64_t)1 << (shift - 1))) >> shift;
   return product < -1024 ? -1024 : product > 1024 ? 1024 : (int32_t)product;
+}
+
+static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift) {
+  return shifted((int64_t)value * multiplier, shift);
 }
 #endif
 
@@ -459,8 +462,8 @@ typedef struct {
 /* kernel average_s8: pool */
 static inline int8_t average_of(const distiq_pool *p, int32_t sum, int32_t divisor) {
 #ifdef DISTIQ_Q31
-  int32_t value = rescaled(sum, p->multiplier, p->shift);
-  (void)divisor;
+  int64_t product = (int64_t)sum * p->multiplier; /* which holds a divisor that all windows share */
+  int32_t value = shifted(p->divisor ? product : product / divisor, p->shift);
 #else
   int32_t value = rounded((float)sum / (float)divisor * p->rescale);
 #endif

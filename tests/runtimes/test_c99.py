@@ -73,6 +73,53 @@ def test_work_is_counted_by_hand(tmp_path: Path):
     assert (counted.macs, counted.is_int8) == (144 * 4 * 9 + 4 * 144 * 3, True)
 
 
+class Pooled(nn.Module):
+    """What gives 1 wherever the input is 1: identities, and averages of windows that reach beyond the map."""
+
+    def __init__(self, **how: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False)
+        self.pool = nn.AvgPool2d(3, 2, **how)
+        for layer in (self.first, self.last):
+            nn.init.ones_(layer.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.pool(self.first(images)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("how", [{"padding": 1, "count_include_pad": False}, {"ceil_mode": True}], ids=str)
+def test_an_average_divides_by_the_places_inside(how: dict, bits: int, tmp_path: Path):
+    ones = torch.ones(4, 1, 12, 12)
+    path = export(quantize(Pooled(**how).eval(), ones, Scheme(activation_bits=bits)), tmp_path / "m.c", ones[:2])
+    for options in ({}, {"define": "DISTIQ_Q31"}):
+        pooled = load(path, 1, options)(ones)
+        torch.testing.assert_close(pooled, torch.ones(4, 1, 6, 6), rtol=0, atol=1e-4)
+
+
+class Shifted(nn.Module):
+    """Adds 0 to one channel and 1 to the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False)
+        for layer in (self.first, self.last):
+            layer.weight.data = torch.eye(2).view(2, 2, 1, 1)
+        self.register_buffer("shift", torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(images) + self.shift))
+
+
+@torch.no_grad()
+def test_a_constant_may_differ_from_channel_to_channel(tmp_path: Path):
+    inputs = torch.rand(16, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    path = export(quantize(Shifted().eval(), inputs), tmp_path / "m.c", inputs[:2])
+    expected = inputs + torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(load(path)(inputs), expected, rtol=0, atol=0.02)  # five steps of 1 / 255
+
+
 # The arena ------------------------------------------------------------------------------------------------------------
 
 
