@@ -120,6 +120,24 @@ def test_a_constant_may_differ_from_channel_to_channel(tmp_path: Path):
     torch.testing.assert_close(load(path)(inputs), expected, rtol=0, atol=0.02)  # five steps of 1 / 255
 
 
+class Limited(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.register_buffer("most", torch.tensor([0.5, 1.0]).view(1, 2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(torch.clamp(self.first(images), max=self.most))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_limit_that_is_a_tensor_is_refused(bits: int, tmp_path: Path):
+    inputs = torch.randn(16, 2, 6, 6)
+    quantized = quantize(Limited().eval(), inputs, Scheme(activation_bits=bits))
+    with pytest.raises(UserError, match="clamp has a tensor as its limit; there is a kernel for numbers alone"):
+        export(quantized, tmp_path / "m.c", inputs[:2])
+
+
 # The arena ------------------------------------------------------------------------------------------------------------
 
 
