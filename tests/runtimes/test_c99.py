@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,6 +119,22 @@ def test_a_constant_may_differ_from_channel_to_channel(tmp_path: Path):
     path = export(quantize(Shifted().eval(), inputs), tmp_path / "m.c", inputs[:2])
     expected = inputs + torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
     torch.testing.assert_close(load(path)(inputs), expected, rtol=0, atol=0.02)  # five steps of 1 / 255
+
+
+@pytest.mark.parametrize("macros", [(), ("-DDISTIQ_Q31",), ("-O2", "-march=native")], ids=str)
+@pytest.mark.parametrize("only_depthwise", [False, True], ids=["pooled", "depthwise"])
+@pytest.mark.parametrize("wide", [(), ("0",)], ids=["int8", "int16"])
+def test_compilers_warn_of_nothing(
+    wide: tuple[str, ...], only_depthwise: bool, macros: tuple[str, ...], tmp_path: Path
+):
+    """Of a linear layer of fewer inputs than a register holds, and of a depthwise layer that is int8's only one."""
+    pooled = nn.Conv1d(4, 12, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(12, 5)
+    layers = (nn.Conv1d(4, 4, 3, groups=4),) if only_depthwise else pooled
+    inputs, path = torch.randn(8, 4, 40), tmp_path / "m.c"
+    export(quantize(nn.Sequential(*layers).eval(), inputs, Scheme(wide_modules=wide)), path, inputs[:2])
+    flags = "-Wall", "-Wextra", "-pedantic", "-std=c99", "-Werror", *macros
+    compiled = subprocess.run([runner.compiler(), *flags, "-c", path, "-o", tmp_path / "m.o"], capture_output=True)
+    assert compiled.returncode == 0, compiled.stderr.decode()
 
 
 class Limited(nn.Module):
