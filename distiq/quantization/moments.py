@@ -47,6 +47,7 @@ class Sums:
         self.layer, self.shape, self.samples, self.block, self.lost = layer, weight.shape, samples, block, lost
         self.rows = as_rows(layer, weight)
         self.folds = _Fold(), _Fold()  # samples in turn to one and the other
+        self.reference: Tensor | None = None
         self.seen = 0
         self.generator = torch.Generator().manual_seed(SEED)
 
@@ -68,6 +69,10 @@ class Sums:
         error = self.rows @ ideal.sub_(given)
         if self.lost is not None:
             error += self.lost @ given
+        # Products in float32 are summed around the first part's mean: a variance far below its square would be noise.
+        if self.reference is None:
+            self.reference = given.mean(2, keepdim=True)
+        given -= self.reference
         own = given[:, self.block]
         turned = own.transpose(1, 2)
         fold.add([own @ turned, error @ turned, given.sum(2), error.sum(2)], given.shape[2])
@@ -77,8 +82,8 @@ class Sums:
         return self._means([fold for fold in self.folds if fold.count], centred)
 
     def halves(self, centred: bool) -> tuple[Moments, ...]:
-        """The means over every second sample, and over the others; nothing of a single sample."""
-        if not all(fold.count for fold in self.folds):
+        """The means over every second sample, and over the others; nothing where either is a single position."""
+        if any(fold.count < 2 for fold in self.folds):
             return ()
         return tuple(self._means([fold], centred) for fold in self.folds)
 
@@ -90,12 +95,16 @@ class Sums:
     def _means(self, folds: "Sequence[_Fold]", centred: bool) -> Moments:
         count = sum(fold.count for fold in folds)
         terms = (sum(parts[1:], parts[0]) for parts in zip(*(fold.terms for fold in folds), strict=True))
-        covariance, cross, input_mean, error_mean = (value / count for value in terms)
-        if centred:
-            own = input_mean[:, self.block].unsqueeze(1)
-            covariance = covariance - own.transpose(1, 2) * own
-            cross = cross - error_mean.unsqueeze(2) * own
-        return Moments(*(value.float() for value in (covariance, cross, input_mean, error_mean)))
+        covariance, cross, away, error_mean = (value / count for value in terms)
+        assert self.reference is not None
+        reference = self.reference.squeeze(2).double()
+        own, around = away[:, self.block].unsqueeze(1), reference[:, self.block].unsqueeze(1)
+        # Both are sums around `reference`; `own` leads from there to the mean, and `own + around` there from zero.
+        covariance, cross = covariance - own.mT * own, cross - error_mean.unsqueeze(2) * own
+        if not centred:
+            mean = own + around
+            covariance, cross = covariance + mean.mT * mean, cross + error_mean.unsqueeze(2) * mean
+        return Moments(*(value.float() for value in (covariance, cross, reference + away, error_mean)))
 
 
 class _Fold:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from distiq.errors import UserError
 from distiq.models.signature import Tensors
 from distiq.numerics import SMALLEST_SCALE, symmetric_bounds
 from distiq.quantization.annotate import GROUPED
@@ -213,7 +214,15 @@ def _damped(covariance: Tensor, share: float, least: float) -> Tensor:
     """The Cholesky factor, in float64, of a covariance with a share of its mean diagonal added to that.
 
     If the inputs hardly vary around a large mean, the float32 matrix is not positive definite: then more is added.
+
+    Raises:
+        UserError: float32 does not hold the covariance.
     """
+    if not torch.isfinite(covariance).all():
+        raise UserError(
+            "closed-form rounding squares the values that reach each layer, and float32 does not hold the squares of"
+            " some: scale the inputs or weights so that all values stay below 1e18"
+        )
     damping = share * covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=least).view(-1, 1, 1).double()
     matrix, eye = covariance.double(), torch.eye(covariance.shape[1], dtype=torch.float64)
     while (factor := torch.linalg.cholesky_ex(matrix + damping * eye)).info.any():

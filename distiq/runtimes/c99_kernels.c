@@ -39,10 +39,13 @@ static inline int32_t clamped(int32_t value, int32_t low, int32_t high) {
 }
 
 #ifdef DISTIQ_Q31
-static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift) {
-  int64_t product = (int64_t)value * multiplier + ((int64_t)1 << (shift - 1));
-  product >>= shift;
+static inline int32_t shifted(int64_t product, int32_t shift) {
+  product = (product + ((int64_t)1 << (shift - 1))) >> shift;
   return product < -1024 ? -1024 : product > 1024 ? 1024 : (int32_t)product;
+}
+
+static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift) {
+  return shifted((int64_t)value * multiplier, shift);
 }
 #endif
 
@@ -160,6 +163,7 @@ static int by_cmsis(const distiq_layer *l, const int8_t *in, void *out) {
 #define DISTIQ_BY_CMSIS(layer, in, out)
 #endif
 
+/* kernel products: layer */
 /* Sums of products of one row with `outs` rows of weights, in blocks. The row is of int16: compilers find the
    multiply-add of pairs for such. */
 static void products(const distiq_layer *layer, int32_t first, int32_t outs, const int16_t *row, int32_t depth,
@@ -180,7 +184,7 @@ static void products(const distiq_layer *layer, int32_t first, int32_t outs, con
   }
 }
 
-/* kernel linear_s8: layer */
+/* kernel linear_s8: products */
 #ifdef __AVX2__
 /* Sums of products of two rows with four rows of weights, which are widened once for both; depth is at least 16. */
 static inline void eight_sums(const int8_t *a, const int8_t *b, const int8_t *weights, int32_t depth, int32_t *sums_a,
@@ -207,6 +211,7 @@ static inline void eight_sums(const int8_t *a, const int8_t *b, const int8_t *we
 static void two_products(const distiq_layer *layer, const int8_t *a, int8_t *out_a, int8_t *out_b) {
   int32_t sums_a[DISTIQ_BLOCK], sums_b[DISTIQ_BLOCK], depth = layer->channels, outs = layer->out_channels;
   const int8_t *b = a + depth;
+  if (depth < 16) return; /* never; without it GCC warns of loads in front of short rows */
   for (int32_t start = 0; start < outs; start += DISTIQ_BLOCK) {
     int32_t count = outs - start < DISTIQ_BLOCK ? outs - start : DISTIQ_BLOCK, i = 0, fours = count / 4 * 4;
     const int8_t *weights = layer->weights + (size_t)start * depth;
@@ -239,7 +244,7 @@ static void linear_s8(const distiq_layer *layer, const int8_t *in, int16_t *wide
   }
 }
 
-/* kernel conv_s8: layer */
+/* kernel conv_s8: products */
 static void conv_s8(const distiq_layer *layer, const int8_t *in, int16_t *patch, void *out) {
   int32_t depth = layer->channels / layer->groups, outs = layer->out_channels / layer->groups;
   size_t bytes = layer->gives_float ? sizeof(float) : 1;
@@ -459,8 +464,8 @@ typedef struct {
 /* kernel average_s8: pool */
 static inline int8_t average_of(const distiq_pool *p, int32_t sum, int32_t divisor) {
 #ifdef DISTIQ_Q31
-  int32_t value = rescaled(sum, p->multiplier, p->shift);
-  (void)divisor;
+  int64_t product = (int64_t)sum * p->multiplier; /* which holds a divisor that all windows share */
+  int32_t value = shifted(p->divisor ? product : product / divisor, p->shift);
 #else
   int32_t value = rounded((float)sum / (float)divisor * p->rescale);
 #endif

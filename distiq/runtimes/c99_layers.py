@@ -101,7 +101,11 @@ def operation_name(node: fx.Node) -> str:
 
 
 def limits(clamp: fx.Node) -> tuple[float, float]:
-    """The lower and the upper limit of a clamp."""
+    """The lower and the upper limit of a clamp.
+
+    Raises:
+        UserError: one is a tensor.
+    """
     name = operation_name(clamp)
     if name in ("relu", "relu6"):
         return 0.0, 6.0 if name == "relu6" else math.inf
@@ -109,6 +113,8 @@ def limits(clamp: fx.Node) -> tuple[float, float]:
     high: Any
     low, high = (*clamp.args[1:], None, None)[:2] if name != "hardtanh" else (*clamp.args[1:], -1.0, 1.0)[:2]
     low, high = clamp.kwargs.get("min", low), clamp.kwargs.get("max", high)
+    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+        raise UserError(f"C99: {clamp.name} has a tensor as its limit; there is a kernel for numbers alone")
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
 
 

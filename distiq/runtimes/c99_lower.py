@@ -197,7 +197,12 @@ class Lowering:
             case _ if name in BINARY and _is_pair(arguments):
                 return self.fused(into, binary(program, name, arguments, into))
             case _ if name in CLAMPS | UNARY.keys() or name in BINARY:
-                if is_integer and into is not None and value.kind == into.kind == "int8":
+                if (
+                    is_integer
+                    and into is not None
+                    and value.kind == into.kind == "int8"
+                    and _is_of_one(arguments, named)
+                ):
                     function = _function(node, named, arguments)
                     return self.fused(into, table(program, value, function, into.affine, into.low, into.high))
                 if is_integer and into is not None and name in CLAMPS and into.last is node:
@@ -284,6 +289,11 @@ def _values(arguments: Any) -> list[Value]:
 
 def _is_pair(arguments: tuple[Any, ...]) -> bool:
     return sum(isinstance(one, Value) for one in arguments[:2]) == 2
+
+
+def _is_of_one(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether no constant beside a value differs from place to place."""
+    return all(one.numel() == 1 for one in (*arguments, *named.values()) if isinstance(one, Tensor))
 
 
 def _function(node: fx.Node, named: dict[str, Any], arguments: tuple[Any, ...]) -> Callable[[Tensor], Tensor]:

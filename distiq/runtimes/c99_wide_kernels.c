@@ -227,8 +227,9 @@ static void fill_s16(const distiq_fill *one, int16_t *out) {
 /* kernel average_s16: pool wide */
 static inline int16_t wide_average(const distiq_pool *p, int64_t sum, int32_t divisor) {
 #ifdef DISTIQ_Q31
-  int32_t value = wide_rescaled(sum, p->multiplier, p->shift);
-  (void)divisor;
+  int32_t shift = p->shift; /* the multiplier holds a divisor that all windows share; else 16 bits of a fraction stay */
+  if (!p->divisor) sum = sum * 65536 / divisor, shift += 16;
+  int32_t value = wide_rescaled(sum, p->multiplier, shift);
 #else
   int32_t value = wide_rounded((float)sum / (float)divisor * p->rescale);
 #endif

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distiq.errors import UserError
 from distiq.numerics import sqnr_db
 from distiq.quantization import moments, streaming
-from distiq.quantization.fake_quantize import LARGEST_BIAS
+from distiq.quantization.fake_quantize import LARGEST_BIAS, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
 from distiq.quantization.moments import Moments
 from distiq.quantization.quantize import QuantizedModel, quantize, restore
@@ -187,6 +188,25 @@ def test_a_network_comes_nearer_to_its_float(network: nn.Module, images: Tensor,
     assert gain > (3.0 if bits < 8 else 0.0)
     state = {name: value for name, value in rounded.state_dict().items() if name.endswith(".scale") and value.ndim == 1}
     assert len(state) == weighted(rounded)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_single_sample_is_enough(scale: float):
+    """Its float output is met; nothing is known of the directions in which samples differ."""
+    network = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5)).eval()
+    sample = scale * torch.randn(1, 20)
+    quantized = quantize(network, sample, Scheme(weight_bits=4, rounding="gptq"))
+    assert sqnr_db(network(sample), quantized(sample)) > 30
+    for module in quantized.modules():
+        if isinstance(module, PerChannelWeightFakeQuantize):
+            assert module.scale.max() < 0.5  # weights are below 0.25, and 7 is the largest integer
+
+
+def test_values_whose_squares_float32_does_not_hold_are_refused():
+    samples = 1e20 * torch.randn(8, 4)
+    with pytest.raises(UserError, match=r"float32 does not hold the squares of some: scale the inputs"):
+        quantize(nn.Linear(4, 2).eval(), samples, Scheme(rounding="gptq"))
 
 
 def test_the_float_network_is_not_changed(resnet: nn.Module, images: Tensor):

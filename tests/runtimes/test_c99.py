@@ -2,6 +2,7 @@
 
 import math
 import re
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,6 +72,87 @@ def test_work_is_counted_by_hand(tmp_path: Path):
     counted = work(path, [(1, 12, 12)])
     assert counted is not None
     assert (counted.macs, counted.is_int8) == (144 * 4 * 9 + 4 * 144 * 3, True)
+
+
+class Pooled(nn.Module):
+    """What gives 1 wherever the input is 1: identities, and averages of windows that reach beyond the map."""
+
+    def __init__(self, **how: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1, bias=False)
+        self.pool = nn.AvgPool2d(3, 2, **how)
+        for layer in (self.first, self.last):
+            nn.init.ones_(layer.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.pool(self.first(images)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("how", [{"padding": 1, "count_include_pad": False}, {"ceil_mode": True}], ids=str)
+def test_an_average_divides_by_the_places_inside(how: dict, bits: int, tmp_path: Path):
+    ones = torch.ones(4, 1, 12, 12)
+    path = export(quantize(Pooled(**how).eval(), ones, Scheme(activation_bits=bits)), tmp_path / "m.c", ones[:2])
+    for options in ({}, {"define": "DISTIQ_Q31"}):
+        pooled = load(path, 1, options)(ones)
+        torch.testing.assert_close(pooled, torch.ones(4, 1, 6, 6), rtol=0, atol=1e-4)
+
+
+class Shifted(nn.Module):
+    """Adds 0 to one channel and 1 to the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False)
+        for layer in (self.first, self.last):
+            layer.weight.data = torch.eye(2).view(2, 2, 1, 1)
+        self.register_buffer("shift", torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(images) + self.shift))
+
+
+@torch.no_grad()
+def test_a_constant_may_differ_from_channel_to_channel(tmp_path: Path):
+    inputs = torch.rand(16, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    path = export(quantize(Shifted().eval(), inputs), tmp_path / "m.c", inputs[:2])
+    expected = inputs + torch.tensor([0.0, 1.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(load(path)(inputs), expected, rtol=0, atol=0.02)  # five steps of 1 / 255
+
+
+@pytest.mark.parametrize("macros", [(), ("-DDISTIQ_Q31",), ("-O2", "-march=native")], ids=str)
+@pytest.mark.parametrize("only_depthwise", [False, True], ids=["pooled", "depthwise"])
+@pytest.mark.parametrize("wide", [(), ("0",)], ids=["int8", "int16"])
+def test_compilers_warn_of_nothing(
+    wide: tuple[str, ...], only_depthwise: bool, macros: tuple[str, ...], tmp_path: Path
+):
+    """Of a linear layer of fewer inputs than a register holds, and of a depthwise layer that is int8's only one."""
+    pooled = nn.Conv1d(4, 12, 5), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(12, 5)
+    layers = (nn.Conv1d(4, 4, 3, groups=4),) if only_depthwise else pooled
+    inputs, path = torch.randn(8, 4, 40), tmp_path / "m.c"
+    export(quantize(nn.Sequential(*layers).eval(), inputs, Scheme(wide_modules=wide)), path, inputs[:2])
+    flags = "-Wall", "-Wextra", "-pedantic", "-std=c99", "-Werror", *macros
+    compiled = subprocess.run([runner.compiler(), *flags, "-c", path, "-o", tmp_path / "m.o"], capture_output=True)
+    assert compiled.returncode == 0, compiled.stderr.decode()
+
+
+class Limited(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.register_buffer("most", torch.tensor([0.5, 1.0]).view(1, 2, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(torch.clamp(self.first(images), max=self.most))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_limit_that_is_a_tensor_is_refused(bits: int, tmp_path: Path):
+    inputs = torch.randn(16, 2, 6, 6)
+    quantized = quantize(Limited().eval(), inputs, Scheme(activation_bits=bits))
+    with pytest.raises(UserError, match="clamp has a tensor as its limit; there is a kernel for numbers alone"):
+        export(quantized, tmp_path / "m.c", inputs[:2])
 
 
 # The arena ------------------------------------------------------------------------------------------------------------
