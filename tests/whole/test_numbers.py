@@ -200,5 +200,5 @@ def test_what_classes_alone_have_is_refused(folder: Path, change: str, said: str
 
 
 def test_an_ablation_counts_right_answers(folder: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="distiq ablate compares shares of correct predictions"):
+    with pytest.raises(UserError, match="distiq ablate compares what is counted of each sample"):
         ablate(load_recipe(folder / "stars.toml"), run=tmp_path / "run")
