@@ -39,6 +39,12 @@ def network(kind: str) -> nn.Module:
         case "distilbert":
             config = transformers.DistilBertConfig(vocab_size=TOKENS, dim=64, n_layers=2, n_heads=4, hidden_dim=128)
             return transformers.DistilBertForSequenceClassification(config)
+        case "roberta":  # whose first position is behind that of the padding
+            config = transformers.RobertaConfig(vocab_size=TOKENS, max_position_embeddings=66, pad_token_id=0, **SMALL)
+            return transformers.RobertaForSequenceClassification(config)
+        case "mpnet":
+            config = transformers.MPNetConfig(vocab_size=TOKENS, max_position_embeddings=66, pad_token_id=0, **SMALL)
+            return transformers.MPNetForSequenceClassification(config)
     config = transformers.Wav2Vec2Config(
         vocab_size=32, conv_dim=(32, 32), conv_stride=(5, 4), conv_kernel=(10, 8), num_feat_extract_layers=2,
         num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, **SMALL,
@@ -63,7 +69,7 @@ def distiq(source: Path, data: Path, folder: Path) -> OwnFileRecord:
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
-@pytest.mark.parametrize("kind", ["bert", "distilbert", "wav2vec2"])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "mpnet", "wav2vec2"])
 def test_files_of_transformers(kind: str, dynamo: bool, tmp_path: Path):
     arrays = samples(kind)
     np.savez(tmp_path / "data.npz", **arrays)
