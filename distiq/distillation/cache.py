@@ -24,7 +24,7 @@ from distiq.recipe.distil import CacheSettings
 from distiq.tasks.choose import task_of
 from distiq.training import processes
 from distiq.training.batches import Batch, Batches
-from distiq.training.padding import TRIED, takes_any_length, without_padding
+from distiq.training.padding import EXACT, TRIED, takes_any_length, without_padding
 
 CHUNK = 512
 Rows = dict[str, Tensor]
@@ -170,7 +170,7 @@ class CachedTeacher:
             return self.live(batch._replace(inputs=inputs, mask=text.attention_mask(inputs))).logits
 
         first = self.batches.batch(number, order[:TRIED]).to(device)
-        if not takes_any_length(partial(logits, first), text, first.inputs):
+        if not takes_any_length(partial(logits, first), text, first.inputs, EXACT):
             return self.live
         return lambda batch: Knowledge(without_padding(partial(logits, batch), text, batch.inputs))
 

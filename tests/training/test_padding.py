@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distiq.data.text import Text
-from distiq.training.padding import takes_any_length, without_padding
+from distiq.training.padding import ALIKE, EXACT, takes_any_length, without_padding
 
 TEXT = Text((6,), 10)
 TOKENS = torch.tensor([[5, 6, 0, 0, 0, 0], [5, 7, 8, 0, 0, 0]])
@@ -31,6 +31,15 @@ def test_tags_without_padding_are_those_with_it():
 )
 def test_padding_is_left_out_where_it_changes_nothing(predict, expected: bool):
     assert takes_any_length(predict, TEXT, TOKENS) is expected
+
+
+@pytest.mark.parametrize(("alike", "expected"), [(ALIKE, True), (EXACT, False)])
+def test_a_float_network_may_differ_by_no_more_than_sums_do(alike: float, expected: bool):
+    def nearly(tokens):
+        """Each token of padding adds a thousandth of the largest output."""
+        return 8 + 0.008 * (tokens == 0).sum(1, keepdim=True).float()
+
+    assert takes_any_length(nearly, TEXT, TOKENS, alike) is expected
 
 
 def test_texts_without_padding_are_left_as_they_are():
