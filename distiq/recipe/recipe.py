@@ -9,7 +9,7 @@ import json
 import re
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from distiq.recipe.budget import Budget
 from distiq.recipe.data import (
@@ -86,6 +86,31 @@ class Recipe(Part):
         """The recipe's networks by role: teacher, assistants.0 and so on, student."""
         between = {f"assistants.{number}": assistant for number, assistant in enumerate(self.assistants)}
         return {"teacher": self.teacher, **between, "student": self.student}
+
+    @property
+    def teacher_views(self) -> ViewSettings:
+        """What a teacher is trained on here: new views in every epoch, and texts unchanged, since a label may not hold
+        for an altered one, except where `teacher.views` says otherwise."""
+        merged = self.views.model_dump() | {"distinct": 0, "text": {}}
+        for key, value in self.teacher.views.items():
+            merged[key] = merged[key] | value if isinstance(value, dict) and key in merged else value
+        return ViewSettings.model_validate_json(json.dumps(merged))
+
+    @model_validator(mode="after")
+    def _the_teacher_has_its_views(self) -> Self:
+        settings = self.teacher
+        is_loaded = bool(settings.weights or settings.model.endswith(".onnx")) and not settings.finetune
+        if settings.views and (settings.predict or is_loaded):
+            raise ValueError(
+                "teacher.views is for a teacher that is trained here; leave it out, or set finetune = true"
+            )
+        try:
+            self.teacher_views  # noqa: B018 (refuses what is no view)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(("teacher.views", *map(str, first["loc"])))
+            raise ValueError(f"{place}: {first['msg']}; [views] has the keys") from error
+        return self
 
     @model_validator(mode="after")
     def _mixed_images_have_no_label(self) -> Self:

@@ -105,6 +105,9 @@ class TeacherSettings(ModelSettings):
         " options) and returns it: array in, probabilities or logits out",
     )
     preprocessing: TeacherPreprocessing = Field(default_factory=TeacherPreprocessing)
+    views: dict[str, Any] = Field(
+        default_factory=dict, description="of its own training: what differs from [views], such as {mixup = 0.5}"
+    )
 
     @model_validator(mode="after")
     def _callable_is_finished(self) -> Self:

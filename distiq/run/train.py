@@ -19,7 +19,7 @@ from distiq.files import save_tensors, sha256_of_json
 from distiq.models.layout import make_contiguous
 from distiq.models.pretrained import revision_of
 from distiq.progress import Watch
-from distiq.recipe.data import TextViewSettings, ViewSettings
+from distiq.recipe.data import ViewSettings
 from distiq.recipe.distil import DistilSettings, QuantRegularizationSettings
 from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe
@@ -67,8 +67,7 @@ def train_teacher(ledger: Ledger, recipe: Recipe, data: Data, teacher: Network) 
     if teacher.is_given or teacher.is_predictor or (teacher.source and not recipe.teacher.finetune):
         make: partial[Trained] = partial(keep_weights, network=teacher)
         return _loaded(teacher, ledger.step("teacher", "taking the teacher as it is", Trained, make))
-    # Always new views, and texts unchanged: a label may not hold for an altered text.
-    views = changed(recipe.views, {"distinct": 0, "text": TextViewSettings()})
+    views = recipe.teacher_views
     make = partial(
         train,
         network=teacher,

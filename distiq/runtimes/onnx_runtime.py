@@ -16,6 +16,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from distiq.device import run as runner
 from distiq.errors import UserError
 from distiq.files import write_atomically
 from distiq.models.from_onnx import files_of_onnx
@@ -108,15 +109,11 @@ def load_onnx(path: Path, threads: int = 1, options: Mapping[str, str] = Mapping
     Raises:
         UserError: the file is missing or damaged.
     """
-    session = open_session(path, threads, options)
-    input_names, output_names = (
-        tuple(one.name for one in side) for side in (session.get_inputs(), session.get_outputs())
-    )
+    calls = runner.BoundCalls(open_session(path, threads, options))
 
     def predict(inputs: Tensors) -> Tensors:
-        arrays = [one.contiguous().numpy() for one in in_order(inputs, input_names, str(path))]
-        results = session.run(output_names, dict(zip(input_names, arrays, strict=True)))
-        return by_name([torch.from_numpy(one) for one in results], output_names)
+        arrays = [one.numpy() for one in in_order(inputs, calls.inputs, str(path))]
+        return by_name([torch.from_numpy(one) for one in calls(arrays)], calls.outputs)
 
     return predict
 

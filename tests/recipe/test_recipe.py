@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distiq.errors import UserError
-from distiq.recipe.data import WITHOUT_FOLDER
+from distiq.recipe.data import WITHOUT_FOLDER, AudioViewSettings, TextViewSettings
 from distiq.recipe.quantize import QuantizeSettings
 from distiq.recipe.read import load_recipe, parse_recipe
 from distiq.recipe.recipe import Recipe, describe, to_toml
@@ -209,6 +209,30 @@ def test_assistants_that_cannot_be_are_refused(tmp_path, text, message):
 
 def test_more_mixing_than_images_is_refused(tmp_path):
     assert "mixup + cutmix = 1.2 is more than every image" in refusal(tmp_path, "[views]\nmixup = 0.6\ncutmix = 0.6")
+
+
+def test_a_teacher_has_views_of_its_own():
+    views = {"distinct": 4, "shift": 1, "text": {"replace": 0.3}, "audio": {"noise": 0.5, "shift": 0.2}}
+    own = {"mixup": 0.5, "audio": {"noise": 0.1}}
+    recipe = Recipe.model_validate({"views": views, "teacher": {"views": own}})
+    kept = recipe.views.model_copy(update={"distinct": 0, "mixup": 0.5, "text": TextViewSettings()})
+    assert recipe.teacher_views == kept.model_copy(update={"audio": AudioViewSettings(noise=0.1, shift=0.2)})
+    assert Recipe.model_validate({"teacher": {"views": {"text": {"replace": 0.3}}}}).teacher_views.text.replace == 0.3
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("views = {mixup = 2}", "teacher.views.mixup: Input should be less than or equal to 1"),
+        ("views = {mix = 1}", "teacher.views.mix: Extra inputs are not permitted"),
+        ("views = {audio = {hiss = 1}}", "teacher.views.audio.hiss: "),
+        ("views = {mixup = 0.6, cutmix = 0.6}", "mixup + cutmix = 1.2 is more than every image"),
+        ('model = "net.onnx"\nviews = {shift = 1}', "teacher.views is for a teacher that is trained here"),
+    ],
+)
+def test_views_that_a_teacher_cannot_have_are_refused(tmp_path, teacher, said):
+    (tmp_path / "net.onnx").touch()
+    assert said in refusal(tmp_path, f"[teacher]\n{teacher}")
 
 
 def test_something_must_be_learned(tmp_path):

@@ -49,6 +49,23 @@ def test_a_teacher_that_was_trained_elsewhere_answers_as_there(tmp_path: Path):
     assert build_models(plain, samples, Silent()).teacher.key != teacher.key
 
 
+def test_a_teacher_is_trained_on_its_own_views(tmp_path: Path):
+    def weights(folder: str, views: dict, own: dict) -> dict[str, torch.Tensor]:
+        training = {"epochs": 1, "batch_size": 8, "precision": "float32"}
+        teacher = {"model": "plain", "options": {"layers": [[4, 2]]}, "training": training, "views": own}
+        recipe = Recipe(name="own", views=views, teacher=teacher)
+        with Ledger(tmp_path / folder) as ledger:
+            models = build_models(recipe, samples, Silent())
+            return train_teacher(ledger, recipe, samples, models.teacher).module.state_dict()
+
+    samples = data()
+    both, own, neither = (
+        weights(*case) for case in (("a", {"mixup": 0.9}, {}), ("b", {}, {"mixup": 0.9}), ("c", {}, {}))
+    )
+    assert all(torch.equal(both[name], own[name]) for name in both)
+    assert any(not torch.equal(own[name], neither[name]) for name in both)
+
+
 def texts() -> Data:
     tokens, labels = torch.randint(1, 12, (40, 6)), torch.arange(40) % 2
     return from_tensors((tokens[:30], labels[:30]), (tokens[30:], labels[30:]), None, 8, 8, modality="text")
