@@ -2,10 +2,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: run test check test-slow test-board bench docs clean
+.PHONY: run few_labels test check test-slow test-board bench docs clean
 
 run: .venv/ready
 	$(BIN)/distiq run fashion_mnist
+
+few_labels: .venv/ready
+	$(BIN)/distiq run few_labels
 
 # Two processes of one thread each: faster than one of two, since most networks here are tiny. What takes longest comes
 # first (tests/conftest.py).
