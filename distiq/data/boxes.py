@@ -120,25 +120,35 @@ def labels_of(images: Sequence[Annotated], names: Sequence[str], shape: Sequence
 BCCD_PARTS = ("train", "test", "val")
 
 
-def packaged_bccd(shape: tuple[int, ...]) -> Loaded:
+def packaged_bccd(shape: tuple[int, ...], validation: int = 87) -> Loaded:
     """Blood cells (BCCD, MIT): 205 training, 87 validation and 72 test images of 320 x 240 with boxes of three classes.
 
     Args:
         shape: (C, H, W) that they are letterboxed into.
+        validation: of the validation images, how many steer, at most; the others, drawn at random, are trained on.
     """
     root = importlib.resources.files("distiq.data") / "bccd"
     about = json.loads((root / "boxes.json").read_bytes())
-    splits, names = {}, {}
+    parts, notes = {part: list(about[part]) for part in BCCD_PARTS}, tuple[str, ...]()
+    if joining := max(0, len(parts["val"]) - validation):
+        order = torch.randperm(len(parts["val"]), generator=torch.Generator().manual_seed(0)).tolist()
+        parts["train"] += [parts["val"][place] for place in sorted(order[:joining])]
+        parts["val"] = [parts["val"][place] for place in sorted(order[joining:])]
+        notes = (f"{joining} of the set's {len(order)} validation images are trained on, {validation} steer",)
+    splits = {}
     with zipfile.ZipFile(io.BytesIO((root / "images.zip").read_bytes())) as archive:
-        for part in ("train", "test", "val"):
-            rows = [Annotated(Path(name), (240, 320), _boxes(boxes, about["classes"])) for name, boxes in about[part]]
-            images = torch.stack([_decoded(archive.read(name), shape) for name, _ in about[part]])
+        for part, content in parts.items():
+            rows = [Annotated(Path(name), (240, 320), _boxes(boxes, about["classes"])) for name, boxes in content]
+            images = torch.stack([_decoded(archive.read(name), shape) for name, _ in content])
             splits[part] = Split(InMemory(images), labels_of(rows, about["classes"], shape))
-            names[part] = tuple(name for name, _ in about[part])
     return Loaded(
-        tuple(about["classes"]), splits["train"], splits["test"], Images(tuple(shape), letterbox=True), (),
-        splits["val"], names=(names["train"], names["test"]),
+        tuple(about["classes"]), splits["train"], splits["test"], Images(tuple(shape), letterbox=True), notes,
+        splits["val"], names=(_names(parts["train"]), _names(parts["test"])),
     )  # fmt: skip
+
+
+def _names(content: Sequence[tuple[str, object]]) -> tuple[str, ...]:
+    return tuple(name for name, _ in content)
 
 
 def _boxes(rows: Sequence[Sequence[float]], names: Sequence[str]) -> tuple[Box, ...]:

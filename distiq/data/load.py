@@ -79,7 +79,7 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
             shape = (settings.channels, *settings.image_sides)
             return _grouped(masked_images(folder, shape, settings.void, validation, store), settings.group)
         case "bccd" if not settings.folder:
-            return packaged_bccd((settings.channels, *settings.image_sides))
+            return packaged_bccd((settings.channels, *settings.image_sides), int(settings.validation))
         case "boxes" | "bccd":
             loaded = boxed_images(folder, (settings.channels, *settings.image_sides), validation, store)
             return _grouped(loaded, settings.group)

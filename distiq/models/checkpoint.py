@@ -40,6 +40,8 @@ HARMLESS = [
 """Types beside weights that training scripts save and that run no code: their options, their best accuracy."""
 AVERAGES = {"ema", "swa", "averaged", "average"}
 """Parts of keys and of names under which training scripts keep moving averages."""
+LOADED = "loaded_names"
+"""The attribute of a network that names the tensors that a file filled."""
 DEPTH = 3
 MOST_PARTS = 8  # of a list or tuple that is looked into, such as (network, optimizer)
 SHOWN = 3
@@ -99,9 +101,9 @@ def load_weights(
     _check(fit, {name: value for name, value in own.items() if not name.startswith(drawn)}, head, path)
     taken = {name: value for name, value in fit.tensors.items() if name in own and name not in head}
     model.load_state_dict(taken, strict=False)
+    setattr(model, LOADED, tuple(taken))
     watch = watch or Silent()
     if drawn and (count := sum(name.startswith(drawn) and name not in taken for name in own)):
-        watch = watch or Silent()
         watch.note(f"{path.name}: weights of the encoder alone; {count} tensors behind it are drawn anew and trained")
     if said := _unwrapped(fit):
         watch.note(f"{path.name}: {said}")

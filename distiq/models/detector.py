@@ -22,7 +22,7 @@ class Detector(nn.Module):
         classes: number of classes.
         channels: channels of the image.
         encoder: "mobilenet", "resnet" or "efficientnet_lite0"; published weights fit the last one.
-        stem, stages: of the encoder; 0 and empty take its own.
+        stem, stages, blocks: of the encoder; 0 and empty take its own. See `pyramid.make_encoder`.
         width: channels of the heads.
         strides: of the maps that objects are looked for on.
         depth: layers of each head before its last one.
@@ -31,9 +31,6 @@ class Detector(nn.Module):
     (B, 4, H / 8, W / 8), from which softplus makes distances to the left, upper, right and lower side, in strides.
     """
 
-    new_parts = ("pyramid.laterals.", "pyramid.joints.", "class_heads.", "box_heads.")
-    """What weights of the encoder alone leave as it was drawn."""
-
     def __init__(
         self,
         classes: int,
@@ -41,12 +38,13 @@ class Detector(nn.Module):
         encoder: str = "mobilenet",
         stem: int = 0,
         stages: Sequence[Sequence[int]] = (),
+        blocks: int = 0,
         width: int = 48,
         strides: Sequence[int] = (8, 16),
         depth: int = 1,
     ) -> None:
         super().__init__()
-        self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages), width, min(strides))
+        self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages, blocks), width, min(strides))
         self.strides = tuple(strides)
         if strange := [stride for stride in strides if stride not in self.pyramid.strides]:
             raise ValueError(f"strides = {list(strides)}: the encoder has no map of stride {strange[0]}")
@@ -66,10 +64,15 @@ class Detector(nn.Module):
             outputs[f"boxes_{stride}"] = self.box_heads[str(stride)](maps[stride])
         return outputs
 
+    @property
+    def new_parts(self) -> tuple[str, ...]:
+        """What weights of the encoder alone leave as it was drawn."""
+        return *(f"pyramid.{part}" for part in self.pyramid.new_parts), "class_heads.", "box_heads."
+
     def published_names(self) -> dict[str, str]:
         """Of the encoder, where it has published weights."""
-        names: dict[str, str] = getattr(self.pyramid.encoder, "published_names", dict)()
-        return {published: f"pyramid.encoder.{name}" if name else "" for published, name in names.items()}
+        names = self.pyramid.published_names()
+        return {published: f"pyramid.{name}" if name else "" for published, name in names.items()}
 
 
 def _head(width: int, outputs: int, depth: int) -> nn.Sequential:

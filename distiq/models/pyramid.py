@@ -48,6 +48,13 @@ class Encoder(nn.Module):
         """By stride, those of its last map."""
         self._ends = {stride: number for number, stride in enumerate(strides)}
 
+    new_parts: tuple[str, ...] = ()
+    """What published weights leave as it was drawn."""
+
+    def published_names(self) -> dict[str, str]:
+        """Names of the tensors of published weights, and what they are called here; "" what has no place here."""
+        return {}
+
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         maps = [self.stem(images)]
         for block in self.blocks:
@@ -57,13 +64,17 @@ class Encoder(nn.Module):
 
 def mobilenet_encoder(channels: int = 3, stem: int = 16, stages: Sequence[Sequence[int]] = MOBILENET_STAGES) -> Encoder:
     """Inverted residuals, in rows of (expansion, channels, blocks, stride)."""
-    parts, inputs = [], stem
+    return Encoder(conv_bn(channels, stem, 3, 2, 1, nn.ReLU6()), stem, _inverted_residuals(stem, stages))
+
+
+def _inverted_residuals(inputs: int, stages: Sequence[Sequence[int]]) -> list[Part]:
+    parts = []
     for expansion, outputs, count, stride in stages:
         for number in range(count):
             own = stride if number == 0 else 1
             parts.append(Part(InvertedResidual(inputs, outputs, own, expansion, nn.ReLU6), outputs, own))
             inputs = outputs
-    return Encoder(conv_bn(channels, stem, 3, 2, 1, nn.ReLU6()), stem, parts)
+    return parts
 
 
 def resnet_encoder(channels: int = 3, stem: int = 24, stages: Sequence[Sequence[int]] = RESNET_STAGES) -> Encoder:
@@ -78,19 +89,29 @@ def resnet_encoder(channels: int = 3, stem: int = 24, stages: Sequence[Sequence[
 
 
 class LiteEncoder(Encoder):
-    """EfficientNet-Lite0 without what stands behind its blocks; published weights fit."""
+    """EfficientNet-Lite0 without what stands behind its blocks; published weights fit.
 
-    def __init__(self, channels: int = 3) -> None:
+    Args:
+        blocks: how many of its 16 blocks, from the first on; 0 takes all.
+        stages: of inverted residuals behind them, as those of `mobilenet_encoder`; no published weights are of these.
+    """
+
+    def __init__(self, channels: int = 3, blocks: int = 0, stages: Sequence[Sequence[int]] = ()) -> None:
         whole = efficientnet_lite0(1, channels)
-        blocks = [block for block in whole.blocks if isinstance(block, Block)]
-        parts = [Part(block, _channels(block), _stride(block)) for block in blocks]
+        published = [block for block in whole.blocks if isinstance(block, Block)]
+        if not 0 <= blocks <= len(published):
+            raise ValueError(f"blocks = {blocks}: EfficientNet-Lite0 has {len(published)}; take 1 to {len(published)}")
+        parts = [Part(block, _channels(block), _stride(block)) for block in published[: blocks or None]]
+        count = len(parts)
+        parts += _inverted_residuals(parts[-1].channels, stages)
         super().__init__(whole.stem, STEM, parts)
-        self._published = whole.published_names()
+        draw(self.blocks[count:])
+        self._names = whole.published_names()
+        self.new_parts = tuple(f"blocks.{number}." for number in range(count, len(parts)))
 
     def published_names(self) -> dict[str, str]:
-        """As `EfficientNetLite.published_names`; what only its classifier needs is called ""."""
-        own = self.state_dict()
-        return {published: name if name in own else "" for published, name in self._published.items()}
+        own = {name for name in self.state_dict() if not name.startswith(self.new_parts)}
+        return {published: name if name in own else "" for published, name in self._names.items()}
 
 
 def _channels(block: Block) -> int:
@@ -104,20 +125,23 @@ def _stride(block: Block) -> int:
 ENCODERS = {"mobilenet": mobilenet_encoder, "resnet": resnet_encoder, "efficientnet_lite0": LiteEncoder}
 
 
-def make_encoder(name: str, channels: int, stem: int, stages: Sequence[Sequence[int]]) -> Encoder:
+def make_encoder(name: str, channels: int, stem: int, stages: Sequence[Sequence[int]], blocks: int = 0) -> Encoder:
     """An encoder by name.
 
     Args:
-        stem, stages: of "mobilenet" and "resnet"; 0 and empty take their own.
+        stem, stages: 0 and empty take its own; of "efficientnet_lite0" the stages stand behind its own blocks.
+        blocks: of "efficientnet_lite0", how many of its own are taken; 0 takes all.
 
     Raises:
-        ValueError: there is no encoder of that name, or it takes no stages.
+        ValueError: there is no encoder of that name, or it has no such option.
     """
     if name not in ENCODERS:
         raise ValueError(f'encoder = "{name}" is unknown; take one of "{", ".join(ENCODERS)}"')
-    given = {**({"stem": stem} if stem else {}), **({"stages": stages} if stages else {})}
-    if given and name == "efficientnet_lite0":
-        raise ValueError(f'encoder = "{name}" has stem and stages of its own; leave both out')
+    given = {"stem": stem, "stages": stages, "blocks": blocks}
+    given = {option: value for option, value in given.items() if value}
+    strange = "stem" if name == "efficientnet_lite0" else "blocks"
+    if strange in given:
+        raise ValueError(f'encoder = "{name}" has no option "{strange}"; leave it out')
     return ENCODERS[name](channels, **given)  # type: ignore[operator]
 
 
@@ -139,6 +163,17 @@ class Pyramid(nn.Module):
         self.joints = nn.ModuleDict({str(s): separable(width, width) for s in strides})
         draw(self.laterals)
         draw(self.joints)
+
+    @property
+    def new_parts(self) -> tuple[str, ...]:
+        """What published weights of the encoder leave as it was drawn."""
+        return "laterals.", "joints.", *(f"encoder.{part}" for part in self.encoder.new_parts)
+
+    def published_names(self) -> dict[str, str]:
+        """As the encoder's."""
+        return {
+            published: f"encoder.{name}" if name else "" for published, name in self.encoder.published_names().items()
+        }
 
     def forward(self, images: Tensor) -> dict[int, Tensor]:
         maps = self.encoder(images)

@@ -18,16 +18,13 @@ class Segmenter(nn.Module):
         classes: number of classes.
         channels: channels of the image.
         encoder: "mobilenet", "resnet" or "efficientnet_lite0"; published weights fit the last one.
-        stem, stages: of the encoder; 0 and empty take its own.
+        stem, stages, blocks: of the encoder; 0 and empty take its own. See `pyramid.make_encoder`.
         width: channels of the decoder.
         stride: of the finest map that is decoded.
         depth: layers behind that map.
 
     Shapes: (B, channels, H, W) -> (B, classes, H, W) logits.
     """
-
-    new_parts = ("pyramid.laterals.", "pyramid.joints.", "head.", "classifier.")
-    """What weights of the encoder alone leave as it was drawn."""
 
     def __init__(
         self,
@@ -36,12 +33,13 @@ class Segmenter(nn.Module):
         encoder: str = "mobilenet",
         stem: int = 0,
         stages: Sequence[Sequence[int]] = (),
+        blocks: int = 0,
         width: int = 32,
         stride: int = 4,
         depth: int = 1,
     ) -> None:
         super().__init__()
-        self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages), width, stride)
+        self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages, blocks), width, stride)
         self.head = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
         self.classifier = nn.Conv2d(width, classes * stride**2, 1)
         self.stride = stride
@@ -53,7 +51,12 @@ class Segmenter(nn.Module):
         finest = self.pyramid(images)[self.stride]
         return F.pixel_shuffle(self.classifier(self.head(finest)), self.stride)[:, :, :height, :width]
 
+    @property
+    def new_parts(self) -> tuple[str, ...]:
+        """What weights of the encoder alone leave as it was drawn."""
+        return *(f"pyramid.{part}" for part in self.pyramid.new_parts), "head.", "classifier."
+
     def published_names(self) -> dict[str, str]:
         """Of the encoder, where it has published weights."""
-        names: dict[str, str] = getattr(self.pyramid.encoder, "published_names", dict)()
-        return {published: f"pyramid.encoder.{name}" if name else "" for published, name in names.items()}
+        names = self.pyramid.published_names()
+        return {published: f"pyramid.{name}" if name else "" for published, name in names.items()}

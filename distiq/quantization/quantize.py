@@ -15,6 +15,7 @@ from distiq.quantization.equalize import equalize_layers, migrate_outliers
 from distiq.quantization.fake_quantize import ActivationFakeQuantize, PerChannelWeightFakeQuantize, only_enabled
 from distiq.quantization.graph import bias_fake_quantizers, convert, export_graph, parameter_of, prepare
 from distiq.quantization.half import halve
+from distiq.quantization.integers import run_in_integers
 from distiq.quantization.reconstruction import reconstruct
 from distiq.quantization.rounding import correct_biases, round_weights
 from distiq.quantization.scheme import Scheme
@@ -48,6 +49,17 @@ class QuantizedModel(nn.Module):
             inputs += tuple(in_order(named, input_names[len(inputs) :], "the quantized network"))
         outputs = self.prepared(*inputs)
         return outputs if isinstance(outputs, Tensor) else by_name(outputs, output_names)
+
+    def in_integers(self, *inputs: Tensor) -> Any:
+        """As `forward`, by position and without gradients; layers of a static scheme add up integers, as kernels do.
+
+        That differs where a value lies in the middle between two steps: see `integers`.
+        """
+        if self.scheme.mode != "static":
+            with torch.no_grad():
+                return self(*inputs)
+        outputs = run_in_integers(self.prepared, *inputs)
+        return outputs if isinstance(outputs, Tensor) else by_name(outputs, self.prepared.meta[NAMES][1])
 
     def train(self, mode: bool = True) -> "QuantizedModel":
         """Sets the flag alone: batch norm is folded and dropout gone, so the graph is the same in both modes."""

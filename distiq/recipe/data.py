@@ -247,7 +247,8 @@ class DataSettings(Part):
     validation: int | str = Field(
         2000,
         description="training samples held out to steer by; or those of your own: a folder beside train/ and test/, a"
-        " file, a split of a hub, or of a manifest",
+        " file, a split of a hub, or of a manifest. The packaged bccd has 87 of its own: of them at most so many steer,"
+        " and the others are trained on",
     )
     calibration: int = Field(512, ge=1, description="training samples held out to calibrate quantization")
     image_size: int | tuple[int, int] = Field(

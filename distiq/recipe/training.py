@@ -21,6 +21,11 @@ class TrainingSettings(Part):
     batch_size: int = Field(128, ge=2, description="samples per step, over all processes")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description='"sgd" (Nesterov momentum) or "adamw"')
     learning_rate: float = Field(0.1, gt=0, description="its highest value, reached after the warm-up")
+    pretrained_rate: float = Field(
+        1.0,
+        gt=0,
+        description="learning rate of weights that were loaded from a file, as a share of that of newly drawn ones",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="sgd only")
     weight_decay: float = Field(5e-4, ge=0, description="not applied to biases and normalization")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with a rising learning rate, then cosine")

@@ -19,6 +19,7 @@ from distiq.distillation.quant_regularization import quant_regularization
 from distiq.errors import UserError
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
+from distiq.models.checkpoint import LOADED
 from distiq.progress import Watch
 from distiq.quantization.annotate import check_paths
 from distiq.quantization.graph import export_graph, prepare
@@ -98,6 +99,7 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
         distillations: the settings that the student is trained with.
     """
     for network in models.all:
+        _check_pretrained(network)
         check_output(network.module, task_of(data).form(data.train.labels[:2]), data.example, network.role)
         with torch.no_grad():
             outputs = task_of(data).read(network.module.eval()(data.example))
@@ -114,6 +116,15 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
             check_losses(student, models.teacher.module, settings, data)
     if models.kept:
         watch.note(_trimmed(data))
+
+
+def _check_pretrained(network: Network) -> None:
+    rate = network.settings.training.pretrained_rate
+    if rate != 1 and not any(getattr(module, LOADED, ()) for module in network.module.modules()):
+        raise UserError(
+            f"{network.role}.training: pretrained_rate = {rate:g} is for weights that are loaded from a file, and none"
+            f" are; name one in {network.role}.weights, or leave it out"
+        )
 
 
 def _say_probabilities(network: Network, data: Data, watch: Watch) -> None:

@@ -260,7 +260,7 @@ def _measured(
 ) -> QuantizedRecord:
     """Exports a quantized network and measures it simulated and deployed, against its own float network."""
     path = export_file(quantized, place.folder / conditions.model_file, data, conditions.export)
-    simulated = logits_of(quantized, data)
+    simulated = logits_of(quantized.in_integers, data)
     save_tensors(simulated, place.folder / SIMULATED)
     logits = file_logits(path, data, conditions)
     save_tensors(logits, place.folder / LOGITS)

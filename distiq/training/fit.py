@@ -185,7 +185,7 @@ class _Run:
     def learn(self, losses: Losses, rate: float) -> None:
         """One step of the optimizer, from the losses of a batch."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:

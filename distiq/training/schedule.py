@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distiq.models.checkpoint import LOADED
 from distiq.recipe.training import TrainingSettings
 
 
@@ -19,17 +20,35 @@ def learning_rate(settings: TrainingSettings, step: int, total: int) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; vectors (biases, normalization) are not decayed."""
+    """SGD with Nesterov momentum, or AdamW; vectors (biases, normalization) are not decayed.
+
+    A group's "share" is that of the learning rate: `pretrained_rate` for weights that were loaded; see `load_weights`.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    loaded = _loaded(model) if settings.pretrained_rate != 1 else set()
+    groups: list[dict[str, Any]] = []
+    for share, own in (
+        (1.0, [p for p in trained if p not in loaded]),
+        (settings.pretrained_rate, [p for p in trained if p in loaded]),
+    ):
+        for decay, is_decayed in ((settings.weight_decay, True), (0.0, False)):
+            params = [p for p in own if (p.ndim > 1) == is_decayed]
+            groups += [{"params": params, "weight_decay": decay, "share": share}] if own else []
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate)
     return torch.optim.SGD(
         groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
     )
+
+
+def _loaded(model: nn.Module) -> set[nn.Parameter]:
+    """The parameters whose values were loaded from a file of weights."""
+    return {
+        module.get_parameter(name)
+        for module in model.modules()
+        for name in getattr(module, LOADED, ())
+        if name in dict(module.named_parameters())
+    }
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:

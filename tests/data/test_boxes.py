@@ -76,6 +76,16 @@ def test_the_packed_blood_cells():
     assert torch.equal(packaged_bccd((3, 60, 80)).test.labels, loaded.test.labels)
 
 
+def test_validation_images_that_do_not_steer_are_trained_on():
+    whole, joined = packaged_bccd((3, 60, 80)), packaged_bccd((3, 60, 80), 27)
+    assert (len(joined.train), len(joined.validation), len(joined.test)) == (205 + 60, 27, 72)
+    images = {tuple(one.flatten()[::97].tolist()) for part in (joined.train, joined.validation) for one in part.inputs}
+    assert images == {
+        tuple(one.flatten()[::97].tolist()) for part in (whole.train, whole.validation) for one in part.inputs
+    }
+    assert joined.notes == ("60 of the set's 87 validation images are trained on, 27 steer",)
+
+
 def test_the_recipe_of_the_blood_cells_reads_a_folder_of_boxes_in_their_place(tmp_path: Path):
     draw_boxes(tmp_path)
     changes = [f'data.folder="{tmp_path}"', "data.image_size=[24,32]", "data.validation=2", "data.calibration=2"]

@@ -31,10 +31,23 @@ def test_published_names_of_a_classifier_are_left_out():
     assert names["_conv_stem.weight"] == "stem.0.weight" and names["_fc.weight"] == ""
 
 
+def test_published_weights_fit_the_first_blocks_and_none_of_the_stages_behind():
+    encoder = LiteEncoder(3, blocks=3, stages=((2, 30, 1, 2),))  # its own: one of 16 channels, two of 24
+    assert encoder.channels == {2: 16, 4: 24, 8: 30}
+    assert encoder.new_parts == ("blocks.3.",)
+    names = encoder.published_names()
+    assert names["_blocks.2._depthwise_conv.weight"] == "blocks.2.depthwise.0.weight"
+    assert names["_blocks.3._depthwise_conv.weight"] == ""
+
+
 def test_strange_encoders_are_refused():
     with pytest.raises(ValueError, match='"vgg" is unknown; take one of "mobilenet'):
         make_encoder("vgg", 3, 0, ())
-    with pytest.raises(ValueError, match="has stem and stages of its own"):
+    with pytest.raises(ValueError, match='efficientnet_lite0" has no option "stem"'):
         make_encoder("efficientnet_lite0", 3, 8, ())
+    with pytest.raises(ValueError, match='resnet" has no option "blocks"'):
+        make_encoder("resnet", 3, 8, ((8, 1, 2),), 2)
+    with pytest.raises(ValueError, match=r"blocks = 17: EfficientNet-Lite0 has 16"):
+        make_encoder("efficientnet_lite0", 3, 0, (), 17)
     with pytest.raises(ValueError, match=r"stride 32: the encoder's maps have the strides \[2, 4, 8\]"):
         Pyramid(make_encoder("resnet", 3, 8, ((8, 1, 2), (12, 1, 2))), 10, 32)

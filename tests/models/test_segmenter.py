@@ -41,6 +41,20 @@ def test_published_weights_fit_the_encoder_and_the_rest_is_trained(tmp_path):
         load_weights(network, tmp_path / "lite0.safetensors")
 
 
+def test_published_weights_fit_a_few_blocks_and_what_is_behind_them_stays_drawn(tmp_path):
+    whole = efficientnet_lite0(5)
+    names = {own: theirs for theirs, own in whole.published_names().items()}
+    save_file({names[name]: value for name, value in whole.state_dict().items()}, tmp_path / "lite0.safetensors")
+    network = Segmenter(3, encoder="efficientnet_lite0", blocks=3, stages=((1, 144, 1, 2),), width=8)
+    drawn = network.pyramid.encoder.blocks[3].depthwise[0].weight.clone()
+    load_weights(network, tmp_path / "lite0.safetensors", new_head=True)
+    own = network.state_dict()
+    assert torch.equal(
+        own["pyramid.encoder.blocks.2.project.0.weight"], whole.state_dict()["blocks.2.project.0.weight"]
+    )
+    assert torch.equal(own["pyramid.encoder.blocks.3.depthwise.0.weight"], drawn)
+
+
 def test_a_segmenter_of_transformers_by_its_config():
     pytest.importorskip("transformers")
     options = {

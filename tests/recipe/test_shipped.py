@@ -15,6 +15,7 @@ OF_USERS = {
     "stsb": "texts",
     "own_photos": "mine",
     "camvid": "mine",
+    "camvid_pretrained": "mine",
 }  # recipes whose data do not come with distiq
 
 

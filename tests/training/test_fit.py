@@ -126,6 +126,20 @@ def test_vectors_are_not_decayed(optimizer, kind, expected):
     assert {key: decayed[key] for key in expected} == expected
 
 
+def test_weights_that_were_loaded_learn_at_their_share_of_the_rate(batches):
+    """One step of plain descent: the change of a loaded layer is that share of what it would be."""
+    changes = []
+    for share in (1.0, 0.25):
+        objective = make_objective()
+        objective.network.loaded_names = ("0.weight", "of no parameter")
+        before = copy.deepcopy(objective.state_dict())
+        chosen = settings(epochs=1, batch_size=128, momentum=0.0, weight_decay=0.0, pretrained_rate=share)
+        fit(objective, Batches(batches.data, batches.views, 128, SEED), chosen, stage="s")
+        changes.append({name: value - before[name] for name, value in objective.named_parameters()})
+    torch.testing.assert_close(changes[1]["network.0.weight"], 0.25 * changes[0]["network.0.weight"])
+    torch.testing.assert_close(changes[1]["network.5.weight"], changes[0]["network.5.weight"])
+
+
 def test_sgd_without_momentum():
     group = make_optimizer(make_objective(), settings(momentum=0.0)).param_groups[0]
     assert (group["momentum"], group["nesterov"]) == (0.0, False)
