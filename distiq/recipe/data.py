@@ -196,6 +196,9 @@ class TranscriptSettings(Part):
     digits: int = Field(5, ge=1, description="digit_strings: digits of a string, at most")
     strings: int = Field(2400, ge=1, description="digit_strings: how many to train on, with those held out")
     test_strings: int = Field(500, ge=1, description="digit_strings: how many to test on")
+    synthetic: int = Field(
+        0, ge=0, description="digit_strings: how many more, of the packaged synthetic voices, to train on"
+    )
 
 
 class PairSettings(Part):
@@ -243,6 +246,11 @@ class DataSettings(Part):
         "",
         description="a folder of images or clips, or a file with a text in each line, without labels: they join the"
         " training samples, and the teacher alone says what they are",
+    )
+    further: str = Field(
+        "",
+        description="audio, transcripts: a folder of clips to train on alone, such as synthetic voices: a folder per"
+        " class, or clips with texts laid out as those of a training part; none is held out or measured on",
     )
     validation: int | str = Field(
         2000,
@@ -300,6 +308,14 @@ class DataSettings(Part):
             raise ValueError(f'group = "{self.group}" is no regular expression ({error})') from error
         if self.group and self.source not in ("masks", "boxes", "bccd"):
             raise ValueError(f'group is for source = "masks" and "boxes"; of "{self.source}" leave it out')
+        return self
+
+    @model_validator(mode="after")
+    def _further_clips_are_of_folders(self) -> Self:
+        if self.further and self.source not in ("audio", "transcripts"):
+            raise ValueError(
+                f'further = "{self.further}" is for source = "audio" and "transcripts"; of "{self.source}" leave it out'
+            )
         return self
 
     @model_validator(mode="after")
