@@ -245,6 +245,21 @@ def audio_manifest(folder: Path, settings: AudioSettings, validation: str = "") 
     return _read(listed, sorted_classes(row.label for row in listed), settings, manifest.parent, validation)
 
 
+def with_further(loaded: Loaded, folder: Path, settings: AudioSettings) -> Loaded:
+    """The clips with those of a folder with a folder per class, which are trained on alone.
+
+    Raises:
+        UserError: it has other classes, one is empty, or a file does not decode.
+    """
+    if not folder.is_dir():
+        raise UserError(f"data.further: no such folder: {folder}; correct the path, or leave it out")
+    files, fit = find_files(folder, loaded.classes, CLIP_SUFFIXES, "clips"), _Fitting(settings)
+    inputs = torch.stack([fit(read_sound(file), str(file)) for file in files.files])
+    said = (f"{folder}: {len(inputs):,} further clips are trained on alone", *left_out(folder, files, "clips"))
+    further = in_memory(inputs, torch.tensor(files.labels))
+    return loaded._replace(further=further, notes=(*loaded.notes, *said, *fit.notes()))
+
+
 def _speaker(row: dict[str, str | None]) -> str:
     """Who is heard in a clip of a manifest; empty where nobody says."""
     name = nfc(row.get("speaker") or "").strip()

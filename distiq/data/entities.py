@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distiq.data.conll import OUTSIDE
 from distiq.data.labels import UNLABELLED
-from distiq.data.part_file import part_file
+from distiq.data.part_file import HELD_SHARE, part_files
 from distiq.data.samples import Loaded, Split, in_memory
 from distiq.data.tagged import SHOWN, Sentence, Tagged, read_tagged, with_columns
 from distiq.data.text import Text
@@ -38,13 +38,13 @@ def entities(settings: DataSettings) -> Loaded:
     """
     own, of_text = settings.entities, settings.text
     folder = Path(settings.folder) if settings.folder else PACKAGED
-    paths = [part_file(folder, own.train, "train", "data.entities.train")]
-    paths.append(part_file(folder, own.test, "test", "data.entities.test"))
-    if settings.validation_part:
-        paths.append(part_file(folder, settings.validation_part, "validation", "data.validation"))
-    own, notes_of_columns = with_columns(paths[0], own)
+    found = part_files(folder, own.train, own.test, settings.validation_part, "data.entities")
+    paths = [path for path in found[:3] if path is not None]
+    own, notes_of_columns = with_columns(found.train, own)
     parts = [read_tagged(path, own) for path in paths]
     files = [path.name for path in paths]
+    if found.holds_out:
+        parts, files = _held_out(parts), [*files, found.train.name]
     if of_text.tokenizer:
         tokenizer = load_tokenizer(of_text.tokenizer)
     else:
@@ -52,13 +52,26 @@ def entities(settings: DataSettings) -> Loaded:
     encoder = TextEncoder(tokenizer, of_text.length)
     tags = tag_names([sentence for part in parts for sentence in part.sentences])
     splits: list[Split] = []
-    notes = [*notes_of_columns, *_unseen(parts, files)]
+    notes = [*found.notes, *notes_of_columns, *_unseen(parts, files)]
     for file, part in zip(files, parts, strict=True):
         aligned = align(part.sentences, encoder, tags, file)
         splits.append(in_memory(aligned.inputs, aligned.labels))
         notes += [*part.notes, *aligned.notes]
-    validation = splits[2] if settings.validation_part else None
+    validation = splits[2] if len(splits) > 2 else None
     return Loaded(tags, splits[0], splits[1], Text.of(encoder), tuple(notes), validation)
+
+
+def _held_out(parts: Sequence[Tagged]) -> list[Tagged]:
+    """Training and test sentences, and behind them those of the training that are held out, evenly spread."""
+    train, test = parts
+    is_held = [number % HELD_SHARE == HELD_SHARE // 2 for number in range(len(train.sentences))]
+    left, held = ([one for one, chosen in zip(train.sentences, is_held, strict=True) if chosen == part] for part in
+                  (False, True))  # fmt: skip
+    if not held:
+        raise UserError(
+            f"{len(train.sentences)} training sentences are too few to hold some out; give a validation file"
+        )
+    return [Tagged(left, train.notes), test, Tagged(held, ())]
 
 
 def tag_names(sentences: Sequence[Sentence]) -> tuple[str, ...]:

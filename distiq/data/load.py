@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from distiq.data.audio import audio_folder, audio_manifest, spoken_digits
+from distiq.data.audio import audio_folder, audio_manifest, spoken_digits, with_further
 from distiq.data.boxes import boxed_images, packaged_bccd
 from distiq.data.entities import entities
 from distiq.data.holdout import spread_over_labels
@@ -85,10 +85,10 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
             return _grouped(loaded, settings.group)
         case "spoken_digits":
             return spoken_digits(settings.audio)
-        case "audio" if settings.audio.manifest:
-            return audio_manifest(folder, settings.audio, validation)
         case "audio":
-            return audio_folder(folder, settings.audio, validation)
+            read = audio_manifest if settings.audio.manifest else audio_folder
+            loaded = read(folder, settings.audio, validation)
+            return with_further(loaded, Path(settings.further), settings.audio) if settings.further else loaded
         case "adult" | "table":
             return table(settings)
         case "text":

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from distiq.errors import UserError
 
@@ -19,7 +20,55 @@ FOLDERS = {
 }
 """What the folders of a part are called, such as COCO's val2017 and Roboflow's valid."""
 SHOWN = 8  # files that a message names
-NO_DATA = (".md", ".py", ".toml", ".sh", ".pdf", ".zip", ".gz", ".html", ".safetensors")
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst")
+NO_DATA = (".md", ".py", ".toml", ".sh", ".pdf", ".html", ".safetensors", *PACKED)
+HELD_SHARE = 10  # one of so many training samples is held out where a recipe names a file that is not there
+
+
+class Files(NamedTuple):
+    """The files of the parts; `validation` is None where a share of the training samples is held out to steer by, or
+    the recipe gives a number. `notes` say what stands in for a part that is missing."""
+
+    train: Path
+    test: Path
+    validation: Path | None
+    holds_out: bool
+    notes: tuple[str, ...]
+
+
+def part_files(folder: Path, train: str, test: str, validation: str, key: str) -> Files:
+    """The files of the parts of a folder. Where none is called test, that of validation is measured on; where none is
+    left to steer by, a tenth of the training samples does; both are said.
+
+    Args:
+        train, test, validation: as a recipe names them, see `part_file`; validation is empty where it gives a number.
+        key: what names the first two in a recipe, without their last word.
+
+    Raises:
+        UserError: as `part_file`.
+    """
+    learned = part_file(folder, train, "train", f"{key}.train")
+    steering = find_part(folder, "validation")
+    measures_validation = not test and not find_part(folder, "test") and len(steering) == 1
+    measured = steering[0] if measures_validation else part_file(folder, test, "test", f"{key}.test")
+    is_named = "." in validation or (folder / validation).is_file()
+    holds_out = bool(validation) and not is_named and (measures_validation or not steering)
+    own = part_file(folder, validation, "validation", "data.validation") if validation and not holds_out else None
+    if measures_validation and own == measured:
+        raise UserError(
+            f"{folder}: no file is called test, and data.validation names the only other one; give it a test file, or a"
+            " number in data.validation"
+        )
+    notes = []
+    if measures_validation:
+        notes.append(f"{folder}: no file is called test; {measured.name} is measured on")
+    if holds_out:
+        why = "no other one is left" if measures_validation else "no file is called validation"
+        notes.append(
+            f"{folder}: data.validation names a file, but {why}: one in {HELD_SHARE} training samples is held out to"
+            " steer by; data.validation = 500 holds out another number"
+        )
+    return Files(learned, measured, own, holds_out, tuple(notes))
 
 
 def part_names(part: str) -> tuple[str, ...]:
@@ -78,6 +127,9 @@ def find_part(folder: Path, part: str) -> list[Path]:
 
 def _advice(folder: Path, part: str, key: str) -> str:
     names = [file.name for file in _files(folder)]
+    packed = sorted(file.name for file in folder.glob("*") if file.suffix.lower() in PACKED)
+    if packed and not names:
+        return f"{', '.join(packed[:SHOWN])} {'is' if len(packed) == 1 else 'are'} packed: unpack with gunzip or unzip"
     holds = f"the folder holds {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}" if names else (
         "the folder holds no file")  # fmt: skip
     number = f", or hold some of the training texts out: {key} = 500" if part == "validation" else ""

@@ -183,6 +183,7 @@ class Loaded(NamedTuple):
         validation: samples to steer by, where the source has some of its own.
         groups: of each training sample, which belong together, such as by speaker; empty if unknown.
         names: of the training and of the test samples; empty where they have none.
+        further: samples to train on alone: none of them is held out.
     """
 
     classes: tuple[str, ...]
@@ -193,6 +194,7 @@ class Loaded(NamedTuple):
     validation: Split | None = None
     groups: tuple[str, ...] = ()
     names: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    further: Split | None = None
 
 
 class Encoded(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distiq.data.pair_columns import PairColumns, find_columns, read_named
-from distiq.data.part_file import part_file
+from distiq.data.part_file import HELD_SHARE, part_files
 from distiq.data.samples import Split, in_memory
 from distiq.data.splits import Data
 from distiq.data.text import Text
@@ -39,17 +39,18 @@ def sentences(settings: DataSettings, seed: int) -> Data:
         UserError: a file cannot be read, or a pair that is measured on has no score.
     """
     folder, own, of_text = Path(settings.folder), settings.pairs, settings.text
-    test_file = part_file(folder, own.test, "test", "data.pairs.test")
-    train_file = part_file(folder, own.train, "train", "data.pairs.train")
+    found = part_files(folder, own.train, own.test, settings.validation_part, "data.pairs")
+    train_file, test_file = found.train, found.test
     tested = _read(test_file, own)
     test = _scored(tested, test_file)
     train = learned_from = _read(train_file, own, tested.columns)
     steering_file, steering = train_file, train
-    if settings.validation_part:
-        steering_file = part_file(folder, settings.validation_part, "validation", "data.validation")
+    if found.validation:
+        steering_file = found.validation
         steering = _scored(_read(steering_file, own, tested.columns), steering_file)
     else:
-        train, steering = _held_out(train, int(settings.validation), seed, train_file)
+        count = len(train.first) // HELD_SHARE if found.holds_out else int(settings.validation)
+        train, steering = _held_out(train, count, seed, train_file)
     held = {*steering.first, *steering.second}
     texts = [text for text in dict.fromkeys([*train.first, *train.second]) if text.strip() and text not in held]
     if len(texts) < settings.calibration + 2:
@@ -61,7 +62,7 @@ def sentences(settings: DataSettings, seed: int) -> Data:
     encoder = TextEncoder(tokenizer, of_text.length)
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
     learned, calibrated = order[settings.calibration :], order[: settings.calibration]
-    notes = [*_said_of_columns(test_file, tested, own)]
+    notes = [*found.notes, *_said_of_columns(test_file, tested, own)]
     if learned_from.columns[:2] != tested.columns[:2]:
         notes += _said_of_columns(train_file, learned_from, own)
     if both := len({*texts} & {*test.first, *test.second}):
@@ -150,8 +151,8 @@ def _held_out(train: Pairs, count: int, seed: int, path: Path) -> tuple[Pairs, P
     with_score = (~train.scores.isnan()).nonzero().flatten()
     if len(with_score) < count:
         raise UserError(
-            f"{path}: {len(with_score)} pairs have a score, but data.validation = {count}; name a file of pairs with"
-            " scores in data.validation"
+            f"{path}: {len(with_score)} pairs have a score, but {count} are to be held out to steer by; name a file of"
+            " pairs with scores in data.validation"
         )
     drawn = with_score[torch.randperm(len(with_score), generator=torch.Generator().manual_seed(seed))[:count]]
     held = set(drawn.tolist())

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distiq.data.audio import Audio
@@ -16,6 +17,7 @@ from distiq.data.images import Images
 from distiq.data.labels import (
     NUMBER,
     SHARES,
+    SYMBOLS,
     UNLABELLED,
     Labels,
     Target,
@@ -192,12 +194,13 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
         held_out = hold_out(train.labels, held, calibration, seed)
     parts = Parts(*(train.take(part) for part in held_out))
     _refuse_lost_classes(source, classes, train, parts.train, noun)
+    learned = joined(parts.train, loaded.further) if loaded.further else parts.train
     own, calibrated, tested = (
         replace(part, labels=likeliest(part.labels))
         for part in (loaded.validation or parts.validation, parts.calibration, test)
     )
     data = Data(
-        source, tuple(classes), parts.train, own, calibrated, tested, preprocessing.fitted(parts.train.samples),
+        source, tuple(classes), learned, own, calibrated, tested, preprocessing.fitted(learned.samples),
         notes=(*loaded.notes, *_repetitions(loaded), *_said_of_shares(loaded)),
     )  # fmt: skip
     return _standardized(data) if data.labels.form is NUMBER else data
@@ -227,11 +230,11 @@ class Parts(NamedTuple):
 
 def _check_parts(source: str, loaded: Loaded) -> None:
     noun = NOUNS[loaded.preprocessing.modality]
-    parts = {"training": loaded.train, "test": loaded.test, "validation": loaded.validation}
+    parts = {"training": loaded.train, "test": loaded.test, "validation": loaded.validation, "further": loaded.further}
     for name, part in parts.items():
         if part is None:
             continue
-        varied = name != "validation"
+        varied = name in ("training", "test")
         check(part, loaded.preprocessing, loaded.classes, f"{source}: {name} set", varied)
         if not _alike(loaded.train.samples, part.samples):
             raise UserError(
@@ -259,6 +262,8 @@ def _repetitions(loaded: Loaded) -> tuple[str, ...]:
     said = [repeated(loaded.test, loaded.train, "test", noun, loaded.names[::-1])]
     if loaded.validation:
         said.append(repeated(loaded.validation, loaded.train, "validation", noun, ((), loaded.names[0])))
+    if loaded.further:
+        said.append(repeated(loaded.test, loaded.further, "test", noun, (loaded.names[1], ())))
     return tuple(sentence for sentence in said if sentence)
 
 
@@ -279,6 +284,15 @@ def _standardized(data: Data) -> Data:
         test=part(data.test),
         target=Target(float(mean), float(std)),
     )
+
+
+def joined(first: Split, second: Split) -> Split:
+    """The samples of `first` before those of `second`; sequences of symbols are as long as the longest of both."""
+    labels = [first.labels, second.labels]
+    if form_of(first.labels) is SYMBOLS:
+        longest = max(part.shape[1] for part in labels)
+        labels = [F.pad(part, (0, longest - part.shape[1]), value=UNLABELLED) for part in labels]
+    return Split(Joined(first.samples, second.samples), torch.cat(labels))
 
 
 def with_unlabelled(data: Data, inputs: Tensor | Samples) -> Data:

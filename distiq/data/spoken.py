@@ -68,6 +68,20 @@ def has_clips(folder: Path, audio: AudioSettings, part: str) -> bool:
         return False
 
 
+def further_lines(folder: Path) -> list[Spoken]:
+    """The clips of a folder that are trained on alone, laid out as those of a part.
+
+    Raises:
+        UserError: there are none, or a line lacks a text.
+    """
+    if not (lines := list(_of_folder(folder, folder)) if folder.is_dir() else []):
+        raise NoClips(
+            f"data.further: {folder} holds no clips with texts; it takes manifest.csv with path and text, metadata.csv,"
+            " .trans.txt files, Kaldi's text and wav.scp, or a .txt beside each clip"
+        )
+    return lines
+
+
 def _parted(lines: list[Spoken], held_out: Sequence[str], manifest: Path) -> list[Spoken]:
     """The lines with their parts: of held-out speakers "test", else what their column says."""
     lacking = next((line for line in lines if not (line.speaker if held_out else line.part)), None)

@@ -130,13 +130,23 @@ class TextEncoder:
                 _check_text(text, f"{where}: {which}text {row + 1}")
         inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
         self.bare()
-        lengths = [len(encoding.ids) for encoding in self.tokenizer.encode_batch(inputs)]
-        self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
-        width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
-        self.tokenizer.enable_padding(length=width, pad_id=self.pad, pad_token=self.pad_token)
-        numbers = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(inputs)], dtype=torch.int64)
+        rows = self._numbers(inputs)
+        lengths = [len(row) for row in rows]
+        if too_long := [place for place, length in enumerate(lengths) if length > self.length]:
+            self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
+            for place, row in zip(too_long, self._numbers([inputs[place] for place in too_long]), strict=True):
+                rows[place] = row
         self._rest()
+        width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
+        numbers = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64)
         return Encoded(numbers, tuple(self._notes(lengths, numbers, where)))
+
+    def _numbers(self, inputs: list[Any]) -> list[list[int]]:
+        """Token numbers of each text or pair; of one alone without the threads that share a batch."""
+        if len(inputs) == 1:
+            texts = inputs[0] if self.pair else inputs
+            return [self.tokenizer.encode(*texts).ids]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch(inputs)]
 
     def _notes(self, lengths: list[int], numbers: Tensor, where: str) -> list[str]:
         notes: list[str] = []

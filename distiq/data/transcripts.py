@@ -1,6 +1,7 @@
 """Clips with a text each, and strings of the packaged spoken digits."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from distiq.data.labels import UNLABELLED
 from distiq.data.part_file import measured_part
 from distiq.data.samples import Loaded, Split, in_memory
 from distiq.data.sound import read_sound, resampled
-from distiq.data.spoken import Spoken, has_clips, spoken_lines
-from distiq.data.strings import DIGIT_WORDS, digit_strings
+from distiq.data.spoken import Spoken, further_lines, has_clips, spoken_lines
+from distiq.data.strings import DIGIT_WORDS, digit_strings, synthetic_strings
 from distiq.errors import UserError
 from distiq.recipe.data import DataSettings, TranscriptSettings
 
@@ -37,7 +38,9 @@ def spoken_strings(settings: DataSettings, seed: int) -> Loaded:
         digit_strings(count, own.digits, audio.seconds, seed, part, audio.held_out)
         for count, part in ((own.strings, False), (own.test_strings, True))
     )
-    return Loaded((BLANK, *DIGIT_WORDS), train, test, Audio.of(audio))
+    further = synthetic_strings(own.synthetic, own.digits, audio.seconds, seed) if own.synthetic else None
+    said = (f"{own.synthetic:,} more strings, of synthetic voices, are trained on alone",) if further else ()
+    return Loaded((BLANK, *DIGIT_WORDS), train, test, Audio.of(audio), said, further=further)
 
 
 def transcripts(settings: DataSettings) -> Loaded:
@@ -63,11 +66,10 @@ def transcripts(settings: DataSettings) -> Loaded:
         of_part = [row for row in rows if row.part == part]
         if not of_part:
             raise UserError(f"{folder}: no clip is in the {part} part; it is needed")
-        texts = [_numbers(row, numbers, own) for row in of_part]
-        clips = [_clip(row, len(text), settings, changes) for row, text in zip(of_part, texts, strict=True)]
-        longest = max(len(text) for text in texts)
-        labels = [text + [UNLABELLED] * (longest - len(text)) for text in texts]
-        splits[part] = in_memory(torch.stack(clips), torch.tensor(labels, dtype=torch.int32))
+        splits[part] = _split(of_part, numbers, settings, changes)
+    further = further_lines(Path(settings.further)) if settings.further else []
+    if further:
+        said = (*said, f"{settings.further}: {len(further):,} further clips are trained on alone")
     notes = [*said, *(f"{count:,} clips {change}" for change, count in sorted(changes.items()))]
     if others := Counter(row.part for row in rows if row.part not in parts):
         named = ", ".join(f"{count:,} of {part}" for part, count in others.items())
@@ -79,7 +81,17 @@ def transcripts(settings: DataSettings) -> Loaded:
     return Loaded(
         (BLANK, *symbols), splits["train"], splits["test"], Audio.of(audio), tuple(notes),
         splits.get(settings.validation_part), speakers if any(speakers) else (),
+        further=_split(further, numbers, settings, changes) if further else None,
     )  # fmt: skip
+
+
+def _split(rows: Sequence[Spoken], numbers: dict[str, int], settings: DataSettings, changes: Counter[str]) -> Split:
+    """The clips with the numbers of their symbols; what was done to a clip is counted."""
+    texts = [_numbers(row, numbers, settings.transcripts) for row in rows]
+    clips = [_clip(row, len(text), settings, changes) for row, text in zip(rows, texts, strict=True)]
+    longest = max(len(text) for text in texts)
+    labels = [text + [UNLABELLED] * (longest - len(text)) for text in texts]
+    return in_memory(torch.stack(clips), torch.tensor(labels, dtype=torch.int32))
 
 
 def _symbols(text: str, own: TranscriptSettings) -> list[str]:

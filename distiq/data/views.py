@@ -240,8 +240,9 @@ class Views:
                 speed = torch.maximum(speed, (end - begin) / window)
                 shift = shift.clamp(-begin, (window - begin - (end - begin) / speed).floor())
             waves = moved(waves, shift, speed, begin)
-        if settings.gain_db:
-            waves = louder(waves, both_ways[:, 2] * settings.gain_db)
+        low, high = settings.gains_db
+        if low or high:
+            waves = louder(waves, (low + high) / 2 + both_ways[:, 2] * ((high - low) / 2))
         if settings.mask:
             length = (draws[:, 3] * settings.mask * window).round()
             waves = hushed(waves, (draws[:, 4] * (window - length)).round(), length)

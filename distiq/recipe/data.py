@@ -196,6 +196,9 @@ class TranscriptSettings(Part):
     digits: int = Field(5, ge=1, description="digit_strings: digits of a string, at most")
     strings: int = Field(2400, ge=1, description="digit_strings: how many to train on, with those held out")
     test_strings: int = Field(500, ge=1, description="digit_strings: how many to test on")
+    synthetic: int = Field(
+        0, ge=0, description="digit_strings: how many more, of the packaged synthetic voices, to train on"
+    )
 
 
 class PairSettings(Part):
@@ -243,6 +246,11 @@ class DataSettings(Part):
         "",
         description="a folder of images or clips, or a file with a text in each line, without labels: they join the"
         " training samples, and the teacher alone says what they are",
+    )
+    further: str = Field(
+        "",
+        description="audio, transcripts: a folder of clips to train on alone, such as synthetic voices: a folder per"
+        " class, or clips with texts laid out as those of a training part; none is held out or measured on",
     )
     validation: int | str = Field(
         2000,
@@ -304,6 +312,14 @@ class DataSettings(Part):
         return self
 
     @model_validator(mode="after")
+    def _further_clips_are_of_folders(self) -> Self:
+        if self.further and self.source not in ("audio", "transcripts"):
+            raise ValueError(
+                f'further = "{self.further}" is for source = "audio" and "transcripts"; of "{self.source}" leave it out'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _validation_is_a_number_or_a_place(self) -> Self:
         if isinstance(self.validation, int) and self.validation < 1:
             raise ValueError(f"validation = {self.validation}: hold out at least 1 training sample, or name a place")
@@ -362,10 +378,23 @@ class AudioViewSettings(Part):
     curve_db: float = Field(
         0.0, ge=0, description="as another microphone would hear it: low and high frequencies by up to so many decibels"
     )
-    gain_db: float = Field(6.0, ge=0, description="louder or quieter by up to so many decibels")
+    gain_db: float | tuple[float, float] = Field(
+        6.0, description="louder or quieter by up to so many decibels, or by what lies between two, such as [-20, 6]"
+    )
     noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
     snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
     mask: float = Field(0.0, ge=0, le=1, description="longest stretch of silence put over a clip, share of the window")
+
+    @property
+    def gains_db(self) -> tuple[float, float]:
+        """The lowest gain and the highest."""
+        return self.gain_db if isinstance(self.gain_db, tuple) else (-self.gain_db, self.gain_db)
+
+    @model_validator(mode="after")
+    def _gains_are_a_range(self) -> Self:
+        if self.gains_db[0] > self.gains_db[1]:
+            raise ValueError(f"gain_db = {self.gain_db}: give a number from 0 on, or the lowest gain and the highest")
+        return self
 
     @model_validator(mode="after")
     def _snr_is_a_range(self) -> Self:

@@ -93,7 +93,7 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
 def _locate_here(tree: dict[str, Any]) -> None:
     """Takes the paths of a shipped recipe relative to the current folder."""
     here, data = Path.cwd(), _table(tree, "data")
-    for key in ("folder", "unlabelled"):
+    for key in ("folder", "unlabelled", "further"):
         if isinstance(data.get(key), str) and data[key]:
             data[key] = str(here / data[key])
     networks = [(_table(tree, role), "weights") for role in ("teacher", "student")]
@@ -190,8 +190,9 @@ def _check_files(recipe: Recipe, path: Path) -> None:
         **{f"{role}.model": settings.model for role, settings in recipe.networks().items()},
     }
     sources |= {"teacher.predict": recipe.teacher.predict, "task": recipe.task, "search.space": recipe.search.space}
-    if recipe.data.unlabelled and not (folder / recipe.data.unlabelled).exists():
-        raise UserError(f"{path}: data.unlabelled: nothing at {folder / recipe.data.unlabelled}; {RELATIVE}")
+    for key in ("unlabelled", "further"):
+        if (place := getattr(recipe.data, key)) and not (folder / place).exists():
+            raise UserError(f"{path}: data.{key}: nothing at {folder / place}; {RELATIVE}")
     for key, source in sources.items():
         file = source.partition(":")[0]
         if file.endswith((".py", ".onnx")) and not (folder / file).is_file():
@@ -230,7 +231,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     named = {key: getattr(recipe.data.text, key) for key in ("tokenizer", "hub")}  # in a hub, or here
     text = changed(recipe.data.text, {key: absolute(name, is_local(name, folder)) for key, name in named.items()})
     source = absolute(recipe.data.source, ".py:" in recipe.data.source)
-    places = {key: absolute(getattr(recipe.data, key), True) for key in ("folder", "unlabelled")}
+    places = {key: absolute(getattr(recipe.data, key), True) for key in ("folder", "unlabelled", "further")}
     data = changed(recipe.data, {"text": text, "source": source, **places})
     search = changed(recipe.search, {"space": absolute(recipe.search.space, True)})
     networks = {

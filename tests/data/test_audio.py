@@ -389,3 +389,22 @@ def test_a_speaker_is_the_same_however_the_name_is_written(manifest):
     (folder / "list.csv").write_text("\n".join(["path,label,speaker", *rows]))
     loaded = audio_manifest(folder, listed(composed))
     assert (len(loaded.train), len(loaded.test)) == (4, 4)
+
+
+def test_further_clips_are_trained_on_alone(folder: Path, tmp_path: Path):
+    further = tmp_path / "further"
+    for name, hertz in (("high", 1900), ("low", 500)):
+        write(further / name / "a.wav", tone(hertz))
+    settings = DataSettings(
+        source="audio", folder=str(folder), audio=SETTINGS, validation=2, calibration=2, further=str(further)
+    )
+    data = load(settings, 0)
+    assert (len(data.train), len(data.validation), len(data.calibration), len(data.test)) == (8 + 2, 2, 2, 4)
+    assert data.train.labels[-2:].tolist() == [0, 1]
+    assert torch.equal(data.train.fetch(torch.tensor([8]))[0], torch.from_numpy(tone(1900)))
+    assert f"{further}: 2 further clips are trained on alone" in data.notes
+    write(further / "other" / "a.wav", tone(500))
+    with pytest.raises(UserError, match=r"further/ has \['high', 'low', 'other'\]; make them the same"):
+        load(settings, 0)
+    with pytest.raises(UserError, match=r"data\.further: no such folder"):
+        load(settings.model_copy(update={"further": str(tmp_path / "nowhere")}), 0)

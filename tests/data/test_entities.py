@@ -72,6 +72,18 @@ def test_splits_hold_the_same_kinds_of_sentences(tmp_path: Path):
     assert (len(has_name), int(has_name.sum())) == (10, 5)
 
 
+def test_without_a_validation_file_every_tenth_training_sentence_steers(tmp_path: Path):
+    (tmp_path / "train.txt").write_text("".join(f"w{number} O\nAnn B-PER\n\n" for number in range(40)))
+    (tmp_path / "test.txt").write_text("Ann B-PER\n\nin O\n\n")
+    settings = DataSettings(source="entities", folder=str(tmp_path), validation="dev", calibration=4)
+    data = load(settings, 0)
+    assert (len(data.train), len(data.validation), len(data.calibration), len(data.test)) == (32, 4, 4, 2)
+    assert "no file is called validation" in data.notes[0]
+    (tmp_path / "train.txt").write_text("w O\nAnn B-PER\n\nw O\n\n")
+    with pytest.raises(UserError, match="2 training sentences are too few to hold some out; give a validation file"):
+        load(settings, 0)
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the originals are not here")
 @pytest.mark.parametrize("part", ["train", "dev", "test"])
 def test_the_packaged_sentences_are_the_originals(part: str):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distiq.data.part_file import part_file
+from distiq.data.part_file import part_file, part_files
 from distiq.errors import UserError
 
 
@@ -37,3 +37,37 @@ def test_what_is_missing_or_twice_there_is_named(tmp_path: Path):
         UserError, match=r"dev\.csv: no such file; the folder holds train\.csv, train\.tsv: name one in"
     ):
         part_file(tmp_path, "dev.csv", "validation", "data.validation")
+
+
+def written(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).write_text("x")
+    return folder
+
+
+def test_without_a_validation_file_training_samples_are_held_out_and_that_is_said(tmp_path: Path):
+    found = part_files(written(tmp_path, "train.csv", "test.csv"), "", "", "dev", "data.pairs")
+    assert (found.train.name, found.test.name, found.validation, found.holds_out) == (
+        "train.csv",
+        "test.csv",
+        None,
+        True,
+    )
+    assert "no file is called validation: one in 10 training samples is held out to steer by" in found.notes[0]
+    assert part_files(tmp_path, "", "", "", "data.pairs")[2:] == (None, False, ()), "a recipe's number"
+
+
+def test_without_a_test_file_that_of_validation_is_measured_on_and_steers_nothing(tmp_path: Path):
+    found = part_files(written(tmp_path, "train.csv", "dev.csv"), "", "", "dev", "data.pairs")
+    assert (found.test.name, found.validation, found.holds_out) == ("dev.csv", None, True)
+    assert (
+        "no file is called test; dev.csv is measured on" in found.notes[0] and "no other one is left" in found.notes[1]
+    )
+    with pytest.raises(UserError, match=r"data\.validation names the only other one; give it a test file"):
+        part_files(tmp_path, "", "", "dev.csv", "data.pairs")
+
+
+def test_packed_files_are_named_with_what_to_do(tmp_path: Path):
+    written(tmp_path, "train.csv.gz", "test.csv.gz")
+    with pytest.raises(UserError, match=r"test\.csv\.gz, train\.csv\.gz are packed: unpack with gunzip"):
+        part_files(tmp_path, "", "", "dev", "data.pairs")

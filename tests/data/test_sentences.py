@@ -60,7 +60,7 @@ def test_texts_to_learn_from_may_stand_alone(tmp_path: Path):
         ("test.csv", "text,score\nred,1\n", "row 1 has no text beside it: the file has one column of texts alone"),
         ("test.csv", "text,other,score\na,b,1\nc,d,1\ne,f,1\n", "3 pairs with 1 scores rank nothing"),
         ("test.csv", "text,other,score\na,b,1\n,c,2\ne,f,3\n", 'row 2 has no text in the column "text"'),
-        (20, TEST, "8 pairs have a score, but data.validation = 20"),
+        (20, TEST, "8 pairs have a score, but 20 are to be held out"),
     ],
 )
 def test_pairs_without_scores_are_refused_where_scores_are_asked(tmp_path: Path, validation, test: str, message: str):
@@ -73,3 +73,12 @@ def test_columns_that_are_found_and_texts_that_repeat_are_said(tmp_path: Path):
     assert data.notes[0].startswith('test.csv: texts are read from "text" and "other", scores from "score"')
     assert data.notes[1].startswith("2 of the test texts are training texts, too")
     assert not made(tmp_path, first="text", second="other", score="score").notes
+
+
+def test_without_a_validation_file_a_tenth_of_the_scored_pairs_steers(tmp_path: Path):
+    rows = "".join(f"a film {number},the {number},{number}\n" for number in range(30))
+    data = made(tmp_path, "dev", train="text,other,score\n" + rows)
+    assert len(data.validation) == 2 * 3
+    assert "one in 10 training samples is held out to steer by" in data.notes[0]
+    with pytest.raises(UserError, match="0 pairs have a score, but 3 are to be held out"):
+        made(tmp_path, "dev", train="text\n" + "".join(f"film {number}\n" for number in range(30)))

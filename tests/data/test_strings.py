@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from distiq.data import strings
-from distiq.data.strings import digit_strings
+from distiq.data.strings import DIGIT_WORDS, digit_strings, mu_law, of_mu_law, synthetic_recordings, synthetic_strings
 
 
 def test_strings_hold_their_recordings_in_order(monkeypatch):
@@ -40,3 +40,21 @@ def test_held_out_speakers_are_heard_in_the_test_alone(monkeypatch):
         found = digit_strings(20, 3, 1.2, 0, test, ("lucas",))
         heard = {(int(value) - 1) % 300 // 50 for value in found.inputs.unique() if value}
         assert heard == {2} if test else 2 not in heard
+
+
+def test_the_mu_law_keeps_signs_and_loses_little():
+    samples = np.array([-32768, -3000, -40, -1, 0, 1, 40, 3000, 32767], np.int16)
+    back = of_mu_law(mu_law(samples)).astype(float)
+    assert np.all(np.abs(back - samples) <= 3 + np.abs(samples.astype(float)) * 0.025)
+    codes = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(mu_law(of_mu_law(codes)), codes)
+
+
+def test_synthetic_voices_say_the_ten_digits_each(monkeypatch):
+    clips = synthetic_recordings()
+    assert len(clips) % len(DIGIT_WORDS) == 0 and all(800 < len(clip) < 12000 for clip in clips)
+    monkeypatch.setattr(strings, "synthetic_recordings", lambda: [np.full(9, n + 1, np.int16) for n in range(40)])
+    found = synthetic_strings(20, 3, 1.5, 0)
+    for window, row in zip(found.inputs.numpy(), found.labels.tolist(), strict=True):
+        heard = [int(value) - 1 for value in window[np.insert(np.diff(window) != 0, 0, window[0] != 0)] if value]
+        assert [1 + number % 10 for number in heard] == [token for token in row if token != -1]

@@ -148,6 +148,22 @@ def test_texts_are_cut_and_padded_on_the_tokenizer_s_side(said_in: str, tokenize
     assert found.tolist() == [[2, 5, 6, 3]] and "it has 5" in notes[0]
 
 
+def test_the_bundle_s_runner_keeps_the_side_where_other_work_comes_between(tokenizer, tmp_path):
+    tokenizer.enable_truncation(9, direction="left")
+    file = tmp_path / "own.json"
+    file.write_text(tokenizer.to_str())
+    about = Text.of(TextEncoder(tokenizer, 4)).to_json()
+    first = runner.tokens("a fine film", about, file)[0]
+    assert runner.read_tokenizer(file).truncation is None
+    assert first.tolist() == runner.tokens("a fine film", about, file)[0].tolist() == [[2, 5, 6, 3]]
+
+
+def test_one_text_has_the_tokens_that_it_has_among_others(tokenizer):
+    encoder, texts = TextEncoder(tokenizer, 5), ["films", "a fine fine film", "a"]
+    together = encoder.encode(texts, "texts").inputs
+    assert torch.equal(torch.cat([encoder.encode([text], "text").inputs for text in texts]), together)
+
+
 def test_padding_behind_is_the_rule(tokenizer):
     assert not Text.of(TextEncoder(tokenizer, 5)).pads_left
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from distiq.data.labels import SYMBOLS
 from distiq.data.load import load
@@ -17,18 +18,24 @@ LINES = [f"{number}.wav,{text},{part}" for number, (text, part) in enumerate(
 )]  # fmt: skip
 
 
-def made(folder: Path, lines: list[str], seconds: float = 0.5, header: str = "path,text,split", **own) -> Data:
+def written(folder: Path, lines: list[str], seconds: float, header: str, value: int = 7) -> None:
     (folder / "manifest.csv").write_text("\n".join([header, *lines]))
     for line in lines:
         with wave.open(str(folder / line.partition(",")[0]), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(4000)
-            file.writeframes(np.full(round(seconds * 4000), 7, np.int16).tobytes())
+            file.writeframes(np.full(round(seconds * 4000), value, np.int16).tobytes())
+
+
+def made(
+    folder: Path, lines: list[str], seconds: float = 0.5, header: str = "path,text,split", further: str = "", **own
+) -> Data:
+    written(folder, lines, seconds, header)
     audio = AudioSettings(rate=4000, seconds=1.0, held_out=("ann",) if "split" not in header else ())
     settings = DataSettings(
         source="transcripts", folder=str(folder), validation=1, calibration=1, audio=audio,
-        transcripts=TranscriptSettings(**own),
+        transcripts=TranscriptSettings(**own), further=further,
     )  # fmt: skip
     return load(settings, 0)
 
@@ -90,3 +97,19 @@ def test_without_a_test_part_the_validation_part_is_measured_on(tmp_path: Path):
     lines = [line.replace("test", "dev").replace("dev", "val") for line in LINES]
     data = made(tmp_path, lines)
     assert len(data.test) == 2 and "the validation part is measured on" in data.notes[0]
+
+
+def test_further_clips_are_trained_on_alone(tmp_path: Path):
+    further = tmp_path / "voices"
+    further.mkdir()
+    written(further, ["a.wav,no yes no,", "b.wav,yes,"], 0.5, "path,text,split", value=9)
+    data = made(tmp_path, LINES, symbols="words", further=str(further))
+    assert (len(data.train), len(data.validation), len(data.calibration), len(data.test)) == (2 + 2, 1, 1, 2)
+    assert data.train.labels[-2:].tolist() == [[1, 2, 1], [2, -1, -1]] and data.train.labels.shape == (4, 3)
+    assert [int(clip.max()) for clip in data.train.fetch(torch.arange(4))] == [7, 7, 9, 9]
+    assert f"{further}: 2 further clips are trained on alone" in data.notes
+    written(further, ["a.wav,maybe,"], 0.5, "path,text,split")
+    with pytest.raises(UserError, match=r'manifest\.csv: line 2 holds "maybe", which the vocabulary of the training'):
+        made(tmp_path, LINES, symbols="words", further=str(further))
+    with pytest.raises(UserError, match=r"data\.further: .* holds no clips with texts"):
+        made(tmp_path, LINES, further=str(tmp_path / "nowhere"))

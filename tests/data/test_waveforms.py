@@ -23,7 +23,7 @@ EVERYTHING = {
 STILL = dict.fromkeys(EVERYTHING, 0.0)
 
 
-def views(**settings: float) -> Views:
+def views(**settings: float | tuple[float, float]) -> Views:
     return Views(ViewSettings(audio=AudioViewSettings(**settings)), seed=3)
 
 
@@ -156,3 +156,18 @@ def test_what_sounds_is_found():
 def test_a_range_that_begins_above_its_end_is_refused():
     with pytest.raises(UserError, match=r"views\.audio: snr_db = \[30\.0, 10\.0\] begins above its end"):
         parse_recipe({"views": {"audio": {"snr_db": [30.0, 10.0]}}})
+
+
+def test_gains_may_lie_between_two():
+    sounds, indices = torch.full((200, LENGTH), 1000.0), torch.arange(200)
+    heard = views(**STILL | {"gain_db": (-20.0, 6.0)}).heard(sounds, 0, indices, RATE)
+    gains = 20 * torch.log10(heard[:, 0] / 1000)
+    assert -20.001 <= float(gains.min()) < -18 and 4 < float(gains.max()) <= 6.001
+    one, two = (views(**STILL | {"gain_db": gain}).heard(sounds, 0, indices, RATE) for gain in (6.0, (-6.0, 6.0)))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("gain", [-3.0, (6.0, -20.0)])
+def test_gains_that_are_no_range_are_refused(gain):
+    with pytest.raises(ValueError, match="give a number from 0 on, or the lowest gain and the highest"):
+        AudioViewSettings(gain_db=gain)

@@ -261,6 +261,17 @@ def test_a_text_is_cut_into_the_tokens_of_distiq(text: str, encoder: TextEncoder
     assert np.array_equal(runner.prepared(text, about, tmp_path)[0], padded)
 
 
+def test_a_tokenizer_s_file_is_parsed_once_until_it_changes(encoder: TextEncoder, tmp_path: Path):
+    file = tmp_path / "tokenizer.json"
+    first = runner.read_tokenizer(file)
+    assert runner.read_tokenizer(file) is first
+    file.write_text(TextEncoder(train_tokenizer(["another text"], 40), 6).as_text(), encoding="utf-8")
+    assert runner.read_tokenizer(file).token_to_id("another") is not None
+    file.unlink()
+    with pytest.raises(runner.Refused, match=r"tokenizer\.json cannot be read"):
+        runner.read_tokenizer(file)
+
+
 def test_tokens_that_a_trimmed_model_does_not_know_are_said(encoder: TextEncoder, tmp_path: Path):
     about = Text.of(encoder).to_json()
     known = [number for number in range(about["vocabulary"]) if number != encoder.tokenizer.token_to_id("film")]

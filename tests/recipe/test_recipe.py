@@ -543,3 +543,16 @@ def test_the_code_that_a_recipe_runs_is_named():
 def test_a_packaged_set_that_would_not_read_a_folder_says_so(source: str, tmp_path: Path):
     message = refusal(tmp_path, f'data = {{source = "{source}", folder = "mine"}}')
     assert WITHOUT_FOLDER[source] in message and '"mine"' in message
+
+
+@pytest.mark.parametrize("key", ["unlabelled", "further"])
+def test_places_of_more_samples_are_the_recipe_s_and_must_be_there(key: str, tmp_path: Path):
+    text = f'data = {{source = "audio", folder = ".", {key} = "more"}}'
+    assert f"data.{key}: nothing at {tmp_path / 'more'}" in refusal(tmp_path, text)
+    (tmp_path / "more").mkdir()
+    assert getattr(load_recipe(write(tmp_path, text)).data, key) == str(tmp_path / "more")
+
+
+def test_further_samples_are_clips(tmp_path: Path):
+    message = refusal(tmp_path, 'data = {source = "folder", folder = ".", further = "more"}')
+    assert 'further = "more" is for source = "audio" and "transcripts"; of "folder" leave it out' in message
