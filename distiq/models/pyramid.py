@@ -7,7 +7,7 @@ operations on integers, and no two maps share a range.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -137,8 +137,8 @@ def make_encoder(name: str, channels: int, stem: int, stages: Sequence[Sequence[
     """
     if name not in ENCODERS:
         raise ValueError(f'encoder = "{name}" is unknown; take one of "{", ".join(ENCODERS)}"')
-    given = {"stem": stem, "stages": stages, "blocks": blocks}
-    given = {option: value for option, value in given.items() if value}
+    options: dict[str, Any] = {"stem": stem, "stages": stages, "blocks": blocks}
+    given = {option: value for option, value in options.items() if value}
     strange = "stem" if name == "efficientnet_lite0" else "blocks"
     if strange in given:
         raise ValueError(f'encoder = "{name}" has no option "{strange}"; leave it out')

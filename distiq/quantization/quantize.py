@@ -50,16 +50,17 @@ class QuantizedModel(nn.Module):
         outputs = self.prepared(*inputs)
         return outputs if isinstance(outputs, Tensor) else by_name(outputs, output_names)
 
-    def in_integers(self, *inputs: Tensor) -> Any:
-        """As `forward`, by position and without gradients; layers of a static scheme add up integers, as kernels do.
+    @torch.no_grad()
+    def in_integers(self, inputs: Tensors) -> Any:
+        """As `forward`, of one input or of several by name; layers of a static scheme add up integers, as kernels do.
 
         That differs where a value lies in the middle between two steps: see `integers`.
         """
-        if self.scheme.mode != "static":
-            with torch.no_grad():
-                return self(*inputs)
-        outputs = run_in_integers(self.prepared, *inputs)
-        return outputs if isinstance(outputs, Tensor) else by_name(outputs, self.prepared.meta[NAMES][1])
+        input_names, output_names = self.prepared.meta[NAMES]
+        ordered = [inputs] if isinstance(inputs, Tensor) else in_order(inputs, input_names, "the quantized network")
+        is_static = self.scheme.mode == "static"
+        outputs = run_in_integers(self.prepared, *ordered) if is_static else self.prepared(*ordered)
+        return outputs if isinstance(outputs, Tensor) else by_name(outputs, output_names)
 
     def train(self, mode: bool = True) -> "QuantizedModel":
         """Sets the flag alone: batch norm is folded and dropout gone, so the graph is the same in both modes."""
