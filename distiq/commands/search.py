@@ -23,7 +23,7 @@ from distiq.progress import Silent, Watch
 from distiq.recipe.part import changed
 from distiq.recipe.read import read_recipe
 from distiq.recipe.recipe import Recipe
-from distiq.records.search import Candidate, CandidateCost, SearchRecord
+from distiq.records.search import REPEATED, Candidate, CandidateCost, SearchRecord
 from distiq.report.reading import read_search
 from distiq.run.candidates import (
     JudgedWatch,
@@ -273,7 +273,10 @@ def _try_one(
     import optuna
 
     # A sampler for each candidate: what it draws follows from the seed and from what was seen, killed or not.
-    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    # After a network that was tried before it draws at random: TPE may go on with the best of a small space for ever.
+    at_random = bool(before) and before[-1].is_repeated
+    sampler = optuna.samplers.RandomSampler if at_random else optuna.samplers.TPESampler
+    study.sampler = sampler(seed=seed)
     if len(before) % 2 and not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
         _enqueue_largest(study, shared, seed)
     trial = study.ask()
@@ -311,7 +314,7 @@ def _enqueue_largest(study: "optuna.Study", shared: Shared, seed: int) -> None:
 
 
 def _as_before(number: int, same: Candidate) -> Candidate:
-    return Candidate.model_validate({**dict(same), "number": number, "why": f"the same network as {same.number}"})
+    return Candidate.model_validate({**dict(same), "number": number, "why": f"{REPEATED} {same.number}"})
 
 
 def _choice(shared: Shared, trial: Any) -> Choice:

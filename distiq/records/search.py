@@ -6,6 +6,9 @@ from distiq.records.quality import Metric, Quality
 from distiq.records.record import Environment, Record
 
 
+REPEATED = "the same network as"
+
+
 class CandidateCost(Record):
     """What a student costs, which its training does not change: its int8 file is made from untrained weights.
 
@@ -59,6 +62,11 @@ class Candidate(Record):
     cost: CandidateCost | None = None
     epochs: int = 0
     validation: Metric | None = None
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the same network was tried before, whose results it has."""
+        return self.why.startswith(REPEATED)
 
     @property
     def has_no_file(self) -> bool:

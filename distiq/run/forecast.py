@@ -114,7 +114,7 @@ def records(forecast: Forecast, candidates: Sequence[Candidate]) -> tuple[Foreca
         pairs = [
             (one.predicted[name], getattr(one.cost, name))
             for one in candidates
-            if one.cost and name in one.predicted and not one.why.startswith("the same network")
+            if one.cost and name in one.predicted and not one.is_repeated
         ]
         checked = error_of([one for one, _ in pairs], [other for _, other in pairs])
         found.append(ForecastRecord(cost=name, learned=forecast.learned, crossed=crossed, checked=checked))
