@@ -5,7 +5,6 @@ from typing import Any, Literal
 from distiq.records.quality import Metric, Quality
 from distiq.records.record import Environment, Record
 
-
 REPEATED = "the same network as"
 
 
