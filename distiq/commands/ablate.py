@@ -143,7 +143,7 @@ def _record(
     results: Mapping[str, list[Step[Predicted]]],
 ) -> AblationRecord:
     """The comparison of every two arms, from the predictions of each in every seed."""
-    counts = {arm: torch.stack([_counts(data, step) for step in steps]) for arm, steps in results.items()}
+    counts = {arm: torch.stack([counts_of(data, step) for step in steps]) for arm, steps in results.items()}
     arms = {arm: _values(data, own) for arm, own in counts.items()}
     compare = partial(_pair, data=data, counts=counts, arms=arms, primary=teacher.record.test.primary)
     seeds = len(next(iter(results.values())))
@@ -163,7 +163,7 @@ def _record(
     )
 
 
-def _counts(data: Data, step: Step[Predicted]) -> Tensor:
+def counts_of(data: Data, step: Step[Predicted]) -> Tensor:
     """What is counted of each test sample: (N,) bool where it is right or wrong, else (N, k)."""
     task, logits = task_of(data), load_file(step.folder / LOGITS)["test"]
     if task.correct is not None:

@@ -4,80 +4,61 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
+from torch import nn
 
-from distiq import environment
-from distiq.commands.ablate import Predicted, predict
+from distiq.commands.search_record import STORAGE, search_record
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.evaluation.paired import paired_drop
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
-from distiq.models.spaces import SPACES, SPACES_OF_TASKS, Choice
+from distiq.models.spaces import SPACES, SPACES_OF_TASKS, Choice, Space
 from distiq.progress import Silent, Watch
 from distiq.recipe.part import changed
 from distiq.recipe.read import read_recipe
-from distiq.recipe.recipe import Recipe, to_toml
-from distiq.recipe.toml import written
-from distiq.records.search import Candidate, CandidateCost, ComparedRecord, SearchRecord
+from distiq.recipe.recipe import Recipe
+from distiq.records.search import REPEATED, Candidate, CandidateCost, SearchRecord
 from distiq.report.reading import read_search
 from distiq.run.candidates import (
     JudgedWatch,
-    Yardstick,
+    Shared,
     cost_of,
     figures_of,
     figures_of_search,
-    front_of,
     in_words,
+    student_of,
+    with_student,
     yardstick,
 )
 from distiq.run.check import check_networks, check_training
-from distiq.run.ledger import Ledger, Step
-from distiq.run.measure import LOGITS, reason_of
+from distiq.run.forecast import Forecast, drawn, largest, learn
+from distiq.run.ledger import Ledger
+from distiq.run.measure import example_of, reason_of
 from distiq.run.networks import Models, Network, build_network
 from distiq.run.prepare import read_data
 from distiq.run.tracking import Tracking
-from distiq.run.train import TrainedNetwork, train_assistants, train_student, train_teacher
+from distiq.run.train import train_assistants, train_student, train_teacher
 from distiq.runtimes.check import check_runtimes
 from distiq.tasks.choose import task_of
+from distiq.timing.predictor import FEWEST
 from distiq.training import processes
 
 if TYPE_CHECKING:
     import optuna
 
-STORAGE = "search.journal"
 RECORD = "search.json"
+DRAWS = 40  # at most, for each candidate that is measured
 CANDIDATE, FOLDER, REACHED, TRACKED = "candidate", "folder", "reached", "tracked"  # what the storage keeps of a trial
-Space = Callable[[Any], Choice]
 
 
 class Stopped(Exception):
     """Others were better at this stage."""
-
-
-@dataclass(frozen=True)
-class Shared:
-    """All that candidates have in common.
-
-    Args:
-        teacher, source: see `train_student`. limits: by key. beside: what candidates are timed with.
-    """
-
-    recipe: Recipe
-    data: Data
-    models: tuple[Network, ...]
-    teacher: TrainedNetwork
-    source: TrainedNetwork
-    space: Space
-    limits: dict[str, float]
-    beside: Yardstick | None
 
 
 def search(
@@ -95,10 +76,11 @@ def search(
 
     Each candidate's quantized file is made from untrained weights and timed in the runtime that is delivered; one that
     is larger or slower than the budget allows, or where the budget does not say, than the recipe's own student, is not
-    trained. The others are trained with the recipe's settings; after 1, 3, 9, ... epochs only the better third goes on
-    (asynchronous successive halving: Li et al. 2020, "A system for massively parallel hyperparameter tuning",
-    arXiv:1810.05934). What is tried next follows from what was seen (Optuna's TPE with constraints). After an
-    interruption, the same call resumes the search.
+    trained. Of one that surely is, by what the files of drawn networks tell, not even a file is made. The others are
+    trained with the recipe's settings; after 2, 6, 18, ... epochs only the better third goes on (asynchronous
+    successive halving: Li et al. 2020, "A system for massively parallel hyperparameter tuning", arXiv:1810.05934). What
+    is tried next follows from what was seen (Optuna's TPE with constraints) and, in turn, from what is large for its
+    predicted cost. After an interruption, the same call resumes the search.
 
     Args:
         trials, hours: in place of the recipe's `search`.
@@ -125,25 +107,23 @@ def search(
         space = _space(recipe, data)
         roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
         models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
-        own = None if recipe.student.is_searched else _student(recipe, data, models)
+        own = None if recipe.student.is_searched else student_of(recipe, data, models)
         shared, cost = _shared(ledger, recipe, data, models, own, space)
+        shared = replace(shared, forecast=_forecast(ledger, shared))
         study = _study(storage or str(ledger.folder / STORAGE), recipe, shared)
         _take_up(study, ledger.folder)
-        while len(candidates := _candidates(study)) < settings.trials:
+        while _measured(candidates := _candidates(study)) < settings.trials:
+            if len(candidates) >= DRAWS * settings.trials:
+                ledger.watch.note(f"{len(candidates)} networks were drawn, and nearly all surely break a limit")
+                break
             if settings.hours and time.monotonic() - began > 3600 * settings.hours:
                 ledger.watch.note(f"{settings.hours:g} hours are over, {len(candidates)} candidates were tried")
                 break
             _try_one(ledger, study, shared, recipe.seed + len(candidates), candidates, tracking)
-        record = _record(ledger, shared, own, cost, candidates, study, command, storage)
+        record = search_record(ledger, shared, own, cost, candidates, study, command, storage)
         record.save(ledger.records / RECORD)
         tracking.tell(figures_of_search(record), len(candidates), files=[ledger.records / RECORD])
     return record
-
-
-def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
-    """The recipe with the student that was found, which does not start from another network's weights."""
-    student = {"model": candidate.model, "options": candidate.options, "weights": ""}
-    return changed(recipe, {"student": changed(recipe.student, student)})
 
 
 def chosen_recipe(folder: Path, number: int | None = None) -> Recipe:
@@ -166,11 +146,6 @@ def chosen_recipe(folder: Path, number: int | None = None) -> Recipe:
 # What candidates share ------------------------------------------------------------------------------------------------
 
 
-def _student(recipe: Recipe, data: Data, models: tuple[Network, ...]) -> Network:
-    """The recipe's student, which may be cut from the teacher."""
-    return build_network(recipe, data, "student", teacher=models[0].module)
-
-
 def _shared(
     ledger: Ledger, recipe: Recipe, data: Data, models: tuple[Network, ...], own: Network | None, space: Space
 ) -> tuple[Shared, CandidateCost | None]:
@@ -187,6 +162,22 @@ def _shared(
     said = " and ".join(f"{key} <= {value:.4g}" for key, value in limits.items())
     ledger.watch.note(f"candidates are trained where {said}")
     return shared, measured.record if measured else None
+
+
+def _forecast(ledger: Ledger, shared: Shared) -> Forecast:
+    """What candidates will cost, learned from files of networks that are drawn from the space."""
+    choices = drawn(partial(_choice, shared), shared.recipe.search.probes, shared.recipe.seed)
+    if len(choices) < FEWEST:
+        return shared.forecast
+    measured = []
+    for model, options in choices:
+        recipe = with_student(shared.recipe, Candidate(number=0, model=model, options=options, outcome="refused"))
+        try:
+            network = student_of(recipe, shared.data, shared.models)
+            measured.append((network.module, cost_of(ledger, recipe, shared.data, network, shared.beside).record))
+        except Exception as error:  # exporters raise their own exception types; a full disk is re-raised
+            ledger.watch.note(f"{model} {json.dumps(options)} tells nothing: {reason_of(error)}")
+    return learn(measured, example_of(shared.data))
 
 
 def _limits(recipe: Recipe, own: CandidateCost | None) -> dict[str, float]:
@@ -263,6 +254,10 @@ def _candidates(study: "optuna.Study") -> list[Candidate]:
     return [Candidate.model_validate_json(one) for one in kept if one]
 
 
+def _measured(candidates: Sequence[Candidate]) -> int:
+    return sum(not one.has_no_file for one in candidates)
+
+
 # One candidate --------------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +273,12 @@ def _try_one(
     import optuna
 
     # A sampler for each candidate: what it draws follows from the seed and from what was seen, killed or not.
-    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    # After a network that was tried before it draws at random: TPE may go on with the best of a small space for ever.
+    at_random = bool(before) and before[-1].is_repeated
+    sampler = optuna.samplers.RandomSampler if at_random else optuna.samplers.TPESampler
+    study.sampler = sampler(seed=seed)
+    if len(before) % 2 and not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
+        _enqueue_largest(study, shared, seed)
     trial = study.ask()
     trial.set_user_attr(FOLDER, str(ledger.folder.resolve()))
     model, options = _choice(shared, trial)
@@ -290,18 +290,31 @@ def _try_one(
         became = {"outcome": candidate.outcome, "why": candidate.why}
         tracking.tell(figures_of(candidate), parameters=became)
     for key, most in shared.limits.items():
-        excess = getattr(candidate.cost, key) / most - 1 if candidate.cost else math.inf
+        value = getattr(candidate.cost, key) if candidate.cost else candidate.predicted.get(key, math.inf)
+        excess = value / most - 1
         trial.set_constraint(key, excess)
     trial.set_user_attr(CANDIDATE, candidate.model_dump_json())
     if candidate.outcome == "trained" and candidate.validation is not None:
         study.tell(trial, candidate.validation.goodness)
     else:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-    ledger.watch.note(in_words(candidate))
+    if not candidate.has_no_file:
+        ledger.watch.note(in_words(candidate))
+
+
+def _enqueue_largest(study: "optuna.Study", shared: Shared, seed: int) -> None:
+    def module_of(choice: Choice) -> nn.Module:
+        candidate = Candidate(number=0, model=choice[0], options=choice[1], outcome="refused")
+        return student_of(with_student(shared.recipe, candidate), shared.data, shared.models).module
+
+    example, count = example_of(shared.data), shared.recipe.search.draws
+    choose = partial(_choice, shared)
+    if found := largest(choose, module_of, shared.forecast, shared.limits, example, count, seed):
+        study.enqueue_trial(found)
 
 
 def _as_before(number: int, same: Candidate) -> Candidate:
-    return Candidate.model_validate({**dict(same), "number": number, "why": f"the same network as {same.number}"})
+    return Candidate.model_validate({**dict(same), "number": number, "why": f"{REPEATED} {same.number}"})
 
 
 def _choice(shared: Shared, trial: Any) -> Choice:
@@ -318,15 +331,21 @@ def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict
     make = partial(Candidate, number=trial.number, model=model, options=options)
     recipe = with_student(shared.recipe, make(outcome="refused"))
     try:
-        network = _student(recipe, shared.data, shared.models)
+        network = student_of(recipe, shared.data, shared.models)
         models = Models(shared.models[0], shared.models[1:], network, ())
         check_networks(shared.data, models, (recipe.distil,), ledger.watch)
+        predicted = shared.forecast.costs(network.module, example_of(shared.data))
+        make = partial(make, predicted=predicted)
+        if over := shared.forecast.surely_over(predicted, shared.limits):
+            why = ", ".join(f"{key} {value:.4g}, as predicted" for key, value in over.items())
+            return make(outcome="over the limits", why=why)
         cost = cost_of(ledger, recipe, shared.data, network, shared.beside).record
     except Exception as error:  # exporters raise their own exception types; a full disk is re-raised
         return make(outcome="refused", why=reason_of(error))
-    over = [f"{key} {getattr(cost, key):.4g}" for key, most in shared.limits.items() if getattr(cost, key) > most]
-    if over:
-        return make(outcome="over the limits", why=", ".join(over), cost=cost)
+    if broken := [
+        f"{key} {getattr(cost, key):.4g}" for key, most in shared.limits.items() if getattr(cost, key) > most
+    ]:
+        return make(outcome="over the limits", why=", ".join(broken), cost=cost)
     reached: list[tuple[int, float]] = []
     for epoch, goodness in trial.user_attrs.get(REACHED, {}).items():  # before a kill: those stages stay passed
         trial.report(goodness, int(epoch))
@@ -350,65 +369,3 @@ def _judge(trial: Any, reached: list[tuple[int, float]], epoch: int, goodness: f
     trial.report(goodness, epoch)
     if trial.should_prune():
         raise Stopped
-
-
-# The verdict ----------------------------------------------------------------------------------------------------------
-
-
-def _record(
-    ledger: Ledger,
-    shared: Shared,
-    own: Network | None,
-    cost: CandidateCost | None,
-    candidates: Sequence[Candidate],
-    study: "optuna.Study",
-    command: str,
-    storage: str,
-) -> SearchRecord:
-    """The best on the validation split, shown on the test set once, beside the recipe's own student."""
-    front = front_of(candidates)
-    if not front:
-        raise UserError(_none_holds(candidates, shared.limits))
-    recipe, data = shared.recipe, shared.data
-    chosen = _test(ledger, with_student(recipe, front[0]), shared)
-    compared = None
-    if own is not None and cost is not None:
-        compared = _compared(data, chosen, _test(ledger, recipe, shared), cost)
-    return SearchRecord(
-        name=recipe.name,
-        command=command,
-        recipe_toml=to_toml(recipe),
-        environment=environment.describe(),
-        storage=f"{storage or STORAGE}, study {study.study_name}",
-        limits=shared.limits,
-        candidates=tuple(candidates),
-        front=tuple(one.number for one in front),
-        chosen=front[0].number,
-        student_toml=f"[student]\nmodel = {written(front[0].model)}\noptions = {written(front[0].options)}\n",
-        test=chosen.record.test,
-        compared=compared,
-        seconds=sum(step.seconds for step in ledger.used.values()),
-        steps=tuple(ledger.used),
-    )
-
-
-def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> str:
-    asked = ", ".join(f"{key} <= {most:.4g}" for key, most in limits.items())
-    tried = [one for one in candidates if one.outcome == "over the limits"]
-    nearest = f"; the last had {tried[-1].why}" if tried else ""
-    refused = next((f"; {one.model}: {one.why}" for one in candidates if one.outcome == "refused"), "")
-    return (
-        f"search: none of {len(candidates)} candidates holds {asked}{nearest}{refused}; raise the budget or the trials"
-    )
-
-
-def _test(ledger: Ledger, recipe: Recipe, shared: Shared) -> Step[Predicted]:
-    network = _student(recipe, shared.data, shared.models)
-    trained = train_student(ledger, recipe, shared.data, network, shared.source, shared.teacher)
-    return predict(ledger, shared.data, trained)
-
-
-def _compared(data: Data, chosen: Step[Predicted], own: Step[Predicted], cost: CandidateCost) -> ComparedRecord:
-    of_chosen, of_own = (load_file(step.folder / LOGITS)["test"] for step in (chosen, own))
-    worse, low, high = paired_drop(task_of(data), own.record.test.primary, of_own, of_chosen, data.test.labels)
-    return ComparedRecord(own=own.record.test, own_cost=cost, difference=-worse, interval=(-high, -low))

@@ -14,6 +14,7 @@ from distiq.models.audio_classifier import SPECTROGRAM_MODELS, WAVEFORM_MODELS
 from distiq.models.checkpoint import load_weights
 from distiq.models.create import (
     KEEP_CHANNELS,
+    KEEP_MACS,
     TABLES,
     WIDTH,
     ModelChoice,
@@ -128,7 +129,7 @@ def cut(
     model = copy.deepcopy(teacher).requires_grad_(True)
     encoder = model.network if isinstance(model, Adapted) else model
     cuts = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
-    own = CUTS if isinstance(encoder, TokenLogits) else () if tokens else (KEEP_CHANNELS,)
+    own = CUTS if isinstance(encoder, TokenLogits) else () if tokens else (KEEP_CHANNELS, KEEP_MACS)
     options = (*own, *(TABLES if tokens else ()))
     if strange := [name for name in cuts if name not in options]:
         raise UserError(
@@ -138,9 +139,14 @@ def cut(
     if isinstance(encoder, TokenLogits):
         with explained("student.options"):
             cut_encoder(encoder.model, cuts, samples, encoder.pad)
-    elif KEEP_CHANNELS in cuts:
+    elif KEEP_CHANNELS in cuts or KEEP_MACS in cuts:
         with explained("student.options"):
-            model = prune(model, example, float(cuts[KEEP_CHANNELS]), importance)
+            if KEEP_CHANNELS in cuts and KEEP_MACS in cuts:
+                raise ValueError(f"{KEEP_CHANNELS} and {KEEP_MACS} both say how much stays; give one")
+            if KEEP_MACS in cuts:
+                model = prune(model, example, float(cuts[KEEP_MACS]), importance, of="macs")
+            else:
+                model = prune(model, example, float(cuts[KEEP_CHANNELS]), importance)
     _shrink_table(model, choice, "student", tokens)
     check_output(model, form, example, "student")
     return model

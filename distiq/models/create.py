@@ -63,8 +63,10 @@ TEXT_BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "embedding_bag": EmbeddingBag,
 }
 TAG_BUILT_IN: dict[str, Callable[..., nn.Module]] = {"text_bilstm": TagBiLSTM, "text_cnn": TagCNN}
-KEEP_CHANNELS = "keep_channels"
+KEEP_CHANNELS, KEEP_MACS = "keep_channels", "keep_macs"
 STATIC, WIDTH = "static", 256
+VECTOR, VECTOR_WIDTH = "outputs", 128
+"""The option that says how wide the vectors of a network without classes are, and its default."""
 TABLES = ("trim_vocabulary", "embedding_width")
 """Options of every network for texts: how its table of embeddings is made smaller."""
 GIVEN = ("channels", "inputs", "vocabulary", "pad", "frontend")  # by the data, or made of other options
@@ -212,16 +214,19 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     given = [name for name in parameters if name in GIVEN]
     fronts = list(inspect.signature(front_end).parameters) if "frontend" in given else []
     options = [*fronts, *(name for name in parameters if name not in GIVEN and name != "classes")]
+    chosen = dict(choice.options)
+    if not classes:  # of vectors, whose width is free
+        options, classes = [*options, VECTOR], chosen.pop(VECTOR, VECTOR_WIDTH)
     for option in choice.options:
         if option not in options:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(options)}')
     with explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
         if fronts:
-            heard = {name: value for name, value in choice.options.items() if name in fronts}
-            others = {name: value for name, value in choice.options.items() if name not in fronts}
+            heard = {name: value for name, value in chosen.items() if name in fronts}
+            others = {name: value for name, value in chosen.items() if name not in fronts}
             return kind(classes, front_end(**heard), **others)
         own = tokens[:2] if tokens else (channels,)[: len(given)]
-        return kind(classes, *own, **choice.options)
+        return kind(classes, *own, **chosen)
 
 
 def audio_network(

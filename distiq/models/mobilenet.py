@@ -45,15 +45,30 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand (1x1), filter (depthwise 3x3), weigh (optional), project (1x1, linear); a shortcut where it fits."""
+    """Expand (1x1), filter (depthwise 3x3), weigh (optional), project (1x1, linear); a shortcut where it fits.
+
+    Fused, a 3x3 convolution expands and filters at once: Tan and Le 2021 (arXiv:2104.00298), figure 2.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, expansion: int, activation: type[nn.Module], squeeze: float = 0.0
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        expansion: int,
+        activation: type[nn.Module],
+        squeeze: float = 0.0,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         hidden = inputs * expansion
-        self.expand = conv_bn(inputs, hidden, 1, 1, 1, activation()) if expansion != 1 else nn.Identity()
-        self.depthwise = conv_bn(hidden, hidden, 3, stride, hidden, activation())
+        self.expand: nn.Module = nn.Identity()
+        if fused:
+            self.depthwise = conv_bn(inputs, hidden, 3, stride, 1, activation())
+        else:
+            if expansion != 1:
+                self.expand = conv_bn(inputs, hidden, 1, 1, 1, activation())
+            self.depthwise = conv_bn(hidden, hidden, 3, stride, hidden, activation())
         squeezed = max(1, int(squeeze * inputs))
         self.weigh = SqueezeExcite(hidden, squeezed, activation()) if squeeze else nn.Identity()
         self.project = conv_bn(hidden, outputs, 1, 1, 1, None)
@@ -77,6 +92,7 @@ class MobileNetV2(nn.Module):
         head: channels of the last 1x1 convolution, before the multiplier; 0 leaves it out.
         activation: "relu", "relu6", "silu" or "hard_swish".
         squeeze: hidden channels of squeeze-and-excitation as a share of a block's input; 0 leaves it out.
+        fused: how many stages, from the first, have fused blocks.
 
     Shapes: (B, channels, H, W) -> (B, classes) logits.
     """
@@ -92,6 +108,7 @@ class MobileNetV2(nn.Module):
         head: int = 128,
         activation: str = "relu6",
         squeeze: float = 0.0,
+        fused: int = 0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -101,11 +118,11 @@ class MobileNetV2(nn.Module):
         inputs = round_to(stem * width)
         self.stem = conv_bn(channels, inputs, 3, stem_stride, 1, kind())
         built = []
-        for expansion, stage_channels, count, stride in stages:
+        for stage, (expansion, stage_channels, count, stride) in enumerate(stages):
             outputs, blocks = round_to(stage_channels * width), []
             for number in range(count):
                 step = stride if number == 0 else 1
-                blocks.append(InvertedResidual(inputs, outputs, step, expansion, kind, squeeze))
+                blocks.append(InvertedResidual(inputs, outputs, step, expansion, kind, squeeze, stage < fused))
                 inputs = outputs
             built.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*built)

@@ -4,10 +4,12 @@ A space is a function from a trial to the name of a network and its options, as 
 named in a recipe as `file.py:function`.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 Choice = tuple[str, dict[str, Any]]
 """A network as recipes name it: `student.model` and `student.options`."""
+Space = Callable[[Any], Choice]
 WIDTHS = (16, 24, 32, 40, 48, 64, 80, 96)
 GROWTH = (1.0, 1.5, 2.0)
 MULTIPLE = 8  # of channels that kernels of integers like
@@ -21,32 +23,52 @@ class Trial(Protocol):
 
 
 def images(trial: Trial) -> Choice:
-    """Plain and residual convolutions, inverted residuals, with or without squeeze-and-excitation."""
+    """Plain and residual convolutions, inverted residuals, fused ones too, with or without squeeze-and-excitation.
+
+    Height and width are halved by the stem, or else by the first stage, and by every later stage.
+    """
     family = trial.suggest_categorical("family", ("plain", "resnet", "mobilenet_v2"))
-    first = trial.suggest_categorical("first width", WIDTHS[:5])
-    growth = trial.suggest_categorical("growth", GROWTH)
+    stem = trial.suggest_categorical("stem", WIDTHS[:3])
+    stem_stride = trial.suggest_int("stem stride", 1, 2)
     stages = trial.suggest_int("stages", 2, 3)
-    depth = trial.suggest_int("depth", 1, 3)
-    widths = [grown(first, growth, stage) for stage in range(stages)]
+    widths = [trial.suggest_categorical(f"width {stage}", WIDTHS[1:]) for stage in range(stages)]
+    depths = [trial.suggest_int(f"depth {stage}", 1, 3) for stage in range(stages)]
+    strides = [3 - stem_stride, *[2] * (stages - 1)]
+    rows = list(zip(widths, depths, strides, strict=True))
     if family == "plain":
-        return "plain", {"layers": [[width, 2 if not number else 1] for width in widths for number in range(depth)]}
+        layers = [[width, stride if not number else 1] for width, depth, stride in rows for number in range(depth)]
+        return "plain", {"layers": [[stem, stem_stride], *layers]}
     if family == "resnet":
-        return "resnet", {"widths": widths, "blocks": min(depth, 2), "stem_stride": 2}
-    expansion = trial.suggest_categorical("expansion", (2, 3, 4, 6))
-    squeeze = trial.suggest_categorical("squeeze", (0.0, 0.25))
-    rows = [[expansion, width, depth, 2 if stage else 1] for stage, width in enumerate(widths)]
-    head = trial.suggest_categorical("head", (0, 96, 128))
-    return "mobilenet_v2", {"stem_stride": 2, "stages": rows, "head": head, "squeeze": squeeze, "activation": "relu"}
+        blocks = [min(depth, 2) for depth in depths]
+        return "resnet", {"widths": widths, "blocks": blocks, "stem_stride": stem_stride}
+    expansion = trial.suggest_categorical("expansion", (1, 2, 3, 4, 6))
+    stages_of = [[expansion, *row] for row in rows]
+    return "mobilenet_v2", {
+        "stem": stem,
+        "stem_stride": stem_stride,
+        "stages": stages_of,
+        "fused": trial.suggest_int("fused", 0, stages),
+        "head": trial.suggest_categorical("head", (0, 96, 128)),
+        "squeeze": trial.suggest_categorical("squeeze", (0.0, 0.25)),
+        "activation": trial.suggest_categorical("activation", ("relu", "hard_swish")),
+    }
 
 
 def sounds(trial: Trial) -> Choice:
-    """DS-CNN and residual networks over the recipe's front-end."""
-    family = trial.suggest_categorical("family", ("ds_cnn", "audio_resnet"))
-    width = trial.suggest_categorical("width", (16, 24, 32, 48, 64))
+    """DS-CNN, residual networks and BC-ResNet over the recipe's front-end."""
+    family = trial.suggest_categorical("family", ("ds_cnn", "audio_resnet", "bc_resnet"))
+    stem = trial.suggest_categorical("stem", WIDTHS[:4])
     depth = trial.suggest_int("depth", 2, 5)
+    width = trial.suggest_categorical("width", (8, *WIDTHS[:6]))
+    growth = trial.suggest_categorical("growth", GROWTH)
     if family == "ds_cnn":
-        return "ds_cnn", {"stem": width, "widths": [width] * depth, "strides": [2, *[1] * (depth - 1)]}
-    return "audio_resnet", {"widths": [grown(width, 1.5, stage) for stage in range(3)], "blocks": 1}
+        halved = trial.suggest_int("halved at", 0, depth - 1)
+        widths = [grown(width, growth, int(stage > halved)) for stage in range(depth)]
+        return "ds_cnn", {"stem": stem, "widths": widths, "strides": [2 if at == halved else 1 for at in range(depth)]}
+    if family == "audio_resnet":
+        return "audio_resnet", {"widths": [grown(width, growth, stage) for stage in range(min(depth, 3))], "blocks": 1}
+    widths = [grown(width, growth, stage) for stage in range(4)]
+    return "bc_resnet", {"stem": stem, "widths": widths, "blocks": [1, 1, depth - 1, depth - 1], "last": widths[-1]}
 
 
 def texts(trial: Trial) -> Choice:
@@ -60,9 +82,9 @@ def texts(trial: Trial) -> Choice:
 
 def tables(trial: Trial) -> Choice:
     """Multilayer perceptrons."""
-    first = trial.suggest_categorical("first width", (16, 32, 64, 96, 128, 192))
     depth = trial.suggest_int("depth", 1, 3)
-    return "mlp", {"hidden": [max(MULTIPLE, first // 2**layer) for layer in range(depth)]}
+    widths = (8, 16, 24, 32, 48, 64, 96, 128, 192)
+    return "mlp", {"hidden": [trial.suggest_categorical(f"width {layer}", widths) for layer in range(depth)]}
 
 
 def grown(width: int, growth: float, stage: int) -> int:

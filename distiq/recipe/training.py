@@ -147,7 +147,7 @@ class StudentSettings(ModelSettings):
         "",
         description='as the teacher\'s; "teacher" cuts the student from the trained teacher by its options, such as'
         " {keep_layers = [1, 3, 5], feed_forward = 512, heads = 6, trim_vocabulary = true, embedding_width = 128},"
-        " or of a convolution network {keep_channels = 0.7};"
+        " or of a convolution network {keep_channels = 0.7} or {keep_macs = 0.5};"
         " without a teacher (distil.teacher), from what the teacher is before its training here",
     )
 

@@ -5,7 +5,7 @@ import math
 
 from matplotlib.axes import Axes
 
-from distiq.records.search import Candidate, SearchRecord
+from distiq.records.search import Candidate, ForecastRecord, SearchRecord
 from distiq.report.cells import Cell, Row
 from distiq.report.drawing import INK, drawn, write
 from distiq.report.figures import count
@@ -17,20 +17,39 @@ def search_sentence(search: SearchRecord) -> str:
     """What was chosen, on the test set, and how it stands to the recipe's own student."""
     chosen, metric = search.candidate(search.chosen), search.test.primary
     trained = sum(one.outcome == "trained" for one in search.candidates)
+    timed = sum(not one.has_no_file for one in search.candidates)
+    left_out = f" ({count(len(search.candidates) - timed)} more would break a limit, as predicted)"
     said = (
-        f"Of {len(search.candidates)} candidates {trained} were trained to their end. The best on the validation split,"
-        f" number {chosen.number} ({chosen.model}), has {metric.in_words} on {count(search.test.samples)} test samples"
+        f"Of {count(timed)} candidates{left_out * (timed < len(search.candidates))} {trained} were trained to their"
+        f" end. The best on the validation split, number {chosen.number} ({chosen.model}), has {metric.in_words} on"
+        f" {count(search.test.samples)} test samples"
     )
     if chosen.cost:
         said += f", {chosen.cost.latency_ms:.3g} ms and {chosen.cost.size_kb:.1f} kB as a quantized file"
+    forecasts = "".join(f" {forecast_sentence(one)}" for one in search.forecasts)
     if (compared := search.compared) is None:
-        return said + "."
+        return f"{said}.{forecasts}"
     own, (low, high) = compared.own_cost, compared.interval
+    number = len(compared.own_values)
+    seeds = f"{count(number)} seeds" if number > 1 else "one seed"
     return (
         f"{said}; the recipe's own student has {compared.own.primary.in_words}, {own.latency_ms:.3g} ms and"
         f" {own.size_kb:.1f} kB: {compared.difference:+.2f} {metric.drop_unit} (95 %"
-        f" interval {low:+.2f} to {high:+.2f}, one seed)."
+        f" interval {low:+.2f} to {high:+.2f}, {seeds}).{forecasts}"
     )
+
+
+def forecast_sentence(record: ForecastRecord) -> str:
+    """The errors of what was predicted."""
+    title = {"latency_ms": "Latency", "size_kb": "Size"}[record.cost]
+    errors = ((record.crossed, "of them by the others"), (record.checked, "candidates that were measured later"))
+    parts = [
+        f"{100 * error.median:.1f} % in the median on {error.networks} {whom} (rank correlation"
+        f" {error.rank_correlation:.3f})"
+        for error, whom in errors
+        if error
+    ]
+    return f"{title} was predicted from {record.learned} files that were measured first: off by {', by '.join(parts)}."
 
 
 def front_rows(search: SearchRecord) -> tuple[Row, ...]:

@@ -1,25 +1,31 @@
 """Candidates of a search: what a student costs is measured before it is trained; what it learns, as it learns it."""
 
 import copy
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distiq.data.splits import Data
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import sha256_of_json
+from distiq.models.spaces import Space
 from distiq.progress import Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
+from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe
 from distiq.records.search import Candidate, CandidateCost, SearchRecord
 from distiq.run.climb import plain_scheme
+from distiq.run.forecast import NOTHING, Forecast
 from distiq.run.ledger import Ledger, Place, Step
 from distiq.run.measure import Conditions, Turns, as_fed, conditions_of, example_of, export_file, turns_of
-from distiq.run.networks import Network
+from distiq.run.networks import Network, build_network
+from distiq.run.train import TrainedNetwork
 from distiq.runtimes.export import checksums, load, size_bytes
 from distiq.timing.latency import latencies
 
@@ -71,7 +77,7 @@ def measure_untrained(
     turns: Turns,
 ) -> CandidateCost:
     """The step that makes the file of an untrained student, and times it."""
-    model, fed = copy.deepcopy(student.module).eval(), as_fed(data, conditions.export)
+    model, fed = as_trained(student.module), as_fed(data, conditions.export)
     quantized = quantize(model, data.normalize(data.calibration.inputs[:SAMPLES]), scheme)
     path = export_file(quantized, place.folder / conditions.model_file, data, conditions.export)
     models = {"candidate": load(path, conditions.threads)}
@@ -81,13 +87,55 @@ def measure_untrained(
     timed = latencies(models, one, conditions.threads, turns.rounds, turns.seconds)
     latency_ms = timed["candidate"].p50_ms
     if beside is not None:
-        latency_ms *= beside.latency_ms / timed["yardstick"].p50_ms
+        pairs = zip(timed["candidate"].turns_ms, timed["yardstick"].turns_ms, strict=True)
+        latency_ms = beside.latency_ms * statistics.median(own / other for own, other in pairs)
     return CandidateCost(
         latency_ms=latency_ms,
         size_kb=size_bytes(path) / 1000,
         parameters=parameter_count(model),
         macs=multiply_adds(model, example_of(data)),
     )
+
+
+def as_trained(model: nn.Module) -> nn.Module:
+    """A copy, in eval mode, in which no tensor is all zeros or ones any more: files keep equal tensors once, and so
+    those of new norms and biases are smaller than they will be."""
+    changed, generator = copy.deepcopy(model).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in [*changed.parameters(), *changed.buffers()]:
+            if tensor.is_floating_point() and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
+                tensor += (0.1 + 0.8 * torch.rand(tensor.shape, generator=generator)).to(tensor)
+    return changed
+
+
+@dataclass(frozen=True)
+class Shared:
+    """All that candidates have in common.
+
+    Args:
+        teacher, source: see `train_student`. limits: by key. beside: what candidates are timed with.
+    """
+
+    recipe: Recipe
+    data: Data
+    models: tuple[Network, ...]
+    teacher: TrainedNetwork
+    source: TrainedNetwork
+    space: Space
+    limits: dict[str, float]
+    beside: Yardstick | None
+    forecast: Forecast = NOTHING
+
+
+def student_of(recipe: Recipe, data: Data, models: tuple[Network, ...]) -> Network:
+    """The recipe's student, which may be cut from the teacher."""
+    return build_network(recipe, data, "student", teacher=models[0].module)
+
+
+def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
+    """The recipe with the student that was found, which does not start from another network's weights."""
+    student = {"model": candidate.model, "options": candidate.options, "weights": ""}
+    return changed(recipe, {"student": changed(recipe.student, student)})
 
 
 class JudgedWatch:

@@ -34,6 +34,7 @@ from distiq.tasks.transcripts import transcript
 TASKS: tuple[tuple[LabelForm, Callable[[Labels], Task]], ...] = (
     (CLASS, classification),
     (SHARES, classification),
+    (CLASS, embedding),
     (LABEL_SET, multi_label),
     (NUMBER, regression),
     (NUMBER, embedding),

@@ -1,13 +1,16 @@
-"""Embedding: a vector for each sample, learned from a teacher's alone, judged by pairs with a score each."""
+"""Embedding: a vector for each sample, learned from a teacher's alone, judged by pairs with a score each or classes."""
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from distiq.data.labels import Labels
+from distiq.data.labels import CLASS, Labels
 from distiq.recipe.recipe import Recipe
 from distiq.records.quality import Metric
+from distiq.tasks import probes
 from distiq.tasks.intervals import fisher_interval
 from distiq.tasks.neighbours import nearest, same_neighbours
 from distiq.tasks.precision import full_precision
@@ -19,9 +22,10 @@ NEIGHBOURS = 10
 WEIGHT = 0.01  # of pairs that are nothing alike
 
 
-def embedding(_labels: Labels) -> Task:
-    """Vectors (N, width) of any width; targets (N,) float32, of which two consecutive samples share one."""
-    return Task(
+def embedding(labels: Labels) -> Task:
+    """Vectors (N, width) of any width; targets (N,) float32, of which two consecutive samples share one, or classes
+    (N,) int64, which only judge: see `probes`."""
+    pairs = Task(
         name="embedding",
         predicts="a vector",
         outputs=0,
@@ -38,6 +42,9 @@ def embedding(_labels: Labels) -> Task:
         together=2,
         tolerance=f"to a cosine of {SAME}",
     )
+    if labels.form is not CLASS:
+        return pairs
+    return replace(pairs, score=probes.score, counts=probes.counts, of_counts=probes.of_counts, together=1)
 
 
 def loss(outputs: Tensor, _targets: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ def narrow(trial):
     return "plain", {"layers": [[width, 2]] * trial.suggest_int("depth", 1, 2)}
 
 
+def wide(trial):
+    return "plain", {"layers": [[8 * trial.suggest_int("width", 1, 24), 2], [8 * trial.suggest_int("last", 1, 24), 1]]}
+
+
 def broken(trial):
     return "plain", {"layers": [[trial.suggest_int("width", -9, -1), 2]]}
 
@@ -61,7 +65,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
             },
             "measure": {"rounds": 1, "seconds": 0.005},
             "budget": {"latency_ms": 1000.0},
-            "search": {"space": f"{tmp_path}/space.py:narrow", "trials": 6},
+            "search": {"space": f"{tmp_path}/space.py:narrow", "trials": 6, "first_epochs": 1},
         }
     )
 
@@ -107,6 +111,30 @@ def test_what_is_over_the_limits_is_not_trained_and_the_best_is_delivered(recipe
     assert (tmp_path / "runs/small/report.html").read_text().count("How the student was found") == 1
     with pytest.raises(UserError, match=r"--point 99: no candidate of that number .* the front: "):
         chosen_recipe(Path("runs/small"), 99)
+
+
+@pytest.mark.slow
+def test_what_surely_breaks_a_limit_has_no_file_and_is_no_trial(recipe: Recipe):
+    """Limits of 20 kB hold for few of the space's networks of up to 340 kB."""
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {
+        "space": tree["search"]["space"].replace(":narrow", ":wide"),
+        "trials": 3,
+        "probes": 16,
+        "seeds": 2,
+    }
+    tree["budget"] = {"size_kb": 20.0, "latency_ms": 1000.0}
+    record = search(parse_recipe(tree))
+    left_out = [one for one in record.candidates if one.has_no_file]
+    assert len(left_out) == len(record.candidates) - 3 > 0
+    assert all(one.predicted["size_kb"] > 20 and one.why.startswith("size_kb") for one in left_out)
+    latency, size = record.forecasts
+    assert (latency.cost, size.cost, size.learned) == ("latency_ms", "size_kb", 16)
+    assert size.crossed is not None
+    assert size.crossed.median < 0.1
+    assert record.compared is not None
+    assert len(record.compared.own_values) == len(record.compared.found_values) == 2
+    assert search(parse_recipe(tree)).candidates == record.candidates
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # MLflow's own, of SQLAlchemy 2.1

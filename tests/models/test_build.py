@@ -7,9 +7,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.build import build, check_output
+from distiq.models.build import build, check_output, cut
 from distiq.models.checkpoint import load_weights
 from distiq.models.create import Logits
+from distiq.models.plain import PlainNet
 from distiq.models.resnet import ResNet
 from distiq.models.signature import OutputForm
 from distiq.recipe.training import StudentSettings
@@ -284,3 +285,20 @@ def test_a_list_of_tensors_is_no_state_dict(tmp_path, network):
     torch.save([torch.zeros(2)], tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"holds no plain state dict; save model.state_dict\(\)"):
         load_weights(network, tmp_path / "w.pt")
+
+
+def test_a_student_is_cut_to_a_share_of_channels_or_of_multiply_adds():
+    def cut_by(options: dict[str, float]) -> nn.Module:
+        choice = StudentSettings(model="plain", weights="teacher", options=options)
+        return cut(PlainNet(3, 1, [[32, 2], [32, 1]]), choice, OutputForm(3), torch.zeros(1, *SHAPE), None)
+
+    assert cut_by({"keep_channels": 0.5}).layers[1][0].weight.shape[:2] == (16, 16)
+    assert cut_by({"keep_macs": 0.9}).layers[1][0].weight.shape[:2] in ((24, 32), (32, 24))
+    with pytest.raises(UserError, match="keep_channels and keep_macs both say how much stays; give one"):
+        cut_by({"keep_channels": 0.5, "keep_macs": 0.5})
+
+
+def test_vectors_are_as_wide_as_an_option_says():
+    assert make("plain", {"outputs": 24}, classes=0).eval()(torch.zeros(2, *SHAPE)).shape == (2, 24)
+    assert make("plain", classes=0).eval()(torch.zeros(2, *SHAPE)).shape == (2, 128)
+    assert 'plain has no option "outputs"' in refusal("plain", {"outputs": 24})

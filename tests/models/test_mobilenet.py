@@ -90,3 +90,12 @@ def test_squeeze_and_excitation_by_hand():
     assert torch.allclose(block.weigh(x), x * gate[:, :, None, None], atol=1e-6)
     plain = sum(parameter.numel() for parameter in InvertedResidual(8, 8, 1, 2, nn.SiLU).parameters())
     assert sum(parameter.numel() for parameter in block.parameters()) == plain + (16 * 2 + 2) + (2 * 16 + 16)
+
+
+def test_fused_blocks_expand_by_a_convolution():
+    """3x3 in place of 1x1 and a depthwise 3x3, in the first stage alone."""
+    plain, fused = (MobileNetV2(5, 1, stages=((2, 16, 1, 2), (2, 16, 1, 1)), fused=count) for count in (0, 1))
+    hidden = 16 * 2
+    more = 9 * 16 * hidden + 2 * hidden - (16 * hidden + 2 * hidden + 9 * hidden + 2 * hidden)
+    assert sum(one.numel() for one in fused.parameters()) - sum(one.numel() for one in plain.parameters()) == more
+    assert fused(torch.zeros(2, 1, 8, 8)).shape == (2, 5)

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.evaluation.cost import multiply_adds
+from distiq.models.channels import Channels, read
 from distiq.models.efficientnet_lite import efficientnet_lite0
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.plain import PlainNet
-from distiq.models.prune import Channels, _positions, _read, prune
+from distiq.models.prune import _macs, _positions, _products, prune
 from distiq.models.resnet import ResNet
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -56,7 +58,7 @@ def trained(name: str) -> nn.Module:
 @torch.no_grad()
 def test_dead_channels_leave_and_nothing_changes(name: str):
     network = trained(name)
-    groups = _read(network, IMAGES[:1])
+    groups = read(network, IMAGES[:1])
     assert groups.roots()
     dead: dict[Channels, set[int]] = {}
     for number, root in enumerate(groups.roots()):
@@ -119,7 +121,36 @@ class Named(nn.Module):
 def test_refusals():
     with pytest.raises(UserError, match="between 0 and 1"):
         prune(trained("plain"), IMAGES[:1], 1.0)
+    with pytest.raises(UserError, match=r"keep_macs = 0.01: with 8 channels in every group 0.\d+ of .* give no less"):
+        prune(trained("plain"), IMAGES[:1], 0.01, of="macs")
+    with pytest.raises(UserError, match="no channel of this network can leave"):
+        prune(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), IMAGES[:1], 0.5, of="macs")
     with pytest.raises(UserError, match="no channel of this network can leave"):
         prune(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), IMAGES[:1], 0.5)
     with pytest.raises(UserError, match=r"its forward names a number of channels"):
         prune(Named(), IMAGES[:1], 0.5)
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "branches"])
+def test_half_of_the_multiply_adds_stays(name: str):
+    """By another counter; the next multiple of any group less would be needed to hold the share."""
+    network = trained(name)
+    whole, groups = multiply_adds(network, IMAGES), read(network, IMAGES[:1])
+    assert _macs(_products(network, groups), {root: root.size for root in groups.roots()}) == whole
+    smaller = prune(network, IMAGES[:1], 0.5, lambda one: one(IMAGES).square().sum(), of="macs")
+    assert 0.3 * whole < multiply_adds(smaller, IMAGES) <= 0.5 * whole
+
+
+def test_what_is_worth_least_for_what_it_saves_leaves_first():
+    """Two branches of equal cost, of which one hardly counts: without half of it 0.75 of the multiply-adds stay."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.much, self.little = (nn.Sequential(nn.Conv2d(3, 16, 1), nn.Conv2d(16, 5, 1)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.much(x) + 0.01 * self.little(x)
+
+    smaller = prune(Two(), IMAGES[:1], 0.8, lambda one: one(IMAGES).square().sum(), of="macs")
+    assert (smaller.much[0].out_channels, smaller.little[0].out_channels) == (16, 8)

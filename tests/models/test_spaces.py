@@ -49,7 +49,7 @@ def test_what_is_drawn_is_a_network(modality: str):
         rate = {"rate": 8000} if modality == "audio" else {}
         choice = StudentSettings(model=model, options={**rate, **options})
         build(choice, 4, EXAMPLES[modality], "student", known)
-    assert len(models) == {"image": 3, "audio": 2, "text": 3, "table": 1}[modality]
+    assert len(models) == {"image": 3, "audio": 3, "text": 3, "table": 1}[modality]
 
 
 IMAGE, TOKENS = torch.zeros(1, 3, 64, 96), torch.zeros(1, 12, dtype=torch.int64)

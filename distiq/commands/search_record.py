@@ -1,0 +1,119 @@
+"""search_record(): the best candidate of a search on the test set once, beside the recipe's own student."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+
+from distiq import environment
+from distiq.commands.ablate import Predicted, counts_of, predict
+from distiq.data.splits import Data
+from distiq.errors import UserError
+from distiq.evaluation.paired import paired_drop
+from distiq.evaluation.statistics import paired_interval
+from distiq.recipe.recipe import Recipe, to_toml
+from distiq.recipe.toml import written
+from distiq.records.search import Candidate, CandidateCost, ComparedRecord, SearchRecord
+from distiq.run.candidates import Shared, front_of, student_of, with_student
+from distiq.run.forecast import records
+from distiq.run.ledger import Ledger, Step
+from distiq.run.measure import LOGITS
+from distiq.run.networks import Network
+from distiq.run.train import train_student
+from distiq.tasks.choose import task_of
+
+if TYPE_CHECKING:
+    import optuna
+
+STORAGE = "search.journal"
+
+
+def search_record(
+    ledger: Ledger,
+    shared: Shared,
+    own: Network | None,
+    cost: CandidateCost | None,
+    candidates: Sequence[Candidate],
+    study: "optuna.Study",
+    command: str,
+    storage: str,
+) -> SearchRecord:
+    """The best on the validation split, shown on the test set once, beside the recipe's own student."""
+    front = front_of(candidates)
+    if not front:
+        raise UserError(_none_holds(candidates, shared.limits))
+    recipe = shared.recipe
+    chosen = _test(ledger, with_student(recipe, front[0]), shared)
+    compared = None
+    if own is not None and cost is not None:
+        compared = _compared(ledger, shared, with_student(recipe, front[0]), chosen, cost)
+    return SearchRecord(
+        name=recipe.name,
+        command=command,
+        recipe_toml=to_toml(recipe),
+        environment=environment.describe(),
+        storage=f"{storage or STORAGE}, study {study.study_name}",
+        limits=shared.limits,
+        forecasts=records(shared.forecast, candidates),
+        candidates=tuple(candidates),
+        front=tuple(one.number for one in front),
+        chosen=front[0].number,
+        student_toml=f"[student]\nmodel = {written(front[0].model)}\noptions = {written(front[0].options)}\n",
+        test=chosen.record.test,
+        compared=compared,
+        seconds=sum(step.seconds for step in ledger.used.values()),
+        steps=tuple(ledger.used),
+    )
+
+
+def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> str:
+    asked = ", ".join(f"{key} <= {most:.4g}" for key, most in limits.items())
+    tried = [one for one in candidates if one.outcome == "over the limits"]
+    nearest = f"; the last had {tried[-1].why}" if tried else ""
+    refused = next((f"; {one.model}: {one.why}" for one in candidates if one.outcome == "refused"), "")
+    return (
+        f"search: none of {len(candidates)} candidates holds {asked}{nearest}{refused}; raise the budget or the trials"
+    )
+
+
+def _test(ledger: Ledger, recipe: Recipe, shared: Shared, seed: int | None = None) -> Step[Predicted]:
+    network = student_of(recipe, shared.data, shared.models)
+    trained = train_student(ledger, recipe, shared.data, network, shared.source, shared.teacher, seed=seed)
+    return predict(ledger, shared.data, trained)
+
+
+def _compared(
+    ledger: Ledger, shared: Shared, found: Recipe, chosen: Step[Predicted], cost: CandidateCost
+) -> ComparedRecord:
+    """The chosen student against the recipe's own, trained with the recipe's seed and as many more as it asks for."""
+    recipe, data, task = shared.recipe, shared.data, task_of(shared.data)
+    own = _test(ledger, recipe, shared)
+    pairs = [(chosen, own)]
+    if task.correct is not None or task.counts is not None:
+        for seed in range(recipe.seed + 1, recipe.seed + recipe.search.seeds):
+            pairs.append((_test(ledger, found, shared, seed), _test(ledger, recipe, shared, seed)))
+    difference, low, high = _better(data, pairs)
+    return ComparedRecord(
+        own=own.record.test,
+        own_cost=cost,
+        found_values=tuple(pair[0].record.test.primary.value for pair in pairs),
+        own_values=tuple(pair[1].record.test.primary.value for pair in pairs),
+        difference=difference,
+        interval=(low, high),
+    )
+
+
+def _better(data: Data, pairs: Sequence[tuple[Step[Predicted], Step[Predicted]]]) -> tuple[float, float, float]:
+    """How much better the first of each pair is than the second, which has the same seed: (mean, low, high)."""
+    task, metric = task_of(data), pairs[0][1].record.test.primary
+    if len(pairs) == 1:
+        found, own = (load_file(step.folder / LOGITS)["test"] for step in pairs[0])
+        worse, low, high = paired_drop(task, metric, own, found, data.test.labels)
+    else:
+        found, own = (torch.stack([counts_of(data, pair[side]) for pair in pairs]) for side in (0, 1))
+        better, worse_of = (found, own) if metric.higher_is_better else (own, found)
+        figure = None if task.correct is not None else task.of_counts
+        mean, least, most = paired_interval(better, worse_of, figure=figure)
+        worse, low, high = -metric.scale * mean, -metric.scale * most, -metric.scale * least
+    return -worse, -high, -low
