@@ -134,8 +134,8 @@ class TextEncoder:
         lengths = [len(row) for row in rows]
         if too_long := [place for place, length in enumerate(lengths) if length > self.length]:
             self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
-            for place, row in zip(too_long, self._numbers([inputs[place] for place in too_long]), strict=True):
-                rows[place] = row
+            for place, shorter in zip(too_long, self._numbers([inputs[place] for place in too_long]), strict=True):
+                rows[place] = shorter
         self._rest()
         width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
         numbers = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64)
