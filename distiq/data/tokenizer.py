@@ -131,14 +131,14 @@ class TextEncoder:
         inputs = list(zip(texts, seconds, strict=True)) if self.pair else list(texts)
         self.bare()
         rows = self._numbers(inputs)
-        lengths = [len(row) for row in rows]
+        lengths = [len(own) for own in rows]
         if too_long := [place for place, length in enumerate(lengths) if length > self.length]:
             self.tokenizer.enable_truncation(self.length, direction="left" if self.cuts_left else "right")
-            for place, shorter in zip(too_long, self._numbers([inputs[place] for place in too_long]), strict=True):
-                rows[place] = shorter
+            for place, cut in zip(too_long, self._numbers([inputs[place] for place in too_long]), strict=True):
+                rows[place] = cut
         self._rest()
         width = max(SHORTEST_TEXT, min(self.length, max(lengths))) if to_longest else self.length
-        numbers = torch.tensor([row + [self.pad] * (width - len(row)) for row in rows], dtype=torch.int64)
+        numbers = torch.tensor([own + [self.pad] * (width - len(own)) for own in rows], dtype=torch.int64)
         return Encoded(numbers, tuple(self._notes(lengths, numbers, where)))
 
     def _numbers(self, inputs: list[Any]) -> list[list[int]]:

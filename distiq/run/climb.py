@@ -74,7 +74,7 @@ def climb(
         if evidence is None and rung.needs_evidence:
             evidence = noise(plain)
         first = trials[0].made if trials else None
-        now = Situation(recipe, data, student, plain, _start(plain, trials), first, evidence, noise, ledger.watch)
+        now = Situation(recipe, data, student, plain, start_of(plain, trials), first, evidence, noise, ledger.watch)
         title, scheme = f"{rung.name}: {rung.what} ({estimates[rung.name]})", rung.scheme(now)
         lesson = _lesson(recipe, source) if rung.trains else None
         step, files = quantize_student(ledger, recipe, data, rung.name, title, scheme, student, reference, lesson)
@@ -89,9 +89,10 @@ def climb(
     return Climbed(tuple(trials), modules, evidence, skipped, estimates)
 
 
-def _start(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
-    """The scheme that a costly rung starts from: the best without training, or narrowed weights if there are any."""
-    untrained = [trial for trial in trials if trial.training is None]
+def start_of(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
+    """The scheme of integers that a costly rung starts from: the best without training, or narrowed weights if there are
+    any."""
+    untrained = [trial for trial in trials if trial.training is None and not rung_named(trial.rung).halves]
     narrowed = [trial for trial in untrained if rung_named(trial.rung).narrows]
     return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else plain
 
