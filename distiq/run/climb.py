@@ -90,8 +90,8 @@ def climb(
 
 
 def start_of(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
-    """The scheme of integers that a costly rung starts from: the best without training, or narrowed weights if there are
-    any."""
+    """The scheme of integers that a costly rung starts from: the best without training, or narrowed weights if any are
+    there."""
     untrained = [trial for trial in trials if trial.training is None and not rung_named(trial.rung).halves]
     narrowed = [trial for trial in untrained if rung_named(trial.rung).narrows]
     return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else plain
