@@ -71,14 +71,18 @@ def unseen(seen: Sequence[Features], costs: Sequence[float], folds: int = FOLDS)
 
 
 def error_of(predicted: Sequence[float], measured: Sequence[float]) -> PredictionError | None:
-    """How far predictions are from what was measured; None of fewer than two that are finite."""
+    """How far predictions are from what was measured; None of fewer than two that are finite.
+
+    Where all of either side are equal, the rank correlation is 0: they order nothing.
+    """
     pairs = np.array([pair for pair in zip(predicted, measured, strict=True) if math.isfinite(pair[0])])
     if len(pairs) < 2:
         return None
     relative = np.abs(pairs[:, 0] / pairs[:, 1] - 1)
+    orders = all(len(np.unique(side)) > 1 for side in pairs.T)
     return PredictionError(
         networks=len(pairs),
         median=float(np.median(relative)),
         p90=float(np.quantile(relative, 0.9)),
-        rank_correlation=float(spearmanr(pairs[:, 0], pairs[:, 1])[0]),
+        rank_correlation=float(spearmanr(pairs[:, 0], pairs[:, 1])[0]) if orders else 0.0,
     )

@@ -54,3 +54,5 @@ def test_errors_by_hand():
     assert found.median == pytest.approx(0.1)
     assert found.rank_correlation == 1
     assert error_of([1.0, math.nan], [1.0, 2.0]) is None
+    alike = error_of([2.0, 2.0, 2.0], [1.0, 2.0, 4.0])
+    assert alike is not None and (alike.rank_correlation, alike.median) == (0, 0.5)
