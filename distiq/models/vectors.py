@@ -59,8 +59,9 @@ class TokenVectors(TokenLogits):
 class StaticVectors(nn.Module):
     """The sum of the tokens' rows of a table, of length 1; special tokens count nothing.
 
-    A row's length is the weight of its token (Tulkens and van Dongen 2024, "Model2Vec"; weights of Arora et al. 2017,
-    "A simple but tough-to-beat baseline for sentence embeddings").
+    Their rows are zero and are not trained, so a file needs no mask. A row's length is the weight of its token (Tulkens
+    and van Dongen 2024, "Model2Vec"; weights of Arora et al. 2017, "A simple but tough-to-beat baseline for sentence
+    embeddings").
 
     Args:
         table: (V, width).
@@ -72,13 +73,14 @@ class StaticVectors(nn.Module):
     def __init__(self, table: Tensor, special: Sequence[int]) -> None:
         super().__init__()
         self.special = tuple(special)
-        self.embedding: nn.Module = nn.Embedding.from_pretrained(table, freeze=False)
+        rows = table.index_fill(0, torch.tensor(self.special, dtype=torch.int64), 0.0)
+        self.embedding: nn.Module = nn.Embedding.from_pretrained(rows, freeze=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        counts = torch.ones_like(tokens, dtype=torch.bool)
-        for number in self.special:
-            counts = counts & (tokens != number)
-        return unit((self.embedding(tokens) * counts.unsqueeze(2).float()).sum(1))
+        rows = self.embedding(tokens)
+        if self.training:  # no gradient reaches the rows that are to stay zero
+            rows = rows * torch.isin(tokens, tokens.new_tensor(self.special), invert=True).unsqueeze(2)
+        return unit(rows.sum(1))
 
 
 def text_encoder(name: str, weights: str, vocabulary: int, pad: int, options: dict[str, Any]) -> TokenVectors:

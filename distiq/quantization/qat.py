@@ -5,11 +5,13 @@ scales are to be learned, too. 8-bit scales of weights follow the weights, also 
 narrower weights are learned. The loss is passed in: this module does not know whether it involves a teacher.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from distiq.data.splits import Data
 from distiq.data.views import Views
@@ -83,20 +85,38 @@ def train_quantized(
 
     batches = Batches(data, Views(views or ViewSettings(), seed), training.batch_size, seed)
     objective = _Objective(quantized, loss_fn, task)
-    record = fit(
-        objective,
-        batches,
-        training,
-        stage=stage,
-        validate=metric,
-        keep_best=True,
-        checkpoint=checkpoint,
-        watch=watch,
-    )
+    with _empty_rows_stay(quantized.prepared):
+        record = fit(
+            objective,
+            batches,
+            training,
+            stage=stage,
+            validate=metric,
+            keep_best=True,
+            checkpoint=checkpoint,
+            watch=watch,
+        )
     quantized.cpu()
     if learn_ranges:
         _hold_biases(quantized)
     return record
+
+
+@contextmanager
+def _empty_rows_stay(prepared: fx.GraphModule) -> Iterator[None]:
+    """Rows of zeros in tables of embeddings get no gradient: those of padding and of special tokens count nothing."""
+    handles = []
+    for node in prepared.graph.nodes:
+        if node.target is torch.ops.aten.embedding.default:
+            source: Any = node.args[0]
+            table = parameter_of(prepared, node if source.op == "get_attr" else source)
+            rows = table.detach().any(1, keepdim=True)
+            handles.append(table.register_hook(lambda gradient, rows=rows: gradient * rows.to(gradient.device)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @torch.no_grad()

@@ -24,6 +24,7 @@ from distiq.runtimes.onnx_weights import (
     multiply_dynamically_quantized,
     multiply_groups,
     pack_narrow_weights,
+    sum_integer_rows,
     transpose_stored_weights,
 )
 from distiq.runtimes.uint8_input import Uint8Input, take_uint8
@@ -53,6 +54,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
         _drop_repeated_quantization(graph)
         transpose_stored_weights(graph)
         look_up_integers(graph)
+        sum_integer_rows(graph)
         dequantize_when_loaded(graph, RECURRENT_WEIGHTS)
         _store_activations_unsigned(graph)
         if for_openvino:
@@ -70,6 +72,7 @@ def rewrite(proto: ModelProto, named: Sequence[str], uint8_input: Uint8Input | N
     elif DQ in types:
         transpose_stored_weights(graph)
         look_up_integers(graph)
+        sum_integer_rows(graph)
         drop_dead_ends(graph)
         if for_openvino:
             _drop_zero_points_of_weights(graph)

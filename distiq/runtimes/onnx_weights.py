@@ -1,7 +1,7 @@
 """Passes over the stored weights of an ONNX file: layout, look-ups, narrow types, products that read them."""
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from distiq.runtimes.onnx_graph import DQ, DYNAMIC_Q, consumers_of, drop_dead_ends, initializers, raise_opset, value_of
 
@@ -57,6 +57,69 @@ def look_up_integers(graph: GraphProto) -> None:
         for offset, made in enumerate(replacement):
             graph.node.insert(position + offset, made)
         graph.node.remove(node)
+
+
+def sum_integer_rows(graph: GraphProto) -> None:
+    """The sum of an embedding's rows over the tokens, each times its scale, becomes a product with the scales.
+
+    Rows are then read as integers, cast, and summed in one pass, where Mul and ReduceSum would write them twice more.
+    """
+    constants, consumers = initializers(graph), consumers_of(graph)
+    producers = {name: node for node in graph.node for name in node.output}
+    outputs = {output.name for output in graph.output}
+    for node in list(graph.node):
+        scaled = producers.get(node.input[0]) if node.op_type == "ReduceSum" and len(node.input) == 2 else None
+        if scaled is None or scaled.op_type != "Mul" or scaled.output[0] in outputs:
+            continue
+        rows, column = (producers.get(name) for name in scaled.input)
+        if rows is None or rows.op_type != "Cast" or column is None or column.op_type != "Unsqueeze":
+            continue
+        axes, keeps = value_of(constants, node.input[1]), next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        numbers = producers[column.input[0]].input[1] if column.input[0] in producers else ""
+        rank = _rank(graph, numbers)
+        is_over_tokens = axes is not None and rank is not None and [one % (rank + 1) for one in axes] == [rank - 1]
+        if not is_over_tokens or keeps or len(consumers[scaled.output[0]]) > 1:
+            continue
+        name, place = scaled.output[0], list(graph.node).index(node)
+        second_last = f"{name}_axis"
+        graph.initializer.append(numpy_helper.from_array(np.array([-2]), second_last))
+        made = [
+            helper.make_node("Unsqueeze", [column.input[0], second_last], [f"{name}_scales"]),
+            helper.make_node("MatMul", [f"{name}_scales", rows.output[0]], [f"{name}_sum"], node.name),
+            helper.make_node("Squeeze", [f"{name}_sum", second_last], list(node.output)),
+        ]
+        for offset, one in enumerate(made):
+            graph.node.insert(place + offset, one)
+        graph.node.remove(node)
+    drop_dead_ends(graph)
+
+
+def _rank(graph: GraphProto, name: str) -> int | None:
+    """The number of dimensions of a value, where the graph says it, or what it is a cast or reshaped form of does."""
+    for value in (*graph.input, *graph.value_info):
+        if value.name == name and value.type.tensor_type.HasField("shape"):
+            return len(value.type.tensor_type.shape.dim)
+    constants = initializers(graph)
+    producers = {output: node for node in graph.node for output in node.output}
+    made = producers.get(name)
+    if made is not None and made.op_type == "Cast":
+        return _rank(graph, made.input[0])
+    shape = producers.get(made.input[1]) if made is not None and made.op_type == "Reshape" else None
+    if shape is None or shape.op_type != "Concat":
+        return None
+    sizes = [producers.get(part) for part in shape.input if part not in constants]
+    is_known = all(node is not None and _has_one_value(node) for node in sizes)
+    return (
+        len(shape.input)
+        if is_known and all(constants[one].dims == [1] for one in shape.input if one in constants)
+        else None
+    )
+
+
+def _has_one_value(node: NodeProto) -> bool:
+    """Whether it gives the size of a single dimension."""
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    return node.op_type == "Shape" and ends.get("end", 0) - ends.get("start", 0) == 1
 
 
 def pack_narrow_weights(proto: ModelProto) -> None:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiq.data.splits import Data
+from distiq.data.splits import Data, from_tensors
 from distiq.errors import UserError
+from distiq.models.vectors import StaticVectors
 from distiq.progress import Silent
 from distiq.quantization.fake_quantize import LARGEST_BIAS, PerChannelWeightFakeQuantize
 from distiq.quantization.graph import bias_fake_quantizers, parameter_of
@@ -66,7 +67,7 @@ def test_eight_bit_scales_follow_the_weights(rounding: str, resnet: nn.Module, d
     """Fixed by rounding, they would clip a weight that grows, and waste levels on one that shrinks."""
     scheme = Scheme(rounding=rounding)
     quantized = quantize(resnet, data.normalize(data.calibration.inputs), scheme)
-    train_quantized(quantized, task, data, settings(2), views=STILL)
+    train_quantized(quantized, task, data, settings(4, learning_rate=2.0), views=STILL)
     modules = dict(quantized.prepared.named_modules(remove_duplicate=False))
     for node in quantized.prepared.graph.nodes:
         point = modules.get(str(node.target))
@@ -141,7 +142,7 @@ def test_gradient_reaches_every_parameter(quantized: QuantizedModel, data: Data)
 
 
 def test_simulated_stays_the_reference(quantized: QuantizedModel, data: Data):
-    train_quantized(quantized, task, data, settings(2), views=STILL)
+    train_quantized(quantized, task, data, settings(4, learning_rate=2.0), views=STILL)
     strides = {parameter.stride() for parameter in quantized.parameters()}
     assert strides == {torch.empty(parameter.shape).stride() for parameter in quantized.parameters()}
     images = data.normalize(data.test.inputs)
@@ -157,6 +158,21 @@ def test_the_best_quantized_epoch_is_kept(learning_rate: float, quantized: Quant
     accuracies = [epoch.validation.value for epoch in record.epochs]
     assert accuracies[record.kept - 1] == max(accuracies)
     assert validation_metric(quantized, data, task_of(data)).value == max(accuracies)
+
+
+def test_tokens_that_count_nothing_still_count_nothing():
+    """The special tokens of a table of vectors have rows of zeros; training must not let padding change a vector."""
+    torch.manual_seed(0)
+    tokens = torch.randint(3, 40, (64, 6))
+    tokens[::2, 4:] = 0
+    samples = tokens, torch.arange(64) % 4
+    data = from_tensors(samples, samples, validation=16, calibration=16, modality="text")
+    quantized = quantize(StaticVectors(torch.randn(40, 4), (0, 1, 2)).eval(), tokens)
+    before = quantized(tokens)
+    train_quantized(quantized, task, data, settings(4, learning_rate=2.0), views=STILL)
+    with torch.no_grad():
+        assert not torch.allclose(quantized(tokens), before, atol=1e-2)
+        torch.testing.assert_close(quantized(tokens)[::2], quantized(tokens[::2, :4]))
 
 
 def test_the_loss_is_the_one_handed_in(quantized: QuantizedModel, data: Data):
