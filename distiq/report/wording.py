@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from distiq.records.models import ModelRecord
 from distiq.records.record import ONE, Modality
 from distiq.records.run import DropRecord
-from distiq.records.trials import FLOAT16, FLOAT32, Breach, TrialRecord
+from distiq.records.trials import FLOAT32, Breach, TrialRecord
 
 
 def verdict_sentence(
@@ -81,9 +81,10 @@ def _about_speed(best: TrialRecord, delivered: TrialRecord) -> str:
     own = delivered.runtimes[0]
     if own.file == best.runtimes[0].file:
         return f"{sentence}: it is small, not fast, and delivered for its size alone."
-    if delivered.form == FLOAT16 and own.float_size_bytes is not None:
+    is_faster = own.speed is not None and own.speed.verdict == "faster"
+    if not is_faster and own.float_size_bytes is not None:
         return (
-            f"{sentence}; delivered is the float16 file for {own.runtime}, as fast as float32 there and"
+            f"{sentence}; delivered is the {delivered.rung} file for {own.runtime}, as fast as float32 there and"
             f" {own.float_size_bytes / own.size_bytes:.2f} times smaller."
         )
     faster = own.speed.ratio if own.speed else 1.0

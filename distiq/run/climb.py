@@ -66,7 +66,7 @@ def climb(
         if found := ladder.next_rung(rungs, trials, budget, float_drop, evidence):
             return found
         may_be_slower = recipe.quantize.fall_back and not _is_faster(trials[-1], student)
-        return ladder.half(rungs, trials) if may_be_slower else None
+        return ladder.as_fast_as_float(rungs, trials) if may_be_slower else None
 
     while found := following():
         rung = found.rung
@@ -81,7 +81,7 @@ def climb(
         breaches = ladder.judge(budget, reference.scores.validation, standing(step.record))
         trials.append(Trial(rung.name, found.reason, scheme, step.record, files, step.seconds, breaches))
         ledger.watch.note(_summary(trials[-1]))
-        if evidence is None and not rung.halves and any(breach.of_quality for breach in breaches):
+        if evidence is None and not rung.in_float and any(breach.of_quality for breach in breaches):
             evidence = noise(plain)
     skipped = ladder.skipped(rungs, trials, budget, float_drop, evidence) if trials[-1].breaches else {}
     for rung in rungs:
@@ -92,7 +92,7 @@ def climb(
 def start_of(plain: Scheme, trials: Sequence[Trial]) -> Scheme:
     """The scheme of integers that a costly rung starts from: the best without training, or narrowed weights if any are
     there."""
-    untrained = [trial for trial in trials if trial.training is None and not rung_named(trial.rung).halves]
+    untrained = [trial for trial in trials if trial.training is None and not rung_named(trial.rung).in_float]
     narrowed = [trial for trial in untrained if rung_named(trial.rung).narrows]
     return max(narrowed or untrained, key=lambda trial: trial.sqnr_db).scheme if untrained else plain
 

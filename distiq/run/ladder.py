@@ -8,8 +8,8 @@ from distiq.records.quality import Metric, Quality
 from distiq.records.sensitivity import SensitivityRecord
 from distiq.records.speed import SpeedRecord
 from distiq.records.training import TrainingRecord
-from distiq.records.trials import FLOAT16, Breach, TrialRecord
-from distiq.run.rungs import Rung
+from distiq.records.trials import Breach, TrialRecord
+from distiq.run.rungs import RUNGS, Rung
 
 
 class Next(NamedTuple):
@@ -126,8 +126,8 @@ def next_rung(
     broken = {breach.limit: breach for breach in last.breaches}
     tried = {trial.rung for trial in trials}
     # A file of float16 weights is larger than the int8 file before it: narrower integers are no remedy for that.
-    is_half = any(rung.halves and rung.name == last.rung for rung in rungs)
-    narrowing = [rung for rung in rungs if rung.narrows and not is_half]
+    is_in_float = any(rung.in_float and rung.name == last.rung for rung in rungs)
+    narrowing = [rung for rung in rungs if rung.narrows and not is_in_float]
     if narrowing and not any(rung.name in tried for rung in narrowing):
         if size := broken.get("size_kb"):
             return Next(narrowing[0], f"the file is {size.excess:.1f} kB too large: {narrowing[0].what}")
@@ -148,12 +148,18 @@ def next_rung(
     return Next(rungs[left[0]], f"{reason}: {rungs[left[0]].what}")
 
 
-def half(rungs: Sequence[Rung], trials: Sequence[Tried]) -> Next | None:
-    """The float16 rung if it has not been tried yet. Called once the ladder ends at a file that is not clearly faster
-    than float32: a float16 file, half the size and as fast as float32, may then be delivered."""
-    tried = {trial.rung for trial in trials}
-    is_too_large = any(breach.limit == "size_kb" for breach in trials[-1].breaches)
-    untried = [rung for rung in rungs if rung.halves and rung.name not in tried and not is_too_large]
+def as_fast_as_float(rungs: Sequence[Rung], trials: Sequence[Tried]) -> Next | None:
+    """The next rung whose file computes in float32. Called once the ladder ends at a file that is not clearly faster
+    than float32: one that is smaller and as fast as float32 may then be delivered.
+
+    None where one of them holds the limit on size already, or where the int8 files before them broke it.
+    """
+    own = {rung.name: rung for rung in rungs if rung.in_float}
+    large = {trial.rung: any(breach.limit == "size_kb" for breach in trial.breaches) for trial in trials}
+    integers = [rung for rung in large if rung not in own]
+    if any(not large[rung] for rung in large if rung in own) or (integers and large[integers[-1]]):
+        return None
+    untried = [rung for name, rung in own.items() if name not in large]
     return Next(untried[0], f"int8 may be no faster than float32: {untried[0].what}") if untried else None
 
 
@@ -203,9 +209,9 @@ def is_slower(trial: TrialRecord) -> bool:
 def fall_back(best: TrialRecord, others: Sequence[TrialRecord], float32: TrialRecord) -> TrialRecord:
     """What is delivered in place of an int8 file that measured slower than float32.
 
-    The fastest of the other files that is faster than every float32 file; else that of float16 weights, if it is no
-    slower than float32; else the float32 student, if its size is within the budget. None may break the limits by more
-    than `best` does. If none qualifies, `best` itself, for its size.
+    The fastest of the other files that is faster than every float32 file; else that of float16 or integer weights, if
+    it is no slower than float32; else the float32 student, if its size is within the budget. None may break the limits
+    by more than `best` does. If none qualifies, `best` itself, for its size.
 
     Args:
         others: the files of all trials and runtimes, each as a trial with that file as `deployed` and first runtime.
@@ -215,13 +221,14 @@ def fall_back(best: TrialRecord, others: Sequence[TrialRecord], float32: TrialRe
     fast = [trial for trial in others if _is_fast(trial) and _overrun(trial.breaches) <= limit]
     if fast:
         return min(fast, key=lambda trial: trial.runtimes[0].latency[0].p50_ms)
-    halves = [
+    in_float = {rung.name for rung in RUNGS if rung.in_float}
+    small = [
         trial
         for trial in others
-        if trial.form == FLOAT16 and not is_slower(trial) and _overrun(trial.breaches) <= limit
+        if trial.rung in in_float and not is_slower(trial) and _overrun(trial.breaches) <= limit
     ]
-    if halves:
-        return min(halves, key=lambda trial: trial.runtimes[0].latency[0].p50_ms)
+    if small:
+        return min(small, key=lambda trial: trial.runtimes[0].latency[0].p50_ms)
     fits = all(breach.limit != "size_kb" for breach in float32.breaches) and _overrun(float32.breaches) <= limit
     return float32 if fits else best
 

@@ -5,7 +5,7 @@ names a rung. A new one is a value and a line in `RUNGS`.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -54,7 +54,7 @@ class Rung:
         ranges: how activation ranges are found, for rungs that differ in that alone; `because`: when they fit.
         cures: the causes that it is tried against in a diagnosis.
         widens: uses 16-bit activations, which few runtimes compute in integers.
-        halves: gives no integers but float16 weights, which are tried where int8 breaks a limit or is slower.
+        in_float: its file computes in float32, from smaller weights; tried where int8 breaks a limit or is slower.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Rung:
     ranges: RangeMethod | None = None
     because: str = ""
     cures: frozenset[Cause] = frozenset()
-    halves: bool = False
+    in_float: bool = False
     widens: bool = False
 
 
@@ -166,6 +166,11 @@ def _start(now: Situation) -> Scheme:
 
 def _half(now: Situation) -> Scheme:
     return Scheme(mode="float16", float_modules=now.recipe.quantize.float_modules or ())
+
+
+def _weights(now: Situation) -> Scheme:
+    bits, kept = now.recipe.quantize.weight_bits, now.plain.float_modules
+    return Scheme(weight_bits=bits, mode="weight_only", rounding="gptq", float_modules=kept)
 
 
 def _learned_blocks(_recipe: Recipe, _data: Data) -> int:
@@ -308,11 +313,22 @@ HALF = Rung(
     scheme=_half,
     modes=("static", "dynamic", "weight_only", "float16"),
     leaves_float=True,
-    halves=True,
+    in_float=True,
+)
+STORED = Rung(
+    name="integer_weights",
+    what="integer weights, computed in float32: int8's size, and float32's speed",
+    helps="int8 breaks a limit, or measured slower than float32, and float16 is too large",
+    cost="no more than a file",
+    scheme=_weights,
+    useless=_activations_are_no_cause,
+    modes=("static", "dynamic"),
+    leaves_float=True,
+    in_float=True,
 )
 RUNGS: tuple[Rung, ...] = (
     STATIC, DYNAMIC, WEIGHT_ONLY, ROUNDING, MINMAX, PERCENTILE, EQUALIZE, RECONSTRUCT, WIDE_LAYERS, LAYERS_IN_FLOAT,
-    MIXED, QAT, HALF,
+    MIXED, QAT, HALF, STORED,
 )  # fmt: skip
 
 
@@ -344,9 +360,7 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
     Raises:
         UserError: one is unknown, or the mode or a runtime has no such rung.
     """
-    refused = next(filter(None, (refusal(runtime_named(name), "float16", 8, 0) for name in runtimes)), "")
-    if settings.target:
-        refused = f'target = "{settings.target}" computes integers alone, and "{HALF.name}" has none; leave one out'
+    refused = {rung.name: _refused(rung, settings, runtimes) for rung in (HALF, STORED)}
     of_mode = tuple(rung for rung in RUNGS if settings.mode in rung.modes)
     rungs = tuple(rung for rung in of_mode if rung.is_default and is_worth(rung, runtimes))
     if settings.rungs is not None:
@@ -357,15 +371,15 @@ def rungs_of(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence[st
         )
     if settings.rungs is not None and any(rung.widens for rung in rungs):
         _check_wide(settings, integer_io, runtimes)
-    if settings.rungs is not None and any(rung.halves for rung in rungs):
-        _check_half(rungs, integer_io, refused)
+    if settings.rungs is not None and any(rung.in_float for rung in rungs):
+        _check_in_float(rungs, integer_io, refused)
     narrow_already = settings.weight_bits <= 4
     return tuple(
         rung
         for rung in rungs
         if not (rung.narrows and narrow_already)
         and not (rung.leaves_float and integer_io)
-        and not (rung.halves and refused)
+        and not refused.get(rung.name)
         and not (rung.widens and (integer_io or settings.activation_bits == 16))
     )
 
@@ -386,19 +400,30 @@ def _check_wide(settings: QuantizeSettings, integer_io: bool, runtimes: Sequence
         raise UserError(f"{key}, but activation_bits = 16 widens every layer already; leave one of the two out")
 
 
-def _check_half(rungs: Sequence[Rung], integer_io: bool, refused: str) -> None:
-    """Raises UserError where a recipe names the rung of float16 but its other settings rule it out."""
-    if refused:
-        raise UserError(f"quantize.rungs and measure.runtimes: {refused}")
-    if integer_io:
-        raise UserError(
-            f'quantize.rungs names "{HALF.name}", whose files hold no integers, but export.integer_io = true; leave one'
-            " of the two out"
-        )
-    if not rungs[-1].halves:
-        raise UserError(
-            f'quantize.rungs: "{HALF.name}" gives no integers that "{rungs[-1].name}" could start from; name it last'
-        )
+def _refused(rung: Rung, settings: QuantizeSettings, runtimes: Sequence[str]) -> str:
+    """Why the recipe's devices cannot use files that compute in float32; empty where they can."""
+    if settings.target:
+        return f'target = "{settings.target}" computes integers alone, and "{rung.name}" has none; leave one out'
+    mode: Mode = "float16" if rung is HALF else "weight_only"
+    return next(filter(None, (refusal(runtime_named(name), mode, 8, 0) for name in runtimes)), "")
+
+
+def _check_in_float(rungs: Sequence[Rung], integer_io: bool, refused: Mapping[str, str]) -> None:
+    """Raises UserError where a recipe names a rung that computes in float32 but its other settings rule it out."""
+    for rung, following in zip(rungs, (*rungs[1:], None), strict=True):
+        if not rung.in_float:
+            continue
+        if refused[rung.name]:
+            raise UserError(f"quantize.rungs and measure.runtimes: {refused[rung.name]}")
+        if integer_io:
+            raise UserError(
+                f'quantize.rungs names "{rung.name}", whose files compute in float32, but export.integer_io = true;'
+                " leave one of the two out"
+            )
+        if following is not None and not following.in_float:
+            raise UserError(
+                f'quantize.rungs: "{rung.name}" gives nothing that "{following.name}" could start from; name it last'
+            )
 
 
 def training_rung() -> str:

@@ -10,7 +10,17 @@ from distiq.records.speed import CostRecord, LatencyRecord, SpeedRecord
 from distiq.records.training import TrainingRecord
 from distiq.records.trials import Breach, RuntimeRecord
 from distiq.records.trials import TrialRecord as Trial
-from distiq.run.ladder import Measured, best, estimate, fall_back, half, is_slower, judge, next_rung, skipped
+from distiq.run.ladder import (
+    Measured,
+    as_fast_as_float,
+    best,
+    estimate,
+    fall_back,
+    is_slower,
+    judge,
+    next_rung,
+    skipped,
+)
 from distiq.run.rungs import Rung, rung_named
 
 
@@ -404,6 +414,9 @@ def test_float16_is_delivered_before_float32_where_int8_is_slower():
     assert fall_back(slow, [slow, half_trial(), fast], FLOAT) is fast
     assert fall_back(slow, [slow, half_trial(breaches=(breach(),))], FLOAT) is FLOAT
     assert fall_back(slow, [slow, timed_trial("float16", SLOW)], FLOAT) is FLOAT
+    weights = timed_trial("integer_weights", in_runtime(1.0, told=False))
+    too_large = half_trial(breaches=(breach("size_kb", 80, 95),))
+    assert fall_back(slow, [slow, too_large, weights], FLOAT) is weights
 
 
 @pytest.mark.parametrize(
@@ -413,10 +426,18 @@ def test_float16_is_delivered_before_float32_where_int8_is_slower():
         (("static",), [trial("static")], None),
         (("static", "float16"), [trial("static"), trial("float16")], None),
         (("static", "float16"), [trial("static", breach("size_kb", 80, 81))], None),
+        (("static", "float16", "integer_weights"), [trial("static"), trial("float16")], None),
+        (
+            ("static", "float16", "integer_weights"),
+            [trial("static"), trial("float16", breach("size_kb", 80, 95))],
+            "integer_weights",
+        ),
+        (("static", "integer_weights"), [trial("static")], "integer_weights"),
+        (("static", "integer_weights"), [trial("static"), trial("integer_weights")], None),
     ],
 )
-def test_float16_is_tried_once_where_int8_is_slower(rungs: tuple[str, ...], trials: list[Trial], tried: str | None):
-    following = half(named(*rungs), trials)
+def test_what_is_as_fast_as_float32_is_tried_once(rungs: tuple[str, ...], trials: list[Trial], tried: str | None):
+    following = as_fast_as_float(named(*rungs), trials)
     assert (following and following.rung.name) == tried
 
 

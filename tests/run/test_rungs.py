@@ -24,8 +24,21 @@ def climbed(integer_io: bool = False, **settings: object) -> list[str]:
 @pytest.mark.parametrize(
     ("mode", "rungs"),
     [
-        ("static", ["rounding", "minmax", "percentile", "equalize", "float_layers", "mixed", "qat", "float16"]),
-        ("dynamic", ["dynamic", "rounding", "qat", "float16"]),
+        (
+            "static",
+            [
+                "rounding",
+                "minmax",
+                "percentile",
+                "equalize",
+                "float_layers",
+                "mixed",
+                "qat",
+                "float16",
+                "integer_weights",
+            ],
+        ),
+        ("dynamic", ["dynamic", "rounding", "qat", "float16", "integer_weights"]),
         ("weight_only", ["weight_only", "rounding", "qat", "float16"]),
         ("float16", ["float16"]),
     ],
@@ -59,19 +72,29 @@ def test_a_rung_that_cannot_be_climbed_is_refused(settings: dict, message: str):
     assert message in str(refused.value)
 
 
-def test_float16_is_climbed_by_default_where_every_runtime_has_it():
+def test_float32_s_arithmetic_is_climbed_by_default_where_every_runtime_has_it():
     settings = parse_recipe({}).quantize
-    climbed_in = {name: rungs_of(settings, False, ("onnxruntime", name))[-1].name for name in ("litert", "c99")}
-    assert climbed_in == {"litert": "float16", "c99": "qat"}
-    assert "float16" not in climbed(target="qnn")
+    climbed_in = {
+        name: [rung.name for rung in rungs_of(settings, False, ("onnxruntime", name))] for name in ("litert", "c99")
+    }
+    assert climbed_in["litert"][-1] == "float16", "LiteRT has no integer weights without integer activations"
+    assert climbed_in["c99"][-1] == "qat"
+    assert not {"float16", "integer_weights"} & {*climbed(target="qnn"), *climbed(integer_io=True)}
 
 
 @pytest.mark.parametrize(
     ("rungs", "integer_io", "runtimes", "message"),
     [
         (["float16"], False, ["c99"], "distiq writes no files of c99 with float16 weights; nearest: "),
-        (["static", "float16"], True, ["litert"], "whose files hold no integers, but export.integer_io = true"),
-        (["float16", "qat"], False, ["onnxruntime"], '"float16" gives no integers that "qat" could start from'),
+        (["static", "float16"], True, ["litert"], "whose files compute in float32, but export.integer_io = true"),
+        (["float16", "qat"], False, ["onnxruntime"], '"float16" gives nothing that "qat" could start from'),
+        (
+            ["integer_weights", "float16", "qat"],
+            False,
+            ["onnxruntime"],
+            '"float16" gives nothing that "qat" could start from',
+        ),
+        (["static", "integer_weights"], True, ["onnxruntime"], '"integer_weights", whose files compute in float32'),
     ],
 )
 def test_float16_that_cannot_be_is_refused(rungs: list[str], integer_io: bool, runtimes: list[str], message: str):
