@@ -402,8 +402,10 @@ class BoundCalls:
         return self.session.run(self.outputs, dict(zip(self.inputs, arrays)))
 
     def _bind(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Any:
-        both = [*arrays, *outputs]
-        if not self.follows or sum(one.nbytes for one in both) > MOST_BOUND or any(one.dtype == object for one in both):
+        both = [*arrays, *outputs]  # sequences and maps are no arrays; texts are not bound
+        if not self.follows or not all(isinstance(one, np.ndarray) and one.dtype.kind in "biuf" for one in both):
+            return None
+        if sum(one.nbytes for one in both) > MOST_BOUND:
             return None
         binding = self.session.io_binding()
         sides = [[np.array(one, order="C") for one in side] for side in (arrays, outputs)]
