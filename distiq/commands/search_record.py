@@ -116,4 +116,4 @@ def _better(data: Data, pairs: Sequence[tuple[Step[Predicted], Step[Predicted]]]
         figure = None if task.correct is not None else task.of_counts
         mean, least, most = paired_interval(better, worse_of, figure=figure)
         worse, low, high = -metric.scale * mean, -metric.scale * most, -metric.scale * least
-    return -worse, -high, -low
+    return 0.0 - worse, 0.0 - high, 0.0 - low  # no -0.00

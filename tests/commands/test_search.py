@@ -1,6 +1,7 @@
 """search(): candidates are measured before they are trained, stopped behind better ones, found again after a kill."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,22 @@ def broken(trial):
 
 def strange(trial):
     return 3
+
+
+def of_numpy(trial):
+    import numpy
+
+    return "plain", {"layers": [[numpy.int64(8), 2]]}
+
+
+def failing(trial):
+    return "plain", {"layers": [[8, {}[trial.suggest_int("stride", 2, 9)]]]}
+
+
+def failing_at_times(trial):
+    if trial.suggest_int("width", 1, 4) % 2:
+        raise ValueError("odd")
+    return "plain", {"layers": [[8 * trial.params["width"], 2]]}
 """
 
 
@@ -188,13 +205,38 @@ def test_auto_needs_a_limit_and_finds_a_student(recipe: Recipe):
 
 @pytest.mark.parametrize(
     ("function", "said"),
-    [("broken", "none of 2 candidates holds .* plain: "), ("strange", r"returned 3; return \(model, options\)")],
+    [
+        ("broken", "none of the networks that it draws can be trained here; plain: "),
+        ("strange", r"returned 3; return \(model, options\)"),
+        ("of_numpy", "options that a recipe cannot hold: .*int64.*; give plain values"),
+        ("failing", "failing fails: KeyError: "),
+    ],
 )
-def test_spaces_that_give_no_network(recipe: Recipe, function: str, said: str):
+def test_spaces_that_give_no_network(recipe: Recipe, function: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    from distiq.commands import search as searching
+
+    monkeypatch.setattr(searching, "train_teacher", None)  # refused before anything is trained
     tree = recipe.model_dump(mode="json")
     tree["search"] |= {"space": tree["search"]["space"].replace(":narrow", f":{function}"), "trials": 2}
     with pytest.raises(UserError, match=said):
         search(parse_recipe(tree))
+
+
+@pytest.mark.slow
+def test_a_draw_that_fails_ends_its_candidate_not_the_search(recipe: Recipe):
+    tree = recipe.model_dump(mode="json")
+    space = tree["search"]["space"].replace(":narrow", ":failing_at_times")
+    tree["search"] |= {"space": space, "trials": 6, "probes": 0}
+    record = search(parse_recipe(tree))
+    failed = {one.number for one in record.candidates if "failing_at_times fails: ValueError: odd" in one.why}
+    assert 0 < len(failed) < 6
+    assert {one.outcome for one in record.candidates if one.number in failed} == {"refused"}
+
+
+def test_without_optuna_it_says_so_at_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"needs the package optuna: pip install"):
+        search(recipe)
 
 
 def test_a_training_that_fails_ends_its_candidate_not_the_search(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
@@ -214,3 +256,6 @@ def test_the_found_student_stands_in_the_recipe(recipe: Recipe):
     other = Candidate(number=1, model="plain", options={"layers": [[8, 2]]}, outcome="trained")
     assert with_student(recipe, other).student.options == {"layers": [[8, 2]]}
     assert with_student(recipe, other).student.training == recipe.student.training
+    tree = recipe.model_dump(mode="json")
+    tree["student"]["training"]["pretrained_rate"] = 0.1  # of the recipe's own weights; a found student loads none
+    assert with_student(parse_recipe(tree), other).student.training == recipe.student.training
