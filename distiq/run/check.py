@@ -122,8 +122,8 @@ def _check_pretrained(network: Network) -> None:
     rate = network.settings.training.pretrained_rate
     if rate != 1 and not any(getattr(module, LOADED, ()) for module in network.module.modules()):
         raise UserError(
-            f"{network.role}.training: pretrained_rate = {rate:g} is for weights that are loaded from a file, and none"
-            f" are; name one in {network.role}.weights, or leave it out"
+            f"{network.role}.training: pretrained_rate = {rate:g} is for weights that distiq loads from a file or"
+            f" a folder of transformers, and none are; name one in {network.role}.weights, or leave it out"
         )
 
 

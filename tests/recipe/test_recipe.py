@@ -263,6 +263,12 @@ def test_a_scheme_that_cannot_be_is_refused_with_the_nearest(tmp_path, text, mes
     assert message in refusal(tmp_path, f"[quantize]\n{text}")
 
 
+def test_quantized_networks_have_no_new_weights(tmp_path):
+    assert "quantize.training: pretrained_rate = 0.1: quantization-aware training starts from" in refusal(
+        tmp_path, "[quantize.training]\npretrained_rate = 0.1"
+    )
+
+
 def test_rungs_differ(tmp_path):
     assert "names a rung twice" in refusal(tmp_path, '[quantize]\nrungs = ["minmax", "qat", "minmax"]')
 
