@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distiq.errors import UserError
+from distiq.evaluation.cost import multiply_adds
 from distiq.evaluation.operations import operations
 from distiq.models.spaces import Choice
 from distiq.records.search import Candidate, CandidateCost, ForecastRecord, PredictionError
@@ -89,7 +90,7 @@ def largest(
         try:
             model = module_of(choose(trial))
             predicted = forecast.costs(model, example)
-            macs = sum(one.macs for one in operations(model, example))
+            macs = multiply_adds(model, example)  # of recurrent layers, too
         except Exception:  # a network that cannot be built is refused when it is tried
             continue
         if macs > most and all(predicted.get(name, math.inf) <= limit for name, limit in limits.items()):
