@@ -108,6 +108,7 @@ def search(
         data = read_data(recipe, ledger)
         tracking.read(data)
         check_runtimes(recipe)
+        _check_seeds(recipe, data)
         space = _space(recipe, data)
         roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
         models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
@@ -212,6 +213,15 @@ def _space(recipe: Recipe, data: Data) -> Space:
             " file.py:function"
         )
     return SPACES[data.modality]
+
+
+def _check_seeds(recipe: Recipe, data: Data) -> None:
+    task, seeds = task_of(data), recipe.search.seeds
+    if seeds > 1 and task.correct is None and task.counts is None:
+        raise UserError(
+            f"search.seeds = {seeds}: the task {task.name} counts nothing for each sample, so that several seeds have"
+            " no common interval; leave it out"
+        )
 
 
 def _check_space(recipe: Recipe, data: Data, models: tuple[Network, ...], space: Space) -> None:

@@ -87,12 +87,11 @@ def _compared(
     ledger: Ledger, shared: Shared, found: Recipe, chosen: Step[Predicted], cost: CandidateCost
 ) -> ComparedRecord:
     """The chosen student against the recipe's own, trained with the recipe's seed and as many more as it asks for."""
-    recipe, data, task = shared.recipe, shared.data, task_of(shared.data)
+    recipe, data = shared.recipe, shared.data
     own = _test(ledger, recipe, shared)
     pairs = [(chosen, own)]
-    if task.correct is not None or task.counts is not None:
-        for seed in range(recipe.seed + 1, recipe.seed + recipe.search.seeds):
-            pairs.append((_test(ledger, found, shared, seed), _test(ledger, recipe, shared, seed)))
+    for seed in range(recipe.seed + 1, recipe.seed + recipe.search.seeds):
+        pairs.append((_test(ledger, found, shared, seed), _test(ledger, recipe, shared, seed)))
     difference, low, high = _better(data, pairs)
     return ComparedRecord(
         own=own.record.test,

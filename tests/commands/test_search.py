@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from distiq.recipe.track import TrackSettings
 from distiq.records.quality import Metric
 from distiq.records.search import Candidate, CandidateCost
 from distiq.run.candidates import JudgedWatch, front_of
+from distiq.run.ledger import Ledger
+from distiq.tasks.choose import task_of
 
 pytest.importorskip("optuna", reason="optuna is not installed")
 
@@ -231,6 +234,17 @@ def test_a_draw_that_fails_ends_its_candidate_not_the_search(recipe: Recipe):
     failed = {one.number for one in record.candidates if "failing_at_times fails: ValueError: odd" in one.why}
     assert 0 < len(failed) < 6
     assert {one.outcome for one in record.candidates if one.number in failed} == {"refused"}
+
+
+def test_seeds_are_for_tasks_that_count(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    from distiq.commands import search as searching
+
+    counts_nothing = replace(task_of(searching.read_data(recipe, Ledger(Path("runs/read")))), correct=None, counts=None)
+    monkeypatch.setattr(searching, "task_of", lambda _: counts_nothing)
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {"seeds": 2}
+    with pytest.raises(UserError, match=r"search.seeds = 2: the task classification counts nothing .* leave it out"):
+        search(parse_recipe(tree))
 
 
 def test_without_optuna_it_says_so_at_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
