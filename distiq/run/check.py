@@ -51,8 +51,8 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
 
 def check_training(recipe: Recipe, data: Data) -> None:
     """Raises UserError if networks cannot be trained on this data as the recipe says."""
-    for views in (recipe.views, recipe.teacher_views):
-        check_views(views, data.preprocessing, data.words, data.labels.form)
+    for key, views in (("views", recipe.views), ("teacher.views", recipe.teacher_views)):
+        check_views(views, data.preprocessing, data.words, data.labels.form, key)
     for role, network in recipe.networks().items():
         if network.weights:
             data.preprocessing.check_weights(Path(network.weights), f"{role}.weights")
