@@ -68,6 +68,8 @@ def search_record(
 
 
 def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> str:
+    if not candidates:
+        return "search: the hours were over before a candidate was tried; give more hours (what is timed is kept)"
     asked = ", ".join(f"{key} <= {most:.4g}" for key, most in limits.items())
     tried = [one for one in candidates if one.outcome == "over the limits"]
     nearest = f"; the last had {tried[-1].why}" if tried else ""

@@ -236,6 +236,13 @@ def test_a_draw_that_fails_ends_its_candidate_not_the_search(recipe: Recipe):
     assert {one.outcome for one in record.candidates if one.number in failed} == {"refused"}
 
 
+def test_hours_that_are_too_few_say_so(recipe: Recipe):
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {"probes": 0}
+    with pytest.raises(UserError, match=r"the hours were over before a candidate was tried"):
+        search(parse_recipe(tree), hours=1e-9)
+
+
 def test_seeds_are_for_tasks_that_count(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
     from distiq.commands import search as searching
 
