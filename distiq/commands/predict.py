@@ -1,11 +1,12 @@
 """predict(): samples through a bundle's model file."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from distiq.bundle.open import Bundle, Prediction
+from distiq.bundle.open import RUNNER, Bundle, Prediction
 from distiq.bundle.stream import hear, text_of_clip, write_down
 from distiq.device.run import NO_BEAM, Search, in_line, span_in_words
 from distiq.errors import UserError
@@ -42,6 +43,12 @@ def predict(
     Raises:
         UserError: the bundle is not whole, a sample cannot be read, or the model does not give what is asked for.
     """
+    for sample in samples:
+        if sample.endswith((".npy", ".npz")) and Path(sample).is_file():  # else they would be read as texts
+            raise UserError(
+                f"{sample}: distiq predict reads images, clips, rows and texts; inputs as the model takes them are for"
+                f" the bundle's own program: {shlex.join(['python', str(bundle / RUNNER), sample])}"
+            )
     opened = Bundle(bundle)
     if out is not None and opened.decoding != "vector":
         raise UserError(f"{bundle}: --out is for vectors, but this model gives {opened.about.get('task')}")

@@ -178,7 +178,8 @@ def _input(stated: Any, name: str) -> Input:
         dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
     except TypeError as error:
         raise UserError(f'{name}: the input "{stated.name}" is {stated.type}; distiq feeds numbers alone') from error
-    return Input(stated.name, tuple(size if isinstance(size, int) else -1 for size in stated.shape), dtype)
+    free = {axis: size for axis, size in enumerate(stated.shape) if isinstance(size, str) and size}
+    return Input(stated.name, tuple(size if isinstance(size, int) else -1 for size in stated.shape), dtype, free)
 
 
 class Delivered(NamedTuple):

@@ -1,5 +1,6 @@
 """search(recipe): the student is found. Measured first, trained in stages, compared on fresh data."""
 
+import importlib.util
 import inspect
 import json
 import math
@@ -14,7 +15,7 @@ from torch import nn
 
 from distiq.commands.search_record import STORAGE, search_record
 from distiq.data.splits import Data
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     import optuna
 
 RECORD = "search.json"
+TRIED = 8  # networks that a space draws, of which one has to be trainable before anything is trained
 DRAWS = 40  # at most, for each candidate that is measured
 CANDIDATE, FOLDER, REACHED, TRACKED = "candidate", "folder", "reached", "tracked"  # what the storage keeps of a trial
 
@@ -94,6 +96,8 @@ def search(
     """
     if processes.count() > 1:
         raise UserError("distiq search runs in one process; start several with one --storage, each with its own --run")
+    if importlib.util.find_spec("optuna") is None:
+        raise UserError("distiq search needs the package optuna: pip install 'distiq[search]'")
     if recipe.student.is_searched:
         _limits(recipe, None)  # before anything is read or trained
     began = time.monotonic()
@@ -104,10 +108,12 @@ def search(
         data = read_data(recipe, ledger)
         tracking.read(data)
         check_runtimes(recipe)
+        _check_seeds(recipe, data)
         space = _space(recipe, data)
         roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
         models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
         own = None if recipe.student.is_searched else student_of(recipe, data, models)
+        _check_space(recipe, data, models, space)
         shared, cost = _shared(ledger, recipe, data, models, own, space)
         shared = replace(shared, forecast=_forecast(ledger, shared))
         study = _study(storage or str(ledger.folder / STORAGE), recipe, shared)
@@ -166,7 +172,7 @@ def _shared(
 
 def _forecast(ledger: Ledger, shared: Shared) -> Forecast:
     """What candidates will cost, learned from files of networks that are drawn from the space."""
-    choices = drawn(partial(_choice, shared), shared.recipe.search.probes, shared.recipe.seed)
+    choices = drawn(partial(_choice, shared.recipe, shared.space), shared.recipe.search.probes, shared.recipe.seed)
     if len(choices) < FEWEST:
         return shared.forecast
     measured = []
@@ -209,14 +215,36 @@ def _space(recipe: Recipe, data: Data) -> Space:
     return SPACES[data.modality]
 
 
+def _check_seeds(recipe: Recipe, data: Data) -> None:
+    task, seeds = task_of(data), recipe.search.seeds
+    if seeds > 1 and task.correct is None and task.counts is None:
+        raise UserError(
+            f"search.seeds = {seeds}: the task {task.name} counts nothing for each sample, so that several seeds have"
+            " no common interval; leave it out"
+        )
+
+
+def _check_space(recipe: Recipe, data: Data, models: tuple[Network, ...], space: Space) -> None:
+    """Raises UserError unless, of a few networks that the space draws, one can be trained on these data."""
+    why = ""
+    for model, options in drawn(partial(_choice, recipe, space), TRIED, recipe.seed):
+        candidate = Candidate(number=0, model=model, options=options, outcome="refused")
+        try:
+            network = student_of(with_student(recipe, candidate), data, models)
+            check_networks(data, Models(models[0], models[1:], network, ()), (recipe.distil,), Silent())
+            return
+        except Exception as error:  # whatever a network raises; a full disk is raised again
+            why = f"{model}: {reason_of(error)}"
+    named = "; name another in search.space, as file.py:function" if not recipe.search.space else ""
+    raise UserError(f"search.space: none of the networks that it draws can be trained here{named}; {why}")
+
+
 def _study(storage: str, recipe: Recipe, shared: Shared) -> "optuna.Study":
     """The study of these data, this teacher and these settings in the storage; made where there is none."""
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError as error:
-        raise UserError("distiq search needs the package optuna: pip install 'distiq[search]'") from error
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings, student = recipe.search, recipe.student
     basis = [
@@ -281,12 +309,18 @@ def _try_one(
         _enqueue_largest(study, shared, seed)
     trial = study.ask()
     trial.set_user_attr(FOLDER, str(ledger.folder.resolve()))
-    model, options = _choice(shared, trial)
+    try:
+        model, options, fails = *_choice(shared.recipe, shared.space, trial), ""
+    except UserError as error:
+        model, options, fails = "", {}, str(error)
     same = next((one for one in before if (one.model, one.options) == (model, options)), None)
     name = trial.user_attrs.get(TRACKED, f"candidate-{trial.number}")  # a killed one keeps its name
     trial.set_user_attr(TRACKED, name)
     with tracking.child(name, {"model": model, "options": json.dumps(options)}):
-        candidate = _as_before(trial.number, same) if same else _tried(ledger, trial, shared, model, options)
+        if fails:
+            candidate = Candidate(number=trial.number, model=model, options=options, outcome="refused", why=fails)
+        else:
+            candidate = _as_before(trial.number, same) if same else _tried(ledger, trial, shared, model, options)
         became = {"outcome": candidate.outcome, "why": candidate.why}
         tracking.tell(figures_of(candidate), parameters=became)
     for key, most in shared.limits.items():
@@ -308,7 +342,7 @@ def _enqueue_largest(study: "optuna.Study", shared: Shared, seed: int) -> None:
         return student_of(with_student(shared.recipe, candidate), shared.data, shared.models).module
 
     example, count = example_of(shared.data), shared.recipe.search.draws
-    choose = partial(_choice, shared)
+    choose = partial(_choice, shared.recipe, shared.space)
     if found := largest(choose, module_of, shared.forecast, shared.limits, example, count, seed):
         study.enqueue_trial(found)
 
@@ -317,14 +351,27 @@ def _as_before(number: int, same: Candidate) -> Candidate:
     return Candidate.model_validate({**dict(same), "number": number, "why": f"{REPEATED} {same.number}"})
 
 
-def _choice(shared: Shared, trial: Any) -> Choice:
+def _choice(recipe: Recipe, space: Space, trial: Any) -> Choice:
     """The network that the space draws, with what the recipe says of its front-end."""
-    drawn = shared.space(trial)
-    if not (isinstance(drawn, tuple) and len(drawn) == 2 and isinstance(drawn[0], str) and isinstance(drawn[1], dict)):
-        raise UserError(f"search.space: {shared.recipe.search.space} returned {drawn!r}; return (model, options)")
+    where = f"search.space: {recipe.search.space}"
+    try:
+        chosen = space(trial)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        raise UserError(f"{where} fails: {type(error).__name__}: {first_line(error)}") from error
+    match chosen:
+        case (str() as model, dict() as given):
+            pass
+        case _:
+            raise UserError(f"{where} returned {chosen!r}; return (model, options)")
+    try:
+        options = json.loads(json.dumps(given))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where} returned options that a recipe cannot hold: {error}; give plain values") from error
     of_front_ends = inspect.signature(front_end).parameters
-    kept = {key: value for key, value in shared.recipe.student.options.items() if key in of_front_ends}
-    return drawn[0], {**kept, **json.loads(json.dumps(drawn[1]))}
+    kept = {key: value for key, value in recipe.student.options.items() if key in of_front_ends}
+    return model, {**kept, **options}
 
 
 def _tried(ledger: Ledger, trial: Any, shared: Shared, model: str, options: dict[str, Any]) -> Candidate:

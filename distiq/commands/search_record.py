@@ -68,6 +68,8 @@ def search_record(
 
 
 def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> str:
+    if not candidates:
+        return "search: the hours were over before a candidate was tried; give more hours (what is timed is kept)"
     asked = ", ".join(f"{key} <= {most:.4g}" for key, most in limits.items())
     tried = [one for one in candidates if one.outcome == "over the limits"]
     nearest = f"; the last had {tried[-1].why}" if tried else ""
@@ -87,12 +89,11 @@ def _compared(
     ledger: Ledger, shared: Shared, found: Recipe, chosen: Step[Predicted], cost: CandidateCost
 ) -> ComparedRecord:
     """The chosen student against the recipe's own, trained with the recipe's seed and as many more as it asks for."""
-    recipe, data, task = shared.recipe, shared.data, task_of(shared.data)
+    recipe, data = shared.recipe, shared.data
     own = _test(ledger, recipe, shared)
     pairs = [(chosen, own)]
-    if task.correct is not None or task.counts is not None:
-        for seed in range(recipe.seed + 1, recipe.seed + recipe.search.seeds):
-            pairs.append((_test(ledger, found, shared, seed), _test(ledger, recipe, shared, seed)))
+    for seed in range(recipe.seed + 1, recipe.seed + recipe.search.seeds):
+        pairs.append((_test(ledger, found, shared, seed), _test(ledger, recipe, shared, seed)))
     difference, low, high = _better(data, pairs)
     return ComparedRecord(
         own=own.record.test,
@@ -116,4 +117,4 @@ def _better(data: Data, pairs: Sequence[tuple[Step[Predicted], Step[Predicted]]]
         figure = None if task.correct is not None else task.of_counts
         mean, least, most = paired_interval(better, worse_of, figure=figure)
         worse, low, high = -metric.scale * mean, -metric.scale * most, -metric.scale * least
-    return -worse, -high, -low
+    return 0.0 - worse, 0.0 - high, 0.0 - low  # no -0.00

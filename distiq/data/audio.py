@@ -253,7 +253,10 @@ def with_further(loaded: Loaded, folder: Path, settings: AudioSettings) -> Loade
     """
     if not folder.is_dir():
         raise UserError(f"data.further: no such folder: {folder}; correct the path, or leave it out")
-    files, fit = find_files(folder, loaded.classes, CLIP_SUFFIXES, "clips"), _Fitting(settings)
+    try:
+        files, fit = find_files(folder, loaded.classes, CLIP_SUFFIXES, "clips"), _Fitting(settings)
+    except UserError as error:
+        raise UserError(f"data.further: {error}") from error
     inputs = torch.stack([fit(read_sound(file), str(file)) for file in files.files])
     said = (f"{folder}: {len(inputs):,} further clips are trained on alone", *left_out(folder, files, "clips"))
     further = in_memory(inputs, torch.tensor(files.labels))

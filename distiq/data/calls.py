@@ -22,11 +22,13 @@ LARGEST_BATCH = 8
 
 
 class Input(NamedTuple):
-    """What a file says of an input: its name, its shape, -1 where a size is free, and its type."""
+    """What a file says of an input: its name, its shape, -1 where a size is free, and its type; of sizes that are free
+    the names, by their axes."""
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    free: Mapping[int, str] = {}
 
 
 class Column(NamedTuple):
@@ -103,6 +105,7 @@ def read_calls(
         _check(arrays[one.name], one, source)
     count = _count(arrays, inputs, source)
     columns = {one.name: _column(arrays[one.name].astype(one.dtype, copy=False), one, count, source) for one in inputs}
+    _check_counts(columns, inputs, source)
     group = _group(columns, inputs, source)
     first, rest = shares(count // group, source, f"calls of {group} samples" if group > 1 else "samples",
                          max(calibration // group, 1), max(others // group, 1))  # fmt: skip
@@ -178,6 +181,22 @@ def _column(array: np.ndarray, one: Input, count: int, source: Path) -> Column:
         f'{source}: "{one.name}": holds an array of shape {array.shape} for {count} samples; the network takes'
         f" ({sizes})"
     )
+
+
+def _check_counts(columns: Mapping[str, Column], inputs: Sequence[Input], source: Path) -> None:
+    """Raises UserError if an array that every call would be given as it is has a number of samples of its own."""
+    sampled = {
+        one.free[column.axis]: f"{column.array.shape[column.axis]} of {one.name}"
+        for one in inputs
+        if (column := columns[one.name]).axis is not None and not column.apart and column.axis in one.free
+    }
+    for one in inputs:
+        for axis, name in one.free.items():
+            column = columns[one.name]
+            if column.axis is None and name in sampled and column.array.shape[axis] > 1:
+                raise UserError(
+                    f"{source}: {sampled[name]}, {column.array.shape[axis]} of {one.name}; give as many samples of each"
+                )
 
 
 def _fits(shape: Sequence[int], stated: Sequence[int]) -> bool:

@@ -148,7 +148,8 @@ def repeated(split: Split, train: Split, part: str, noun: str, names: Sequence[S
     if not pairs:
         return ""
     own, other = (names[0] or range(len(split)), names[1] or range(len(train)))
-    shown = ", ".join(f"{own[one]} is {other[two]}" for one, two in pairs[:SHOWN])
+    only_own = names[0] and not names[1]
+    shown = ", ".join(f"{own[one]}" if only_own else f"{own[one]} is {other[two]}" for one, two in pairs[:SHOWN])
     more = ", ..." if len(pairs) > SHOWN else ""
     return (
         f"{len(pairs):,} of {len(split):,} {part} {noun} are training {noun}, too ({shown}{more}): what is measured on"

@@ -51,8 +51,8 @@ def part_files(folder: Path, train: str, test: str, validation: str, key: str) -
     steering = find_part(folder, "validation")
     measures_validation = not test and not find_part(folder, "test") and len(steering) == 1
     measured = steering[0] if measures_validation else part_file(folder, test, "test", f"{key}.test")
-    is_named = "." in validation or (folder / validation).is_file()
-    holds_out = bool(validation) and not is_named and (measures_validation or not steering)
+    is_word = says_part(validation, "validation") and not (folder / validation).is_file()
+    holds_out = bool(validation) and is_word and (measures_validation or not steering)
     own = part_file(folder, validation, "validation", "data.validation") if validation and not holds_out else None
     if measures_validation and own == measured:
         raise UserError(
@@ -100,15 +100,19 @@ def part_file(folder: Path, given: str, part: str, key: str) -> Path:
     """The file of a part.
 
     Args:
-        given: its name; without an ending, such as "dev" or nothing: the file of the folder whose name says the part.
+        given: its name, with or without its ending; a word for the part, such as "dev", or nothing: the file of the
+            folder whose name says the part.
         part: one of WORDS. key: what names the file in a recipe.
 
     Raises:
         UserError: there is no such file, or several are called so; the message names those of the folder.
     """
-    if given and ((folder / given).is_file() or "." in given):
-        if (folder / given).is_file():
-            return folder / given
+    if given and (folder / given).is_file():
+        return folder / given
+    if given and not says_part(given, part):
+        of_name = [file for file in _files(folder) if file.stem == given]
+        if len(of_name) == 1:
+            return of_name[0]
         raise UserError(f"{folder / given}: no such file; {_advice(folder, part, key)}")
     files = find_part(folder, part)
     if len(files) > 1:
@@ -121,8 +125,16 @@ def part_file(folder: Path, given: str, part: str, key: str) -> Path:
 
 def find_part(folder: Path, part: str) -> list[Path]:
     """The files of a folder whose names say a part, one of WORDS."""
-    words = set(WORDS[part])
-    return [file for file in _files(folder) if words & set(re.split(r"[^a-z0-9]+", file.name.lower()))]
+    return [file for file in _files(folder) if _says(file.name, part)]
+
+
+def says_part(given: str, part: str) -> bool:
+    """Whether a recipe's word means a part, one of WORDS, and no file by its name."""
+    return "." not in given and _says(given, part)
+
+
+def _says(name: str, part: str) -> bool:
+    return bool({*WORDS[part]} & {*re.split(r"[^a-z0-9]+", name.lower())})
 
 
 def _advice(folder: Path, part: str, key: str) -> str:

@@ -142,7 +142,10 @@ def _scored(pairs: Pairs, path: Path) -> Pairs:
             " what is measured on needs one each (training texts need none)"
         )
     if len(pairs.scores) < FEWEST or len(pairs.scores.unique()) < 2:
-        raise UserError(f"{path}: {len(pairs.scores)} pairs with {len(pairs.scores.unique())} scores rank nothing")
+        raise UserError(
+            f"{path}: {len(pairs.scores)} pairs with {len(pairs.scores.unique())} scores rank nothing; what is measured"
+            f" on needs {FEWEST} pairs at least, and two scores"
+        )
     return pairs
 
 
@@ -153,6 +156,11 @@ def _held_out(train: Pairs, count: int, seed: int, path: Path) -> tuple[Pairs, P
         raise UserError(
             f"{path}: {len(with_score)} pairs have a score, but {count} are to be held out to steer by; name a file of"
             " pairs with scores in data.validation"
+        )
+    if count < FEWEST:
+        raise UserError(
+            f"{path}: {count} of {len(with_score)} pairs with scores, held out to steer by, rank nothing; hold out"
+            f" more, such as data.validation = {FEWEST}, or name a file of pairs there"
         )
     drawn = with_score[torch.randperm(len(with_score), generator=torch.Generator().manual_seed(seed))[:count]]
     held = set(drawn.tolist())

@@ -201,7 +201,7 @@ def split(source: str, loaded: Loaded, validation: int | str, calibration: int, 
     )
     data = Data(
         source, tuple(classes), learned, own, calibrated, tested, preprocessing.fitted(learned.samples),
-        notes=(*loaded.notes, *_repetitions(loaded), *_said_of_shares(loaded)),
+        notes=(*loaded.notes, *_repetitions(loaded, own), *_said_of_shares(loaded)),
     )  # fmt: skip
     return _standardized(data) if data.labels.form is NUMBER else data
 
@@ -254,8 +254,12 @@ def _refuse_lost_classes(source: str, classes: Sequence[str], train: Split, left
     )
 
 
-def _repetitions(loaded: Loaded) -> tuple[str, ...]:
-    """Test or validation samples that are in the training set, too. Rows of a table may well be equal."""
+def _repetitions(loaded: Loaded, validation: Split) -> tuple[str, ...]:
+    """Test or validation samples that are in the training set, too. Rows of a table may well be equal.
+
+    Args:
+        validation: the samples to steer by, held out or of their own.
+    """
     if isinstance(loaded.preprocessing, Table):
         return ()
     noun = NOUNS[loaded.preprocessing.modality]
@@ -264,6 +268,7 @@ def _repetitions(loaded: Loaded) -> tuple[str, ...]:
         said.append(repeated(loaded.validation, loaded.train, "validation", noun, ((), loaded.names[0])))
     if loaded.further:
         said.append(repeated(loaded.test, loaded.further, "test", noun, (loaded.names[1], ())))
+        said.append(repeated(validation, loaded.further, "validation", noun))
     return tuple(sentence for sentence in said if sentence)
 
 

@@ -68,6 +68,7 @@ def transcripts(settings: DataSettings) -> Loaded:
             raise UserError(f"{folder}: no clip is in the {part} part; it is needed")
         splits[part] = _split(of_part, numbers, settings, changes)
     further = further_lines(Path(settings.further)) if settings.further else []
+    learned = _split(further, numbers, settings, changes) if further else None
     if further:
         said = (*said, f"{settings.further}: {len(further):,} further clips are trained on alone")
     notes = [*said, *(f"{count:,} clips {change}" for change, count in sorted(changes.items()))]
@@ -81,7 +82,7 @@ def transcripts(settings: DataSettings) -> Loaded:
     return Loaded(
         (BLANK, *symbols), splits["train"], splits["test"], Audio.of(audio), tuple(notes),
         splits.get(settings.validation_part), speakers if any(speakers) else (),
-        further=_split(further, numbers, settings, changes) if further else None,
+        further=learned,
     )  # fmt: skip
 
 

@@ -86,25 +86,29 @@ class Shown(NamedTuple):
 
 
 def check_views(
-    settings: ViewSettings, preprocessing: Preprocessing, words: Words | None, form: LabelForm | None = None
+    settings: ViewSettings,
+    preprocessing: Preprocessing,
+    words: Words | None,
+    form: LabelForm | None = None,
+    key: str = "views",
 ) -> None:
     """Raises UserError if samples cannot be shown as the settings say.
 
     Args:
-        form: of their labels.
+        form: of their labels. key: what names the settings in a recipe.
     """
     is_placed = form is MASK or form is BOXES
     if not is_placed and (settings.scale or settings.mosaic):
-        raise UserError("views.scale and views.mosaic are for images with masks or boxes; set both to 0")
+        raise UserError(f"{key}.scale and {key}.mosaic are for images with masks or boxes; set both to 0")
     if is_placed and (settings.mixup or settings.cutmix or settings.erase):
         raise UserError(
-            "views.mixup, views.cutmix and views.erase change what masks and boxes do not say; set all three to 0"
+            f"{key}.mixup, {key}.cutmix and {key}.erase change what masks and boxes do not say; set all three to 0"
         )
     if not isinstance(preprocessing, Images) and (settings.mixup or settings.cutmix):
         noun = NOUNS[preprocessing.modality]
-        raise UserError(f"views.mixup and views.cutmix blend images, but the data are {noun}; set both to 0")
+        raise UserError(f"{key}.mixup and {key}.cutmix blend images, but the data are {noun}; set both to 0")
     if words is not None and settings.text.mask and words.mask is None:
-        raise UserError("views.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
+        raise UserError(f"{key}.text.mask: the tokenizer has no mask token [MASK] or <mask>; set it to 0")
 
 
 @dataclass(frozen=True)

@@ -402,8 +402,10 @@ class BoundCalls:
         return self.session.run(self.outputs, dict(zip(self.inputs, arrays)))
 
     def _bind(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Any:
-        both = [*arrays, *outputs]
-        if not self.follows or sum(one.nbytes for one in both) > MOST_BOUND or any(one.dtype == object for one in both):
+        both = [*arrays, *outputs]  # sequences and maps are no arrays; texts are not bound
+        if not self.follows or not all(isinstance(one, np.ndarray) and one.dtype.kind in "biuf" for one in both):
+            return None
+        if sum(one.nbytes for one in both) > MOST_BOUND:
             return None
         binding = self.session.io_binding()
         sides = [[np.array(one, order="C") for one in side] for side in (arrays, outputs)]
@@ -723,7 +725,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Inputs (B, ...) by name, as the model takes them."""
     try:
         with np.load(path) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return {name: finite(arrays[name], f"{path}: {name}") for name in arrays.files}
     except FileNotFoundError as error:
         raise Refused(f"{path}: no such file") from error
     except (OSError, ValueError, zipfile.BadZipFile) as error:
@@ -758,7 +760,18 @@ def read_sample(path: Path, about: dict[str, Any]) -> np.ndarray:
         return normalized(np.ascontiguousarray(array), about)
     if about.get("type") == "uint8":
         raise Refused(f"{path}: holds {array.dtype}; the file of this model takes uint8 pixels")
-    return array.astype(np.int64 if modality == "text" else np.float32)
+    kinds, kind = ("iu", "int64") if modality == "text" else ("biuf", "float32")
+    if array.dtype.kind not in kinds:
+        raise Refused(f"{path}: holds {array.dtype}; this model takes {kind}")
+    with np.errstate(over="ignore"):  # of what float32 cannot hold
+        return finite(array.astype(kind), str(path))
+
+
+def finite(array: np.ndarray, where: str) -> np.ndarray:
+    """The array, which holds numbers alone: of NaN a model would make an answer, too."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise Refused(f"{where}: holds NaN or infinite values; remove these samples")
+    return array
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from distiq.evaluation.cost import without_onednn
+
 PRODUCTS = {"addmm", "mm", "bmm", "baddbmm"}
 POOLS = {"mean", "avg_pool2d", "_adaptive_avg_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "amax", "sum"}
 JOINING = {"add", "add_", "sub", "mul", "mul_", "div", "cat"}
@@ -100,6 +102,6 @@ def _convolution(weight: Tensor, groups: int, written: Tensor) -> Operation:
 def operations(model: nn.Module, example: Tensor) -> tuple[Operation, ...]:
     """The operations that a network runs on one sample, in their order. example: (B, ...)."""
     network = copy.deepcopy(model).cpu().eval()
-    with torch.no_grad(), _Recorder() as recorder:
+    with without_onednn(), torch.no_grad(), _Recorder() as recorder:
         network(example[:1])
     return tuple(recorder.found)

@@ -22,6 +22,7 @@ KEEPING = {  # operations that leave every channel where it is
 }  # fmt: skip
 JOINING = {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "maximum", "minimum"}
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d", "convolution", "_convolution"}
+TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
 
 class Channels:
@@ -99,7 +100,7 @@ def read(model: nn.Module, example: Tensor) -> Groups:
             warnings.simplefilter("ignore")
             program = torch.export.export(model, (example,))
     except Exception as error:  # torch.export raises many kinds, none of them public
-        raise UserError(f"keep_channels: the network cannot be traced ({first_line(error)})") from error
+        raise UserError(f"keep_channels, keep_macs: the network cannot be traced ({first_line(error)})") from error
     kinds = (InputKind.PARAMETER, InputKind.BUFFER)
     named = {spec.arg.name: spec.target for spec in program.graph_signature.input_specs if spec.kind in kinds}
     groups, by_name = Groups(), dict[tuple[str, int], Layout]()
@@ -140,6 +141,8 @@ def _visit(node: fx.Node, groups: Groups, named: dict[str, str | None], by_name:
         use(weight, 0, result)
         use(weight, 1, layouts[0])
         use(weights[2] if len(weights) > 2 else None, 0, result)
+    elif kind in TRANSPOSED and len(inputs) == 1 and (weight := weights[1]):  # all its channels stay
+        groups.rows[weight] = groups.rows.get(weight, 0) + math.prod(_shape(inputs[0])[2:])
     elif kind == "batch_norm" and len(inputs) == 1:
         result = layouts[0]
         for name in weights[1:5]:

@@ -217,6 +217,8 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
     chosen = dict(choice.options)
     if not classes:  # of vectors, whose width is free
         options, classes = [*options, VECTOR], chosen.pop(VECTOR, VECTOR_WIDTH)
+        if type(classes) is not int or classes < 1:
+            raise UserError(f"{where}: {VECTOR} = {classes}: give the width of the vectors, a whole number from 1 on")
     for option in choice.options:
         if option not in options:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(options)}')

@@ -7,6 +7,7 @@ arXiv:1905.02244).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,22 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
+def rows_of(stages: Any) -> list[tuple[int, int, int, int]]:
+    """Stages as rows of (expansion, channels, blocks, stride).
+
+    Raises:
+        ValueError: they are none.
+    """
+    rows = list(stages) if isinstance(stages, list | tuple) else [stages]
+    for row in rows:
+        of_numbers = isinstance(row, list | tuple) and all(type(one) is int and one > 0 for one in row)
+        if not of_numbers or len(row) != 4:
+            raise ValueError(
+                f"stages = {stages}: give rows [expansion, channels, blocks, stride] of whole numbers from 1 on"
+            )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
 class MobileNetV2(nn.Module):
     """A MobileNetV2-style network.
 
@@ -118,7 +135,10 @@ class MobileNetV2(nn.Module):
         inputs = round_to(stem * width)
         self.stem = conv_bn(channels, inputs, 3, stem_stride, 1, kind())
         built = []
-        for stage, (expansion, stage_channels, count, stride) in enumerate(stages):
+        rows = rows_of(stages)
+        if fused not in range(len(rows) + 1):
+            raise ValueError(f"fused = {fused}: the network has {len(rows)} stages; take 0 to {len(rows)}")
+        for stage, (expansion, stage_channels, count, stride) in enumerate(rows):
             outputs, blocks = round_to(stage_channels * width), []
             for number in range(count):
                 step = stride if number == 0 else 1

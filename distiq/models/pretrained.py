@@ -2,13 +2,14 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distiq.device.run import nfc
+from distiq.models.checkpoint import LOADED
 from distiq.models.weights import usable
 from distiq.progress import Watch
 
@@ -76,11 +77,18 @@ def pretrained_classifier(
             **options,
         )
     _refuse_drawn_weights(model, sorted(report["missing_keys"]), finished)
+    name_loaded(model, report)
     usable(model, weights, watch)
     if rows:
         _order(model, rows, names)
         model.loaded_labels = labels, rows
     return model
+
+
+def name_loaded(model: nn.Module, report: Mapping[str, Any]) -> None:
+    """Notes in a model which of its tensors `from_pretrained` has filled; see `checkpoint.LOADED`."""
+    drawn = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    setattr(model, LOADED, tuple(name for name in model.state_dict() if name not in drawn))
 
 
 def revision_of(network: nn.Module) -> str:

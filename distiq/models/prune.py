@@ -57,7 +57,7 @@ def prune(
     kept = {root: worth[root].topk(min(root.size, counts[root])).indices.sort().values for root in roots}
     if all(len(kept[root]) == root.size for root in roots):
         raise UserError(
-            "keep_channels: no channel of this network can leave: each is an output, is read by an operation that is"
+            f"keep_{of}: no channel of this network can leave: each is an output, is read by an operation that is"
             f" not understood, or its group has no more than {multiple}"
         )
     _slice(smaller, groups, kept)
@@ -66,11 +66,11 @@ def prune(
             shapes = [tuple(network(example).shape) for network in (copy.deepcopy(model).cpu().eval(), smaller)]
     except Exception as error:  # whatever the network raises
         raise UserError(
-            f"keep_channels: the network does not run with fewer channels ({first_line(error)}); its forward names a"
+            f"keep_{of}: the network does not run with fewer channels ({first_line(error)}); its forward names a"
             " number of channels: take x.shape[1] there"
         ) from error
     if shapes[0] != shapes[1]:
-        raise UserError(f"keep_channels: with fewer channels the network gives {shapes[1]}, not {shapes[0]}")
+        raise UserError(f"keep_{of}: with fewer channels the network gives {shapes[1]}, not {shapes[0]}")
     return smaller
 
 
@@ -146,7 +146,8 @@ Products = Sequence[tuple[float, Sequence[Layout]]]
 
 
 def _products(model: nn.Module, groups: Groups) -> Products:
-    tensors, along = dict(model.named_parameters(remove_duplicate=False)), dict[str, dict[int, Layout]]()
+    tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    along = dict[str, dict[int, Layout]]()
     for use in groups.uses:
         along.setdefault(use.name, {})[use.dimension] = resolved(use.layout)
     return [

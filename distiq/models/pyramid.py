@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distiq.models.efficientnet_lite import STEM, Block, efficientnet_lite0
-from distiq.models.mobilenet import InvertedResidual, conv_bn
+from distiq.models.mobilenet import InvertedResidual, conv_bn, rows_of
 from distiq.models.resnet import BasicBlock
 
 MOBILENET_STAGES = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 40, 3, 2), (4, 64, 3, 2))
@@ -69,7 +69,9 @@ def mobilenet_encoder(channels: int = 3, stem: int = 16, stages: Sequence[Sequen
 
 def _inverted_residuals(inputs: int, stages: Sequence[Sequence[int]]) -> list[Part]:
     parts = []
-    for expansion, outputs, count, stride in stages:
+    for expansion, outputs, count, stride in rows_of(stages):
+        if stride > 2:
+            raise ValueError(f"stages = {stages}: a stage keeps the size of its map (1) or halves it (2), not {stride}")
         for number in range(count):
             own = stride if number == 0 else 1
             parts.append(Part(InvertedResidual(inputs, outputs, own, expansion, nn.ReLU6), outputs, own))
@@ -99,7 +101,7 @@ class LiteEncoder(Encoder):
     def __init__(self, channels: int = 3, blocks: int = 0, stages: Sequence[Sequence[int]] = ()) -> None:
         whole = efficientnet_lite0(1, channels)
         published = [block for block in whole.blocks if isinstance(block, Block)]
-        if not 0 <= blocks <= len(published):
+        if blocks not in range(len(published) + 1):
             raise ValueError(f"blocks = {blocks}: EfficientNet-Lite0 has {len(published)}; take 1 to {len(published)}")
         parts = [Part(block, _channels(block), _stride(block)) for block in published[: blocks or None]]
         count = len(parts)
@@ -157,7 +159,10 @@ class Pyramid(nn.Module):
         super().__init__()
         strides = [stride for stride in encoder.channels if stride >= finest]
         if finest not in encoder.channels or len(strides) < 2:
-            raise ValueError(f"stride {finest}: the encoder's maps have the strides {list(encoder.channels)}")
+            raise ValueError(
+                f"stride {finest}: the encoder's maps have the strides {list(encoder.channels)}; one of {finest} is"
+                " needed, and a coarser one to join it with: name another stride, or give the encoder more stages"
+            )
         self.encoder, self.strides = encoder, tuple(strides)
         self.laterals = nn.ModuleDict({str(s): conv_bn(encoder.channels[s], width, 1, 1, 1, None) for s in strides})
         self.joints = nn.ModuleDict({str(s): separable(width, width) for s in strides})

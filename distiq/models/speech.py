@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.models.audio_classifier import Waves
-from distiq.models.pretrained import _few, _refuse_drawn_weights, drawn_config, quiet, refuse_decoders
+from distiq.models.pretrained import _few, _refuse_drawn_weights, drawn_config, name_loaded, quiet, refuse_decoders
 from distiq.models.weights import usable
 from distiq.progress import Watch
 
@@ -69,6 +69,7 @@ def speech_network(
             weights, ignore_mismatched_sizes=not finished, output_loading_info=True, **own, **options
         )
     _refuse_drawn_weights(model, sorted(report["missing_keys"]), finished)
+    name_loaded(model, report)
     usable(model, weights, watch)
     return WaveFrames(
         model, rows or everything, getattr(extractor, "do_normalize", True), getattr(extractor, "sampling_rate", 0)

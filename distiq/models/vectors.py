@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distiq.files import save_tensors, write_atomically
-from distiq.models.pretrained import drawn_config, quiet, refuse_decoders
+from distiq.models.pretrained import drawn_config, name_loaded, quiet, refuse_decoders
 from distiq.models.text import TrimmedEmbedding
 from distiq.models.transformer import CUTS, TokenLogits, check_saved, cut_encoder, save_transformers
 
@@ -108,6 +108,7 @@ def text_encoder(name: str, weights: str, vocabulary: int, pad: int, options: di
         missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if missing:
             raise ValueError(f"{len(missing)} weights of the encoder are missing, {missing[0]} among them")
+        name_loaded(model, report)
         if model.config.vocab_size < vocabulary:
             raise ValueError(
                 f"{weights} knows {model.config.vocab_size} tokens, but the tokenizer has {vocabulary}: they do not"

@@ -1,7 +1,7 @@
 """Where samples come from, and how networks see them."""
 
 import re
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ WITHOUT_FOLDER = {
     "adult": 'source = "table" with data.table',
 }
 """Packaged sets that have no form as a folder, and what reads a folder of the kind."""
+Decibels = Annotated[float, Field(ge=-200, le=200)]
+"""More than hearing and 24 bits have; a ratio that float32 holds."""
 SHORTEST_TEXT = 2  # tokens that a network is shown at least: the length of an exported file begins there
 
 
@@ -376,13 +378,16 @@ class AudioViewSettings(Part):
         0.0, ge=0, lt=1, description="pitch and formants higher or lower by up to this share, at their own pace"
     )
     curve_db: float = Field(
-        0.0, ge=0, description="as another microphone would hear it: low and high frequencies by up to so many decibels"
+        0.0,
+        ge=0,
+        le=200,
+        description="as another microphone would hear it: low and high frequencies by up to so many decibels",
     )
-    gain_db: float | tuple[float, float] = Field(
+    gain_db: Decibels | tuple[Decibels, Decibels] = Field(
         6.0, description="louder or quieter by up to so many decibels, or by what lies between two, such as [-20, 6]"
     )
     noise: float = Field(0.0, ge=0, le=1, description="share of the clips that get white noise")
-    snr_db: tuple[float, float] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
+    snr_db: tuple[Decibels, Decibels] = Field((5.0, 40.0), description="lowest and highest signal-to-noise ratio of it")
     mask: float = Field(0.0, ge=0, le=1, description="longest stretch of silence put over a clip, share of the window")
 
     @property
@@ -393,7 +398,8 @@ class AudioViewSettings(Part):
     @model_validator(mode="after")
     def _gains_are_a_range(self) -> Self:
         if self.gains_db[0] > self.gains_db[1]:
-            raise ValueError(f"gain_db = {self.gain_db}: give a number from 0 on, or the lowest gain and the highest")
+            found = list(self.gain_db) if isinstance(self.gain_db, tuple) else self.gain_db
+            raise ValueError(f"gain_db = {found}: give a number from 0 on, or the lowest gain and the highest")
         return self
 
     @model_validator(mode="after")

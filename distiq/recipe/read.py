@@ -1,8 +1,6 @@
 """Reads a recipe from TOML; every error names the key, what is wrong, and what to do."""
 
-import difflib
 import json
-import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +11,7 @@ from pydantic import ValidationError
 from distiq.errors import UserError
 from distiq.recipe.local import is_local, nearest
 from distiq.recipe.part import changed
+from distiq.recipe.problems import explain
 from distiq.recipe.recipe import RELATIVE, Recipe
 from distiq.recipe.shipped import FOLDER, recipe_file
 from distiq.recipe.training import FROM_TEACHER, WEIGHT_FILES, ModelSettings, TeacherSettings
@@ -83,11 +82,7 @@ def parse_recipe(tree: dict[str, Any], name: str = "recipe") -> Recipe:
         # JSON mode of the strict parser takes a list for a tuple; nothing else is converted.
         return Recipe.model_validate_json(written)
     except ValidationError as error:
-        problems = error.errors()
-        # What a wrong entry makes of the list around it is no problem of its own.
-        around = {problem["loc"][:depth] for problem in problems for depth in range(len(problem["loc"]))}
-        lines = [_explain(name, tree, problem) for problem in problems if problem["loc"] not in around]
-        raise UserError("\n".join(lines)) from None
+        raise UserError("\n".join(explain(name, error))) from None
 
 
 def _locate_here(tree: dict[str, Any]) -> None:
@@ -123,36 +118,6 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree[last] = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         tree[last] = text
-
-
-def _explain(name: str, tree: dict[str, Any], problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    place = f"{name}: {key}" if key else name
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key; {_suggest(str(problem['loc'][-1]), _keys_at(problem['loc'][:-1]))}"
-    if problem["type"] == "missing":
-        return f"{place}: this key is required"
-    if problem["type"] == "value_error":
-        return f"{place}: {problem['ctx']['error']}"
-    if problem["type"] == "literal_error" and (names := re.findall("'([^']*)'", problem["ctx"]["expected"])):
-        value = str(problem["input"])
-        return f'{place}: "{value}" is none of its values; {_suggest(value, names)}'
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{place}: {message}, but found {json.dumps(problem['input'], default=str)}"
-
-
-def _suggest(name: str, names: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(names)}"
-
-
-def _keys_at(location: tuple[Any, ...]) -> list[str]:
-    part: Any = Recipe
-    for step in location:
-        if isinstance(step, str):
-            part = part.model_fields[step].annotation
-            part = next((a for a in getattr(part, "__args__", ()) if isinstance(a, type)), part)
-    return list(part.model_fields)
 
 
 def _check_files(recipe: Recipe, path: Path) -> None:

@@ -53,6 +53,15 @@ class QATSettings(TrainingSettings):
         "float32", description="8-bit integers and their scales are exact only in float32"
     )
 
+    @model_validator(mode="after")
+    def _all_weights_are_trained_ones(self) -> Self:
+        if self.pretrained_rate != 1:
+            raise ValueError(
+                f"pretrained_rate = {self.pretrained_rate:g}: quantization-aware training starts from a trained network"
+                " and has no new weights; lower its learning_rate"
+            )
+        return self
+
 
 class ModelSettings(Part):
     """A network and its weights."""

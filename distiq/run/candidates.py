@@ -134,7 +134,8 @@ def student_of(recipe: Recipe, data: Data, models: tuple[Network, ...]) -> Netwo
 
 def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
     """The recipe with the student that was found, which does not start from another network's weights."""
-    student = {"model": candidate.model, "options": candidate.options, "weights": ""}
+    training = changed(recipe.student.training, {"pretrained_rate": 1.0})
+    student = {"model": candidate.model, "options": candidate.options, "weights": "", "training": training}
     return changed(recipe, {"student": changed(recipe.student, student)})
 
 

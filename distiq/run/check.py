@@ -51,8 +51,8 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
 
 def check_training(recipe: Recipe, data: Data) -> None:
     """Raises UserError if networks cannot be trained on this data as the recipe says."""
-    for views in (recipe.views, recipe.teacher_views):
-        check_views(views, data.preprocessing, data.words, data.labels.form)
+    for key, views in (("views", recipe.views), ("teacher.views", recipe.teacher_views)):
+        check_views(views, data.preprocessing, data.words, data.labels.form, key)
     for role, network in recipe.networks().items():
         if network.weights:
             data.preprocessing.check_weights(Path(network.weights), f"{role}.weights")
@@ -122,8 +122,8 @@ def _check_pretrained(network: Network) -> None:
     rate = network.settings.training.pretrained_rate
     if rate != 1 and not any(getattr(module, LOADED, ()) for module in network.module.modules()):
         raise UserError(
-            f"{network.role}.training: pretrained_rate = {rate:g} is for weights that are loaded from a file, and none"
-            f" are; name one in {network.role}.weights, or leave it out"
+            f"{network.role}.training: pretrained_rate = {rate:g} is for weights that distiq loads from a file or"
+            f" a folder of transformers, and none are; name one in {network.role}.weights, or leave it out"
         )
 
 

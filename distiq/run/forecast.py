@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distiq.errors import UserError
+from distiq.evaluation.cost import multiply_adds
 from distiq.evaluation.operations import operations
 from distiq.models.spaces import Choice
 from distiq.records.search import Candidate, CandidateCost, ForecastRecord, PredictionError
@@ -49,11 +51,21 @@ NOTHING = Forecast(0, {}, {})
 
 
 def drawn(choose: Callable[[Any], Choice], count: int, seed: int) -> list[Choice]:
-    """Different networks that a space gives at random: so many, or fewer where it has not so many."""
-    study, found = _at_random(seed), dict[str, Choice]()
+    """Different networks that a space gives at random: so many, or fewer where it has not so many.
+
+    Raises:
+        UserError: it gives none.
+    """
+    study, found, why = _at_random(seed), dict[str, Choice](), UserError("search.space gives no network")
     for _ in range(4 * count):
-        choice = choose(study.ask())
+        try:
+            choice = choose(study.ask())
+        except UserError as error:  # of these values; it may give one of others
+            why = error
+            continue
         found.setdefault(json.dumps(choice), choice)
+    if count and not found:
+        raise why
     return list(found.values())[:count]
 
 
@@ -78,7 +90,7 @@ def largest(
         try:
             model = module_of(choose(trial))
             predicted = forecast.costs(model, example)
-            macs = sum(one.macs for one in operations(model, example))
+            macs = multiply_adds(model, example)  # of recurrent layers, too
         except Exception:  # a network that cannot be built is refused when it is tried
             continue
         if macs > most and all(predicted.get(name, math.inf) <= limit for name, limit in limits.items()):

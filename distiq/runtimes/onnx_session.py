@@ -62,18 +62,29 @@ def session_options(threads: int, asked: Mapping[str, str] = MappingProxyType({}
 def open_session(  # type: ignore[no-untyped-def]
     model: Path | bytes, threads: int, options: Mapping[str, str] = MappingProxyType({}), name: str = ""
 ):
-    """Opens a file, or its bytes, which `name` then stands for in messages."""
+    """Opens a file, or its bytes, which `name` then stands for in messages.
+
+    Raises:
+        UserError: there is none, it does not load, or an output is no tensor of numbers.
+    """
     import onnxruntime
 
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise UserError(f"{model}: no such file")
     content, place = (model, name) if isinstance(model, bytes) else (str(model), str(model))
     try:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             content, session_options(threads, options), providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime's exceptions share no public base
         raise UserError(f"{place}: ONNX Runtime cannot load this file: {error}") from error
+    for one in session.get_outputs():
+        if not one.type.startswith("tensor(") or one.type == "tensor(string)":
+            raise UserError(
+                f'{place}: the output "{one.name}" is {one.type}; distiq reads tensors of numbers: leave it out'
+                ' of the file (of skl2onnx, export with options={"zipmap": False})'
+            )
+    return session
 
 
 class quiet:

@@ -32,7 +32,8 @@ def features(operations: Sequence[Operation]) -> dict[str, float]:
             values |= {" weights": one.weights, " channels": one.columns * one.groups}
             values |= {" padded macs": one.padded_macs(16, 4), " widely padded macs": one.padded_macs(64, 16)}
         for name, value in values.items():
-            found[one.kind + name] = found.get(one.kind + name, 0.0) + value
+            if value:  # what is never done, such as reading weights in products of two values, has no price
+                found[one.kind + name] = found.get(one.kind + name, 0.0) + value
     return found
 
 

@@ -43,12 +43,12 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
 
 def _loaded(model: nn.Module) -> set[nn.Parameter]:
     """The parameters whose values were loaded from a file of weights."""
-    return {
-        module.get_parameter(name)
-        for module in model.modules()
-        for name in getattr(module, LOADED, ())
-        if name in dict(module.named_parameters())
-    }
+    found = set[nn.Parameter]()
+    for module in model.modules():
+        if names := getattr(module, LOADED, ()):
+            own = dict(module.named_parameters(remove_duplicate=False))  # a file may name tied ones by either name
+            found |= {own[name] for name in names if name in own}
+    return found
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:

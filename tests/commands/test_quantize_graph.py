@@ -151,3 +151,20 @@ def test_a_runtime_without_the_operation_says_so(tmp_path: Path):
     source, data = outlying(tmp_path, nodes, y=None)
     with pytest.raises(UserError, match=r"is of com\.microsoft, not of ONNX itself"):
         quantize_file(source, data, tmp_path / "out.onnx", Scheme(weight_bits=4), Preparation())
+
+
+def test_outputs_that_are_no_tensors_are_refused_before_any_work(tmp_path: Path):
+    """As classifiers of scikit-learn have them: a map from labels to probabilities."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("ZipMap", ["a"], ["y"], domain="ai.onnx.ml", classlabels_int64s=list(range(8))),
+    ]
+    source, data = outlying(tmp_path, nodes, y=None)
+    model = onnx.load(source)
+    of_map = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    model.graph.output[0].CopyFrom(helper.make_value_info("y", helper.make_sequence_type_proto(of_map)))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    onnx.save(model, source)
+    with pytest.raises(UserError, match=r'"y" is seq\(map\(int64,tensor\(float\)\)\); distiq reads tensors .*zipmap'):
+        quantize_file(source, data, tmp_path / "out.onnx", Scheme(), Preparation())
+    assert not (tmp_path / "out.onnx").exists()

@@ -1,6 +1,8 @@
 """search(): candidates are measured before they are trained, stopped behind better ones, found again after a kill."""
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from distiq.recipe.track import TrackSettings
 from distiq.records.quality import Metric
 from distiq.records.search import Candidate, CandidateCost
 from distiq.run.candidates import JudgedWatch, front_of
+from distiq.run.ledger import Ledger
+from distiq.tasks.choose import task_of
 
 pytest.importorskip("optuna", reason="optuna is not installed")
 
@@ -37,6 +41,22 @@ def broken(trial):
 
 def strange(trial):
     return 3
+
+
+def of_numpy(trial):
+    import numpy
+
+    return "plain", {"layers": [[numpy.int64(8), 2]]}
+
+
+def failing(trial):
+    return "plain", {"layers": [[8, {}[trial.suggest_int("stride", 2, 9)]]]}
+
+
+def failing_at_times(trial):
+    if trial.suggest_int("width", 1, 4) % 2:
+        raise ValueError("odd")
+    return "plain", {"layers": [[8 * trial.params["width"], 2]]}
 """
 
 
@@ -188,13 +208,56 @@ def test_auto_needs_a_limit_and_finds_a_student(recipe: Recipe):
 
 @pytest.mark.parametrize(
     ("function", "said"),
-    [("broken", "none of 2 candidates holds .* plain: "), ("strange", r"returned 3; return \(model, options\)")],
+    [
+        ("broken", "none of the networks that it draws can be trained here; plain: "),
+        ("strange", r"returned 3; return \(model, options\)"),
+        ("of_numpy", "options that a recipe cannot hold: .*int64.*; give plain values"),
+        ("failing", "failing fails: KeyError: "),
+    ],
 )
-def test_spaces_that_give_no_network(recipe: Recipe, function: str, said: str):
+def test_spaces_that_give_no_network(recipe: Recipe, function: str, said: str, monkeypatch: pytest.MonkeyPatch):
+    from distiq.commands import search as searching
+
+    monkeypatch.setattr(searching, "train_teacher", None)  # refused before anything is trained
     tree = recipe.model_dump(mode="json")
     tree["search"] |= {"space": tree["search"]["space"].replace(":narrow", f":{function}"), "trials": 2}
     with pytest.raises(UserError, match=said):
         search(parse_recipe(tree))
+
+
+@pytest.mark.slow
+def test_a_draw_that_fails_ends_its_candidate_not_the_search(recipe: Recipe):
+    tree = recipe.model_dump(mode="json")
+    space = tree["search"]["space"].replace(":narrow", ":failing_at_times")
+    tree["search"] |= {"space": space, "trials": 6, "probes": 0}
+    record = search(parse_recipe(tree))
+    failed = {one.number for one in record.candidates if "failing_at_times fails: ValueError: odd" in one.why}
+    assert 0 < len(failed) < 6
+    assert {one.outcome for one in record.candidates if one.number in failed} == {"refused"}
+
+
+def test_hours_that_are_too_few_say_so(recipe: Recipe):
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {"probes": 0}
+    with pytest.raises(UserError, match=r"the hours were over before a candidate was tried"):
+        search(parse_recipe(tree), hours=1e-9)
+
+
+def test_seeds_are_for_tasks_that_count(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    from distiq.commands import search as searching
+
+    counts_nothing = replace(task_of(searching.read_data(recipe, Ledger(Path("runs/read")))), correct=None, counts=None)
+    monkeypatch.setattr(searching, "task_of", lambda _: counts_nothing)
+    tree = recipe.model_dump(mode="json")
+    tree["search"] |= {"seeds": 2}
+    with pytest.raises(UserError, match=r"search.seeds = 2: the task classification counts nothing .* leave it out"):
+        search(parse_recipe(tree))
+
+
+def test_without_optuna_it_says_so_at_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"needs the package optuna: pip install"):
+        search(recipe)
 
 
 def test_a_training_that_fails_ends_its_candidate_not_the_search(recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
@@ -214,3 +277,6 @@ def test_the_found_student_stands_in_the_recipe(recipe: Recipe):
     other = Candidate(number=1, model="plain", options={"layers": [[8, 2]]}, outcome="trained")
     assert with_student(recipe, other).student.options == {"layers": [[8, 2]]}
     assert with_student(recipe, other).student.training == recipe.student.training
+    tree = recipe.model_dump(mode="json")
+    tree["student"]["training"]["pretrained_rate"] = 0.1  # of the recipe's own weights; a found student loads none
+    assert with_student(parse_recipe(tree), other).student.training == recipe.student.training

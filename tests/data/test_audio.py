@@ -1,6 +1,7 @@
 """Clips from files: brought to one rate, one channel, one length, and what was done is said."""
 
 import io
+import shutil
 import unicodedata
 import wave
 import zipfile
@@ -403,8 +404,13 @@ def test_further_clips_are_trained_on_alone(folder: Path, tmp_path: Path):
     assert data.train.labels[-2:].tolist() == [0, 1]
     assert torch.equal(data.train.fetch(torch.tensor([8]))[0], torch.from_numpy(tone(1900)))
     assert f"{further}: 2 further clips are trained on alone" in data.notes
+    shutil.copytree(folder / "train", further, dirs_exist_ok=True)
+    notes = " ".join(load(settings, 0).notes)
+    assert "2 of 2 validation clips are training clips, too" in notes
     write(further / "other" / "a.wav", tone(500))
-    with pytest.raises(UserError, match=r"further/ has \['high', 'low', 'other'\]; make them the same"):
+    with pytest.raises(
+        UserError, match=r"data\.further: .* further/ has \['high', 'low', 'other'\]; make them the same"
+    ):
         load(settings, 0)
     with pytest.raises(UserError, match=r"data\.further: no such folder"):
         load(settings.model_copy(update={"further": str(tmp_path / "nowhere")}), 0)

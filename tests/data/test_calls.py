@@ -67,3 +67,13 @@ def test_rows_are_spread_and_never_the_same(tmp_path: Path):
 def test_arrays_that_do_not_fit_are_refused(arrays: dict, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):
         shapes(tmp_path, [Input("a", (-1, 3), FLOAT), Input("ids", (-1, -1), INT)], arrays)
+
+
+def test_inputs_of_one_batch_have_as_many_samples(tmp_path: Path):
+    inputs = [Input("a", (-1, 3), FLOAT, {0: "batch"}), Input("b", (-1, 2), FLOAT, {0: "batch"})]
+    with pytest.raises(UserError, match="8 of a, 7 of b; give as many samples of each"):
+        shapes(tmp_path, inputs, {"a": np.zeros((8, 3), "f4"), "b": np.zeros((7, 2), "f4")})
+    alike = {"a": np.zeros((8, 3), "f4"), "b": np.zeros((1, 2), "f4")}  # the same for every call
+    assert shapes(tmp_path, inputs, alike) == [{"a": (1, 3), "b": (1, 2)}] * 4
+    other = [inputs[0], Input("b", (-1, 2), FLOAT, {0: "rows"})]
+    assert shapes(tmp_path, other, {"a": np.zeros((8, 3), "f4"), "b": np.zeros((7, 2), "f4")})[0]["b"] == (7, 2)

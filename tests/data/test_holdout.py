@@ -83,6 +83,8 @@ def test_what_is_learned_from_and_measured_on_is_said():
         "2 of 30 test images are training images, too (3 is 20, 7 is 20): what is measured on them says nothing of new"
         " ones",
     )
+    named = repeated(in_memory(test, labels), in_memory(train, labels), "test", "images", ([*"abcdefgh"] * 4, ()))
+    assert "images, too (d, h): what" in named
     assert repeated(in_memory(test[:3], labels[:3]), in_memory(train, labels), "test", "images") == ""
 
 

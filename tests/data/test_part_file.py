@@ -24,6 +24,16 @@ def test_files_are_found_by_their_parts(tmp_path: Path, names: tuple):
     assert part_file(tmp_path, names[2], "train", "key").name == names[2]
 
 
+def test_a_word_that_says_no_part_is_a_file_s_name(tmp_path: Path):
+    for name in ("train.csv", "dev.csv", "test.csv", "steer.csv"):
+        (tmp_path / name).write_text("x")
+    assert part_files(tmp_path, "", "", "steer", "data.pairs").validation == tmp_path / "steer.csv"
+    with pytest.raises(UserError, match=r"dve: no such file; the folder holds dev\.csv, steer\.csv"):
+        part_files(tmp_path, "", "", "dve", "data.pairs")
+    with pytest.raises(UserError, match=r"learn: no such file; .* name one in data\.pairs\.train"):
+        part_files(tmp_path, "learn", "", "dev", "data.pairs")
+
+
 def test_what_is_missing_or_twice_there_is_named(tmp_path: Path):
     for name in ("train.csv", "train.tsv"):
         (tmp_path / name).write_text("x")

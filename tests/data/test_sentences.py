@@ -61,6 +61,7 @@ def test_texts_to_learn_from_may_stand_alone(tmp_path: Path):
         ("test.csv", "text,other,score\na,b,1\nc,d,1\ne,f,1\n", "3 pairs with 1 scores rank nothing"),
         ("test.csv", "text,other,score\na,b,1\n,c,2\ne,f,3\n", 'row 2 has no text in the column "text"'),
         (20, TEST, "8 pairs have a score, but 20 are to be held out"),
+        (2, TEST, "2 of 8 pairs with scores, held out to steer by, rank nothing; hold out more"),
     ],
 )
 def test_pairs_without_scores_are_refused_where_scores_are_asked(tmp_path: Path, validation, test: str, message: str):

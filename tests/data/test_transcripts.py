@@ -18,14 +18,14 @@ LINES = [f"{number}.wav,{text},{part}" for number, (text, part) in enumerate(
 )]  # fmt: skip
 
 
-def written(folder: Path, lines: list[str], seconds: float, header: str, value: int = 7) -> None:
+def written(folder: Path, lines: list[str], seconds: float, header: str, value: int = 7, rate: int = 4000) -> None:
     (folder / "manifest.csv").write_text("\n".join([header, *lines]))
     for line in lines:
         with wave.open(str(folder / line.partition(",")[0]), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
-            file.setframerate(4000)
-            file.writeframes(np.full(round(seconds * 4000), value, np.int16).tobytes())
+            file.setframerate(rate)
+            file.writeframes(np.full(round(seconds * rate), value, np.int16).tobytes())
 
 
 def made(
@@ -102,11 +102,12 @@ def test_without_a_test_part_the_validation_part_is_measured_on(tmp_path: Path):
 def test_further_clips_are_trained_on_alone(tmp_path: Path):
     further = tmp_path / "voices"
     further.mkdir()
-    written(further, ["a.wav,no yes no,", "b.wav,yes,"], 0.5, "path,text,split", value=9)
+    written(further, ["a.wav,no yes no,", "b.wav,yes,"], 0.5, "path,text,split", value=9, rate=8000)
     data = made(tmp_path, LINES, symbols="words", further=str(further))
     assert (len(data.train), len(data.validation), len(data.calibration), len(data.test)) == (2 + 2, 1, 1, 2)
     assert data.train.labels[-2:].tolist() == [[1, 2, 1], [2, -1, -1]] and data.train.labels.shape == (4, 3)
-    assert [int(clip.max()) for clip in data.train.fetch(torch.arange(4))] == [7, 7, 9, 9]
+    assert [int(clip[1000]) for clip in data.train.fetch(torch.arange(4))] == [7, 7, 9, 9]
+    assert "2 clips resampled from 8000 to 4000 Hz" in data.notes
     assert f"{further}: 2 further clips are trained on alone" in data.notes
     written(further, ["a.wav,maybe,"], 0.5, "path,text,split")
     with pytest.raises(UserError, match=r'manifest\.csv: line 2 holds "maybe", which the vocabulary of the training'):

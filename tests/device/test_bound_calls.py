@@ -11,16 +11,18 @@ from onnx import helper
 from distiq.device.run import MOST_BOUND, BoundCalls
 
 FLOAT = onnx.TensorProto.FLOAT
+OPSETS = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
 
 
 def calls_of(nodes, inputs, outputs):
     sides = [
-        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in side.items()]
+        [
+            helper.make_tensor_value_info(name, *of) if isinstance(of, tuple) else helper.make_value_info(name, of)
+            for name, of in side.items()
+        ]
         for side in (inputs, outputs)
     ]
-    model = helper.make_model(
-        helper.make_graph(nodes, "g", *sides), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
-    )
+    model = helper.make_model(helper.make_graph(nodes, "g", *sides), opset_imports=OPSETS, ir_version=10)
     return BoundCalls(onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]))
 
 
@@ -93,3 +95,16 @@ def test_a_wrong_shape_is_refused_by_the_runtime(sums):
     with pytest.raises(Exception, match=r"[Ii]nvalid dimensions"):
         sums([bad, bad])
     assert (sums([good, good])[0] == 0).all()
+
+
+def test_texts_and_maps_are_not_bound():
+    """As files of scikit-learn have them."""
+    numbers = helper.make_node("LabelEncoder", ["x"], ["y"], domain="ai.onnx.ml", keys_strings=["b"], values_int64s=[7])
+    calls = calls_of([numbers], {"x": (onnx.TensorProto.STRING, ["n"])}, {"y": (onnx.TensorProto.INT64, ["n"])})
+    for _ in range(4):
+        assert calls([np.array(["b", "b"])])[0].tolist() == [7, 7]
+    of_classes = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[4, 6])
+    of_map = helper.make_map_type_proto(onnx.TensorProto.INT64, helper.make_tensor_type_proto(FLOAT, []))
+    calls = calls_of([of_classes], {"x": (FLOAT, ["n", 2])}, {"y": helper.make_sequence_type_proto(of_map)})
+    for _ in range(4):
+        assert calls([np.array([[1, 2]], np.float32)])[0] == [{4: 1.0, 6: 2.0}]

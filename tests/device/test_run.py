@@ -177,6 +177,10 @@ def text(path: Path) -> Path:
         (lambda folder: saved(folder / "x.npy", np.zeros(7, np.float32)), SOUND, r"samples of \(8,\)"),
         (lambda folder: saved(folder / "x.npy", np.zeros((0, 5), np.float32)), ROWS, r"holds \(0, 5\)"),
         (lambda folder: saved(folder / "x.npy", np.zeros(7, int)), FIXED, r"samples of \(12,\)"),
+        (lambda folder: saved(folder / "x.npy", np.full(5, np.nan)), ROWS, "holds NaN or infinite values; remove"),
+        (lambda folder: saved(folder / "x.npy", np.full(5, 1e300)), ROWS, "holds NaN or infinite values"),
+        (lambda folder: saved(folder / "x.npy", np.full(5, "1")), ROWS, "holds <U1; this model takes float32"),
+        (lambda folder: saved(folder / "x.npy", np.full(5, 1.5)), TEXTS, "holds float64; this model takes int64"),
     ],
 )
 def test_what_is_no_sample_is_refused(make: Callable[[Path], Path], about: dict, message: str, tmp_path: Path):

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.evaluation.cost import multiply_adds, parameter_count
+from distiq.evaluation.operations import operations
 from distiq.timing.latency import WARM_UPS, latencies
 
 
@@ -22,6 +23,25 @@ def test_macs_of_a_network_are_the_sum_and_of_one_sample():
         assert multiply_adds(model, torch.zeros(batch, 1, 6, 6)) == 16 * 2 * 9 + 32 * 5
     assert model.training
     assert torch.equal(model[1].running_mean, torch.zeros(2)), "the model is not changed"
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_macs_of_recurrent_layers(kind: type[nn.Module], gates: int):
+    """In each step and direction every gate multiplies the input and the state."""
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(8, 16, batch_first=True, bidirectional=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x)[0]
+
+    assert multiply_adds(Reads(), torch.zeros(2, 5, 8)) == 2 * 5 * gates * 16 * (8 + 16)
+    assert sum(one.macs for one in operations(Reads(), torch.zeros(2, 5, 8)) if one.kind == "linear") == (
+        2 * 5 * gates * 16 * (8 + 16)
+    )
+    assert torch.backends.mkldnn.enabled
 
 
 def test_parameters():

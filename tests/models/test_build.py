@@ -301,4 +301,7 @@ def test_a_student_is_cut_to_a_share_of_channels_or_of_multiply_adds():
 def test_vectors_are_as_wide_as_an_option_says():
     assert make("plain", {"outputs": 24}, classes=0).eval()(torch.zeros(2, *SHAPE)).shape == (2, 24)
     assert make("plain", classes=0).eval()(torch.zeros(2, *SHAPE)).shape == (2, 128)
+    for width in (0, 2.5, "x"):
+        with pytest.raises(UserError, match=f"outputs = {width}: give the width of the vectors"):
+            make("plain", {"outputs": width}, classes=0)
     assert 'plain has no option "outputs"' in refusal("plain", {"outputs": 24})

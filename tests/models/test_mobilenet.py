@@ -99,3 +99,19 @@ def test_fused_blocks_expand_by_a_convolution():
     more = 9 * 16 * hidden + 2 * hidden - (16 * hidden + 2 * hidden + 9 * hidden + 2 * hidden)
     assert sum(one.numel() for one in fused.parameters()) - sum(one.numel() for one in plain.parameters()) == more
     assert fused(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stages": [[1, 8]]}, r"stages = \[\[1, 8\]\]: give rows \[expansion, channels, blocks, stride\]"),
+        ({"stages": [1, 8, 1, 1]}, "give rows"),
+        ({"stages": [[1, 8.5, 1, 1]]}, "of whole numbers from 1 on"),
+        ({"stages": [[1, 8, 0, 1]]}, "of whole numbers from 1 on"),
+        ({"fused": 5}, "fused = 5: the network has 4 stages; take 0 to 4"),
+        ({"fused": 1.5}, "fused = 1.5"),
+    ],
+)
+def test_stages_that_are_none_are_refused(options: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        MobileNetV2(5, 3, **options)

@@ -12,7 +12,8 @@ from distiq.errors import UserError
 from distiq.models.build import build
 from distiq.models.pretrained import revision_of, rows_of
 from distiq.progress import Silent
-from distiq.recipe.training import StudentSettings, TeacherSettings
+from distiq.recipe.training import StudentSettings, TeacherSettings, TrainingSettings
+from distiq.training.schedule import make_optimizer
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -48,6 +49,15 @@ def test_image_teachers_are_matched_by_name(name: str, tmp_path: Path):
     with torch.no_grad():
         torch.testing.assert_close(found(IMAGES), model(IMAGES).logits[:, [2, 3, 0]], atol=1e-5, rtol=1e-4)
     assert found.model.config.id2label == {0: "cat", 1: "dog", 2: "owl"}
+
+
+def test_loaded_weights_are_told_from_a_new_head(tmp_path: Path):
+    folder_of(tmp_path, ("owl", "fox", "cat"))
+    found = teacher(tmp_path, ("red", "blue"), finetune=True)
+    optimizer = make_optimizer(found, TrainingSettings(pretrained_rate=0.1))
+    new = {parameter for group in optimizer.param_groups if group["share"] == 1 for parameter in group["params"]}
+    assert new == {*found.model.classifier.parameters()}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len([*found.parameters()])
 
 
 def test_both_heads_of_a_distilled_transformer_are_put_in_order(tmp_path: Path, monkeypatch):

@@ -33,7 +33,24 @@ class Branches(nn.Module):
         return self.out(self.hidden(self.activation(self.down(both)).flatten(1)).relu())
 
 
+class Blurred(nn.Module):
+    """A kernel that is no parameter, as anti-aliased networks have it, and a layer that keeps all its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3, 1, 1), nn.Conv2d(32, 24, 1)
+        self.register_buffer("kernel", torch.ones(32, 1, 3, 3) / 9)
+        self.up, self.out = nn.ConvTranspose2d(8, 8, 2, 2), nn.Linear(8, 5)
+        self.third = nn.Conv2d(24, 8, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        x = nn.functional.conv2d(x, self.kernel, stride=2, padding=1, groups=x.shape[1])
+        return self.out(self.up(self.third(self.second(x).relu())).mean((2, 3)))
+
+
 NETWORKS = {
+    "blurred": Blurred,
     "resnet": lambda: ResNet(5, 3, (16, 32), 1),
     "mobilenet_v2": lambda: MobileNetV2(5, 3, squeeze=0.25, activation="hard_swish"),
     "plain": lambda: PlainNet(5, 3),
@@ -131,7 +148,7 @@ def test_refusals():
         prune(Named(), IMAGES[:1], 0.5)
 
 
-@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "branches"])
+@pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "branches", "blurred"])
 def test_half_of_the_multiply_adds_stays(name: str):
     """By another counter; the next multiple of any group less would be needed to hold the share."""
     network = trained(name)

@@ -49,5 +49,9 @@ def test_strange_encoders_are_refused():
         make_encoder("resnet", 3, 8, ((8, 1, 2),), 2)
     with pytest.raises(ValueError, match=r"blocks = 17: EfficientNet-Lite0 has 16"):
         make_encoder("efficientnet_lite0", 3, 0, (), 17)
+    with pytest.raises(ValueError, match=r"a stage keeps the size of its map \(1\) or halves it \(2\), not 3"):
+        make_encoder("mobilenet", 3, 8, [(2, 16, 1, 3)])
+    with pytest.raises(ValueError, match=r"a coarser one to join it with"):
+        Pyramid(make_encoder("efficientnet_lite0", 3, 0, (), 5), 8, 8)
     with pytest.raises(ValueError, match=r"stride 32: the encoder's maps have the strides \[2, 4, 8\]"):
         Pyramid(make_encoder("resnet", 3, 8, ((8, 1, 2), (12, 1, 2))), 10, 32)

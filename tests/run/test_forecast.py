@@ -10,6 +10,7 @@ from distiq.models.plain import PlainNet
 from distiq.models.spaces import Choice
 from distiq.records.search import Candidate, CandidateCost
 from distiq.run.forecast import NOTHING, Forecast, drawn, largest, learn, records
+from distiq.timing.predictor import Predictor
 
 pytest.importorskip("optuna", reason="optuna is not installed")
 EXAMPLE = torch.zeros(1, 1, 8, 8)
@@ -83,3 +84,28 @@ def test_the_largest_of_many_that_hold_the_limits_is_taken(forecast: Forecast):
     assert largest(space, module_of, forecast, limits, EXAMPLE, 200, 0) == {"width": 10}
     assert largest(space, module_of, forecast, {"size_kb": 0.1}, EXAMPLE, 20, 0) == {}
     assert largest(space, module_of, NOTHING, limits, EXAMPLE, 20, 0) == {}
+
+
+def test_recurrent_layers_are_large_too():
+    """512 multiply-adds of a linear layer; 8 steps of (8 + 16) x 64 of a recurrent one."""
+
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(8, 16, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x[:, 0])[0][:, -1]
+
+    class Holds(Forecast):
+        def costs(self, *_: Any) -> dict[str, float]:
+            return {"size_kb": 1.0}
+
+    def space(trial: Any) -> Choice:
+        return trial.suggest_categorical("kind", ("linear", "lstm")), {}
+
+    def module_of(choice: Choice) -> nn.Module:
+        return Recurrent() if choice[0] == "lstm" else nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+
+    known = Holds(16, {"size_kb": Predictor({})}, {})
+    assert largest(space, module_of, known, {"size_kb": 2.0}, EXAMPLE, 20, 0) == {"kind": "lstm"}

@@ -35,6 +35,14 @@ def test_what_is_a_sum_of_prices_is_predicted():
         assert predictor(features(drawn(seed))) == pytest.approx(cost(drawn(seed)), rel=0.02)
 
 
+def test_attention_multiplies_values_and_reads_no_weights():
+    learned = [[*drawn(seed), Operation("product", size, size, 16)] for seed in range(20) for size in (4, 8)]
+    assert "product weights" not in features(learned[0])
+    costs = [1 + sum(one.macs for one in operations) / 1e5 for operations in learned]
+    predictor = fit([features(one) for one in learned], costs)
+    assert predictor(features(learned[5])) == pytest.approx(costs[5], rel=0.05)
+
+
 def test_what_was_never_priced_is_not_predicted():
     predictor = fit([features(drawn(seed)) for seed in range(20)], [cost(drawn(seed)) for seed in range(20)])
     assert math.isnan(predictor(features([Operation("depthwise", 49, 1, 9, 8)])))

@@ -140,6 +140,14 @@ def test_weights_that_were_loaded_learn_at_their_share_of_the_rate(batches):
     torch.testing.assert_close(changes[1]["network.5.weight"], changes[0]["network.5.weight"])
 
 
+def test_a_tied_weight_is_loaded_by_either_name():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False), nn.LayerNorm(4))
+    model[1].weight = model[0].weight
+    model.loaded_names = ("1.weight",)
+    groups = make_optimizer(model, settings(pretrained_rate=0.1)).param_groups
+    assert [(group["share"], len(group["params"])) for group in groups if group["params"]] == [(1.0, 2), (0.1, 1)]
+
+
 def test_sgd_without_momentum():
     group = make_optimizer(make_objective(), settings(momentum=0.0)).param_groups[0]
     assert (group["momentum"], group["nesterov"]) == (0.0, False)

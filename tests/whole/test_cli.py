@@ -227,6 +227,13 @@ def test_clean_keeps_its_hands_off_where_records_are_missing(run_copy: Path):
 # predict, help --------------------------------------------------------------------------------------------------------
 
 
+def test_arrays_are_no_texts_and_are_sent_to_the_bundle_s_program(tmp_path: Path):
+    (tmp_path / "tokens.npy").touch()
+    result = distiq("predict", tmp_path, "a text", tmp_path / "tokens.npy")
+    assert result.exit_code == 2
+    assert f"python {tmp_path / 'run.py'} {tmp_path / 'tokens.npy'}" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize("text", ["-5", "-5 degrees", "- no, thanks", "-", "--no way"])
 def test_texts_may_begin_with_a_dash(text: str, tmp_path: Path):
     assert "is no distiq bundle" in distiq("predict", tmp_path, text, "--top", "2").stderr
