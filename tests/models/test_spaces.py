@@ -1,8 +1,6 @@
 """Spaces of students: every network that they draw can be built, and counts one loss for each class."""
 
 import json
-import random
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +10,13 @@ from distiq.models.build import build
 from distiq.models.create import Tokens
 from distiq.models.spaces import SPACES, SPACES_OF_TASKS
 from distiq.recipe.training import StudentSettings
+from distiq.run.forecast import drawn
 from distiq.tasks.detection import detection
 from distiq.tasks.segmentation import segmentation
 from distiq.tasks.tokens import tokens
 from distiq.tasks.transcripts import transcript
+
+pytest.importorskip("optuna", reason="optuna is not installed")
 
 EXAMPLES = {
     "image": torch.zeros(1, 3, 28, 28),
@@ -25,24 +26,10 @@ EXAMPLES = {
 }
 
 
-class Drawn:
-    """A trial that draws at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self.random.choice(choices)
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        return self.random.randint(low, high)
-
-
 @pytest.mark.parametrize("modality", SPACES)
 def test_what_is_drawn_is_a_network(modality: str):
     models = set()
-    for seed in range(12):
-        model, options = SPACES[modality](Drawn(seed))  # type: ignore[index]
+    for model, options in drawn(SPACES[modality], 12, seed=0):  # type: ignore[index]
         models.add(model)
         assert json.loads(json.dumps(options)) == options  # as a recipe holds it
         known = Tokens(50, 0, 1, ()) if modality == "text" else None
@@ -65,8 +52,7 @@ TASKS = {
 def test_what_is_drawn_for_a_task_is_its_network(name: str):
     task, example, targets = TASKS[name]
     assert task.name == name
-    for seed in range(4):
-        model, options = SPACES_OF_TASKS[name](Drawn(seed))
+    for model, options in drawn(SPACES_OF_TASKS[name], 4, seed=0):
         rate = {"rate": 8000} if name == "transcript" else {}
         known = Tokens(50, 0, 1, (), gives="tags") if name == "tokens" else None
         choice = StudentSettings(model=model, options={**rate, **options})
