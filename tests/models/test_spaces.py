@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from distiq.data.labels import BOXES, MASK, SYMBOLS, TAGS, Labels, Target
+from distiq.models.audio import front_ends
 from distiq.models.build import build
 from distiq.models.create import Tokens
-from distiq.models.spaces import SPACES, SPACES_OF_TASKS
+from distiq.models.spaces import HOPS_MS, SPACES, SPACES_OF_TASKS, sounds
 from distiq.recipe.training import StudentSettings
 from distiq.run.forecast import drawn
 from distiq.tasks.detection import detection
@@ -37,6 +38,18 @@ def test_what_is_drawn_is_a_network(modality: str):
         choice = StudentSettings(model=model, options={**rate, **options})
         build(choice, 4, EXAMPLES[modality], "student", known)
     assert len(models) == {"image": 3, "audio": 3, "text": 3, "table": 1}[modality]
+
+
+def test_frames_of_sound_may_lie_farther_apart():
+    hops = {options["hop_ms"] for _, options in drawn(sounds, 12, seed=0)}
+    assert hops == set(HOPS_MS)
+    small = {"rate": 8000, "widths": [8], "strides": [1]}
+    frames = {}
+    for hop in hops:
+        choice = StudentSettings(model="ds_cnn", options={**small, "hop_ms": hop})
+        model = build(choice, 4, EXAMPLES["audio"], "student")
+        frames[hop] = model.get_submodule(front_ends(model)[0])(EXAMPLES["audio"]).shape[-1]
+    assert frames == {hop: 1 + (8000 - 256) // int(8 * hop) for hop in hops}  # windows of 32 ms
 
 
 IMAGE, TOKENS = torch.zeros(1, 3, 64, 96), torch.zeros(1, 12, dtype=torch.int64)
