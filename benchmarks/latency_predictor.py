@@ -9,7 +9,6 @@ from the first, the others are predicted. Files that are measured are kept in `-
 
 import argparse
 import json
-import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ from distiq.quantization.scheme import Scheme
 from distiq.recipe.read import load_recipe
 from distiq.recipe.training import StudentSettings
 from distiq.run.candidates import as_trained
+from distiq.run.forecast import drawn
 from distiq.runtimes.export import export, load, runtime_named, size_bytes
 from distiq.timing.latency import latencies
 from distiq.timing.predictor import error_of, features, fit
@@ -38,27 +38,10 @@ COSTS = ("latency_ms", "size_kb")
 ROUNDS, SECONDS = 5, 0.05
 
 
-class Drawn:
-    """A trial that draws at random."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        return self.random.choice(choices)
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        return self.random.randint(low, high)
-
-
-def students(count: int, example: Tensor) -> Iterator[tuple[int, nn.Module]]:
-    """Different networks of the space, by the seed that draws them."""
-    seen: set[str] = set()
-    for seed in range(10 * count):
-        model, options = images(Drawn(seed))
-        if (said := json.dumps([model, options])) not in seen and len(seen) < count:
-            seen.add(said)
-            yield seed, build(StudentSettings(model=model, options=options), 10, example, "student")
+def students(count: int, example: Tensor) -> Iterator[nn.Module]:
+    """Different networks of the space, drawn at random, in order."""
+    for model, options in drawn(images, count, 0):
+        yield build(StudentSettings(model=model, options=options), 10, example, "student")
 
 
 def measured(model: nn.Module, samples: Tensor, suffix: str, yardstick: Predict, folder: Path) -> dict[str, float]:
@@ -89,10 +72,10 @@ def main() -> None:
             files, suffix = report["files"].setdefault(runtime, {}), runtime_named(runtime).suffix
             own = build(recipe.student, 10, data.example, "student")
             yardstick = load(export(quantize(own, samples, Scheme()), Path(name) / f"own{suffix}", samples[:2]), 1)
-            for seed, model in students(arguments.learned + arguments.unseen, data.example):
-                if str(seed) not in files:
+            for number, model in enumerate(students(arguments.learned + arguments.unseen, data.example)):
+                if str(number) not in files:
                     costs = measured(model, samples, suffix, yardstick, Path(name))
-                    files[str(seed)] = costs | {"operations": [list(one) for one in operations(model, samples)]}
+                    files[str(number)] = costs | {"operations": [list(one) for one in operations(model, samples)]}
                     write_atomically(arguments.out, json.dumps(report).encode())
     report["errors"] = {
         runtime: errors(list(files.values()), arguments.learned) for runtime, files in report["files"].items()

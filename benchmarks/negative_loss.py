@@ -64,6 +64,7 @@ def predict(
     distillation: DistilSettings | None = None,
     training: QATSettings | None = None,
     views: ViewSettings | None = None,
+    learn_ranges: bool = False,
     seed: int = 0,
 ) -> Predicted:
     """The step of a student's predictions: in float32, quantized by the scheme, or trained on quantized."""
@@ -71,7 +72,7 @@ def predict(
     if scheme is not None:
         quantized = quantize(model, data.normalize(data.calibration.inputs), scheme)
         if distillation is not None and training is not None and views is not None:
-            lesson = Lesson(source, distillation, training, 0.0, views, False)
+            lesson = Lesson(source, distillation, training, 0.0, views, learn_ranges)
             train_on(place, quantized, lesson, data, seed)
         model = quantized
     logits = outputs(model, data, data.test)

@@ -12,6 +12,7 @@ Choice = tuple[str, dict[str, Any]]
 Space = Callable[[Any], Choice]
 WIDTHS = (16, 24, 32, 40, 48, 64, 80, 96)
 GROWTH = (1.0, 1.5, 2.0)
+HOPS_MS = (16.0, 24.0, 32.0)  # between the frames of a spectrogram
 MULTIPLE = 8  # of channels that kernels of integers like
 
 
@@ -55,7 +56,14 @@ def images(trial: Trial) -> Choice:
 
 
 def sounds(trial: Trial) -> Choice:
-    """DS-CNN, residual networks and BC-ResNet over the recipe's front-end."""
+    """DS-CNN, residual networks and BC-ResNet over the recipe's front-end, whose frames may lie farther apart: of a
+    small network's time most is the spectrogram's.
+    """
+    model, options = _over_a_front_end(trial)
+    return model, {"hop_ms": trial.suggest_categorical("hop_ms", HOPS_MS), **options}
+
+
+def _over_a_front_end(trial: Trial) -> Choice:
     family = trial.suggest_categorical("family", ("ds_cnn", "audio_resnet", "bc_resnet"))
     stem = trial.suggest_categorical("stem", WIDTHS[:4])
     depth = trial.suggest_int("depth", 2, 5)

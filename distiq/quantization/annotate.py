@@ -191,7 +191,7 @@ def _has_weight(node: fx.Node) -> bool:
 
 def _per_tensor(scheme: Scheme, bits: int, kind: torch.qscheme) -> QuantizationSpec:
     low, high = affine_bounds(bits)
-    dtype = torch.int8 if bits == 8 else torch.int16
+    dtype = torch.int8 if bits <= 8 else torch.int16
     return QuantizationSpec(dtype, ActivationFakeQuantize.with_args(scheme=scheme), low, high, kind)
 
 

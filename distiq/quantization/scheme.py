@@ -19,7 +19,8 @@ class Scheme:
 
     Args:
         weight_bits: 8 is what runtimes have kernels for; fewer are stored and computed as 8.
-        activation_bits: 8; of a static scheme also 16, symmetric, for which LiteRT, TFLM and C have kernels.
+        activation_bits: 8; of a static scheme also 16, symmetric, for which LiteRT, TFLM and C have kernels, and 4, for
+            which no runtime has: simulated alone, and no file is written.
         mode: where activations are quantized. "static": everywhere, from calibration. "dynamic": at the inputs of
             linear layers, computed for each batch, so that a sample's output depends slightly on the others; all
             other layers are as in "weight_only". "weight_only": nowhere; weights are stored as integers and computed
@@ -56,7 +57,7 @@ class Scheme:
     """
 
     weight_bits: Literal[2, 3, 4, 6, 7, 8] = 8
-    activation_bits: Literal[8, 16] = 8
+    activation_bits: Literal[4, 8, 16] = 8
     ranges: RangeMethod = "mse"
     percentile: float = 99.99
     rounding: RoundingMethod = "nearest"
@@ -130,6 +131,7 @@ class Scheme:
         grouped = f" in groups of {self.group_size}" if self.group_size else ""
         able = " but in LiteRT, TFLM and C" if self.activation_bits == 16 else ""
         plain = f", computed in float32{able}: no speed is claimed" if self.in_float else ""
+        plain += ", simulated alone" if self.activation_bits == 4 else ""
         logits = ", int8 logits" if self.integer_io else ""
         widened = f", {' and '.join(self.wide_modules)} with 16-bit activations" if self.wide_modules else ""
         symmetric = ", symmetric activations" if self.symmetric_activations else ""

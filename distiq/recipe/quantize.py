@@ -35,10 +35,10 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
                    "group_size": bool(group_size), "reduce_range": reduce_range}  # fmt: skip
     if mode == "float16" and (names := [name for name, is_set in of_integers.items() if is_set]):
         return f'{names[0]} is of integers, and mode = "float16" has none; leave it out'
-    if activation_bits == 16 and mode != "static":
+    if activation_bits != 8 and mode != "static":
         nearest = 'mode = "static"' if mode == "dynamic" else "leave activation_bits out"
         what = "8-bit activations" if mode == "dynamic" else "float32 activations"
-        return f'activation_bits = 16, but mode = "{mode}" has {what}; nearest: {nearest}'
+        return f'activation_bits = {activation_bits}, but mode = "{mode}" has {what}; nearest: {nearest}'
     if group_size not in GROUP_SIZES:
         size = min(GROUP_SIZES, key=lambda size: abs(size - group_size))
         return f"group_size = {group_size}: kernels have {', '.join(map(str, GROUP_SIZES))}; nearest: {size}"
@@ -52,10 +52,11 @@ def impossible(mode: Mode, weight_bits: int, activation_bits: int, group_size: i
             f"group_size = {group_size} is for weights of 4 bits and fewer; at {weight_bits} bits a scale for each"
             " output channel is fine enough; nearest: weight_bits = 4, or group_size = 0"
         )
-    if reduce_range and weight_bits < 8:
+    if reduce_range and (weight_bits < 8 or activation_bits < 8):
+        narrow = f"weight_bits = {weight_bits}" if weight_bits < 8 else f"activation_bits = {activation_bits}"
         return (
-            f"reduce_range = true changes nothing at weight_bits = {weight_bits}: such sums fit into 16 bits already;"
-            " leave one of the two out"
+            f"reduce_range = true changes nothing at {narrow}: such sums fit into 16 bits already; leave one of the two"
+            " out"
         )
     if reduce_range and (mode == "weight_only" or activation_bits == 16):
         return "reduce_range = true, but this scheme multiplies in float32, where nothing saturates; set it to false"

@@ -63,7 +63,9 @@ def export(
         raise UserError(
             f"{path}: the network's input and output are not quantized; quantize it with Scheme(integer_io=True)"
         )
-    bits = 16 if getattr(scheme, "wide_modules", ()) else getattr(scheme, "activation_bits", 8)
+    bits = getattr(scheme, "activation_bits", 8)
+    if bits == 8 and getattr(scheme, "wide_modules", ()):
+        bits = 16
     if scheme is not None and (why := refusal(runtime, scheme.mode, bits, scheme.group_size)):
         raise UserError(f"{path}: {why}")
     pair = each(lambda one: one[:2] if len(one) > 1 else torch.cat([one, one]), example)
@@ -104,6 +106,11 @@ def _check_outputs(graph: nn.Module, pair: Tensors, path: Path) -> None:
 
 def refusal(runtime: Runtime, mode: Mode, activation_bits: int, group_size: int) -> str:
     """Why a runtime's files cannot hold such a scheme, and the nearest one that they can; empty where they can."""
+    if activation_bits < 8:
+        return (
+            f"no runtime computes activations of {activation_bits} bits, which are simulated alone; nearest:"
+            " activation_bits = 8"
+        )
     refused = runtime.refuses(mode, activation_bits, group_size)
     if refused is None:
         return ""

@@ -75,6 +75,7 @@ def test_bit_operations_by_hand(images: Tensor):
         Scheme(): (conv + linear) * 64,
         Scheme(layer_bits=(("3", 4),), activation_bits=16): conv * 128 + linear * 64,
         Scheme(reduce_range=True): (conv + linear) * 56,
+        Scheme(weight_bits=4, activation_bits=4): (conv + linear) * 16,
         Scheme(float_modules=("0",), weight_bits=2): conv * 1024 + linear * 16,
         Scheme(mode="weight_only", weight_bits=4): (conv + linear) * 4 * 32,
         Scheme(mode="dynamic"): conv * 8 * 32 + linear * 64,  # convolutions compute in float32 there

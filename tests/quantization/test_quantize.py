@@ -24,6 +24,17 @@ def test_simulated_is_the_reference_bit_for_bit_and_near_float(scheme: Scheme, n
         assert sqnr_db(network(images), simulated) > 25
 
 
+def test_activations_of_4_bits_take_16_values(network: nn.Module, images: Tensor):
+    quantized = quantize(network, images, Scheme(activation_bits=4))
+    values: list[Tensor] = []
+    for module in activation_fake_quantizers(quantized):
+        module.register_forward_hook(lambda _module, _inputs, result: values.append(result))
+    with torch.no_grad():
+        simulated = quantized(images)
+        assert torch.equal(simulated, quantized.reference()(images))
+    assert 8 < max(len(one.unique()) for one in values) <= 2**4
+
+
 def test_the_model_is_not_changed(resnet: nn.Module, images: Tensor):
     resnet.train()
     before = copy.deepcopy(resnet.state_dict())

@@ -122,6 +122,9 @@ def test_they_can_be_trained_quantized(scheme: Scheme, words: Words, tokens: Ten
     [
         ({"mode": "dynamic", "activation_bits": 16}, 'nearest: mode = "static"'),
         ({"mode": "weight_only", "activation_bits": 16}, "nearest: leave activation_bits out"),
+        ({"mode": "dynamic", "activation_bits": 4}, 'activation_bits = 4, but mode = "dynamic" has 8-bit activations'),
+        ({"activation_bits": 4, "reduce_range": True}, "changes nothing at activation_bits = 4"),
+        ({"activation_bits": 4, "integer_io": True}, "needs 8-bit inputs and logits"),
         ({"weight_bits": 4, "group_size": 32}, 'nearest: mode = "weight_only", or group_size = 0'),
         (
             {"weight_bits": 4, "group_size": 30, "mode": "weight_only"},
@@ -146,4 +149,5 @@ def test_a_scheme_without_integer_kernels_claims_no_speed():
         str(Scheme(activation_bits=16))
         == "static W8A16, mse, computed in float32 but in LiteRT, TFLM and C: no speed is claimed"
     )
+    assert str(Scheme(4, 4)) == "static W4A4, mse, simulated alone"
     assert str(DYNAMIC) == "dynamic W8A8 linear layers, int8 tables"

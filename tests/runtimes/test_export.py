@@ -17,6 +17,7 @@ from distiq.runtimes.export import (
     export,
     files_of,
     load,
+    refusal,
     require,
     runtime_named,
     runtime_of,
@@ -47,6 +48,16 @@ def test_the_weights_beside_an_onnx_file_are_counted(tmp_path):
 def test_every_suffix_and_every_name_is_of_one_runtime():
     assert [runtime_of(Path(f"model{runtime.suffix}")) for runtime in RUNTIMES] == list(RUNTIMES)
     assert [runtime_named(runtime.name) for runtime in RUNTIMES] == list(RUNTIMES)
+
+
+@pytest.mark.parametrize("scheme", [Scheme(activation_bits=4), Scheme(activation_bits=4, wide_modules=("0",))], ids=str)
+def test_activations_of_4_bits_are_simulated_alone(scheme: Scheme, tmp_path: Path):
+    for runtime in RUNTIMES:
+        assert "nearest: activation_bits = 8" in refusal(runtime, "static", 4, 0)
+    quantized = quantize(torch.nn.Sequential(torch.nn.Linear(3, 2)).eval(), torch.randn(8, 3), scheme)
+    with pytest.raises(UserError, match=r"model\.onnx: no runtime computes activations of 4 bits"):
+        export(quantized, tmp_path / "model.onnx", torch.zeros(2, 3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_runtime_that_is_not_installed_is_refused_with_the_line_that_installs_it():
