@@ -1,6 +1,6 @@
 """ablate(recipe): did the teacher help? The same student and steps with and without, over several seeds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from distiq import environment
 from distiq.data.splits import Data
 from distiq.errors import UserError
 from distiq.evaluation.evaluate import outputs
-from distiq.evaluation.statistics import mcnemar, paired_interval
+from distiq.evaluation.paired import figures, gain, has_figures
+from distiq.evaluation.statistics import mcnemar
 from distiq.files import save_tensors
 from distiq.progress import Silent, Watch
 from distiq.recipe.distil import DistilSettings
@@ -30,6 +31,7 @@ from distiq.run.tracking import Tracking
 from distiq.run.train import TrainedNetwork, basis_of, train_assistants, train_student, train_teacher
 from distiq.tasks.choose import task_of
 from distiq.tasks.score import score
+from distiq.tasks.task import Task
 from distiq.training import processes
 
 
@@ -81,7 +83,7 @@ def ablate(
     with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
         data = read_data(recipe, ledger)
         tracking.read(data)
-        if (task := task_of(data)).correct is None and task.counts is None:
+        if not has_figures(task := task_of(data)):
             raise UserError(
                 f"distiq ablate compares what is counted of each sample, which {task.name} does not have; run the"
                 ' recipe with --set distil.teacher="none" in a run folder of its own, and compare the metrics'
@@ -143,9 +145,10 @@ def _record(
     results: Mapping[str, list[Step[Predicted]]],
 ) -> AblationRecord:
     """The comparison of every two arms, from the predictions of each in every seed."""
-    counts = {arm: torch.stack([counts_of(data, step) for step in steps]) for arm, steps in results.items()}
-    arms = {arm: _values(data, own) for arm, own in counts.items()}
-    compare = partial(_pair, data=data, counts=counts, arms=arms, primary=teacher.record.test.primary)
+    kept = {arm: [load_file(step.folder / LOGITS)["test"] for step in steps] for arm, steps in results.items()}
+    once = torch.ones(len(data.test), dtype=torch.float64)
+    values = {arm: tuple(figures(task_of(data), own, data.test.labels)(once).tolist()) for arm, own in kept.items()}
+    compare = partial(_pair, data=data, kept=kept, values=values, primary=teacher.record.test.primary)
     seeds = len(next(iter(results.values())))
     return AblationRecord(
         name=recipe.name,
@@ -156,29 +159,11 @@ def _record(
         teacher=teacher.record.test,
         seeds=tuple(range(recipe.seed, recipe.seed + seeds)),
         samples=len(data.test),
-        arms=tuple(ArmRecord(name=arm, values=values) for arm, values in arms.items()),
-        pairs=tuple(compare(first, second) for first, second in _pairs(counts)),
+        arms=tuple(ArmRecord(name=arm, values=own) for arm, own in values.items()),
+        pairs=tuple(compare(first, second) for first, second in _pairs(values)),
         seconds=sum(step.seconds for step in ledger.used.values()),
         steps=tuple(ledger.used),
     )
-
-
-def counts_of(data: Data, step: Step[Predicted]) -> Tensor:
-    """What is counted of each test sample: (N,) bool where it is right or wrong, else (N, k)."""
-    task, logits = task_of(data), load_file(step.folder / LOGITS)["test"]
-    if task.correct is not None:
-        return task.correct(task.decode(logits), data.test.labels)
-    assert task.counts is not None
-    return task.counts(logits, data.test.labels)
-
-
-def _values(data: Data, counts: Tensor) -> tuple[float, ...]:
-    """The share of right samples, or the figure of what is counted, in each seed."""
-    if counts.ndim == 2:
-        return tuple(counts.double().mean(1).tolist())
-    of_counts = task_of(data).of_counts
-    assert of_counts is not None
-    return tuple(of_counts(counts.sum(1)).tolist())
 
 
 def _pairs(arms: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -192,23 +177,21 @@ def _pair(
     second: str,
     *,
     data: Data,
-    counts: Mapping[str, Tensor],
-    arms: Mapping[str, tuple[float, ...]],
+    kept: Mapping[str, Sequence[Tensor]],
+    values: Mapping[str, tuple[float, ...]],
     primary: Metric,
 ) -> PairRecord:
-    """Compares two arms by what is counted of each sample in each seed.
+    """Compares two arms.
 
     Args:
-        counts: of each arm (seeds, samples) bool, right or wrong, or (seeds, samples, k).
-        arms: the figure of each arm in each seed.
+        kept: of each arm the outputs in each seed, as the task keeps them.
+        values: the figure of each arm in each seed.
         primary: the task's primary metric, for its direction.
     """
-    is_right = counts[first].ndim == 2
-    sign = 1 if is_right or primary.higher_is_better else -1
-    better, worse = (first, second) if sign > 0 else (second, first)
-    figure = None if is_right else task_of(data).of_counts
-    mean, low, high = paired_interval(counts[better], counts[worse], figure=figure)
-    one_seed = len(arms[first]) == 1  # says nothing about other seeds
+    task, targets = task_of(data), data.test.labels
+    sign = 1 if task.correct is not None or primary.higher_is_better else -1
+    mean, low, high = gain(task, primary, kept[first], kept[second], targets)
+    one_seed = len(values[first]) == 1  # says nothing about other seeds
     verdict = "cannot tell" if one_seed else "helps" if low > 0 else "hurts" if high < 0 else "cannot tell"
     return PairRecord(
         first=first,
@@ -216,14 +199,18 @@ def _pair(
         difference_points=100 * mean,
         interval_points=(100 * low, 100 * high),
         per_seed_points=tuple(
-            100 * sign * (own - against) for own, against in zip(arms[first], arms[second], strict=True)
+            100 * sign * (own - against) for own, against in zip(values[first], values[second], strict=True)
         ),
-        mcnemar_p=_mcnemar(counts[first], counts[second]) if is_right else (),
+        mcnemar_p=_mcnemar(*(_right(task, kept[arm], targets) for arm in (first, second))),
         verdict=verdict,
     )
 
 
-def _mcnemar(one: Tensor, other: Tensor) -> tuple[float, ...]:
-    """The test's p-value in each seed, of boolean masks (seeds, samples) of correct predictions."""
-    fixed, broken = (one & ~other).sum(1).tolist(), (~one & other).sum(1).tolist()
-    return tuple(mcnemar(gained, lost) for gained, lost in zip(fixed, broken, strict=True))
+def _right(task: Task, outputs: Sequence[Tensor], targets: Tensor) -> list[Tensor]:
+    """Of each seed which samples are right, (N,) bool; empty where none is simply right."""
+    return [task.correct(task.decode(one), targets) for one in outputs] if task.correct is not None else []
+
+
+def _mcnemar(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[float, ...]:
+    """The test's p-value in each seed, of boolean masks (samples,) of correct predictions."""
+    return tuple(mcnemar(int((a & ~b).sum()), int((~a & b).sum())) for a, b in zip(one, other, strict=True))

@@ -30,6 +30,7 @@ from distiq.models.signature import (
 )
 from distiq.numerics import drawn, sqnr_db
 from distiq.progress import Silent, Watch
+from distiq.quantization.joints import Joint, parts_of, unlike_joints
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import RangeMethod, Scheme
 from distiq.records.run import OwnFileRecord
@@ -187,6 +188,7 @@ def _through_torch(
         raise UserError(f"{source}: --uint8-input is for images whose channels stand in front; leave it out")
     inside = Uint8Input(*preparation.of_channels(tensors_of(calibration)[0].shape[1])) if uint8_input else None
     quantized = quantize(read.network, calibration, scheme, watch=watch)
+    joints = unlike_joints(quantized.prepared, each(lambda one: one[:CHUNK], calibration))
     export(quantized, out, each(lambda one: one[:2], calibration), inside, scheme.integer_io)
     if runtime is ONNX_RUNTIME:
         rename_inputs_and_outputs(out, read.network.entries, list(read.network.results))
@@ -201,7 +203,7 @@ def _through_torch(
         shape=_shape(calibration),
         watch=watch,
     )
-    by_output = _sqnr(reference, outputs)
+    by_output = _sqnr(reference, outputs, joints)
     has_classes = isinstance(reference, Tensor) and reference.ndim == 2 and reference.shape[1] > 1
     return OwnFileRecord(
         bench=timed,
@@ -215,7 +217,7 @@ def _through_torch(
         operations=operations(out),
         pair_sums=pair_sums(out),
         delivered="float16 weights" if scheme.mode == "float16" else "int8",
-        notes=("quantized through a torch graph",),
+        notes=("quantized through a torch graph", *map(str, joints)),
     )
 
 
@@ -293,10 +295,13 @@ def _outputs(predict: Predict, inputs: Tensors, chunk: int) -> Tensors:
     return concatenated(results)
 
 
-def _sqnr(reference: Tensors, outputs: Tensors) -> dict[str, float]:
-    """The SQNR of each output by its name, in dB; "" is the only one."""
+def _sqnr(reference: Tensors, outputs: Tensors, joints: Sequence[Joint] = ()) -> dict[str, float]:
+    """The SQNR of each output by its name, in dB, and of each part of what is joined; "" is the only one."""
     if isinstance(reference, Tensor):
-        return {"": sqnr_db(reference, one_output(outputs))}
+        own = one_output(outputs)
+        if parts := parts_of(joints, own):
+            return {name: sqnr_db(one, parts[name]) for name, one in parts_of(joints, reference).items()}
+        return {"": sqnr_db(reference, own)}
     assert isinstance(outputs, dict)
     return {name: sqnr_db(one, outputs[name]) for name, one in reference.items()}
 

@@ -16,6 +16,7 @@ from torch import nn
 from distiq.commands.search_record import STORAGE, search_record
 from distiq.data.splits import Data
 from distiq.errors import UserError, first_line
+from distiq.evaluation.paired import has_figures
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.frontend import front_end
@@ -217,11 +218,8 @@ def _space(recipe: Recipe, data: Data) -> Space:
 
 def _check_seeds(recipe: Recipe, data: Data) -> None:
     task, seeds = task_of(data), recipe.search.seeds
-    if seeds > 1 and task.correct is None and task.counts is None:
-        raise UserError(
-            f"search.seeds = {seeds}: the task {task.name} counts nothing for each sample, so that several seeds have"
-            " no common interval; leave it out"
-        )
+    if seeds > 1 and not has_figures(task):
+        raise UserError(f"search.seeds = {seeds}: the task {task.name} has no interval of several seeds; leave it out")
 
 
 def _check_space(recipe: Recipe, data: Data, models: tuple[Network, ...], space: Space) -> None:

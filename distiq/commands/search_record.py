@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import load_file
 
 from distiq import environment
-from distiq.commands.ablate import Predicted, counts_of, predict
+from distiq.commands.ablate import Predicted, predict
 from distiq.data.splits import Data
 from distiq.errors import UserError
-from distiq.evaluation.paired import paired_drop
-from distiq.evaluation.statistics import paired_interval
+from distiq.evaluation.paired import gain, paired_drop
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.recipe.toml import written
 from distiq.records.search import Candidate, CandidateCost, ComparedRecord, SearchRecord
@@ -108,13 +106,9 @@ def _compared(
 def _better(data: Data, pairs: Sequence[tuple[Step[Predicted], Step[Predicted]]]) -> tuple[float, float, float]:
     """How much better the first of each pair is than the second, which has the same seed: (mean, low, high)."""
     task, metric = task_of(data), pairs[0][1].record.test.primary
+    found, own = ([load_file(pair[side].folder / LOGITS)["test"] for pair in pairs] for side in (0, 1))
     if len(pairs) == 1:
-        found, own = (load_file(step.folder / LOGITS)["test"] for step in pairs[0])
-        worse, low, high = paired_drop(task, metric, own, found, data.test.labels)
-    else:
-        found, own = (torch.stack([counts_of(data, pair[side]) for pair in pairs]) for side in (0, 1))
-        better, worse_of = (found, own) if metric.higher_is_better else (own, found)
-        figure = None if task.correct is not None else task.of_counts
-        mean, least, most = paired_interval(better, worse_of, figure=figure)
-        worse, low, high = -metric.scale * mean, -metric.scale * most, -metric.scale * least
-    return 0.0 - worse, 0.0 - high, 0.0 - low  # no -0.00
+        worse, low, high = paired_drop(task, metric, own[0], found[0], data.test.labels)
+        return 0.0 - worse, 0.0 - high, 0.0 - low  # no -0.00
+    better, least, most = (metric.scale * end for end in gain(task, metric, found, own, data.test.labels))
+    return better, least, most

@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from scipy.stats import t as students_t
@@ -26,11 +25,23 @@ def mcnemar(fixed: int, broken: int) -> float:
     return min(1.0, float(2 * tail / 2**total)) if total else 1.0
 
 
-def paired_interval(
-    first: Tensor, second: Tensor, seed: int = 0, figure: Callable[[Tensor], Tensor] | None = None
+def paired_interval(first: Tensor, second: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """The difference in accuracy, first minus second, with its paired bootstrap interval; see `seeded_interval`.
+
+    Args:
+        first, second: (seeds, samples) of booleans, right or wrong, both in the same order.
+
+    Returns:
+        mean over seeds, low, high, as fractions.
+    """
+    apart = first.double() - second.double()
+    return seeded_interval(lambda times: apart @ times / apart.shape[1], apart.shape[1], seed)
+
+
+def seeded_interval(
+    difference: Callable[[Tensor], Tensor], samples: int, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float, float]:
-    """The difference in accuracy, or in a figure of sums, first minus second, with its paired bootstrap interval of
-    95 %.
+    """The mean over seeds of a difference between two models, with its paired bootstrap interval of 95 %.
 
     Seeds and test samples are both resampled (Davison and Hinkley 1997, section 3.8): the question is whether the
     difference would hold for other seeds and other images. The few seeds' deviations are widened by sqrt(n / (n - 1)),
@@ -38,35 +49,20 @@ def paired_interval(
     equal models are told apart far too often. With one seed, only samples are resampled.
 
     Args:
-        first, second: (seeds, samples) of booleans, right or wrong, both in the same order; with a figure
-            (seeds, samples, k), what is counted of each sample.
-        figure: sums (..., k) -> (...), such as the F1 of hits and misses.
-
-    Returns:
-        mean over seeds, low, high, as fractions.
+        difference: how often each sample counts, (samples,) float64 -> the difference in each seed, (seeds,) float64.
     """
-    if figure is None:
-        first, second, figure = first.unsqueeze(2), second.unsqueeze(2), partial(_share, samples=first.shape[1])
-    seeds, samples, width = first.shape
-    both = torch.cat([first, second], 2).double()
-
-    def differences(sums: Tensor) -> Tensor:
-        return figure(sums[..., :width]) - figure(sums[..., width:])
-
+    whole = difference(torch.ones(samples, dtype=torch.float64))
+    seeds = len(whole)
     widen = math.sqrt(seeds / (seeds - 1)) * quantile(seeds - 1) / NORMAL if seeds > 1 else 1.0
     generator = torch.Generator().manual_seed(seed)
     means = []
-    for _ in range(RESAMPLES):
+    for _ in range(resamples):
         drawn = torch.randint(seeds, (seeds,), generator=generator)
         times = torch.randint(samples, (samples,), generator=generator).bincount(minlength=samples).double()
-        each = differences(torch.einsum("n,snk->sk", times, both))
+        each = difference(times)
         means.append(each.mean() + (each[drawn].mean() - each.mean()) * widen)
     low, high = torch.stack(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return float(differences(both.sum(1)).mean()), low, high
-
-
-def _share(sums: Tensor, samples: int) -> Tensor:
-    return sums[..., 0] / samples
+    return float(whole.mean()), low, high
 
 
 def paired_bootstrap(measure: Callable[[Tensor], float], samples: int) -> tuple[float, float, float]:

@@ -33,7 +33,7 @@ from distiq.quantization.operations import (
     aten,
     channel_axis,
 )
-from distiq.quantization.regions import among_norms, constant_nodes, is_float_tensor, only_multiplied, tail
+from distiq.quantization.regions import among_norms, constant_nodes, enlarged, is_float_tensor, only_multiplied, tail
 from distiq.quantization.scheme import REDUCED_BITS, Scheme
 from distiq.quantization.weights import layer_of
 
@@ -47,7 +47,8 @@ class IntegerQuantizer(Quantizer):
     gates, concatenations and pooling have quantized inputs and outputs; operations that only move values keep their
     quantization parameters. The network's outputs stay float32, and so does all that only moves or pools values after
     the last layer: a kernel rescales its accumulator straight to float, and quantization would only add noise there.
-    A scheme with `integer_io` quantizes them all the same.
+    Except where moves make a larger map of the last layer's result (see `regions.enlarged`): there bytes are moved, and
+    dequantized at the very end. A scheme with `integer_io` quantizes all outputs.
 
     Among normalizations of rows (transformers) values are computed in float32 anyway: there only the inputs and weights
     of weighted layers are quantized; a scheme with `attention` also quantizes both operands of activation products.
@@ -64,12 +65,14 @@ class IntegerQuantizer(Quantizer):
         self.quantized: set[fx.Node] = set()  # nodes whose results are quantized
         self.widened: set[fx.Node] = set()  # those of them that are quantized to 16 bits instead of 8
         self.tail: set[fx.Node] = set()
+        self.enlarged: set[fx.Node] = set()
         self.in_float: set[fx.Node] = set()
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         if self.scheme.mode == "float16":
             return model
-        self.tail = set() if self.scheme.integer_io else tail(model)
+        self.enlarged = enlarged(model)
+        self.tail = set() if self.scheme.integer_io else tail(model) - self.enlarged
         self.in_float = among_norms(model)
         self.useless, self.constant = only_multiplied(model), set(constant_nodes(model))
         if self.scheme.integer_io:
@@ -154,7 +157,9 @@ class IntegerQuantizer(Quantizer):
 
     def _gives(self, node: fx.Node) -> bool:
         """Whether a node's value is an output of the network, or becomes one by moves alone."""
-        return not self.scheme.integer_io and any(user.op == "output" or user in self.tail for user in node.users)
+        if self.scheme.integer_io or node in self.enlarged:
+            return False
+        return any(user.op == "output" or user in self.tail for user in node.users)
 
     def _weights(self, layer: fx.Node) -> QuantizationSpec:
         weight: Any = layer.args[1]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from distiq.models.signature import for_graph
+from distiq.models.signature import Tensors, for_graph
 from distiq.quantization.operations import aten
 from distiq.quantization.regions import tail
 
@@ -17,10 +17,12 @@ UNLIKE = 16.0  # ratio of two ranges from which they are unlike: the narrower on
 
 
 class Joint(NamedTuple):
-    """A concatenation of values whose ranges (low, high) are unlike."""
+    """A concatenation of values whose ranges (low, high) are unlike, along a dimension, of those sizes."""
 
     name: str
     ranges: tuple[tuple[float, float], ...]
+    dimension: int
+    sizes: tuple[int, ...]
 
     def __str__(self) -> str:
         parts = " and ".join(f"{low:.3g} to {high:.3g}" for low, high in self.ranges)
@@ -29,8 +31,19 @@ class Joint(NamedTuple):
         )
 
 
-def unlike_joints(graph: fx.GraphModule, samples: Tensor) -> list[Joint]:
-    """The joints behind the last layers of an exported graph, by the ranges that values have for samples (B, ...)."""
+def parts_of(joints: Sequence[Joint], output: Tensor) -> dict[str, Tensor]:
+    """What an output (B, ...) is joined of, such as "channels 0 to 3"; empty where no joint has its size."""
+    for joint in reversed(joints):
+        if output.ndim > joint.dimension and output.shape[joint.dimension] == sum(joint.sizes):
+            ends = torch.tensor(joint.sizes).cumsum(0).tolist()
+            names = [f"channels {end - size} to {end - 1}" for end, size in zip(ends, joint.sizes, strict=True)]
+            return dict(zip(names, output.split(joint.sizes, joint.dimension), strict=True))
+    return {}
+
+
+def unlike_joints(graph: fx.GraphModule, samples: Tensors) -> list[Joint]:
+    """The joints behind the last layers of an exported or prepared graph, by the ranges that values have for samples
+    (B, ...)."""
     behind = tail(graph)
     joints = [node for node in graph.graph.nodes if node in behind and node.target is aten.cat.default]
     if not joints:
@@ -38,7 +51,7 @@ def unlike_joints(graph: fx.GraphModule, samples: Tensor) -> list[Joint]:
     observer = _RangeObserver(graph, joints)
     with torch.no_grad():
         observer.run(*for_graph(samples, graph))
-    return [Joint(node.name, ranges) for node, ranges in observer.ranges.items() if _are_unlike(ranges)]
+    return [joint for joint in observer.found if _are_unlike(joint.ranges)]
 
 
 def _are_unlike(ranges: Sequence[tuple[float, float]]) -> bool:
@@ -47,15 +60,18 @@ def _are_unlike(ranges: Sequence[tuple[float, float]]) -> bool:
 
 
 class _RangeObserver(fx.Interpreter):
-    """Runs a graph and keeps the ranges of what some of its nodes join."""
+    """Runs a graph and keeps what some of its nodes join."""
 
     def __init__(self, graph: fx.GraphModule, joints: Sequence[fx.Node]) -> None:
         super().__init__(graph)
         self.joints = joints
-        self.ranges: dict[fx.Node, tuple[tuple[float, float], ...]] = {}
+        self.found: list[Joint] = []
 
     def run_node(self, n: fx.Node) -> Any:
         if n in self.joints:
-            parts: Any = n.args[0]
-            self.ranges[n] = tuple((float(self.env[one].min()), float(self.env[one].max())) for one in parts)
+            names, *along = n.args
+            parts = [self.env[one] for one in names]  # type: ignore[union-attr,index]
+            dimension = int(along[0]) % parts[0].ndim if along else 0  # type: ignore[call-overload]
+            ranges = tuple((float(one.min()), float(one.max())) for one in parts)
+            self.found.append(Joint(n.name, ranges, dimension, tuple(one.shape[dimension] for one in parts)))
         return super().run_node(n)

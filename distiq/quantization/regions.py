@@ -15,6 +15,7 @@ from distiq.quantization.operations import (
     POOLING,
     PRODUCTS_OF_TWO,
     SCALING,
+    WEIGHTED,
     aten,
 )
 
@@ -78,6 +79,29 @@ def tail(graph: fx.GraphModule) -> set[fx.Node]:
         if node.op == "call_function" and is_behind and (node.target in IN_TAIL or scales):
             behind.add(node)
     return behind
+
+
+def enlarged(graph: fx.GraphModule) -> set[fx.Node]:
+    """The nodes that make a larger map of a layer's result, by moves alone, and give it as an output of the network.
+
+    A last layer may predict several pixels at each position (pixel shuffle), or its map be repeated: that is a multiple
+    of what other networks give, and moving bytes takes a fraction of the time that moving floats does.
+    """
+    data, found = data_read(graph), set()
+    for given in graph.graph.output_node().all_input_nodes:
+        path, node = [], given
+        while node.target in MOVING and len(data[node]) == 1 and len(node.users) == 1:
+            path.append(node)
+            (node,) = data[node]
+        if path and node.target in WEIGHTED and _pixels(given) > _pixels(node) > 0:
+            found |= set(path)
+    return found
+
+
+def _pixels(node: fx.Node) -> int:
+    """The positions of a feature map; 0 of any other value."""
+    value: Any = node.meta["val"]
+    return value.shape[2] * value.shape[3] if value.ndim == 4 else 0
 
 
 def among_norms(graph: fx.GraphModule) -> set[fx.Node]:

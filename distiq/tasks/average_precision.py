@@ -5,6 +5,7 @@ boxes are matched greedily from the likeliest on, crowds swallow any number of b
 is read at 101 recalls. `faster-coco-eval` is the ruler of the tests.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -131,12 +132,14 @@ def interval(by_class: list[Matches], images: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_drop(before: list[Matches], after: list[Matches], images: int) -> tuple[float, float, float]:
-    """By how much mAP over all thresholds fell, and the ends of its interval of 95 %, over images drawn alike."""
-    ones = np.ones((1, images))
-    values = [mean_precision(one, weights).mean(1) for weights in (ones, _drawn(images)) for one in (before, after)]
-    low, high = np.quantile(values[2] - values[3], [0.025, 0.975])
-    return float(values[0][0] - values[1][0]), float(low), float(high)
+def weighted(kept: Tensor, targets: Tensor, classes: int) -> Callable[[Tensor], Tensor]:
+    """How often each image counts, (draws, N) float64 -> mAP over all thresholds, (draws,) float64.
+
+    Args:
+        kept, targets: as for `matches`.
+    """
+    by_class = matches(kept, targets, classes)
+    return lambda weights: torch.from_numpy(mean_precision(by_class, weights.numpy()).mean(1))
 
 
 def _drawn(images: int) -> np.ndarray:

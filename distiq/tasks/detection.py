@@ -14,7 +14,7 @@ from distiq.models.detector import joined
 from distiq.models.signature import Tensors, read_outputs
 from distiq.records.quality import Metric
 from distiq.tasks.assignment import assign, overlap, positions_of, usual_positions
-from distiq.tasks.average_precision import average_precision, interval, matches, mean_precision, paired_drop
+from distiq.tasks.average_precision import average_precision, interval, matches, mean_precision, weighted
 from distiq.tasks.precision import full_precision, refuse_unless
 from distiq.tasks.segmentation import refuses
 from distiq.tasks.task import Scores, Task
@@ -39,9 +39,7 @@ def detection(labels: Labels) -> Task:
         places=lambda _: (usual_positions(size),),
         components=lambda outputs: {"boxes": outputs[:, :4], "scores": outputs[:, 4:]},
         refuses=refuses,
-        drop=lambda before, after, targets: paired_drop(
-            matches(before, targets, count), matches(after, targets, count), len(targets)
-        ),
+        weighted=partial(weighted, classes=count),
         loss=partial(loss, size=size),
         distillation=distillation,
         read=read,

@@ -114,8 +114,9 @@ class Task:
             metric is the mean of `correct`, or no function of sums.
         components: outputs -> what they consist of, by name, each with a range of its own; noise is measured in each.
         class_figure: what `Scores.per_class` holds, in a word or two.
-        drop: kept outputs of two models and targets -> by how much the second's primary metric is worse, and the ends
-            of its paired interval; None scores samples drawn again and again, which is slow where scoring is.
+        weighted: kept outputs and targets -> a function of how often each sample counts, (draws, N) float64, that gives
+            the primary metric of each draw, (draws,) float64. For metrics that are no function of sums; without it
+            their samples are scored again and again, which is slow where scoring is, and no seeds are compared.
         tolerance: how far apart predictions of two models may be that agree, in words; empty where they are equal.
     """
 
@@ -147,7 +148,7 @@ class Task:
     components: Callable[[Tensor], dict[str, Tensor]] = one_part
     class_figure: str = "accuracy"
     classes: int = 0
-    drop: Callable[[Tensor, Tensor, Tensor], tuple[float, float, float]] | None = None
+    weighted: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]] | None = None
     tolerance: str = ""
 
     @property

@@ -1,12 +1,10 @@
 """ablate(): the arms share everything but the teacher, are kept, and are judged by their test answers."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from distiq.commands import ablate as module
 from distiq.commands.ablate import ablate, arms_of
 from distiq.errors import UserError
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
@@ -15,7 +13,6 @@ from distiq.recipe.read import parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.track import TrackSettings
 from distiq.records.ablation import AblationRecord
-from distiq.records.quality import Metric
 
 LOSS = KnowledgeLoss(name="dkd", weight=0.1)
 
@@ -89,20 +86,6 @@ def every_seed_is_told(record: AblationRecord, place: Path) -> None:
             assert len(child.Tags()["scalars"]) > 1, "its curve"
     (told,) = EventAccumulator(str(place)).Reload().Scalars("outputs alone against no teacher/points")
     assert (told.step, told.value) == (2, pytest.approx(record.pairs[0].difference_points, rel=1e-5))
-
-
-def test_errors_that_are_counted_are_compared_by_their_rate(monkeypatch: pytest.MonkeyPatch):
-    """Of 2 symbols each, 1 wrong with the teacher and 2 without: 50 points better in every seed and every sample."""
-    monkeypatch.setattr(
-        module, "task_of", lambda _: SimpleNamespace(of_counts=lambda sums: sums[..., 0] / sums[..., 1])
-    )
-    counts = {arm: torch.tensor([wrong, 2.0]).expand(2, 30, 2) for arm, wrong in (("recipe", 1.0), ("no teacher", 2.0))}
-    arms = {arm: module._values(None, own) for arm, own in counts.items()}
-    errors = Metric(name="wer", title="word errors", value=0.5, higher_is_better=False)
-    pair = module._pair("recipe", "no teacher", data=None, counts=counts, arms=arms, primary=errors)
-    assert arms == {"recipe": (0.5, 0.5), "no teacher": (1.0, 1.0)}
-    assert (pair.difference_points, pair.interval_points, pair.per_seed_points) == (50, (50, 50), (50, 50))
-    assert (pair.verdict, pair.mcnemar_p) == ("helps", ())
 
 
 def test_without_a_teacher_there_is_nothing_to_compare(recipe: Recipe, tmp_path: Path):

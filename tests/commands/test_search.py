@@ -250,7 +250,7 @@ def test_seeds_are_for_tasks_that_count(recipe: Recipe, monkeypatch: pytest.Monk
     monkeypatch.setattr(searching, "task_of", lambda _: counts_nothing)
     tree = recipe.model_dump(mode="json")
     tree["search"] |= {"seeds": 2}
-    with pytest.raises(UserError, match=r"search.seeds = 2: the task classification counts nothing .* leave it out"):
+    with pytest.raises(UserError, match=r"search.seeds = 2: the task classification has no interval .* leave it out"):
         search(parse_recipe(tree))
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 from scipy.stats import binomtest, norm, t, ttest_1samp
 
-from distiq.evaluation.statistics import mcnemar, paired_bootstrap, paired_interval, paired_speed, quantile
+from distiq.evaluation.statistics import (
+    mcnemar,
+    paired_bootstrap,
+    paired_interval,
+    paired_speed,
+    quantile,
+    seeded_interval,
+)
 
 
 @pytest.mark.parametrize(("fixed", "broken"), [(0, 0), (5, 5), (1, 9), (30, 12), (400, 300), (0, 1)])
@@ -53,16 +60,15 @@ def test_equal_models_have_no_difference():
     assert paired_interval(same, same) == (0.0, 0.0, 0.0)
 
 
-def test_a_figure_of_sums_has_the_interval_of_its_samples():
-    """Of one count each, it is the mean: the same as of booleans; a ratio of sums has its own value."""
+def test_a_difference_of_any_figure_has_the_interval_of_its_samples():
+    """Of shares it is the same as of booleans."""
     made = torch.Generator().manual_seed(0)
     first, second = (torch.rand(3, 400, generator=made) < share for share in (0.8, 0.7))
-    counts = [right.double().unsqueeze(2) for right in (first, second)]
-    assert paired_interval(*counts, figure=lambda sums: sums[..., 0] / 400) == paired_interval(first, second)
-    ratios = [torch.cat([count, torch.full_like(count, 2)], 2) for count in counts]
-    mean, low, high = paired_interval(*ratios, figure=lambda sums: sums[..., 0] / sums[..., 1])
-    assert low < mean < high
-    assert mean == pytest.approx(float(first.double().mean() - second.double().mean()) / 2)
+
+    def difference(times: torch.Tensor) -> torch.Tensor:
+        return (first * times).sum(1) / 400 - (second * times).sum(1) / 400
+
+    assert seeded_interval(difference, 400) == pytest.approx(paired_interval(first, second), abs=1e-12)
 
 
 def test_covers_the_truth_about_as_often_as_it_says():

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -6,7 +8,7 @@ from distiq.errors import UserError
 from distiq.models.build import build
 from distiq.models.checkpoint import load_weights
 from distiq.models.efficientnet_lite import efficientnet_lite0
-from distiq.models.segmenter import Segmenter
+from distiq.models.segmenter import Segmenter, pixels_of
 from distiq.models.signature import OutputForm
 from distiq.quantization.quantize import quantize
 from distiq.recipe.training import StudentSettings
@@ -25,8 +27,20 @@ def test_the_int8_file_enlarges_and_moves_integers(tmp_path):
     images = torch.randn(4, 3, 20, 28, generator=torch.Generator().manual_seed(0))
     quantized = quantize(network, images)
     export(quantized, tmp_path / "model.onnx", images[:2])
-    assert operations(tmp_path / "model.onnx")["Resize"] == {"int8": 1}
+    found = operations(tmp_path / "model.onnx")
+    assert {kind for kind, types in found.items() if "float32" in types} == {"DequantizeLinear"}, "of the output alone"
+    assert found["Resize"] == {"int8": 1}
     assert torch.allclose(load(tmp_path / "model.onnx")(images), quantized(images), atol=1e-4)
+
+
+def test_the_pixels_of_a_position_are_put_in_their_places():
+    classes, stride = 3, 2
+    maps = torch.arange(2 * 12 * 5 * 7).float().view(2, 12, 5, 7)
+    pixels = pixels_of(maps, stride)
+    assert pixels.shape == (2, classes, 10, 14)
+    for row, column, one in itertools.product(range(10), range(14), range(classes)):
+        channel = ((row % stride) * stride + column % stride) * classes + one
+        assert torch.equal(pixels[:, one, row, column], maps[:, channel, row // stride, column // stride])
 
 
 def test_published_weights_fit_the_encoder_and_the_rest_is_trained(tmp_path):

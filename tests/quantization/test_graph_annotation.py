@@ -162,3 +162,22 @@ def test_an_observer_in_front_of_a_gated_product_knows_what_is_made_of_its_value
     _, behind_conv, *rest = activation_fake_quantizers(quantize(model.eval(), images[:8]))
     assert behind_conv.through is through
     assert all(one.through is None for one in rest)
+
+
+@pytest.mark.parametrize(
+    ("move", "in_bytes"),
+    [
+        (nn.PixelShuffle(2), True),
+        (nn.Upsample(scale_factor=2.0), True),
+        (nn.Upsample(scale_factor=2.0, mode="bilinear"), False),  # computes
+        (nn.PixelUnshuffle(2), False),  # no larger map
+        (nn.Flatten(), False),
+    ],
+    ids=["shuffled", "repeated", "computed", "smaller", "flat"],
+)
+def test_a_map_that_moves_enlarge_is_moved_in_bytes_and_dequantized_at_the_end(move: nn.Module, in_bytes: bool):
+    images = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    quantized = quantize(nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), move), images)
+    (given,) = quantized.reference().graph.output_node().all_input_nodes
+    assert (given.target == DQ) is in_bytes

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from distiq.numerics import sqnr_db
 from distiq.quantization.graph import export_graph
-from distiq.quantization.joints import unlike_joints
+from distiq.quantization.joints import parts_of, unlike_joints
 from distiq.quantization.quantize import quantize
 
 
@@ -36,8 +36,10 @@ def test_a_joint_at_the_root_costs_neither_part(form: str):
     joint = unlike_joints(export_graph(network, images[:2]), images)[-1]
     assert "joins outputs of unlike range" in str(joint) and "stay in float32" in str(joint)
     quantized = quantize(network, images)
+    assert [one.sizes for one in unlike_joints(quantized.prepared, images)][-1] == joint.sizes == (*joint.sizes[:-1], 2)
     with torch.no_grad():
         wanted, given = network(images), quantized(images)
+    assert torch.equal(torch.cat(list(parts_of([joint], wanted).values()), 1), wanted)
     assert sqnr_db(wanted[:, :4], given[:, :4]) > 40
     assert sqnr_db(wanted[:, 4:], given[:, 4:]) > 25, "of scores between 0 and 1 beside pixels up to 512"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distiq.tasks.average_precision import average_precision, interval, matches, mean_precision
+from distiq.tasks.average_precision import average_precision, interval, matches, mean_precision, weighted
 
 
 def row(label: float, x0: float, y0: float, x1: float, y1: float, last: float = 0.0) -> list[float]:
@@ -100,3 +100,12 @@ def test_the_interval_is_that_of_images_drawn_again():
     low, high = interval(found, 30)
     assert low < mean_precision(found)[0].mean() < high
     assert interval(matches(boxes(*[right] * 5), boxes(*[[one]] * 5), 1), 5) == (1.0, 1.0)
+
+
+def test_an_image_that_counts_twice_is_two_images():
+    kept, targets = drawn(4, 3)
+    kept[:, :, 5] += torch.linspace(0, 0.09, kept[:, :, 5].numel()).view(kept.shape[:2])  # no ties
+    times = torch.arange(len(kept)) % 3
+    repeated = mean_precision(matches(kept.repeat_interleave(times, 0), targets.repeat_interleave(times, 0), 3))
+    value = weighted(kept, targets, 3)(times.double().unsqueeze(0))
+    assert value.tolist() == [pytest.approx(repeated.mean(), abs=1e-12)]

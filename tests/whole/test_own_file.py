@@ -83,6 +83,32 @@ def test_arrays_that_fit_no_input_are_refused(arrays: dict, message: str, tmp_pa
     assert message in " ".join(result.stderr.split())
 
 
+class Joined(nn.Module):
+    """Boxes in pixels and scores in one output, as exporters of detectors write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.boxes, self.scores = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 4, 1), nn.Conv2d(16, 6, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = torch.relu(self.body(image))
+        return torch.cat([self.boxes(x) * 300, self.scores(x).sigmoid()], 1).flatten(2)
+
+
+def test_boxes_and_scores_in_one_output_are_kept_apart_and_it_is_said(tmp_path: Path):
+    torch.manual_seed(0)
+    images = torch.randn(80, 3, 8, 12, generator=torch.Generator().manual_seed(1))
+    source = export(Joined().eval(), tmp_path / "joined.onnx", images[:2])
+    np.save(tmp_path / "samples.npy", images.numpy())
+    # In an .onnx file a small network might be slower than float32, and quantized in another way.
+    result = distiq(source, "--data", tmp_path / "samples.npy", "--out", tmp_path / "int8.xml", "--json")
+    assert result.exit_code == 0, result.output
+    measured = OwnFileRecord.model_validate_json(result.stdout)
+    assert list(measured.sqnr_by_output) == ["channels 0 to 3", "channels 4 to 9"]
+    assert measured.sqnr_db == min(measured.sqnr_by_output.values()) > 25
+    assert any("joins outputs of unlike range" in note for note in measured.notes)
+
+
 def test_the_int8_file_takes_the_place_of_the_other_by_name(tmp_path: Path):
     source, images = tmp_path / "net.onnx", torch.randn(8, 1, 12, 12)
     with warnings.catch_warnings():
