@@ -1,4 +1,4 @@
-"""Narrower feed-forward layers of a transformer: the neurons that matter most stay, and take over from the others."""
+"""Narrower feed-forward layers of a transformer: the neurons that the others can replace least stay, and take over."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from distiq.models.pretrained import keep_rows
 
-RIDGE = 0.1
-"""Of the least squares, as a share of the mean variance of the neurons that stay."""
+RIDGE = 0.01
+"""Of the least squares, as a share of the neurons' mean variance."""
 BATCH = 32  # texts at a time
 
 
@@ -53,6 +53,23 @@ def _values(moments: Tensor) -> Values:
 
 
 @torch.no_grad()
+def importance(second: nn.Linear, values: Values) -> Tensor:
+    """Of each neuron before a linear layer how much the outputs change, in mean square over the texts of `values`, if
+    it alone leaves and the others take over as well as they can, (D,).
+
+    Hassibi and Stork 1993, "Second order derivatives for network pruning: optimal brain surgeon", equation 5, for a
+    column of weights at once, as ZipLM has it (Kurtic et al. 2023, arXiv:2302.04089).
+    """
+    inverse = torch.linalg.inv(_with_ridge(values.covariance))
+    return second.weight.double().square().sum(0) / inverse.diagonal()
+
+
+def _with_ridge(covariance: Tensor) -> Tensor:
+    mean = covariance.diagonal().mean().clamp(min=1e-12)
+    return covariance + RIDGE * mean * torch.eye(len(covariance), dtype=covariance.dtype)
+
+
+@torch.no_grad()
 def narrow(first: nn.Linear, second: nn.Linear, kept: Tensor, values: Values | None = None) -> None:
     """Leaves the neurons `kept` between two linear layers, in place.
 
@@ -64,10 +81,8 @@ def narrow(first: nn.Linear, second: nn.Linear, kept: Tensor, values: Values | N
     if values is not None:
         whole = weight.double()
         covariance = values.covariance[kept]  # of those that stay with all
-        among = covariance[:, kept]
-        among = among + RIDGE * among.diagonal().mean().clamp(min=1e-12) * torch.eye(len(kept), dtype=among.dtype)
         gone = torch.ones(len(values.mean), dtype=torch.bool).index_fill(0, kept, False)
-        added = torch.linalg.solve(among, covariance[:, gone] @ whole[:, gone].T).T
+        added = torch.linalg.solve(_with_ridge(covariance[:, kept]), covariance[:, gone] @ whole[:, gone].T).T
         shift = whole[:, gone] @ values.mean[gone] - added @ values.mean[kept]
         second.bias = nn.Parameter((second.bias.detach().double() + shift).to(weight.dtype))
         weight = weight.index_add(1, kept, added.to(weight.dtype))

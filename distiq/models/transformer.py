@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.files import write_atomically
-from distiq.models.neurons import keep_columns, narrow, values_on
+from distiq.models.neurons import importance, keep_columns, narrow, values_on
 from distiq.models.pretrained import drawn_config, keep_rows, pretrained_classifier, quiet
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 from distiq.progress import Watch
@@ -123,8 +123,8 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any], tokens: Tensor | None = Non
         cuts: `keep_layers`, such as [0, 2, 4]: the layers that stay (DistilBERT, Sanh et al. 2019, arXiv:1910.01108);
             `feed_forward`: neurons that stay in each layer, `heads`: attention heads that stay in each. Those stay
             whose weights are largest: the product of the norms of what goes in and what comes out.
-        tokens: (N, L), padded with `pad`. On these texts neurons are chosen by how much their values vary, times the
-            norm of what comes out, and those that stay take over from the others; see `narrow`.
+        tokens: (N, L), padded with `pad`. On these texts neurons are chosen by `importance`, and those that stay take
+            over from the others; see `narrow`.
 
     Raises:
         ValueError: there is no such layer, fewer neurons or heads than are to stay, or the encoder is built otherwise.
@@ -144,8 +144,8 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any], tokens: Tensor | None = Non
         seconds = [second for _, second in linears]
         values = [None] * len(linears) if tokens is None else values_on(model, seconds, tokens, pad)
         for (first, second), own in zip(linears, values, strict=True):
-            spread = first.weight.norm(dim=1) if own is None else own.covariance.diagonal().clamp(min=0).sqrt()
-            kept = _largest(spread * second.weight.norm(dim=0), width, "feed_forward", "neurons")
+            norms = first.weight.norm(dim=1) * second.weight.norm(dim=0)
+            kept = _largest(norms if own is None else importance(second, own), width, "feed_forward", "neurons")
             narrow(first, second, kept, own)
         setattr(
             model.config, "intermediate_size" if hasattr(model.config, "intermediate_size") else "hidden_dim", width

@@ -37,7 +37,7 @@ from distiq.tasks.choose import task_of
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 LOSS_SAMPLES = 64  # whose loss decides which channels of a network matter
-CUT_TEXTS = 256  # on which neurons are chosen, and those that stay take over from the others
+CUT_TEXTS = 512  # on which neurons are chosen, and those that stay take over from the others
 SAMPLES = 8  # on which a callable is tried, and by whose outputs networks are distinguished
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from distiq.models.neurons import RIDGE, narrow, values_on
+from distiq.models.neurons import RIDGE, importance, narrow, values_on
 
 PAD = 0
 KEPT = torch.tensor([0, 2, 3])
@@ -63,6 +63,24 @@ def test_what_leaves_is_predicted_from_what_stays(tokens: torch.Tensor):
     narrowed = model.second(at_tokens(model, tokens).float())
     torch.testing.assert_close(narrowed.mean(0), outputs.mean(0))  # the mean stays
     assert (model.first.out_features, model.second.in_features) == (3, 3)
+
+
+def test_a_neuron_matters_by_what_the_others_cannot_replace(tokens: torch.Tensor):
+    """Each in turn is left out by the least squares of `narrow`: the mean square of what is lost, with the ridge."""
+    model = Encoder()
+    model.first.weight.data[5], model.first.bias.data[5] = 2 * model.first.weight[0], 2 * model.first.bias[0]
+    [values] = values_on(model, [model.second], tokens, PAD)
+    before, ridge = model.second.weight.detach().double(), RIDGE * values.covariance.diagonal().mean()
+    regular = values.covariance + ridge * torch.eye(6, dtype=torch.float64)
+    lost = []
+    for left in range(6):
+        others = [neuron for neuron in range(6) if neuron != left]
+        change = torch.zeros(6, dtype=torch.float64)
+        change[left] = 1.0
+        change[others] = -torch.linalg.solve(regular[others][:, others], regular[others, left])
+        lost.append((before[:, left].square().sum() * (change @ regular @ change)).item())
+    assert importance(model.second, values).tolist() == pytest.approx(lost, rel=1e-6)
+    assert set(torch.tensor(lost).topk(2, largest=False).indices.tolist()) & {0, 5}  # each can stand in for the other
 
 
 def test_without_texts_weights_stay_as_they_are():
