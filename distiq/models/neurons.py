@@ -44,7 +44,7 @@ def values_on(model: Any, linears: Sequence[nn.Linear], tokens: Tensor, pad: int
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return [_values(moments[linear]) for linear in linears]
+    return [_values(moments.pop(linear)) for linear in linears]
 
 
 def _values(moments: Tensor) -> Values:
