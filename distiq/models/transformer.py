@@ -4,12 +4,13 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distiq.files import write_atomically
+from distiq.models.neurons import importance, keep_columns, narrow, values_on
 from distiq.models.pretrained import drawn_config, keep_rows, pretrained_classifier, quiet
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 from distiq.progress import Watch
@@ -122,8 +123,8 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any], tokens: Tensor | None = Non
         cuts: `keep_layers`, such as [0, 2, 4]: the layers that stay (DistilBERT, Sanh et al. 2019, arXiv:1910.01108);
             `feed_forward`: neurons that stay in each layer, `heads`: attention heads that stay in each. Those stay
             whose weights are largest: the product of the norms of what goes in and what comes out.
-        tokens: (N, L), padded with `pad`. On these texts neurons are chosen by how much their values vary, times the
-            norm of what comes out, and the mean of what those that leave put out goes into the bias.
+        tokens: (N, L), padded with `pad`. On these texts neurons are chosen by `importance`, and those that stay take
+            over from the others; see `narrow`.
 
     Raises:
         ValueError: there is no such layer, fewer neurons or heads than are to stay, or the encoder is built otherwise.
@@ -140,15 +141,12 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any], tokens: Tensor | None = Non
         model.config.num_hidden_layers = len(numbers)
     if (width := cuts.get("feed_forward")) is not None:
         linears = [_linears(layer, FEED_FORWARD, "feed_forward") for layer in layers]
-        values = _values_on(model, [second for _, second in linears], tokens, pad)
+        seconds = [second for _, second in linears]
+        values = [None] * len(linears) if tokens is None else values_on(model, seconds, tokens, pad)
         for (first, second), own in zip(linears, values, strict=True):
-            spread = first.weight.norm(dim=1) if own is None else own.spread
-            kept = _largest(spread * second.weight.norm(dim=0), width, "feed_forward", "neurons")
-            if own is not None:
-                left = own.mean.index_fill(0, kept, 0)
-                second.bias = nn.Parameter(second.bias.detach() + second.weight.detach() @ left)
-            keep_rows(first, kept)
-            _keep_columns(second, kept)
+            norms = first.weight.norm(dim=1) * second.weight.norm(dim=0)
+            kept = _largest(norms if own is None else importance(second, own), width, "feed_forward", "neurons")
+            narrow(first, second, kept, own)
         setattr(
             model.config, "intermediate_size" if hasattr(model.config, "intermediate_size") else "hidden_dim", width
         )
@@ -162,38 +160,7 @@ def cut_encoder(model: Any, cuts: Mapping[str, Any], tokens: Tensor | None = Non
             kept = (chosen.unsqueeze(1) * size + torch.arange(size)).flatten()
             for linear in inputs:
                 keep_rows(linear, kept)
-            _keep_columns(output, kept)
-
-
-class Values(NamedTuple):
-    """What goes into a linear layer on some texts: the mean and the standard deviation of each feature over tokens."""
-
-    mean: Tensor
-    spread: Tensor
-
-
-@torch.no_grad()
-def _values_on(
-    model: Any, linears: Sequence[nn.Linear], tokens: Tensor | None, pad: int
-) -> Sequence[Values] | Sequence[None]:
-    """The values of each layer's inputs at tokens (N, L) that are no padding; None of each without tokens."""
-    if tokens is None:
-        return [None] * len(linears)
-    mask, values = tokens != pad, dict[nn.Module, Values]()
-
-    def see(linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen = inputs[0][mask]
-        values[linear] = Values(seen.mean(0), seen.std(0))
-
-    hooks = [linear.register_forward_pre_hook(see) for linear in linears]
-    was_training = model.training
-    try:
-        model.eval()(input_ids=tokens, attention_mask=mask.long())
-    finally:
-        model.train(was_training)
-        for hook in hooks:
-            hook.remove()
-    return [values[linear] for linear in linears]
+            keep_columns(output, kept)
 
 
 PROBLEM_TYPES = {
@@ -353,11 +320,6 @@ def _largest(sizes: Tensor, count: int, option: str, noun: str) -> Tensor:
     if not isinstance(count, int) or not 1 <= count <= len(sizes):
         raise ValueError(f"{option} = {count}: a layer has {len(sizes)} {noun}; take 1 to {len(sizes)}")
     return sizes.topk(count).indices.sort().values
-
-
-def _keep_columns(linear: nn.Linear, kept: Tensor) -> None:
-    linear.weight = nn.Parameter(linear.weight.detach()[:, kept].clone())
-    linear.in_features = len(kept)
 
 
 def _pad(linear: nn.Linear, count: int, rows: bool) -> None:

@@ -37,6 +37,7 @@ from distiq.tasks.choose import task_of
 ADDRESS = re.compile(" at 0x[0-9a-f]+")
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
 LOSS_SAMPLES = 64  # whose loss decides which channels of a network matter
+CUT_TEXTS = 512  # on which neurons are chosen, and those that stay take over from the others
 SAMPLES = 8  # on which a callable is tried, and by whose outputs networks are distinguished
 
 
@@ -174,8 +175,8 @@ def _built(
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
-        samples = data.normalize(data.calibration.drawn(LOSS_SAMPLES).inputs)
-        return cut(source, settings, form, data.example, tokens, partial(_loss, data=data), samples)
+        texts = data.normalize(data.train.drawn(CUT_TEXTS).inputs) if tokens else None
+        return cut(source, settings, form, data.example, tokens, partial(_loss, data=data), texts)
     if not isinstance(settings, TeacherSettings):
         return build(settings, form.classes, data.example, role, tokens, names, watch, form)
     own = settings.preprocessing
