@@ -40,20 +40,20 @@ class Segmenter(nn.Module):
         super().__init__()
         self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages, blocks), width, stride)
         self.head = nn.Sequential(*(separable(width, width, 5) for _ in range(depth)))
-        self.classifier = nn.Conv2d(width, classes * stride**2, 1)
+        self.pixels = nn.Conv2d(width, classes * stride**2, 1)
         self.stride = stride
         draw(self.head)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.pixels.bias)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         finest = self.pyramid(images)[self.stride]
-        return pixels_of(self.classifier(self.head(finest)), self.stride)[:, :, :height, :width]
+        return pixels_of(self.pixels(self.head(finest)), self.stride)[:, :, :height, :width]
 
     @property
     def new_parts(self) -> tuple[str, ...]:
         """What weights of the encoder alone leave as it was drawn."""
-        return *(f"pyramid.{part}" for part in self.pyramid.new_parts), "head.", "classifier."
+        return *(f"pyramid.{part}" for part in self.pyramid.new_parts), "head.", "pixels."
 
     def published_names(self) -> dict[str, str]:
         """Of the encoder, where it has published weights."""
