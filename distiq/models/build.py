@@ -104,7 +104,7 @@ def static(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: T
         counts = torch.zeros(tokens.vocabulary) if tokens.counts is None else tokens.counts
         model = static_vectors(teacher, tokens.vocabulary, tokens.special, tokens.around, counts, width)
     kept = sorted({*tokens.used, *tokens.special})  # special tokens keep their rows, which are zero
-    _shrink_table(model, choice, "student", tokens._replace(used=kept))
+    _shrink_table(model, choice, "student", tokens._replace(used=tuple(kept)))
     check_output(model, form, example, "student")
     return model
 
