@@ -3,7 +3,7 @@
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import nn
 from distiq.data.splits import Data
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import sha256_of_json
+from distiq.models.audio import front_ends
 from distiq.models.spaces import Space
 from distiq.progress import Watch
 from distiq.quantization.quantize import quantize
@@ -59,11 +60,20 @@ def cost_of(
         student=student,
         beside=beside,
         data=data,
-        scheme=plain_scheme(recipe, None),
+        scheme=untrained_scheme(recipe, student.module),
         conditions=conditions_of(recipe),
         turns=turns_of(recipe),
     )
     return ledger.step("candidate", f"timing {student.settings.model}, untrained", CandidateCost, make)
+
+
+def untrained_scheme(recipe: Recipe, model: nn.Module) -> Scheme:
+    """The scheme that a run starts from. In float32 stay the modules that the recipe names, else front-ends: untrained,
+    a network cannot tell what int8 would do to them, and to trained ones it does harm."""
+    kept = recipe.quantize.float_modules
+    if kept is None:
+        kept = front_ends(model) if recipe.quantize.mode != "float16" else ()
+    return replace(plain_scheme(recipe, None), float_modules=kept)
 
 
 def measure_untrained(

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import torch
 
+from distiq.models.audio import DSCNN
+from distiq.models.frontend import front_end
 from distiq.models.resnet import ResNet
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
-from distiq.run.candidates import as_trained
+from distiq.recipe.read import load_recipe
+from distiq.run.candidates import as_trained, untrained_scheme
 from distiq.runtimes.export import export, size_bytes
 
 
@@ -21,3 +24,17 @@ def test_new_norms_make_no_smaller_file(tmp_path: Path):
     ]
     assert sizes[1] - sizes[0] > 16 * 16 * 9, "three blocks, of which two were left out"
     assert torch.equal(model.stages[0][0].bn2.weight, torch.zeros(16)), "the model is not changed"
+
+
+def test_a_front_end_is_timed_in_float32_as_a_run_would_ship_it():
+    sound = DSCNN(4, front_end(8000), widths=(8,), strides=(1,))
+    schemes = [
+        untrained_scheme(load_recipe("spoken_digits", changes), model).float_modules
+        for changes, model in (
+            ((), sound),
+            ((), ResNet(4, 1, (8,), 1)),
+            (['quantize.float_modules=["stem"]'], sound),
+            (["quantize.mode=float16"], sound),
+        )
+    ]
+    assert schemes == [("frontend",), (), ("stem",), ()]
