@@ -69,9 +69,10 @@ class _RangeObserver(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n in self.joints:
-            names, *along = n.args
-            parts = [self.env[one] for one in names]  # type: ignore[union-attr,index]
-            dimension = int(along[0]) % parts[0].ndim if along else 0  # type: ignore[arg-type]
+            arguments: Any = n.args
+            names, *along = arguments
+            parts = [self.env[one] for one in names]
+            dimension = along[0] % parts[0].ndim if along else 0
             ranges = tuple((float(one.min()), float(one.max())) for one in parts)
             self.found.append(Joint(n.name, ranges, dimension, tuple(one.shape[dimension] for one in parts)))
         return super().run_node(n)
