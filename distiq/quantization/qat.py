@@ -5,6 +5,7 @@ scales are to be learned, too. 8-bit scales of weights follow the weights, also 
 narrower weights are learned. The loss is passed in: this module does not know whether it involves a teacher.
 """
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,11 @@ def _empty_rows_stay(prepared: fx.GraphModule) -> Iterator[None]:
     for node in prepared.graph.nodes:
         if node.target is torch.ops.aten.embedding.default:
             source: Any = node.args[0]
-            table = parameter_of(prepared, node if source.op == "get_attr" else source)
+            while source.op == "call_module":  # the fake quantization of the table
+                source = source.args[0]
+            table = operator.attrgetter(str(source.target))(prepared) if source.op == "get_attr" else None
+            if table is None or not table.requires_grad:
+                continue
             rows = table.detach().any(1, keepdim=True)
             handles.append(table.register_hook(lambda gradient, rows=rows: gradient * rows.to(gradient.device)))
     try:

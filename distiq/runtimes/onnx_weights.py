@@ -74,9 +74,15 @@ def sum_integer_rows(graph: GraphProto) -> None:
         rows, column = (producers.get(name) for name in scaled.input)
         if rows is None or rows.op_type != "Cast" or column is None or column.op_type != "Unsqueeze":
             continue
+        integers, scales = (producers.get(one.input[0]) for one in (rows, column))
+        if any(one is None or one.op_type != "Gather" or one.input[0] not in constants for one in (integers, scales)):
+            continue
+        assert integers is not None
+        assert scales is not None
+        if integers.input[1] != scales.input[1] or len(constants[scales.input[0]].dims) != 1:
+            continue  # no table and the scales of its rows
         axes, keeps = value_of(constants, node.input[1]), next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-        numbers = producers[column.input[0]].input[1] if column.input[0] in producers else ""
-        rank = _rank(graph, numbers)
+        rank = _rank(graph, scales.input[1])
         is_over_tokens = axes is not None and rank is not None and [one % (rank + 1) for one in axes] == [rank - 1]
         if not is_over_tokens or keeps or len(consumers[scaled.output[0]]) > 1:
             continue

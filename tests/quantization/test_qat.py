@@ -175,6 +175,23 @@ def test_tokens_that_count_nothing_still_count_nothing():
         torch.testing.assert_close(quantized(tokens)[::2], quantized(tokens[::2, :4]))
 
 
+def test_tables_that_do_not_learn_are_left_as_they_are():
+    class Given(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", torch.randn(40, 6))
+            self.words, self.head = nn.Embedding.from_pretrained(torch.randn(40, 6)), nn.Linear(6, 4)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head((self.words(tokens) + F.embedding(tokens, self.table)).mean(1))
+
+    torch.manual_seed(0)
+    samples = torch.randint(0, 40, (64, 6)), torch.arange(64) % 4
+    data = from_tensors(samples, samples, validation=16, calibration=16, modality="text")
+    quantized = quantize(Given().eval(), samples[0])
+    assert train_quantized(quantized, task, data, settings(1), views=STILL).steps == 1
+
+
 def test_the_loss_is_the_one_handed_in(quantized: QuantizedModel, data: Data):
     def pulled_to_zero(logits: Tensor, _batch: Batch) -> Losses:
         return Losses(size=logits.square().mean())

@@ -27,6 +27,28 @@ class Summed(nn.Module):
         return total + rows.amax(self.dimension) if self.twice else total
 
 
+class Pooled(nn.Module):
+    """What stands like scaled rows and is none: whole numbers, times a column or a row that is no table's scale."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.table, self.dimension = nn.Embedding(600, 8), dimension
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        counts = tokens.unsqueeze(2).expand(-1, -1, tokens.shape[1]).float()
+        weights = (tokens + tokens).float().unsqueeze(self.dimension)
+        return self.table(tokens).amax(1).sum(1, keepdim=True) + (counts * weights).sum(1)
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_what_is_no_table_keeps_its_value(dimension: int, tmp_path: Path):
+    torch.manual_seed(0)
+    network, tokens = Pooled(dimension).eval(), torch.randint(0, 600, (4, 9))
+    quantized = quantize(network, tokens, Scheme(mode="dynamic"))
+    with torch.no_grad():
+        torch.testing.assert_close(load(export(quantized, tmp_path / "p.onnx", tokens))(tokens), quantized(tokens))
+
+
 def trimmed() -> nn.Module:
     return trim_vocabulary(StaticVectors(torch.randn(600, 8), (0, 1, 2)), 600, [0, 1, 2, *range(3, 600, 2)], 1)
 
