@@ -15,10 +15,12 @@ from torch import nn
 
 from distiq.commands.search_record import STORAGE, search_record
 from distiq.data.splits import Data
+from distiq.data.text import Text
 from distiq.errors import UserError, first_line
 from distiq.evaluation.paired import has_figures
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
+from distiq.models.build import space_of_cuts
 from distiq.models.frontend import front_end
 from distiq.models.spaces import SPACES, SPACES_OF_TASKS, Choice, Space
 from distiq.progress import Silent, Watch
@@ -110,9 +112,9 @@ def search(
         tracking.read(data)
         check_runtimes(recipe)
         _check_seeds(recipe, data)
-        space = _space(recipe, data)
         roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
         models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
+        space = _space(recipe, data, models[0].module)
         own = None if recipe.student.is_searched else student_of(recipe, data, models)
         _check_space(recipe, data, models, space)
         shared, cost = _shared(ledger, recipe, data, models, own, space)
@@ -201,10 +203,12 @@ def _limits(recipe: Recipe, own: CandidateCost | None) -> dict[str, float]:
     return limits
 
 
-def _space(recipe: Recipe, data: Data) -> Space:
+def _space(recipe: Recipe, data: Data, teacher: nn.Module) -> Space:
     if reference := recipe.search.space:
         return lambda trial: call_factory(reference, {"trial": trial}, "search.space")
-    task = task_of(data)
+    task, is_text = task_of(data), isinstance(data.preprocessing, Text)
+    if recipe.student.is_cut and (parts := space_of_cuts(teacher, recipe.student.model, is_text)):
+        return parts
     if task.name in SPACES_OF_TASKS:
         return SPACES_OF_TASKS[task.name]
     form = task.form(data.train.labels[:2])
@@ -350,7 +354,7 @@ def _as_before(number: int, same: Candidate) -> Candidate:
 
 
 def _choice(recipe: Recipe, space: Space, trial: Any) -> Choice:
-    """The network that the space draws, with what the recipe says of its front-end."""
+    """The network that the space draws, with what the recipe says of its front-end and of tokens that no text has."""
     where = f"search.space: {recipe.search.space}"
     try:
         chosen = space(trial)
@@ -367,8 +371,8 @@ def _choice(recipe: Recipe, space: Space, trial: Any) -> Choice:
         options = json.loads(json.dumps(given))
     except (TypeError, ValueError) as error:
         raise UserError(f"{where} returned options that a recipe cannot hold: {error}; give plain values") from error
-    of_front_ends = inspect.signature(front_end).parameters
-    kept = {key: value for key, value in recipe.student.options.items() if key in of_front_ends}
+    carried = (*inspect.signature(front_end).parameters, "trim_vocabulary")
+    kept = {key: value for key, value in recipe.student.options.items() if key in carried}
     return model, {**kept, **options}
 
 

@@ -28,11 +28,15 @@ from distiq.models.create import (
 from distiq.models.from_onnx import is_onnx, read_onnx
 from distiq.models.prune import Importance, prune
 from distiq.models.signature import OutputForm, check_kept
+from distiq.models.spaces import Space, parts_of_a_network, parts_of_an_encoder
 from distiq.models.text import factorize_embedding, trim_vocabulary
-from distiq.models.transformer import CUTS, TokenLogits, cut_encoder
+from distiq.models.transformer import CUTS, TokenLogits, cut_encoder, parts_of
 from distiq.models.vectors import static_vectors
 from distiq.models.weights import usable
 from distiq.progress import Watch
+
+OF_CUTS = (*CUTS, *TABLES, KEEP_CHANNELS, KEEP_MACS)
+"""Options of a student that is cut from its teacher."""
 
 
 class _Choice(NamedTuple):
@@ -128,7 +132,7 @@ def cut(
         UserError: an option is none that cuts, or does not fit the teacher.
     """
     model = copy.deepcopy(teacher).requires_grad_(True)
-    encoder = model.network if isinstance(model, Adapted) else model
+    encoder = _encoder(model)
     cuts = {name: value for name, value in choice.options.items() if tokens is None or name not in TABLES}
     own = CUTS if isinstance(encoder, TokenLogits) else () if tokens else (KEEP_CHANNELS, KEEP_MACS)
     options = (*own, *(TABLES if tokens else ()))
@@ -151,6 +155,24 @@ def cut(
     _shrink_table(model, choice, "student", tokens)
     check_output(model, form, example, "student")
     return model
+
+
+def space_of_cuts(teacher: nn.Module, model: str, is_text: bool) -> Space | None:
+    """What a search draws where the student is cut from its teacher; None where nothing is known to cut.
+
+    Args:
+        model: the teacher's name in recipes.
+    """
+    if not is_text:
+        has_channels = any(isinstance(module, nn.Conv2d | nn.Conv1d) for module in teacher.modules())
+        return parts_of_a_network(model) if has_channels else None
+    encoder = _encoder(teacher)
+    parts = parts_of(encoder.model) if isinstance(encoder, TokenLogits) else None
+    return parts_of_an_encoder(model, *parts) if parts else None
+
+
+def _encoder(teacher: nn.Module) -> nn.Module:
+    return teacher.network if isinstance(teacher, Adapted) else teacher
 
 
 def _shrink_table(model: nn.Module, choice: ModelChoice, role: str, tokens: Tokens | None) -> None:

@@ -140,6 +140,41 @@ def tables_of_vectors(trial: Trial) -> Choice:
     return "static", {"width": trial.suggest_categorical("width", (32, 64, 96, 128, 192, 256))}
 
 
+def parts_of_an_encoder(model: str, layers: int, neurons: int, heads: int, width: int) -> Space:
+    """How much of an encoder of texts stays: layers, evenly spread, and of each its neurons and heads; the width of its
+    table of embeddings, in two factors.
+
+    Args:
+        model: the encoder's name in recipes. neurons, heads: of each layer. width: of an embedding.
+    """
+
+    def space(trial: Trial) -> Choice:
+        count = trial.suggest_int("layers", 1, layers)
+        options: dict[str, Any] = {"keep_layers": spread(layers, count)}
+        shares = {
+            "feed_forward": (neurons, [neurons * part // MULTIPLE for part in range(1, MULTIPLE + 1)]),
+            "heads": (heads, [heads // 2, heads * 3 // 4, heads]),
+            "embedding_width": (width, [width // 4, width // 2, width]),
+        }
+        for name, (whole, values) in shares.items():
+            value = trial.suggest_categorical(name, sorted({max(1, value) for value in values}))
+            if value < whole:
+                options[name] = value
+        return model, options
+
+    return space
+
+
+def parts_of_a_network(model: str) -> Space:
+    """How many channels of each group stay in a convolution network of that name."""
+    return lambda trial: (model, {"keep_channels": trial.suggest_int("sixteenths", 4, 15) / 16})
+
+
+def spread(whole: int, count: int) -> list[int]:
+    """Numbers below `whole`, so many, the first and the last among them: 6, 4 -> [0, 2, 3, 5]."""
+    return [round(place * (whole - 1) / max(1, count - 1)) for place in range(count)]
+
+
 SPACES = {"image": images, "audio": sounds, "text": texts, "table": tables}
 """The space of each modality, for tasks of some outputs a sample."""
 SPACES_OF_TASKS = {

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -284,6 +284,23 @@ def _stack(model: Any) -> tuple[nn.Module, str, nn.ModuleList]:
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return module, name, child
     raise ValueError(f"{type(model).__name__} has no stack of {count} layers that could be cut")
+
+
+class Parts(NamedTuple):
+    """What an encoder of texts has that can be cut: layers, and of each its neurons and heads; the hidden width."""
+
+    layers: int
+    neurons: int
+    heads: int
+    width: int
+
+
+def parts_of(model: Any) -> Parts | None:
+    """What `cut_encoder` can cut of a transformers encoder; None of one that is built otherwise."""
+    layers = _layers(model)
+    if not layers or not (ends := _found(layers[0], FEED_FORWARD)) or not _found(layers[0], ATTENTION):
+        return None
+    return Parts(len(layers), ends[0].out_features, model.config.num_attention_heads, model.config.hidden_size)
 
 
 def _layers(model: Any) -> Sequence[nn.Module]:

@@ -14,6 +14,7 @@ from distiq.data.splits import Data
 from distiq.evaluation.cost import multiply_adds, parameter_count
 from distiq.files import sha256_of_json
 from distiq.models.audio import front_ends
+from distiq.models.build import OF_CUTS
 from distiq.models.spaces import Space
 from distiq.progress import Watch
 from distiq.quantization.quantize import quantize
@@ -143,10 +144,18 @@ def student_of(recipe: Recipe, data: Data, models: tuple[Network, ...]) -> Netwo
 
 
 def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
-    """The recipe with the student that was found, which does not start from another network's weights."""
-    training = changed(recipe.student.training, {"pretrained_rate": 1.0})
-    student = {"model": candidate.model, "options": candidate.options, "weights": "", "training": training}
+    """The recipe with the student that was found. It starts from no other network's weights, unless the recipe's is cut
+    from the teacher, and its options cut that, too."""
+    student = {"model": candidate.model, "options": candidate.options}
+    if not is_cut(recipe, candidate):
+        student |= {"weights": "", "training": changed(recipe.student.training, {"pretrained_rate": 1.0})}
     return changed(recipe, {"student": changed(recipe.student, student)})
+
+
+def is_cut(recipe: Recipe, candidate: Candidate) -> bool:
+    """Whether a candidate is a part of the teacher, as the recipe's own student is."""
+    own = recipe.student
+    return own.is_cut and candidate.model == own.model and all(name in OF_CUTS for name in candidate.options)
 
 
 class JudgedWatch:

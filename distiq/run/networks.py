@@ -48,7 +48,8 @@ class Network:
     Args:
         role: "teacher", "assistants.0" and so on, "student".
         settings: the recipe's.
-        module: as it was handed in, or built with the recipe's `seed`.
+        module: as it was handed in, or built with the recipe's `seed`; of one that is cut from the teacher, the form
+            alone: which neurons stay is chosen when it is trained, which takes a while.
         is_given: it was handed in from Python.
         rebuild: builds the recipe's network with newly drawn weights, or cuts it from a trained teacher if given one.
         key: identifies the code that it runs and the weights that it starts from.
@@ -92,7 +93,7 @@ class Network:
         Args:
             teacher: as it was trained, where the network is cut from it.
         """
-        if self.is_given or (teacher is None and seed == self.seed):
+        if self.is_given or (teacher is None and seed == self.seed and not self.is_cut):
             return copy.deepcopy(self.module)
         set_seed(seed)
         return self.rebuild(teacher)
@@ -150,7 +151,7 @@ def build_network(
     rebuild = partial(_built, role, settings, data, teacher)
     if given is None:
         set_seed(recipe.seed)
-    module = _taken(recipe, data, role, given, watch) if given is not None else rebuild(None, watch)
+    module = _taken(recipe, data, role, given, watch) if given is not None else rebuild(None, watch, is_form=True)
     key = network_key(
         module, None if given is not None else settings, data.normalize(data.calibration.drawn(SAMPLES).inputs)
     )
@@ -164,8 +165,13 @@ def _built(
     teacher: nn.Module | None,
     trained: nn.Module | None,
     watch: Watch | None = None,
+    is_form: bool = False,
 ) -> nn.Module:
-    """The recipe's network; a student that is cut from `trained`, or from the teacher before its training."""
+    """The recipe's network; a student that is cut from `trained`, or from the teacher before its training.
+
+    Args:
+        is_form: of a cut one the form counts, not which neurons stay.
+    """
     tokens, names, form = _tokens(data), data.classes, task_of(data).form(data.train.labels[:2])
     if isinstance(settings, TeacherSettings) and settings.predict:
         tried = data.normalize(data.calibration.drawn(SAMPLES).inputs)
@@ -175,7 +181,7 @@ def _built(
     if isinstance(settings, StudentSettings) and settings.is_cut:
         source = teacher if trained is None else trained
         assert source is not None
-        texts = data.normalize(data.train.drawn(CUT_TEXTS).inputs) if tokens else None
+        texts = data.normalize(data.train.drawn(CUT_TEXTS).inputs) if tokens and not is_form else None
         return cut(source, settings, form, data.example, tokens, partial(_loss, data=data), texts)
     if not isinstance(settings, TeacherSettings):
         return build(settings, form.classes, data.example, role, tokens, names, watch, form)

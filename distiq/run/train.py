@@ -245,7 +245,7 @@ def time_precision(
     _place: Place, *, network: Network, data: Data, views: ViewSettings, training: TrainingSettings, machine: list[str]
 ) -> Precision:
     """The step that times a few training steps in both precisions, on the machine that is named."""
-    objective = Distillation(network.fresh(network.seed), None, DistilSettings(teacher="none"), task=task_of(data))
+    objective = Distillation(copy.deepcopy(network.module), None, DistilSettings(teacher="none"), task=task_of(data))
     batches = Batches(data, Views(views, network.seed), training.batch_size, 0)
     return Precision(faster=faster_precision(objective, batches, training))
 

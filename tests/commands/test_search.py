@@ -273,6 +273,31 @@ def test_a_training_that_fails_ends_its_candidate_not_the_search(recipe: Recipe,
         search(parse_recipe(tree))
 
 
+def test_a_found_part_of_the_teacher_keeps_its_weights(recipe: Recipe):
+    tree = recipe.model_dump(mode="json")
+    tree["student"] |= {"model": "resnet", "weights": "teacher", "options": {"keep_channels": 0.5}}
+    tree["student"]["training"]["pretrained_rate"] = 0.1
+    own = parse_recipe(tree)
+    part, other = (
+        with_student(own, Candidate(number=1, model="resnet", options=options, outcome="trained")).student
+        for options in ({"keep_channels": 0.25}, {"widths": [8]})
+    )
+    assert (part.weights, part.options, part.training.pretrained_rate) == ("teacher", {"keep_channels": 0.25}, 0.1)
+    assert (other.weights, other.training.pretrained_rate) == ("", 1.0)
+
+
+@pytest.mark.slow
+def test_how_much_of_the_teacher_stays_is_searched(recipe: Recipe):
+    tree = recipe.model_dump(mode="json")
+    tree["teacher"]["options"] = {"widths": [32, 32], "blocks": 1}
+    tree["student"] |= {"model": "resnet", "weights": "teacher", "options": {"keep_channels": 0.5}}
+    tree["search"] |= {"space": "", "trials": 3}
+    record = search(parse_recipe(tree))
+    assert {tuple(one.options) for one in record.candidates} == {("keep_channels",)}
+    assert any(one.outcome == "trained" for one in record.candidates)
+    assert chosen_recipe(Path("runs/small")).student.weights == "teacher"
+
+
 def test_the_found_student_stands_in_the_recipe(recipe: Recipe):
     other = Candidate(number=1, model="plain", options={"layers": [[8, 2]]}, outcome="trained")
     assert with_student(recipe, other).student.options == {"layers": [[8, 2]]}

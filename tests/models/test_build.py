@@ -7,13 +7,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distiq.errors import UserError
-from distiq.models.build import build, check_output, cut
+from distiq.models.build import build, check_output, cut, space_of_cuts
 from distiq.models.checkpoint import load_weights
 from distiq.models.create import Logits
 from distiq.models.plain import PlainNet
 from distiq.models.resnet import ResNet
 from distiq.models.signature import OutputForm
 from distiq.recipe.training import StudentSettings
+from distiq.run.forecast import drawn
 
 SHAPE = (1, 8, 8)
 TINY = {"widths": [4, 8], "blocks": 1}
@@ -296,6 +297,18 @@ def test_a_student_is_cut_to_a_share_of_channels_or_of_multiply_adds():
     assert cut_by({"keep_macs": 0.9}).layers[1][0].weight.shape[:2] in ((24, 32), (32, 24))
     with pytest.raises(UserError, match="keep_channels and keep_macs both say how much stays; give one"):
         cut_by({"keep_channels": 0.5, "keep_macs": 0.5})
+
+
+def test_a_search_draws_shares_of_channels():
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    teacher = PlainNet(3, 1, [[32, 2], [32, 1]])
+    space = space_of_cuts(teacher, "plain", is_text=False)
+    assert space is not None
+    for model, options in drawn(space, 6, seed=0):
+        choice = StudentSettings(model=model, weights="teacher", options=options)
+        kept = cut(teacher, choice, OutputForm(3), torch.zeros(1, *SHAPE), None).layers[0][0].weight.shape[0]
+        assert abs(kept - 32 * options["keep_channels"]) <= 8
+    assert space_of_cuts(nn.Linear(3, 4), "mlp", is_text=False) is None
 
 
 def test_vectors_are_as_wide_as_an_option_says():

@@ -12,13 +12,15 @@ from distiq.data.text import Text
 from distiq.data.tokenizer import TextEncoder, train_tokenizer
 from distiq.distillation.distil import check_losses
 from distiq.errors import UserError
-from distiq.models.build import build, cut
+from distiq.models.build import build, cut, space_of_cuts
 from distiq.models.create import Tokens
 from distiq.models.signature import OutputForm
+from distiq.models.spaces import spread
 from distiq.models.text import EmbeddingBag, TextCNN
 from distiq.models.transformer import TokenLogits, check_saved, save_transformers
 from distiq.recipe.distil import DistilSettings, KnowledgeLoss
 from distiq.recipe.training import StudentSettings, TeacherSettings
+from distiq.run.forecast import drawn
 
 PAD, UNKNOWN = 1, 2
 TOKENS = Tokens(20, PAD, UNKNOWN, used=(1, 2, 3, 5, 8, 13))
@@ -165,6 +167,28 @@ def part_of(teacher, model="transformers:bert", samples=None, **options):
     settings = StudentSettings(model=model, weights="teacher", options=options)
     example = torch.zeros(1, 10, dtype=torch.int64)
     return cut(teacher, settings, OutputForm(2), example, TOKENS, samples=samples).eval()
+
+
+@pytest.mark.parametrize("model", SMALL)
+def test_a_search_draws_parts_of_the_teacher(model):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    teacher = made(model, **SMALL[model])
+    space = space_of_cuts(teacher, model, is_text=True)
+    assert space is not None
+    counts = set()
+    for name, options in drawn(space, 12, seed=0):
+        student = part_of(teacher, name, **options)
+        assert name == model
+        assert student(torch.randint(2, 20, (3, 6))).shape == (3, 2)
+        counts.add(sum(p.numel() for p in student.parameters()))
+    assert len(counts) > 6
+    assert max(counts) <= sum(p.numel() for p in teacher.parameters())
+    assert space_of_cuts(made("text_cnn"), "text_cnn", is_text=True) is None, "it has no parts that are known"
+
+
+def test_layers_that_stay_are_spread():
+    assert [spread(6, count) for count in (1, 2, 4, 6)] == [[0], [0, 5], [0, 2, 3, 5], [0, 1, 2, 3, 4, 5]]
 
 
 @pytest.mark.parametrize("model", SMALL)
