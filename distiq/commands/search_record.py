@@ -57,12 +57,22 @@ def search_record(
         candidates=tuple(candidates),
         front=tuple(one.number for one in front),
         chosen=front[0].number,
-        student_toml=f"[student]\nmodel = {written(front[0].model)}\noptions = {written(front[0].options)}\n",
+        student_toml=_lines(recipe, with_student(recipe, front[0])),
         test=chosen.record.test,
         compared=compared,
         seconds=sum(step.seconds for step in ledger.used.values()),
         steps=tuple(ledger.used),
     )
+
+
+def _lines(recipe: Recipe, found: Recipe) -> str:
+    """What the found student changes in the recipe."""
+    lines = ["[student]", f"model = {written(found.student.model)}", f"options = {written(found.student.options)}"]
+    if found.distil.losses != recipe.distil.losses:
+        for loss in found.distil.losses:
+            given = {key: value for key, value in loss.model_dump(mode="json").items() if value}
+            lines += ["", "[[distil.losses]]", *(f"{key} = {written(value)}" for key, value in given.items())]
+    return "\n".join([*lines, ""])
 
 
 def _none_holds(candidates: Sequence[Candidate], limits: dict[str, float]) -> str:

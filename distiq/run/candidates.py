@@ -1,11 +1,13 @@
 """Candidates of a search: what a student costs is measured before it is trained; what it learns, as it learns it."""
 
 import copy
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from distiq.models.spaces import Space
 from distiq.progress import Watch
 from distiq.quantization.quantize import quantize
 from distiq.quantization.scheme import Scheme
+from distiq.recipe.distil import KnowledgeLoss
 from distiq.recipe.part import changed
 from distiq.recipe.recipe import Recipe
 from distiq.records.search import Candidate, CandidateCost, SearchRecord
@@ -31,6 +34,8 @@ from distiq.run.train import TrainedNetwork
 from distiq.runtimes.export import checksums, load, size_bytes
 from distiq.timing.latency import latencies
 
+KEEP_LAYERS = "keep_layers"
+LAYER = re.compile(r"(?P<above>.+\.layer\.)(?P<number>\d+)(?P<below>(\..+)?)")  # as encoders of texts name theirs
 SAMPLES = 16  # on which ranges are calibrated: a file's cost does not depend on them
 
 
@@ -147,9 +152,36 @@ def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
     """The recipe with the student that was found. It starts from no other network's weights, unless the recipe's is cut
     from the teacher, and its options cut that, too."""
     student = {"model": candidate.model, "options": candidate.options}
-    if not is_cut(recipe, candidate):
+    if is_cut(recipe, candidate):
+        losses = tuple(
+            _of_other_layers(loss, recipe.student.options, candidate.options) for loss in recipe.distil.losses
+        )
+        recipe = changed(recipe, {"distil": changed(recipe.distil, {"losses": losses})})
+    else:
         student |= {"weights": "", "training": changed(recipe.student.training, {"pretrained_rate": 1.0})}
     return changed(recipe, {"student": changed(recipe.student, student)})
+
+
+def _of_other_layers(loss: KnowledgeLoss, own: Mapping[str, Any], options: Mapping[str, Any]) -> KnowledgeLoss:
+    """The loss with paths into an encoder of which other layers stay; a layer that two paths lead to is compared with
+    the later of the teacher's."""
+    before, after = own.get(KEEP_LAYERS), options.get(KEEP_LAYERS)
+    if after is None or after == before:
+        return loss
+
+    def nearest(path: str) -> str:
+        found = LAYER.fullmatch(path)
+        if found is None:
+            return path
+        number = int(found["number"])
+        origin = number if before is None or number >= len(before) else before[number]
+        place = min(range(len(after)), key=lambda place: (abs(after[place] - origin), place))
+        return f"{found['above']}{place}{found['below']}"
+
+    paths = [nearest(path) for path in loss.student]
+    pairs = dict(zip(paths, loss.teacher, strict=True)) if len(set(paths)) < len(paths) and loss.name != "fsp" else None
+    student, teacher = (tuple(pairs), tuple(pairs.values())) if pairs else (tuple(paths), loss.teacher)
+    return changed(loss, {"student": student, "teacher": teacher})
 
 
 def is_cut(recipe: Recipe, candidate: Candidate) -> bool:

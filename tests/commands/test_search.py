@@ -14,7 +14,7 @@ from distiq.cli.main import app
 from distiq.commands.search import chosen_recipe, search, with_student
 from distiq.errors import UserError
 from distiq.recipe.part import changed
-from distiq.recipe.read import parse_recipe
+from distiq.recipe.read import load_recipe, parse_recipe
 from distiq.recipe.recipe import Recipe
 from distiq.recipe.track import TrackSettings
 from distiq.records.quality import Metric
@@ -284,6 +284,24 @@ def test_a_found_part_of_the_teacher_keeps_its_weights(recipe: Recipe):
     )
     assert (part.weights, part.options, part.training.pretrained_rate) == ("teacher", {"keep_channels": 0.25}, 0.1)
     assert (other.weights, other.training.pretrained_rate) == ("", 1.0)
+
+
+def test_losses_follow_the_layers_that_stay():
+    own = load_recipe("sst2")  # keeps the layers 0, 2, 4, 5 and compares its 1 and 3 with the teacher's 2 and 5
+    compared = {}
+    for kept in ([0, 2, 4, 5], [0, 2, 3, 5], [0, 5], [0, 1, 2, 3, 4, 5], [5]):
+        options = {"keep_layers": kept, "trim_vocabulary": True}
+        found = with_student(own, Candidate(number=1, model="transformers:bert", options=options, outcome="trained"))
+        (loss,) = found.distil.losses
+        numbers = [[int(path.rpartition(".")[2]) for path in paths] for paths in (loss.student, loss.teacher)]
+        compared[tuple(kept)] = list(zip(*numbers, strict=True))
+    assert compared == {
+        (0, 2, 4, 5): [(1, 2), (3, 5)],
+        (0, 2, 3, 5): [(1, 2), (3, 5)],
+        (0, 5): [(0, 2), (1, 5)],
+        (0, 1, 2, 3, 4, 5): [(2, 2), (5, 5)],
+        (5,): [(0, 5)],
+    }
 
 
 @pytest.mark.slow
