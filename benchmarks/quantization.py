@@ -71,6 +71,10 @@ SMALL_BERT = (
     "student.options={hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512}",
     'data.text.tokenizer=""',
 )
+DS_CNN = (
+    "student.model=ds_cnn",
+    "student.options={rate = 8000, hop_ms = 32, widths = [40, 48, 56, 56], strides = [1, 1, 1, 1]}",
+)
 NARROW_SAMPLES = 128
 QUICK_STEPS = 300
 Maker = Callable[[nn.Module, Tensor, Path], Predict]
@@ -97,7 +101,7 @@ def task_of(name: str, epochs: int, bert: str, sentences: str) -> Task | None:
     if name == "bert" and not sentences:
         return None
     given = (f"student.weights={bert}", f"data.text.tokenizer={bert}") if bert else SMALL_BERT
-    recipe = load_recipe(BY_RECIPE[name], (*given, f"data.folder={sentences}") if name == "bert" else ())
+    recipe = load_recipe(BY_RECIPE[name], (*given, f"data.folder={sentences}") if name == "bert" else DS_CNN)
     return Task(*_built(recipe), recipe.student.training, recipe.views)
 
 
