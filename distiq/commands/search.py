@@ -21,6 +21,7 @@ from distiq.evaluation.paired import has_figures
 from distiq.factory import call_factory
 from distiq.files import sha256_of_json
 from distiq.models.build import space_of_cuts
+from distiq.models.create import STATIC, TABLES, VECTOR
 from distiq.models.frontend import front_end
 from distiq.models.spaces import SPACES, SPACES_OF_TASKS, Choice, Space
 from distiq.progress import Silent, Watch
@@ -40,7 +41,7 @@ from distiq.run.candidates import (
     with_student,
     yardstick,
 )
-from distiq.run.check import check_networks, check_training
+from distiq.run.check import check_networks, check_recipe
 from distiq.run.forecast import Forecast, drawn, largest, learn
 from distiq.run.ledger import Ledger
 from distiq.run.measure import example_of, reason_of
@@ -48,7 +49,6 @@ from distiq.run.networks import Models, Network, build_network
 from distiq.run.prepare import read_data
 from distiq.run.tracking import Tracking
 from distiq.run.train import train_assistants, train_student, train_teacher
-from distiq.runtimes.check import check_runtimes
 from distiq.tasks.choose import task_of
 from distiq.timing.predictor import FEWEST
 from distiq.training import processes
@@ -110,7 +110,7 @@ def search(
     with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
         data = read_data(recipe, ledger)
         tracking.read(data)
-        check_runtimes(recipe)
+        check_recipe(recipe, data)
         _check_seeds(recipe, data)
         roles = [f"assistants.{number}" for number in range(len(recipe.assistants))]
         models = tuple(build_network(recipe, data, role, watch=ledger.watch) for role in ("teacher", *roles))
@@ -160,7 +160,6 @@ def _shared(
 ) -> tuple[Shared, CandidateCost | None]:
     """The teacher is trained, the recipe's own student measured."""
     if own is not None:
-        check_training(recipe, data)
         check_networks(data, Models(models[0], models[1:], own, ()), (recipe.distil,), ledger.watch)
     measured = cost_of(ledger, recipe, data, own, None) if own is not None else None
     limits = _limits(recipe, measured.record if measured else None)
@@ -206,13 +205,15 @@ def _limits(recipe: Recipe, own: CandidateCost | None) -> dict[str, float]:
 def _space(recipe: Recipe, data: Data, teacher: nn.Module) -> Space:
     if reference := recipe.search.space:
         return lambda trial: call_factory(reference, {"trial": trial}, "search.space")
-    task, is_text = task_of(data), isinstance(data.preprocessing, Text)
-    if recipe.student.is_cut and (parts := space_of_cuts(teacher, recipe.student.model, is_text)):
-        return parts
-    if task.name in SPACES_OF_TASKS:
-        return SPACES_OF_TASKS[task.name]
+    task, student = task_of(data), recipe.student
+    if student.is_cut and student.model != STATIC:
+        parts = space_of_cuts(teacher, student.model, isinstance(data.preprocessing, Text))
+        if parts is not None:
+            return parts
+    if own := SPACES_OF_TASKS.get((task.name, data.modality)):
+        return own
     form = task.form(data.train.labels[:2])
-    if form.dimensions or not form.outputs:
+    if form.dimensions or not (form.outputs or task.decoding == "vector"):
         raise UserError(
             f"distiq search has no space of networks for the task {task.name}; name your own in search.space, as"
             " file.py:function"
@@ -354,7 +355,8 @@ def _as_before(number: int, same: Candidate) -> Candidate:
 
 
 def _choice(recipe: Recipe, space: Space, trial: Any) -> Choice:
-    """The network that the space draws, with what the recipe says of its front-end and of tokens that no text has."""
+    """The network that the space draws, with what the recipe says of its front-end, of tokens that no text has and of
+    its vectors' width."""
     where = f"search.space: {recipe.search.space}"
     try:
         chosen = space(trial)
@@ -371,7 +373,7 @@ def _choice(recipe: Recipe, space: Space, trial: Any) -> Choice:
         options = json.loads(json.dumps(given))
     except (TypeError, ValueError) as error:
         raise UserError(f"{where} returned options that a recipe cannot hold: {error}; give plain values") from error
-    carried = (*inspect.signature(front_end).parameters, "trim_vocabulary")
+    carried = {*inspect.signature(front_end).parameters, TABLES[0], *([VECTOR] if recipe.task == "embedding" else [])}
     kept = {key: value for key, value in recipe.student.options.items() if key in carried}
     return model, {**kept, **options}
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,9 @@ from xml.etree import ElementTree
 from distiq.data.columns import in_order
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES
+from distiq.data.named_files import NamedImages, image_of_stem, listed_stems, plain_text
 from distiq.data.part_file import part_names
+from distiq.data.yolo_names import declared
 from distiq.device.run import image_size
 from distiq.errors import UserError
 
@@ -49,7 +50,7 @@ def read_part(folder: Path, part: str) -> Part:
 
     COCO: train.json, train/_annotations.coco.json or annotations/instances_train.json; images beside it, in images/ or
     in train/. VOC: XML files beside the images of train/, or Annotations/, JPEGImages/ and ImageSets/Main/train.txt.
-    YOLO: txt files in labels/train/, train/labels/ or beside the images of train/; names in a YAML file or classes.txt.
+    YOLO: txt files in labels/train/, train/labels/ or beside the images of train/; names as `yolo_names.declared`.
     Parts may be called as `part_file.FOLDERS` has them, such as train2017.
 
     Raises:
@@ -86,10 +87,10 @@ def _readers_of(folder: Path, part: str) -> list[tuple[str, Callable[[], Part]]]
     if coco := _first(_coco_files(folder, part)):
         readers.append((str(coco), lambda: _read_coco(coco, folder, part)))
     if voc := _voc_files(folder, part):
-        readers.append((f"{voc[0][0].parent}/*.xml", lambda: _read_voc(voc)))
+        readers.append((f"{voc[0][0].parent}/*.xml", lambda: _read_voc(voc, folder, part)))
     if yolo := _yolo_files(folder, part):
         place = next((text.parent for _, text in yolo if text.is_file()), yolo[0][1].parent)
-        readers.append((f"{place}/*.txt", lambda: _read_yolo(yolo, folder)))
+        readers.append((f"{place}/*.txt", lambda: _read_yolo(yolo, folder, part)))
     return readers
 
 
@@ -138,40 +139,73 @@ def _read_coco(path: Path, folder: Path, part: str) -> Part:
     try:
         content = json.loads(path.read_bytes())
         images, boxes, kinds = content["images"], content["annotations"], content["categories"]
-        names = {kind["id"]: str(kind["name"]) for kind in kinds}
-        listed = {image["id"]: image for image in images}
-        by_image: dict[Any, list[Box]] = {number: [] for number in listed}
+        names = {_id(kind["id"]): str(kind["name"]) for kind in kinds}
+        listed = {_id(image["id"]): image for image in images}
+        by_image: dict[str, list[Box]] = {number: [] for number in listed}
         for box in boxes:
             where = f"{path}: annotation {box.get('id', '')}"
-            if box["category_id"] not in names:
-                raise UserError(f"{where}: has the category {box['category_id']}, which no class is called; name it")
-            if box["image_id"] not in listed:
-                raise UserError(f"{where}: is of image {box['image_id']}, which is not listed; remove it")
-            if len(box["bbox"]) != 4:
-                raise UserError(f"{where}: its box is {box['bbox']}; give x, y, width and height")
-            x, y, width, height = (_number(value, where) for value in box["bbox"])
-            corners = (x, y, x + width, y + height)
-            by_image[box["image_id"]].append(Box(names[box["category_id"]], corners, bool(box.get("iscrowd", 0))))
-        stated = {
-            number: (str(one["file_name"]), one.get("height"), one.get("width")) for number, one in listed.items()
-        }
+            label, image = _id(box["category_id"]), _id(box["image_id"])
+            if label not in names:
+                raise UserError(f"{where}: has the category {label}, which no class is called; name it")
+            if image not in listed:
+                raise UserError(f"{where}: is of image {image}, which is not listed; remove it")
+            is_crowd = bool(_number(box.get("iscrowd") or 0, where))
+            by_image[image].append(Box(names[label], _coco_box(box, where), is_crowd))
+        stated = {number: (str(one["file_name"]), _stated(one, str(path))) for number, one in listed.items()}
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no COCO annotations ({type(error).__name__}: {error}); export them again") from error
     if len(listed) < len(images):
         raise UserError(f"{path}: two images have the same id; give each its own")
+    of_part = [folder / place for name in part_names(part) for place in (name, f"{name}/images", f"images/{name}")]
+    places = NamedImages([*of_part, folder / "images", path.parent, folder])
     annotated = []
-    places = [path.parent, folder, folder / "images"]
-    places += [folder / place for name in part_names(part) for place in (name, f"{name}/images", f"images/{name}")]
-    places = [place for place in dict.fromkeys(places) if place.is_dir()]
-    for number, (name, height, width) in stated.items():
-        file = _first(place / name for place in places)
+    for number, (name, size) in stated.items():
+        file = places.find(name)
         if file is None:
-            raise UserError(f"{path}: the image {name} is in none of {', '.join(map(str, places))}; bring it back")
-        size = _sized(file, (int(height), int(width)) if height and width else None, str(path))
-        annotated.append(Annotated(file, size, tuple(by_image[number])))
-    return Part(annotated, tuple(dict.fromkeys(names[number] for number in sorted(names))))
+            raise UserError(
+                f"{path}: the image {name} is in none of {', '.join(map(str, places.places))}; bring it back"
+            )
+        annotated.append(Annotated(file, _sized(file, size, str(path)), tuple(by_image[number])))
+    order = sorted(names, key=lambda number: (not number.isdigit(), int(number) if number.isdigit() else 0, number))
+    return Part(
+        annotated, tuple(dict.fromkeys(names[number] for number in order)), tuple(_said_of_files(annotated, part))
+    )
+
+
+def _id(value: Any) -> str:
+    """What identifies an image or a category; some tools write "1" or 1.0 for 1."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _stated(image: dict[str, Any], where: str) -> tuple[int, int] | None:
+    """The height and width that an image is said to have."""
+    height, width = (int(_number(image.get(side) or 0, where)) for side in ("height", "width"))
+    return (height, width) if height and width else None
+
+
+def _coco_box(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    """The corners of an object's box; where it has none, those of the box around its outlines."""
+    box, outlines = annotation.get("bbox"), annotation.get("segmentation")
+    if not box and isinstance(outlines, list) and outlines:
+        outlines = outlines if isinstance(outlines[0], list) else [outlines]
+        return _around([_number(value, where) for outline in outlines for value in outline])
+    if not isinstance(box, list) or len(box) != 4:
+        raise UserError(f"{where}: its box is {box}; give x, y, width and height")
+    x, y, width, height = (_number(value, where) for value in box)
+    return x, y, x + width, y + height
+
+
+def _said_of_files(images: list[Annotated], part: str) -> Iterator[str]:
+    """What is said of images that are annotated twice, or lie in the part's own folder without being annotated."""
+    files = {image.file for image in images}
+    if len(files) < len(images):
+        yield f"{len(images) - len(files):,} images are annotated twice, and each annotation counts"
+    folders = {file.parent for file in files if {*part_names(part)} & {file.parent.name, file.parent.parent.name}}
+    others = {file for place in folders for file in place.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES}
+    if lone := sorted(others - files):
+        yield f"{len(lone):,} images beside them are not annotated here and are left out ({lone[0].name} the first)"
 
 
 # Pascal VOC -----------------------------------------------------------------------------------------------------------
@@ -181,33 +215,32 @@ def _voc_files(folder: Path, part: str) -> list[tuple[Path, Path | None]]:
     """The XML files of a part, each with the image beside it."""
     listed = folder / "ImageSets" / "Main" / f"{part}.txt"
     if listed.is_file():
-        stems = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-        xmls = [folder / "Annotations" / f"{stem}.xml" for stem in stems]
+        place = folder / "Annotations"
+        xmls = [place / f"{stem}.xml" for stem in listed_stems(listed, place, ".xml")]
         if missing := [file for file in xmls if not file.is_file()]:
             raise UserError(f"{missing[0]}: missing, but {listed} names it; add it, or take the name out")
-        return [(file, _image_named(folder / "JPEGImages", file.stem)) for file in xmls]
+        pictures = folder / "JPEGImages"
+        stems = [file.relative_to(place).with_name(file.stem).as_posix() for file in xmls]
+        return [(file, image_of_stem(pictures, stem)) for file, stem in zip(xmls, stems, strict=True)]
     inside = walk(folder / part) if (folder / part).is_dir() else []
-    return [(file, _image_named(file.parent, file.stem)) for file in sorted(inside) if file.suffix.lower() == ".xml"]
+    xmls = sorted(file for file in inside if file.suffix.lower() == ".xml")
+    return [(file, image_of_stem(file.parent, file.stem)) for file in xmls]
 
 
-def _image_named(folder: Path, stem: str) -> Path | None:
-    return _first(folder / f"{stem}{ending}" for ending in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)))
-
-
-def _read_voc(files: list[tuple[Path, Path | None]]) -> Part:
-    annotated = []
+def _read_voc(files: list[tuple[Path, Path | None]], folder: Path, part: str) -> Part:
+    annotated, images = [], NamedImages([folder / part, folder / "JPEGImages"])
     for path, image in files:
         try:
             if path.stat().st_size > MOST_XML:
                 raise ValueError("it is too large")
-            text = path.read_text(encoding="utf-8")
-            if "<!DOCTYPE" in text or "<!ENTITY" in text:
-                raise ValueError("it declares a document type, which annotations have no use for")
-            root = ElementTree.fromstring(text)
+            content = path.read_bytes()
+            if b"\0" in content or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+                raise ValueError("it declares a document type, which annotations have no use for, or is UTF-16")
+            root = ElementTree.fromstring(content)
         except (OSError, ValueError, ElementTree.ParseError) as error:
             raise UserError(f"{path}: no annotation of Pascal VOC ({error}); export it again") from error
         name = (root.findtext("filename") or "").strip()
-        file = image or next((one for one in (path.parent / name,) if name and one.is_file()), None)
+        file = image or (images.find(name) if name else None) or images.of_stem(path.stem)
         if file is None:
             raise UserError(
                 f"{path}: its image {name or path.stem} is missing; put it beside, or remove the annotation"
@@ -218,7 +251,8 @@ def _read_voc(files: list[tuple[Path, Path | None]]) -> Part:
     names = {box.label for image in annotated for box in image.boxes}
     difficult = sum(box.crowd for image in annotated for box in image.boxes)
     said = f"{difficult:,} objects are marked difficult; they are neither looked for nor counted as missed"
-    return Part(annotated, tuple(in_order(names)), (said,) if difficult else ())
+    notes = (*((said,) if difficult else ()), *_said_of_files(annotated, part))
+    return Part(annotated, tuple(in_order(names)), notes)
 
 
 def _voc_box(element: ElementTree.Element, path: Path) -> Box:
@@ -241,6 +275,7 @@ def _yolo_files(folder: Path, part: str) -> list[tuple[Path, Path]]:
         (folder / "images" / part, folder / "labels" / part),
         (folder / part / "images", folder / part / "labels"),
         (folder / part, folder / part),
+        (folder / f"obj_{part}_data", folder / f"obj_{part}_data"),
     ):
         if images.is_dir() and labels.is_dir():
             files = sorted(file for file in walk(images) if file.suffix.lower() in IMAGE_SUFFIXES)
@@ -250,23 +285,24 @@ def _yolo_files(folder: Path, part: str) -> list[tuple[Path, Path]]:
     return []
 
 
-def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path) -> Part:
-    names = _yolo_names(folder)
+def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path, part: str) -> Part:
+    names, keypoints = declared(folder, part)
     annotated = []
     outlines = 0
     for image, text in pairs:
         size = _sized(image, None, str(text))
         boxes = []
-        lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(plain_text(text).splitlines() if text.is_file() else [], start=1):
             where = f"{text}, line {number}"
             fields = line.split()
             if not fields:
                 continue
+            if keypoints and len(fields) == 5 + keypoints:
+                fields = fields[:5]
             is_outline = len(fields) > 6 and len(fields) % 2 == 1
-            if (len(fields) != 5 and not is_outline) or not fields[0].isdigit():
+            if (len(fields) != 5 and not is_outline) or not _is_class(fields[0]):
                 raise UserError(f'{where}: "{line[:60]}" is no box; write class, centre x, centre y, width, height')
-            label = int(fields[0])
+            label = int(float(fields[0]))
             if names and label >= len(names):
                 raise UserError(f"{where}: has the class {label}, but {len(names)} are named; name it")
             shares = [_number(field, where) for field in fields[1:]]
@@ -280,6 +316,12 @@ def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path) -> Part:
     seen = {int(box.label) for image in annotated for box in image.boxes} if not names else set()
     named = names or tuple(str(number) for number in range(max(seen, default=-1) + 1))
     return Part(annotated, named, tuple(_said_of_yolo(pairs, outlines, bool(names), folder)))
+
+
+def _is_class(text: str) -> bool:
+    """Whether a field is a number of a class; some tools write 0.0 for 0."""
+    whole, _, rest = text.partition(".")
+    return whole.isdecimal() and not rest.strip("0")
 
 
 def _centred(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -301,23 +343,3 @@ def _said_of_yolo(pairs: list[tuple[Path, Path]], outlines: int, named: bool, fo
     lone = sorted(one for place in folders for one in place.glob("*.txt") if one not in known and one.stem != "classes")
     if lone:
         yield f"{len(lone):,} files of boxes have no image and are left out ({lone[0].name} the first)"
-
-
-def _yolo_names(folder: Path) -> tuple[str, ...]:
-    """The classes that classes.txt or a YAML file names; of the YAML a list, or a mapping of numbers to names."""
-    plain = folder / "classes.txt"
-    if plain.is_file():
-        return tuple(line.strip() for line in plain.read_text(encoding="utf-8").splitlines() if line.strip())
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".yaml", ".yml") and path.is_file())
-    files.sort(key=lambda path: path.stem != "data")
-    return next((names for path in files if (names := _names_in_yaml(path.read_text(encoding="utf-8")))), ())
-
-
-def _names_in_yaml(text: str) -> tuple[str, ...]:
-    """What stands under "names:", which YOLO's files write in three ways; the rest is not read."""
-    if inline := re.search(r"^names:\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL):
-        return tuple(part.strip().strip("'\"") for part in inline.group(1).split(",") if part.strip())
-    block = re.search(r"^names:\s*\n((?:[ \t-].*\n?)+)", text, re.MULTILINE)
-    lines = block.group(1).splitlines() if block else []
-    lines = [line.partition(" #")[0] for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return tuple(re.sub(r"^\s*(-|\d+\s*:)\s*", "", line).strip().strip("'\"") for line in lines)

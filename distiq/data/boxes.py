@@ -73,7 +73,7 @@ def _classes(parts: dict[str, Part], folder: Path) -> tuple[str, ...]:
 
 def _sound(part: Part, name: str) -> tuple[Part, list[str]]:
     """The part with boxes cut off at their images' sides, without those of which nothing is left; and what was done."""
-    clipped = empty = 0
+    clipped = empty = twice = 0
     said = [f"{name}: {note}" for note in part.notes]
     images = []
     for image in part.images:
@@ -85,11 +85,15 @@ def _sound(part: Part, name: str) -> tuple[Part, list[str]]:
                 empty += 1
                 continue
             kept.append(box._replace(corners=inside))
-        images.append(image._replace(boxes=tuple(kept)))
+        alone = list(dict.fromkeys(kept))
+        twice += len(kept) - len(alone)
+        images.append(image._replace(boxes=tuple(alone)))
     if clipped:
         said.append(f"{name}: {clipped:,} boxes reach beyond their image; they are cut off at its sides")
     if empty:
         said.append(f"{name}: {empty:,} boxes of less than one pixel are left out")
+    if twice:
+        said.append(f"{name}: {twice:,} boxes stand in their image more than once; one of each is kept")
     if bare := sum(not image.boxes for image in images):
         said.append(f"{name}: {bare:,} of {len(images):,} images have no box")
     return Part(images, part.names), said

@@ -7,11 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distiq.data.named_files import plain_lines
+from distiq.data.part_file import part_names
 from distiq.errors import UserError
 
 NAMES = "classes.txt"
 TABLES = ("class_dict.csv", "labelmap.txt", "label_colors.txt")
 """name, r, g, b (CamVid's and others); name:r,g,b:: (CVAT's); r g b name."""
+NUMBERED = "_classes.csv"
+"""Pixel Value, Class (Roboflow's), in the folder or in that of its training part."""
 Colour = tuple[int, int, int]
 
 
@@ -62,10 +66,13 @@ def classes_of(folder: Path, void: int) -> Classes:
     table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
     if table is not None:
         return _of_table(table, void)
+    numbered = (place / NUMBERED for place in (folder, *(folder / name for name in part_names("train"))))
+    if (of_numbers := next((file for file in numbered if file.is_file()), None)) and not (folder / NAMES).is_file():
+        return _of_numbers(of_numbers, void)
     path = folder / NAMES
     if not path.is_file():
         return Classes((), void, {})
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = plain_lines(path)
     lowered = [name.lower() for name in names]
     if "void" in lowered:
         place = lowered.index("void")
@@ -77,9 +84,17 @@ def classes_of(folder: Path, void: int) -> Classes:
     return Classes(tuple(names), void, {})
 
 
+def _of_numbers(path: Path, void: int) -> Classes:
+    """The classes of a table of their numbers, 0 to N - 1."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(plain_lines(path)) if len(row) == 2]
+    names = {int(number): name for number, name in rows if number.isdecimal()}
+    if not names or set(names) != set(range(len(names))):
+        raise UserError(f"{path}: no table of classes; give it their numbers, 0, 1, 2 and so on, and names")
+    return Classes(tuple(names[number] for number in range(len(names))), void, {})
+
+
 def _of_table(path: Path, void: int) -> Classes:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    rows = [row for line in lines if line and line[0] != "#" and (row := _row(line))]
+    rows = [row for line in plain_lines(path) if line[0] != "#" and (row := _row(line))]
     if not rows:
         raise UserError(f"{path}: no table of classes; give it name, r, g, b in each line")
     names = list(dict.fromkeys(name for name, _ in rows if name.lower() != "void"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES, Images, read_images
 from distiq.data.mask_colours import NAMES, Classes, classes_of
+from distiq.data.named_files import image_of_stem, listed_stems
 from distiq.data.pack import Store
 from distiq.data.part_file import measured_part, part_names
 from distiq.data.samples import Loaded, Split
@@ -28,6 +29,7 @@ ENDINGS = (
 NO_MASK = ("_color", "_instanceIds", "_instanceTrainIds")
 MOST_CLASSES = 254
 FOREGROUND = 255  # of masks of two values
+WIDE_VOID = 65535  # of masks of 16 bits
 
 
 def masked_images(
@@ -120,8 +122,10 @@ def _listed(folder: Path, part: str) -> list[tuple[Path, Path]] | None:
     listed = next((file for file in lists if file.is_file()), None)
     if listed is None:
         return None
-    stems = [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    pairs = [(folder / "JPEGImages" / f"{stem}.jpg", folder / "SegmentationClass" / f"{stem}.png") for stem in stems]
+    pairs = []
+    pictures, masks = folder / "JPEGImages", folder / "SegmentationClass"
+    for stem in listed_stems(listed, masks, ".png"):
+        pairs.append((image_of_stem(pictures, stem) or pictures / f"{stem}.jpg", masks / f"{stem}.png"))
     if missing := next((file for pair in pairs for file in pair if not file.is_file()), None):
         raise UserError(f"{missing}: missing, but {listed} names it; add it, or take the name out")
     return pairs
@@ -164,7 +168,7 @@ def _matched(images: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 
 def _stem(file: Path, folder: Path) -> str:
-    stem = file.relative_to(folder).with_suffix("").as_posix()
+    stem = runner.nfc(file.relative_to(folder).with_suffix("").as_posix())
     ending = next((ending for ending in ENDINGS if stem.endswith(ending)), "")
     return stem.removesuffix(ending)
 
@@ -216,6 +220,11 @@ def read_mask(path: Path, classes: Classes) -> np.ndarray:
         UserError: it does not decode, or holds colours of no class.
     """
     values = _values(path, classes)
+    if len(wide := values[(values > VOID) & (values != WIDE_VOID)]):
+        raise UserError(
+            f"{path}: holds the value {int(wide[0])}, but classes are numbered up to {MOST_CLASSES - 1}; save class"
+            " numbers, not those of objects"
+        )
     return np.where((values == classes.void) | (values > VOID), VOID, values).astype(np.uint8)
 
 

@@ -72,9 +72,10 @@ def part_files(folder: Path, train: str, test: str, validation: str, key: str) -
 
 
 def part_names(part: str) -> tuple[str, ...]:
-    """A part's name, then what it is called elsewhere."""
-    alike = next((names for names in FOLDERS.values() if part in names), ())
-    return tuple(dict.fromkeys((part, *alike)))
+    """A part's name, then what it is called elsewhere, in small letters and in capitals."""
+    alike = next((names for names in FOLDERS.values() if part.lower() in names), ())
+    written = [form for name in (part, *alike) for form in (name, name.capitalize(), name.upper())]
+    return tuple(dict.fromkeys(written if alike else [part]))
 
 
 def measured_part(has: Callable[[str], bool], validation: str, folder: Path) -> tuple[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from distiq.data.folders import class_names, part_places, walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.mask_colours import classes_of
 from distiq.data.masks import VOID, has_masks, images_of
-from distiq.data.part_file import find_part, measured_part
+from distiq.data.part_file import find_part, measured_part, part_names
 from distiq.data.sound import read_sound
 from distiq.data.survey_words import SAMPLED, Names, Speech, names_in, speech_in, spread
 from distiq.device.run import MISSING
@@ -121,7 +121,7 @@ def survey(path: Path) -> Survey:
         raise UserError(f"{path}: no such folder; name the folder of your data, or its file of training rows")
     if has_annotations(path) or has_masks(path):
         return _scenes(path)
-    if (path / "train").is_dir():
+    if _has_train(path):
         return _class_folders(path)
     if tagged := next((names for file in find_part(path, "train") if (names := names_in(file))), None):
         return tagged
@@ -135,9 +135,7 @@ def survey(path: Path) -> Survey:
         return _columns(path, train.name, _test_file(train))
     inside = [entry for entry in sorted(path.iterdir()) if entry.is_dir()]
     folders = [entry.name for entry in inside]
-    if known := next(
-        (one for one in inside if has_annotations(one) or has_masks(one) or (one / "train").is_dir()), None
-    ):
+    if known := next((one for one in inside if has_annotations(one) or has_masks(one) or _has_train(one)), None):
         raise UserError(f"{path}: holds no data itself; {known} does: name that folder")
     if folders and any((path / folders[0]).iterdir()):
         raise UserError(
@@ -149,6 +147,10 @@ def survey(path: Path) -> Survey:
         f"{path}: holds nothing that distiq reads; it takes train/<class>/ and test/<class>/ of images or clips,"
         f" or train and test as {', '.join(COLUMN_SUFFIXES)}"
     )
+
+
+def _has_train(folder: Path) -> bool:
+    return any((folder / name).is_dir() for name in part_names("train"))
 
 
 def _scenes(folder: Path) -> Scenes:

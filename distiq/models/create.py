@@ -25,6 +25,7 @@ from distiq.models.efficientnet_lite import (
 from distiq.models.frontend import front_end
 from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
+from distiq.models.options import check_option
 from distiq.models.plain import PlainNet
 from distiq.models.pretrained import drawn_config, pretrained_classifier
 from distiq.models.resnet import ResNet
@@ -223,6 +224,8 @@ def _built_in(choice: ModelChoice, classes: int, channels: int, where: str, toke
         if option not in options:
             raise UserError(f'{where}: {choice.model} has no option "{option}"; it has {", ".join(options)}')
     with explained(f"{where}: {choice.model} cannot be built with {choice.options}"):
+        for option, value in chosen.items():
+            check_option(front_end if option in fronts else kind, option, value)
         if fronts:
             heard = {name: value for name, value in chosen.items() if name in fronts}
             others = {name: value for name, value in chosen.items() if name not in fronts}

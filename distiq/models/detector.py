@@ -44,6 +44,8 @@ class Detector(nn.Module):
         depth: int = 1,
     ) -> None:
         super().__init__()
+        if not strides or len(set(strides)) < len(strides):
+            raise ValueError(f"strides = {list(strides)}: name one or more, each once, such as [8, 16]")
         self.pyramid = Pyramid(make_encoder(encoder, channels, stem, stages, blocks), width, min(strides))
         self.strides = tuple(strides)
         if strange := [stride for stride in strides if stride not in self.pyramid.strides]:

@@ -178,7 +178,7 @@ def spread(whole: int, count: int) -> list[int]:
 SPACES = {"image": images, "audio": sounds, "text": texts, "table": tables}
 """The space of each modality, for tasks of some outputs a sample."""
 SPACES_OF_TASKS = {
-    "detection": detectors, "segmentation": segmenters, "tokens": taggers, "transcript": writers,
-    "embedding": tables_of_vectors,
+    ("detection", "image"): detectors, ("segmentation", "image"): segmenters, ("tokens", "text"): taggers,
+    ("transcript", "audio"): writers, ("embedding", "text"): tables_of_vectors,
 }  # fmt: skip
-"""The space of each task whose networks are others."""
+"""The space of each task and modality whose networks are others."""

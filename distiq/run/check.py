@@ -42,7 +42,6 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
     check_runtimes(recipe)
     check_target(recipe)
     rungs_of(recipe.quantize, recipe.export.integer_io, recipe.measure.runtimes)
-    _check_task(recipe, data)
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
     check_web(recipe, data)
@@ -57,6 +56,7 @@ def check_training(recipe: Recipe, data: Data) -> None:
         if network.weights:
             data.preprocessing.check_weights(Path(network.weights), f"{role}.weights")
         check_smoothing(network.training, task_of(data), f"{role}.training")
+    _check_task(recipe, data)
 
 
 def _check_task(recipe: Recipe, data: Data) -> None:

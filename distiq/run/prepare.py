@@ -7,6 +7,7 @@ from pathlib import Path
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
+from distiq.recipe.idle import idle_keys
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.run.ledger import Ledger
 from distiq.run.reach import code_key, whole
@@ -31,7 +32,7 @@ def read_data(recipe: Recipe, ledger: Ledger, given: Data | None = None) -> Data
         f"{data.source}: {len(data.train)} training, {len(data.validation)} validation, {len(data.calibration)}"
         f" calibration, {len(data.test)} test {data.noun}"
     )
-    for note in data.notes:
+    for note in (*data.notes, *idle_keys(recipe, data.modality, given is not None)):
         watch.note(note)
     return data
 

@@ -155,3 +155,96 @@ def test_outlines_of_yolo_become_boxes_and_files_without_images_are_said(tmp_pat
     assert part.images[0].boxes[0].corners == pytest.approx((2, 2, 10, 8))
     assert part.names == ("cat",)
     assert part.notes[0].startswith("1 outlines") and "ghost.txt" in part.notes[1]
+
+
+def coco(folder: Path, **changes: object) -> dict[str, object]:
+    """One image of 20 x 10 with one box, as train.json; `changes` replace keys of the annotation."""
+    content = {
+        "images": [{"id": 1, "file_name": "one.jpg", "height": 10, "width": 20}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 0, "bbox": [2, 1, 4, 3], **changes}],
+        "categories": [{"id": 0, "name": "cat"}],
+    }
+    image(folder / "train" / "one.jpg")
+    text(folder / "train.json", json.dumps(content))
+    return content
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"bbox": ["2", "1.0", "4", "3"]}, {"category_id": "0", "image_id": "1"}, {"category_id": 0.0},
+        {"bbox": [], "segmentation": [[2, 1, 6, 1, 6, 4], [2, 1, 3, 4]]}, {"iscrowd": "0"},
+        {"bbox": None, "segmentation": [2, 1, 6, 1, 6, 4]},
+    ],
+)  # fmt: skip
+def test_coco_as_tools_write_it(tmp_path: Path, changes: dict[str, object]):
+    coco(tmp_path, **changes)
+    (box,) = read_part(tmp_path, "train").images[0].boxes
+    assert box == ("cat", (2, 1, 6, 4), False)
+
+
+def test_sizes_of_coco_may_be_text_and_a_mark_may_stand_in_front(tmp_path: Path):
+    content = coco(tmp_path)
+    content["images"] = [{"id": "1", "file_name": "train\\ONE.jpg", "height": "10", "width": 20.0}]
+    (tmp_path / "train.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    assert read_part(tmp_path, "train").images[0].file == tmp_path / "train" / "one.jpg"
+
+
+def test_no_box_at_all_is_refused(tmp_path: Path):
+    coco(tmp_path, bbox=None)
+    with pytest.raises(UserError, match="annotation 1: its box is None; give x, y, width and height"):
+        read_part(tmp_path, "train")
+
+
+def test_images_that_nothing_annotates_or_something_annotates_twice_are_said(tmp_path: Path):
+    content = coco(tmp_path)
+    image(tmp_path / "train" / "two.jpg")
+    assert read_part(tmp_path, "train").notes == (
+        "1 images beside them are not annotated here and are left out (two.jpg the first)",
+    )
+    content["images"] = [
+        {"id": number, "file_name": name} for number, name in enumerate(["two.jpg", "one.jpg", "one.jpg"])
+    ]
+    text(tmp_path / "train.json", json.dumps(content))
+    assert read_part(tmp_path, "train").notes == ("1 images are annotated twice, and each annotation counts",)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_voc_is_read_in_the_encoding_that_it_declares(tmp_path: Path, encoding: str):
+    image(tmp_path / "train" / "one.jpg")
+    declared = encoding.removesuffix("-sig")
+    xml = f'<?xml version="1.0" encoding="{declared}"?>\r\n{VOC.replace("cat", "Käfer")}'
+    (tmp_path / "train" / "one.xml").write_bytes(xml.encode(encoding))
+    assert read_part(tmp_path, "train").names == ("Käfer",)
+
+
+def test_voc_whose_annotations_lie_in_a_folder_of_their_own(tmp_path: Path):
+    image(tmp_path / "train" / "images" / "one.JPG")
+    text(tmp_path / "train" / "annotations" / "one.xml", VOC)
+    assert read_part(tmp_path, "train").images[0].file.name == "one.JPG"
+
+
+def test_lists_of_voc_name_files_with_spaces_and_in_folders(tmp_path: Path):
+    image(tmp_path / "JPEGImages" / "day 1" / "my cat.PNG")
+    text(tmp_path / "Annotations" / "day 1" / "my cat.xml", VOC)
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("day 1/my cat\r\n", encoding="utf-8-sig")
+    assert read_part(tmp_path, "train").images[0].file.name == "my cat.PNG"
+
+
+@pytest.mark.parametrize(("images", "labels"), [("Train/images", "Train/labels"), ("obj_train_data", "obj_train_data")])
+def test_yolo_in_the_folders_of_other_tools(tmp_path: Path, images: str, labels: str):
+    image(tmp_path / images / "one.jpg")
+    (tmp_path / labels).mkdir(parents=True, exist_ok=True)
+    (tmp_path / labels / "one.txt").write_text("\r\n1.0 0.5 0.5 0.2 0.4\r\n", encoding="utf-8-sig")
+    text(tmp_path / "obj.names", "cat\ndog\n")
+    (box,) = read_part(tmp_path, "train").images[0].boxes
+    assert box.label == "dog" and box.corners == pytest.approx((8, 3, 12, 7))
+
+
+def test_keypoints_of_yolo_are_no_outline(tmp_path: Path):
+    image(tmp_path / "images" / "train" / "one.jpg")
+    text(tmp_path / "labels" / "train" / "one.txt", "0 0.5 0.5 0.2 0.4 " + "0.1 0.9 " * 3)
+    text(tmp_path / "data.yaml", "kpt_shape: [3, 2]\nnames: [person]\n")
+    part = read_part(tmp_path, "train")
+    assert part.images[0].boxes[0].corners == pytest.approx((8, 3, 12, 7)) and part.notes == ()

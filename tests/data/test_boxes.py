@@ -106,3 +106,11 @@ def test_images_of_any_size(tmp_path: Path, size: tuple[int, int]):
     assert (label, x0, y0) == (0, 0, 0) and 0 < x1 <= 64 and 0 < y1 <= 48
     seen = (loaded.train.inputs[4, 0] == 200).nonzero().max(0).values + 1
     assert seen.tolist() == [max(1, round(y1)), max(1, round(x1))], "the box is the image"
+
+
+def test_a_box_that_stands_twice_counts_once_and_that_is_said(tmp_path: Path):
+    folder = draw_boxes(tmp_path, 4, 2)
+    changed(folder, "train", [[10, 20, 30, 8], [10, 20, 30, 8], [10, 20, 30, 9]])
+    loaded = boxed_images(folder, SHAPE)
+    assert (loaded.train.labels[0, :, 0] >= 0).sum() == 2
+    assert "train: 1 boxes stand in their image more than once; one of each is kept" in loaded.notes

@@ -15,6 +15,7 @@ TABLES = {
     "labelmap.txt": "# label:color_rgb:parts:actions\nground:0,0,0::\nvoid:1,2,3::\nroad:128,64,128::\n",
     "label_colors.txt": "0 0 0\tground\n1 2 3\tVoid\n128 64 128\troad\n",
 }
+VOID = 255
 COLOURS = np.array([[[0, 0, 0], [128, 64, 128]], [[1, 2, 3], [0, 0, 0]]], np.uint8)
 
 
@@ -34,3 +35,12 @@ def test_colours_are_classes(tmp_path: Path, name: str):
 def test_equal_channels_are_numbers(tmp_path: Path):
     Image.fromarray(np.full((2, 2, 3), 7, np.uint8)).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png", classes_of(tmp_path, 7)).tolist() == [[255, 255], [255, 255]]
+
+
+def test_numbers_of_classes_in_the_table_of_the_training_part(tmp_path: Path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "_classes.csv").write_text("Pixel Value, Class\r\n1, road\r\n0, background\r\n")
+    assert classes_of(tmp_path, VOID).names == ("background", "road")
+    (tmp_path / "train" / "_classes.csv").write_text("0, background\n2, road\n")
+    with pytest.raises(UserError, match=r"_classes.csv: no table of classes; give it their numbers, 0, 1, 2 and so on"):
+        classes_of(tmp_path, VOID)

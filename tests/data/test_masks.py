@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,36 @@ def test_masks_of_two_values_and_no_test_part(folder: Path):
         masked_images(folder, SHAPE, validation="val")
     with pytest.raises(UserError, match="hold 0 classes, beside pixels of none"):
         masked_images(folder, SHAPE, void=0)
+
+
+def test_masks_of_16_bits_hold_classes_and_65535_is_void(folder: Path):
+    wide = np.array(Image.open(folder / "train_masks" / "s1_01.png"), np.uint16)
+    wide[0, :2] = 65535, 1
+    Image.fromarray(wide).save(folder / "train_masks" / "s1_01.png")
+    labels = masked_images(folder, (3, 48, 64)).train.labels
+    assert labels[2, 0, :2].tolist() == [VOID, 1]
+    wide[0, 0] = 26001
+    Image.fromarray(wide).save(folder / "train_masks" / "s1_01.png")
+    with pytest.raises(
+        UserError, match=r"s1_01.png: holds the value 26001, .*; save class numbers, not those of objects"
+    ):
+        masked_images(folder, (3, 48, 64))
+
+
+def test_names_of_masks_may_have_other_forms_of_the_same_letters(folder: Path):
+    (folder / "train" / "s1_01.png").rename(folder / "train" / unicodedata.normalize("NFD", "Grün 1.png"))
+    (folder / "train_masks" / "s1_01.png").rename(folder / "train_masks" / unicodedata.normalize("NFC", "Grün 1.png"))
+    assert len(masked_images(folder, (3, 48, 64)).train.labels) == 8
+
+
+def test_lists_of_voc_name_images_of_any_ending(tmp_path: Path):
+    for part in ("train", "val"):
+        stem = f"{part} scene 1"
+        for place, ending, mode in (("JPEGImages", "PNG", "RGB"), ("SegmentationClass", "png", "L")):
+            (tmp_path / place).mkdir(exist_ok=True)
+            Image.new(mode, (8, 8), 1 if mode == "L" else 0).save(tmp_path / place / f"{stem}.{ending}")
+        (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ImageSets" / "Segmentation" / f"{part}.txt").write_text(f"{stem}\r\n", encoding="utf-8-sig")
+    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nground:0,0,0::\nroad:1,1,1::\n")
+    loaded = masked_images(tmp_path, (3, 8, 8))
+    assert loaded.classes == ("ground", "road") and loaded.train.labels.unique().tolist() == [1]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distiq.data.part_file import part_file, part_files
+from distiq.data.part_file import part_file, part_files, part_names
 from distiq.errors import UserError
 
 
@@ -81,3 +81,8 @@ def test_packed_files_are_named_with_what_to_do(tmp_path: Path):
     written(tmp_path, "train.csv.gz", "test.csv.gz")
     with pytest.raises(UserError, match=r"test\.csv\.gz, train\.csv\.gz are packed: unpack with gunzip"):
         part_files(tmp_path, "", "", "dev", "data.pairs")
+
+
+def test_parts_may_be_written_with_capitals():
+    assert {"valid", "Valid", "VALID", "Val", "val2017"} <= set(part_names("val"))
+    assert part_names("val")[0] == "val" and part_names("own part") == ("own part",)

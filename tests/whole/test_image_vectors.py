@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from distiq.commands.compress import compress
+from distiq.commands.search import search
 from distiq.errors import UserError
 from distiq.models.resnet import ResNet
 from distiq.recipe.read import parse_recipe
@@ -56,3 +57,21 @@ def test_without_a_teacher_there_is_nothing_to_learn(recipe: Recipe, tmp_path: P
     tree = recipe.model_dump(mode="json") | {"distil": {"teacher": "none"}}
     with pytest.raises(UserError, match="vectors are learned from a teacher's alone"):
         compress(parse_recipe(tree), run=tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_search_finds_a_student_whose_vectors_are_as_wide_as_the_recipes(recipe: Recipe, tmp_path: Path):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    limited = {"budget": {"size_kb": 900.0, "latency_ms": 90.0}, "search": {"trials": 2, "probes": 0}}
+    record = search(parse_recipe(recipe.model_dump(mode="json") | limited), run=tmp_path / "run")
+    models = {one.model for one in record.candidates}
+    assert models <= {"plain", "resnet", "mobilenet_v2"}
+    assert {one.options["outputs"] for one in record.candidates} == {12}
+    assert record.chosen in {one.number for one in record.candidates if one.outcome == "trained"}
+
+
+def test_a_search_without_a_teacher_is_refused_before_it_trains(recipe: Recipe, tmp_path: Path):
+    pytest.importorskip("optuna", reason="optuna is not installed")
+    tree = recipe.model_dump(mode="json") | {"distil": {"teacher": "none"}}
+    with pytest.raises(UserError, match="vectors are learned from a teacher's alone"):
+        search(parse_recipe(tree), run=tmp_path / "run")
