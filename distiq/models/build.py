@@ -181,9 +181,12 @@ def check_output(model: nn.Module, form: OutputForm, example: Tensor, role: str)
         model.train(was_training)
     if len(logits) != 1 or not form.fits(logits):
         one = form.outputs == 1
-        wants, own = ("a number each", "one output") if one else (f"{form.outputs} classes", "the data's classes")
+        wants, own = ("a number each", "one output") if one else (f"{form.classes} classes", "the data's classes")
         places = ", ..." * bool(form.dimensions)
+        turned = (
+            "; move its last dimension to that place" if form.fits(logits.movedim(-1, min(1, logits.ndim - 1))) else ""
+        )
         raise UserError(
             f"{role}: the network returns {tuple(logits.shape)} for one input, but the data has {wants}; its output"
-            f" must be (1, {form.outputs}{places}) logits. Teacher and student must both have {own}"
+            f" must be (1, {form.outputs}{places}) logits{turned}. Teacher and student must both have {own}"
         )
