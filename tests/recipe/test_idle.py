@@ -36,7 +36,6 @@ def said(tree: dict[str, Any], modality: str = "image") -> list[str]:
         ({"distil": {"teacher": "live", "cache": {"storage": "quantized"}}}, "distil.cache.storage", "stores nothing"),
         ({"student": {"training": {"optimizer": "adamw", "momentum": 0.5}}}, "student.training.momentum", "sgd"),
         ({"teacher": {"weights": "a.pth", "training": {"epochs": 3}}}, "teacher.training.epochs", "taken as it is"),
-        ({"quantize": {"rungs": ["rounding"], "training": {"epochs": 3}}}, "quantize.training.epochs", '"qat"'),
         ({"evaluation": {"false_accepts": 0.5}}, "evaluation.false_accepts", "evaluation.keyword"),
     ],
 )  # fmt: skip
