@@ -114,6 +114,8 @@ def _of_learning(recipe: Recipe) -> Iterator[tuple[str, str]]:
             for key in set_keys(cache):
                 if key not in ("limit_mb", "top_k"):
                     yield f"distil.cache.{key}", 'distil.teacher = "live" stores nothing; leave it out'
+    if recipe.data.unlabelled and (distil.teacher == "none" or not (distil.kd_weight or distil.losses)):
+        yield "data.unlabelled", "nothing is learned from a teacher, who alone says what these are; leave it out"
     for role, network in recipe.networks().items():
         yield from _of_training(f"{role}.training", network.training)
     settings = recipe.teacher

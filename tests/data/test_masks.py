@@ -60,6 +60,12 @@ def test_images_are_held_out_by_the_group_that_their_names_say(folder: Path):
     assert (len(data.train), len(data.validation), len(data.calibration)) == (4, 2, 2)
 
 
+def test_a_group_that_no_name_matches_is_refused(folder: Path):
+    settings = DataSettings(source="masks", folder=str(folder), image_size=(48, 64), group="^scene[0-9]")
+    with pytest.raises(UserError, match=r'"\^scene\[0-9\]" matches no image\'s name, such as s0_00.png; correct it'):
+        load(settings, 0)
+
+
 def spoil(folder: Path, name: str, mask: np.ndarray) -> None:
     Image.fromarray(mask).save(folder / "train_masks" / name)
 
