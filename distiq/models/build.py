@@ -80,6 +80,11 @@ def build(
         writes = form is not None and form.dimensions == 1
         model = audio_network(choice, classes, example.shape[1], role, names, watch, writes)
     else:
+        if form is not None and form.dimensions == 1 and example.ndim == 4 and _is_of_a_library(choice.model):
+            raise UserError(
+                f'{role}.model: "{choice.model}" gives no box for each position of a map, which is how detectors learn'
+                ' here; take model = "detector", or one of your own, file.py:function'
+            )
         made = _Choice(choice.model, options, choice.weights)
         finished, is_map = is_finished(choice, role), form is not None and form.dimensions == 2
         model = create(made, classes, example.shape[1], role, tokens, names, finished, watch, is_map)
@@ -89,6 +94,10 @@ def build(
     usable(model, f"{role}: {choice.weights or choice.model}", watch)
     check_output(model, form or OutputForm(classes), example, role)
     return model
+
+
+def _is_of_a_library(model: str) -> bool:
+    return ":" in model and ".py:" not in model
 
 
 def static(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tensor, tokens: Tokens) -> nn.Module:
