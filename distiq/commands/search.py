@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from distiq.commands.search_record import STORAGE, search_record
+from distiq.commands.search_storage import open_storage
 from distiq.data.splits import Data
 from distiq.data.text import Text
 from distiq.errors import UserError, first_line
@@ -108,6 +109,7 @@ def search(
     folder = run or Path("runs") / recipe.name
     tracking = Tracking(recipe, folder, command, watch or Silent(), "search")
     with Ledger(folder, tracking, recipe_file, chosen=run is not None, follower=tracking) as ledger, tracking:
+        opened = open_storage(storage or str(ledger.folder / STORAGE))
         data = read_data(recipe, ledger)
         tracking.read(data)
         check_recipe(recipe, data)
@@ -119,7 +121,7 @@ def search(
         _check_space(recipe, data, models, space)
         shared, cost = _shared(ledger, recipe, data, models, own, space)
         shared = replace(shared, forecast=_forecast(ledger, shared))
-        study = _study(storage or str(ledger.folder / STORAGE), recipe, shared)
+        study = _study(opened, recipe, shared)
         _take_up(study, ledger.folder)
         while _measured(candidates := _candidates(study)) < settings.trials:
             if len(candidates) >= DRAWS * settings.trials:
@@ -242,13 +244,10 @@ def _check_space(recipe: Recipe, data: Data, models: tuple[Network, ...], space:
     raise UserError(f"search.space: none of the networks that it draws can be trained here{named}; {why}")
 
 
-def _study(storage: str, recipe: Recipe, shared: Shared) -> "optuna.Study":
+def _study(storage: "optuna.storages.BaseStorage", recipe: Recipe, shared: Shared) -> "optuna.Study":
     """The study of these data, this teacher and these settings in the storage; made where there is none."""
     import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     settings, student = recipe.search, recipe.student
     basis = [
         shared.data.digest(), shared.source.key, recipe.distil, student.training, recipe.views, settings.space,
@@ -257,7 +256,7 @@ def _study(storage: str, recipe: Recipe, shared: Shared) -> "optuna.Study":
     plain = [one.model_dump() if hasattr(one, "model_dump") else one for one in basis]
     return optuna.create_study(
         study_name=f"{recipe.name}-{sha256_of_json(plain)[:12]}",
-        storage=storage if "://" in storage else JournalStorage(JournalFileBackend(storage)),
+        storage=storage,
         direction="maximize",
         pruner=optuna.pruners.SuccessiveHalvingPruner(
             min_resource=settings.first_epochs, reduction_factor=settings.reduction

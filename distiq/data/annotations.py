@@ -11,7 +11,7 @@ from distiq.data.columns import in_order
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.named_files import NamedImages, image_of_stem, listed_stems, plain_text
-from distiq.data.part_file import part_names
+from distiq.data.part_file import in_capitals, part_names
 from distiq.data.yolo_names import declared
 from distiq.device.run import image_size
 from distiq.errors import UserError
@@ -271,12 +271,9 @@ def _voc_box(element: ElementTree.Element, path: Path) -> Box:
 
 def _yolo_files(folder: Path, part: str) -> list[tuple[Path, Path]]:
     """The images of a part, each with its txt file; an image without one is empty."""
-    for images, labels in (
-        (folder / "images" / part, folder / "labels" / part),
-        (folder / part / "images", folder / part / "labels"),
-        (folder / part, folder / part),
-        (folder / f"obj_{part}_data", folder / f"obj_{part}_data"),
-    ):
+    apart = in_capitals(("images/{}", "labels/{}"), ("{}/images", "{}/labels"))
+    for places in (*apart, ("{}", "{}"), ("obj_{}_data", "obj_{}_data")):
+        images, labels = (folder / place.format(part) for place in places)
         if images.is_dir() and labels.is_dir():
             files = sorted(file for file in walk(images) if file.suffix.lower() in IMAGE_SUFFIXES)
             pairs = [(file, (labels / file.relative_to(images)).with_suffix(".txt")) for file in files]

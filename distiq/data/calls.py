@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from distiq.data.inputs import Preparation, arrays_of, image_inputs, is_finite, shares
 from distiq.errors import UserError
@@ -119,7 +120,7 @@ def _arrays(source: Path, inputs: Sequence[Input], preparation: Preparation, mos
         if len(inputs) != 1:
             names = ", ".join(one.name for one in inputs)
             raise UserError(f"{source}: is a folder of images; the network takes {names}: store an array for each")
-        return {inputs[0].name: image_inputs(source, inputs[0].shape[1:], preparation, most)}
+        return {inputs[0].name: image_inputs(source, inputs[0].shape[1:], _torch(inputs[0].dtype), preparation, most)}
     arrays = arrays_of(source)
     if len(inputs) == len(arrays) == 1:
         return {inputs[0].name: next(iter(arrays.values()))}
@@ -130,6 +131,10 @@ def _arrays(source: Path, inputs: Sequence[Input], preparation: Preparation, mos
             f" with numpy.savez (no {', '.join(missing)} is there)"
         )
     return arrays
+
+
+def _torch(dtype: np.dtype) -> torch.dtype:
+    return torch.from_numpy(np.zeros(0, dtype)).dtype
 
 
 def _check(array: np.ndarray, one: Input, source: Path) -> None:

@@ -77,7 +77,7 @@ def read_inputs(
     if source.is_dir():
         files = _image_files(source)
         first, rest = shares(len(files), source, "images", calibration, others)
-        parts = [_images([files[at] for at in part], shape, preparation, source) for part in (first, rest)]
+        parts = [_images([files[at] for at in part], shape, dtype, preparation, source) for part in (first, rest)]
         return parts[0], parts[1]
     array = _array(source)
     _check_array(array, shape, dtype, str(source))
@@ -117,8 +117,10 @@ def read_named_inputs(
     return parts[0], parts[1]
 
 
-def image_inputs(folder: Path, shape: tuple[int, ...], preparation: Preparation, most: int) -> np.ndarray:
-    """At most so many images of a folder as inputs of a network that states the shape of a sample; see `_images`.
+def image_inputs(
+    folder: Path, shape: tuple[int, ...], dtype: torch.dtype, preparation: Preparation, most: int
+) -> np.ndarray:
+    """At most so many images of a folder as inputs of a network that states shape and type of a sample; see `_images`.
 
     Raises:
         UserError: there is none, or the network takes no images.
@@ -126,7 +128,7 @@ def image_inputs(folder: Path, shape: tuple[int, ...], preparation: Preparation,
     files = _image_files(folder)
     shares(len(files), folder, "images", 1, 1)
     chosen = [files[at] for at in _spread(list(range(len(files))), most)]
-    return _images(chosen, shape, preparation, folder).numpy()
+    return _images(chosen, shape, dtype, preparation, folder).numpy()
 
 
 def channels_last(shape: Sequence[int]) -> bool:
@@ -245,11 +247,21 @@ def _image_shape(shape: tuple[int, ...], preparation: Preparation, source: Path)
     return shape[0], height, width
 
 
-def _images(files: list[Path], shape: tuple[int, ...], preparation: Preparation, source: Path) -> Tensor:
-    """Inputs (N, C, H, W), or (N, H, W, C) where the shape of a sample is such."""
+def _images(
+    files: list[Path], shape: tuple[int, ...], dtype: torch.dtype, preparation: Preparation, source: Path
+) -> Tensor:
+    """Inputs (N, C, H, W), or (N, H, W, C) where the shape of a sample is such; pixels as they are for a network that
+    takes uint8."""
     is_last = channels_last(shape)
     sizes = _image_shape((shape[2], *shape[:2]) if is_last else shape, preparation, source)
-    pixels = torch.stack([read_image(file, sizes) for file in files]).float() / 255
+    if dtype == torch.uint8 and (preparation.mean, preparation.std) != (Preparation().mean, Preparation().std):
+        raise UserError(
+            f"{source}: the network takes uint8 pixels and prepares them itself; leave out --mean and --std"
+        )
+    if dtype != torch.uint8 and not dtype.is_floating_point:
+        name = str(dtype).removeprefix("torch.")
+        raise UserError(f"{source}: is a folder of images, and the network takes {name}; give ready inputs as .npy")
+    pixels = torch.stack([read_image(file, sizes) for file in files])
     mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (preparation.mean, preparation.std))
-    prepared = (pixels - mean) / std
+    prepared = pixels if dtype == torch.uint8 else ((pixels.float() / 255 - mean) / std).to(dtype)
     return prepared.permute(0, 2, 3, 1).contiguous() if is_last else prepared

@@ -108,10 +108,18 @@ def _read(settings: DataSettings, folder: Path, validation: str, store: Store | 
 
 
 def _grouped(loaded: Loaded, pattern: str) -> Loaded:
-    """Samples whose names match alike belong together; one that does not match stands alone."""
+    """Samples whose names match alike belong together; one that does not match stands alone.
+
+    Raises:
+        UserError: none matches.
+    """
     if not pattern:
         return loaded
-    matches = (re.search(pattern, Path(name).name) for name in loaded.names[0])
+    matches = [re.search(pattern, Path(name).name) for name in loaded.names[0]]
+    if not any(matches):
+        raise UserError(
+            f'data.group = "{pattern}" matches no image\'s name, such as {Path(loaded.names[0][0]).name}; correct it'
+        )
     return loaded._replace(groups=tuple(match.group() if match else "" for match in matches))
 
 

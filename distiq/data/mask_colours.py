@@ -98,6 +98,12 @@ def _of_table(path: Path, void: int) -> Classes:
     if not rows:
         raise UserError(f"{path}: no table of classes; give it name, r, g, b in each line")
     names = list(dict.fromkeys(name for name, _ in rows if name.lower() != "void"))
+    by_colour: dict[Colour, str] = {}
+    for name, colour in rows:
+        if by_colour.setdefault(colour, name) != name:
+            raise UserError(
+                f"{path}: {by_colour[colour]} and {name} both have the colour {list(colour)}; give each its own"
+            )
     return Classes(tuple(names), void, {colour: names.index(name) if name in names else void for name, colour in rows})
 
 

@@ -14,7 +14,7 @@ from distiq.data.images import IMAGE_SUFFIXES, Images, read_images
 from distiq.data.mask_colours import NAMES, Classes, classes_of
 from distiq.data.named_files import image_of_stem, listed_stems
 from distiq.data.pack import Store
-from distiq.data.part_file import measured_part, part_names
+from distiq.data.part_file import in_capitals, measured_part, part_names
 from distiq.data.samples import Loaded, Split
 from distiq.device import run as runner
 from distiq.errors import UserError
@@ -29,6 +29,7 @@ ENDINGS = (
 NO_MASK = ("_color", "_instanceIds", "_instanceTrainIds")
 MOST_CLASSES = 254
 FOREGROUND = 255  # of masks of two values
+SHOWN = 8  # values that a message names
 WIDE_VOID = 65535  # of masks of 16 bits
 
 
@@ -63,7 +64,13 @@ def masked_images(
     names = classes.names
     if not names:
         seen = [mask[mask != VOID] for mask in labels.values()]
-        most = max((int(values.max()) + 1 for values in seen if len(values)), default=0)
+        numbers = sorted({number for values in seen for number in values.unique().tolist()})
+        most = max(numbers, default=-1) + 1
+        if 2 * len(numbers) < most:
+            raise UserError(
+                f"{folder}: the masks hold {', '.join(map(str, numbers[:SHOWN]))} alone; number the classes 0, 1, 2 and"
+                f" so on, or name all {most} in {NAMES}"
+            )
         names = tuple(str(number) for number in range(most))
         notes = (*notes, f"classes are called by their numbers, as {folder} holds no {NAMES} that names them")
     if len(names) < 2:
@@ -106,7 +113,7 @@ def _places(folder: Path, part: str) -> list[tuple[Path, Path]]:
     places = [
         (folder / images.format(name), folder / masks.format(name))
         for name in part_names(part)
-        for images, masks in (
+        for images, masks in in_capitals(
             ("{}/images", "{}/masks"), ("images/{}", "masks/{}"), ("{}", "{}_masks"), ("{}", "{}_labels"),
             ("{}", "{}annot"), ("images/{}", "labels/{}"), ("images/{}", "annotations/{}"), ("{}/images", "{}/labels"),
             ("{}/image", "{}/mask"), ("{}/image", "{}/label"), ("{}/img", "{}/masks_machine"),
@@ -169,6 +176,8 @@ def _matched(images: Path, masks: Path) -> list[tuple[Path, Path]]:
 
 def _stem(file: Path, folder: Path) -> str:
     stem = runner.nfc(file.relative_to(folder).with_suffix("").as_posix())
+    while Path(stem).suffix.lower() in IMAGE_SUFFIXES:  # a.jpg.png is the mask of a.jpg
+        stem = stem[: -len(Path(stem).suffix)]
     ending = next((ending for ending in ENDINGS if stem.endswith(ending)), "")
     return stem.removesuffix(ending)
 

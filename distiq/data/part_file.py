@@ -78,6 +78,11 @@ def part_names(part: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(written if alike else [part]))
 
 
+def in_capitals(*layouts: tuple[str, str]) -> list[tuple[str, str]]:
+    """Where two kinds of files lie, such as ("{}/images", "{}/labels"), and the same with names in capitals."""
+    return [form for first, second in layouts for form in ((first, second), (first.title(), second.title()))]
+
+
 def measured_part(has: Callable[[str], bool], validation: str, folder: Path) -> tuple[str, tuple[str, ...]]:
     """The part that is measured on: "test", or "val" where there is no test part; and what is said of it.
 

@@ -203,14 +203,10 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
     batches, task = Batches(data, Views(ViewSettings(flip=False, shift=0), 0), 2, 0), task_of(data)
     _check_output_losses(task, settings, data, ViewSettings())
     example = batches.batch(0, torch.arange(2))
-    outputs = task.zeros(example.labels)
+    own, taught = (_outputs(network, task, example.inputs) for network in (student, teacher))
     for loss in settings.output_losses:
         with _explained(loss.name):
-            _check_finite(
-                output_loss(task, loss, example.labels)(
-                    outputs, outputs + torch.arange(task.outputs).view(-1, *[1] * (outputs.ndim - 2))
-                )
-            )
+            _check_finite(output_loss(task, loss, example.labels)(own, taught))
     if settings.layer_losses and any(getattr(module, "pads_left", False) for module in teacher.modules()):
         raise UserError(
             f"distil.losses: {settings.layer_losses[0].name} compares tokens by their places, but the teacher's"
@@ -218,6 +214,14 @@ def check_losses(student: nn.Module, teacher: nn.Module, settings: DistilSetting
         )
     live = LiveTeacher(freeze(copy.deepcopy(teacher)), settings.teacher_paths, task.read)
     _built(copy.deepcopy(student), live, settings, batches)
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, task: Task, inputs: Tensor) -> Tensor:
+    was_training = network.training
+    outputs = task.read(network.eval()(inputs))
+    network.train(was_training)
+    return outputs
 
 
 def check_smoothing(training: TrainingSettings, task: Task, where: str) -> None:

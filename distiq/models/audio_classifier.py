@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distiq.models.predictor import Predictor
-from distiq.models.pretrained import drawn_config, pretrained_classifier
+from distiq.models.pretrained import drawn_config, drawn_network, pretrained_classifier
 from distiq.progress import Watch
 
 WAVEFORM_MODELS = (
@@ -70,7 +70,7 @@ def audio_classifier(
             " none: name teacher.weights, without finetune"
         )
     if not weights:
-        return Waves(auto.from_config(drawn_config(name, options, num_labels=classes)))
+        return Waves(drawn_network(auto, drawn_config(name, options, num_labels=classes)))
     extractor = transformers.AutoFeatureExtractor.from_pretrained(weights)
     model = pretrained_classifier(auto, weights, classes, names, finished, options, watch)
     if name in WAVEFORM_MODELS:

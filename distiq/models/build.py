@@ -84,6 +84,11 @@ def build(
         writes = form is not None and form.dimensions == 1
         model = audio_network(choice, classes, example.shape[1], role, names, watch, writes)
     else:
+        if form is not None and form.dimensions == 1 and example.ndim == 4 and _is_of_a_library(choice.model):
+            raise UserError(
+                f'{role}.model: "{choice.model}" gives no box for each position of a map, which is how detectors learn'
+                ' here; take model = "detector", or one of your own, file.py:function'
+            )
         made = _Choice(choice.model, options, choice.weights)
         finished, is_map = is_finished(choice, role), form is not None and form.dimensions == 2
         model = create(made, classes, example.shape[1], role, tokens, names, finished, watch, is_map)
@@ -93,6 +98,10 @@ def build(
     usable(model, f"{role}: {choice.weights or choice.model}", watch)
     check_output(model, form or OutputForm(classes), example, role)
     return model
+
+
+def _is_of_a_library(model: str) -> bool:
+    return ":" in model and ".py:" not in model
 
 
 def static(teacher: nn.Module, choice: ModelChoice, form: OutputForm, example: Tensor, tokens: Tokens) -> nn.Module:
@@ -203,9 +212,12 @@ def check_output(model: nn.Module, form: OutputForm, example: Tensor, role: str)
         model.train(was_training)
     if len(logits) != 1 or not form.fits(logits):
         one = form.outputs == 1
-        wants, own = ("a number each", "one output") if one else (f"{form.outputs} classes", "the data's classes")
+        wants, own = ("a number each", "one output") if one else (f"{form.classes} classes", "the data's classes")
         places = ", ..." * bool(form.dimensions)
+        turned = (
+            "; move its last dimension to that place" if form.fits(logits.movedim(-1, min(1, logits.ndim - 1))) else ""
+        )
         raise UserError(
             f"{role}: the network returns {tuple(logits.shape)} for one input, but the data has {wants}; its output"
-            f" must be (1, {form.outputs}{places}) logits. Teacher and student must both have {own}"
+            f" must be (1, {form.outputs}{places}) logits{turned}. Teacher and student must both have {own}"
         )

@@ -27,7 +27,7 @@ from distiq.models.mlp import MLP
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.options import check_option
 from distiq.models.plain import PlainNet
-from distiq.models.pretrained import drawn_config, pretrained_classifier
+from distiq.models.pretrained import drawn_config, drawn_network, pretrained_classifier
 from distiq.models.resnet import ResNet
 from distiq.models.segmenter import Segmenter
 from distiq.models.speech import speech_network
@@ -274,7 +274,7 @@ def _transformers(
             return Logits(pretrained_classifier(auto, choice.weights, classes, own, finished, options, watch))
     try:
         config = drawn_config(name, choice.options, num_labels=classes, num_channels=channels)
-        return Logits(auto.from_config(config))
+        return Logits(drawn_network(auto, config))
     except (ValueError, TypeError) as error:
         raise UserError(f'{where}: transformers cannot build "{name}" with {choice.options}: {error}') from error
 
@@ -290,7 +290,7 @@ def _segmenter(name: str, choice: ModelChoice, classes: int, channels: int, wher
                 auto.from_pretrained(source, num_labels=classes, ignore_mismatched_sizes=True, **choice.options)
             )
         config = drawn_config(name, choice.options, num_labels=classes, num_channels=channels)
-        return MapLogits(auto.from_config(config))
+        return MapLogits(drawn_network(auto, config))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """A transformers classifier from a folder or hub name: its labels in the data's order, its head trained or to be."""
 
 import contextlib
+import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,11 @@ def drawn_config(name: str, options: dict[str, Any], **of_data: int) -> Any:
 
     if said := sorted(options.keys() & of_data.keys()):
         raise ValueError(f"{said[0]} is {of_data[said[0]]} by the data; leave it out of the options")
+    known = list(transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        advice = f'did you mean "{nearest[0]}"?' if nearest else "its documentation lists those that it has"
+        raise ValueError(f"it has no architecture of that name; {advice}")
     try:
         with quiet(transformers):  # of tokens that only writing needs, beyond a small vocabulary
             config = transformers.AutoConfig.for_model(name, **of_data, **options)
@@ -37,6 +43,18 @@ def drawn_config(name: str, options: dict[str, Any], **of_data: int) -> Any:
     config.architectures = config.architectures or []  # where there are several heads, transformers looks them through
     refuse_decoders(config)
     return config
+
+
+def drawn_network(auto: Any, config: Any) -> Any:
+    """The network of a config, its weights drawn.
+
+    Raises:
+        ValueError: transformers has none for this task.
+    """
+    if type(config) not in auto._model_mapping:
+        kinds = sorted({kind.model_type for kind in auto._model_mapping})
+        raise ValueError(f"it has no {auto.__name__} of this architecture; take one of {', '.join(kinds)}")
+    return auto.from_config(config)
 
 
 def pretrained_classifier(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distiq.errors import UserError, first_line
 from distiq.models.channels import Channels, Groups, Layout, read, resolved
+from distiq.models.signature import read_outputs, tensors_of
 
 MULTIPLE = 8  # of channels that integer kernels like
 Importance = Callable[[nn.Module], Tensor]
@@ -46,6 +47,11 @@ def prune(
     """
     if not 0 < keep < 1:
         raise UserError(f"keep_{of} = {keep:g}: give the share of the {of} that stay, between 0 and 1")
+    if tied := _tied(model):
+        raise UserError(
+            f"keep_{of}: {' and '.join(tied)} are one tensor, of which channels would leave in one place alone; give"
+            " each its own"
+        )
     smaller = copy.deepcopy(model).cpu().eval()
     groups = read(smaller, example)
     roots = groups.roots()
@@ -63,7 +69,7 @@ def prune(
     _slice(smaller, groups, kept)
     try:
         with torch.no_grad():
-            shapes = [tuple(network(example).shape) for network in (copy.deepcopy(model).cpu().eval(), smaller)]
+            shapes = [_shapes(network(example)) for network in (copy.deepcopy(model).cpu().eval(), smaller)]
     except Exception as error:  # whatever the network raises
         raise UserError(
             f"keep_{of}: the network does not run with fewer channels ({first_line(error)}); its forward names a"
@@ -72,6 +78,20 @@ def prune(
     if shapes[0] != shapes[1]:
         raise UserError(f"keep_{of}: with fewer channels the network gives {shapes[1]}, not {shapes[0]}")
     return smaller
+
+
+def _shapes(returned: object) -> str:
+    """The shapes of all outputs of a network, in words."""
+    return ", ".join(str(tuple(one.shape)) for one in tensors_of(read_outputs(returned)))
+
+
+def _tied(model: nn.Module) -> list[str]:
+    """The names of a parameter that has several, in modules of which each has its own; empty where none has."""
+    names: dict[int, list[str]] = {}
+    for place, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            names.setdefault(id(parameter), []).append(f"{place}.{name}".lstrip("."))
+    return next((several for several in names.values() if len(several) > 1), [])
 
 
 # Which channels stay --------------------------------------------------------------------------------------------------

@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from distiq.models.audio_classifier import Waves
-from distiq.models.pretrained import _few, _refuse_drawn_weights, drawn_config, name_loaded, quiet, refuse_decoders
+from distiq.models.pretrained import (
+    _few,
+    _refuse_drawn_weights,
+    drawn_config,
+    drawn_network,
+    name_loaded,
+    quiet,
+    refuse_decoders,
+)
 from distiq.models.weights import usable
 from distiq.progress import Watch
 
@@ -58,7 +66,7 @@ def speech_network(
     auto, everything = transformers.AutoModelForCTC, tuple(range(classes))
     if not weights:
         config = drawn_config(name, options, vocab_size=classes, pad_token_id=0)
-        return WaveFrames(auto.from_config(config), everything)
+        return WaveFrames(drawn_network(auto, config), everything)
     config = transformers.AutoConfig.from_pretrained(weights)
     refuse_decoders(config)
     rows = vocabulary_rows(transformers.AutoTokenizer.from_pretrained(weights), names, finished)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distiq.files import write_atomically
 from distiq.models.neurons import importance, keep_columns, narrow, values_on
-from distiq.models.pretrained import drawn_config, keep_rows, pretrained_classifier, quiet
+from distiq.models.pretrained import drawn_config, drawn_network, keep_rows, pretrained_classifier, quiet
 from distiq.models.text import FactorizedEmbedding, TrimmedEmbedding
 from distiq.progress import Watch
 
@@ -104,7 +104,7 @@ def text_classifier(
     auto = getattr(transformers, kind.auto)
     if not weights:
         config = drawn_config(name, options, num_labels=classes, vocab_size=vocabulary, pad_token_id=pad)
-        model = auto.from_config(config)
+        model = drawn_network(auto, config)
     else:
         model = pretrained_classifier(auto, weights, classes, names, finished, options, watch)
         if model.config.vocab_size < vocabulary:

@@ -1,6 +1,6 @@
 """Keys of a recipe that are set and change nothing: each is said, so that nobody looks for its effect."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distiq.recipe.part import Part
@@ -37,8 +37,6 @@ MODALITIES = {
     "text": "text",
 }
 """The modality that a key below "views" is for."""
-RUNGS = {"percentile": "percentile", "learn_ranges": "qat", "training": "qat"}
-"""The rung that a key below "quantize" is for."""
 
 
 def idle_keys(recipe: Recipe, modality: str, given: bool = False) -> list[str]:
@@ -51,12 +49,19 @@ def idle_keys(recipe: Recipe, modality: str, given: bool = False) -> list[str]:
         given: the data were handed in from Python, so what the recipe says of them is not read.
     """
     by_reason: dict[str, list[str]] = {}
-    for key, why in (*_of_data(recipe, given), *_of_views(recipe, modality), *_of_learning(recipe), *_of_files(recipe)):
+    for key, why in (
+        *_of_data(recipe, given),
+        *_of_views(recipe, modality),
+        *_of_learning(recipe),
+        *_of_measures(recipe),
+    ):
         by_reason.setdefault(why, []).append(key)
-    return [
-        f"warning: {', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
-        for why, keys in by_reason.items()
-    ]
+    return [no_effect(keys, why) for why, keys in by_reason.items()]
+
+
+def no_effect(keys: Sequence[str], why: str) -> str:
+    """The sentence about keys that change nothing."""
+    return f"warning: {', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {why}"
 
 
 def set_keys(part: Part, above: str = "") -> Iterator[str]:
@@ -109,6 +114,8 @@ def _of_learning(recipe: Recipe) -> Iterator[tuple[str, str]]:
             for key in set_keys(cache):
                 if key not in ("limit_mb", "top_k"):
                     yield f"distil.cache.{key}", 'distil.teacher = "live" stores nothing; leave it out'
+    if recipe.data.unlabelled and (distil.teacher == "none" or not (distil.kd_weight or distil.losses)):
+        yield "data.unlabelled", "nothing is learned from a teacher, who alone says what these are; leave it out"
     for role, network in recipe.networks().items():
         yield from _of_training(f"{role}.training", network.training)
     settings = recipe.teacher
@@ -123,11 +130,6 @@ def _of_training(place: str, training: TrainingSettings) -> Iterator[tuple[str, 
         yield f"{place}.momentum", 'it is for optimizer = "sgd"; leave it out'
 
 
-def _of_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    quantize = recipe.quantize
-    for key in set_keys(quantize):
-        rung = RUNGS.get(key.partition(".")[0])
-        if rung and quantize.rungs is not None and rung not in quantize.rungs:
-            yield f"quantize.{key}", f'quantize.rungs names no "{rung}"; add it, or leave the key out'
+def _of_measures(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if "false_accepts" in set_keys(recipe.evaluation) and not recipe.evaluation.keyword:
         yield "evaluation.false_accepts", "evaluation.keyword names no class; name one, or leave it out"

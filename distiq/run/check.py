@@ -1,6 +1,7 @@
 """Every refusal before any work: what cannot work is refused before anything is trained."""
 
 import copy
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from distiq.data.audio import Audio
 from distiq.data.images import Images
+from distiq.data.labels import filled
 from distiq.data.samples import name_of
 from distiq.data.splits import Data
 from distiq.data.text import Text
@@ -16,7 +18,7 @@ from distiq.data.views import check_views
 from distiq.distillation.adapt import gives_probabilities
 from distiq.distillation.distil import check_losses, check_smoothing
 from distiq.distillation.quant_regularization import quant_regularization
-from distiq.errors import UserError
+from distiq.errors import UserError, first_line
 from distiq.models.audio import check_rate, front_ends
 from distiq.models.build import check_output
 from distiq.models.checkpoint import LOADED
@@ -105,6 +107,7 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
             outputs = task_of(data).read(network.module.eval()(data.example))
         if why := task_of(data).unfit(outputs, data.train.labels):
             raise UserError(f"{network.role}: {why}")
+        _check_loss(network, data)
         if isinstance(data.preprocessing, Audio):
             check_rate(network.module, data.preprocessing.rate, network.role)
         if network.role != "teacher":
@@ -113,9 +116,27 @@ def check_networks(data: Data, models: Models, distillations: Sequence[DistilSet
     for settings in distillations:
         quant_regularization(copy.deepcopy(student), settings.quant_regularization, data.example)
         if settings.teacher != "none":
-            check_losses(student, models.teacher.module, settings, data)
+            for source, learner in itertools.pairwise(models.all):
+                check_losses(learner.module, source.module, settings, data)
     if models.kept:
         watch.note(_trimmed(data))
+
+
+@torch.no_grad()
+def _check_loss(network: Network, data: Data) -> None:
+    """Raises UserError unless the task's loss can be computed on the network's outputs for two samples."""
+    if network.is_predictor:
+        return
+    task, split = task_of(data), data.calibration.drawn(2)
+    outputs = task.read(network.module.eval()(data.normalize(split.inputs)))
+    try:
+        task.loss(outputs, filled(split.labels))
+    except UserError as error:
+        raise UserError(f"{network.role}: {error}") from error
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise UserError(
+            f"{network.role}: the loss of {task.name} fails on outputs {tuple(outputs.shape)}: {first_line(error)}"
+        ) from error
 
 
 def _check_pretrained(network: Network) -> None:

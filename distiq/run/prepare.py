@@ -7,10 +7,11 @@ from pathlib import Path
 from distiq import environment
 from distiq.data.load import load as load_data
 from distiq.data.splits import Data, check_data
-from distiq.recipe.idle import idle_keys
+from distiq.recipe.idle import idle_keys, no_effect, set_keys
 from distiq.recipe.recipe import Recipe, to_toml
 from distiq.run.ledger import Ledger
 from distiq.run.reach import code_key, whole
+from distiq.run.rungs import RUNGS
 from distiq.training import processes
 
 
@@ -32,9 +33,20 @@ def read_data(recipe: Recipe, ledger: Ledger, given: Data | None = None) -> Data
         f"{data.source}: {len(data.train)} training, {len(data.validation)} validation, {len(data.calibration)}"
         f" calibration, {len(data.test)} test {data.noun}"
     )
-    for note in (*data.notes, *idle_keys(recipe, data.modality, given is not None)):
+    for note in (*data.notes, *idle_keys(recipe, data.modality, given is not None), *_idle_rungs(recipe)):
         watch.note(note)
     return data
+
+
+def _idle_rungs(recipe: Recipe) -> list[str]:
+    """A sentence about each rung that the recipe has settings for and does not climb."""
+    quantize, said = recipe.quantize, []
+    for rung in RUNGS if quantize.rungs is not None else ():
+        own = ("training", "learn_ranges") if rung.trains else ("percentile",) if rung.ranges == "percentile" else ()
+        keys = [f"quantize.{key}" for key in set_keys(quantize) if key.partition(".")[0] in own]
+        if keys and rung.name not in (quantize.rungs or ()):
+            said.append(no_effect(keys, f'quantize.rungs names no "{rung.name}"; add it, or leave them out'))
+    return said
 
 
 def with_task(data: Data, reference: str) -> Data:

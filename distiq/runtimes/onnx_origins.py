@@ -20,7 +20,7 @@ RANKING = {"TopK", "NonMaxSuppression", "NonZero", "Compress", "Unique"}
 """What is chosen by these changes places, or is more or less."""
 CHOOSING = RANKING | {"ArgMax", "ArgMin"}
 SIZES = {"Shape", "Size"}
-MOVING = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+MOVING = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"}
 NUMBERS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UNDEFINED}
 
 

@@ -1,5 +1,6 @@
 """Detection: the boxes of objects, each with one of several classes."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from distiq.data.labels import Labels
 from distiq.device.run import SHOWN_SCORE, detected, overlaps
-from distiq.models.detector import joined
+from distiq.errors import UserError
+from distiq.models.detector import joined, strides_of
 from distiq.models.signature import Tensors, read_outputs
 from distiq.records.quality import Metric
 from distiq.tasks.assignment import assign, overlap, positions_of, usual_positions
@@ -42,7 +44,7 @@ def detection(labels: Labels) -> Task:
         weighted=partial(weighted, classes=count),
         loss=partial(loss, size=size),
         distillation=distillation,
-        read=read,
+        read=partial(read, size=size),
         keep=lambda outputs: torch.from_numpy(detected(outputs.float().numpy(), (size[0], size[1]))),
         decode=decode,
         score=lambda kept, targets: score(kept, targets, count),
@@ -54,10 +56,33 @@ def detection(labels: Labels) -> Task:
     )
 
 
-def read(outputs: Tensors) -> Tensor:
-    """What a network or a file gives as one tensor (N, 4 + classes, positions)."""
+def read(outputs: Tensors, size: Sequence[int]) -> Tensor:
+    """What a network or a file gives as one tensor (N, 4 + classes, positions).
+
+    Args:
+        size: (height, width) of the images.
+
+    Raises:
+        UserError: there are several outputs, which are not named by strides, or by others than their maps have.
+    """
     outputs = read_outputs(outputs)
-    return outputs if isinstance(outputs, Tensor) else joined(outputs)
+    if isinstance(outputs, Tensor):
+        return outputs
+    if not (strides := strides_of(outputs)):
+        raise UserError(
+            f"the network gives {', '.join(outputs)}; a detector gives a dict of classes_8 and boxes_8, named by their"
+            " stride, or one tensor (N, 4 + classes, positions)"
+        )
+    for stride in strides:
+        wanted = [math.ceil(side / stride) for side in size]
+        for name in (f"classes_{stride}", f"boxes_{stride}"):
+            if list(outputs[name].shape[2:]) != wanted:
+                raise UserError(
+                    f"the network's {name} is of the shape {tuple(outputs[name].shape)}, but at a stride of {stride},"
+                    f" images of {size[0]} x {size[1]} have {wanted[0]} x {wanted[1]} positions; name outputs by their"
+                    " stride"
+                )
+    return joined(outputs)
 
 
 def loss(outputs: Tensor, targets: Tensor, size: Sequence[int]) -> Tensor:

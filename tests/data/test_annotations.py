@@ -232,7 +232,7 @@ def test_lists_of_voc_name_files_with_spaces_and_in_folders(tmp_path: Path):
     assert read_part(tmp_path, "train").images[0].file.name == "my cat.PNG"
 
 
-@pytest.mark.parametrize(("images", "labels"), [("Train/images", "Train/labels"), ("obj_train_data", "obj_train_data")])
+@pytest.mark.parametrize(("images", "labels"), [("Train/Images", "Train/Labels"), ("obj_train_data", "obj_train_data")])
 def test_yolo_in_the_folders_of_other_tools(tmp_path: Path, images: str, labels: str):
     image(tmp_path / images / "one.jpg")
     (tmp_path / labels).mkdir(parents=True, exist_ok=True)

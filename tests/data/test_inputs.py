@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distiq.data.inputs import Preparation, read_inputs
+from distiq.data.inputs import Preparation, image_inputs, read_inputs
 from distiq.errors import UserError
 
 PLAIN = Preparation()
@@ -80,3 +80,26 @@ def test_images_of_a_network_whose_channels_stand_last(tmp_path: Path):
     for part in read_inputs(tmp_path, (6, 4, 3), torch.float32, how, 1, 1):
         assert part.shape == (1, 6, 4, 3)
         torch.testing.assert_close(part, torch.tensor([1.0, 0.0, 0.0]).expand(part.shape))
+
+
+@pytest.mark.parametrize(("dtype", "wanted"), [(torch.uint8, 51), (torch.float16, 0.2), (torch.float32, 0.2)])
+def test_images_are_given_in_the_type_that_the_network_takes(tmp_path: Path, dtype: torch.dtype, wanted: float):
+    for number in range(2):
+        Image.new("RGB", (4, 6), (51, 51, 51)).save(tmp_path / f"{number}.png")
+    first, _ = read_inputs(tmp_path, (3, 6, 4), dtype, PLAIN, 1, 1)
+    assert first.dtype == dtype and first.float().unique().tolist() == pytest.approx([wanted], rel=1e-3)
+    assert image_inputs(tmp_path, (3, 6, 4), dtype, PLAIN, 2).dtype == np.dtype(str(dtype).removeprefix("torch."))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "how", "said"),
+    [
+        (torch.uint8, Preparation(mean=(0.5,)), "takes uint8 pixels and prepares them itself; leave out --mean and"),
+        (torch.int64, PLAIN, "is a folder of images, and the network takes int64; give ready inputs as .npy"),
+    ],
+)
+def test_images_that_the_network_does_not_take_are_refused(tmp_path: Path, dtype, how: Preparation, said: str):
+    for number in range(2):
+        Image.new("RGB", (4, 6)).save(tmp_path / f"{number}.png")
+    with pytest.raises(UserError, match=said):
+        read_inputs(tmp_path, (3, 6, 4), dtype, how, 1, 1)

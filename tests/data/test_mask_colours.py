@@ -37,6 +37,12 @@ def test_equal_channels_are_numbers(tmp_path: Path):
     assert read_mask(tmp_path / "mask.png", classes_of(tmp_path, 7)).tolist() == [[255, 255], [255, 255]]
 
 
+def test_a_colour_of_two_classes_is_refused(tmp_path: Path):
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nground,0,0,0\nroad,1,2,3\npath,1,2,3\n")
+    with pytest.raises(UserError, match=r"road and path both have the colour \[1, 2, 3\]; give each its own"):
+        classes_of(tmp_path, VOID)
+
+
 def test_numbers_of_classes_in_the_table_of_the_training_part(tmp_path: Path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "_classes.csv").write_text("Pixel Value, Class\r\n1, road\r\n0, background\r\n")

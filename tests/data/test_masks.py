@@ -60,6 +60,26 @@ def test_images_are_held_out_by_the_group_that_their_names_say(folder: Path):
     assert (len(data.train), len(data.validation), len(data.calibration)) == (4, 2, 2)
 
 
+def test_a_group_that_no_name_matches_is_refused(folder: Path):
+    settings = DataSettings(source="masks", folder=str(folder), image_size=(48, 64), group="^scene[0-9]")
+    with pytest.raises(UserError, match=r'"\^scene\[0-9\]" matches no image\'s name, such as s0_00.png; correct it'):
+        load(settings, 0)
+
+
+def test_a_mask_may_be_called_after_the_whole_name_of_its_image(folder: Path):
+    for mask in list((folder / "train_masks").iterdir()):
+        mask.rename(mask.with_name(f"{mask.stem}.png.png"))
+    assert len(masked_images(folder, SHAPE).train.labels) == 8
+
+
+def test_numbers_with_wide_gaps_are_no_classes(folder: Path):
+    (folder / "classes.txt").unlink()
+    for mask in (*(folder / "train_masks").iterdir(), *(folder / "test_masks").iterdir()):
+        Image.fromarray(np.array(Image.open(mask)) * 100).save(mask)
+    with pytest.raises(UserError, match=r"hold 0, 100, 200 alone; number the classes 0, 1, 2 .* or name all 201 in"):
+        masked_images(folder, SHAPE)
+
+
 def spoil(folder: Path, name: str, mask: np.ndarray) -> None:
     Image.fromarray(mask).save(folder / "train_masks" / name)
 
@@ -119,7 +139,7 @@ def test_a_palette_is_read_by_its_numbers(tmp_path: Path):
         ("images/{}/{}.jpg", "labels/{}/{}.png"), ("{}/{}.png", "{}annot/{}.png"), ("{}/{}.png", "{}_labels/{}_L.png"),
         ("{}/img/{}.jpg", "{}/masks_machine/{}.png"), ("images/{}ing/{}.jpg", "annotations/{}ing/{}.png"),
         ("leftImg8bit/{}/a/{}_leftImg8bit.png", "gtFine/{}/a/{}_gtFine_labelIds.png"),
-        ("JPEGImages/{}{}.jpg", "SegmentationClass/{}{}.png"),
+        ("JPEGImages/{}{}.jpg", "SegmentationClass/{}{}.png"), ("{}/Images/{}.JPG", "{}/Masks/{}.PNG"),
     ],
 )  # fmt: skip
 def test_masks_lie_where_people_have_them(folder: Path, tmp_path: Path, image: str, mask: str):

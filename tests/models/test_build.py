@@ -318,3 +318,20 @@ def test_vectors_are_as_wide_as_an_option_says():
         with pytest.raises(UserError, match=f"outputs = {width}: give the width of the vectors"):
             make("plain", {"outputs": width}, classes=0)
     assert 'plain has no option "outputs"' in refusal("plain", {"outputs": 24})
+
+
+@pytest.mark.parametrize(
+    ("model", "form", "said"),
+    [
+        ("transformers:resnett", None, r'it has no architecture of that name; did you mean "resnet"\?'),
+        ("transformers:yolos", None, "it has no AutoModelForImageClassification of this .*vit"),
+        ("transformers:resnet", OutputForm(3, 2), "no AutoModelForSemanticSegmentation of this .*segformer"),
+        ("transformers:yolos", OutputForm(7, 1, of_classes=3), r'take model = "detector", or one of your own'),
+        ("timm:efficientdet", OutputForm(7, 1, of_classes=3), "gives no box for each position of a map"),
+    ],
+)  # fmt: skip
+def test_an_architecture_that_a_library_lacks_is_refused_in_one_line(model: str, form: OutputForm | None, said: str):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    with pytest.raises(UserError, match=said) as caught:
+        build(StudentSettings(model=model), 3, torch.zeros(1, 3, 32, 32), "student", form=form)
+    assert "\n" not in str(caught.value)

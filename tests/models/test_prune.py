@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from distiq.errors import UserError
 from distiq.evaluation.cost import multiply_adds
 from distiq.models.channels import Channels, read
+from distiq.models.detector import Detector
 from distiq.models.efficientnet_lite import efficientnet_lite0
 from distiq.models.mobilenet import MobileNetV2
 from distiq.models.plain import PlainNet
@@ -171,3 +172,26 @@ def test_what_is_worth_least_for_what_it_saves_leaves_first():
 
     smaller = prune(Two(), IMAGES[:1], 0.8, lambda one: one(IMAGES).square().sum(), of="macs")
     assert (smaller.much[0].out_channels, smaller.little[0].out_channels) == (16, 8)
+
+
+def test_a_detector_with_dead_channels_finds_the_same_without_them():
+    torch.manual_seed(0)
+    detector, images = Detector(2, encoder="resnet", width=16).eval(), IMAGES.repeat(1, 1, 3, 4)
+    loss = lambda network: sum(one.square().sum() for one in network(images).values())  # noqa: E731
+    for module in detector.modules():  # what these give is 0 everywhere
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias):
+                tensor.data[module.num_features // 2 :] = 0
+    smaller = prune(detector, images[:1], 0.5, loss)
+    own, before = smaller(images), detector(images)
+    assert own.keys() == before.keys()
+    for name, one in before.items():
+        torch.testing.assert_close(own[name], one, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_of_one_weight_are_refused_by_their_names():
+    tied = nn.Sequential(*(nn.Conv2d(size, 16, 3) for size in (3, 16, 16)), nn.Flatten(), nn.LazyLinear(5))
+    tied(IMAGES[:1])
+    tied[2].weight = tied[1].weight
+    with pytest.raises(UserError, match=r"keep_channels: 1.weight and 2.weight are one tensor, .* give each its own"):
+        prune(tied, IMAGES[:1], 0.5)

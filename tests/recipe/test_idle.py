@@ -32,11 +32,12 @@ def said(tree: dict[str, Any], modality: str = "image") -> list[str]:
         ({"views": {"audio": {"noise": 0.5}}}, "views.audio.noise", "kind audio"),
         ({"teacher": {"views": {"text": {"mask": 0.5}}}}, "teacher.views.text", "kind text"),
         ({"distil": {"teacher": "none", "temperature": 2.0}}, "distil.temperature", 'distil.teacher = "none"'),
+        ({"data": {"unlabelled": "x"}, "distil": {"kd_weight": 0.0}}, "data.unlabelled", "from a teacher"),
+        ({"data": {"unlabelled": "x"}, "distil": {"teacher": "none"}}, "data.unlabelled", "from a teacher"),
         ({"distil": {"cache": {"top_k": 3}}}, "distil.cache.top_k", "top_k"),
         ({"distil": {"teacher": "live", "cache": {"storage": "quantized"}}}, "distil.cache.storage", "stores nothing"),
         ({"student": {"training": {"optimizer": "adamw", "momentum": 0.5}}}, "student.training.momentum", "sgd"),
         ({"teacher": {"weights": "a.pth", "training": {"epochs": 3}}}, "teacher.training.epochs", "taken as it is"),
-        ({"quantize": {"rungs": ["rounding"], "training": {"epochs": 3}}}, "quantize.training.epochs", '"qat"'),
         ({"evaluation": {"false_accepts": 0.5}}, "evaluation.false_accepts", "evaluation.keyword"),
     ],
 )  # fmt: skip

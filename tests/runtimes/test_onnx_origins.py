@@ -88,6 +88,15 @@ def test_what_is_joined_is_compared_part_by_part():
     assert found.hidden == {"turned": ("column", pytest.approx(20.0))}
 
 
+def test_what_is_joined_in_float32_and_given_in_float16_is_compared_part_by_part():
+    nodes = [
+        helper.make_node("Unsqueeze", ["s", "last"], ["column"]),
+        helper.make_node("Concat", ["b", "column"], ["both"], axis=2),
+        helper.make_node("Cast", ["both"], ["half"], to=TensorProto.FLOAT16),
+    ]
+    assert origins_of(model(nodes, half=TensorProto.FLOAT16)).joined == {"half": ("b", "column")}
+
+
 def test_plain_outputs_are_compared_themselves():
     whole = model([helper.make_node("Neg", ["s"], ["y"])], y=TensorProto.FLOAT)
     assert origins_of(whole).more == () and with_origins(whole, origins_of(whole)) is whole

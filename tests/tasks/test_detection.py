@@ -4,6 +4,7 @@ import torch
 
 from distiq.data.labels import BOXES, Labels
 from distiq.device.run import detected, joined_heads
+from distiq.errors import UserError
 from distiq.models.detector import joined
 from distiq.tasks.detection import agreement, detection, read
 from distiq.tasks.score import kept
@@ -27,7 +28,7 @@ def test_heads_are_joined_alike_here_and_on_the_device():
     assert ours.shape == (2, 6, 20) and np.allclose(ours.numpy(), theirs, atol=1e-5)
     distance = torch.nn.functional.softplus(heads()["boxes_8"][0, 0, 1, 2]) * 8
     assert float(ours[0, 0, 4 + 2]) == pytest.approx(20 - float(distance), rel=1e-5), "left of the third in row two"
-    assert torch.equal(read(ours), ours)
+    assert torch.equal(read(ours, SIZE), ours)
 
 
 def placed(*rows: tuple[int, float, float, float, float, float]) -> torch.Tensor:
@@ -93,3 +94,18 @@ def test_noise_is_measured_in_boxes_and_in_scores():
     noisy[:, 4:] *= 0.9
     parts = TASK.sqnr_db(outputs, noisy)
     assert parts["scores"] == pytest.approx(20, abs=0.1) and parts["boxes"] > 100
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ((torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, 4)), "gives output_0, output_1; a detector gives a dict of"),
+        (
+            {"classes_4": torch.zeros(1, 2, 4, 4), "boxes_4": torch.zeros(1, 4, 4, 4)},
+            r"classes_4 is of the shape \(1, 2, 4, 4\), but at a stride of 4, images of 32 x 32 have 8 x 8 positions",
+        ),
+    ],
+)
+def test_outputs_that_say_no_stride_or_another_are_refused(outputs, said: str):
+    with pytest.raises(UserError, match=said):
+        read(outputs, SIZE)
