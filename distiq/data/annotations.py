@@ -138,7 +138,9 @@ def _read_coco(path: Path, folder: Path, part: str) -> Part:
     try:
         content = json.loads(path.read_bytes())
         images, boxes, kinds = content["images"], content["annotations"], content["categories"]
-        names = {kind["id"]: str(kind["name"]) for kind in kinds}
+        names = {kind["id"]: str(kind.get("name") or "").strip() for kind in kinds}
+        if nameless := [number for number, name in names.items() if not name]:
+            raise UserError(f"{path}: the category {nameless[0]} has no name; give it one")
         listed = {image["id"]: image for image in images}
         by_image: dict[Any, list[Box]] = {number: [] for number in listed}
         for box in boxes:
