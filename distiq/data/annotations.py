@@ -139,7 +139,9 @@ def _read_coco(path: Path, folder: Path, part: str) -> Part:
     try:
         content = json.loads(path.read_bytes())
         images, boxes, kinds = content["images"], content["annotations"], content["categories"]
-        names = {_id(kind["id"]): str(kind["name"]) for kind in kinds}
+        names = {_id(kind["id"]): str(kind.get("name") or "").strip() for kind in kinds}
+        if nameless := [number for number, name in names.items() if not name]:
+            raise UserError(f"{path}: the category {nameless[0]} has no name; give it one")
         listed = {_id(image["id"]): image for image in images}
         by_image: dict[str, list[Box]] = {number: [] for number in listed}
         for box in boxes:

@@ -2,8 +2,8 @@
 
 A view is an affine map without turning: columns x of the view lie at `left + x / width * across` of the image, rows
 likewise. Images are read bilinearly there, masks to the nearest, boxes by the inverse. What a view shows beyond its
-image is grey, and void. Of a box that a view cuts, the part within is left; one that keeps less than a fourth of its
-area (KEPT), or less than two pixels of a side, is dropped.
+image is grey, and void. Of a box that a view cuts, the part within is left; one that keeps less of its area than
+`min_visibility`, or less than two pixels of a side, is dropped.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from distiq.data.samples import Split
 from distiq.device.run import PADDING
 from distiq.recipe.data import ViewSettings
 
-KEPT, SMALLEST = 0.25, 2.0
+SMALLEST = 2.0  # side of a box, in pixels
 DRAWS = 16  # random numbers of a placement
 MOSAIC = 4  # images of one
 SHRINK = (0.5, 1.0)  # by which the images of a mosaic are shrunk
@@ -57,7 +57,7 @@ def placed_views(
     is_joined = draws[:, DRAWS] < settings.mosaic
     plain, joined = (~is_joined).nonzero().flatten(), is_joined.nonzero().flatten()
     own = Placed(split.fetch(indices[plain]), split.labels[indices[plain]])
-    views = _moved(own, placement(settings, height, width, draws[plain]))
+    views = _moved(own, placement(settings, height, width, draws[plain]), settings.min_visibility)
     if not settings.mosaic:
         return views
     mosaics = _mosaic(split, indices[joined], settings, draw, draws[joined, DRAWS + 1 :])
@@ -90,7 +90,7 @@ def _flips(settings: ViewSettings, draws: Tensor) -> tuple[Tensor, Tensor]:
     return draws[:, 7] < (0.5 if settings.flip else 0.0), draws[:, 8] < (0.5 if settings.flip_vertical else 0.0)
 
 
-def _moved(own: Placed, where: Placement) -> Placed:
+def _moved(own: Placed, where: Placement, visibility: float) -> Placed:
     height, width = own.images.shape[2:]
     grid = _grid(where, height, width)
     images = _read(own.images.float() - PADDING, grid, "bilinear") + PADDING
@@ -98,7 +98,7 @@ def _moved(own: Placed, where: Placement) -> Placed:
         images = images.round().clamp(0, 255).to(torch.uint8)
     if form_of(own.labels) is BOXES:
         window = torch.tensor([0.0, 0.0, width, height]).expand(len(images), 4)
-        return Placed(images, moved_boxes(own.labels, where, (height, width), window))
+        return Placed(images, moved_boxes(own.labels, where, (height, width), window, visibility))
     # Void is 0 while masks are read, as is what lies beyond them.
     shifted = (own.labels.float() + 1).remainder(VOID + 1).unsqueeze(1)
     masks = _read(shifted, grid, "nearest").squeeze(1)
@@ -119,11 +119,12 @@ def _read(values: Tensor, grid: Tensor, mode: str) -> Tensor:
     return F.grid_sample(values, grid, mode, "zeros", align_corners=False)
 
 
-def moved_boxes(boxes: Tensor, where: Placement, size: tuple[int, int], window: Tensor) -> Tensor:
+def moved_boxes(boxes: Tensor, where: Placement, size: tuple[int, int], window: Tensor, visibility: float) -> Tensor:
     """Boxes (B, M, 6) as they lie in a view; those that are dropped become padding.
 
     Args:
         window: (B, 4), the corners of the part of the view that is seen.
+        visibility: the smallest share of its area that a box keeps.
     """
     height, width = size
     x = (boxes[:, :, [1, 3]] - where.left.view(-1, 1, 1)) / where.across.view(-1, 1, 1)
@@ -134,7 +135,7 @@ def moved_boxes(boxes: Tensor, where: Placement, size: tuple[int, int], window: 
     low, high = window[:, None, :2], window[:, None, 2:]
     x, y = (side.clamp(low[..., axis, None], high[..., axis, None]) for axis, side in enumerate((x, y)))
     across, down = x[..., 1] - x[..., 0], y[..., 1] - y[..., 0]
-    stays = (across * down >= KEPT * whole) & (torch.minimum(across, down) >= SMALLEST) & (boxes[:, :, 0] >= 0)
+    stays = (across * down >= visibility * whole) & (torch.minimum(across, down) >= SMALLEST) & (boxes[:, :, 0] >= 0)
     moved = torch.stack([boxes[:, :, 0], x[..., 0], y[..., 0], x[..., 1], y[..., 1], boxes[:, :, 5]], 2)
     padding = torch.tensor([-1.0, 0, 0, 0, 0, 0])
     unknown = boxes[:, :, 0].isnan().unsqueeze(2)  # of images without labels
@@ -177,7 +178,7 @@ def _mosaic(
         own = Placed(split.fetch(partner), split.labels[partner])
         for side, flips in zip((3, 2), _flips(settings, draw(partner, DRAWS)), strict=True):
             own = _flipped(own, flips, side)
-        part = _moved(own, where)
+        part = _moved(own, where, settings.min_visibility)
         zero, full = torch.zeros_like(x), torch.ones_like(x)
         window = torch.stack(
             [
@@ -192,7 +193,7 @@ def _mosaic(
         inside = inside & (rows >= window[:, 1].view(-1, 1, 1)) & (rows < window[:, 3].view(-1, 1, 1))
         images = torch.where(inside.unsqueeze(1), part.images, images)
         if form_of(own.labels) is BOXES:
-            labels.append(moved_boxes(own.labels, where, (height, width), window))
+            labels.append(moved_boxes(own.labels, where, (height, width), window, settings.min_visibility))
         else:
             masks = torch.where(inside, part.labels, masks)
     return Placed(images, torch.cat(labels, 1) if labels else masks)

@@ -100,6 +100,8 @@ def check_views(
     is_placed = form is MASK or form is BOXES
     if not is_placed and (settings.scale or settings.mosaic):
         raise UserError(f"{key}.scale and {key}.mosaic are for images with masks or boxes; set both to 0")
+    if form is not BOXES and settings.min_visibility != ViewSettings().min_visibility:
+        raise UserError(f"{key}.min_visibility is for images with boxes; leave it out")
     if is_placed and (settings.mixup or settings.cutmix or settings.erase):
         raise UserError(
             f"{key}.mixup, {key}.cutmix and {key}.erase change what masks and boxes do not say; set all three to 0"

@@ -443,6 +443,9 @@ class ViewSettings(Part):
     mosaic: float = Field(
         0.0, ge=0, le=1, description="of masks and boxes: share of the images that are joined with three others"
     )
+    min_visibility: float = Field(
+        0.25, ge=0, lt=1, description="of boxes: one that a view cuts to less than this share of its area is dropped"
+    )
     colour: float = Field(0.0, ge=0, lt=1, description="change brightness and contrast by up to this share")
     crop: float = Field(1.0, gt=0, le=1, description="smallest share of the area that a crop keeps; 1 never crops")
     erase: float = Field(0.0, ge=0, le=1, description="share of the images in which a rectangle is erased")

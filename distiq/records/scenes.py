@@ -20,7 +20,8 @@ class ScenesRecord(Record):
 
     `worst` are the images with the most that is wrong. `confusion` counts what was predicted (columns) of what is there
     (rows), of pixels or of boxes that overlap by a half; `rows` and `columns` name them. `precision` is, by class, the
-    precision at recalls of 0 to 1 in steps of 0.01 at an overlap of a half; empty of pixels.
+    precision at recalls of 0 to 1 in steps of 0.01 at an overlap of a half; empty of pixels. `colours` says, by class,
+    what it is drawn in, such as "#e6194b".
     """
 
     worst: tuple[SceneRecord, ...]
@@ -28,3 +29,4 @@ class ScenesRecord(Record):
     columns: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
     precision: dict[str, tuple[float, ...]] = {}
+    colours: dict[str, str] = {}

@@ -1,5 +1,7 @@
 """What the delivered file finds in the test images, for the report: the worst ones drawn, confusion, precision."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from distiq.data.images import Images
 from distiq.data.labels import VOID
 from distiq.data.splits import Data
-from distiq.device.run import SHOWN_SCORE, coloured, overlaps, with_boxes
+from distiq.device.run import COLOURS, SHOWN_SCORE, coloured, overlaps, with_boxes
 from distiq.records.scenes import SceneRecord, ScenesRecord
 from distiq.run.flips import png_of
 from distiq.tasks.average_precision import matches, precision_at_recalls
@@ -48,7 +50,14 @@ def _of_masks(data: Data, kept: Tensor) -> ScenesRecord:
         for index in unions.argsort()[:WORST].tolist()
     ]
     total = tuple(tuple(row) for row in counts.sum(0).tolist())
-    return ScenesRecord(worst=tuple(worst), rows=data.classes, columns=data.classes, confusion=total)
+    return ScenesRecord(
+        worst=tuple(worst), rows=data.classes, columns=data.classes, confusion=total, colours=_colours(data.classes)
+    )
+
+
+def _colours(classes: Sequence[str]) -> dict[str, str]:
+    """What each class is drawn in."""
+    return {name: "#{:02x}{:02x}{:02x}".format(*COLOURS[n % len(COLOURS)]) for n, name in enumerate(classes)}
 
 
 def _painted(data: Data, index: int, mask: Tensor) -> str:
@@ -107,6 +116,7 @@ def _of_boxes(data: Data, kept: Tensor) -> ScenesRecord:
         columns=(*names, MISSED),
         confusion=tuple(tuple(row) for row in table.tolist()),
         precision={name: tuple(precision_at_recalls(one)) for name, one in zip(names, by_class, strict=True)},
+        colours=_colours(names),
     )
 
 

@@ -85,6 +85,8 @@ def test_no_test_annotations_are_refused(tmp_path: Path):
         (lambda c: c["images"][0].update(width=65), "says that .* has 65 x 48 pixels, but it has 64 x 48"),
         (lambda c: c["images"][1].update(id=c["images"][0]["id"]), "two images have the same id"),
         (lambda c: c.pop("categories"), "no COCO annotations"),
+        (lambda c: c["categories"][0].pop("name"), r"the category \d+ has no name; give it one"),
+        (lambda c: c["categories"][0].update(name=" "), r"the category \d+ has no name; give it one"),
     ],
 )
 def test_wrong_coco_is_refused(tmp_path: Path, change, said: str):  # type: ignore[no-untyped-def]

@@ -93,17 +93,29 @@ def test_beyond_the_image_is_grey_and_void():
     assert is_void.any() and (shown.inputs.permute(0, 2, 3, 1)[is_void] > 0).all(), "114, or near to it at an edge"
 
 
+def test_no_box_is_left_that_lost_more_than_it_may():
+    _, boxed = spots()
+    for least in (0.25, 0.8):
+        settings = ViewSettings(shift=12, min_visibility=least)
+        shown = torch.cat([view(boxed, settings, number).labels for number in range(8)]).flatten(0, 1)
+        left, upper, right, lower = shown[shown[:, 0] >= 0, 1:5].unbind(1)
+        areas = (right - left) * (lower - upper)
+        assert areas.max() == 90, "most are not cut"
+        assert least * 90 <= areas.min() < (least + 0.15) * 90
+
+
 def test_boxes_that_a_view_cuts():
     boxes = torch.tensor([[[0, 0, 0, 8, 8, 0.0], [1, 20, 0, 40, 8, 0], [1, 0, 0, 1, 20, 0], [-1, 0, 0, 0, 0, 0]]])
     ones = torch.ones(1)
     where = Placement(4 * ones, 0 * ones, 32 * ones, 24 * ones, torch.tensor([False]), torch.tensor([False]))
-    moved = moved_boxes(boxes, where, SIZE, torch.tensor([[0.0, 0, 32, 24]]))[0]
+    window = torch.tensor([[0.0, 0, 32, 24]])
+    moved = moved_boxes(boxes, where, SIZE, window, 0.25)[0]
     assert moved[0].tolist() == [0, 0, 0, 4, 8, 0], "half of it is left"
+    stricter = moved_boxes(boxes, where, SIZE, window, 0.6)[0, :, 0].tolist()
+    assert stricter == [-1, 1, -1, -1], "more than half of it was to be left; the second is not cut"
     assert moved[1].tolist() == [1, 16, 0, 32, 8, 0]
     assert moved[2, 0] == -1, "what keeps less than a fourth is dropped"
     where = where._replace(mirrored=torch.tensor([True]))
-    assert moved_boxes(boxes, where, SIZE, torch.tensor([[0.0, 0, 32, 24]]))[0, 0].tolist() == [0, 28, 0, 32, 8, 0]
+    assert moved_boxes(boxes, where, SIZE, window, 0.25)[0, 0].tolist() == [0, 28, 0, 32, 8, 0]
     where = where._replace(upended=torch.tensor([True]))
-    assert moved_boxes(boxes, where, SIZE, torch.tensor([[0.0, 0, 32, 24]]))[0, 0].tolist() == pytest.approx(
-        [0, 28, 16, 32, 24, 0]
-    )
+    assert moved_boxes(boxes, where, SIZE, window, 0.25)[0, 0].tolist() == pytest.approx([0, 28, 16, 32, 24, 0])

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from distiq.data.images import Images
+from distiq.data.labels import BOXES, MASK
 from distiq.data.samples import Split, in_memory
 from distiq.data.text import Text, Words
-from distiq.data.views import Views, philox, uniform
+from distiq.data.views import Views, check_views, philox, uniform
 from distiq.errors import UserError
 from distiq.recipe.data import TextViewSettings, ViewSettings
 
@@ -68,6 +69,7 @@ def test_a_view_is_the_same_in_any_order_and_any_batch(dtype):
 def test_a_view_is_the_same_in_another_process():
     script = """
 import hashlib, torch
+from distiq.data.labels import BOXES, MASK
 from distiq.data.samples import Split, in_memory
 from distiq.data.views import Views
 from distiq.recipe.data import ViewSettings
@@ -281,6 +283,18 @@ def test_a_text_s_view_is_the_same_in_any_batch():
 def test_a_tokenizer_without_a_mask_cannot_mask():
     with pytest.raises(UserError, match=r"views.text.mask: the tokenizer has no mask token"):
         reader(mask=0.1).shown(texts(), TEXT, 0, torch.arange(2), WORDS._replace(mask=None))
+
+
+def test_views_of_boxes_are_refused_for_images_without():
+    for settings, message in (
+        (ViewSettings(mosaic=0.5), r"views\.scale and views\.mosaic are for images with masks or boxes"),
+        (ViewSettings(min_visibility=0.7), r"views\.min_visibility is for images with boxes; leave it out"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_views(settings, Images((3, 8, 8)), None)
+    with pytest.raises(UserError, match=r"views\.min_visibility is for images with boxes"):
+        check_views(ViewSettings(min_visibility=0.7), Images((3, 8, 8)), None, MASK)
+    check_views(ViewSettings(min_visibility=0.7), Images((3, 8, 8)), None, BOXES)
 
 
 def test_more_than_every_token_is_refused():

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -107,6 +108,19 @@ def test_plots_have_names_and_distinct_ids(save_run: SaveRun):
 def test_wide_tables_scroll_in_their_own_box(save_run: SaveRun):
     html = report_of(save_run())
     assert html.count("<table") == len(re.findall(r'<div class="scroll"[^>]*>\s*<table', html)) == 3
+
+
+def test_drawn_images_stand_with_the_colours_of_the_classes(save_run: SaveRun):
+    records = save_run()
+    content = json.loads((path := records / "run.json").read_text(encoding="utf-8"))
+    assert "A class has about" in report_of(records)
+    scene = {"index": 7, "said": "12.0 % mIoU", "truth_png": "AAAA", "found_png": "BBBB"}
+    table = {"rows": ["sky", "road"], "columns": ["sky", "road"], "confusion": [[3, 1], [0, 2]]}
+    content["scenes"] = {"worst": [scene], **table, "colours": {"sky": "#e6194b", "road": "#3cb44b"}}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    html = report_of(records)
+    assert '--tone: #e6194b">sky</span>' in html and '--tone: #3cb44b">road</span>' in html
+    assert "A class has about" not in html, "an image of a scene shows several"
 
 
 def test_a_missing_record_says_what_to_do(tmp_path: Path):

@@ -29,6 +29,7 @@ def test_boxes_are_counted_by_what_they_were_taken_for_and_the_worst_image_comes
     assert [scene.index for scene in scenes.worst] == [1, 0]
     assert scenes.worst[0].said == "0 missed, 1 where nothing is, 1 of another class"
     assert scenes.precision["cat"][100] == 0.0 and scenes.precision["cat"][50] == 1.0
+    assert scenes.colours == {"cat": "#e6194b", "dog": "#3cb44b"}, "the first two of what boxes are drawn in"
 
 
 def test_masks_are_counted_by_pixel_and_drawn():
@@ -38,3 +39,6 @@ def test_masks_are_counted_by_pixel_and_drawn():
     assert scenes is not None and scenes.confusion == ((384, 0), (128, 0)) and scenes.worst[0].index == 1
     image = Image.open(io.BytesIO(base64.b64decode(scenes.worst[0].truth_png)))
     assert image.size == (16, 16) and image.getpixel((0, 0)) != image.getpixel((0, 15))
+    drawn = [tuple(int(scenes.colours[name][at : at + 2], 16) for at in (1, 3, 5)) for name in ("cat", "dog")]
+    assert image.getpixel((0, 15)) == tuple(value // 2 for value in drawn[0]), "half the colour on a black image"
+    assert image.getpixel((0, 0)) == tuple(value // 2 for value in drawn[1])
