@@ -151,7 +151,7 @@ def student_of(recipe: Recipe, data: Data, models: tuple[Network, ...]) -> Netwo
 def with_student(recipe: Recipe, candidate: Candidate) -> Recipe:
     """The recipe with the student that was found. It starts from no other network's weights, unless the recipe's is cut
     from the teacher, and its options cut that, too."""
-    student = {"model": candidate.model, "options": candidate.options}
+    student: dict[str, Any] = {"model": candidate.model, "options": candidate.options}
     if is_cut(recipe, candidate):
         losses = tuple(
             _of_other_layers(loss, recipe.student.options, candidate.options) for loss in recipe.distil.losses
