@@ -47,7 +47,7 @@ def listed_images(folder: Path, part: str) -> list[tuple[Path, Path]]:
             content = _content(file)
         except UserError:  # `declared` says it where it matters; here a folder may hold anything
             continue
-        values = next((content[name] for name in part_names(part) if content.get(name)), [])
+        values: Any = next((content[name] for name in part_names(part) if content.get(name)), [])
         roots = [folder / str(content.get("path", "")), folder]
         images: list[Path] = []
         for value in values if isinstance(values, list) else [values]:
