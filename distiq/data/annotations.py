@@ -11,8 +11,9 @@ from distiq.data.columns import in_order
 from distiq.data.folders import walk
 from distiq.data.images import IMAGE_SUFFIXES
 from distiq.data.named_files import NamedImages, image_of_stem, listed_stems, plain_text
-from distiq.data.part_file import in_capitals, part_names
-from distiq.data.yolo_names import declared
+from distiq.data.part_file import FOLDERS, in_capitals, part_names
+from distiq.data.unread import unread
+from distiq.data.yolo_names import declared, listed_images
 from distiq.device.run import image_size
 from distiq.errors import UserError
 
@@ -57,6 +58,8 @@ def read_part(folder: Path, part: str) -> Part:
         UserError: no annotations, or those of two formats; a file cannot be read, or an image is missing.
     """
     readers = _readers(folder, part)
+    if not (readers or any(has_part(folder, other) for other in FOLDERS)) and (why := unread(folder)):
+        raise UserError(why)
     if not readers:
         raise UserError(f"{folder}: no annotations of a {part} part; give it {FORMATS.replace('train', part)}")
     if len(readers) > 1:
@@ -281,7 +284,7 @@ def _yolo_files(folder: Path, part: str) -> list[tuple[Path, Path]]:
             pairs = [(file, (labels / file.relative_to(images)).with_suffix(".txt")) for file in files]
             if any(text.is_file() for _, text in pairs):
                 return pairs
-    return []
+    return listed_images(folder, part)
 
 
 def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path, part: str) -> Part:
@@ -314,7 +317,7 @@ def _read_yolo(pairs: list[tuple[Path, Path]], folder: Path, part: str) -> Part:
         annotated.append(Annotated(image, size, tuple(boxes)))
     seen = {int(box.label) for image in annotated for box in image.boxes} if not names else set()
     named = names or tuple(str(number) for number in range(max(seen, default=-1) + 1))
-    return Part(annotated, named, tuple(_said_of_yolo(pairs, outlines, bool(names), folder)))
+    return Part(annotated, named, tuple(_said_of_yolo(pairs, outlines, bool(names), folder, part)))
 
 
 def _is_class(text: str) -> bool:
@@ -332,13 +335,15 @@ def _around(outline: list[float]) -> tuple[float, float, float, float]:
     return min(outline[0::2]), min(outline[1::2]), max(outline[0::2]), max(outline[1::2])
 
 
-def _said_of_yolo(pairs: list[tuple[Path, Path]], outlines: int, named: bool, folder: Path) -> Iterator[str]:
+def _said_of_yolo(pairs: list[tuple[Path, Path]], outlines: int, named: bool, folder: Path, part: str) -> Iterator[str]:
     if outlines:
         yield f"{outlines:,} outlines of objects; the box around each is taken"
     if not named:
         yield f"classes are called by their numbers, as neither classes.txt nor a YAML file in {folder} names them"
     known = {text for _, text in pairs}
-    folders = {text.parent for text in known}
+    own = {text.parent for text in known}  # a folder of no part holds the files of others, too
+    of_part = {f"obj_{part}_data", *part_names(part)}
+    folders = [place for place in own if of_part & {place.name, place.parent.name}]
     lone = sorted(one for place in folders for one in place.glob("*.txt") if one not in known and one.stem != "classes")
     if lone:
         yield f"{len(lone):,} files of boxes have no image and are left out ({lone[0].name} the first)"

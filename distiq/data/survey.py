@@ -21,6 +21,7 @@ from distiq.data.masks import VOID, has_masks, images_of
 from distiq.data.part_file import find_part, measured_part, part_names
 from distiq.data.sound import read_sound
 from distiq.data.survey_words import SAMPLED, Names, Speech, names_in, speech_in, spread
+from distiq.data.unread import unread
 from distiq.device.run import MISSING
 from distiq.errors import UserError
 
@@ -121,6 +122,8 @@ def survey(path: Path) -> Survey:
         raise UserError(f"{path}: no such folder; name the folder of your data, or its file of training rows")
     if has_annotations(path) or has_masks(path):
         return _scenes(path)
+    if not _has_classes(path) and (why := unread(path)):
+        raise UserError(why)
     if _has_train(path):
         return _class_folders(path)
     if tagged := next((names for file in find_part(path, "train") if (names := names_in(file))), None):
@@ -153,11 +156,19 @@ def _has_train(folder: Path) -> bool:
     return any((folder / name).is_dir() for name in part_names("train"))
 
 
+def _has_classes(folder: Path) -> bool:
+    """Whether a folder's training part has folders, such as of classes."""
+    parts = (place for name in part_names("train") if (place := folder / name).is_dir())
+    return any(entry.is_dir() for place in parts for entry in place.iterdir())
+
+
 def _scenes(folder: Path) -> Scenes:
     if has_annotations(folder):
         measured = measured_part(partial(has_boxes, folder), "", folder)[0]
         parts = [read_part(folder, part) for part in ("train", measured)]
         files = [image.file for image in parts[0].images]
+        if not files:
+            raise UserError(f"{folder}: its train part annotates no image; there is nothing to learn")
         own = "val" if measured == "test" and has_boxes(folder, "val") else ""
         return Scenes(folder, "boxes", parts[0].names, len(files), len(parts[1].images), _image_form(files)[0], own)
     train, test = (images_of(folder, part) for part in ("train", "test"))

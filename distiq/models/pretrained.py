@@ -30,7 +30,7 @@ def drawn_config(name: str, options: dict[str, Any], **of_data: int) -> Any:
 
     if said := sorted(options.keys() & of_data.keys()):
         raise ValueError(f"{said[0]} is {of_data[said[0]]} by the data; leave it out of the options")
-    known = list(transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES)
+    known = list(transformers.CONFIG_MAPPING)
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1)
         advice = f'did you mean "{nearest[0]}"?' if nearest else "its documentation lists those that it has"

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from distiq.data.yolo_names import declared
+from distiq.data.yolo_names import declared, listed_images
 from distiq.errors import UserError
 
 
@@ -54,3 +55,36 @@ def test_names_that_cannot_be_are_refused(tmp_path: Path, text: str, said: str):
 
 def test_a_folder_without_names_has_none(tmp_path: Path):
     assert declared(yaml(tmp_path, "- 1"), "train") == ((), 0)
+
+
+def drawn(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / name)
+
+
+@pytest.mark.parametrize("path", ["images/tr", "../images/tr", "images\\tr", "[images/tr]"])
+def test_images_lie_in_the_folder_that_yaml_names(tmp_path: Path, path: str):
+    drawn(tmp_path, "images/tr/a.jpg", "images/va/b.jpg")
+    (tmp_path / "labels" / "tr").mkdir(parents=True)
+    (tmp_path / "labels" / "tr" / "a.txt").touch()
+    pairs = listed_images(yaml(tmp_path, f"train: {path}\nval: images/va"), "train")
+    assert pairs == [(tmp_path / "images" / "tr" / "a.jpg", tmp_path / "labels" / "tr" / "a.txt")]
+    assert listed_images(tmp_path, "val") == [], "none of its images has a txt file"
+
+
+def test_images_may_be_listed_in_a_file(tmp_path: Path):
+    drawn(tmp_path, "images/a.jpg", "images/b.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "b.txt").touch()
+    (tmp_path / "val.txt").write_text("./images/b.jpg\r\n")
+    folder = yaml(tmp_path, "path: .\nval: val.txt")
+    assert listed_images(folder, "val") == [(tmp_path / "images" / "b.jpg", tmp_path / "labels" / "b.txt")]
+    (tmp_path / "val.txt").write_text("./images/c.jpg\n")
+    with pytest.raises(UserError, match=r"val.txt: the image ./images/c.jpg is missing"):
+        listed_images(folder, "val")
+
+
+def test_yaml_of_something_else_names_no_images(tmp_path: Path):
+    assert listed_images(yaml(tmp_path, "train: [1, 2\n"), "train") == [] == listed_images(tmp_path / "none", "train")
+    assert listed_images(yaml(tmp_path, "train: 5\nval: {a: 1}"), "train") == []
