@@ -44,6 +44,7 @@ def check_recipe(recipe: Recipe, data: Data) -> None:
     check_runtimes(recipe)
     check_target(recipe)
     rungs_of(recipe.quantize, recipe.export.integer_io, recipe.measure.runtimes)
+    _check_task(recipe, data)  # first: what it refuses says more than what follows
     _check_keyword(recipe, data)
     _check_uint8(recipe, data)
     check_web(recipe, data)
