@@ -91,7 +91,7 @@ WARM_UPS = 3
 MOST_SHOWN = 5
 MOST_LINES = 20  # of a message
 LEAST_SCORE = 0.01  # of a box that is kept
-CANDIDATES, MOST_BOXES = 300, 100  # likeliest boxes of an image that are compared, and that are kept
+CANDIDATES, MOST_BOXES = 500, 100  # likeliest boxes of an image that are compared, and that are kept
 SAME_OBJECT = 0.6  # overlap (intersection over union) from which the less likely of two boxes of a class is dropped
 NO_BEAM = "streams and clips longer than the window are read frame by frame; leave --beam out"
 UNSEEN = -5.0  # log10 of the probability of a word that an n-gram model neither knows nor has <unk> for
@@ -1705,7 +1705,9 @@ def detected(outputs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Of two boxes of a class that overlap by more than SAME_OBJECT the likelier is kept (non-maximum suppression), and
     lies where all that overlap it so lie in mean, weighted by score and squared overlap (box voting, Gidaris and
-    Komodakis 2015, arXiv:1505.01749, section 5). Rows that are left over have the class -1.
+    Komodakis 2015, arXiv:1505.01749, section 5). The more of them say the same, the surer it is: of a score s, and
+    scores of the others that sum up to v, become 1 - (1 - s)^(1 + ln(1 + v)); a box alone keeps its score. Rows that
+    are left over have the class -1.
 
     Args:
         outputs: (B, 4 + classes, positions), corners in pixels and logits.
@@ -1722,11 +1724,15 @@ def detected(outputs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         classes, places, own = classes[order], places[order], own[order]
         corners = np.clip(output[:4, places].T, 0, np.array([width, height, width, height], np.float32))
         shared = overlaps(corners, corners) * (classes[:, None] == classes)
-        rows = suppressed(shared > SAME_OBJECT)[:MOST_BOXES]
-        votes = np.where(shared[rows] > SAME_OBJECT, shared[rows] ** 2 * own, 0)
+        rows = np.array(suppressed(shared > SAME_OBJECT), int)
+        agreeing = shared[rows] > SAME_OBJECT
+        agreeing[range(len(rows)), rows] = False
+        surer = 1 - (1 - own[rows]) ** (1 + np.log1p((agreeing * own).sum(1)))
+        votes = agreeing * shared[rows] ** 2 * own
         votes[range(len(rows)), rows] = own[rows]  # a box without an area overlaps not even itself
         voted = votes @ corners / votes.sum(1, keepdims=True)
-        kept[number, : len(rows)] = np.column_stack([classes[rows], voted, own[rows]])
+        best = np.argsort(-surer, kind="stable")[:MOST_BOXES]
+        kept[number, : len(best)] = np.column_stack([classes[rows], voted, surer])[best]
     return kept
 
 

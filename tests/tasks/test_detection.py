@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -46,8 +48,17 @@ def test_the_likelier_of_two_boxes_of_a_class_is_kept():
     rows = detected(outputs.numpy(), SIZE)[0]
     found = rows[rows[:, 0] >= 0]
     assert found[:, 0].tolist() == [0, 1, 0]
-    assert found[:, 5] == pytest.approx([0.9, 0.7, 0.6], abs=1e-5)
+    surer = 1 - 0.1 ** (1 + math.log(1 + 0.8))  # another says the same
+    assert found[:, 5] == pytest.approx([surer, 0.7, 0.6], abs=1e-5)
     assert found[2, 1:5] == pytest.approx([20, 20, 32, 30], abs=1e-4), "boxes are cut off at the image's sides"
+
+
+def test_boxes_on_which_many_agree_come_first():
+    agreed = [(0, 0, 0, 10, 10, score) for score in (0.6, 0.5, 0.5)]
+    found = detected(placed((0, 18, 0, 28, 10, 0.7), *agreed).numpy(), SIZE)[0, :3]
+    assert found[:, 1].tolist() == [0, 18, 0], "the rest is padding"
+    assert found[:2, 5] == pytest.approx([1 - 0.4 ** (1 + math.log(2)), 0.7], abs=1e-5)
+    assert found[2, 0] == -1
 
 
 def test_a_box_lies_where_those_like_it_lie_in_mean():

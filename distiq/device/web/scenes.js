@@ -4,7 +4,7 @@ import { fittedSize } from "./images.js";
 import { likeliest } from "./tensors.js";
 
 const LEAST_SCORE = 0.01, SHOWN_SCORE = 0.3; // of a box that is kept, and of one that is drawn
-const CANDIDATES = 300, MOST_BOXES = 100; // likeliest boxes of an image that are compared, and that are kept
+const CANDIDATES = 500, MOST_BOXES = 100; // likeliest boxes of an image that are compared, and that are kept
 const SAME_OBJECT = 0.6; // overlap from which the less likely of two boxes of a class is dropped
 
 /** A detector's outputs by name as one, (1, 4 + classes, positions): corners in pixels, then logits; see run.py. */
@@ -58,17 +58,20 @@ export function detected({ data, shape: [, rows, count] }, [height, width]) {
     const isSame = (one) => one.label === box.label && overlap(one.corners, box.corners) > SAME_OBJECT;
     if (!left.some(isSame)) left.push(box);
   }
-  return left.slice(0, MOST_BOXES).map((box) => {
-    let votes = 0, corners = [0, 0, 0, 0];
+  const surer = left.map((box) => {
+    let votes = 0, others = 0, corners = [0, 0, 0, 0];
     for (const one of likeliest) {
       const shared = one === box ? 1 : one.label === box.label ? overlap(one.corners, box.corners) : 0;
       if (shared <= SAME_OBJECT) continue;
       const vote = one.score * shared ** 2;
       votes += vote;
+      others += one === box ? 0 : one.score;
       corners = corners.map((side, axis) => side + vote * one.corners[axis]);
     }
-    return { label: box.label, score: box.score, corners: corners.map((side) => side / votes) };
+    const score = 1 - (1 - box.score) ** (1 + Math.log1p(others));
+    return { label: box.label, score, corners: corners.map((side) => side / votes) };
   });
+  return surer.sort((one, other) => other.score - one.score).slice(0, MOST_BOXES);
 }
 
 /** What is found in an image of [height, width]: {label, score, box} in its pixels. */
