@@ -167,7 +167,7 @@ def parts_of_an_encoder(model: str, layers: int, neurons: int, heads: int, width
 
 def parts_of_a_network(model: str) -> Space:
     """How many channels of each group stay in a convolution network of that name."""
-    return lambda trial: (model, {"keep_channels": trial.suggest_int("sixteenths", 4, 15) / 16})
+    return lambda trial: (model, {"keep_channels": trial.suggest_int("sixteenths", 3, 12) / 16})
 
 
 def spread(whole: int, count: int) -> list[int]:

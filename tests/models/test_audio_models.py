@@ -82,7 +82,7 @@ def test_another_rate_than_the_data_s_is_refused():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"features": "chroma"}, 'features = "chroma" is unknown; take "log_mel" or "mfcc"'),
+        ({"features": "chroma"}, 'features = "chroma": give "log_mel" or "mfcc"'),
         ({"widths": [8], "strides": [1, 1]}, "1 widths but 2 strides"),
         ({"window": 3}, 'ds_cnn has no option "window"'),
         ({"channels": 1}, 'ds_cnn has no option "channels"'),
