@@ -3,7 +3,7 @@
 import { fittedSize } from "./images.js";
 import { likeliest } from "./tensors.js";
 
-const LEAST_SCORE = 0.01, SHOWN_SCORE = 0.3; // of a box that is kept, and of one that is drawn
+const LEAST_SCORE = 0.01, SHOWN_SCORE = 0.5; // of a box that is kept, and of one that is drawn
 const CANDIDATES = 500, MOST_BOXES = 100; // likeliest boxes of an image that are compared, and that are kept
 const SAME_OBJECT = 0.6; // overlap from which the less likely of two boxes of a class is dropped
 
